@@ -1,0 +1,26 @@
+"""Detectron2 from PyPI's sdist (v0.6, no compiled operators) on today's packages.
+
+Import this before detectron2. Upstream's pinned commit, which the containers build, needs none of it.
+R50-C4 uses no compiled operator of Detectron2's own (RoIAlign and NMS are torchvision's).
+"""
+
+import importlib.util
+import sys
+import types
+
+import PIL.Image
+
+
+def prepare() -> None:
+    """Stand in for ``detectron2._C`` where it was not compiled, and for a name Pillow dropped."""
+    if importlib.util.find_spec("detectron2._C") is None:
+        stub = types.ModuleType("detectron2._C")
+        stub.get_compiler_version = lambda: "not compiled"  # type: ignore[attr-defined]
+        stub.get_cuda_version = lambda: "not compiled"  # type: ignore[attr-defined]
+        stub.has_cuda = lambda: False  # type: ignore[attr-defined]
+        sys.modules["detectron2._C"] = stub
+    if not hasattr(PIL.Image, "LINEAR"):  # v0.6's transforms; gone since Pillow 10
+        PIL.Image.LINEAR = PIL.Image.BILINEAR  # type: ignore[attr-defined]
+
+
+prepare()

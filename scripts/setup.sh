@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Make .venv with everything the kit needs, pinned. Used by `make setup`; needs Python 3.11 or 3.12.
+# DETECTRON2=git|pypi chooses where Detectron2 comes from; unset, upstream where it answers, else PyPI.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source docker/versions.env
+
+die() { echo "setup: $*" >&2; exit 2; }
+
+find_python() {
+  local name
+  for name in ${PYTHON:-python3.12 python3.11 python3 python}; do
+    if "$name" -c 'import sys, venv; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null
+    then echo "$name"; return; fi
+  done
+  return 1
+}
+
+if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null
+then
+  python=$(find_python) ||
+    die "found no Python 3.11 or 3.12 with venv; install one (Debian, Ubuntu: apt install python3-venv), or name it: make setup PYTHON=/path/to/python3.12"
+  echo "setup: .venv with $("$python" --version)"
+  rm -rf .venv
+  "$python" -m venv .venv || die "$python cannot make a virtual environment; install its venv module"
+fi
+# What is installed counts only once all of it is.
+rm -f .venv/complete
+
+echo "setup: packages of docker/requirements.lock (torch with its CUDA libraries: 4.8 GB on disk)"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
+install --require-hashes -r docker/requirements.lock
+
+upstream_answers() {
+  command -v git >/dev/null && command -v g++ >/dev/null &&
+    GIT_TERMINAL_PROMPT=0 timeout 15 git ls-remote --quiet "$DETECTRON2_URL" HEAD >/dev/null 2>&1
+}
+wanted=${DETECTRON2:-$(upstream_answers && echo git || echo pypi)}
+case $wanted in
+  git)
+    echo "setup: Detectron2 ${DETECTRON2_COMMIT:0:8} of upstream (compiles for some minutes)"
+    .venv/bin/uv pip uninstall --quiet --python .venv/bin/python pb1-detectron2 2>/dev/null || true
+    install --no-deps --no-build-isolation "detectron2 @ git+$DETECTRON2_URL@$DETECTRON2_COMMIT" ;;
+  pypi)
+    echo "setup: Detectron2 $DETECTRON2_PYPI_VERSION from PyPI, not compiled"
+    .venv/bin/uv pip uninstall --quiet --python .venv/bin/python detectron2 2>/dev/null || true
+    install --no-deps --no-build-isolation --require-hashes \
+      --config-settings-package 'pb1-detectron2:--global-option=build_py' \
+      --config-settings-package 'pb1-detectron2:--build-option=--skip-build' \
+      -r <(echo "pb1-detectron2==$DETECTRON2_PYPI_VERSION --hash=sha256:$DETECTRON2_PYPI_SHA256") ;;
+  *) die "DETECTRON2 is git or pypi: found '$wanted'" ;;
+esac
+
+install --no-deps --no-build-isolation --editable .
+.venv/bin/triplet --version >/dev/null || die "the kit was installed but does not start"
+touch .venv/complete
+echo "setup: done; next: make demo"

@@ -1,0 +1,183 @@
+"""``triplet <stage> ...``: arguments in, one line out when something is wrong."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from triplet import __version__, records
+from triplet.errors import Interrupted, KitError
+
+# Stages are imported where they run: `triplet doctor` must work where torch does not.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.act(arguments) or 0
+    except KitError as error:
+        print(f"triplet {arguments.stage}: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
+        return 143
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"triplet {arguments.stage}: {error.strerror}{where}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="triplet",
+        description="From images to the COCO table of the Triplet paper, one stage at a time.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+
+    def add(name: str, act, help: str) -> argparse.ArgumentParser:
+        stage = stages.add_parser(name, help=help, description=help, allow_abbrev=False)
+        stage.set_defaults(act=act)
+        return stage
+
+    def common(stage: argparse.ArgumentParser, *, run: bool = True) -> None:
+        if run:
+            stage.add_argument(
+                "--run", required=True, metavar="NAME",
+                help="folder below checkpoints/ that this row's stages share, such as 'triplet'",
+            )  # fmt: skip
+        stage.add_argument("--force", action="store_true", help="start over, replacing what is there")
+
+    pull = add("pull", _pull, "fetch, draw or subset a data set; fetch weights")
+    pull.add_argument(
+        "what", metavar="WHAT",
+        help="demo (drawn images), subset (part of a folder that you have), or a source of "
+        "configs/sources.yaml such as coco",
+    )  # fmt: skip
+    pull.add_argument("--from", dest="source", type=Path, metavar="PATH", help="subset: of what")
+    pull.add_argument("--name", help="demo, subset: folder below datasets/ (default: the same word)")
+    pull.add_argument(
+        "--config", type=Path, default=Path("configs/demo.yaml"), help="demo, subset: their sizes"
+    )
+    common(pull, run=False)
+
+    pretrain = add("pretrain", _pretrain, "pretrain a backbone with the truncated triplet loss")
+    common(pretrain)
+    pretrain.add_argument("--config", type=Path, required=True, help="one of configs/pretrain/")
+    pretrain.add_argument(
+        "--data", default="imagenet/train", metavar="FOLDER",
+        help="images: a path, or a name below datasets/ (default: imagenet/train)",
+    )  # fmt: skip
+    _overrides(pretrain, "schedule.epochs=200")
+
+    convert = add("convert", _convert, "turn a checkpoint into Detectron2's weights, with proof")
+    common(convert)
+    convert.add_argument("--config", type=Path, required=True, help="one of configs/detection/")
+    convert.add_argument("--weights", type=Path, help="a file instead of the run's pretraining")
+
+    finetune = add("finetune", _finetune, "train Mask R-CNN from the converted weights")
+    common(finetune)
+    finetune.add_argument("--config", type=Path, required=True, help="one of configs/detection/")
+    _coco(finetune, "coco")
+    finetune.add_argument("--seed", type=int, default=0)
+    _overrides(finetune, "SOLVER.MAX_ITER=90000")
+
+    evaluate = add("eval", _eval, "evaluate the finetuned model on val2017")
+    common(evaluate)
+    _coco(evaluate, None)
+
+    add("report", _report, "put every number beside the paper's, as a page and as tables")
+
+    demo = add("demo", _demo, "the whole pipeline in small, on this machine")
+    demo.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    demo.add_argument("--data", type=Path, metavar="PATH", help="a folder in COCO 2017's layout")
+    demo.add_argument("--images", type=Path, metavar="PATH", help="a folder of images to pretrain on")
+    demo.add_argument("--seeds", type=int, nargs="+", help="one run of every row for each")
+    common(demo, run=False)
+
+    add("doctor", _doctor, "what this machine has, and what to run for what is missing")
+    return parser
+
+
+def _overrides(stage: argparse.ArgumentParser, example: str) -> None:
+    stage.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help=f"overrides of the config: {example}"
+    )
+
+
+def _coco(stage: argparse.ArgumentParser, default: str | None) -> None:
+    stage.add_argument(
+        "--data", default=default, metavar="FOLDER",
+        help="COCO 2017's layout: a path, or a name below datasets/ "
+        f"(default: {default or 'what it was finetuned on'})",
+    )  # fmt: skip
+
+
+def _folder(name: str) -> Path:
+    """A path that the user gave: as it stands when it exists, else below datasets/."""
+    return Path(name) if Path(name).exists() else records.root("datasets") / name
+
+
+def _pull(a: argparse.Namespace) -> None:
+    from triplet.config import load
+    from triplet.demo import Demo
+    from triplet.pull import stage
+
+    name = a.name or a.what
+    if a.what == "demo":
+        stage.pull_drawn(name, load(a.config, Demo).data, force=a.force)
+    elif a.what == "subset":
+        if a.source is None:
+            raise KitError("subset needs --from PATH, a folder in COCO 2017's layout")
+        stage.pull_subset(name, a.source, load(a.config, Demo).subset, force=a.force)
+    else:
+        stage.pull_source(a.what, force=a.force)
+
+
+def _pretrain(a: argparse.Namespace) -> None:
+    from triplet.pretrain.stage import pretrain
+
+    pretrain(a.run, a.config, _folder(a.data), a.overrides, force=a.force)
+
+
+def _convert(a: argparse.Namespace) -> None:
+    from triplet.weights.convert import convert
+
+    convert(a.run, a.config, a.weights, force=a.force)
+
+
+def _finetune(a: argparse.Namespace) -> None:
+    from benchmarks.detection.finetune import finetune
+
+    finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, force=a.force)
+
+
+def _eval(a: argparse.Namespace) -> None:
+    from benchmarks.detection.evaluate import evaluate
+
+    evaluate(a.run, a.data and _folder(a.data), force=a.force)
+
+
+def _report(a: argparse.Namespace) -> None:
+    from triplet.report.stage import report
+
+    report()
+
+
+def _demo(a: argparse.Namespace) -> int:
+    from triplet.demo import demo
+
+    return demo(a.config, data=a.data, images=a.images, seeds=a.seeds, force=a.force)
+
+
+def _doctor(a: argparse.Namespace) -> int:
+    from triplet.doctor import doctor
+
+    return doctor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""YAML in, typed settings out, and one line when something in it is wrong."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+
+from triplet.errors import KitError
+
+
+class Settings(BaseModel):
+    """Base of every schema: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+R = TypeVar("R", bound=BaseModel)
+
+
+def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
+    """Read a YAML file, apply ``key.sub=value`` overrides, validate.
+
+    Args:
+        path: of the YAML file (read as OmegaConf reads it: a SafeLoader that refuses duplicate keys
+            and knows that 1e-4 is a number).
+        schema: what it must be.
+        overrides: applied in order.
+
+    Raises:
+        KitError: no such file, not YAML, an override that is not key=value, or the first setting
+            that does not fit the schema with the nearest right name.
+    """
+    return parse(_read(path, overrides), schema, str(path))
+
+
+def parse_file(path: Path, schema: type[R]) -> R:
+    """The same for a schema whose keys are names, without overrides."""
+    return parse(_read(path, ()), schema, str(path))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Any:
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise KitError(f"found {override!r} where an override key=value was expected")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.create(path.read_text()), OmegaConf.from_dotlist(list(overrides))
+        )
+    except FileNotFoundError:
+        raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise KitError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(merged, DictConfig):
+        raise KitError(f"{path}: expected keys with values, found a {type(merged).__name__}")
+    return OmegaConf.to_container(merged)
+
+
+def parse(values: Any, schema: type[R], source: str) -> R:
+    """Validate plain values; ``source`` names them in the message of the KitError."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise KitError(f"{source}: {_explain(first, schema)}{rest}") from None
+
+
+def _explain(error: Any, schema: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        names = _names(schema, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+        return f"unknown key {key!r}; {hint}"
+    if error["type"] == "missing":
+        return f"missing key {key!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"
+    return f"{key}: {message}{found}"
+
+
+def _names(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Field names of the schema at a location in the settings (through dicts and lists)."""
+    for part in location:
+        field = schema.model_fields.get("root" if issubclass(schema, RootModel) else str(part))
+        if field is None:  # an index or a dict key: the element's type was unwrapped already
+            continue
+        candidates = [field.annotation, *get_args(field.annotation)]
+        schema = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), schema
+        )
+    return sorted(schema.model_fields)

@@ -1,0 +1,192 @@
+"""What this machine has, and what to run for what is missing."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from triplet import records
+from triplet.methods import load_methods
+from triplet.pull.fetch import load_sources
+
+NEEDED_DISK = 60
+"""GB: COCO with its archives (40), a pretraining's and a finetuning's checkpoints."""
+MINIMUM_DRIVER = 580
+"""Of the CUDA 13 wheels of torch (release notes of CUDA 13.0)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor."""
+
+    what: str
+    found: str
+    ok: bool
+    advice: str = ""
+    """What to run, or what it would be good for."""
+    required: bool = False
+    """Without it not even the demo runs."""
+
+
+def doctor() -> int:
+    """Print the findings; 0 when the demo can run, else 1."""
+    findings = examine()
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "what", "found", "to do"):
+        table.add_column(column, overflow="fold")
+    for f in findings:
+        mark = "[green]ok[/]" if f.ok else ("[red]needs[/]" if f.required else "[yellow]none[/]")
+        table.add_row(mark, f.what, f.found, "" if f.ok else f.advice)
+    Console(width=None if os.isatty(1) else 160).print(table)
+    return 0 if all(f.ok for f in findings if f.required) else 1
+
+
+def examine() -> list[Finding]:
+    """Look at everything the kit uses."""
+    return [
+        *_environment(),
+        *_gpu(),
+        *_containers(),
+        *_room(),
+        *_data(),
+    ]
+
+
+def _environment() -> list[Finding]:
+    python = platform.python_version()
+    found = [
+        Finding(
+            "Python", python, re.match(r"3\.1[12]\.", python) is not None,
+            "install Python 3.11 or 3.12, then: make setup", required=True,
+        )
+    ]  # fmt: skip
+    for name in ("torch", "torchvision", "pycocotools"):
+        version = _version(name)
+        found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
+    upstream, pypi = _version("detectron2"), _version("pb1-detectron2")
+    found.append(
+        Finding(
+            "Detectron2",
+            f"{upstream} (upstream)" if upstream else f"{pypi} (PyPI sdist, not compiled)" if pypi else "-",
+            bool(upstream or pypi), "make setup", required=True,
+        )
+    )  # fmt: skip
+    return found
+
+
+def _gpu() -> list[Finding]:
+    listed = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    if not listed:
+        return [Finding("GPU", "-", False, "the real job needs NVIDIA GPUs; the demo does not")]
+    lines = listed.splitlines()
+    driver = lines[0].rpartition(",")[2].strip()
+    found = [Finding("GPU", "; ".join(line.rpartition(",")[0] for line in lines), True)]
+    found.append(
+        Finding(
+            "NVIDIA driver", driver, int(driver.split(".")[0]) >= MINIMUM_DRIVER,
+            f"update the driver to {MINIMUM_DRIVER} or newer for CUDA 13",
+        )
+    )  # fmt: skip
+    usable = False
+    if _version("torch"):
+        import torch
+
+        usable = torch.cuda.is_available()
+        found.append(
+            Finding(
+                "CUDA in torch", f"{torch.version.cuda or '-'}{'' if usable else ', not usable'}", usable,
+                "torch sees no GPU: check the driver, and CUDA_VISIBLE_DEVICES",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _containers() -> list[Finding]:
+    docker = _output("docker", "--version")
+    engine = _output("docker", "info", "--format", "{{.ServerVersion}}") if docker else ""
+    compose = _output("docker", "compose", "version", "--short") if docker else ""
+    toolkit = _output("nvidia-ctk", "--version").splitlines()[:1]
+    only = "only for RUNTIME=docker"
+    return [
+        Finding("Docker", docker or "-", bool(docker), f"install Docker Engine ({only})"),
+        Finding("Docker engine", engine or "not running", bool(engine), f"start dockerd ({only})"),
+        Finding("Compose", compose or "-", bool(compose), f"install docker-compose-plugin ({only})"),
+        Finding(
+            "nvidia-container-toolkit", toolkit[0] if toolkit else "-", bool(toolkit),
+            f"install it to give GPUs to containers ({only})",
+        ),
+    ]  # fmt: skip
+
+
+def _room() -> list[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    found = [Finding("memory", f"{memory:.0f} GB", memory >= 6, "the demo needs about 4 GB")]
+    place = records.root("datasets")
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    found.append(
+        Finding(
+            "disk", f"{free:.0f} GB free at {place}", free >= NEEDED_DISK,
+            f"COCO and its checkpoints want {NEEDED_DISK} GB: set TRIPLET_DATASETS to a larger disk",
+        )
+    )  # fmt: skip
+    shm = Path("/dev/shm")
+    size = shutil.disk_usage(shm).total / 1e9 if shm.exists() else 0.0
+    found.append(
+        Finding(
+            "/dev/shm", f"{size:.1f} GB", size >= 1,
+            "loader processes share images there: in Docker set shm_size, else workers=0",
+        )
+    )  # fmt: skip
+    return found
+
+
+def _data() -> list[Finding]:
+    found = []
+    for name, source in load_sources().items():
+        folder = records.local(source.into)
+        there = all((folder / item).exists() for item in source.provides)
+        found.append(Finding(name, str(folder) if there else "-", there, f"triplet pull {name}"))
+    imagenet = records.root("datasets") / "imagenet" / "train"
+    found.append(
+        Finding(
+            "ImageNet", str(imagenet) if imagenet.is_dir() else "-", imagenet.is_dir(),
+            f"only to pretrain: put or link the training images at {imagenet}",
+        )
+    )  # fmt: skip
+    converted = [
+        name
+        for name in load_methods()
+        if (records.stage_folder(name, "convert") / "record.json").exists()
+    ]
+    found.append(
+        Finding(
+            "converted weights", ", ".join(converted) or "-", bool(converted),
+            "make convert METHOD=triplet WEIGHTS=FILE, or make pretrain first",
+        )
+    )  # fmt: skip
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    """What a command prints; '' when it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

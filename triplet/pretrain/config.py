@@ -1,0 +1,123 @@
+"""The schema of configs/pretrain/*.yaml. Where a default stands, it is the authors' value."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from triplet.config import Settings
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=32, le=1024)]
+
+
+class SideRange(Settings):
+    """Sides in pixels from which a network's input resolution is drawn, uniformly."""
+
+    smallest: Pixels
+    largest: Pixels
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.smallest > self.largest or (self.largest - self.smallest) % self.step:
+            raise ValueError("largest must be smallest plus a multiple of step")
+        return self
+
+
+class Model(Settings):
+    depth: Literal[18, 50] = 50
+    width: Annotated[int, Field(ge=4, le=256)] = 64
+    hidden: Annotated[int, Field(ge=1)] = 4096
+    outputs: Annotated[int, Field(ge=1)] = 256
+
+
+class Views(Settings):
+    """Section 3 of the recipe. Pairs are (view 1, view 2)."""
+
+    size: Pixels = 224
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: Probability = 0.8
+    brightness: Probability = 0.4
+    contrast: Probability = 0.4
+    saturation: Probability = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    grayscale: Probability = 0.2
+    blur: tuple[Probability, Probability] = (1.0, 0.1)
+    blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
+    solarize: tuple[Probability, Probability] = (0.0, 0.2)
+    online: SideRange = SideRange(smallest=96, largest=224)
+    target: SideRange = SideRange(smallest=128, largest=224)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("scale", "ratio", "blur_radius"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high): found ({low}, {high})")
+        if self.scale[1] > 1:
+            raise ValueError("scale is a share of the image's area and ends at 1")
+        return self
+
+
+class Loss(Settings):
+    gamma: Positive = 2.0
+    margin: float = 100.0
+    nearest: Annotated[int, Field(ge=1)] = 10
+    skip: Annotated[int, Field(ge=0)] = 1
+    group: Annotated[int, Field(ge=2)]
+    """Images among which negatives are looked for."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.skip >= self.nearest:
+            raise ValueError("skip must be smaller than nearest")
+        if self.group < self.nearest + 1:
+            raise ValueError(f"group must hold at least nearest + 1 = {self.nearest + 1} images")
+        return self
+
+
+class Optimizer(Settings):
+    learning_rate: Positive = 4.8
+    momentum: Probability = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    eta: Positive = 0.001
+    groups: Annotated[int, Field(ge=1)]
+    """Negative groups in a micro-batch, which shares its BN statistics (one a GPU in the paper)."""
+    accumulate: Annotated[int, Field(ge=1)]
+    """Micro-batches in an optimiser step."""
+
+
+class Schedule(Settings):
+    epochs: Annotated[int, Field(ge=0)]
+    """0 keeps the initial weights: the table's random row."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    ema_base: Probability = 0.99
+
+
+class Pretrain(Settings):
+    """One pretraining run: what the optimiser sees, whatever machine it runs on."""
+
+    model: Model = Model()
+    views: Views = Views()
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that load images; 0 loads in the training process."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Optimiser steps between checkpoints."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Images in one forward pass."""
+        return self.loss.group * self.optimizer.groups
+
+    @property
+    def batch(self) -> int:
+        """Images in an optimiser step."""
+        return self.micro_batch * self.optimizer.accumulate

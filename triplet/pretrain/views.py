@@ -1,0 +1,134 @@
+"""Two views of an image: first all draws, then the pixels.
+
+Draws come from (seed, epoch, image index, view) alone, so they are the same on any number of ranks and
+workers and after a resume. The released code seeds its blur by the worker's number instead, which
+repeats the radii in every epoch; that is a defect and not reproduced.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from triplet.pretrain.config import SideRange, Views
+from triplet.pretrain.step import Sizes
+
+# ImageNet's, RGB, of values in 0..255.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random about one view of one image."""
+
+    box: tuple[int, int, int, int]
+    """left, top, width, height of the crop in pixels."""
+    flip: bool
+    jitter: tuple[tuple[str, float], ...]
+    """Colour operations in order with their factors; empty for none."""
+    grayscale: bool
+    blur_radius: float | None
+    solarize: bool
+
+
+def draw_view(
+    config: Views, size: tuple[int, int], view: int, rng: np.random.Generator
+) -> Draws:
+    """Draw one view of an image.
+
+    Args:
+        config: of the views.
+        size: (width, height) of the image in pixels.
+        view: 0 or 1; they differ in blur and solarisation.
+        rng: see ``view_rng``.
+    """
+    box = _crop_box(config, size, rng)
+    flip = rng.random() < config.flip
+    jitter: list[tuple[str, float]] = []
+    if rng.random() < config.jitter:
+        for name in ("brightness", "contrast", "saturation"):
+            strength = getattr(config, name)
+            jitter.append((name, rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+        jitter.append(("hue", rng.uniform(-config.hue, config.hue)))
+        jitter = [jitter[i] for i in rng.permutation(len(jitter))]
+    return Draws(
+        box=box,
+        flip=flip,
+        jitter=tuple(jitter),
+        grayscale=rng.random() < config.grayscale,
+        blur_radius=(
+            rng.uniform(*config.blur_radius) if rng.random() < config.blur[view] else None
+        ),
+        solarize=rng.random() < config.solarize[view],
+    )
+
+
+def _crop_box(
+    config: Views, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """torchvision's RandomResizedCrop.get_params, on a numpy generator."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(*config.scale)
+        aspect = math.exp(rng.uniform(math.log(config.ratio[0]), math.log(config.ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(0, width - w + 1))
+            return left, int(rng.integers(0, height - h + 1)), w, h
+    aspect = min(max(width / height, config.ratio[0]), config.ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
+    """The generator of one view of one image in one epoch."""
+    return np.random.default_rng((seed, epoch, index, view))
+
+
+def render_view(image: Image.Image, draws: Draws, side: int) -> Tensor:
+    """(3, side, side) uint8 RGB: the released transforms, in their order, by PIL."""
+    left, top, width, height = draws.box
+    # Cropped first: resizing by a box would let pixels outside the crop into its border.
+    image = image.crop((left, top, left + width, top + height))
+    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    if draws.flip:
+        image = ImageOps.mirror(image)
+    for name, factor in draws.jitter:
+        image = getattr(TF, f"adjust_{name}")(image, factor)
+    if draws.grayscale:
+        image = TF.rgb_to_grayscale(image, num_output_channels=3)
+    if draws.blur_radius is not None:
+        image = image.filter(ImageFilter.GaussianBlur(draws.blur_radius))
+    if draws.solarize:
+        image = ImageOps.solarize(image, threshold=128)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(..., 3, h, w) uint8 -> the same shape in ``dtype``, by ImageNet's mean and deviation."""
+    shape = (3, 1, 1)
+    mean = torch.tensor(MEAN, dtype=dtype, device=images.device).view(shape)
+    std = torch.tensor(STD, dtype=dtype, device=images.device).view(shape)
+    return (images.to(dtype) - mean) / std
+
+
+def draw_sizes(config: Views, seed: int, iteration: int) -> Sizes:
+    """The four resolutions of one iteration: a function of seed and iteration, equal on all ranks."""
+    rng = np.random.default_rng((seed, iteration, 0x51DE5))
+
+    def draw(sides: SideRange) -> int:
+        return int(rng.integers(0, (sides.largest - sides.smallest) // sides.step + 1)) * (
+            sides.step
+        ) + sides.smallest
+
+    return Sizes(
+        online_1=draw(config.online),
+        online_2=draw(config.online),
+        target_1=draw(config.target),
+        target_2=draw(config.target),
+    )

@@ -1,0 +1,80 @@
+"""A small part of a folder in COCO 2017's layout, for trying things out."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from triplet import files
+from triplet.config import Settings
+from triplet.errors import KitError
+from triplet.progress import Bar
+
+
+class Subset(Settings):
+    """How many annotated images of each split."""
+
+    train: Annotated[int, Field(ge=1)]
+    val: Annotated[int, Field(ge=1)]
+
+
+def take_subset(source: Path, folder: Path, config: Subset) -> None:
+    """Take the first annotated images of each split, with their annotations and all categories.
+
+    Images are hard links where the file system allows it, else copies.
+
+    Args:
+        source: with train2017/, val2017/ and annotations/instances_*2017.json.
+        folder: where to.
+        config: how many; fewer are taken where there are no more.
+
+    Raises:
+        KitError: another layout, or an annotated image that is missing.
+    """
+    counts = {"train2017": config.train, "val2017": config.val}
+    truths = {split: _read(source, split) for split in counts}
+    with Bar("pull: subset", sum(counts.values())) as bar:
+        for split, truth in truths.items():
+            annotated = {annotation["image_id"] for annotation in truth["annotations"]}
+            images = [image for image in truth["images"] if image["id"] in annotated]
+            images = images[: counts[split]]
+            kept = {image["id"] for image in images}
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            for image in images:
+                _link(source / split / image["file_name"], folder / split / image["file_name"])
+                bar.step()
+            subset = {
+                **truth,
+                "images": images,
+                "annotations": [a for a in truth["annotations"] if a["image_id"] in kept],
+            }
+            files.write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(subset))
+
+
+def _read(source: Path, split: str) -> dict[str, Any]:
+    path = source / "annotations" / f"instances_{split}.json"
+    try:
+        truth = json.loads(path.read_text())
+        if {"images", "annotations", "categories"} <= truth.keys() and truth["annotations"]:
+            return truth
+    except FileNotFoundError:
+        raise KitError(
+            f"{source} is not in COCO 2017's layout: {path.relative_to(source)} is missing (expected "
+            "train2017/, val2017/ and annotations/instances_*2017.json)"
+        ) from None
+    except (ValueError, AttributeError):
+        pass
+    raise KitError(f"{path} is not COCO's annotation format, or annotates nothing")
+
+
+def _link(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise KitError(f"{source} is annotated but missing")
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy(source, target)

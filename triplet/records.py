@@ -1,0 +1,340 @@
+"""What each stage leaves behind, and how the next one reads it.
+
+A stage works in a folder of its own. ``started.json`` there says what it set out to do; ``record.json``
+is written last and atomically, so its presence means done.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+import triplet
+from triplet import files
+from triplet.errors import KitError
+from triplet.progress import say
+
+M = TypeVar("M", bound=BaseModel)
+PACKAGES = ("torch", "torchvision", "detectron2", "pb1-detectron2", "pycocotools", "numpy", "pillow")
+
+
+def root(name: str) -> Path:
+    """One of the three places: ``datasets``, ``checkpoints`` or ``reports``.
+
+    Each is a folder of the working directory unless TRIPLET_DATASETS, TRIPLET_CHECKPOINTS or
+    TRIPLET_REPORTS names another.
+    """
+    return Path(os.environ.get(f"TRIPLET_{name.upper()}", name)).absolute()
+
+
+def stage_folder(run: str, stage: str) -> Path:
+    """Folder of a stage of a run, a path below the checkpoints such as ``demo/seed0/triplet``."""
+    parts = Path(run).parts
+    if not parts or Path(run).is_absolute() or ".." in parts:
+        raise KitError(f"--run names a folder below checkpoints/, for example 'triplet': found {run!r}")
+    return root("checkpoints") / run / stage
+
+
+class Artifact(BaseModel):
+    """A file, or a folder of files (its hash is that of the sorted list of names and sizes)."""
+
+    path: str
+    sha256: str
+    bytes: int
+    files: int = 1
+
+    @classmethod
+    def of(cls, path: Path) -> "Artifact":
+        """Describe what is at the path; KitError when nothing is."""
+        if path.is_file():
+            return cls(
+                path=portable(path), sha256=files.sha256(path), bytes=path.stat().st_size
+            )
+        if path.is_dir():
+            listing, total, count = hashlib.sha256(), 0, 0
+            for name, size in files.walk(path):
+                listing.update(f"{size} {name}\n".encode())
+                total, count = total + size, count + 1
+            return cls(path=portable(path), sha256=listing.hexdigest(), bytes=total, files=count)
+        raise KitError(f"nothing at {path}")
+
+
+def portable(path: Path) -> str:
+    """``<root>/<rest>`` for what lies in one of the places, else the absolute path."""
+    for name in ("datasets", "checkpoints", "reports"):
+        if path.absolute().is_relative_to(root(name)):
+            return (Path(name) / path.absolute().relative_to(root(name))).as_posix()
+    return path.absolute().as_posix()
+
+
+def local(path: str) -> Path:
+    """The inverse of ``portable``."""
+    name, _, rest = path.partition("/")
+    return root(name) / rest if name in ("datasets", "checkpoints", "reports") else Path(path)
+
+
+class Plan(BaseModel):
+    """What a stage sets out to do. Two equal plans have the same result."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, Artifact]
+
+    def changes(self, other: "Plan") -> list[str]:
+        """What differs in ``other``, one phrase each: ``config.optimizer.lr 4.8 -> 3.2``."""
+        before, after = self._flat(), other._flat()
+        return [
+            f"{key} {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key) != after.get(key)
+        ]
+
+    def _flat(self) -> dict[str, Any]:
+        flat: dict[str, Any] = {
+            f"input {name}": artifact.sha256[:12] for name, artifact in self.inputs.items()
+        }
+
+        def visit(prefix: str, value: Any) -> None:
+            if isinstance(value, dict):
+                for key, inner in value.items():
+                    visit(f"{prefix}.{key}", inner)
+            else:
+                flat[prefix] = value
+
+        # Through JSON, so that tuples compare equal to the lists they were stored as.
+        visit("config", json.loads(json.dumps(self.config)))
+        return flat
+
+
+class Record(Plan):
+    """What a stage did."""
+
+    outputs: dict[str, Artifact]
+    results: dict[str, Any]
+    kit: str
+    commit: str
+    command: str
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    world_size: int
+    seed: int | None
+    started: str
+    ended: str
+    seconds: float
+    """Of work, over all sessions of a stage that was interrupted and resumed."""
+    images_per_second: float | None = None
+
+
+@dataclass
+class Job:
+    """What the work of a stage fills in."""
+
+    folder: Path
+    outputs: dict[str, Path] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    images_per_second: float | None = None
+
+
+def read(folder: Path) -> Record | None:
+    """The record in a stage's folder, None if the stage is not done; KitError if it is damaged."""
+    return _load(folder / "record.json", Record)
+
+
+def require(run: str, stage: str) -> Record:
+    """The record of a stage that must be done; KitError that says what to run otherwise."""
+    record = read(stage_folder(run, stage))
+    if record is None:
+        raise KitError(
+            f"run {run!r} has no finished {stage} stage; run first: triplet {stage} --run {run}"
+        )
+    return record
+
+
+def output(record: Record, name: str) -> Path:
+    """Path of an output of a record; KitError when it is gone."""
+    artifact = record.outputs[name]
+    path = local(artifact.path)
+    if not path.exists():
+        raise KitError(f"{path} is recorded but gone; run again: triplet {record.stage} --force")
+    return path
+
+
+def perform(
+    stage: str,
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    work: Callable[[Job], None],
+    force: bool = False,
+    clear: bool = True,
+    seed: int | None = None,
+    world_size: int = 1,
+) -> Record:
+    """Run a stage, or find that it is done, and return its record.
+
+    Done means: a record with the same config and inputs, whose outputs are still there. A stage that
+    was interrupted goes on from what is in its folder, as long as it is still the same plan.
+
+    Args:
+        stage: its name.
+        folder: where it works; belongs to it alone.
+        config: everything the result depends on besides the inputs, as plain values.
+        inputs: files or folders by name; they are hashed.
+        work: does the work, given a Job to fill in.
+        force: start over, whatever is there.
+        clear: whether starting over empties the folder.
+        seed: for the record.
+        world_size: number of processes, for the record.
+
+    Raises:
+        KitError: the folder holds the result of another plan (it says what differs), an input is
+            missing, or another process is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KitError(f"another process is at work in {folder}; wait for it or stop it") from None
+        plan = Plan(
+            stage=stage,
+            config=dict(config),
+            inputs={name: Artifact.of(path) for name, path in inputs.items()},
+        )
+        done, begun = read(folder), _load(folder / "started.json", _Started)
+        if not force and (previous := done or (begun and begun.plan)):
+            if changes := previous.changes(plan):
+                shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
+                raise KitError(
+                    f"{portable(folder)} holds a {stage} of something else ({shown}); "
+                    "add --force to replace it (make: FORCE=1), or choose another --run"
+                )
+            if done and all(
+                local(a.path).exists() and (a.files > 1 or local(a.path).stat().st_size == a.bytes)
+                for a in done.outputs.values()
+            ):
+                say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
+                return done
+        if force and clear and (done or begun):
+            _empty(folder)
+            begun = None
+        (folder / "record.json").unlink(missing_ok=True)
+        began = begun or _Started(plan=plan, started=_now(), seconds=0.0)
+        clock = datetime.now(UTC)
+
+        def spent() -> float:
+            return began.seconds + (datetime.now(UTC) - clock).total_seconds()
+
+        files.write_text(folder / "started.json", began.model_dump_json(indent=1))
+        job = Job(folder)
+        try:
+            work(job)
+        except BaseException:
+            stopped = began.model_copy(update={"seconds": spent()})
+            files.write_text(folder / "started.json", stopped.model_dump_json(indent=1))
+            raise
+        record = Record(
+            **plan.model_dump(),
+            outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
+            results=job.results,
+            kit=triplet.__version__,
+            commit=commit(),
+            command=shlex.join(["triplet", *sys.argv[1:]]),
+            versions=versions(),
+            hardware=hardware(),
+            world_size=world_size,
+            seed=seed,
+            started=began.started,
+            ended=_now(),
+            seconds=round(spent(), 3),
+            images_per_second=job.images_per_second,
+        )
+        files.write_text(folder / "record.json", record.model_dump_json(indent=1))
+        (folder / "started.json").unlink()
+        return record
+
+
+class _Started(BaseModel):
+    plan: Plan
+    started: str
+    seconds: float
+
+
+def _load(path: Path, schema: type[M]) -> M | None:
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise KitError(f"{path} is damaged; run its stage again with --force") from None
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit() -> str:
+    """Commit of the kit: of the image (TRIPLET_COMMIT) or of the checkout, ``+`` when modified."""
+    if baked := os.environ.get("TRIPLET_COMMIT"):
+        return baked
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory in bytes, GPUs."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    gpus: list[str] = []
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": gpus,
+    }

@@ -1,0 +1,45 @@
+"""SIGTERM and SIGINT as a question that long work asks between two steps."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from triplet.errors import Interrupted
+from triplet.progress import say
+
+
+class Stop:
+    """Whether a stop was asked for."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def interrupted(self, what: str) -> Interrupted:
+        """The exception that ends the stage after it saved."""
+        name = self.signal.name if self.signal else "a request"
+        return Interrupted(f"stopped by {name}: {what}; run the same command to go on")
+
+
+@contextmanager
+def graceful() -> Iterator[Stop]:
+    """Within, the first and any further SIGTERM or SIGINT only sets the Stop that is given.
+
+    (``docker compose run`` sends SIGTERM twice when it is stopped.)
+    """
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if not stop:
+            say(f"{signal.Signals(number).name}: saving, then stopping")
+        stop.signal = signal.Signals(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

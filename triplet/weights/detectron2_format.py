@@ -1,0 +1,64 @@
+"""Detectron2's names for a ResNet's tensors, and its weight file."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from triplet import files
+
+
+def detectron2_name(name: str) -> str:
+    """``layer1.0.bn1.weight`` -> ``res2.0.conv1.norm.weight``, as the authors' converter maps it."""
+    if "layer" not in name:
+        name = "stem." + name
+    for stage in (1, 2, 3, 4):
+        name = name.replace(f"layer{stage}", f"res{stage + 1}")
+    for conv in (1, 2, 3):
+        name = name.replace(f"bn{conv}", f"conv{conv}.norm")
+    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
+def write(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a backbone as the .pkl that Detectron2 loads by matching suffixes of names.
+
+    (It matches suffixes only with ``matching_heuristics`` and only in a .pkl: without either it loads
+    nothing and says so in a warning.)
+    """
+    model = {detectron2_name(name): value.numpy() for name, value in state.items()}
+    content = {"model": model, "__author__": "triplet-kit", "matching_heuristics": True}
+    with files.atomic(path) as temporary, temporary.open("wb") as file:
+        pickle.dump(content, file, protocol=4)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles numpy arrays and plain values and nothing that could run code."""
+
+    ALLOWED = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weight file")
+        return super().find_class(module, name)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a Detectron2 .pkl by name.
+
+    Raises:
+        pickle.UnpicklingError: damaged, or it holds more than arrays and plain values.
+    """
+    with path.open("rb") as file:
+        content = _ArraysOnly(file).load()
+    if not isinstance(content, dict) or "model" not in content:
+        raise pickle.UnpicklingError("no 'model' in it")
+    return content["model"]

@@ -1,0 +1,160 @@
+"""Read the backbone out of any checkpoint that the table's rows come in."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triplet.errors import KitError
+from triplet.pretrain import checkpoint
+from triplet.pretrain.networks import BLOCKS, Backbone as Network
+
+# OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
+OPENSELFSUP = "backbone."
+IGNORED = ("fc.weight", "fc.bias")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A ResNet's tensors under torchvision's names, complete and checked."""
+
+    state: dict[str, Tensor]
+    """float32 (``num_batches_tracked``: int64), in the order of torchvision's ``state_dict``."""
+    depth: int
+    width: int
+    format: str
+    """What kind of file it was."""
+    ignored: list[str]
+    """Tensors of the file that are no part of the backbone."""
+    untrained: bool
+    """The file itself says that it holds initial weights."""
+
+
+def read_backbone(path: Path) -> Backbone:
+    """Read one of: the authors' raw epoch file, their extracted release, a file of OpenSelfSup's zoo,
+    torchvision's ResNet, our own checkpoint.
+
+    The file is unpickled as tensors and plain values only. Exactly one backbone must be in it (or
+    equal copies), whole, of the right shapes, finite, with positive BN variances.
+
+    Raises:
+        KitError: what was found instead.
+    """
+    content = _load(path)
+    state, untrained = _state_dict(content, path)
+    prefix, kind = _prefix(state, path)
+    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
+        kind = "kit"
+    inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    depth, width = _architecture(inside, path)
+    expected = Network(depth, width).state_dict()
+    backbone = {}
+    for key, reference in expected.items():
+        if key not in inside and key.endswith("num_batches_tracked"):
+            backbone[key] = reference
+            continue
+        backbone[key] = _checked(key, inside.get(key), reference, path)
+    unknown = sorted(inside.keys() - expected.keys() - set(IGNORED))
+    if unknown:
+        raise KitError(
+            f"{path}: found {len(unknown)} tensors that a ResNet-{depth} does not have, "
+            f"{prefix}{unknown[0]} first; expected torchvision's names"
+        )
+    return Backbone(
+        state=backbone,
+        depth=depth,
+        width=width,
+        format=kind,
+        ignored=sorted(state.keys() - {prefix + key for key in expected}),
+        untrained=untrained,
+    )
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise KitError(f"no weights at {path}")
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html")):
+        raise KitError(f"{path} is a web page, not weights: the download was refused; fetch it again")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None
+
+
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a file by name, and whether it says that they are initial weights."""
+    untrained = False
+    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
+        untrained = content["iteration"] == 0
+        content = content["networks"]
+    elif isinstance(content, dict) and "state_dict" in content:
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise KitError(f"{path}: expected a state dict, found a {type(content).__name__}")
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise KitError(f"{path}: holds no tensors; its keys: {list(content)[:5]}")
+    return state, untrained
+
+
+def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
+    """What stands before the backbone's names, and the kind of file that this tells."""
+    stem = "conv1.weight"
+    found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
+    # A block's own conv1 is no stem.
+    found = [p for p in found if f"{p}layer1.0.conv1.weight" in state]
+    if not found:
+        raise KitError(f"{path}: no ResNet in it; its tensors begin with {', '.join(list(state)[:3])}")
+    if "online.backbone." in found:  # ours: the target network holds the other one
+        return "online.backbone.", "kit"
+    base = [p for p in found if p.endswith(OPENSELFSUP)]
+    if len(base) == 1:
+        online = base[0].removesuffix(OPENSELFSUP) + "online_net.0."
+        if online in found and any(
+            not torch.equal(state[base[0] + k[len(online) :]], v)
+            for k, v in state.items()
+            if k.startswith(online)
+        ):
+            raise KitError(f"{path}: {base[0]}* and {online}* should be copies and differ")
+        return base[0], "openselfsup raw"
+    if len(found) > 1:
+        raise KitError(
+            f"{path}: holds {len(found)} ResNets ({', '.join(repr(p) for p in found)}) and does not "
+            "say which is the backbone; extract one first"
+        )
+    kind = "torchvision" if "fc.weight" in state else "extracted"
+    return found[0], kind if found[0] == "" else f"prefixed with {found[0]!r}"
+
+
+def _architecture(state: dict[str, Tensor], path: Path) -> tuple[int, int]:
+    width = state["conv1.weight"].shape[0]
+    blocks = {
+        depth: all(f"layer{i}.{n - 1}.conv1.weight" in state for i, n in enumerate(counts, 1))
+        and ("layer1.0.conv3.weight" in state) == (depth >= 50)
+        for depth, (_, counts) in BLOCKS.items()
+    }
+    for depth in sorted(blocks, reverse=True):
+        if blocks[depth]:
+            return depth, width
+    raise KitError(f"{path}: neither a ResNet-18 nor a whole ResNet-50; fetch the file again")
+
+
+def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> Tensor:
+    if value is None:
+        raise KitError(f"{path}: {key} is missing")
+    if value.shape != reference.shape:
+        raise KitError(
+            f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}"
+        )
+    value = value.to(reference.dtype).contiguous()
+    if not torch.isfinite(value).all():
+        raise KitError(f"{path}: {key} holds NaN or infinite values")
+    if key.endswith("running_var") and not (value > 0).all():
+        raise KitError(f"{path}: {key} must be positive")
+    return value
