@@ -92,7 +92,5 @@ def _names(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
         if field is None:  # an index or a dict key: the element's type was unwrapped already
             continue
         candidates = [field.annotation, *get_args(field.annotation)]
-        schema = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), schema
-        )
+        schema = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), schema)
     return sorted(schema.model_fields)

@@ -163,9 +163,7 @@ def _data() -> list[Finding]:
         )
     )  # fmt: skip
     converted = [
-        name
-        for name in load_methods()
-        if (records.stage_folder(name, "convert") / "record.json").exists()
+        name for name in load_methods() if (records.stage_folder(name, "convert") / "record.json").exists()
     ]
     found.append(
         Finding(

@@ -60,9 +60,7 @@ class Artifact(BaseModel):
     def of(cls, path: Path) -> "Artifact":
         """Describe what is at the path; KitError when nothing is."""
         if path.is_file():
-            return cls(
-                path=portable(path), sha256=files.sha256(path), bytes=path.stat().st_size
-            )
+            return cls(path=portable(path), sha256=files.sha256(path), bytes=path.stat().st_size)
         if path.is_dir():
             listing, total, count = hashlib.sha256(), 0, 0
             for name, size in files.walk(path):
@@ -157,9 +155,7 @@ def require(run: str, stage: str) -> Record:
     """The record of a stage that must be done; KitError that says what to run otherwise."""
     record = read(stage_folder(run, stage))
     if record is None:
-        raise KitError(
-            f"run {run!r} has no finished {stage} stage; run first: triplet {stage} --run {run}"
-        )
+        raise KitError(f"run {run!r} has no finished {stage} stage; run first: triplet {stage} --run {run}")
     return record
 
 

@@ -14,9 +14,7 @@ from triplet.pretrain.networks import Networks
 FORMAT = "triplet-kit/1"
 
 
-def save(
-    path: Path, networks: Networks, optimizer: Optimizer | None, iteration: int, epoch: int
-) -> None:
+def save(path: Path, networks: Networks, optimizer: Optimizer | None, iteration: int, epoch: int) -> None:
     """Write a checkpoint atomically.
 
     Its keys: ``format``; ``iteration`` and ``epoch`` (both count what is done); ``networks`` with

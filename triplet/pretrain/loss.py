@@ -54,9 +54,7 @@ def truncated_triplet_loss(
     n, d = prediction.shape
     group = n if group_size is None else group_size
     if group < nearest + 1:
-        raise ValueError(
-            f"{nearest} negatives need groups of at least {nearest + 1} images: found {group}"
-        )
+        raise ValueError(f"{nearest} negatives need groups of at least {nearest + 1} images: found {group}")
     if n % group:
         raise ValueError(f"{n} images do not divide into groups of {group}")
 

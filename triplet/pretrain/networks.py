@@ -91,9 +91,7 @@ class Networks(nn.Module):
         outputs: size of the embedding.
     """
 
-    def __init__(
-        self, depth: int = 50, width: int = 64, hidden: int = 4096, outputs: int = 256
-    ) -> None:
+    def __init__(self, depth: int = 50, width: int = 64, hidden: int = 4096, outputs: int = 256) -> None:
         super().__init__()
         self.online = Encoder(depth, width, hidden, outputs)
         self.predictor = mlp(outputs, hidden, outputs)

@@ -67,9 +67,7 @@ def pretrain(config: Pretrain, images_folder: Path, job: Job) -> None:
     ):
         for iteration, pairs in enumerate(loader(images, config, start), start):
             views = normalize(pairs.to(device, non_blocking=True))
-            view_1, view_2 = (
-                views[:, i].contiguous(memory_format=torch.channels_last) for i in (0, 1)
-            )
+            view_1, view_2 = (views[:, i].contiguous(memory_format=torch.channels_last) for i in (0, 1))
             sizes = draw_sizes(config.views, config.seed, iteration)
             value, predictions, targets = triplet_step(networks, view_1, view_2, sizes, loss)
             (value / settings.accumulate).backward()
@@ -84,9 +82,7 @@ def pretrain(config: Pretrain, images_folder: Path, job: Job) -> None:
                     group["lr"] = rate
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                momentum = ema_momentum(
-                    iteration, iterations=batches.total, base=config.schedule.ema_base
-                )
+                momentum = ema_momentum(iteration, iterations=batches.total, base=config.schedule.ema_base)
                 ema_update(networks.target, networks.online, momentum)
                 last = {"iteration": iteration + 1, **_measure(value, predictions, targets),
                         "learning_rate": rate, "ema_momentum": momentum}  # fmt: skip
@@ -109,9 +105,7 @@ def pretrain(config: Pretrain, images_folder: Path, job: Job) -> None:
     checkpoint.save(final, networks, None, batches.total, config.schedule.epochs)
     latest.unlink(missing_ok=True)
     job.outputs.update(checkpoint=final, metrics=metrics_path)
-    job.results.update(
-        images=len(images), batch=config.batch, epochs=config.schedule.epochs, final=last
-    )
+    job.results.update(images=len(images), batch=config.batch, epochs=config.schedule.epochs, final=last)
     if len(batches):
         job.images_per_second = round(len(batches) * config.micro_batch / seconds, 2)
 
@@ -138,8 +132,6 @@ def _truncate(path: Path, start: int) -> dict[str, Any]:
     """Drop the lines after the checkpoint that the run goes on from; returns the last one kept."""
     kept: list[str] = []
     if start and path.exists():
-        kept = [
-            line for line in path.read_text().splitlines() if json.loads(line)["iteration"] <= start
-        ]
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["iteration"] <= start]
     path.write_text("".join(line + "\n" for line in kept))
     return json.loads(kept[-1]) if kept else {}

@@ -36,9 +36,7 @@ class Draws:
     solarize: bool
 
 
-def draw_view(
-    config: Views, size: tuple[int, int], view: int, rng: np.random.Generator
-) -> Draws:
+def draw_view(config: Views, size: tuple[int, int], view: int, rng: np.random.Generator) -> Draws:
     """Draw one view of an image.
 
     Args:
@@ -61,16 +59,12 @@ def draw_view(
         flip=flip,
         jitter=tuple(jitter),
         grayscale=rng.random() < config.grayscale,
-        blur_radius=(
-            rng.uniform(*config.blur_radius) if rng.random() < config.blur[view] else None
-        ),
+        blur_radius=(rng.uniform(*config.blur_radius) if rng.random() < config.blur[view] else None),
         solarize=rng.random() < config.solarize[view],
     )
 
 
-def _crop_box(
-    config: Views, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+def _crop_box(config: Views, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
     """torchvision's RandomResizedCrop.get_params, on a numpy generator."""
     width, height = size
     for _ in range(10):
@@ -122,9 +116,10 @@ def draw_sizes(config: Views, seed: int, iteration: int) -> Sizes:
     rng = np.random.default_rng((seed, iteration, 0x51DE5))
 
     def draw(sides: SideRange) -> int:
-        return int(rng.integers(0, (sides.largest - sides.smallest) // sides.step + 1)) * (
-            sides.step
-        ) + sides.smallest
+        return (
+            int(rng.integers(0, (sides.largest - sides.smallest) // sides.step + 1)) * (sides.step)
+            + sides.smallest
+        )
 
     return Sizes(
         online_1=draw(config.online),

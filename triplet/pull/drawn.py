@@ -55,9 +55,7 @@ class Shape:
         return ring + np.array(self.centre)
 
 
-def _random_shape(
-    rng: np.random.Generator, category: int, radii: tuple[float, float]
-) -> Shape:
+def _random_shape(rng: np.random.Generator, category: int, radii: tuple[float, float]) -> Shape:
     radius = rng.uniform(*radii)
     margin = radius + 1
     colours = rng.uniform(0, 255, (2, 3))
@@ -77,9 +75,7 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
     """(SIDE, SIDE, 3) background: smooth muted colours, and strokes that mean nothing."""
     low, high = rng.uniform(80, 175, (2, 3))
     coarse = rng.uniform(size=(6, 6))
-    smooth = Image.fromarray((coarse * 255).astype(np.uint8)).resize(
-        (SIDE, SIDE), Image.Resampling.BICUBIC
-    )
+    smooth = Image.fromarray((coarse * 255).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     mix = np.asarray(smooth, dtype=np.float64)[..., None] / 255
     ground = Image.fromarray((low * (1 - mix) + high * mix).clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(ground)
@@ -184,15 +180,16 @@ def draw_dataset(folder: Path, config: Drawn) -> None:
                     annotations.append(_annotation(shape, i, len(annotations) + 1))
                 bar.step()
             truth = {
-                "info": {"description": "drawn by the Triplet reproduction kit", "version": str(config.seed)},
+                "info": {
+                    "description": "drawn by the Triplet reproduction kit",
+                    "version": str(config.seed),
+                },
                 "licenses": [],
                 "images": images,
                 "annotations": annotations,
                 "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)],
             }
-            files.write_text(
-                folder / "annotations" / f"instances_{split}.json", json.dumps(truth)
-            )
+            files.write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(truth))
 
 
 def _save(image: Image.Image, folder: Path, number: int) -> str:

@@ -44,9 +44,7 @@ def report() -> None:
         for run in runs
         for stage in run.stages
     }
-    records.perform(
-        "report", folder, config={}, inputs=inputs, work=work, force=True, clear=False
-    )
+    records.perform("report", folder, config={}, inputs=inputs, work=work, force=True, clear=False)
     say(f"report: {folder / 'index.html'} ({len(runs)} runs)")
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from benchmarks.detection import model as detection
+from benchmarks.detection import quiet
 from triplet import records
 from triplet.errors import KitError
 from triplet.progress import say
@@ -51,9 +52,10 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
             raise KitError(f"{weights}: every BN statistic is still its default: not pretrained")
         path = job.folder / "detectron2.pkl"
         detectron2_format.write(path, backbone.state)
-        model = detection.build(cfg)
-        count = proof.load_and_check(model, path)
-        difference = proof.feature_difference(model, backbone.state, cfg.INPUT.FORMAT)
+        with quiet.log_to(job.folder / "log.txt"):
+            model = detection.build(cfg)
+            count = proof.load_and_check(model, path)
+            difference = proof.feature_difference(model, backbone.state, cfg.INPUT.FORMAT)
         if not difference < TOLERANCE:
             path.unlink()
             raise KitError(
@@ -66,7 +68,9 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
             format=backbone.format, tensors=count, ignored=len(backbone.ignored),
             untrained=backbone.untrained, feature_difference=difference,
         )  # fmt: skip
-        say(f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}")
+        say(
+            f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}"
+        )
 
     records.perform(
         "convert",

@@ -31,7 +31,9 @@ def load_and_check(model: nn.Module, path: Path) -> int:
     DetectionCheckpointer(model).load(str(path))
     state = model.state_dict()
     for name, array in arrays.items():
-        places = [k for k in state if k.endswith("." + name) and "backbone" in k or k == f"roi_heads.{name}"]
+        places = [
+            k for k in state if k.endswith("." + name) and "backbone" in k or k == f"roi_heads.{name}"
+        ]
         if len(places) != 1:
             raise KitError(f"{path}: {name} has {len(places)} places in the model, expected 1")
         if not torch.equal(state[places[0]].cpu(), torch.from_numpy(array)):

@@ -149,9 +149,7 @@ def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> T
     if value is None:
         raise KitError(f"{path}: {key} is missing")
     if value.shape != reference.shape:
-        raise KitError(
-            f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}"
-        )
+        raise KitError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}")
     value = value.to(reference.dtype).contiguous()
     if not torch.isfinite(value).all():
         raise KitError(f"{path}: {key} holds NaN or infinite values")
