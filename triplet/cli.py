@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from triplet import __version__, records
@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
 
-    def add(name: str, act, help: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, act: Callable[[argparse.Namespace], int | None], help: str
+    ) -> argparse.ArgumentParser:
         stage = stages.add_parser(name, help=help, description=help, allow_abbrev=False)
         stage.set_defaults(act=act)
         return stage

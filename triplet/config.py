@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -49,15 +49,14 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
         if "=" not in override or override.startswith("="):
             raise KitError(f"found {override!r} where an override key=value was expected")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.create(path.read_text()), OmegaConf.from_dotlist(list(overrides))
-        )
+        text = path.read_text()
+        if not isinstance(content := yaml.safe_load(text), dict):
+            raise KitError(f"{path}: expected keys with values, found {content!r:.40}")
+        merged = OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_dotlist(list(overrides)))
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise KitError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(merged, DictConfig):
-        raise KitError(f"{path}: expected keys with values, found a {type(merged).__name__}")
     return OmegaConf.to_container(merged)
 
 
@@ -66,7 +65,8 @@ def parse(values: Any, schema: type[R], source: str) -> R:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A misspelt key is missing under its right name as well: say that it is misspelt.
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
         rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise KitError(f"{source}: {_explain(first, schema)}{rest}") from None
 

@@ -1,6 +1,5 @@
 """The whole pipeline in small: the commands of the real job, one after the other."""
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -9,9 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triplet import cli, records
+from triplet import cli, coco, records
 from triplet.config import Settings, load
-from triplet.errors import KitError
 from triplet.progress import say
 from triplet.pull.drawn import Drawn
 from triplet.pull.subset import Subset
@@ -64,7 +62,7 @@ def demo(
         unlabelled = images or Path(f"{name}/train2017")
     if code := _call([*pull, *again]):
         return code
-    classes = _classes(name)
+    classes = len(coco.read(records.root("datasets") / name, "train2017")["categories"])
     for seed in seeds or settings.seeds:
         for row, overrides in settings.rows.items():
             run = ["--run", f"{name}/seed{seed}/{row}"]
@@ -87,11 +85,3 @@ def demo(
 def _call(command: list[str]) -> int:
     say(f"\n$ triplet {shlex.join(command)}")
     return cli.main(command)
-
-
-def _classes(name: str) -> int:
-    path = records.root("datasets") / name / "annotations" / "instances_train2017.json"
-    try:
-        return len(json.loads(path.read_text())["categories"])
-    except (OSError, ValueError, KeyError) as error:
-        raise KitError(f"{path} is not COCO's annotation format: {error!r}") from None

@@ -112,8 +112,7 @@ class Plan(BaseModel):
             else:
                 flat[prefix] = value
 
-        # Through JSON, so that tuples compare equal to the lists they were stored as.
-        visit("config", json.loads(json.dumps(self.config)))
+        visit("config", self.config)
         return flat
 
 
@@ -160,11 +159,12 @@ def require(run: str, stage: str) -> Record:
 
 
 def output(record: Record, name: str) -> Path:
-    """Path of an output of a record; KitError when it is gone."""
+    """Path of an output of a record; KitError when it is gone or no longer what was recorded."""
     artifact = record.outputs[name]
     path = local(artifact.path)
-    if not path.exists():
-        raise KitError(f"{path} is recorded but gone; run again: triplet {record.stage} --force")
+    if not path.exists() or Artifact.of(path).sha256 != artifact.sha256:
+        what = "changed since" if path.exists() else "gone though"
+        raise KitError(f"{path} is {what} it was recorded; run again: triplet {record.stage} --force")
     return path
 
 
@@ -172,7 +172,7 @@ def perform(
     stage: str,
     folder: Path,
     *,
-    config: Mapping[str, Any],
+    config: dict[str, Any],
     inputs: Mapping[str, Path],
     work: Callable[[Job], None],
     force: bool = False,
@@ -208,11 +208,14 @@ def perform(
             raise KitError(f"another process is at work in {folder}; wait for it or stop it") from None
         plan = Plan(
             stage=stage,
-            config=dict(config),
+            config=json.loads(json.dumps(config)),  # tuples as the lists they are stored as
             inputs={name: Artifact.of(path) for name, path in inputs.items()},
         )
-        done, begun = read(folder), _load(folder / "started.json", _Started)
-        if not force and (previous := done or (begun and begun.plan)):
+        if force and clear and any((folder / n).exists() for n in ("record.json", "started.json")):
+            _empty(folder)
+        done = None if force else read(folder)
+        begun = None if force else _load(folder / "started.json", _Started)
+        if previous := done or (begun and begun.plan):
             if changes := previous.changes(plan):
                 shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
                 raise KitError(
@@ -225,9 +228,6 @@ def perform(
             ):
                 say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
                 return done
-        if force and clear and (done or begun):
-            _empty(folder)
-            begun = None
         (folder / "record.json").unlink(missing_ok=True)
         began = begun or _Started(plan=plan, started=_now(), seconds=0.0)
         clock = datetime.now(UTC)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from benchmarks.detection import data, model, quiet
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
-from triplet import records
+from triplet import coco, records
 from triplet.errors import KitError
 from triplet.progress import Bar, say
+
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 
 
 def evaluate(run: str, dataset: Path | None = None, *, force: bool = False) -> None:
@@ -28,7 +29,7 @@ def evaluate(run: str, dataset: Path | None = None, *, force: bool = False) -> N
     """
     finetuned = records.require(run, "finetune")
     dataset = dataset or records.local(finetuned.config["dataset"])
-    truth = data.annotations(dataset, "val2017")
+    truth = coco.annotations(dataset, "val2017")
     weights = records.output(finetuned, "model")
     config = records.output(finetuned, "config")
 

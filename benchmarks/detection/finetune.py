@@ -6,14 +6,15 @@ from pathlib import Path
 import yaml
 
 from benchmarks.detection import data, model, quiet
-from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.utils.env import seed_all_rng
-from triplet import files, records
+from triplet import coco, files, records
 from triplet.errors import KitError
 from triplet.progress import Bar
 from triplet.signals import Stop, graceful
 from triplet.weights import proof
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.utils.env import seed_all_rng
 
 
 def finetune(
@@ -40,7 +41,7 @@ def finetune(
         Interrupted: stopped by a signal, after saving.
     """
     weights = records.output(records.require(run, "convert"), "weights")
-    truth = data.annotations(dataset, "train2017")
+    truth = coco.annotations(dataset, "train2017")
     cfg = model.load_config(config, overrides)
 
     def work(job: records.Job) -> None:

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 
-from benchmarks.detection import compat  # noqa: F401  (before detectron2)
+from benchmarks.detection import compat  # noqa: F401
+from triplet.errors import KitError
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import get_norm
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
-from triplet.errors import KitError
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -27,7 +29,7 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     """Detectron2's defaults, a yacs YAML on top, ``KEY.SUB=value`` overrides on top of that.
 
-    On a machine without a GPU the model runs on the CPU, and SyncBN, which CPUs lack, is BN.
+    On a machine without a GPU the model runs on the CPU.
 
     Raises:
         KitError: no such file, or a key or value that Detectron2 does not know.
@@ -41,13 +43,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     try:
         cfg.merge_from_file(str(path))
         cfg.merge_from_list(pairs)
-    except (KeyError, ValueError, AssertionError, TypeError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())
+    except (KeyError, ValueError, AssertionError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).strip("'\"").split())
         raise KitError(f"{path}: Detectron2 refuses it: {reason}") from None
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-        if cfg.MODEL.RESNETS.NORM == "SyncBN":
-            cfg.MODEL.RESNETS.NORM = "BN"
     return cfg
 
 

@@ -88,9 +88,9 @@ class Batches:
             yield [(epoch, index) for index in order[place * size : (place + 1) * size]]
 
 
-def loader(images: list[Path], config: Pretrain, start: int) -> DataLoader[Tensor]:
+def load(images: list[Path], config: Pretrain, start: int) -> Iterator[Tensor]:
     """(n, 2, 3, size, size) uint8 micro-batches from iteration ``start`` to the end of the run."""
-    return DataLoader(
+    loader = DataLoader(
         ViewPairs(images, config.views, config.seed),
         batch_sampler=Batches(len(images), config, start),
         num_workers=config.workers,
@@ -98,3 +98,7 @@ def loader(images: list[Path], config: Pretrain, start: int) -> DataLoader[Tenso
         persistent_workers=config.workers > 0,
         prefetch_factor=4 if config.workers else None,
     )
+    try:
+        yield from loader
+    except KitError as error:  # a worker's arrives with its traceback in the message
+        raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None

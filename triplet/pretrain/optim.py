@@ -52,7 +52,7 @@ class LARS(Optimizer):
         super().__init__(params, {**defaults, "lars_exclude": False})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns the closure's loss, if any."""
         loss = None
         if closure is not None:
@@ -94,7 +94,8 @@ def parameter_groups(
         named_parameters: as ``module.named_parameters()`` gives them; frozen ones are left out.
         weight_decay: of the adapted group.
     """
-    adapted, excluded = [], []
+    adapted: list[nn.Parameter] = []
+    excluded: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             (excluded if EXCLUDED.search(name) else adapted).append(parameter)

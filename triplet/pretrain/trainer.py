@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.data import Batches, list_images, loader
+from triplet.pretrain.data import Batches, list_images, load
 from triplet.pretrain.loss import truncated_triplet_loss
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import LARS, ema_update, parameter_groups
 from triplet.pretrain.schedule import ema_momentum, learning_rate
 from triplet.pretrain.step import triplet_step
 from triplet.pretrain.views import draw_sizes, normalize
-from triplet.errors import KitError
 from triplet.progress import Bar
 from triplet.records import Job
 from triplet.signals import graceful
@@ -37,8 +37,8 @@ def pretrain(config: Pretrain, images_folder: Path, job: Job) -> None:
     images = list_images(images_folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    networks = Networks(**config.model.model_dump()).to(device, memory_format=torch.channels_last)
-    networks.train()
+    networks = Networks(**config.model.model_dump()).to(device).train()
+    nn.utils.convert_conv2d_weight_memory_format(networks, torch.channels_last)
     settings = config.optimizer
     trained = [
         *((f"online.{name}", p) for name, p in networks.online.named_parameters()),
@@ -65,7 +65,7 @@ def pretrain(config: Pretrain, images_folder: Path, job: Job) -> None:
         metrics_path.open("a") as metrics,
         Bar("pretrain", batches.total, start) as bar,
     ):
-        for iteration, pairs in enumerate(loader(images, config, start), start):
+        for iteration, pairs in enumerate(load(images, config, start), start):
             views = normalize(pairs.to(device, non_blocking=True))
             view_1, view_2 = (views[:, i].contiguous(memory_format=torch.channels_last) for i in (0, 1))
             sizes = draw_sizes(config.views, config.seed, iteration)

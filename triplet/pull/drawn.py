@@ -13,7 +13,6 @@ from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
-
 from pydantic import Field
 
 from triplet import files

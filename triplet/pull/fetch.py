@@ -10,7 +10,6 @@ import pooch
 import requests
 from pydantic import Field, RootModel
 
-from triplet import records
 from triplet.config import Settings, parse_file
 from triplet.errors import KitError
 from triplet.progress import Bar, say

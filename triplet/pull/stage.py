@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from triplet import records
+from triplet import coco, records
 from triplet.errors import KitError
 from triplet.pull.drawn import Drawn, draw_dataset
 from triplet.pull.fetch import fetch, load_sources
@@ -30,7 +30,7 @@ def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False)
     _pull(
         folder, {"subset": config.model_dump(mode="json")}, COCO,
         lambda: take_subset(source, folder, config), force=force,
-        inputs={"annotations": source / "annotations"},
+        inputs={split: coco.annotations(source, split) for split in ("train2017", "val2017")},
     )  # fmt: skip
 
 

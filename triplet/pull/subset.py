@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from triplet import files
+from triplet import coco, files
 from triplet.config import Settings
 from triplet.errors import KitError
 from triplet.progress import Bar
@@ -35,11 +35,11 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
         KitError: another layout, or an annotated image that is missing.
     """
     counts = {"train2017": config.train, "val2017": config.val}
-    truths = {split: _read(source, split) for split in counts}
+    contents = {split: coco.read(source, split) for split in counts}
     with Bar("pull: subset", sum(counts.values())) as bar:
-        for split, truth in truths.items():
-            annotated = {annotation["image_id"] for annotation in truth["annotations"]}
-            images = [image for image in truth["images"] if image["id"] in annotated]
+        for split, content in contents.items():
+            annotated = {annotation["image_id"] for annotation in content["annotations"]}
+            images = [image for image in content["images"] if image["id"] in annotated]
             images = images[: counts[split]]
             kept = {image["id"] for image in images}
             (folder / split).mkdir(parents=True, exist_ok=True)
@@ -47,27 +47,11 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
                 _link(source / split / image["file_name"], folder / split / image["file_name"])
                 bar.step()
             subset = {
-                **truth,
+                **content,
                 "images": images,
-                "annotations": [a for a in truth["annotations"] if a["image_id"] in kept],
+                "annotations": [a for a in content["annotations"] if a["image_id"] in kept],
             }
             files.write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(subset))
-
-
-def _read(source: Path, split: str) -> dict[str, Any]:
-    path = source / "annotations" / f"instances_{split}.json"
-    try:
-        truth = json.loads(path.read_text())
-        if {"images", "annotations", "categories"} <= truth.keys() and truth["annotations"]:
-            return truth
-    except FileNotFoundError:
-        raise KitError(
-            f"{source} is not in COCO 2017's layout: {path.relative_to(source)} is missing (expected "
-            "train2017/, val2017/ and annotations/instances_*2017.json)"
-        ) from None
-    except (ValueError, AttributeError):
-        pass
-    raise KitError(f"{path} is not COCO's annotation format, or annotates nothing")
 
 
 def _link(source: Path, target: Path) -> None:

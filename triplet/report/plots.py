@@ -3,14 +3,15 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from triplet import records  # noqa: E402
-from triplet.report.collect import Run  # noqa: E402
+from triplet import records
+from triplet.report.collect import Run
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -31,7 +32,7 @@ def curves(runs: list[Run], stage: str, panels: dict[str, str]) -> str | None:
     series = {name: lines for name, lines in series.items() if lines}
     if not series:
         return None
-    style = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+    style: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     with plt.rc_context(style):
         figure, axes = plt.subplots(
             1, len(panels), figsize=(3.4 * len(panels), 2.6), squeeze=False, layout="constrained"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import BLOCKS, Backbone as Network
+from triplet.pretrain.networks import BLOCKS
+from triplet.pretrain.networks import Backbone as Network
 
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."

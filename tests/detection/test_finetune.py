@@ -1,0 +1,107 @@
+"""Real Detectron2 on a few drawn images: train, stop, resume, evaluate."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.conftest import KIT
+from triplet import cli, records
+from triplet.pretrain import checkpoint
+from triplet.pretrain.networks import Networks
+
+DEMO = str(KIT / "configs" / "detection" / "demo.yaml")
+SHORT = ["SOLVER.MAX_ITER=6", "SOLVER.STEPS=(4,)", "TEST.PRECISE_BN.NUM_ITER=2"]
+
+
+@pytest.fixture
+def run(places, tmp_path):
+    """A run whose weights are converted."""
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    arguments = ["--run", "row", "--config", DEMO, "--weights", str(tmp_path / "c.pth")]
+    assert cli.main(["convert", *arguments]) == 0
+    return places
+
+
+def command(drawn, *overrides, stage="finetune"):
+    return [stage, "--run", "row", "--config", DEMO, "--data", str(drawn), *overrides]
+
+
+def test_finetune_then_eval(run, drawn, capsys):
+    assert cli.main(["eval", "--run", "row"]) == 2
+    assert "run first: triplet finetune --run row" in capsys.readouterr().err
+    assert cli.main(command(drawn, *SHORT)) == 0
+    record = records.require("row", "finetune")
+    assert record.results == {"loaded_tensors": 318, "iterations": 6, "images_per_batch": 4}
+    folder = records.stage_folder("row", "finetune")
+    assert not list(folder.glob("model_[0-9]*"))
+    assert "Loading from" in (folder / "log.txt").read_text()
+    assert "Loading from" not in capsys.readouterr().out
+    # Six iterations moved the backbone away from what was loaded, precise BN moved the statistics.
+    model = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    weights = pickle.loads((records.stage_folder("row", "convert") / "detectron2.pkl").read_bytes())[
+        "model"
+    ]
+    for key in ("conv1.weight", "conv1.norm.running_mean"):
+        assert not torch.equal(model[f"backbone.stem.{key}"].cpu(), torch.tensor(weights[f"stem.{key}"]))
+    code = cli.main(["eval", "--run", "row"])
+    out, err = capsys.readouterr()
+    # So short a training may find nothing at all, which is said and is no result.
+    if code == 0:
+        results = records.require("row", "eval").results
+        assert 0 <= results["bbox"]["AP"] <= 100
+        assert "box AP" in out
+    else:
+        assert "it was not trained" in err
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
+    longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "triplet.cli", *command(drawn, *longer)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
+    )  # fmt: skip
+    folder = records.stage_folder("row", "finetune")
+    while not (folder / "metrics.json").exists() or not (folder / "metrics.json").stat().st_size:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate()
+    assert process.returncode == 143, error
+    assert "stopped by SIGTERM" in error
+    assert "Traceback" not in error
+    saved = (folder / "last_checkpoint").read_text()
+    done = int(saved.removeprefix("model_").removesuffix(".pth")) + 1
+    assert 20 <= done < 60
+    assert cli.main(command(drawn, *longer)) == 0
+    assert f"Starting training from iteration {done}" in (folder / "log.txt").read_text()
+
+
+def test_other_weights_do_not_resume_this_run(run, drawn, capsys):
+    assert cli.main(command(drawn, *SHORT)) == 0
+    checkpoint.save(run / "other.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    again = ["convert", "--run", "row", "--config", DEMO, "--weights", str(run / "other.pth")]
+    assert cli.main([*again, "--force"]) == 0
+    assert cli.main(command(drawn, *SHORT)) == 2
+    assert "holds a finetune of something else (input weights" in capsys.readouterr().err
+
+
+def test_weights_that_were_tampered_with_stop_before_training(run, drawn, capsys):
+    path = records.stage_folder("row", "convert") / "detectron2.pkl"
+    content = pickle.loads(path.read_bytes())
+    del content["matching_heuristics"]
+    path.write_bytes(pickle.dumps(content))
+    assert cli.main(command(drawn, *SHORT)) == 2
+    assert "is changed since it was recorded; run again: triplet convert" in capsys.readouterr().err
+    assert not (records.stage_folder("row", "finetune") / "metrics.json").exists()
+
+
+def test_another_number_of_classes_is_named(run, drawn, capsys):
+    assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.NUM_CLASSES=80")) == 2
+    assert "add MODEL.ROI_HEADS.NUM_CLASSES=6" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torchvision.transforms import v2
+
+from triplet.pretrain.config import SideRange, Views
+from triplet.pretrain.views import Draws, draw_sizes, draw_view, normalize, render_view, view_rng
+
+PLAIN = Draws(box=(0, 0, 64, 48), flip=False, jitter=(), grayscale=False, blur_radius=None, solarize=False)
+
+
+def image(width=64, height=48):
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def pixels(tensor):
+    return tensor.permute(1, 2, 0).numpy()
+
+
+def change(**fields):
+    return Draws(**{**PLAIN.__dict__, **fields})
+
+
+def test_crop_and_resize_are_torchvisions():
+    draws = change(box=(10, 5, 40, 30))
+    expected = v2.functional.resized_crop(image(), 5, 10, 30, 40, [32, 32], v2.InterpolationMode.BICUBIC)
+    assert np.array_equal(pixels(render_view(image(), draws, 32)), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reference"),
+    [
+        ({"flip": True}, v2.functional.horizontal_flip),
+        ({"grayscale": True}, lambda i: v2.functional.rgb_to_grayscale(i, 3)),
+        ({"blur_radius": 1.3}, lambda i: i.filter(ImageFilter.GaussianBlur(1.3))),
+        ({"solarize": True}, lambda i: i.point(lambda p: p if p < 128 else 255 - p)),
+        ({"jitter": (("hue", 0.07),)}, lambda i: v2.functional.adjust_hue(i, 0.07)),
+        (
+            {"jitter": (("contrast", 1.2), ("brightness", 0.7))},
+            lambda i: v2.functional.adjust_brightness(v2.functional.adjust_contrast(i, 1.2), 0.7),
+        ),
+    ],
+)  # fmt: skip
+def test_each_transform_is_its_reference(fields, reference):
+    base = image().resize((32, 32), Image.Resampling.BICUBIC)
+    ours = pixels(render_view(image(), change(**fields), 32))
+    assert np.array_equal(ours, np.asarray(reference(base)))
+
+
+def test_draws_depend_on_seed_epoch_index_and_view_alone():
+    def draws(*key):
+        return draw_view(Views(), (64, 48), key[3], view_rng(*key))
+
+    keys = [(s, e, i, v) for s in (0, 1) for e in (0, 1) for i in (0, 1) for v in (0, 1)]
+    assert [draws(*k) for k in keys] == [draws(*k) for k in keys]
+    assert len({draws(*k) for k in keys}) == len(keys)
+
+
+def test_draws_have_the_recipes_distribution():
+    sample = [draw_view(Views(), (500, 375), i % 2, view_rng(0, 0, i, i % 2)) for i in range(4000)]
+    first, second = sample[::2], sample[1::2]
+
+    def share(draws, field):
+        return np.mean([bool(getattr(d, field)) for d in draws])
+
+    assert share(sample, "flip") == pytest.approx(0.5, abs=0.03)
+    assert share(sample, "jitter") == pytest.approx(0.8, abs=0.03)
+    assert share(sample, "grayscale") == pytest.approx(0.2, abs=0.03)
+    assert share(first, "blur_radius") == 1
+    assert share(second, "blur_radius") == pytest.approx(0.1, abs=0.03)
+    assert share(first, "solarize") == 0
+    assert share(second, "solarize") == pytest.approx(0.2, abs=0.03)
+    radii = [d.blur_radius for d in first]
+    assert (min(radii), max(radii)) == pytest.approx((0.1, 2.0), abs=0.02)
+    factors = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), None)
+    for name in factors:
+        values = [v for d in sample for n, v in d.jitter if n == name]
+        low, high = {"hue": (-0.1, 0.1), "saturation": (0.8, 1.2)}.get(name, (0.6, 1.4))
+        assert (min(values), max(values)) == pytest.approx((low, high), abs=0.01)
+        first_places = np.mean([d.jitter[0][0] == name for d in sample if d.jitter])
+        assert first_places == pytest.approx(0.25, abs=0.03)
+
+
+def test_crops_have_torchvisions_distribution():
+    def moments(boxes):
+        left, top, width, height = np.array(boxes, dtype=float).T
+        return np.array([(width * height).mean(), np.log(width / height).std(), left.mean(), top.mean()])
+
+    torch.manual_seed(0)
+    crop = v2.RandomResizedCrop(224)
+    theirs = []
+    for _ in range(4000):
+        p = crop.make_params([image(500, 375)])
+        theirs.append((p["left"], p["top"], p["width"], p["height"]))
+    ours = [draw_view(Views(), (500, 375), 0, view_rng(1, 0, i, 0)).box for i in range(4000)]
+    np.testing.assert_allclose(moments(ours), moments(theirs), rtol=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 500), (500, 1), (3, 3)])
+def test_extreme_images_still_give_a_crop_inside(size):
+    for i in range(50):
+        left, top, width, height = draw_view(Views(), size, 0, view_rng(0, 0, i, 0)).box
+        assert 0 <= left < left + width <= size[0]
+        assert 0 <= top < top + height <= size[1]
+
+
+def test_normalize_is_torchvisions():
+    raw = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    theirs = v2.functional.normalize(raw / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(normalize(raw), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_sizes_cover_their_ranges_and_repeat():
+    config = Views(online=SideRange(smallest=96, largest=224, step=32))
+    drawn = [draw_sizes(config, 0, i) for i in range(2000)]
+    assert {s.online_1 for s in drawn} == {s.online_2 for s in drawn} == {96, 128, 160, 192, 224}
+    assert {s.target_1 for s in drawn} == set(range(128, 225))
+    assert drawn == [draw_sizes(config, 0, i) for i in range(2000)]
+    assert np.corrcoef([s.target_1 for s in drawn], [s.target_2 for s in drawn])[0, 1] < 0.1

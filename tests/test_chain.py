@@ -1,0 +1,135 @@
+"""The small chain from pull to report, as its user runs it: `triplet demo`, with a tiny budget."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import KIT
+from triplet.report.collect import collect
+
+TINY = """
+data: {unlabelled: 26, train: 8, val: 4, radii: [18, 30], large: [28, 50], objects: [1, 2]}
+subset: {train: 6, val: 3}
+pretrain: PRETRAIN
+detection: DETECTION
+rows:
+  random: [schedule.epochs=0]
+  triplet: []
+seeds: [0]
+"""
+DETECTION = f"""
+_BASE_: {KIT}/configs/detection/demo.yaml
+SOLVER: {{MAX_ITER: 60, STEPS: [50], IMS_PER_BATCH: 2, BASE_LR: 0.02}}
+TEST: {{PRECISE_BN: {{NUM_ITER: 2}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Places, configs, and what the first run of the demo printed."""
+    folder = tmp_path_factory.mktemp("world")
+    pretrain = (KIT / "configs/pretrain/demo.yaml").read_text()
+    pretrain = re.sub(r"group: \d+", "group: 13", pretrain)
+    (folder / "pretrain.yaml").write_text(re.sub(r"epochs: \d+, w", "epochs: 2, w", pretrain))
+    (folder / "detection.yaml").write_text(DETECTION)
+    tiny = TINY.replace("PRETRAIN", str(folder / "pretrain.yaml"))
+    (folder / "demo.yaml").write_text(tiny.replace("DETECTION", str(folder / "detection.yaml")))
+
+    def run(*arguments):
+        places = {f"TRIPLET_{n.upper()}": str(folder / n) for n in ("datasets", "checkpoints", "reports")}
+        return subprocess.run(
+            [sys.executable, "-m", "triplet.cli", "demo", "--config", f"{folder}/demo.yaml", *arguments],
+            capture_output=True, text=True, cwd=KIT, env={**os.environ, **places},
+        )  # fmt: skip
+
+    return folder, run, run()
+
+
+def stages(folder):
+    return {
+        str(path.parent.relative_to(folder / "checkpoints")): json.loads(path.read_text())
+        for path in (folder / "checkpoints").rglob("record.json")
+    }
+
+
+def test_the_demo_runs_every_stage_of_both_rows(world):
+    folder, _, first = world
+    assert first.returncode == 0, first.stderr
+    assert set(stages(folder)) == {
+        f"demo/seed0/{row}/{stage}"
+        for row in ("random", "triplet")
+        for stage in ("pretrain", "convert", "finetune", "eval")
+    }
+    for stage in ("pull demo", "pretrain", "convert", "finetune", "eval", "report"):
+        assert f"$ triplet {stage}" in first.stdout
+    assert first.stderr == ""
+
+
+def test_each_stage_reads_what_the_one_before_wrote(world):
+    folder, _, _ = world
+    records = stages(folder)
+    for row in ("random", "triplet"):
+        pretrain, convert, finetune, evaluated = (
+            records[f"demo/seed0/{row}/{stage}"] for stage in ("pretrain", "convert", "finetune", "eval")
+        )
+        assert convert["inputs"]["weights"] == pretrain["outputs"]["checkpoint"]
+        assert finetune["inputs"]["weights"] == convert["outputs"]["weights"]
+        assert evaluated["inputs"]["model"] == finetune["outputs"]["model"]
+        assert finetune["results"]["loaded_tensors"] == 318
+    random, triplet = (records[f"demo/seed0/{row}/finetune"] for row in ("random", "triplet"))
+    assert random["config"] == triplet["config"]  # the same budget
+    assert random["inputs"]["images"] == triplet["inputs"]["images"]
+    assert random["inputs"]["weights"]["sha256"] != triplet["inputs"]["weights"]["sha256"]
+
+
+def test_the_report_shows_the_evaluated_numbers(world):
+    folder, _, _ = world
+    page = (folder / "reports" / "index.html").read_text()
+    results = json.loads((folder / "reports" / "results.json").read_text())
+    assert {r["row"] for r in results} == {"random", "triplet"}
+    for record_name, record in stages(folder).items():
+        if record_name.endswith("eval"):
+            box = record["results"]["bbox"]["AP"]
+            row = record_name.split("/")[2]
+            assert any(
+                r["row"] == row and r["task"] == "box" and r["metric"] == "AP" and r["value"] == box
+                for r in results
+            )
+            assert f"<td>{box:.1f}</td>" in page
+    assert len(collect(folder / "checkpoints")) == 2
+
+
+def test_running_again_does_nothing_that_is_done(world):
+    folder, run, _ = world
+    before = stages(folder)
+    again = run()
+    assert again.returncode == 0
+    assert again.stdout.count("done already") == 9
+    assert stages(folder) == before
+
+
+def test_another_budget_is_refused_until_forced(world):
+    folder, run, _ = world
+    before = stages(folder)
+    config = folder / "detection.yaml"
+    config.write_text(DETECTION.replace("0.02", "0.01"))
+    refused = run()
+    config.write_text(DETECTION)
+    assert refused.returncode == 2
+    assert "BASE_LR 0.02 -> 0.01); add --force" in refused.stderr
+    assert stages(folder) == before
+
+
+def test_real_data_by_path(world, drawn):
+    folder, run, _ = world
+    done = run("--data", str(drawn), "--images", str(drawn / "unlabelled"))
+    assert done.returncode == 0, done.stderr
+    records = stages(folder)
+    record = records["demo-tiny/seed0/triplet/finetune"]
+    assert record["inputs"]["images"]["path"] == "datasets/demo-tiny/train2017"
+    assert record["inputs"]["images"]["files"] == 6
+    assert records["demo-tiny/seed0/triplet/pretrain"]["inputs"]["images"]["files"] == 48

@@ -1,0 +1,95 @@
+import subprocess
+import sys
+
+import pytest
+
+from triplet import __version__, cli, doctor
+
+STAGES = ("pull", "pretrain", "convert", "finetune", "eval", "report", "demo", "doctor")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_explains_itself(stage, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([stage, "--help"])
+    assert stop.value.code == 0
+    assert f"triplet {stage}" in capsys.readouterr().out
+
+
+def test_version_and_list_of_stages():
+    def run(argument):
+        return subprocess.run(
+            [sys.executable, "-m", "triplet.cli", argument], capture_output=True, text=True
+        ).stdout
+
+    assert run("--version").strip() == __version__
+    assert all(stage in run("--help") for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["pretrain", "--run", "r", "--config", "nowhere.yaml"], "no config at nowhere.yaml"),
+        (["pretrain", "--run", "r", "--config", "configs/pretrain/demo.yaml"], "nothing at"),
+        (["pretrain", "--run", "../r", "--config", "configs/pretrain/demo.yaml"], "--run names a folder"),
+        (
+            ["convert", "--run", "r", "--config", "configs/detection/demo.yaml"],
+            "run first: triplet pretrain",
+        ),
+        (
+            ["finetune", "--run", "r", "--config", "configs/detection/demo.yaml"],
+            "run first: triplet convert",
+        ),
+        (["eval", "--run", "r"], "run first: triplet finetune"),
+        (["demo", "--data", "/nonexistent"], "is not in COCO 2017's layout"),
+    ],
+)
+def test_out_of_order_or_missing_things_get_one_line(places, capsys, command, message):
+    assert cli.main(command) == 2
+    out, error = capsys.readouterr()
+    assert message in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in out + error
+
+
+def test_an_unwritable_place_is_one_line(places, monkeypatch, capsys):
+    monkeypatch.setenv("TRIPLET_REPORTS", "/proc/nowhere")
+    assert cli.main(["report"]) == 2
+    assert "/proc/nowhere" in capsys.readouterr().err
+
+
+def test_doctor_looks_at_everything(places, capsys):
+    code = cli.main(["doctor"])
+    out = capsys.readouterr().out
+    assert code == 0
+    for what in ("Python", "torch", "GPU", "Docker", "Compose", "nvidia-container-toolkit",
+                 "disk", "memory", "/dev/shm", "coco", "ImageNet", "converted weights"):  # fmt: skip
+        assert what in out
+    assert "triplet pull coco" in out
+
+
+def test_doctor_sees_what_is_there(places, monkeypatch, tmp_path):
+    (places / "datasets" / "imagenet" / "train").mkdir(parents=True)
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    for name, text in {
+        "nvidia-smi": "NVIDIA H200, 143771 MiB, 570.86.15",
+        "docker": "Docker version 1",
+        "nvidia-ctk": "NVIDIA Container Toolkit CLI version 1.17",
+    }.items():
+        (fake / name).write_text(f"#!/bin/sh\necho '{text}'\n")
+        (fake / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake), prepend=":")
+    found = {f.what: f for f in doctor.examine()}
+    assert found["ImageNet"].ok
+    assert found["GPU"].found == "NVIDIA H200, 143771 MiB"
+    assert not found["NVIDIA driver"].ok
+    assert "580" in found["NVIDIA driver"].advice
+    assert not found["CUDA in torch"].ok
+    assert found["nvidia-container-toolkit"].ok
+
+
+def test_doctor_fails_where_the_demo_cannot_run(places, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_version", lambda package: "")
+    assert cli.main(["doctor"]) == 1
+    assert "make setup" in capsys.readouterr().out

@@ -1,0 +1,173 @@
+import json
+import multiprocessing
+import subprocess
+
+import pytest
+
+from triplet import records
+from triplet.errors import KitError
+
+
+class Stage:
+    """A stage that copies its input and counts how often it worked."""
+
+    def __init__(self, places):
+        self.folder = records.stage_folder("run", "copy")
+        self.input = places / "input.txt"
+        self.input.write_text("one")
+        self.worked = 0
+
+    def perform(self, fail=None, **options):
+        def work(job):
+            self.worked += 1
+            path = job.folder / "output.txt"
+            path.write_text(self.input.read_text())
+            if fail:
+                raise fail
+            job.outputs["copy"] = path
+            job.results["length"] = len(path.read_text())
+
+        options = {"config": {"rate": 1, "pair": (1, 2)}, **options}
+        return records.perform("copy", self.folder, inputs={"text": self.input}, work=work, **options)
+
+
+@pytest.fixture
+def stage(places):
+    return Stage(places)
+
+
+def test_a_record_says_everything(stage):
+    record = stage.perform(seed=3)
+    assert records.read(stage.folder) == record
+    assert record.outputs["copy"].path == "checkpoints/run/copy/output.txt"
+    assert record.outputs["copy"].sha256 == record.inputs["text"].sha256
+    assert record.outputs["copy"].sha256.startswith("7692c3ad3540bb80")  # sha256 of "one"
+    assert record.results == {"length": 3}
+    assert record.seed == 3
+    assert record.versions["torch"].startswith("2.")
+    assert record.hardware["cores"] >= 1
+    assert record.seconds >= 0
+    assert not (stage.folder / "started.json").exists()
+
+
+def test_a_done_stage_does_nothing_until_forced(stage, capsys):
+    first = stage.perform()
+    assert stage.perform() == first
+    assert "done already" in capsys.readouterr().out
+    assert stage.worked == 1
+    stage.perform(force=True)
+    assert stage.worked == 2
+
+
+def test_a_changed_input_or_config_is_named_and_nothing_is_lost(stage):
+    stage.perform()
+    with pytest.raises(KitError, match=r"config\.rate 1 -> 2\); add --force"):
+        stage.perform(config={"rate": 2, "pair": (1, 2)})
+    stage.input.write_text("two!")
+    with pytest.raises(KitError, match="input text 7692c3ad3540 -> "):
+        stage.perform()
+    assert stage.worked == 1
+    assert (stage.folder / "output.txt").read_text() == "one"
+    stage.perform(force=True)
+    assert (stage.folder / "output.txt").read_text() == "two!"
+
+
+def test_a_lost_or_cut_output_is_made_again(stage):
+    stage.perform()
+    (stage.folder / "output.txt").write_text("o")
+    stage.perform()
+    (stage.folder / "output.txt").unlink()
+    stage.perform()
+    assert stage.worked == 3
+
+
+def test_a_failed_stage_is_not_done_and_goes_on(stage):
+    stage.perform()
+    with pytest.raises(RuntimeError):
+        stage.perform(force=True, fail=RuntimeError("broke"))
+    assert records.read(stage.folder) is None
+    with pytest.raises(KitError, match=r"config\.rate"):  # what is half done is protected as well
+        stage.perform(config={"rate": 2, "pair": (1, 2)})
+    assert stage.perform().results == {"length": 3}
+
+
+def test_force_empties_the_folder(stage):
+    stage.perform()
+    (stage.folder / "left").mkdir()
+    (stage.folder / "left" / "over").touch()
+    stage.perform(force=True)
+    assert not (stage.folder / "left").exists()
+
+
+def test_a_damaged_record_is_named(stage):
+    stage.perform()
+    (stage.folder / "record.json").write_text("{")
+    with pytest.raises(KitError, match=r"record\.json is damaged"):
+        stage.perform()
+    assert stage.perform(force=True).results == {"length": 3}
+
+
+def _hold(folder, ready, release):
+    def work(job):
+        ready.set()
+        release.wait(30)
+
+    records.perform("copy", folder, config={}, inputs={}, work=work)
+
+
+def test_two_processes_do_not_share_a_folder(stage):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(stage.folder, ready, release))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(KitError, match="another process is at work"):
+        stage.perform()
+    release.set()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_folders_are_described_by_names_and_sizes(places):
+    folder = places / "datasets" / "images"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "1.png").write_bytes(b"123")
+    (folder / ".hidden").touch()
+    before = records.Artifact.of(folder)
+    assert (before.path, before.files, before.bytes) == ("datasets/images", 1, 3)
+    (folder / "a" / "1.png").rename(folder / "a" / "2.png")
+    assert records.Artifact.of(folder).sha256 != before.sha256
+    with pytest.raises(KitError, match="nothing at"):
+        records.Artifact.of(folder / "none")
+
+
+def test_paths_survive_a_move_of_the_places(places, monkeypatch):
+    path = places / "checkpoints" / "a" / "b.pth"
+    assert records.local(records.portable(path)) == path
+    monkeypatch.setenv("TRIPLET_CHECKPOINTS", "/elsewhere")
+    assert str(records.local("checkpoints/a/b.pth")) == "/elsewhere/a/b.pth"
+
+
+@pytest.mark.parametrize("run", ["", "/absolute", "../out", "a/../../b"])
+def test_a_run_stays_below_the_checkpoints(places, run):
+    with pytest.raises(KitError, match="--run names a folder below"):
+        records.stage_folder(run, "pretrain")
+
+
+def test_require_says_what_to_run(places):
+    with pytest.raises(KitError, match="run first: triplet convert --run triplet"):
+        records.require("triplet", "convert")
+
+
+def test_commit_is_the_images_or_the_checkouts(monkeypatch):
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert head.startswith(records.commit().rstrip("+"))
+    monkeypatch.setenv("TRIPLET_COMMIT", "abc")
+    assert records.commit() == "abc"
+
+
+def test_record_is_plain_json(stage):
+    stage.perform()
+    content = json.loads((stage.folder / "record.json").read_text())
+    assert content["stage"] == "copy"
+    assert content["inputs"]["text"]["path"].startswith("/")

@@ -1,0 +1,138 @@
+"""Conversion into a real Detectron2 model, and every way in which weights silently fail to arrive."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.detection import model as detection
+from tests.conftest import KIT
+from triplet import cli, records
+from triplet.errors import KitError
+from triplet.pretrain import checkpoint
+from triplet.pretrain.networks import Networks
+from triplet.weights import detectron2_format, proof, read_backbone
+
+DEMO = KIT / "configs" / "detection" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A checkpoint whose BN statistics are not the default."""
+    torch.manual_seed(0)
+    networks = Networks(50, 16, 8, 8).train()
+    with torch.no_grad():
+        networks.online(torch.randn(2, 3, 64, 64))
+    path = tmp_path_factory.mktemp("weights") / "checkpoint.pth"
+    checkpoint.save(path, networks, None, 1, 1)
+    return path
+
+
+def convert(weights, *extra, config=DEMO):
+    return cli.main(["convert", "--run", "row", "--config", str(config), "--weights", str(weights), *extra])
+
+
+@pytest.fixture
+def pkl(tmp_path, weights):
+    path = tmp_path / "w.pkl"
+    detectron2_format.write(path, read_backbone(weights).state)
+    return path
+
+
+def changed(path, change):
+    content = pickle.loads(path.read_bytes())
+    change(content)
+    path.write_bytes(pickle.dumps(content))
+    return path
+
+
+def test_convert_leaves_a_record_with_the_proof(places, weights, capsys):
+    assert convert(weights) == 0
+    record = records.require("row", "convert")
+    assert record.results["tensors"] == 318
+    assert record.results["feature_difference"] < 1e-4
+    assert "318 tensors, all equal" in capsys.readouterr().out
+    arrays = detectron2_format.read(records.output(record, "weights"))
+    state = torch.load(weights, weights_only=True)["networks"]
+    for name, key in [
+        ("conv1.weight", "stem.conv1.weight"),
+        ("bn1.running_var", "stem.conv1.norm.running_var"),
+        ("layer1.0.downsample.0.weight", "res2.0.shortcut.weight"),
+        ("layer1.0.downsample.1.bias", "res2.0.shortcut.norm.bias"),
+        ("layer4.2.bn3.running_mean", "res5.2.conv3.norm.running_mean"),
+    ]:
+        assert np.array_equal(arrays[key], state[f"online.backbone.{name}"].numpy())
+
+
+def test_another_width_is_refused(places, tmp_path, capsys):
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 8, 8, 8), None, 1, 1)
+    assert convert(tmp_path / "c.pth") == 2
+    assert re.search(r"base width 8, but .* builds 16", capsys.readouterr().err)
+
+
+def test_another_depth_is_refused(places, tmp_path, capsys):
+    checkpoint.save(tmp_path / "c.pth", Networks(18, 16, 8, 8), None, 1, 1)
+    assert convert(tmp_path / "c.pth") == 2
+    assert "a ResNet-18" in capsys.readouterr().err
+
+
+def test_default_statistics_are_refused_unless_the_file_says_untrained(places, tmp_path, capsys):
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 5, 1)
+    assert convert(tmp_path / "c.pth") == 2
+    assert "every BN statistic is still its default" in capsys.readouterr().err
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    assert convert(tmp_path / "c.pth", "--force") == 0
+    assert records.require("row", "convert").results["untrained"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "INPUT: {FORMAT: BGR}",
+        "MODEL: {PIXEL_MEAN: [103.53, 116.28, 123.675]}",
+        "MODEL: {PIXEL_STD: [1.0, 1.0, 1.0]}",
+        "MODEL: {RESNETS: {STRIDE_IN_1X1: True}}",
+    ],
+)
+def test_a_pixel_path_of_another_family_is_found_out(places, weights, capsys, wrong):
+    """All 318 tensors arrive and Detectron2 says nothing: only the features show it."""
+    config = places / "wrong.yaml"
+    config.write_text(f"_BASE_: {DEMO}\n{wrong}\n")
+    assert convert(weights, config=config) == 2
+    error = capsys.readouterr().err
+    assert "features differ by" in error
+    assert not (records.stage_folder("row", "convert") / "detectron2.pkl").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.pop("matching_heuristics"),
+        lambda c: c.update(model={f"module.{k}": v for k, v in c["model"].items()}),
+        lambda c: c.update(model={f"online_net.0.{k}": v for k, v in c["model"].items()}),
+        lambda c: c["model"].pop("res5.0.conv1.weight"),
+        lambda c: c["model"].pop("stem.conv1.norm.bias"),
+        lambda c: c["model"].update({"res3.0.conv1.weight": np.zeros((8, 64, 1, 1), np.float32)}),
+    ],
+    ids=["no heuristics", "module.", "online_net.0.", "no res5 tensor", "no stem tensor", "half width"],
+)
+def test_what_detectron2_only_warns_of_stops(pkl, change):
+    model = detection.build(detection.load_config(DEMO))
+    with pytest.raises(KitError):
+        proof.load_and_check(model, changed(pkl, change))
+
+
+def test_a_right_file_passes_and_fills_all(pkl):
+    assert proof.load_and_check(detection.build(detection.load_config(DEMO)), pkl) == 318
+
+
+def test_code_in_a_pkl_does_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("ran",)
+
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": Evil()}))
+    with pytest.raises(pickle.UnpicklingError, match="print is not allowed"):
+        detectron2_format.read(tmp_path / "w.pkl")

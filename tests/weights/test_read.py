@@ -1,0 +1,183 @@
+"""Each format that a row of the table comes in, and each way in which a file can be wrong."""
+
+import pickle
+
+import pytest
+import torch
+import torchvision
+
+from triplet.errors import KitError
+from triplet.pretrain import checkpoint
+from triplet.pretrain.networks import Backbone, Networks
+from triplet.weights import read_backbone
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    state = Backbone(50, 8).state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        if name.endswith("running_mean"):
+            value.normal_()
+    return state
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content, **options):
+        path = tmp_path / "weights.pth"
+        torch.save(content, path, **options)
+        return path
+
+    return write
+
+
+def prefixed(state, *prefixes):
+    return {p + k: v.clone() for p in prefixes for k, v in state.items()}
+
+
+def same(backbone, state):
+    return backbone.state.keys() == state.keys() and all(
+        torch.equal(backbone.state[k], v) for k, v in state.items()
+    )
+
+
+def raw(state):
+    """What the authors' run saves: see section 2 of the recipe."""
+    other = {k: v + 1 for k, v in state.items()}
+    return {
+        "meta": {"epoch": 940, "iter": 192000, "mmcv_version": "0.3"},
+        "state_dict": {
+            **prefixed(state, "online_net.0.", "backbone."),
+            **prefixed(other, "target_net.0."),
+            "online_net.1.fc0.weight": torch.ones(4, 4),
+            "target_net.1.fc0.weight": torch.ones(4, 4),
+            "head.predictor.fc0.weight": torch.ones(4, 4),
+        },
+        "optimizer": {"state": {}, "param_groups": []},
+    }
+
+
+def test_authors_raw_epoch_file(file, state):
+    found = read_backbone(file(raw(state)))
+    assert same(found, state)
+    assert (found.format, found.depth, found.width) == ("openselfsup raw", 50, 8)
+    assert "head.predictor.fc0.weight" in found.ignored
+
+
+def test_raw_file_saved_under_ddp(file, state):
+    content = raw(state)
+    content["state_dict"] = prefixed(content["state_dict"], "module.")
+    assert same(read_backbone(file(content)), state)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_extracted_release_and_zoo_file(file, state, zipped):
+    content = {"state_dict": state, "author": "OpenSelfSup"}
+    found = read_backbone(file(content, _use_new_zipfile_serialization=zipped))
+    assert same(found, state)
+    assert found.format == "extracted"
+
+
+def test_zoo_file_without_batch_counters(file, state):
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    found = read_backbone(file({"state_dict": old}))
+    assert found.state.keys() == state.keys()
+
+
+def test_torchvision(file):
+    theirs = torchvision.models.resnet50().state_dict()
+    found = read_backbone(file(theirs))
+    assert (found.format, found.width, found.ignored) == ("torchvision", 64, ["fc.bias", "fc.weight"])
+    assert len(found.state) == 318
+
+
+@pytest.mark.parametrize("iteration", [0, 7])
+def test_own_checkpoint(tmp_path, iteration):
+    networks = Networks(50, 8, 16, 8)
+    torch.nn.init.constant_(networks.target.backbone.conv1.weight, 3)
+    checkpoint.save(tmp_path / "c.pth", networks, None, iteration, 1)
+    found = read_backbone(tmp_path / "c.pth")
+    assert same(found, networks.online.backbone.state_dict())
+    assert (found.format, found.untrained) == ("kit", iteration == 0)
+
+
+def test_half_precision_is_widened(file, state):
+    found = read_backbone(file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}))
+    assert found.state["conv1.weight"].dtype == torch.float32
+
+
+def without(state, name):
+    return {k: v for k, v in state.items() if k != name}
+
+
+def damaged(state, name, value):
+    copy = {k: v.clone() for k, v in state.items()}
+    copy[name].view(-1)[0] = value
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: without(s, "layer3.4.bn2.bias"), r"layer3\.4\.bn2\.bias is missing"),
+        (lambda s: damaged(s, "layer1.0.conv1.weight", float("nan")), "holds NaN or infinite"),
+        (lambda s: damaged(s, "bn1.running_var", 0.0), r"bn1\.running_var must be positive"),
+        (lambda s: {**s, "layer2.0.conv2.weight": torch.ones(2, 2)}, r"has shape \(2, 2\), expected"),
+        (lambda s: {**s, "layer5.0.conv1.weight": torch.ones(1)}, "a ResNet-50 does not have"),
+        (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, "nor a whole ResNet-50"),
+        (lambda s: prefixed(s, "q.", "k."), r"holds 2 ResNets \('k\.', 'q\.'\)"),
+        (lambda s: {"a.weight": torch.ones(1)}, "no ResNet in it; its tensors begin with a.weight"),
+        (lambda s: {"state_dict": {}}, "holds no tensors"),
+        (lambda s: [1, 2], "expected a state dict, found a list"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(file, state, change, message):
+    with pytest.raises(KitError, match=message):
+        read_backbone(file(change(state)))
+
+
+def test_copies_that_differ_are_refused(file, state):
+    content = raw(state)
+    content["state_dict"]["backbone.conv1.weight"] += 1
+    with pytest.raises(KitError, match="should be copies and differ"):
+        read_backbone(file(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><title>Quota exceeded</title>", "is a web page"),
+        (b"  <html>", "is a web page"),
+        (b"", "no PyTorch file"),
+        (b"PK\x03\x04 cut", "no PyTorch file"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path, content, message):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(KitError, match=message):
+        read_backbone(tmp_path / "w.pth")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(KitError, match="no weights at"):
+        read_backbone(tmp_path / "none.pth")
+
+
+class Evil:
+    ran = False
+
+    def __reduce__(self):
+        return exec, ("from tests.weights.test_read import Evil; Evil.ran = True",)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))]
+)
+def test_code_in_a_file_does_not_run(tmp_path, save):
+    save({"state_dict": {"conv1.weight": torch.ones(1)}, "meta": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(KitError, match="no PyTorch file of tensors"):
+        read_backbone(tmp_path / "w.pth")
+    assert not Evil.ran
