@@ -80,6 +80,7 @@ def test_each_stage_reads_what_the_one_before_wrote(world):
         assert finetune["inputs"]["weights"] == convert["outputs"]["weights"]
         assert evaluated["inputs"]["model"] == finetune["outputs"]["model"]
         assert finetune["results"]["loaded_tensors"] == 318
+    assert finetune["command"].startswith("triplet finetune --run demo/seed0/triplet --config ")
     random, triplet = (records[f"demo/seed0/{row}/finetune"] for row in ("random", "triplet"))
     assert random["config"] == triplet["config"]  # the same budget
     assert random["inputs"]["images"] == triplet["inputs"]["images"]

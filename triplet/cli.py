@@ -1,6 +1,7 @@
 """``triplet <stage> ...``: arguments in, one line out when something is wrong."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from triplet.errors import Interrupted, KitError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
+    argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
+    records.command.set(shlex.join(["triplet", *argv]))
     try:
         return arguments.act(arguments) or 0
     except KitError as error:

@@ -10,11 +10,11 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ from triplet.errors import KitError
 from triplet.progress import say
 
 M = TypeVar("M", bound=BaseModel)
+command = ContextVar("command", default="")
+"""What the user typed; the command line sets it."""
 PACKAGES = ("torch", "torchvision", "detectron2", "pb1-detectron2", "pycocotools", "numpy", "pillow")
 
 
@@ -249,7 +251,7 @@ def perform(
             results=job.results,
             kit=triplet.__version__,
             commit=commit(),
-            command=shlex.join(["triplet", *sys.argv[1:]]),
+            command=command.get(),
             versions=versions(),
             hardware=hardware(),
             world_size=world_size,

@@ -1,0 +1,132 @@
+"""The front door and the promises about the house: targets, pins, README."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import KIT
+
+README = (KIT / "README.md").read_text()
+MAKEFILE = (KIT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
+LOCK = (KIT / "docker" / "requirements.lock").read_text()
+
+
+def make(*arguments):
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments], cwd=KIT, capture_output=True, text=True
+    )
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=KIT, capture_output=True, text=True, check=True)
+    return [KIT / name for name in listed.stdout.split("\0") if name and (KIT / name).exists()]
+
+
+def test_make_prints_every_target_with_a_line():
+    out = make().stdout
+    assert {line.split()[1] for line in out.splitlines()} == TARGETS
+    assert all(len(line.split(maxsplit=2)) == 3 for line in out.splitlines())
+    for target in (
+        "setup",
+        "demo",
+        "test",
+        "doctor",
+        "pull-data",
+        "pretrain",
+        "convert",
+        "finetune",
+        "eval",
+        "report",
+    ):
+        assert target in TARGETS
+
+
+def test_every_target_of_the_readme_exists():
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M))
+    assert {"demo", "test", "finetune"} <= named <= TARGETS
+
+
+def test_every_path_of_the_readme_exists():
+    for path in re.findall(r"(?:configs|docker|triplet|benchmarks|scripts)/[\w./-]+\.\w+", README):
+        assert (KIT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "RUNTIME=podman"], "RUNTIME is local or docker: found 'podman'"),
+        (["demo", "RUNTIME=docker"], "RUNTIME=docker needs compose.yaml"),
+    ],
+)
+def test_an_unknown_runtime_is_refused(arguments, message):
+    done = make(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_variables_reach_the_command():
+    done = make("-n", "pretrain", "RUN=a/b", "PRETRAIN=x.yaml", "IMAGES=pictures", "FORCE=1", "ARGS=seed=3")
+    assert (
+        '.venv/bin/triplet pretrain --run "a/b" --config "x.yaml" --data "pictures" --force seed=3'
+        in done.stdout
+    )
+    done = make("-n", "convert", "METHOD=byol", "WEIGHTS=my file.pth")
+    assert '--run "byol"' in done.stdout
+    assert '--weights "my file.pth"' in done.stdout
+    done = make("-n", "demo", "DATA=/coco", "SEEDS=0 1")
+    assert '--data "/coco"' in done.stdout
+    assert "--seeds 0 1" in done.stdout
+    assert "--images" not in done.stdout
+
+
+def test_the_lock_follows_the_pins_and_checks_every_file():
+    pins = re.findall(r"^([A-Z_]+)_VERSION=(.+)$", (KIT / "docker" / "versions.env").read_text(), re.M)
+    for name, version in pins:
+        if name not in ("UV", "DETECTRON2_PYPI"):
+            assert f"{name.lower().replace('_', '-')}=={version} " in LOCK, f"{name}: run make lock"
+    packages = re.split(r"\n(?=\S)", LOCK.strip())
+    assert len(packages) > 50
+    assert all("--hash=sha256:" in package for package in packages)
+
+
+def test_a_pin_stands_in_one_place():
+    """No version, commit or hash of docker/versions.env is written down anywhere else."""
+    env = (KIT / "docker" / "versions.env").read_text()
+    values = [v for v in re.findall(r"^[A-Z0-9_]+=(.+)$", env, re.M) if len(v) >= 12 and "://" not in v]
+    values += [f"{name}=={v}" for name, v in (("torch", "2.11.0"), ("torchvision", "0.26.0"))]
+    for path in tracked():
+        if path.suffix in (".npz", ".png") or path.name in (
+            "versions.env",
+            "requirements.lock",
+            "test_house.py",
+        ):
+            continue
+        text = path.read_text()
+        assert not [value for value in values if value in text], path
+
+
+def test_no_file_grows_over_500_lines():
+    for path in tracked():
+        if path.suffix in (".py", ".sh", ".yaml", ".j2"):
+            assert len(path.read_text().splitlines()) <= 500, path
+
+
+def test_shell_scripts_parse():
+    for path in [*(KIT / "scripts").glob("*.sh"), KIT / ".ci" / "run"]:
+        assert subprocess.run(["bash", "-n", path]).returncode == 0
+
+
+def test_setup_refuses_another_python(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "docker").mkdir()
+    for name in ("scripts/setup.sh", "docker/versions.env"):
+        (tmp_path / name).write_bytes((KIT / name).read_bytes())
+    done = subprocess.run(
+        ["bash", "scripts/setup.sh"], cwd=tmp_path, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "false"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "found no Python 3.11 or 3.12" in done.stderr
+    assert not (tmp_path / ".venv").exists()
