@@ -16,6 +16,14 @@ def test_every_stage_explains_itself(stage, capsys):
     assert f"triplet {stage}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [["report", "extra"], ["eval", "--run", "r", "--frce"], ["evl"]])
+def test_unknown_arguments_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
 def test_version_and_list_of_stages():
     def run(argument):
         return subprocess.run(

@@ -15,7 +15,7 @@ from triplet.errors import Interrupted, KitError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     records.command.set(shlex.join(["triplet", *argv]))
     try:
         return arguments.act(arguments) or 0
@@ -31,6 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         print(f"triplet {arguments.stage}: {error.strerror}{where}", file=sys.stderr)
         return 2
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Overrides may stand anywhere among the options, which argparse alone does not allow."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,13 +31,15 @@ class Bar:
         title: what is being done.
         total: number of steps.
         start: steps that an earlier session has done.
+        quiet: show nothing.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0) -> None:
+    def __init__(self, title: str, total: int, start: int = 0, *, quiet: bool = False) -> None:
         self.title, self.total, self.done, self.start = title, total, start, start
         self._out = sys.stdout  # of now: Detectron2's output is sent elsewhere while the bar moves
         self._bar: Progress | None = None
-        if self._out.isatty():
+        self.quiet = quiet
+        if self._out.isatty() and not quiet:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
@@ -67,6 +69,8 @@ class Bar:
             self._bar.update(self._task, completed=self.done, note=note)
             return
         now = time.monotonic()
+        if self.quiet:
+            return
         if now - self._spoke >= LINE_EVERY or self.done == self.total:
             self._spoke = now
             rate = (now - self._began) / (self.done - self.start)

@@ -1,6 +1,7 @@
 """What a pretraining writes and goes on from."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +11,81 @@ from torch.optim import Optimizer
 from triplet import files
 from triplet.errors import KitError
 from triplet.pretrain.networks import Networks
+from triplet.progress import say
 
 FORMAT = "triplet-kit/1"
+_BROKEN = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
 
 
-def save(path: Path, networks: Networks, optimizer: Optimizer | None, iteration: int, epoch: int) -> None:
-    """Write a checkpoint atomically.
+def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int, epoch: int) -> None:
+    """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
-    Its keys: ``format``; ``iteration`` and ``epoch`` (both count what is done); ``networks`` with
-    ``online.backbone.*``, ``online.projector.*``, ``predictor.*``, ``target.*``; ``optimizer`` (None
-    in a finished run's).
+    Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
+    ``networks`` with ``online.backbone.*``, ``online.projector.*``, ``predictor.*``, ``target.*``;
+    ``optimizer`` (None in a finished run's).
+
+    Raises:
+        KitError: it cannot be written (a full disk); what was there before is untouched.
     """
     state = {
         "format": FORMAT,
-        "iteration": iteration,
+        "step": step,
         "epoch": epoch,
         "networks": networks.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
-    with files.atomic(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load(path: Path, networks: Networks, optimizer: Optimizer) -> int:
-    """Restore networks and optimiser in place and return the iteration to go on from."""
     try:
+        with files.atomic(path) as temporary:
+            torch.save(state, temporary)
+            digest = files.sha256(temporary)
+        files.write_text(_digest(path), f"{digest}  {path.name}\n")
+    except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{path} could not be written ({reason}); free disk space, then go on") from None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of an unfinished run, newest first."""
+    found = (path for path in folder.glob("step_*.pth") if re.fullmatch(r"step_\d+\.pth", path.name))
+    return sorted(found, key=lambda path: int(path.stem[5:]), reverse=True)
+
+
+def keep(folder: Path, count: int) -> None:
+    """Delete all but the newest ``count`` checkpoints."""
+    for path in checkpoints(folder)[count:]:
+        _digest(path).unlink(missing_ok=True)
+        path.unlink()
+
+
+def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
+    """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
+
+    Raises:
+        KitError: there are checkpoints and none of them can be used.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        if reason := _load(path, networks, optimizer):
+            say(f"pretrain: {path.name} is damaged ({reason}); trying the one before")
+        else:
+            return int(path.stem[5:])
+    if found:
+        raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
+    return 0
+
+
+def _load(path: Path, networks: Networks, optimizer: Optimizer) -> str | None:
+    """What is wrong with a checkpoint, None once it is loaded."""
+    try:
+        if _digest(path).read_text().split()[0] != files.sha256(path):
+            return "its SHA-256 is another one"
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["iteration"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as e:
-        reason = " ".join(str(e).split())[:200]
-        raise KitError(f"{path} cannot be resumed ({reason}); start over with --force") from None
+    except _BROKEN as error:
+        return " ".join(str(error).split())[:120]
+    return None
+
+
+def _digest(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")

@@ -109,8 +109,16 @@ class Pretrain(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that load images; 0 loads in the training process."""
+    images_per_gpu: Annotated[int, Field(ge=1)] | None = None
+    """Most images that a GPU can take at once; less than its share means BN over fewer images."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass (autocast); the loss and the weights are float32."""
+    unreadable: Probability = 0.001
+    """Share of images that may be unreadable before the run stops."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Optimiser steps between checkpoints."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints that are kept."""
 
     @property
     def micro_batch(self) -> int:

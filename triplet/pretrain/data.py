@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,9 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain.config import Pretrain, Views
+from triplet.pretrain.config import Views
+from triplet.pretrain.layout import Layout, Order
 from triplet.pretrain.views import draw_view, render_view, view_rng
 
+MOST_REPLACED = 10
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -27,8 +28,12 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-class ViewPairs(Dataset[Tensor]):
-    """Item (epoch, index) is the (2, 3, size, size) uint8 views of image ``index`` in that epoch."""
+class ViewPairs(Dataset[tuple[Tensor, list[int]]]):
+    """Item (epoch, index): the (2, 3, size, size) uint8 views of image ``index`` in that epoch.
+
+    An image that cannot be read is replaced by the next one in the list that can, and its index is given
+    beside the views.
+    """
 
     def __init__(self, images: list[Path], config: Views, seed: int) -> None:
         self.images, self.config, self.seed = images, config, seed
@@ -36,63 +41,57 @@ class ViewPairs(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: tuple[int, int]) -> Tensor:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, list[int]]:
         epoch, index = item
-        path = self.images[index]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise KitError(f"{path} cannot be read as an image: {error}") from None
+        unreadable: list[int] = []
+        while (image := self._read(index)) is None:
+            unreadable.append(index)
+            if len(unreadable) == min(len(self), MOST_REPLACED):
+                raise KitError(
+                    f"{len(unreadable)} images in a row cannot be read, from {self.images[item[1]]} on"
+                )
+            index = (index + 1) % len(self)
         views = []
         for view in (0, 1):
             rng = view_rng(self.seed, epoch, index, view)
             draws = draw_view(self.config, image.size, view, rng)
             views.append(render_view(image, draws, self.config.size))
-        return torch.stack(views)
+        return torch.stack(views), unreadable
+
+    def _read(self, index: int) -> Image.Image | None:
+        try:
+            with Image.open(self.images[index]) as file:
+                return file.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
 
 
-class Batches:
-    """Micro-batches of (epoch, index) from an iteration on: a function of the seed alone.
+class _Items:
+    """Batch sampler: the images of each pass."""
 
-    Each epoch is a permutation of all images; the remainder that does not fill a micro-batch is
-    left out, another one each epoch.
-    """
-
-    def __init__(self, images: int, config: Pretrain, start: int = 0) -> None:
-        self.images, self.config, self.start = images, config, start
-        self.per_epoch = images // config.micro_batch
-        if self.per_epoch == 0:
-            raise KitError(
-                f"found {images} images, fewer than one micro-batch of {config.micro_batch} "
-                f"(loss.group {config.loss.group} x optimizer.groups {config.optimizer.groups}); "
-                "give more images or lower optimizer.groups"
-            )
-
-    @property
-    def total(self) -> int:
-        """Iterations of the whole run: whole optimiser steps only."""
-        iterations = self.per_epoch * self.config.schedule.epochs
-        return iterations - iterations % self.config.optimizer.accumulate
-
-    def __len__(self) -> int:
-        return self.total - self.start
+    def __init__(self, layout: Layout, order: Order, rank: int, start: int) -> None:
+        self.layout, self.order, self.rank, self.start = layout, order, rank, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size, known = self.config.micro_batch, -1
-        for iteration in range(self.start, self.total):
-            epoch, place = divmod(iteration, self.per_epoch)
-            if epoch != known:
-                rng = np.random.default_rng((self.config.seed, epoch, 0x0DE5))
-                order, known = rng.permutation(self.images).tolist(), epoch
-            yield [(epoch, index) for index in order[place * size : (place + 1) * size]]
+        for passes in self.layout.steps(self.order, self.rank, self.start):
+            for each in passes:
+                yield list(each.items)
 
 
-def load(images: list[Path], config: Pretrain, start: int) -> Iterator[Tensor]:
-    """(n, 2, 3, size, size) uint8 micro-batches from iteration ``start`` to the end of the run."""
+def _collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, list[int]]:
+    return torch.stack([views for views, _ in items]), [i for _, bad in items for i in bad]
+
+
+def load(
+    images: list[Path], layout: Layout, order: Order, rank: int, start: int
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """For each pass of a process from optimiser step ``start`` to the end of the run: its
+    (n, 2, 3, size, size) uint8 views, and the indices of images that could not be read."""
+    config = layout.config
     loader = DataLoader(
         ViewPairs(images, config.views, config.seed),
-        batch_sampler=Batches(len(images), config, start),
+        batch_sampler=_Items(layout, order, rank, start),
+        collate_fn=_collate,
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=config.workers > 0,

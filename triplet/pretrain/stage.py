@@ -6,30 +6,60 @@ from pathlib import Path
 from triplet import records
 from triplet.config import load
 from triplet.pretrain.config import Pretrain
+from triplet.pretrain.data import list_images
+from triplet.pretrain.distributed import join
+from triplet.pretrain.layout import plan
 from triplet.pretrain.trainer import pretrain as train
+
+# Where these stand does not change the result.
+NEUTRAL = {"workers", "unreadable", "checkpoint_every", "keep"}
 
 
 def pretrain(
-    run: str, config: Path, images: Path, overrides: Sequence[str] = (), *, force: bool = False
+    run: str, config: Path, folder: Path, overrides: Sequence[str] = (), *, force: bool = False
 ) -> None:
     """Pretrain into ``checkpoints/<run>/pretrain``; see ``trainer.pretrain``.
+
+    Under torchrun every process calls this; the first one keeps the record.
 
     Args:
         run: folder below checkpoints/.
         config: one of configs/pretrain/.
-        images: folder of images, any depth.
+        folder: of images, at any depth.
         overrides: ``key.sub=value``.
         force: start over.
+
+    Raises:
+        KitError: bad settings or data, or processes that do not fit together.
     """
     settings = load(config, Pretrain, overrides)
-    # Where these two stand does not change the result.
-    result = settings.model_dump(mode="json", exclude={"workers", "checkpoint_every"})
-    records.perform(
-        "pretrain",
-        records.stage_folder(run, "pretrain"),
-        config=result,
-        inputs={"images": images},
-        work=lambda job: train(settings, images, job),
-        force=force,
-        seed=settings.seed,
-    )
+    output = records.stage_folder(run, "pretrain")
+    with join() as processes:
+        plan(settings, processes.size)
+        images = list_images(folder)
+        processes.same("config", settings.model_dump(mode="json"))
+        processes.same("set of images", [str(path.relative_to(folder)) for path in images])
+
+        def work(job: records.Job) -> None:
+            processes.tell("work")
+            train(settings, images, job, processes)
+
+        if not processes.first:
+            if processes.tell() == "work":
+                train(settings, images, records.Job(output), processes)
+            return
+        told = False
+        try:
+            records.perform(
+                "pretrain",
+                output,
+                config=settings.model_dump(mode="json", exclude=NEUTRAL),
+                inputs={"images": folder},
+                work=work,
+                force=force,
+                seed=settings.seed,
+                world_size=processes.size,
+            )
+        finally:
+            if not told:
+                processes.tell("nothing to do")

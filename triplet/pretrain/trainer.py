@@ -1,137 +1,227 @@
 """The training loop: data, step, optimiser, EMA, logs, checkpoints."""
 
+import contextlib
 import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from triplet import files
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.data import Batches, list_images, load
+from triplet.pretrain.data import load
+from triplet.pretrain.distributed import Processes, pool_batch_norm
+from triplet.pretrain.layout import Layout, Order, plan
 from triplet.pretrain.loss import truncated_triplet_loss
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import LARS, ema_update, parameter_groups
 from triplet.pretrain.schedule import ema_momentum, learning_rate
-from triplet.pretrain.step import triplet_step
+from triplet.pretrain.step import Sizes, triplet_step
 from triplet.pretrain.views import draw_sizes, normalize
-from triplet.progress import Bar
+from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import graceful
 
 
-def pretrain(config: Pretrain, images_folder: Path, job: Job) -> None:
+class Objective(nn.Module):
+    """Networks and loss as one module, so that DistributedDataParallel sees every gradient."""
+
+    def __init__(self, config: Pretrain) -> None:
+        super().__init__()
+        self.networks = Networks(**config.model.model_dump())
+        self.loss = partial(
+            truncated_triplet_loss, gamma=config.loss.gamma, margin=config.loss.margin,
+            nearest=config.loss.nearest, skip=config.loss.skip, group_size=config.loss.group,
+        )  # fmt: skip
+        self.mixed = config.precision == "bfloat16"
+
+    def forward(self, pairs: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        """(n, 2, 3, h, w) uint8 views -> the loss, and what ``measure`` says of the features."""
+        dtype = next(self.networks.parameters()).dtype
+        view_1, view_2 = (
+            normalize(pairs[:, i], dtype).contiguous(memory_format=torch.channels_last) for i in (0, 1)
+        )
+        with torch.autocast(pairs.device.type, torch.bfloat16, enabled=self.mixed):
+            loss, predictions, targets = triplet_step(self.networks, view_1, view_2, sizes, self.loss)
+        return loss, measure(loss, predictions, targets)
+
+
+@torch.no_grad()
+def measure(loss: Tensor, predictions: Tensor, targets: Tensor) -> Tensor:
+    """(3,) loss, mean cosine of the positives, and the deviation of normalised target features.
+
+    The deviation is 1 for features spread evenly over the sphere and 0 after a collapse.
+    """
+    p, z = F.normalize(predictions.float(), dim=1), F.normalize(targets.float(), dim=1)
+    spread = z.std(0).mean() * z.shape[1] ** 0.5
+    return torch.stack([loss.detach().float(), (p * z).sum(1).mean(), spread])
+
+
+def make_optimizer(networks: Networks, config: Pretrain) -> LARS:
+    """LARS over the online network and the predictor, in the recipe's two groups."""
+    settings = config.optimizer
+    groups = parameter_groups(
+        ((n, p) for n, p in networks.named_parameters() if not n.startswith("target.")),
+        settings.weight_decay,
+    )
+    return LARS(groups, settings.learning_rate, settings.momentum, eta=settings.eta)
+
+
+def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processes) -> None:
     """Train from the last checkpoint in the job's folder, or from the seed, to the end.
 
     Leaves ``checkpoint.pth`` (without optimiser) and ``metrics.jsonl``: one line per optimiser step.
 
     Raises:
-        KitError: no images, an unreadable image, a loss that is not finite.
+        KitError: a loss that is not finite, too many unreadable images, a checkpoint that cannot be
+            written, a batch that does not divide among the processes.
         Interrupted: stopped by a signal, after saving.
     """
-    images = list_images(images_folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layout, order = plan(config, processes.size), Order(len(images), config)
     torch.manual_seed(config.seed)
-    networks = Networks(**config.model.model_dump()).to(device).train()
-    nn.utils.convert_conv2d_weight_memory_format(networks, torch.channels_last)
-    settings = config.optimizer
-    trained = [
-        *((f"online.{name}", p) for name, p in networks.online.named_parameters()),
-        *((f"predictor.{name}", p) for name, p in networks.predictor.named_parameters()),
-    ]
-    optimizer = LARS(
-        parameter_groups(trained, settings.weight_decay),
-        lr=settings.learning_rate, momentum=settings.momentum, eta=settings.eta,
-    )  # fmt: skip
+    objective = Objective(config).to(processes.device).train()
+    nn.utils.convert_conv2d_weight_memory_format(objective, torch.channels_last)
+    pool_batch_norm(objective, processes, layout.ranks)
+    networks = objective.networks
+    model: nn.Module = objective
+    if processes.size > 1:
+        model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+    optimizer = make_optimizer(networks, config)
+    start = processes.tell(checkpoint.restore(job.folder, networks, optimizer) if processes.first else None)
+    if start and not processes.first:
+        start = checkpoint.restore(job.folder, networks, optimizer)
+    processes.same("checkpoint", start)
+    if processes.first:
+        say(f"pretrain: {layout.describe()}; {order.steps} steps")
 
-    latest, final = job.folder / "latest.pth", job.folder / "checkpoint.pth"
-    start = checkpoint.load(latest, networks, optimizer) if latest.exists() else 0
-    batches = Batches(len(images), config, start)
-    loss = partial(
-        truncated_triplet_loss, gamma=config.loss.gamma, margin=config.loss.margin,
-        nearest=config.loss.nearest, skip=config.loss.skip, group_size=config.loss.group,
-    )  # fmt: skip
-
-    metrics_path = job.folder / "metrics.jsonl"
-    last = _truncate(metrics_path, start)
+    log = job.folder / "metrics.jsonl"
+    last = _truncate(log, start * config.optimizer.accumulate) if processes.first else {}
+    unreadable: set[int] = set()
     began = time.monotonic()
     with (
         graceful() as stop,
-        metrics_path.open("a") as metrics,
-        Bar("pretrain", batches.total, start) as bar,
+        log.open("a") if processes.first else contextlib.nullcontext() as metrics,
+        Bar("pretrain", order.steps, start, quiet=not processes.first) as bar,
     ):
-        for iteration, pairs in enumerate(load(images, config, start), start):
-            views = normalize(pairs.to(device, non_blocking=True))
-            view_1, view_2 = (views[:, i].contiguous(memory_format=torch.channels_last) for i in (0, 1))
-            sizes = draw_sizes(config.views, config.seed, iteration)
-            value, predictions, targets = triplet_step(networks, view_1, view_2, sizes, loss)
-            (value / settings.accumulate).backward()
-            if (iteration + 1) % settings.accumulate == 0:
-                rate = learning_rate(
-                    iteration, peak=settings.learning_rate,
-                    iterations_per_epoch=batches.per_epoch, epochs=config.schedule.epochs,
-                    warmup_epochs=config.schedule.warmup_epochs,
-                    warmup_ratio=config.schedule.warmup_ratio,
-                )  # fmt: skip
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                momentum = ema_momentum(iteration, iterations=batches.total, base=config.schedule.ema_base)
-                ema_update(networks.target, networks.online, momentum)
-                last = {"iteration": iteration + 1, **_measure(value, predictions, targets),
-                        "learning_rate": rate, "ema_momentum": momentum}  # fmt: skip
-                if not torch.isfinite(torch.tensor(last["loss"])):
-                    raise KitError(
-                        f"loss is {last['loss']} at iteration {iteration + 1}; the last good "
-                        f"checkpoint is {latest if latest.exists() else 'none'}: "
-                        "lower optimizer.learning_rate"
-                    )
-                _log(metrics, last)
-                steps = (iteration + 1) // settings.accumulate
-                if stop or steps % config.checkpoint_every == 0:
-                    epoch = (iteration + 1) // batches.per_epoch
-                    checkpoint.save(latest, networks, optimizer, iteration + 1, epoch)
-                    if stop and iteration + 1 < batches.total:
-                        raise stop.interrupted(f"{iteration + 1} of {batches.total} iterations")
-            bar.step(f"loss {value.item():.3f}")
+        batches = load(images, layout, order, processes.rank, start)
+        for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
+            seen = torch.zeros(5, device=processes.device)
+            for number, each in enumerate(passes, 1):
+                pairs, bad = next(batches)
+                unreadable |= {*bad}
+                sizes = draw_sizes(config.views, config.seed, each.iteration)
+                alone = isinstance(model, DistributedDataParallel) and number < len(passes)
+                with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                    loss, values = model(pairs.to(processes.device, non_blocking=True), sizes)
+                    (loss / len(passes)).backward()
+                seen[:3] += values / len(passes)
+            rate, momentum = advance(networks, optimizer, config, order, step)
 
-    seconds = time.monotonic() - began
-    checkpoint.save(final, networks, None, batches.total, config.schedule.epochs)
-    latest.unlink(missing_ok=True)
-    job.outputs.update(checkpoint=final, metrics=metrics_path)
-    job.results.update(images=len(images), batch=config.batch, epochs=config.schedule.epochs, final=last)
-    if len(batches):
-        job.images_per_second = round(len(batches) * config.micro_batch / seconds, 2)
+            seen[3], seen[4] = float(bool(stop)), len(unreadable)
+            value, cosine, spread, stopping, bad_mean = processes.mean(seen).tolist()
+            done = step + 1
+            last = {"iteration": done * config.optimizer.accumulate, "loss": value,
+                    "positive_cosine": cosine, "feature_std": spread,
+                    "learning_rate": rate, "ema_momentum": momentum}  # fmt: skip
+            _refuse(value, done, job.folder, images, order)
+            _refuse_unreadable(unreadable, round(bad_mean * processes.size), images, config)
+            if metrics:
+                metrics.write(json.dumps(last) + "\n")
+                metrics.flush()
+            if (stopping or done % config.checkpoint_every == 0) and done < order.steps:
+                if processes.first:
+                    epoch = done * config.optimizer.accumulate // order.per_epoch
+                    path = job.folder / f"step_{done:07d}.pth"
+                    checkpoint.save(path, networks, optimizer, done, epoch)
+                    checkpoint.keep(job.folder, config.keep)
+                if stopping:
+                    raise stop.interrupted(f"{done} of {order.steps} steps")
+            bar.step(f"loss {value:.3f}")
+
+    if processes.first:
+        _finish(config, job, networks, layout, order, last)
+        job.results["unreadable"] = sorted(str(images[i]) for i in unreadable)
+        if start < order.steps:
+            seconds = time.monotonic() - began
+            job.images_per_second = round((order.steps - start) * config.batch / seconds, 2)
 
 
-def _measure(loss: Tensor, predictions: Tensor, targets: Tensor) -> dict[str, float]:
-    """Loss, mean cosine of the positives, and the deviation of normalised target features.
+def advance(
+    networks: Networks, optimizer: LARS, config: Pretrain, order: Order, step: int
+) -> tuple[float, float]:
+    """End an optimiser step: learning rate, LARS, then EMA. Both schedules count micro-batches.
 
-    The deviation is 1 for features spread evenly over the sphere and 0 after a collapse.
+    Returns:
+        The learning rate and the EMA momentum that were used.
     """
-    with torch.no_grad():
-        p = F.normalize(predictions.float(), dim=1)
-        z = F.normalize(targets.float(), dim=1)
-        spread = z.std(0).mean() * z.shape[1] ** 0.5
-        values = torch.stack([loss.detach().float(), (p * z).sum(1).mean(), spread])
-    return dict(zip(("loss", "positive_cosine", "feature_std"), values.tolist(), strict=True))
+    iteration = (step + 1) * config.optimizer.accumulate - 1
+    rate = learning_rate(
+        iteration, peak=config.optimizer.learning_rate, iterations_per_epoch=order.per_epoch,
+        epochs=config.schedule.epochs, warmup_epochs=config.schedule.warmup_epochs,
+        warmup_ratio=config.schedule.warmup_ratio,
+    )  # fmt: skip
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    momentum = ema_momentum(iteration, iterations=order.iterations, base=config.schedule.ema_base)
+    ema_update(networks.target, networks.online, momentum)
+    return rate, momentum
 
 
-def _log(metrics: TextIO, values: dict[str, Any]) -> None:
-    metrics.write(json.dumps(values) + "\n")
-    metrics.flush()
+def _finish(
+    config: Pretrain, job: Job, networks: Networks, layout: Layout, order: Order, last: dict[str, Any]
+) -> None:
+    final = job.folder / "checkpoint.pth"
+    checkpoint.save(final, networks, None, order.steps, config.schedule.epochs)
+    checkpoint.keep(job.folder, 0)
+    job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
+    job.results.update(
+        images=order.images, batch=config.batch, epochs=config.schedule.epochs, steps=order.steps,
+        bn_images=layout.bn_images, layout=layout.describe(), final=last,
+    )  # fmt: skip
 
 
-def _truncate(path: Path, start: int) -> dict[str, Any]:
+def _refuse(loss: float, step: int, folder: Path, images: list[Path], order: Order) -> None:
+    """KitError with step, images and last good checkpoint when the loss is not finite."""
+    if torch.isfinite(torch.tensor(loss)):
+        return
+    accumulate = order.config.optimizer.accumulate
+    names = [
+        str(images[index])
+        for iteration in range((step - 1) * accumulate, step * accumulate)
+        for _, index in order.micro_batch(iteration)
+    ]
+    listed = folder / "not_finite.txt"
+    files.write_text(listed, "\n".join(names) + "\n")
+    good = next((path.name for path in checkpoint.checkpoints(folder)), "none")
+    raise KitError(
+        f"loss is {loss} at step {step}; its images are listed in {listed}; last good checkpoint: {good}; "
+        "lower optimizer.learning_rate, or look at those images"
+    )
+
+
+def _refuse_unreadable(mine: set[int], count: int, images: list[Path], config: Pretrain) -> None:
+    if count > max(config.unreadable * len(images), 0):
+        first = f", for example {images[min(mine)]}" if mine else ""
+        raise KitError(
+            f"{count} of {len(images)} images cannot be read{first}; that is more than unreadable="
+            f"{config.unreadable} allows: mend the folder or raise it"
+        )
+
+
+def _truncate(path: Path, iteration: int) -> dict[str, Any]:
     """Drop the lines after the checkpoint that the run goes on from; returns the last one kept."""
     kept: list[str] = []
-    if start and path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["iteration"] <= start]
+    if iteration and path.exists():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
     path.write_text("".join(line + "\n" for line in kept))
     return json.loads(kept[-1]) if kept else {}

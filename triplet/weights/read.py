@@ -92,7 +92,7 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors of a file by name, and whether it says that they are initial weights."""
     untrained = False
     if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
-        untrained = content["iteration"] == 0
+        untrained = content["step"] == 0
         content = content["networks"]
     elif isinstance(content, dict) and "state_dict" in content:
         content = content["state_dict"]

@@ -1,0 +1,142 @@
+"""Real processes with gloo: the same training whatever their number, and no start of what does not fit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.conftest import KIT
+
+CONFIG = """
+model: {depth: 18, width: 4, hidden: 16, outputs: 8}
+views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
+loss: {group: 11}
+optimizer: {learning_rate: 0.3, groups: 4, accumulate: 2}
+schedule: {epochs: 20, warmup_epochs: 2}
+workers: 0
+checkpoint_every: 3
+"""
+# The command line, in float64.
+DOUBLE = """
+import sys, torch
+torch.set_default_dtype(torch.float64)
+from triplet import cli
+sys.exit(cli.main())
+"""
+
+
+@pytest.fixture
+def config(places):
+    path = places / "config.yaml"
+    path.write_text(CONFIG)
+    (places / "double.py").write_text(DOUBLE)
+    return path
+
+
+def launch(processes, *arguments, script=("-m", "triplet.cli"), **environment):
+    """Start processes as torchrun does; it restarts nothing."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", str(processes), *script, *arguments]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=KIT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(KIT), **environment},
+    )  # fmt: skip
+
+
+def arguments(run, config, drawn, *extra):
+    return ["pretrain", "--run", run, "--config", str(config), "--data", str(drawn / "unlabelled"), *extra]
+
+
+def final(places, run):
+    path = places / "checkpoints" / run / "pretrain" / "checkpoint.pth"
+    return torch.load(path, weights_only=True)["networks"]
+
+
+def close(a, b, tolerance):
+    """All parameters; BN's running statistics are those of one team and no part of the training."""
+    for name, value in a.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(value, b[name], atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.mark.timeout(600)
+def test_one_two_four_and_eight_processes_train_the_same(places, config, drawn):
+    """Eight are two teams of four: they take the two micro-batches of a step side by side."""
+    for processes in (1, 2, 4, 8):
+        script = (str(places / "double.py"),)
+        running = launch(processes, *arguments(f"p{processes}", config, drawn), script=script)
+        out, error = running.communicate()
+        assert running.returncode == 0, error
+        assert f"= {processes} processes x" in out
+        assert "BN over 44" in out
+        assert out.count("10 steps") == 1  # only the first one speaks
+    one = final(places, "p1")
+    assert one["online.backbone.conv1.weight"].dtype == torch.float64
+    for processes in (2, 4, 8):
+        close(one, final(places, f"p{processes}"), 1e-9)
+    close(one, final(places, "p1"), 0)
+
+
+@pytest.mark.timeout(600)
+def test_float32_agrees_and_a_stopped_group_goes_on(places, config, drawn):
+    longer = "schedule.epochs=120"
+    alone = launch(1, *arguments("one", config, drawn, longer))
+    assert alone.wait() == 0
+    running = launch(2, *arguments("two", config, drawn, longer))
+    folder = places / "checkpoints" / "two" / "pretrain"
+    while not list(folder.glob("step_*.pth.sha256")):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    _, error = running.communicate()
+    assert running.returncode != 0
+    assert "stopped by" in error
+    assert not (folder / "record.json").exists()
+    again = launch(2, *arguments("two", config, drawn, longer))
+    _, error = again.communicate()
+    assert again.returncode == 0, error
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 60
+    assert (folder.parents[1] / "one" / "pretrain" / "metrics.jsonl").read_text().count("\n") == 60
+    close(final(places, "one"), final(places, "two"), 1e-2)  # 60 steps of float32 rounding
+
+
+@pytest.mark.parametrize(
+    ("processes", "environment", "message"),
+    [
+        (2, {"TRIPLET_PROCESSES": "4"}, "found 2 processes (WORLD_SIZE), expected 4"),
+        (3, {}, "do not divide among 3 processes; possible: 1, 2, 4, 8"),
+    ],
+)
+def test_a_wrong_number_is_refused(places, config, drawn, processes, environment, message):
+    running = launch(processes, *arguments("run", config, drawn), **environment)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert message in error
+    assert not (places / "checkpoints" / "run" / "pretrain" / "checkpoint.pth").exists()
+
+
+def test_processes_that_differ_refuse_to_start(places, config, drawn):
+    """Each with its own arguments, as two nodes started by hand would be."""
+    for port, second, message in [
+        ("29611", ["seed=5"], "process 1 has another config than process 0"),
+        ("29612", ["--data", str(drawn / "train2017")], "process 1 has another set of images"),
+    ]:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "triplet.cli", *arguments("run", config, drawn), *extra, *small],
+                cwd=KIT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            )
+            for rank, extra in enumerate([[], second])
+            for small in [["optimizer.groups=1", "optimizer.accumulate=2"]]
+        ]  # fmt: skip
+        errors = [process.communicate(timeout=90)[1] for process in started]
+        assert all(process.returncode == 2 for process in started), errors
+        assert message in errors[0], errors
+        assert "Traceback" not in errors[0]

@@ -1,0 +1,92 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triplet.errors import KitError
+from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule, Views
+from triplet.pretrain.layout import Order, plan
+
+
+def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
+    return Pretrain(
+        loss=Loss(group=group),
+        optimizer=Optimizer(groups=groups, accumulate=accumulate),
+        schedule=Schedule(epochs=epochs),
+        views=Views(size=32),
+        **others,
+    )
+
+
+@given(
+    images=st.integers(11, 200), groups=st.integers(1, 3), accumulate=st.integers(1, 3),
+    epochs=st.integers(0, 4), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_every_epoch_is_a_permutation(images, groups, accumulate, epochs, seed):
+    config = settings(groups=groups, accumulate=accumulate, epochs=epochs, seed=seed)
+    if images < config.micro_batch:
+        with pytest.raises(KitError, match="fewer than one micro-batch"):
+            Order(images, config)
+        return
+    order = Order(images, config)
+    items = [item for i in range(order.iterations) for item in order.micro_batch(i)]
+    assert len(items) == len(set(items)) == order.steps * config.batch
+    for epoch in range(epochs):
+        assert sum(e == epoch for e, _ in items) <= order.per_epoch * config.micro_batch <= images
+    assert all(0 <= index < images for _, index in items)
+
+
+@given(
+    groups=st.sampled_from([1, 2, 3, 4, 8]), accumulate=st.sampled_from([1, 2, 4, 6]),
+    data=st.data(),
+)  # fmt: skip
+def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
+    """Together they see each image of a step once, groups stay whole, micro-batches keep their images."""
+    limit = data.draw(st.sampled_from([None, 11, 22, 44]))
+    config = settings(groups=groups, accumulate=accumulate, images_per_gpu=limit)
+    order = Order(11 * groups * accumulate * 2, config)
+    processes = data.draw(st.integers(1, groups * accumulate))
+    whole = groups % processes == 0 or (processes % groups == 0 and accumulate % (processes // groups) == 0)
+    if not whole:
+        with pytest.raises(KitError, match=f"do not divide among {processes} processes; possible: 1"):
+            plan(config, processes)
+        return
+    layout = plan(config, processes)
+    assert layout.teams * layout.ranks == processes
+    assert limit is None or layout.images <= limit
+    assert layout.bn_images == config.micro_batch // layout.splits
+    for start in (0, 1):
+        mine = [list(layout.steps(order, rank, start)) for rank in range(processes)]
+        for number, step in enumerate(range(start, order.steps)):
+            together: dict[int, list] = {}
+            for rank in range(processes):
+                assert len(mine[rank][number]) == layout.passes
+                for each in mine[rank][number]:
+                    assert len(each.items) == layout.images
+                    together.setdefault(each.iteration, []).extend(each.items)
+            first = step * accumulate
+            assert together.keys() == set(range(first, first + accumulate))
+            # In order: so consecutive groups of 11 are the same groups in every layout.
+            assert all(items == order.micro_batch(i) for i, items in together.items())
+
+
+def test_the_authors_recipe_on_other_machines():
+    config = settings(group=196, groups=8, accumulate=4)
+
+    def shape(processes, **changes):
+        layout = plan(config.model_copy(update=changes), processes)
+        return layout.passes, layout.images, layout.bn_images
+
+    assert shape(8) == (4, 196, 1568)
+    assert shape(1) == (4, 1568, 1568)
+    assert shape(1, images_per_gpu=400) == (16, 392, 392)
+    assert shape(4, images_per_gpu=196) == (8, 196, 784)
+    assert shape(16) == (2, 196, 1568)
+    assert shape(32) == (1, 196, 1568)
+    assert (
+        "BN over 392 (the config asks for 1568"
+        in plan(config.model_copy(update={"images_per_gpu": 400}), 1).describe()
+    )
+    with pytest.raises(KitError, match="possible: 1, 2, 4, 8, 16, 32;"):
+        plan(config, 6)
+    with pytest.raises(KitError, match="less than a negative group of 196"):
+        plan(config.model_copy(update={"images_per_gpu": 100}), 1)

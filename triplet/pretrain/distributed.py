@@ -1,0 +1,163 @@
+"""Processes that train as one: joining, agreeing, and batch normalisation over all of them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from triplet.errors import KitError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all of them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and speaks."""
+        return self.rank == 0
+
+    def same(self, what: str, value: Any) -> None:
+        """KitError on every process unless all have an equal (JSON-able) value."""
+        if self.size == 1:
+            return
+        mine = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+        found: list[str] = [""] * self.size
+        dist.all_gather_object(found, mine)
+        if odd := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
+            raise KitError(
+                f"process {odd[0]} has another {what} than process 0 ({found[odd[0]]}, {found[0]}); "
+                "start all of them with the same command, kit and data"
+            )
+
+    def tell(self, value: Any = None) -> Any:
+        """What the first process says, on every one."""
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over the processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+
+@contextmanager
+def join(timeout: float = 120) -> Iterator[Processes]:
+    """Find the other processes that torchrun started, or be alone.
+
+    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which `make pretrain` sets to
+    the number that it was asked for.
+
+    Args:
+        timeout: seconds to wait for the others, here and in every later exchange.
+
+    Raises:
+        KitError: another number of processes than asked for, one that never came, or too few GPUs.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    expected = int(os.environ.get("TRIPLET_PROCESSES", size))
+    if size != expected:
+        raise KitError(
+            f"found {size} processes (WORLD_SIZE), expected {expected} (GPUS x NODES); start with: "
+            "make pretrain GPUS=.. NODES=.. RDZV=host:port on every node"
+        )
+    gpu = torch.cuda.is_available()
+    if gpu and local >= torch.cuda.device_count():
+        raise KitError(f"found {torch.cuda.device_count()} GPUs for {local + 1} processes; lower GPUS")
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield Processes(0, 1, device)
+        return
+    try:
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
+        dist.barrier()
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(
+            f"process {rank} of {size} did not find the others within {timeout:.0f} s: {reason}"
+        ) from None
+    try:
+        yield Processes(rank, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the images of several processes on the CPU, where torch's is missing.
+
+    (N, C) or (N, C, H, W) with equal N on every process. Mean and variance take two passes, so that
+    float32 loses nothing to cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm.
+    """
+
+    group: dist.ProcessGroup | None = None
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise by the pooled batch while training, by the running statistics otherwise."""
+        self._check_input_dim(input)
+        if not self.training:
+            return super().forward(input)
+        axes = (0,) if input.dim() == 2 else (0, 2, 3)
+        shape = (1, -1) if input.dim() == 2 else (1, -1, 1, 1)
+        processes = dist.get_world_size(self.group)
+        count = input.numel() // input.shape[1] * processes
+        mean = all_reduce(input.sum(axes), group=self.group) / count
+        centred = input - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes), group=self.group) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
+            self.num_batches_tracked += 1
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return centred * scale.view(shape) + self.bias.view(shape)
+
+
+def pool_batch_norm(module: nn.Module, processes: Processes, ranks: int) -> nn.Module:
+    """Let every BN layer take its statistics over ``ranks`` consecutive processes.
+
+    Args:
+        module: changed in place where it can be; use what is returned.
+        processes: all of them; each must call this.
+        ranks: how many share the statistics; divides the number of processes.
+    """
+    if ranks == 1:
+        return module
+    group = None
+    if ranks < processes.size:
+        for first in range(0, processes.size, ranks):
+            made = dist.new_group(list(range(first, first + ranks)))
+            if first <= processes.rank < first + ranks:
+                group = made
+    if processes.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.__class__ = PooledBatchNorm  # type: ignore[assignment]  # keeps names and tensors
+            layer.group = group  # type: ignore[assignment]
+    return module

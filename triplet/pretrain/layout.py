@@ -1,0 +1,148 @@
+"""Who does which part of an optimiser step.
+
+The config fixes what the optimiser sees: ``accumulate`` micro-batches of ``groups`` negative groups, each
+micro-batch sharing its BN statistics. A layout spreads that over any number of processes:
+
+- up to ``groups`` of them share each micro-batch, a whole number of groups each;
+- more of them form teams, which take micro-batches side by side instead of one after the other.
+
+Either way the step is the same one. Only where a GPU cannot hold its share of a micro-batch
+(``images_per_gpu``) is that cut into passes with BN statistics of their own, and the layout says so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from triplet.errors import KitError
+from triplet.pretrain.config import Pretrain
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass of one process."""
+
+    iteration: int
+    """Of the micro-batch, counted from 0 over the run, whoever works on it."""
+    items: tuple[tuple[int, int], ...]
+    """(epoch, index) of its images."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """See the module. ``ranks`` processes share a micro-batch, ``teams`` micro-batches run at a time."""
+
+    config: Pretrain
+    teams: int
+    ranks: int
+    splits: int
+    """Passes that a process cuts its share of a micro-batch into."""
+
+    @property
+    def passes(self) -> int:
+        """Of a process in an optimiser step."""
+        return self.config.optimizer.accumulate // self.teams * self.splits
+
+    @property
+    def images(self) -> int:
+        """Of a process in a pass."""
+        return self.config.micro_batch // (self.ranks * self.splits)
+
+    @property
+    def bn_images(self) -> int:
+        """Images that share BN statistics."""
+        return self.images * self.ranks
+
+    def team(self, rank: int) -> int:
+        """Of a process."""
+        return rank // self.ranks
+
+    def describe(self) -> str:
+        """One line for the log."""
+        line = (
+            f"{self.config.batch} images a step = {self.teams * self.ranks} processes x {self.passes} "
+            f"passes x {self.images} images; negatives among {self.config.loss.group}, "
+            f"BN over {self.bn_images}"
+        )
+        if self.splits > 1:
+            line += f" (the config asks for {self.config.micro_batch}: images_per_gpu forbids it)"
+        return line
+
+    def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[Pass]]:
+        """The passes of a process, a list for each optimiser step from ``start`` on."""
+        accumulate = self.config.optimizer.accumulate
+        share = self.images * self.splits
+        first = rank % self.ranks * share
+        for step in range(start, order.steps):
+            passes = []
+            for round_ in range(accumulate // self.teams):
+                iteration = step * accumulate + round_ * self.teams + self.team(rank)
+                items = order.micro_batch(iteration)[first : first + share]
+                for cut in range(0, share, self.images):
+                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images])))
+            yield passes
+
+
+def plan(config: Pretrain, processes: int) -> Layout:
+    """The layout for a number of processes; KitError when the step does not divide among them."""
+    groups, accumulate = config.optimizer.groups, config.optimizer.accumulate
+    possible = [
+        n for n in range(1, groups * accumulate + 1)
+        if (n <= groups and groups % n == 0)
+        or (n > groups and n % groups == 0 and accumulate % (n // groups) == 0)
+    ]  # fmt: skip
+    if processes not in possible:
+        raise KitError(
+            f"{config.batch} images a step ({accumulate} micro-batches of {groups} groups of "
+            f"{config.loss.group}) do not divide among {processes} processes; possible: "
+            f"{', '.join(map(str, possible))}; or change optimizer.groups and optimizer.accumulate"
+        )
+    ranks = min(processes, groups)
+    held = groups // ranks
+    limit = config.images_per_gpu or config.micro_batch
+    if limit < config.loss.group:
+        raise KitError(
+            f"images_per_gpu={limit} is less than a negative group of {config.loss.group} images, "
+            "which must stay together"
+        )
+    fitting = max(n for n in range(1, held + 1) if held % n == 0 and n * config.loss.group <= limit)
+    return Layout(config, teams=processes // ranks, ranks=ranks, splits=held // fitting)
+
+
+class Order:
+    """Which images come when: a function of the seed alone.
+
+    Each epoch is a permutation of all images; the remainder that does not fill a micro-batch is
+    left out, another one each epoch. Only whole optimiser steps are taken.
+    """
+
+    def __init__(self, images: int, config: Pretrain) -> None:
+        self.images, self.config = images, config
+        self.per_epoch = images // config.micro_batch
+        if self.per_epoch == 0:
+            raise KitError(
+                f"found {images} images, fewer than one micro-batch of {config.micro_batch} "
+                f"(loss.group {config.loss.group} x optimizer.groups {config.optimizer.groups}); "
+                "give more images or lower optimizer.groups"
+            )
+        self._epoch, self._permutation = -1, list[int]()
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.per_epoch * self.config.schedule.epochs // self.config.optimizer.accumulate
+
+    @property
+    def iterations(self) -> int:
+        """Micro-batches of the whole run."""
+        return self.steps * self.config.optimizer.accumulate
+
+    def micro_batch(self, iteration: int) -> list[tuple[int, int]]:
+        """(epoch, index) of the images of a micro-batch."""
+        epoch, place = divmod(iteration, self.per_epoch)
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.config.seed, epoch, 0x0DE5))
+            self._permutation, self._epoch = rng.permutation(self.images).tolist(), epoch
+        size = self.config.micro_batch
+        return [(epoch, index) for index in self._permutation[place * size : (place + 1) * size]]
