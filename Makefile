@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock doctor pull-data pretrain convert finetune eval report
+.PHONY: always help setup demo test lint format lock doctor pull-data pretrain convert finetune eval report
 
 RUNTIME ?= local
 METHOD ?= triplet
@@ -15,7 +15,7 @@ COCO ?= coco
 PULL ?= coco
 SEED ?= 0
 
-force = $(if $(FORCE),--force)
+force = $(if $(filter-out 0 no false,$(FORCE)),--force)
 ifeq ($(RUNTIME),local)
   # $(call triplet,stage,service)
   triplet = .venv/bin/triplet $(1)
@@ -27,15 +27,33 @@ else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
 endif
 
+# One process a GPU. With several, torchrun starts them; every node runs the same command.
+GPUS ?= 1
+NODES ?= 1
+RDZV ?= localhost:0
+processes = $(shell echo $$(($(GPUS) * $(NODES))))
+ifeq ($(processes),1)
+  launch = $(call triplet,pretrain)
+else ifeq ($(RUNTIME),local)
+  launch = TRIPLET_PROCESSES=$(processes) .venv/bin/torchrun --nnodes $(NODES) --nproc-per-node $(GPUS) \
+    --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python .venv/bin/triplet pretrain
+else
+  launch = docker compose run --rm -e GPUS=$(GPUS) -e NODES=$(NODES) -e RDZV=$(RDZV) pretrain
+endif
+
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
 	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh pyproject.toml
+# Asking for another Python or Detectron2 makes the environment anew.
+.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh pyproject.toml \
+  $(if $(PYTHON)$(DETECTRON2),always)
 	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" scripts/setup.sh
 
 compose.yaml:
 	@echo "RUNTIME=docker needs compose.yaml, which this checkout lacks; use RUNTIME=local" >&2; exit 2
+
+always:
 
 setup: .venv/complete ## make .venv with every package at its pinned version
 
@@ -62,8 +80,8 @@ doctor: ## what this machine has, and what to run for what is missing
 pull-data: $(environment) ## fetch and verify COCO 2017 (PULL="coco resnet50")
 	@set -e; for name in $(PULL); do $(call triplet,pull,download) $$name $(force) $(ARGS); done
 
-pretrain: $(environment) ## pretrain with the truncated triplet loss (PRETRAIN=config, IMAGES=folder)
-	@$(call triplet,pretrain) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(force) $(ARGS)
+pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder)
+	@$(launch) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, or WEIGHTS=file, into Detectron2's weights, with proof
 	@$(call triplet,convert) --run "$(RUN)" --config "$(DETECTION)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)

@@ -16,13 +16,15 @@ find_python() {
   return 1
 }
 
-if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null
+usable='import sys, pip; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])'
+if [ -n "${PYTHON:-}" ] || ! .venv/bin/python -c "$usable" 2>/dev/null
 then
   python=$(find_python) ||
     die "found no Python 3.11 or 3.12 with venv; install one (Debian, Ubuntu: apt install python3-venv), or name it: make setup PYTHON=/path/to/python3.12"
   echo "setup: .venv with $("$python" --version)"
   rm -rf .venv
-  "$python" -m venv .venv || die "$python cannot make a virtual environment; install its venv module"
+  "$python" -m venv .venv ||
+    { rm -rf .venv; die "$python cannot make a virtual environment; install its venv module (python3-venv)"; }
 fi
 # What is installed counts only once all of it is.
 rm -f .venv/complete
@@ -36,20 +38,25 @@ upstream_answers() {
   command -v git >/dev/null && command -v g++ >/dev/null &&
     GIT_TERMINAL_PROMPT=0 timeout 15 git ls-remote --quiet "$DETECTRON2_URL" HEAD >/dev/null 2>&1
 }
-wanted=${DETECTRON2:-$(upstream_answers && echo git || echo pypi)}
-case $wanted in
-  git)
-    echo "setup: Detectron2 ${DETECTRON2_COMMIT:0:8} of upstream (compiles for some minutes)"
-    .venv/bin/uv pip uninstall --quiet --python .venv/bin/python pb1-detectron2 2>/dev/null || true
-    install --no-deps --no-build-isolation "detectron2 @ git+$DETECTRON2_URL@$DETECTRON2_COMMIT" ;;
-  pypi)
-    echo "setup: Detectron2 $DETECTRON2_PYPI_VERSION from PyPI, not compiled"
-    .venv/bin/uv pip uninstall --quiet --python .venv/bin/python detectron2 2>/dev/null || true
-    install --no-deps --no-build-isolation --require-hashes \
-      --config-settings-package 'pb1-detectron2:--global-option=build_py' \
-      --config-settings-package 'pb1-detectron2:--build-option=--skip-build' \
-      -r <(echo "pb1-detectron2==$DETECTRON2_PYPI_VERSION --hash=sha256:$DETECTRON2_PYPI_SHA256") ;;
-  *) die "DETECTRON2 is git or pypi: found '$wanted'" ;;
+remove() { .venv/bin/uv pip uninstall --quiet --python .venv/bin/python "$@" 2>/dev/null || true; }
+from_git() {
+  echo "setup: Detectron2 ${DETECTRON2_COMMIT:0:8} of upstream (compiles for some minutes)"
+  remove pb1-detectron2
+  install --no-deps --no-build-isolation "detectron2 @ git+$DETECTRON2_URL@$DETECTRON2_COMMIT"
+}
+from_pypi() {
+  echo "setup: Detectron2 $DETECTRON2_PYPI_VERSION from PyPI, not compiled"
+  remove detectron2
+  install --no-deps --no-build-isolation --require-hashes \
+    --config-settings-package 'pb1-detectron2:--global-option=build_py' \
+    --config-settings-package 'pb1-detectron2:--build-option=--skip-build' \
+    -r <(echo "pb1-detectron2==$DETECTRON2_PYPI_VERSION --hash=sha256:$DETECTRON2_PYPI_SHA256")
+}
+case ${DETECTRON2:-auto} in
+  git) from_git ;;
+  pypi) from_pypi ;;
+  auto) { upstream_answers && from_git; } || from_pypi ;;
+  *) die "DETECTRON2 is git or pypi: found '$DETECTRON2'" ;;
 esac
 
 install --no-deps --no-build-isolation --editable .

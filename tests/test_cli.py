@@ -38,17 +38,17 @@ def test_version_and_list_of_stages():
     ("command", "message"),
     [
         (["pretrain", "--run", "r", "--config", "nowhere.yaml"], "no config at nowhere.yaml"),
-        (["pretrain", "--run", "r", "--config", "configs/pretrain/demo.yaml"], "nothing at"),
+        (["pretrain", "--run", "r", "--config", "configs/pretrain/demo.yaml"], "no folder of images at"),
         (["pretrain", "--run", "../r", "--config", "configs/pretrain/demo.yaml"], "--run names a folder"),
         (
             ["convert", "--run", "r", "--config", "configs/detection/demo.yaml"],
-            "run first: triplet pretrain",
+            "run first: make pretrain RUN=r",
         ),
         (
             ["finetune", "--run", "r", "--config", "configs/detection/demo.yaml"],
-            "run first: triplet convert",
+            "run first: make convert RUN=r",
         ),
-        (["eval", "--run", "r"], "run first: triplet finetune"),
+        (["eval", "--run", "r"], "run first: make finetune RUN=r"),
         (["demo", "--data", "/nonexistent"], "is not in COCO 2017's layout"),
     ],
 )

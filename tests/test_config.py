@@ -8,6 +8,7 @@ from triplet.demo import Demo
 from triplet.errors import KitError
 from triplet.methods import load_methods
 from triplet.pretrain.config import Pretrain
+from triplet.pull.drawn import Drawn
 
 GOOD = "loss: {group: 196}\noptimizer: {groups: 8, accumulate: 4}\nschedule: {epochs: 200}\n"
 
@@ -69,6 +70,8 @@ def test_demo_and_methods():
         ("seed: 1\nseed: 2", "duplicate key seed"),
         ("seed: [", "cannot be read"),
         ("- a list", "expected keys with values"),
+        ("seed: &a [*a]", "cannot be read"),
+        ("schedule: {epochs: 5, warmup_epochs: 6}", "warmup_epochs must not exceed epochs (5)"),
     ],
 )
 def test_a_wrong_setting_gets_one_line_with_file_and_key(file, text, message):
@@ -84,13 +87,17 @@ def test_a_wrong_setting_gets_one_line_with_file_and_key(file, text, message):
 
 def test_overrides(file):
     c = load(
-        file(GOOD), Pretrain, ["schedule.epochs=5", "optimizer.learning_rate=1e-3", "views.scale=[0.2,0.5]"]
+        file(GOOD),
+        Pretrain,
+        ["schedule.epochs=50", "optimizer.learning_rate=1e-3", "views.scale=[0.2,0.5]"],
     )
-    assert (c.schedule.epochs, c.optimizer.learning_rate, c.views.scale) == (5, 1e-3, (0.2, 0.5))
+    assert (c.schedule.epochs, c.optimizer.learning_rate, c.views.scale) == (50, 1e-3, (0.2, 0.5))
     for bad, message in [
         ("epochs", "key=value"),
         ("=3", "key=value"),
         ("schedule.epohs=3", "did you mean 'epochs'"),
+        ("[=1", "cannot be read"),
+        ("[=1", "cannot be read"),
     ]:
         with pytest.raises(KitError, match=message):
             load(file(GOOD), Pretrain, [bad])
@@ -109,3 +116,15 @@ def test_any_text_is_a_config_or_one_line(text, tmp_path_factory):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(KitError):
         load(path, Pretrain)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["objects: [3, 1]", "radii: [30, 18]", "large: [50, 28]", "unlabelled: 0"]
+)
+def test_impossible_drawings_are_refused(file, wrong):
+    base = {"unlabelled": "2", "train": "2", "val": "1"}
+    base |= {"radii": "[18, 30]", "large": "[28, 50]", "objects": "[1, 2]"}
+    key, _, value = wrong.partition(": ")
+    text = "\n".join(f"{k}: {v}" for k, v in {**base, key: value}.items())
+    with pytest.raises(KitError, match=key):
+        load(file(text), Drawn)

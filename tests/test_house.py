@@ -81,6 +81,27 @@ def test_variables_reach_the_command():
     assert "--images" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ".venv/bin/triplet pretrain --run"),
+        (["GPUS=8"], "TRIPLET_PROCESSES=8 .venv/bin/torchrun --nnodes 1 --nproc-per-node 8 --rdzv-backend"),
+        (["GPUS=4", "NODES=2", "RDZV=a:1"], "TRIPLET_PROCESSES=8 .venv/bin/torchrun --nnodes 2"),
+    ],
+)
+def test_make_pretrain_starts_a_process_for_each_gpu(arguments, expected):
+    assert expected in make("-n", "pretrain", *arguments).stdout
+
+
+@pytest.mark.parametrize(("value", "forced"), [("1", True), ("0", False), ("", False)])
+def test_force_can_be_switched_off(value, forced):
+    assert ("--force" in make("-n", "eval", f"FORCE={value}").stdout) == forced
+
+
+def test_another_detectron2_makes_the_environment_anew():
+    assert "scripts/setup.sh" in make("-n", "setup", "DETECTRON2=pypi").stdout
+
+
 def test_the_lock_follows_the_pins_and_checks_every_file():
     pins = re.findall(r"^([A-Z_]+)_VERSION=(.+)$", (KIT / "docker" / "versions.env").read_text(), re.M)
     for name, version in pins:

@@ -1,6 +1,8 @@
 import json
 import multiprocessing
+import os
 import subprocess
+import time
 
 import pytest
 
@@ -99,6 +101,67 @@ def test_force_empties_the_folder(stage):
     assert not (stage.folder / "left").exists()
 
 
+def test_files_of_unknown_origin_are_neither_used_nor_lost(stage):
+    stage.folder.mkdir(parents=True)
+    (stage.folder / "step_0000001.pth").touch()
+    with pytest.raises(KitError, match="holds files of unknown origin; add --force"):
+        stage.perform()
+    assert (stage.folder / "step_0000001.pth").exists()
+    stage.perform(force=True)
+    assert not (stage.folder / "step_0000001.pth").exists()
+
+
+def test_a_data_folder_that_is_not_ours_is_never_emptied(places):
+    folder = places / "datasets" / "coco"
+    folder.mkdir(parents=True)
+    (folder / "mine.jpg").touch()
+    records.perform("pull", folder, config={}, inputs={}, work=lambda job: None, force=True)
+    assert (folder / "mine.jpg").exists()
+
+
+def test_a_folder_as_output_is_watched(places):
+    folder = records.stage_folder("run", "pull")
+
+    def work(job):
+        (job.folder / "images").mkdir(exist_ok=True)
+        (job.folder / "images" / "1.png").write_text("1")
+        job.outputs["images"] = job.folder / "images"
+        worked.append(1)
+
+    worked: list[int] = []
+    for expected in (1, 1):
+        records.perform("pull", folder, config={}, inputs={}, work=work)
+        assert len(worked) == expected
+    (folder / "images" / "1.png").unlink()
+    records.perform("pull", folder, config={}, inputs={}, work=work)
+    assert len(worked) == 2
+
+
+def test_an_empty_variable_is_no_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIPLET_DATASETS", "")
+    monkeypatch.chdir(tmp_path)
+    assert records.root("datasets") == tmp_path / "datasets"
+
+
+def test_a_child_does_not_keep_the_lock(stage):
+    """A loader process that outlives its killed parent must not block the restart."""
+    children = []
+
+    def work(job):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(30)
+            os._exit(0)
+        children.append(pid)
+
+    records.perform("copy", stage.folder, config={}, inputs={}, work=work)
+    try:
+        records.perform("copy", stage.folder, config={}, inputs={}, work=lambda job: None, force=True)
+    finally:
+        os.kill(children[0], 9)
+        os.waitpid(children[0], 0)
+
+
 def test_a_damaged_record_is_named(stage):
     stage.perform()
     (stage.folder / "record.json").write_text("{")
@@ -155,7 +218,7 @@ def test_a_run_stays_below_the_checkpoints(places, run):
 
 
 def test_require_says_what_to_run(places):
-    with pytest.raises(KitError, match="run first: triplet convert --run triplet"):
+    with pytest.raises(KitError, match="run first: make convert RUN=triplet"):
         records.require("triplet", "convert")
 
 

@@ -133,8 +133,9 @@ def _coco(stage: argparse.ArgumentParser, default: str | None) -> None:
 
 
 def _folder(name: str) -> Path:
-    """A path that the user gave: as it stands when it exists, else below datasets/."""
-    return Path(name) if Path(name).exists() else records.root("datasets") / name
+    """What the user named: below datasets/ where that exists, else a path as it stands."""
+    known = records.root("datasets") / name
+    return known if known.exists() or not Path(name).exists() else Path(name)
 
 
 def _pull(a: argparse.Namespace) -> None:

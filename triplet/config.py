@@ -19,6 +19,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+# The last three: an override such as '[=1', and YAML that contains itself.
+_UNREADABLE = (
+    yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError,
+    LookupError, RecursionError, ValueError,
+)  # fmt: skip
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R", bound=BaseModel)
 
@@ -55,7 +60,7 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
         merged = OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_dotlist(list(overrides)))
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except _UNREADABLE as error:
         raise KitError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     return OmegaConf.to_container(merged)
 

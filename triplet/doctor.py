@@ -87,10 +87,11 @@ def _gpu() -> list[Finding]:
         return [Finding("GPU", "-", False, "the real job needs NVIDIA GPUs; the demo does not")]
     lines = listed.splitlines()
     driver = lines[0].rpartition(",")[2].strip()
+    major = driver.partition(".")[0]
     found = [Finding("GPU", "; ".join(line.rpartition(",")[0] for line in lines), True)]
     found.append(
         Finding(
-            "NVIDIA driver", driver, int(driver.split(".")[0]) >= MINIMUM_DRIVER,
+            "NVIDIA driver", driver, major.isdigit() and int(major) >= MINIMUM_DRIVER,
             f"update the driver to {MINIMUM_DRIVER} or newer for CUDA 13",
         )
     )  # fmt: skip

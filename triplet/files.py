@@ -1,10 +1,12 @@
 """Files that are there whole or not at all, and what identifies them."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -49,3 +51,22 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
             if not name.startswith("."):
                 path = os.path.join(here, name)
                 yield os.path.relpath(path, folder), os.stat(path).st_size
+
+
+def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
+    """Keep the JSON lines of a log whose ``key`` is at most ``last``: what a resumed run goes on from.
+
+    A line that a kill left half written is dropped. Returns the last line kept, {} for none.
+    """
+    kept: list[str] = []
+    found: dict[str, Any] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if values[key] <= last:
+            kept.append(line + "\n")
+            found = values
+    write_text(path, "".join(kept))
+    return found

@@ -13,12 +13,13 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,6 +31,7 @@ from triplet.progress import say
 M = TypeVar("M", bound=BaseModel)
 command = ContextVar("command", default="")
 """What the user typed; the command line sets it."""
+MARKERS = ("record.json", "started.json")
 PACKAGES = ("torch", "torchvision", "detectron2", "pb1-detectron2", "pycocotools", "numpy", "pillow")
 
 
@@ -39,7 +41,7 @@ def root(name: str) -> Path:
     Each is a folder of the working directory unless TRIPLET_DATASETS, TRIPLET_CHECKPOINTS or
     TRIPLET_REPORTS names another.
     """
-    return Path(os.environ.get(f"TRIPLET_{name.upper()}", name)).absolute()
+    return Path(os.environ.get(f"TRIPLET_{name.upper()}") or name).absolute()
 
 
 def stage_folder(run: str, stage: str) -> Path:
@@ -70,6 +72,13 @@ class Artifact(BaseModel):
                 total, count = total + size, count + 1
             return cls(path=portable(path), sha256=listing.hexdigest(), bytes=total, files=count)
         raise KitError(f"nothing at {path}")
+
+    def intact(self) -> bool:
+        """Whether it is still there: a folder with the same listing, a file of the same size."""
+        path = local(self.path)
+        if path.is_dir():
+            return Artifact.of(path).sha256 == self.sha256
+        return path.is_file() and path.stat().st_size == self.bytes
 
 
 def portable(path: Path) -> str:
@@ -156,7 +165,7 @@ def require(run: str, stage: str) -> Record:
     """The record of a stage that must be done; KitError that says what to run otherwise."""
     record = read(stage_folder(run, stage))
     if record is None:
-        raise KitError(f"run {run!r} has no finished {stage} stage; run first: triplet {stage} --run {run}")
+        raise KitError(f"run {run!r} has no finished {stage} stage; run first: make {stage} RUN={run}")
     return record
 
 
@@ -166,7 +175,7 @@ def output(record: Record, name: str) -> Path:
     path = local(artifact.path)
     if not path.exists() or Artifact.of(path).sha256 != artifact.sha256:
         what = "changed since" if path.exists() else "gone though"
-        raise KitError(f"{path} is {what} it was recorded; run again: triplet {record.stage} --force")
+        raise KitError(f"{path} is {what} it was recorded; run again: {record.command} --force")
     return path
 
 
@@ -203,17 +212,17 @@ def perform(
             missing, or another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise KitError(f"another process is at work in {folder}; wait for it or stop it") from None
+    with _locked(folder):
         plan = Plan(
             stage=stage,
             config=json.loads(json.dumps(config)),  # tuples as the lists they are stored as
             inputs={name: Artifact.of(path) for name, path in inputs.items()},
         )
-        if force and clear and any((folder / n).exists() for n in ("record.json", "started.json")):
+        ours = any((folder / name).exists() for name in MARKERS)
+        exclusive = folder.is_relative_to(root("checkpoints"))
+        if not ours and exclusive and any(path.name != ".lock" for path in folder.iterdir()) and not force:
+            raise KitError(f"{folder} holds files of unknown origin; add --force to empty it")
+        if force and clear and (ours or exclusive):
             _empty(folder)
         done = None if force else read(folder)
         begun = None if force else _load(folder / "started.json", _Started)
@@ -224,10 +233,7 @@ def perform(
                     f"{portable(folder)} holds a {stage} of something else ({shown}); "
                     "add --force to replace it (make: FORCE=1), or choose another --run"
                 )
-            if done and all(
-                local(a.path).exists() and (a.files > 1 or local(a.path).stat().st_size == a.bytes)
-                for a in done.outputs.values()
-            ):
+            if done and all(artifact.intact() for artifact in done.outputs.values()):
                 say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
                 return done
         (folder / "record.json").unlink(missing_ok=True)
@@ -281,8 +287,29 @@ def _load(path: Path, schema: type[M]) -> M | None:
         raise KitError(f"{path} is damaged; run its stage again with --force") from None
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; KitError when another process does."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KitError(f"another process is at work in {folder}; wait for it or stop it") from None
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.discard(lock)
+
+
+_held: set[IO[str]] = set()
+# A loader process that outlives a killed stage for some seconds must not hold its lock.
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
+
+
 def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
+    """Delete everything in a stage's folder, what says whose it is last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name in MARKERS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != ".lock":

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT as a question that long work asks between two steps."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,10 @@ def graceful() -> Iterator[Stop]:
     """
     stop = Stop()
 
+    owner = os.getpid()
+
     def ask(number: int, frame: FrameType | None) -> None:
-        if not stop:
+        if not stop and os.getpid() == owner:  # loader processes inherit this handler
             say(f"{signal.Signals(number).name}: saving, then stopping")
         stop.signal = signal.Signals(number)
 
@@ -43,3 +46,12 @@ def graceful() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_in_worker(worker: int) -> None:
+    """``worker_init_fn`` of a DataLoader: a signal to the whole process group is the parent's to answer.
+
+    Workers end by themselves when their parent does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,11 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 
-def register(folder: Path, split: str) -> tuple[str, int]:
+def register(folder: Path, split: str) -> tuple[str, list[str]]:
     """Make a split known to Detectron2.
 
     Returns:
-        The data set's name there, and its number of categories.
+        The data set's name there, and the names of its categories.
 
     Raises:
         KitError: another layout, damaged annotations, or images that are missing.
@@ -34,4 +34,4 @@ def register(folder: Path, split: str) -> tuple[str, int]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     register_coco_instances(name, {}, str(coco.annotations(folder, split)), str(folder / split))
-    return name, len(truth["categories"])
+    return name, [category["name"] for category in truth["categories"]]

@@ -34,7 +34,12 @@ def evaluate(run: str, dataset: Path | None = None, *, force: bool = False) -> N
     config = records.output(finetuned, "config")
 
     def work(job: records.Job) -> None:
-        name, _ = data.register(dataset, "val2017")
+        name, categories = data.register(dataset, "val2017")
+        if categories != finetuned.results["categories"]:
+            raise KitError(
+                f"{truth} has other categories ({', '.join(categories[:3])}, ...) than the model was "
+                f"finetuned on ({', '.join(finetuned.results['categories'][:3])}, ...)"
+            )
         cfg = model.load_config(config, [f"MODEL.WEIGHTS={weights}", f"OUTPUT_DIR={job.folder}"])
         with quiet.log_to(job.folder / "log.txt"):
             network = model.build(cfg)
@@ -46,7 +51,7 @@ def evaluate(run: str, dataset: Path | None = None, *, force: bool = False) -> N
             watched = _Watched(loader, bar)
             with quiet.log_to(job.folder / "log.txt"):
                 results = inference_on_dataset(network, watched, evaluator)
-        if not results:
+        if not results or math.isnan(results["bbox"]["AP"]):
             raise KitError(f"{weights} found nothing in {dataset}/val2017: it was not trained")
         job.outputs["predictions"] = job.folder / "coco_instances_results.json"
         job.results.update({task: _finite(values) for task, values in results.items()})

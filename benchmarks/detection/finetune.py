@@ -1,7 +1,9 @@
 """The finetune stage: Mask R-CNN from converted weights, by Detectron2's own trainer."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -46,10 +48,10 @@ def finetune(
 
     def work(job: records.Job) -> None:
         name, categories = data.register(dataset, "train2017")
-        if categories != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        if len(categories) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise KitError(
-                f"{truth} has {categories} categories, {config} expects "
-                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; add MODEL.ROI_HEADS.NUM_CLASSES={categories}"
+                f"{truth} has {len(categories)} categories, {config} expects "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; add MODEL.ROI_HEADS.NUM_CLASSES={len(categories)}"
             )
         here = cfg.clone()
         here.merge_from_list(
@@ -57,7 +59,7 @@ def finetune(
              "MODEL.WEIGHTS", str(weights), "SEED", seed]
         )  # fmt: skip
         here.freeze()
-        _train(here, job, seed)
+        _train(here, job, seed, categories)
 
     records.perform(
         "finetune",
@@ -71,33 +73,47 @@ def finetune(
 
 
 def plain(cfg: CfgNode) -> dict:
-    """A Detectron2 config as plain values."""
-    return yaml.safe_load(cfg.dump())
+    """A Detectron2 config as plain values, less where it runs."""
+    values = yaml.safe_load(cfg.dump())
+    del values["MODEL"]["DEVICE"]
+    return values
 
 
-def _train(cfg: CfgNode, job: records.Job, seed: int) -> None:
+def _train(cfg: CfgNode, job: records.Job, seed: int, categories: list[str]) -> None:
+    log = job.folder / "log.txt"
     with graceful() as stop:
-        with quiet.log_to(job.folder / "log.txt"):
+        with quiet.log_to(log):
             seed_all_rng(seed)
             trainer = Trainer(cfg)
-            if not trainer.checkpointer.has_checkpoint():
-                count = proof.load_and_check(trainer.model, Path(cfg.MODEL.WEIGHTS))
-                job.results["loaded_tensors"] = count
+            count = proof.load_and_check(trainer.model, Path(cfg.MODEL.WEIGHTS))
             trainer.resume_or_load(resume=True)
+        metrics = job.folder / "metrics.json"
+        files.cut_lines(metrics, "iteration", trainer.start_iter)
         with Bar("finetune", trainer.max_iter, trainer.start_iter) as bar:
-            trainer.register_hooks([_Watch(bar, stop)])
-            with quiet.log_to(job.folder / "log.txt"):
-                trainer.train()
-    final = job.folder / "model_final.pth"
-    for path in job.folder.glob("model_[0-9]*.pth"):
-        path.unlink()
-    (job.folder / "last_checkpoint").unlink(missing_ok=True)
+            watch = _Watch(bar, stop)
+            trainer.register_hooks([watch])
+            try:
+                with quiet.log_to(log):
+                    trainer.train()
+            except FloatingPointError as error:
+                reason = " ".join(str(error).split())[:120]
+                raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
+            except RuntimeError:
+                if not stop:  # else a loader process was killed by the signal that stops this one
+                    raise
+                watch.save_and_stop(trainer.iter)
     resolved = job.folder / "config.yaml"
     files.write_text(resolved, cfg.dump())
-    job.outputs.update(model=final, config=resolved, metrics=job.folder / "metrics.json")
-    job.results.update(iterations=trainer.max_iter, images_per_batch=cfg.SOLVER.IMS_PER_BATCH)
-    seconds = trainer.storage.history("time").global_avg()
-    job.images_per_second = round(cfg.SOLVER.IMS_PER_BATCH / seconds, 2)
+    job.outputs.update(model=job.folder / "model_final.pth", config=resolved, metrics=metrics)
+    job.results.update(
+        loaded_tensors=count, iterations=trainer.max_iter, images_per_batch=cfg.SOLVER.IMS_PER_BATCH,
+        categories=categories,
+    )  # fmt: skip
+    if watch.steps:
+        seconds = time.monotonic() - watch.began
+        job.images_per_second = round(watch.steps * cfg.SOLVER.IMS_PER_BATCH / seconds, 2)
+    for path in job.folder.glob("model_[0-9]*.pth"):
+        path.unlink()
 
 
 class Trainer(DefaultTrainer):
@@ -119,12 +135,20 @@ class _Watch(HookBase):
     """Shows progress and stops between two iterations when asked to."""
 
     def __init__(self, bar: Bar, stop: Stop) -> None:
-        self.bar, self.stop = bar, stop
+        self.bar, self.stop, self.steps, self.began = bar, stop, 0, time.monotonic()
+
+    def before_train(self) -> None:
+        self.began = time.monotonic()
 
     def after_step(self) -> None:
+        self.steps += 1
         latest = self.trainer.storage.latest().get("total_loss")
         self.bar.step(f"loss {latest[0]:.3f}" if latest else "")
-        done = self.trainer.iter + 1
-        if self.stop and done < self.trainer.max_iter:
-            self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-            raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
+        if self.stop and self.trainer.iter + 1 < self.trainer.max_iter:
+            self.save_and_stop(self.trainer.iter + 1)
+
+    def save_and_stop(self, done: int) -> NoReturn:
+        """Save the state after ``done`` iterations and raise Interrupted."""
+        if done:
+            self.trainer.checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
+        raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")

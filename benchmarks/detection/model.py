@@ -41,9 +41,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     if len(pairs) != 2 * len(overrides):
         raise KitError(f"overrides of Detectron2's settings are KEY.SUB=value: found {overrides}")
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_file(str(path), allow_unsafe=False)
         cfg.merge_from_list(pairs)
-    except (KeyError, ValueError, AssertionError, TypeError, yaml.YAMLError) as error:
+    except (LookupError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).strip("'\"").split())
         raise KitError(f"{path}: Detectron2 refuses it: {reason}") from None
     if not torch.cuda.is_available():

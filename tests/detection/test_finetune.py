@@ -1,7 +1,9 @@
 """Real Detectron2 on a few drawn images: train, stop, resume, evaluate."""
 
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,10 +36,11 @@ def command(drawn, *overrides, stage="finetune"):
 
 def test_finetune_then_eval(run, drawn, capsys):
     assert cli.main(["eval", "--run", "row"]) == 2
-    assert "run first: triplet finetune --run row" in capsys.readouterr().err
+    assert "run first: make finetune RUN=row" in capsys.readouterr().err
     assert cli.main(command(drawn, *SHORT)) == 0
     record = records.require("row", "finetune")
-    assert record.results == {"loaded_tensors": 318, "iterations": 6, "images_per_batch": 4}
+    assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
+    assert record.results["categories"][0] == "striped disc"
     folder = records.stage_folder("row", "finetune")
     assert not list(folder.glob("model_[0-9]*"))
     assert "Loading from" in (folder / "log.txt").read_text()
@@ -64,7 +67,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
     process = subprocess.Popen(
         [sys.executable, "-m", "triplet.cli", *command(drawn, *longer)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     folder = records.stage_folder("row", "finetune")
     while not (folder / "metrics.json").exists() or not (folder / "metrics.json").stat().st_size:
@@ -98,8 +102,40 @@ def test_weights_that_were_tampered_with_stop_before_training(run, drawn, capsys
     del content["matching_heuristics"]
     path.write_bytes(pickle.dumps(content))
     assert cli.main(command(drawn, *SHORT)) == 2
-    assert "is changed since it was recorded; run again: triplet convert" in capsys.readouterr().err
+    assert (
+        "is changed since it was recorded; run again: triplet convert --run row" in capsys.readouterr().err
+    )
     assert not (records.stage_folder("row", "finetune") / "metrics.json").exists()
+
+
+def test_a_diverging_training_is_one_line(run, drawn, capsys):
+    assert cli.main(command(drawn, *SHORT, "SOLVER.BASE_LR=1e9", "SOLVER.WARMUP_ITERS=0")) == 2
+    error = capsys.readouterr().err
+    assert "lower SOLVER.BASE_LR" in error
+    assert error.count("\n") == 1
+
+
+def test_a_resume_with_nothing_left_to_train_finishes(run, drawn):
+    """Killed between the last iteration and the record."""
+    assert cli.main(command(drawn, *SHORT)) == 0
+    folder = records.stage_folder("row", "finetune")
+    record = records.read(folder)
+    started = {"plan": record.model_dump(include={"stage", "config", "inputs"})}
+    started |= {"started": record.started, "seconds": 1.0}
+    (folder / "record.json").unlink()
+    (folder / "started.json").write_text(json.dumps(started))
+    assert cli.main(command(drawn, *SHORT)) == 0
+    assert records.require("row", "finetune").results == record.results
+
+
+def test_other_categories_are_not_evaluated(run, drawn, tmp_path, capsys):
+    assert cli.main(command(drawn, *SHORT)) == 0
+    other = tmp_path / "other"
+    shutil.copytree(drawn, other)
+    path = other / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace("striped disc", "zebra"))
+    assert cli.main(["eval", "--run", "row", "--data", str(other)]) == 2
+    assert "has other categories (zebra, " in capsys.readouterr().err
 
 
 def test_another_number_of_classes_is_named(run, drawn, capsys):

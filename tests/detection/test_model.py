@@ -60,14 +60,15 @@ def test_wrong_overrides_are_named(overrides, message):
 def test_missing_and_damaged_configs_are_named(tmp_path):
     with pytest.raises(KitError, match="no detection config at"):
         model.load_config(tmp_path / "none.yaml")
-    (tmp_path / "bad.yaml").write_text("MODEL: [")
-    with pytest.raises(KitError, match="Detectron2 refuses it"):
-        model.load_config(tmp_path / "bad.yaml")
+    for text in ("MODEL: [", "- a list", "MODEL: !!python/object/apply:os.getcwd []"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(KitError, match="Detectron2 refuses it"):
+            model.load_config(tmp_path / "bad.yaml")
 
 
 def test_register_finds_layout_and_missing_images(drawn, tmp_path):
     name, categories = data.register(drawn, "val2017")
-    assert categories == 6
+    assert len(categories) == 6
     from detectron2.data import DatasetCatalog
 
     assert len(DatasetCatalog.get(name)) == 6

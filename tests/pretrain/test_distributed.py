@@ -15,8 +15,8 @@ CONFIG = """
 model: {depth: 18, width: 4, hidden: 16, outputs: 8}
 views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
 loss: {group: 11}
-optimizer: {learning_rate: 0.3, groups: 4, accumulate: 2}
-schedule: {epochs: 20, warmup_epochs: 2}
+optimizer: {learning_rate: 0.3, groups: 2, accumulate: 2}
+schedule: {epochs: 10, warmup_epochs: 2}
 workers: 0
 checkpoint_every: 3
 """
@@ -64,26 +64,25 @@ def close(a, b, tolerance):
 
 
 @pytest.mark.timeout(600)
-def test_one_two_four_and_eight_processes_train_the_same(places, config, drawn):
-    """Eight are two teams of four: they take the two micro-batches of a step side by side."""
-    for processes in (1, 2, 4, 8):
+def test_one_two_and_four_processes_train_the_same(places, config, drawn):
+    """Four are two teams of two: they take the two micro-batches of a step side by side."""
+    for processes in (1, 2, 4):
         script = (str(places / "double.py"),)
         running = launch(processes, *arguments(f"p{processes}", config, drawn), script=script)
         out, error = running.communicate()
         assert running.returncode == 0, error
         assert f"= {processes} processes x" in out
-        assert "BN over 44" in out
+        assert "BN over 22" in out
         assert out.count("10 steps") == 1  # only the first one speaks
     one = final(places, "p1")
     assert one["online.backbone.conv1.weight"].dtype == torch.float64
-    for processes in (2, 4, 8):
+    for processes in (2, 4):
         close(one, final(places, f"p{processes}"), 1e-9)
-    close(one, final(places, "p1"), 0)
 
 
 @pytest.mark.timeout(600)
 def test_float32_agrees_and_a_stopped_group_goes_on(places, config, drawn):
-    longer = "schedule.epochs=120"
+    longer = "schedule.epochs=30"
     alone = launch(1, *arguments("one", config, drawn, longer))
     assert alone.wait() == 0
     running = launch(2, *arguments("two", config, drawn, longer))
@@ -100,16 +99,16 @@ def test_float32_agrees_and_a_stopped_group_goes_on(places, config, drawn):
     _, error = again.communicate()
     assert again.returncode == 0, error
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 60
-    assert (folder.parents[1] / "one" / "pretrain" / "metrics.jsonl").read_text().count("\n") == 60
-    close(final(places, "one"), final(places, "two"), 1e-2)  # 60 steps of float32 rounding
+    assert len(lines) == 30
+    assert (folder.parents[1] / "one" / "pretrain" / "metrics.jsonl").read_text().count("\n") == 30
+    close(final(places, "one"), final(places, "two"), 1e-2)  # 30 steps of float32 rounding
 
 
 @pytest.mark.parametrize(
     ("processes", "environment", "message"),
     [
         (2, {"TRIPLET_PROCESSES": "4"}, "found 2 processes (WORLD_SIZE), expected 4"),
-        (3, {}, "do not divide among 3 processes; possible: 1, 2, 4, 8"),
+        (3, {}, "do not divide among 3 processes; possible: 1, 2, 4"),
     ],
 )
 def test_a_wrong_number_is_refused(places, config, drawn, processes, environment, message):
@@ -128,13 +127,12 @@ def test_processes_that_differ_refuse_to_start(places, config, drawn):
     ]:
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "triplet.cli", *arguments("run", config, drawn), *extra, *small],
+                [sys.executable, "-m", "triplet.cli", *arguments("run", config, drawn), *extra],
                 cwd=KIT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
                 env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
             )
             for rank, extra in enumerate([[], second])
-            for small in [["optimizer.groups=1", "optimizer.accumulate=2"]]
         ]  # fmt: skip
         errors = [process.communicate(timeout=90)[1] for process in started]
         assert all(process.returncode == 2 for process in started), errors

@@ -37,6 +37,16 @@ def test_zero_gradient_gives_no_nan(decay):
     assert torch.equal(weight, torch.ones(3, 3)) == (decay == 0)
 
 
+def test_nothing_waits_for_the_device():
+    """On the meta device there are no values: reading one raises."""
+    p = nn.Parameter(torch.ones(3, 3, device="meta"))
+    optimizer = LARS([p], lr=1.0, weight_decay=1e-6)
+    p.grad = torch.ones(3, 3, device="meta")
+    optimizer.step()
+    with torch.device("meta"):
+        ema_update(nn.Linear(2, 2), nn.Linear(2, 2), 0.5)
+
+
 def test_groups_follow_the_released_pattern():
     groups = parameter_groups(Encoder(50, 4, 8, 8).named_parameters(), weight_decay=0.1)
     adapted, excluded = ({id(p) for p in g["params"]} for g in groups)

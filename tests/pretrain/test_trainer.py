@@ -1,6 +1,7 @@
 """Real training of a small network in real processes, killed and resumed."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -12,12 +13,21 @@ import time
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from triplet import cli
+from tests.pretrain.test_loss import row_by_row
+from triplet import cli, records
+from triplet.config import parse
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.data import ViewPairs, list_images
+from triplet.pretrain.distributed import Processes
+from triplet.pretrain.layout import Order
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import LARS
+from triplet.pretrain.trainer import pretrain as train
+from triplet.pretrain.views import draw_sizes
 
 SMALL = """
 model: {depth: 18, width: 4, hidden: 16, outputs: 8}
@@ -37,15 +47,20 @@ def config(places):
     return path
 
 
+MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
+LONGER = "schedule.epochs=20"
+
+
 def command(run, config, drawn, *extra):
     return ["pretrain", "--run", run, "--config", str(config), "--data", str(drawn / "unlabelled"), *extra]
 
 
-def start(*arguments):
+def start(*arguments, start_new_session=False, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *arguments],
+        [sys.executable, "-m", "triplet.cli", *arguments], start_new_session=start_new_session,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
@@ -72,41 +87,136 @@ def test_training_moves_every_part_and_logs_each_step(places, config, drawn):
     assert not list(folder.glob("step_*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, number):
-    longer = ("schedule.epochs=40",)
-    assert start(*command("whole", config, drawn, *longer)).wait() == 0
-    process = start(*command("killed", config, drawn, *longer))
-    metrics = places / "checkpoints" / "killed" / "pretrain" / "metrics.jsonl"
-    while not list(metrics.parent.glob("step_*.pth.sha256")):  # at least one checkpoint
+@pytest.fixture(scope="module")
+def whole(drawn, tmp_path_factory):
+    """The folder of a run that was never killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.yaml").write_text(SMALL)
+    arguments = command("whole", folder / "small.yaml", drawn, LONGER)
+    assert start(*arguments, TRIPLET_CHECKPOINTS=str(folder)).wait() == 0
+    return folder / "whole" / "pretrain"
+
+
+def assert_same_run(folder, whole):
+    ours, theirs = (
+        torch.load(path / "checkpoint.pth", weights_only=True)["networks"] for path in (folder, whole)
+    )
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGKILL, 2)],
+)
+def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, whole, number, workers):
+    """With loader processes the whole group gets the signal, as from `timeout` or Slurm."""
+    arguments = command("killed", config, drawn, LONGER, f"workers={workers}")
+    process = start(*arguments, start_new_session=True)
+    folder = places / "checkpoints" / "killed" / "pretrain"
+    while not list(folder.glob("step_*.pth.sha256")):  # at least one checkpoint
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(number)
+    if workers and number != signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     if number == signal.SIGTERM:  # docker compose sends it twice
         process.send_signal(number)
-    _, error = process.communicate()
+    out, error = process.communicate()
     if number == signal.SIGKILL:
         assert process.returncode == -9
     else:
-        assert process.returncode == 143
+        assert process.returncode == 143, error
         assert f"stopped by {number.name}" in error
         assert "Traceback" not in error
-    found = checkpoint.checkpoints(metrics.parent)
-    assert 1 <= len(found) <= 3
-    assert not metrics.with_name("record.json").exists()
-    assert 0 < torch.load(found[0], weights_only=True)["step"] < 80
+        assert out.count("saving, then stopping") == 1
+    found = checkpoint.checkpoints(folder)
+    assert 1 <= len(found) <= 2
+    assert not (folder / "record.json").exists()
+    assert 0 < torch.load(found[0], weights_only=True)["step"] < 40
+    assert start(*arguments).wait() == 0
+    assert_same_run(folder, whole)
 
-    assert start(*command("killed", config, drawn, *longer)).wait() == 0
-    whole, killed = final(places, "whole"), final(places, "killed")
-    assert all(torch.equal(whole[k], killed[k]) for k in whole)
-    other = (places / "checkpoints" / "whole" / "pretrain" / "metrics.jsonl").read_text()
-    assert metrics.read_text() == other
+
+def test_each_step_is_the_recipes(places, drawn):
+    """Against a plain loop in float64: two groups, two accumulated micro-batches, settings of its own."""
+    config = parse(
+        {
+            "model": {"depth": 18, "width": 4, "hidden": 16, "outputs": 8},
+            "views": {"size": 32, "online": {"smallest": 32, "largest": 48},
+                      "target": {"smallest": 40, "largest": 64}},
+            "loss": {"group": 12, "gamma": 1.5, "margin": 7.0, "nearest": 6, "skip": 2},
+            "optimizer": {"learning_rate": 0.5, "groups": 2, "accumulate": 2, "weight_decay": 1e-4},
+            "schedule": {"epochs": 3, "warmup_epochs": 2, "ema_base": 0.9},
+            "seed": 3, "workers": 0,
+        }, Pretrain, "test",
+    )  # fmt: skip
+    images = list_images(drawn / "unlabelled")
+    torch.set_default_dtype(torch.float64)
+    try:
+        job = records.Job(places)
+        train(config, images, job, Processes(0, 1, torch.device("cpu")))
+
+        torch.manual_seed(3)
+        networks = Networks(18, 4, 16, 8).train()
+        names = [n for n, _ in networks.named_parameters() if not n.startswith("target.")]
+        excluded = [n for n in names if n.endswith("bias") or ".bn" in n]
+        trained = dict(networks.named_parameters())
+        buffers = {n: torch.zeros_like(trained[n]) for n in names}
+        data, order = ViewPairs(images, config.views, 3), Order(48, config)
+        for step in range(3):
+            for iteration in (2 * step, 2 * step + 1):
+                pairs = torch.stack([data[item][0] for item in order.micro_batch(iteration)])
+                v1, v2 = ((pairs[:, i] / 255 - MEAN) / STD for i in (0, 1))
+                sizes = draw_sizes(config.views, 3, iteration)
+
+                def at(view, side):
+                    return F.interpolate(view, size=(side, side), mode="bilinear")
+
+                p1 = networks.predictor(networks.online(at(v1, sizes.online_1)))
+                p2 = networks.predictor(networks.online(at(v2, sizes.online_2)))
+                with torch.no_grad():
+                    z2 = networks.target(at(v2, sizes.target_2))
+                    z1 = networks.target(at(v1, sizes.target_1))
+                groups = [
+                    row_by_row(p[g : g + 12], z[g : g + 12], 1.5, 7.0, 6, 2)
+                    for p, z in ((p1, z2), (p2, z1))
+                    for g in (0, 12)
+                ]
+                (sum(groups) / 2 / 2).backward()
+            last = 2 * step + 1  # the second iteration of the step, of 6 in 3 epochs
+            rate = 0.25 * (1 + math.cos(math.pi * (last // 2) / 3))
+            if last < 4:
+                rate *= 1 - (1 - last / 4) * (1 - 1e-4)
+            with torch.no_grad():
+                for n in names:
+                    p, decay, ratio = trained[n], 1e-4, 1.0
+                    if n in excluded:
+                        decay = 0.0
+                    else:
+                        ratio = 0.001 * p.norm() / (p.grad.norm() + decay * p.norm())
+                    buffers[n] = 0.9 * buffers[n] + ratio * rate * (p.grad + decay * p)
+                    p -= buffers[n]
+                    p.grad = None
+                m = 1 - 0.1 * (math.cos(math.pi * last / 6) + 1) / 2
+                for ours, theirs in zip(
+                    networks.target.parameters(), networks.online.parameters(), strict=True
+                ):
+                    ours.copy_(m * ours + (1 - m) * theirs)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = torch.load(places / "checkpoint.pth", weights_only=True)["networks"]
+    for name, value in networks.state_dict().items():
+        torch.testing.assert_close(
+            found[name], value, atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.fixture
 def stopped(places, config, drawn):
     """The folder of a run that was killed after several checkpoints."""
-    process = start(*command("run", config, drawn, "schedule.epochs=40"))
+    process = start(*command("run", config, drawn, LONGER))
     folder = places / "checkpoints" / "run" / "pretrain"
     while len(list(folder.glob("step_*.pth.sha256"))) < 2:
         assert process.poll() is None
@@ -116,26 +226,22 @@ def stopped(places, config, drawn):
     return folder
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(stopped, config, drawn, capsys):
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(stopped, config, drawn, whole):
     newest, before, *_ = checkpoint.checkpoints(stopped)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    again = command("run", config, drawn, "schedule.epochs=40")
-    assert cli.main(again) == 0
-    assert f"{newest.name} is damaged (its SHA-256 is another one)" in capsys.readouterr().out
-    whole = command("whole", config, drawn, "schedule.epochs=40")
-    assert cli.main(whole) == 0
-    assert (stopped / "metrics.jsonl").read_text() == (
-        stopped.parents[1] / "whole" / "pretrain" / "metrics.jsonl"
-    ).read_text()
+    resumed = start(*command("run", config, drawn, LONGER))
+    assert f"{newest.name} is damaged (its SHA-256 is another one)" in resumed.communicate()[0]
+    assert resumed.returncode == 0
+    assert_same_run(stopped, whole)
     assert before.name < newest.name
 
 
 def test_only_damaged_checkpoints_are_refused(stopped, config, drawn, capsys):
     for path in checkpoint.checkpoints(stopped):
         path.write_bytes(b"PK damaged")
-    again = command("run", config, drawn, "schedule.epochs=40")
+    again = command("run", config, drawn, LONGER)
     assert cli.main(again) == 2
     error = capsys.readouterr().err
     assert re.search(r"none of the \d checkpoints in .* can be used; add --force", error)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,6 +73,29 @@ def test_an_annotated_image_that_is_missing_is_named(places, small_demo, tmp_pat
         (source / "annotations" / name).write_text((drawn / "annotations" / name).read_text())
     assert cli.main(["pull", "subset", "--from", str(source), "--config", str(small_demo)]) == 2
     assert "is annotated but missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", ["absolute", "escaping", "linked"])
+def test_a_subset_never_touches_its_source(places, small_demo, tmp_path, drawn, capsys, case):
+    source = tmp_path / "mine"
+    shutil.copytree(drawn, source)
+    before = sorted(p.name for p in source.rglob("*.png"))
+    name = "part"
+    if case == "linked":
+        (places / "datasets").mkdir()
+        (places / "datasets" / name).symlink_to(source)
+    else:
+        path = source / "annotations" / "instances_train2017.json"
+        truth = json.loads(path.read_text())
+        for image in truth["images"]:
+            file = image["file_name"]
+            image["file_name"] = str(source / "train2017" / file) if case == "absolute" else f"../{file}"
+        path.write_text(json.dumps(truth))
+    command = ["pull", "subset", "--from", str(source), "--config", str(small_demo), "--name", name]
+    assert cli.main(command) == 2
+    assert re.search("subset of itself|no plain file name", capsys.readouterr().err)
+    assert sorted(p.name for p in source.rglob("*.png")) == before
+    assert not (source / "started.json").exists()
 
 
 class Files(BaseHTTPRequestHandler):

@@ -15,14 +15,18 @@ from triplet.report.stage import contents
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def run(name, box, mask, seed=0):
-    """Leave the records of a run with these results."""
+def run(name, box, mask, seed=0, iterations=180_000, images=5000, force=False):
+    """Leave the records of a run with these results, each stage reading what the one before wrote."""
 
     def work(job):
-        if job.folder.name == "eval":
+        stage = job.folder.name
+        if stage == "finetune":
+            job.results["iterations"] = iterations
+        if stage == "eval":
+            job.results["images"] = images
             for task, ap in (("bbox", box), ("segm", mask)):
                 job.results[task] = {"AP": ap, "AP50": ap + 20, "AP75": None}
-        if job.folder.name == "pretrain":
+        if stage == "pretrain":
             path = job.folder / "metrics.jsonl"
             lines = [
                 {"iteration": i, "loss": 198 - i / 9, "positive_cosine": i / 9, "feature_std": 0.9}
@@ -30,11 +34,19 @@ def run(name, box, mask, seed=0):
             ]
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
             job.outputs["metrics"] = path
+        if stage in WROTE:
+            path = job.folder / "output"
+            path.write_text(f"{stage} {box} {iterations}")
+            job.outputs[WROTE[stage]] = path
 
-    for stage in ("pretrain", "eval"):
-        records.perform(
-            stage, records.stage_folder(name, stage), config={}, inputs={}, work=work, seed=seed
-        )
+    inputs = {}
+    for stage in ("pretrain", "convert", "finetune", "eval"):
+        folder = records.stage_folder(name, stage)
+        records.perform(stage, folder, config={}, inputs=inputs, work=work, seed=seed, force=force)
+        inputs = {"model" if stage == "finetune" else "weights": folder / "output"}
+
+
+WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
 
 
 def paper_rows(page_rows):
@@ -78,6 +90,37 @@ def test_an_experiment_pairs_its_seeds(places):
     assert random["gain"] is None
     assert triplet["scores"][("bbox", "AP75")] is None
     assert all(cell["ours"] is None for row in content["paper"] for cell in row["cells"])
+
+
+@pytest.mark.parametrize("changes", [{"iterations": 600}, {"images": 100}])
+def test_another_budget_does_not_enter_the_papers_table(places, changes):
+    run("triplet", 41.5, 35.1, **changes)
+    content = contents(collect(places / "checkpoints"), load_methods())
+    assert all(cell["ours"] is None for row in content["paper"] for cell in row["cells"])
+    assert [e["name"] for e in content["experiments"]] == ["another budget than the paper's"]
+
+
+def test_an_evaluation_of_an_older_model_is_left_out(places):
+    run("triplet", 41.5, 35.1)
+    folder = records.stage_folder("triplet", "finetune")
+
+    def work(job):
+        (job.folder / "output").write_text("another model")
+        job.outputs["model"] = job.folder / "output"
+
+    inputs = {"weights": records.stage_folder("triplet", "convert") / "output"}
+    records.perform("finetune", folder, config={}, inputs=inputs, work=work, force=True)
+    (found,) = collect(places / "checkpoints")
+    assert set(found.stages) == {"pretrain", "convert", "finetune"}
+    assert "its eval was made from another finetune" in found.stale
+    assert cli.main(["report"]) == 0
+    assert "FORCE=1" in (places / "reports" / "index.html").read_text()
+
+
+def test_foreign_records_do_not_disturb(places):
+    (places / "checkpoints" / "elsewhere").mkdir(parents=True)
+    (places / "checkpoints" / "elsewhere" / "record.json").write_text("not ours")
+    assert cli.main(["report"]) == 0
 
 
 def test_csv_and_json_agree(places):

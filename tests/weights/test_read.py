@@ -5,6 +5,8 @@ import pickle
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
@@ -137,6 +139,32 @@ def damaged(state, name, value):
 def test_what_is_wrong_is_said(file, state, change, message):
     with pytest.raises(KitError, match=message):
         read_backbone(file(change(state)))
+
+
+def test_copies_of_which_one_is_not_whole_are_refused(file, state):
+    content = raw(state)
+    del content["state_dict"]["backbone.layer2.0.conv1.weight"]
+    with pytest.raises(KitError, match="should be copies and differ"):
+        read_backbone(file(content))
+
+
+@given(place=st.floats(0, 1), length=st.integers(0, 40), data=st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_any_damage_is_one_line_or_harmless(tmp_path_factory, place, length, data):
+    path = tmp_path_factory.mktemp("damaged") / "w.pth"
+    torch.save({"state_dict": {"conv1.weight": torch.ones(4, 3, 7, 7)}}, path)
+    content = bytearray(path.read_bytes())
+    start = int(place * len(content))
+    content[start : start + length] = bytes(data.randrange(256) for _ in range(length // 2))
+    path.write_bytes(content)
+    with pytest.raises(KitError) as caught:  # it is no ResNet even when unharmed
+        read_backbone(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kit_file_without_networks(file):
+    with pytest.raises(KitError, match="expected a state dict, found a NoneType"):
+        read_backbone(file({"format": checkpoint.FORMAT, "step": 3}))
 
 
 def test_copies_that_differ_are_refused(file, state):

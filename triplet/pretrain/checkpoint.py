@@ -27,6 +27,12 @@ def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int,
     Raises:
         KitError: it cannot be written (a full disk); what was there before is untouched.
     """
+    if odd := [name for name, value in networks.state_dict().items() if not value.isfinite().all()]:
+        good = next((found.name for found in checkpoints(path.parent)), "none")
+        raise KitError(
+            f"{odd[0]} is not finite after step {step}: not saved; last good checkpoint: {good}; "
+            "lower optimizer.learning_rate"
+        )
     state = {
         "format": FORMAT,
         "step": step,

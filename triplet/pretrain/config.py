@@ -97,6 +97,12 @@ class Schedule(Settings):
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     ema_base: Probability = 0.99
 
+    @model_validator(mode="after")
+    def _warms_up(self) -> Self:
+        if 0 < self.epochs < self.warmup_epochs:
+            raise ValueError(f"warmup_epochs must not exceed epochs ({self.epochs})")
+        return self
+
 
 class Pretrain(Settings):
     """One pretraining run: what the optimiser sees, whatever machine it runs on."""

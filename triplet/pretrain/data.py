@@ -13,6 +13,7 @@ from triplet.errors import KitError
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Layout, Order
 from triplet.pretrain.views import draw_view, render_view, view_rng
+from triplet.signals import ignore_in_worker
 
 MOST_REPLACED = 10
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -62,7 +63,7 @@ class ViewPairs(Dataset[tuple[Tensor, list[int]]]):
         try:
             with Image.open(self.images[index]) as file:
                 return file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except Exception:  # Pillow's plug-ins raise whatever a damaged file makes them
             return None
 
 
@@ -93,6 +94,7 @@ def load(
         batch_sampler=_Items(layout, order, rank, start),
         collate_fn=_collate,
         num_workers=config.workers,
+        worker_init_fn=ignore_in_worker,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=config.workers > 0,
         prefetch_factor=4 if config.workers else None,

@@ -102,7 +102,9 @@ def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processe
         say(f"pretrain: {layout.describe()}; {order.steps} steps")
 
     log = job.folder / "metrics.jsonl"
-    last = _truncate(log, start * config.optimizer.accumulate) if processes.first else {}
+    last = {}
+    if processes.first:
+        last = files.cut_lines(log, "iteration", start * config.optimizer.accumulate)
     unreadable: set[int] = set()
     began = time.monotonic()
     with (
@@ -114,13 +116,22 @@ def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processe
         for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
             seen = torch.zeros(5, device=processes.device)
             for number, each in enumerate(passes, 1):
+                if stop and processes.size == 1:  # no need to wait for the rest of a long step
+                    _save(job.folder, networks, optimizer, step, order)
+                    raise stop.interrupted(f"{step} of {order.steps} steps")
                 pairs, bad = next(batches)
                 unreadable |= {*bad}
                 sizes = draw_sizes(config.views, config.seed, each.iteration)
                 alone = isinstance(model, DistributedDataParallel) and number < len(passes)
                 with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-                    loss, values = model(pairs.to(processes.device, non_blocking=True), sizes)
-                    (loss / len(passes)).backward()
+                    try:
+                        loss, values = model(pairs.to(processes.device, non_blocking=True), sizes)
+                        (loss / len(passes)).backward()
+                    except torch.OutOfMemoryError:
+                        raise KitError(
+                            f"{layout.images} images at once do not fit this GPU; limit them with "
+                            f"images_per_gpu={config.loss.group} (or more, in multiples of that)"
+                        ) from None
                 seen[:3] += values / len(passes)
             rate, momentum = advance(networks, optimizer, config, order, step)
 
@@ -137,10 +148,7 @@ def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processe
                 metrics.flush()
             if (stopping or done % config.checkpoint_every == 0) and done < order.steps:
                 if processes.first:
-                    epoch = done * config.optimizer.accumulate // order.per_epoch
-                    path = job.folder / f"step_{done:07d}.pth"
-                    checkpoint.save(path, networks, optimizer, done, epoch)
-                    checkpoint.keep(job.folder, config.keep)
+                    _save(job.folder, networks, optimizer, done, order)
                 if stopping:
                     raise stop.interrupted(f"{done} of {order.steps} steps")
             bar.step(f"loss {value:.3f}")
@@ -174,6 +182,12 @@ def advance(
     momentum = ema_momentum(iteration, iterations=order.iterations, base=config.schedule.ema_base)
     ema_update(networks.target, networks.online, momentum)
     return rate, momentum
+
+
+def _save(folder: Path, networks: Networks, optimizer: LARS, step: int, order: Order) -> None:
+    epoch = step * order.config.optimizer.accumulate // order.per_epoch
+    checkpoint.save(folder / f"step_{step:07d}.pth", networks, optimizer, step, epoch)
+    checkpoint.keep(folder, order.config.keep)
 
 
 def _finish(
@@ -215,13 +229,3 @@ def _refuse_unreadable(mine: set[int], count: int, images: list[Path], config: P
             f"{count} of {len(images)} images cannot be read{first}; that is more than unreadable="
             f"{config.unreadable} allows: mend the folder or raise it"
         )
-
-
-def _truncate(path: Path, iteration: int) -> dict[str, Any]:
-    """Drop the lines after the checkpoint that the run goes on from; returns the last one kept."""
-    kept: list[str] = []
-    if iteration and path.exists():
-        lines = path.read_text().splitlines()
-        kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
-    path.write_text("".join(line + "\n" for line in kept))
-    return json.loads(kept[-1]) if kept else {}

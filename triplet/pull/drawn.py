@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from triplet import files
 from triplet.config import Settings
@@ -22,6 +22,7 @@ from triplet.progress import Bar
 SHAPES = ("disc", "square", "star")
 TEXTURES = ("striped", "dotted")
 Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 Radius = Annotated[float, Field(ge=4, le=60)]
 CLASSES = tuple(f"{texture} {shape}" for texture, shape in product(TEXTURES, SHAPES))
 SIDE = 128
@@ -144,16 +145,24 @@ class Drawn(Settings):
     """How many images, and what is in them. Sizes in pixels of images of SIDE x SIDE."""
 
     seed: Count = 0
-    unlabelled: Count
+    unlabelled: Positive
     """Images for pretraining; each shows one large object, as ImageNet's do."""
-    train: Count
-    val: Count
+    train: Positive
+    val: Positive
     radii: tuple[Radius, Radius]
     """Smallest and largest object in the annotated images."""
     large: tuple[Radius, Radius]
     """The same in the unlabelled ones."""
     objects: tuple[Count, Count]
     """Fewest and most objects of an annotated image."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("radii", "large", "objects"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high): found ({low}, {high})")
+        return self
 
 
 def draw_dataset(folder: Path, config: Drawn) -> None:

@@ -25,8 +25,8 @@ def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
 def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False) -> None:
     """Take a part of a folder in COCO 2017's layout into ``datasets/<name>``."""
     folder = records.root("datasets") / name
-    if folder.absolute() == source.absolute():
-        raise KitError(f"{source} cannot be a subset of itself")
+    if source.resolve() == folder.resolve():  # before anything is written there
+        raise KitError(f"{source} cannot be a subset of itself; give another --name")
     _pull(
         folder, {"subset": config.model_dump(mode="json")}, COCO,
         lambda: take_subset(source, folder, config), force=force,

@@ -41,6 +41,8 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
             annotated = {annotation["image_id"] for annotation in content["annotations"]}
             images = [image for image in content["images"] if image["id"] in annotated]
             images = images[: counts[split]]
+            if odd := [i["file_name"] for i in images if Path(i["file_name"]).name != i["file_name"]]:
+                raise KitError(f"{source}: {odd[0]!r} in {split}'s annotations is no plain file name")
             kept = {image["id"] for image in images}
             (folder / split).mkdir(parents=True, exist_ok=True)
             for image in images:
@@ -57,8 +59,10 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise KitError(f"{source} is annotated but missing")
-    target.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(source.resolve(), target)
+        os.link(source.resolve(), temporary)
     except OSError:
-        shutil.copy(source, target)
+        shutil.copy(source, temporary)
+    temporary.replace(target)

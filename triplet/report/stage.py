@@ -91,7 +91,7 @@ def _experiment(name: str, runs: list[Run]) -> dict[str, Any]:
         table.append(
             {
                 "row": row,
-                "seeds": sum(run.row == row for run in runs),
+                "seeds": sum(run.row == row and "eval" in run.stages for run in runs),
                 "scores": {(t, m): scores(runs, row, t, m) for t in TASKS for m in METRICS},
                 "gain": gain,
             }

@@ -29,6 +29,7 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
     if weights is None:
         weights = records.output(records.require(run, "pretrain"), "checkpoint")
     cfg = detection.load_config(config)
+    cfg.MODEL.DEVICE = "cpu"  # a GPU's TF32 convolutions differ by more than a wrong file might
     target = {
         "model": cfg.MODEL.META_ARCHITECTURE,
         "backbone": cfg.MODEL.BACKBONE.NAME,

@@ -1,6 +1,5 @@
 """Read the backbone out of any checkpoint that the table's rows come in."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def _load(path: Path) -> Any:
         raise KitError(f"{path} is a web page, not weights: the download was refused; fetch it again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch raises whatever a damaged file makes it
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None
 
@@ -92,8 +91,8 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors of a file by name, and whether it says that they are initial weights."""
     untrained = False
     if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
-        untrained = content["step"] == 0
-        content = content["networks"]
+        untrained = content.get("step") == 0
+        content = content.get("networks")
     elif isinstance(content, dict) and "state_dict" in content:
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -117,10 +116,10 @@ def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
     base = [p for p in found if p.endswith(OPENSELFSUP)]
     if len(base) == 1:
         online = base[0].removesuffix(OPENSELFSUP) + "online_net.0."
-        if online in found and any(
-            not torch.equal(state[base[0] + k[len(online) :]], v)
-            for k, v in state.items()
-            if k.startswith(online)
+        copies = [{k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in (base[0], online)]
+        if online in found and (
+            copies[0].keys() != copies[1].keys()
+            or not all(torch.equal(v, copies[1][k]) for k, v in copies[0].items())
         ):
             raise KitError(f"{path}: {base[0]}* and {online}* should be copies and differ")
         return base[0], "openselfsup raw"
@@ -134,6 +133,8 @@ def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
 
 
 def _architecture(state: dict[str, Tensor], path: Path) -> tuple[int, int]:
+    if state["conv1.weight"].ndim != 4:
+        raise KitError(f"{path}: conv1.weight has shape {tuple(state['conv1.weight'].shape)}")
     width = state["conv1.weight"].shape[0]
     blocks = {
         depth: all(f"layer{i}.{n - 1}.conv1.weight" in state for i, n in enumerate(counts, 1))
@@ -149,7 +150,7 @@ def _architecture(state: dict[str, Tensor], path: Path) -> tuple[int, int]:
 def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> Tensor:
     if value is None:
         raise KitError(f"{path}: {key} is missing")
-    if value.shape != reference.shape:
+    if value.layout != torch.strided or value.shape != reference.shape:
         raise KitError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}")
     value = value.to(reference.dtype).contiguous()
     if not torch.isfinite(value).all():
