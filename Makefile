@@ -36,7 +36,7 @@ ifeq ($(processes),1)
   launch = $(call triplet,pretrain)
 else ifeq ($(RUNTIME),local)
   launch = TRIPLET_PROCESSES=$(processes) .venv/bin/torchrun --nnodes $(NODES) --nproc-per-node $(GPUS) \
-    --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python .venv/bin/triplet pretrain
+    --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python -- .venv/bin/triplet pretrain
 else
   launch = docker compose run --rm -e GPUS=$(GPUS) -e NODES=$(NODES) -e RDZV=$(RDZV) pretrain
 endif

@@ -40,15 +40,16 @@ def pretrain(
         processes.same("config", settings.model_dump(mode="json"))
         processes.same("set of images", [str(path.relative_to(folder)) for path in images])
 
+        told: list[str] = []
+
         def work(job: records.Job) -> None:
-            processes.tell("work")
+            told.append(processes.tell("work"))
             train(settings, images, job, processes)
 
         if not processes.first:
             if processes.tell() == "work":
                 train(settings, images, records.Job(output), processes)
             return
-        told = False
         try:
             records.perform(
                 "pretrain",
@@ -61,5 +62,5 @@ def pretrain(
                 world_size=processes.size,
             )
         finally:
-            if not told:
+            if not told:  # done already, or refused: let the others go
                 processes.tell("nothing to do")

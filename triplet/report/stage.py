@@ -45,7 +45,7 @@ def report() -> None:
         for stage in run.stages
     }
     records.perform("report", folder, config={}, inputs=inputs, work=work, force=True, clear=False)
-    say(f"report: {folder / 'index.html'} ({len(runs)} runs)")
+    say(f"report: {records.portable(folder / 'index.html')} ({len(runs)} runs)")
 
 
 def contents(runs: list[Run], methods: dict[str, Method]) -> dict[str, Any]:
