@@ -1,5 +1,6 @@
 """The finetune stage: Mask R-CNN from converted weights, by Detectron2's own trainer."""
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,15 +81,14 @@ def plain(cfg: CfgNode) -> dict:
 
 
 def _train(cfg: CfgNode, job: records.Job, seed: int, categories: list[str]) -> None:
-    log = job.folder / "log.txt"
+    log, metrics = job.folder / "log.txt", job.folder / "metrics.json"
+    files.cut_lines(metrics, "iteration", _saved_iteration(job.folder))  # before the trainer opens it
     with graceful() as stop:
         with quiet.log_to(log):
             seed_all_rng(seed)
             trainer = Trainer(cfg)
             count = proof.load_and_check(trainer.model, Path(cfg.MODEL.WEIGHTS))
             trainer.resume_or_load(resume=True)
-        metrics = job.folder / "metrics.json"
-        files.cut_lines(metrics, "iteration", trainer.start_iter)
         with Bar("finetune", trainer.max_iter, trainer.start_iter) as bar:
             watch = _Watch(bar, stop)
             trainer.register_hooks([watch])
@@ -114,6 +114,15 @@ def _train(cfg: CfgNode, job: records.Job, seed: int, categories: list[str]) -> 
         job.images_per_second = round(watch.steps * cfg.SOLVER.IMS_PER_BATCH / seconds, 2)
     for path in job.folder.glob("model_[0-9]*.pth"):
         path.unlink()
+
+
+def _saved_iteration(folder: Path) -> int:
+    """Number of the iteration after which the last checkpoint was saved; -1 without one."""
+    tag = folder / "last_checkpoint"
+    if not tag.exists():
+        return -1
+    number = tag.read_text().removeprefix("model_").removesuffix(".pth")
+    return int(number) if number.isdigit() else sys.maxsize  # model_final
 
 
 class Trainer(DefaultTrainer):

@@ -85,6 +85,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     assert 20 <= done < 60
     assert cli.main(command(drawn, *longer)) == 0
     assert f"Starting training from iteration {done}" in (folder / "log.txt").read_text()
+    lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
+    assert lines == sorted(set(lines))
+    assert lines[-1] == 59
 
 
 def test_other_weights_do_not_resume_this_run(run, drawn, capsys):

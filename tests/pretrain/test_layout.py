@@ -11,7 +11,7 @@ def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
     return Pretrain(
         loss=Loss(group=group),
         optimizer=Optimizer(groups=groups, accumulate=accumulate),
-        schedule=Schedule(epochs=epochs),
+        schedule=Schedule(epochs=epochs, warmup_epochs=0),
         views=Views(size=32),
         **others,
     )

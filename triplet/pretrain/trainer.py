@@ -116,9 +116,6 @@ def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processe
         for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
             seen = torch.zeros(5, device=processes.device)
             for number, each in enumerate(passes, 1):
-                if stop and processes.size == 1:  # no need to wait for the rest of a long step
-                    _save(job.folder, networks, optimizer, step, order)
-                    raise stop.interrupted(f"{step} of {order.steps} steps")
                 pairs, bad = next(batches)
                 unreadable |= {*bad}
                 sizes = draw_sizes(config.views, config.seed, each.iteration)
