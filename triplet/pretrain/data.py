@@ -1,7 +1,8 @@
 """Unlabelled images as batches of two views each."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -85,7 +86,7 @@ def _collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, list[int]]:
 
 def load(
     images: list[Path], layout: Layout, order: Order, rank: int, start: int
-) -> Iterator[tuple[Tensor, list[int]]]:
+) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
     (n, 2, 3, size, size) uint8 views, and the indices of images that could not be read."""
     config = layout.config
@@ -99,7 +100,12 @@ def load(
         persistent_workers=config.workers > 0,
         prefetch_factor=4 if config.workers else None,
     )
+    iterator: Any = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except KitError as error:  # a worker's arrives with its traceback in the message
         raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
+    finally:
+        # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
+        if config.workers:
+            iterator._shutdown_workers()

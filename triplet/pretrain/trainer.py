@@ -111,8 +111,8 @@ def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processe
         graceful() as stop,
         log.open("a") if processes.first else contextlib.nullcontext() as metrics,
         Bar("pretrain", order.steps, start, quiet=not processes.first) as bar,
+        contextlib.closing(load(images, layout, order, processes.rank, start)) as batches,
     ):
-        batches = load(images, layout, order, processes.rank, start)
         for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
             seen = torch.zeros(5, device=processes.device)
             for number, each in enumerate(passes, 1):
