@@ -220,7 +220,7 @@ def _refuse(loss: float, step: int, folder: Path, images: list[Path], order: Ord
 
 
 def _refuse_unreadable(mine: set[int], count: int, images: list[Path], config: Pretrain) -> None:
-    if count > max(config.unreadable * len(images), 0):
+    if count > config.unreadable * len(images):
         first = f", for example {images[min(mine)]}" if mine else ""
         raise KitError(
             f"{count} of {len(images)} images cannot be read{first}; that is more than unreadable="
