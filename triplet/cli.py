@@ -80,13 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     common(pull, run=False)
 
+    pack = add("pack", _pack, "put the images of a folder or list into tar shards, for shared file systems")
+    pack.add_argument("source", metavar="SOURCE", help="a path, or a name below datasets/")
+    pack.add_argument("--name", required=True, help="folder below datasets/ that is made")
+    pack.add_argument("--per-shard", type=int, default=10_000, metavar="N", help="images (default: 10000)")
+    common(pack, run=False)
+
     pretrain = add("pretrain", _pretrain, "pretrain a backbone with the truncated triplet loss")
     common(pretrain)
     pretrain.add_argument("--config", type=Path, required=True, help="one of configs/pretrain/")
     pretrain.add_argument(
         "--data", default="imagenet/train", metavar="FOLDER",
-        help="images: a path, or a name below datasets/ (default: imagenet/train)",
+        help="a folder of images, a list of them, or packed shards: a path, or a name below datasets/ "
+        "(default: imagenet/train)",
     )  # fmt: skip
+    pretrain.add_argument(
+        "--weights", type=Path, metavar="FILE", help="start from these, not from the seed"
+    )
     _overrides(pretrain, "schedule.epochs=200")
 
     convert = add("convert", _convert, "turn a checkpoint into Detectron2's weights, with proof")
@@ -154,10 +164,16 @@ def _pull(a: argparse.Namespace) -> None:
         stage.pull_source(a.what, force=a.force)
 
 
+def _pack(a: argparse.Namespace) -> None:
+    from triplet.pull.pack import pack
+
+    pack(a.name, _folder(a.source), per_shard=a.per_shard, force=a.force)
+
+
 def _pretrain(a: argparse.Namespace) -> None:
     from triplet.pretrain.stage import pretrain
 
-    pretrain(a.run, a.config, _folder(a.data), a.overrides, force=a.force)
+    pretrain(a.run, a.config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
 
 
 def _convert(a: argparse.Namespace) -> None:

@@ -24,6 +24,14 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """For people: ``42 s``, ``17 min``, ``3.5 h``, ``12.1 days``."""
+    for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class Bar:
     """Progress of one long piece of work; use as a context manager.
 
@@ -62,9 +70,9 @@ class Bar:
         if self._bar:
             self._bar.stop()
 
-    def step(self, note: str = "") -> None:
-        """One step is done; the note (a loss, a rate) is shown beside it."""
-        self.done += 1
+    def step(self, note: str = "", count: int = 1) -> None:
+        """One step (or ``count``) is done; the note (a loss, a rate) is shown beside it."""
+        self.done += count
         if self._bar:
             self._bar.update(self._task, completed=self.done, note=note)
             return
@@ -73,7 +81,6 @@ class Bar:
             return
         if now - self._spoke >= LINE_EVERY or self.done == self.total:
             self._spoke = now
-            rate = (now - self._began) / (self.done - self.start)
-            left = (self.total - self.done) * rate
-            line = f"{self.title}: {self.done}/{self.total}, {left:.0f} s left{note and ', ' + note}"
+            left = (self.total - self.done) * (now - self._began) / (self.done - self.start)
+            line = f"{self.title}: {self.done}/{self.total}, {duration(left)} left{note and ', ' + note}"
             print(line, file=self._out, flush=True)

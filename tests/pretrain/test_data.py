@@ -1,19 +1,21 @@
+import numpy as np
 import pytest
 import torch
 
 from tests.pretrain.test_layout import settings
 from triplet.errors import KitError
+from triplet.images import open_images
 from triplet.pretrain.config import Views
-from triplet.pretrain.data import ViewPairs, list_images, load
+from triplet.pretrain.data import ViewPairs, load
 from triplet.pretrain.layout import Order, plan
 
 
 def batches(images, config, start=0):
-    return list(load(images, plan(config, 1), Order(len(images), config), 0, start))
+    return list(load(images, plan(config, 1), Order(len(images), config), 0, start, torch.device("cpu")))
 
 
 def test_loader_gives_pairs_of_views_in_order(drawn):
-    images = list_images(drawn / "unlabelled")
+    images = open_images(drawn / "unlabelled")
     config = settings(group=12, workers=0)
     plain = batches(images, config)
     assert len(plain) == 8
@@ -24,30 +26,31 @@ def test_loader_gives_pairs_of_views_in_order(drawn):
 
 
 def test_epochs_differ(drawn):
-    data = ViewPairs(list_images(drawn / "unlabelled"), Views(size=32), seed=0)
-    assert torch.equal(data[(0, 3)][0], data[(0, 3)][0])
-    assert not torch.equal(data[(0, 3)][0], data[(1, 3)][0])
+    data = ViewPairs(open_images(drawn / "unlabelled"), Views(size=32), seed=0)
+    assert np.array_equal(data[(0, 3)][0], data[(0, 3)][0])
+    assert not np.array_equal(data[(0, 3)][0], data[(1, 3)][0])
 
 
 def test_an_unreadable_image_is_replaced_and_named(drawn, tmp_path):
-    images = list_images(drawn / "unlabelled")
-    for name, content in (("a.jpg", b"not a picture"), ("b.png", images[0].read_bytes()[:500])):
+    images = open_images(drawn / "unlabelled")
+    for name, content in (("a.jpg", b"not a picture"), ("b.png", images.read(0)[:500])):
         (tmp_path / name).write_bytes(content)
-    data = ViewPairs([tmp_path / "a.jpg", tmp_path / "b.png", *images[:3]], Views(size=32), seed=0)
+    (tmp_path / "c.png").write_bytes(images.read(1))
+    data = ViewPairs(open_images(tmp_path), Views(size=32), seed=0)
     views, unreadable = data[(0, 0)]
     assert unreadable == [0, 1]
-    assert torch.equal(views, data[(0, 2)][0])
+    assert np.array_equal(views, data[(0, 2)][0])
     assert data[(0, 2)][1] == []
 
 
 def test_missing_empty_and_damaged_folders_are_named(tmp_path):
-    with pytest.raises(KitError, match="no folder of images"):
-        list_images(tmp_path / "nowhere")
+    with pytest.raises(KitError, match="no folder or list of images"):
+        open_images(tmp_path / "nowhere")
     with pytest.raises(KitError, match="holds no image"):
-        list_images(tmp_path)
+        open_images(tmp_path)
     for i in range(12):
         (tmp_path / f"{i}.jpg").write_bytes(b"not a picture")
     for workers in (0, 1):
         config = settings(group=12, workers=workers)
-        with pytest.raises(KitError, match=r"^10 images in a row cannot be read, from /\S+\.jpg on$"):
-            batches(list_images(tmp_path), config)
+        with pytest.raises(KitError, match=r"^10 images in a row cannot be read, from \d+\.jpg on$"):
+            batches(open_images(tmp_path), config)

@@ -19,9 +19,10 @@ from tests.pretrain.test_loss import row_by_row
 from triplet import cli, records
 from triplet.config import parse
 from triplet.errors import KitError
+from triplet.images import open_images
 from triplet.pretrain import checkpoint
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.data import ViewPairs, list_images
+from triplet.pretrain.data import ViewPairs
 from triplet.pretrain.distributed import Processes
 from triplet.pretrain.layout import Order
 from triplet.pretrain.networks import Networks
@@ -97,12 +98,19 @@ def whole(drawn, tmp_path_factory):
     return folder / "whole" / "pretrain"
 
 
+def learned(folder):
+    """The log but for what the clock says."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    timed = ("step_time", "data_time", "images_per_second", "memory")
+    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+
+
 def assert_same_run(folder, whole):
     ours, theirs = (
         torch.load(path / "checkpoint.pth", weights_only=True)["networks"] for path in (folder, whole)
     )
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert learned(folder) == learned(whole)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_each_step_is_the_recipes(places, drawn):
             "seed": 3, "workers": 0,
         }, Pretrain, "test",
     )  # fmt: skip
-    images = list_images(drawn / "unlabelled")
+    images = open_images(drawn / "unlabelled")
     torch.set_default_dtype(torch.float64)
     try:
         job = records.Job(places)
@@ -167,7 +175,12 @@ def test_each_step_is_the_recipes(places, drawn):
         data, order = ViewPairs(images, config.views, 3), Order(48, config)
         for step in range(3):
             for iteration in (2 * step, 2 * step + 1):
-                pairs = torch.stack([data[item][0] for item in order.micro_batch(iteration)])
+                pairs = torch.stack(
+                    [
+                        torch.from_numpy(data[item][0]).permute(0, 3, 1, 2)
+                        for item in order.micro_batch(iteration)
+                    ]
+                )
                 v1, v2 = ((pairs[:, i] / 255 - MEAN) / STD for i in (0, 1))
                 sizes = draw_sizes(config.views, 3, iteration)
 
@@ -308,10 +321,10 @@ def test_unreadable_images_are_counted_named_and_too_many_stop(places, config, d
     (folder / "000000000003.png").write_bytes(b"broken")
     run = ["pretrain", "--run", "run", "--config", str(config), "--data", str(folder)]
     assert cli.main(run) == 2
-    assert re.search(r"1 of 48 images cannot be read, for example \S+0003.png", capsys.readouterr().err)
+    assert re.search(r"1 of 48 images cannot be read, for example 0+3\.png", capsys.readouterr().err)
     assert cli.main([*run, "unreadable=0.05"]) == 0
     record = json.loads((places / "checkpoints" / "run" / "pretrain" / "record.json").read_text())
-    assert record["results"]["unreadable"] == [str(folder / "000000000003.png")]
+    assert record["results"]["unreadable"] == ["000000000003.png"]
 
 
 def test_bfloat16_trains_close_to_float32(places, config, drawn):

@@ -48,6 +48,8 @@ class Views(Settings):
     blur: tuple[Probability, Probability] = (1.0, 0.1)
     blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
+    backend: Literal["opencv", "pil", "dali"] = "opencv"
+    """What makes the pixels, from the same draws: see views.py; dali decodes and draws on the GPU."""
     online: SideRange = SideRange(smallest=96, largest=224)
     target: SideRange = SideRange(smallest=128, largest=224)
 
@@ -104,6 +106,17 @@ class Schedule(Settings):
         return self
 
 
+class Monitor(Settings):
+    """Online k-NN classification of the online network's backbone features, where labels exist."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between evaluations; 0 for none."""
+    images: Annotated[int, Field(ge=2)] = 10_000
+    """Drawn once from the training images; half of them are the bank, the others are classified."""
+    neighbours: Annotated[int, Field(ge=1)] = 20
+    temperature: Positive = 0.07
+
+
 class Pretrain(Settings):
     """One pretraining run: what the optimiser sees, whatever machine it runs on."""
 
@@ -112,6 +125,7 @@ class Pretrain(Settings):
     loss: Loss
     optimizer: Optimizer
     schedule: Schedule
+    monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that load images; 0 loads in the training process."""
@@ -119,6 +133,8 @@ class Pretrain(Settings):
     """Most images that a GPU can take at once; less than its share means BN over fewer images."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass (autocast); the loss and the weights are float32."""
+    compile: bool = False
+    """torch.compile the networks, once for each resolution: for configs whose ``step`` leaves few."""
     unreadable: Probability = 0.001
     """Share of images that may be unreadable before the run stops."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500

@@ -50,6 +50,14 @@ class Processes:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Every process's tensor, in order; their first dimensions may differ. On the CPU if several."""
+        if self.size == 1:
+            return [value]
+        found: list[Tensor] = [value] * self.size
+        dist.all_gather_object(found, value.cpu())
+        return found
+
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over the processes."""
         if self.size > 1:

@@ -138,6 +138,22 @@ class Order:
         """Micro-batches of the whole run."""
         return self.steps * self.config.optimizer.accumulate
 
+    def epoch(self, steps: int) -> int:
+        """Whole epochs in a number of optimiser steps."""
+        return steps * self.config.optimizer.accumulate // self.per_epoch
+
+    def ends_epoch(self, step: int, every: int) -> bool:
+        """Whether the ``step``-th optimiser step, from 1, completes an epoch that ``every`` divides."""
+        before, now = self.epoch(step - 1) // every, self.epoch(step) // every
+        return now > before or (step == self.steps)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return (
+            f"{self.config.schedule.epochs} epochs of {self.images} images = {self.iterations} iterations "
+            f"= {self.steps} optimiser steps"
+        )
+
     def micro_batch(self, iteration: int) -> list[tuple[int, int]]:
         """(epoch, index) of the images of a micro-batch."""
         epoch, place = divmod(iteration, self.per_epoch)

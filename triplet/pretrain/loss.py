@@ -51,20 +51,28 @@ def truncated_triplet_loss(
         )
     if not 0 <= skip < nearest:
         raise ValueError(f"skip must lie in 0..nearest-1: found skip={skip}, nearest={nearest}")
-    n, d = prediction.shape
+    n = len(prediction)
     group = n if group_size is None else group_size
     if group < nearest + 1:
         raise ValueError(f"{nearest} negatives need groups of at least {nearest + 1} images: found {group}")
     if n % group:
         raise ValueError(f"{n} images do not divide into groups of {group}")
 
+    positive, deputy = distances(prediction, target, nearest, skip, group)
+    return F.relu(gamma * positive - deputy + margin).mean()
+
+
+def distances(
+    prediction: Tensor, target: Tensor, nearest: int, skip: int, group: int
+) -> tuple[Tensor, Tensor]:
+    """(n,) distances to the positive and to the negative deputy; arguments as of the loss."""
+    d = prediction.shape[1]
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     with torch.autocast(prediction.device.type, enabled=False):
         p = F.normalize(prediction.to(dtype), dim=1).view(-1, group, d)
         z = F.normalize(target.to(dtype), dim=1).view(-1, group, d)
         distance = -2 * p @ z.transpose(1, 2)
-        positive = distance.diagonal(dim1=1, dim2=2)
         itself = torch.eye(group, dtype=torch.bool, device=distance.device)
         negatives = distance.masked_fill(itself, torch.inf)
         deputy = negatives.topk(nearest, largest=False).values[..., skip:].mean(-1)
-        return F.relu(gamma * positive - deputy + margin).mean()
+        return distance.diagonal(dim1=1, dim2=2).flatten(), deputy.flatten()

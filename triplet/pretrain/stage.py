@@ -5,18 +5,24 @@ from pathlib import Path
 
 from triplet import records
 from triplet.config import load
+from triplet.images import open_images
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.data import list_images
 from triplet.pretrain.distributed import join
 from triplet.pretrain.layout import plan
 from triplet.pretrain.trainer import pretrain as train
 
 # Where these stand does not change the result.
-NEUTRAL = {"workers", "unreadable", "checkpoint_every", "keep"}
+NEUTRAL = {"workers", "unreadable", "checkpoint_every", "keep", "monitor"}
 
 
 def pretrain(
-    run: str, config: Path, folder: Path, overrides: Sequence[str] = (), *, force: bool = False
+    run: str,
+    config: Path,
+    source: Path,
+    overrides: Sequence[str] = (),
+    *,
+    weights: Path | None = None,
+    force: bool = False,
 ) -> None:
     """Pretrain into ``checkpoints/<run>/pretrain``; see ``trainer.pretrain``.
 
@@ -25,8 +31,9 @@ def pretrain(
     Args:
         run: folder below checkpoints/.
         config: one of configs/pretrain/.
-        folder: of images, at any depth.
+        source: of images, see ``images.open_images``.
         overrides: ``key.sub=value``.
+        weights: file to start from, see ``weights.initial``.
         force: start over.
 
     Raises:
@@ -36,26 +43,30 @@ def pretrain(
     output = records.stage_folder(run, "pretrain")
     with join() as processes:
         plan(settings, processes.size)
-        images = list_images(folder)
+        images = open_images(source)
         processes.same("config", settings.model_dump(mode="json"))
-        processes.same("set of images", [str(path.relative_to(folder)) for path in images])
+        processes.same("set of images", images.names())
+        inputs = {"images": source}
+        if weights:
+            inputs["weights"] = weights
+            processes.same("file of initial weights", records.Artifact.of(weights).sha256)
 
         told: list[str] = []
 
         def work(job: records.Job) -> None:
             told.append(processes.tell("work"))
-            train(settings, images, job, processes)
+            train(settings, images, job, processes, weights)
 
         if not processes.first:
             if processes.tell() == "work":
-                train(settings, images, records.Job(output), processes)
+                train(settings, images, records.Job(output), processes, weights)
             return
         try:
             records.perform(
                 "pretrain",
                 output,
                 config=settings.model_dump(mode="json", exclude=NEUTRAL),
-                inputs={"images": folder},
+                inputs=inputs,
                 work=work,
                 force=force,
                 seed=settings.seed,

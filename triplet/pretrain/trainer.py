@@ -1,25 +1,25 @@
 """The training loop: data, step, optimiser, EMA, logs, checkpoints."""
 
 import contextlib
-import json
 import time
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
+from triplet.images import Images
+from triplet.pretrain import checkpoint, data
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.data import load
 from triplet.pretrain.distributed import Processes, pool_batch_norm
-from triplet.pretrain.layout import Layout, Order, plan
+from triplet.pretrain.estimate import estimate
+from triplet.pretrain.layout import Layout, Order, Pass, plan
 from triplet.pretrain.loss import truncated_triplet_loss
+from triplet.pretrain.monitor import MEASURES, Knn, Log, Pace, measure, memory
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import LARS, ema_update, parameter_groups
 from triplet.pretrain.schedule import ema_momentum, learning_rate
@@ -28,6 +28,9 @@ from triplet.pretrain.views import draw_sizes, normalize
 from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import graceful
+from triplet.weights.initial import load_initial
+
+Batches = Generator[tuple[Tensor, list[int]], None, None]
 
 
 class Objective(nn.Module):
@@ -36,6 +39,7 @@ class Objective(nn.Module):
     def __init__(self, config: Pretrain) -> None:
         super().__init__()
         self.networks = Networks(**config.model.model_dump())
+        self.config = config.loss
         self.loss = partial(
             truncated_triplet_loss, gamma=config.loss.gamma, margin=config.loss.margin,
             nearest=config.loss.nearest, skip=config.loss.skip, group_size=config.loss.group,
@@ -50,18 +54,7 @@ class Objective(nn.Module):
         )
         with torch.autocast(pairs.device.type, torch.bfloat16, enabled=self.mixed):
             loss, predictions, targets = triplet_step(self.networks, view_1, view_2, sizes, self.loss)
-        return loss, measure(loss, predictions, targets)
-
-
-@torch.no_grad()
-def measure(loss: Tensor, predictions: Tensor, targets: Tensor) -> Tensor:
-    """(3,) loss, mean cosine of the positives, and the deviation of normalised target features.
-
-    The deviation is 1 for features spread evenly over the sphere and 0 after a collapse.
-    """
-    p, z = F.normalize(predictions.float(), dim=1), F.normalize(targets.float(), dim=1)
-    spread = z.std(0).mean() * z.shape[1] ** 0.5
-    return torch.stack([loss.detach().float(), (p * z).sum(1).mean(), spread])
+        return loss, measure(loss, predictions, targets, self.config)
 
 
 def make_optimizer(networks: Networks, config: Pretrain) -> LARS:
@@ -74,22 +67,43 @@ def make_optimizer(networks: Networks, config: Pretrain) -> LARS:
     return LARS(groups, settings.learning_rate, settings.momentum, eta=settings.eta)
 
 
-def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processes) -> None:
-    """Train from the last checkpoint in the job's folder, or from the seed, to the end.
+def compile_networks(networks: Networks) -> None:
+    """torch.compile the three networks in place, once for each resolution; names and tensors stay."""
+    torch._dynamo.config.recompile_limit = 256  # the default, 8, is fewer than there are resolutions
+    for network in (networks.online, networks.predictor, networks.target):
+        network.compile(dynamic=False)
 
-    Leaves ``checkpoint.pth`` (without optimiser) and ``metrics.jsonl``: one line per optimiser step.
+
+def pretrain(
+    config: Pretrain, images: Images, job: Job, processes: Processes, weights: Path | None = None
+) -> None:
+    """Train from the last checkpoint in the job's folder, or from the start, to the end.
+
+    Leaves ``checkpoint.pth`` (without optimiser), ``metrics.jsonl`` (a line for each optimiser step) and
+    ``tensorboard/``.
+
+    Args:
+        config: of the run.
+        images: to train on.
+        job: to fill in.
+        processes: that train as one.
+        weights: initial ones, instead of those drawn from the seed.
 
     Raises:
         KitError: a loss that is not finite, too many unreadable images, a checkpoint that cannot be
-            written, a batch that does not divide among the processes.
+            written, a batch that does not divide among the processes, weights that do not fit.
         Interrupted: stopped by a signal, after saving.
     """
     layout, order = plan(config, processes.size), Order(len(images), config)
     torch.manual_seed(config.seed)
-    objective = Objective(config).to(processes.device).train()
+    objective = Objective(config).train()
+    networks = objective.networks
+    origin = load_initial(weights, networks) if weights else "drawn from the seed"
+    objective.to(processes.device)
     nn.utils.convert_conv2d_weight_memory_format(objective, torch.channels_last)
     pool_batch_norm(objective, processes, layout.ranks)
-    networks = objective.networks
+    if config.compile:
+        compile_networks(networks)
     model: nn.Module = objective
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -98,64 +112,108 @@ def pretrain(config: Pretrain, images: list[Path], job: Job, processes: Processe
     if start and not processes.first:
         start = checkpoint.restore(job.folder, networks, optimizer)
     processes.same("checkpoint", start)
+    knn = Knn(config, images, processes) if config.monitor.every else None
     if processes.first:
-        say(f"pretrain: {layout.describe()}; {order.steps} steps")
+        say(f"pretrain: {layout.describe()}; {order.describe()}")
+        say(f"pretrain: {estimate(config, layout).describe()}; weights: {origin}")
 
-    log = job.folder / "metrics.jsonl"
-    last = {}
-    if processes.first:
-        last = files.cut_lines(log, "iteration", start * config.optimizer.accumulate)
     unreadable: set[int] = set()
-    began = time.monotonic()
+    pace = Pace(config.batch, order.steps, start)
     with (
         graceful() as stop,
-        log.open("a") if processes.first else contextlib.nullcontext() as metrics,
+        Log(job.folder, start, config.optimizer.accumulate, first=processes.first) as log,
         Bar("pretrain", order.steps, start, quiet=not processes.first) as bar,
-        contextlib.closing(load(images, layout, order, processes.rank, start)) as batches,
+        contextlib.closing(
+            _loader(config)(images, layout, order, processes.rank, start, processes.device)
+        ) as batches,
     ):
         for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
-            seen = torch.zeros(5, device=processes.device)
-            for number, each in enumerate(passes, 1):
-                pairs, bad = next(batches)
-                unreadable |= {*bad}
-                sizes = draw_sizes(config.views, config.seed, each.iteration)
-                alone = isinstance(model, DistributedDataParallel) and number < len(passes)
-                with model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-                    try:
-                        loss, values = model(pairs.to(processes.device, non_blocking=True), sizes)
-                        (loss / len(passes)).backward()
-                    except torch.OutOfMemoryError:
-                        raise KitError(
-                            f"{layout.images} images at once do not fit this GPU; limit them with "
-                            f"images_per_gpu={config.loss.group} (or more, in multiples of that)"
-                        ) from None
-                seen[:3] += values / len(passes)
+            seen, waited = accumulate(model, config, passes, batches, unreadable)
             rate, momentum = advance(networks, optimizer, config, order, step)
-
-            seen[3], seen[4] = float(bool(stop)), len(unreadable)
-            value, cosine, spread, stopping, bad_mean = processes.mean(seen).tolist()
             done = step + 1
-            last = {"iteration": done * config.optimizer.accumulate, "loss": value,
-                    "positive_cosine": cosine, "feature_std": spread,
-                    "learning_rate": rate, "ema_momentum": momentum}  # fmt: skip
-            _refuse(value, done, job.folder, images, order)
-            _refuse_unreadable(unreadable, round(bad_mean * processes.size), images, config)
-            if metrics:
-                metrics.write(json.dumps(last) + "\n")
-                metrics.flush()
+
+            own = torch.tensor([float(bool(stop)), len(unreadable), waited], dtype=seen.dtype)
+            # The one place where the host waits for the device.
+            *measured, stopping, bad, waited = processes.mean(
+                torch.cat([seen, own.to(processes.device)])
+            ).tolist()
+            _refuse(measured[0], done, job.folder, images, order)
+            _refuse_unreadable(unreadable, round(bad * processes.size), images, config)
+            values = {
+                "iteration": done * config.optimizer.accumulate,
+                "epoch": order.epoch(done),
+                **dict(zip(MEASURES, measured, strict=True)),
+                "learning_rate": rate,
+                "ema_momentum": momentum,
+                **pace.step(waited),
+                "memory": memory(processes.device),
+            }
+            if knn and order.ends_epoch(done, config.monitor.every):
+                values["knn"] = knn(networks)
+                pace.pause()
+            log.write(done, values)
             if (stopping or done % config.checkpoint_every == 0) and done < order.steps:
                 if processes.first:
                     _save(job.folder, networks, optimizer, done, order)
                 if stopping:
                     raise stop.interrupted(f"{done} of {order.steps} steps")
-            bar.step(f"loss {value:.3f}")
+            if processes.first and (forecast := pace.forecast(done)):
+                say(f"pretrain: {forecast}")
+            bar.step(f"loss {measured[0]:.3f}")
 
     if processes.first:
-        _finish(config, job, networks, layout, order, last)
-        job.results["unreadable"] = sorted(str(images[i]) for i in unreadable)
-        if start < order.steps:
-            seconds = time.monotonic() - began
-            job.images_per_second = round((order.steps - start) * config.batch / seconds, 2)
+        _finish(config, job, networks, layout, order, log.last)
+        job.results["unreadable"] = sorted(images.name(i) for i in unreadable)
+        job.results["weights"] = origin
+        job.images_per_second = pace.average()
+
+
+def _loader(config: Pretrain) -> Callable[..., Batches]:
+    if config.views.backend != "dali":
+        return data.load
+    from triplet.pretrain import dali
+
+    return dali.load
+
+
+def accumulate(
+    model: nn.Module, config: Pretrain, passes: list[Pass], batches: Batches, unreadable: set[int]
+) -> tuple[Tensor, float]:
+    """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
+
+    Args:
+        model: an Objective, or DistributedDataParallel around one.
+        config: of the run.
+        passes: of this process in this step.
+        batches: one item for each pass, see ``data.load``.
+        unreadable: what is found unreadable is added.
+
+    Returns:
+        The mean of each of ``MEASURES``, on the device, and the seconds spent waiting for data.
+
+    Raises:
+        KitError: a pass does not fit the GPU.
+    """
+    waited, seen = 0.0, None
+    for number, each in enumerate(passes, 1):
+        asked = time.monotonic()
+        pairs, bad = next(batches)
+        waited += time.monotonic() - asked
+        unreadable |= {*bad}
+        sizes = draw_sizes(config.views, config.seed, each.iteration)
+        silent = isinstance(model, DistributedDataParallel) and number < len(passes)
+        with model.no_sync() if silent else contextlib.nullcontext():  # type: ignore[operator]
+            try:
+                loss, values = model(pairs, sizes)
+                (loss / len(passes)).backward()
+            except torch.OutOfMemoryError:
+                raise KitError(
+                    f"{len(pairs)} images at once do not fit this GPU; limit them with "
+                    f"images_per_gpu={config.loss.group} (or more, in multiples of that)"
+                ) from None
+        seen = values / len(passes) if seen is None else seen + values / len(passes)
+    assert seen is not None
+    return seen, waited
 
 
 def advance(
@@ -182,13 +240,12 @@ def advance(
 
 
 def _save(folder: Path, networks: Networks, optimizer: LARS, step: int, order: Order) -> None:
-    epoch = step * order.config.optimizer.accumulate // order.per_epoch
-    checkpoint.save(folder / f"step_{step:07d}.pth", networks, optimizer, step, epoch)
+    checkpoint.save(folder / f"step_{step:07d}.pth", networks, optimizer, step, order.epoch(step))
     checkpoint.keep(folder, order.config.keep)
 
 
 def _finish(
-    config: Pretrain, job: Job, networks: Networks, layout: Layout, order: Order, last: dict[str, Any]
+    config: Pretrain, job: Job, networks: Networks, layout: Layout, order: Order, last: dict[str, float]
 ) -> None:
     final = job.folder / "checkpoint.pth"
     checkpoint.save(final, networks, None, order.steps, config.schedule.epochs)
@@ -200,13 +257,13 @@ def _finish(
     )  # fmt: skip
 
 
-def _refuse(loss: float, step: int, folder: Path, images: list[Path], order: Order) -> None:
+def _refuse(loss: float, step: int, folder: Path, images: Images, order: Order) -> None:
     """KitError with step, images and last good checkpoint when the loss is not finite."""
     if torch.isfinite(torch.tensor(loss)):
         return
     accumulate = order.config.optimizer.accumulate
     names = [
-        str(images[index])
+        images.name(index)
         for iteration in range((step - 1) * accumulate, step * accumulate)
         for _, index in order.micro_batch(iteration)
     ]
@@ -219,9 +276,9 @@ def _refuse(loss: float, step: int, folder: Path, images: list[Path], order: Ord
     )
 
 
-def _refuse_unreadable(mine: set[int], count: int, images: list[Path], config: Pretrain) -> None:
+def _refuse_unreadable(mine: set[int], count: int, images: Images, config: Pretrain) -> None:
     if count > config.unreadable * len(images):
-        first = f", for example {images[min(mine)]}" if mine else ""
+        first = f", for example {images.name(min(mine))}" if mine else ""
         raise KitError(
             f"{count} of {len(images)} images cannot be read{first}; that is more than unreadable="
             f"{config.unreadable} allows: mend the folder or raise it"

@@ -43,11 +43,8 @@ def read_backbone(path: Path) -> Backbone:
     Raises:
         KitError: what was found instead.
     """
-    content = _load(path)
-    state, untrained = _state_dict(content, path)
+    state, untrained = read_state(path)
     prefix, kind = _prefix(state, path)
-    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
-        kind = "kit"
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     depth, width = _architecture(inside, path)
     expected = Network(depth, width).state_dict()
@@ -73,22 +70,13 @@ def read_backbone(path: Path) -> Backbone:
     )
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise KitError(f"no weights at {path}")
-    with path.open("rb") as file:
-        head = file.read(64).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html")):
-        raise KitError(f"{path} is a web page, not weights: the download was refused; fetch it again")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever a damaged file makes it
-        reason = " ".join(str(error).split())[:160]
-        raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None
+def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a checkpoint of any format by name, and whether it says that they are initial weights.
 
-
-def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a file by name, and whether it says that they are initial weights."""
+    Raises:
+        KitError: no such file, not one of tensors, or none in it.
+    """
+    content = _load(path)
     untrained = False
     if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
         untrained = content.get("step") == 0
@@ -101,6 +89,20 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], bool]:
     if not state:
         raise KitError(f"{path}: holds no tensors; its keys: {list(content)[:5]}")
     return state, untrained
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise KitError(f"no weights at {path}")
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html")):
+        raise KitError(f"{path} is a web page, not weights: the download was refused; fetch it again")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever a damaged file makes it
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None
 
 
 def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:

@@ -1,0 +1,183 @@
+"""Where images come from: a folder, a list, or tar shards. Each gives encoded files by number."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from triplet import files
+from triplet.errors import KitError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+INDEX = "shards.json"
+"""Written last by `triplet pack`: its presence in a folder means tar shards, all of them whole."""
+
+
+class Shard(BaseModel):
+    """One tar file and where its images lie in it: what stands in ``<shard>.json`` beside it."""
+
+    name: str
+    sha256: str
+    bytes: int
+    names: list[str]
+    labels: list[str] | None
+    """The class of each image, by name."""
+    offsets: list[int]
+    sizes: list[int]
+
+
+class Index(BaseModel):
+    """``shards.json``: the shards in order."""
+
+    shards: list[str]
+    images: int
+
+
+class Images:
+    """A fixed sequence of encoded images, the same on every process.
+
+    Names are kept in numpy arrays: a list of a million strings would be copied into each loader process
+    page by page, as their reference counts are touched.
+
+    Attributes:
+        labels: (n,) int64, the class of each image, or None where the source names none or only one.
+        classes: their names, by number.
+    """
+
+    def __init__(self, names: Sequence[str], labels: Sequence[str] | None) -> None:
+        self._names = np.array([os.fsencode(name) for name in names])
+        self.labels: np.ndarray | None = None
+        self.classes: list[str] = []
+        if labels is not None and len(found := sorted(set(labels))) > 1:
+            numbers = {label: number for number, label in enumerate(found)}
+            self.labels = np.array([numbers[label] for label in labels], dtype=np.int64)
+            self.classes = found
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """What a person can find the image by."""
+        return os.fsdecode(bytes(self._names[index]))
+
+    def names(self) -> list[str]:
+        """All of them, in order: two equal lists are the same images."""
+        return [self.name(index) for index in range(len(self))]
+
+    def read(self, index: int) -> bytes:
+        """The encoded file; OSError when it cannot be read."""
+        raise NotImplementedError
+
+
+class Files(Images):
+    """Images that are files below a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[str] | None) -> None:
+        super().__init__(names, labels)
+        self.folder = folder
+
+    def read(self, index: int) -> bytes:
+        """See Images."""
+        return (self.folder / self.name(index)).read_bytes()
+
+
+class Shards(Images):
+    """Images inside tar files, read in any order by position."""
+
+    def __init__(self, folder: Path, shards: list[Shard]) -> None:
+        names = [name for shard in shards for name in shard.names]
+        known = all(shard.labels for shard in shards)
+        super().__init__(names, [n for s in shards for n in s.labels or ()] if known else None)
+        self._shard = np.repeat(np.arange(len(shards)), [len(shard.names) for shard in shards])
+        self._offsets = np.array([offset for shard in shards for offset in shard.offsets])
+        self._sizes = np.array([size for shard in shards for size in shard.sizes])
+        # Positional reads share no state, so loader processes may inherit these.
+        self._files = [os.open(folder / shard.name, os.O_RDONLY) for shard in shards]
+
+    def read(self, index: int) -> bytes:
+        """See Images."""
+        size = int(self._sizes[index])
+        data = os.pread(self._files[self._shard[index]], size, int(self._offsets[index]))
+        if len(data) != size:
+            raise OSError(f"{self.name(index)}: found {len(data)} bytes, expected {size}")
+        return data
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", []):
+            os.close(file)
+
+
+def open_images(source: Path) -> Images:
+    """Open whichever of the three is at the path.
+
+    - A folder: every image below it, sorted by name. Where each lies in a sub-folder, as ImageNet's do, the
+      first part of its path is its class.
+    - A text file: a line ``path`` or ``path class`` for each image, as OpenSelfSup's lists have; paths are
+      relative to the list's folder or absolute.
+    - A folder made by ``triplet pack``.
+
+    Raises:
+        KitError: there is no image, a line of a list is not readable, a shard is missing or cut short.
+    """
+    if source.is_file():
+        return _listed(source)
+    if (source / INDEX).exists():
+        return Shards(source, read_shards(source))
+    if not source.is_dir():
+        raise KitError(f"no folder or list of images at {source}; draw or fetch one with: triplet pull")
+    if partial := next(source.glob("*.tar"), None):
+        raise KitError(f"{source} holds {partial.name} but no {INDEX}; make its shards with: triplet pack")
+    names = [name for name, _ in files.walk(source) if Path(name).suffix.lower() in SUFFIXES]
+    if not names:
+        raise KitError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return Files(source, names, _folder_labels(names))
+
+
+def read_shards(folder: Path) -> list[Shard]:
+    """What ``triplet pack`` wrote about its shards; KitError unless each file is there in full length."""
+    try:
+        index = Index.model_validate_json((folder / INDEX).read_text())
+        shards = [Shard.model_validate_json(side_car(folder / name).read_text()) for name in index.shards]
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{folder}: its shards cannot be read ({reason}); run triplet pack again") from None
+    for shard in shards:
+        path = folder / shard.name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != shard.bytes:
+            raise KitError(
+                f"{path} has {found} bytes, expected {shard.bytes}; make it again with: triplet pack"
+            )
+    return shards
+
+
+def side_car(shard: Path) -> Path:
+    """The file beside a shard that says where its images lie."""
+    return shard.with_suffix(".json")
+
+
+def _listed(source: Path) -> Images:
+    try:
+        lines = [line for line in source.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise KitError(f"{source} is neither a folder nor a list of images in text") from None
+    names, labels = [], []
+    for number, line in enumerate(lines, 1):
+        name, _, label = line.strip().rpartition(" ")
+        if not name or Path(label).suffix.lower() in SUFFIXES:  # no class, perhaps blanks in the path
+            name, label = line.strip(), ""
+        if Path(name).suffix.lower() not in SUFFIXES:
+            raise KitError(f"{source}, line {number}: expected 'path' or 'path class', found {line!r:.80}")
+        names.append(name)
+        labels.append(label)
+    if not names:
+        raise KitError(f"{source} lists no image")
+    return Files(source.parent, names, labels if all(labels) else None)
+
+
+def _folder_labels(names: Sequence[str]) -> list[str] | None:
+    if not all("/" in name for name in names):
+        return None
+    return [name.partition("/")[0] for name in names]

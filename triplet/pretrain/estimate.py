@@ -1,0 +1,88 @@
+"""What a config will cost, before it runs: arithmetic and memory, counted on the meta device."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from triplet.pretrain.config import Model, Pretrain, SideRange
+from triplet.pretrain.layout import Layout
+from triplet.pretrain.networks import Networks
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run on one layout."""
+
+    flop: float
+    """Per image: both views through both networks, backward through the online one. A multiply-add is 2."""
+    memory: float
+    """Bytes on a GPU: weights, optimiser, and what the largest pass keeps for its backward."""
+
+    def describe(self) -> str:
+        """For the log."""
+        return f"{self.flop / 1e9:.1f} GFLOP an image, about {self.memory / 2**30:.1f} GiB a process"
+
+
+def estimate(config: Pretrain, layout: Layout) -> Cost:
+    """Expected arithmetic over the drawn resolutions, and memory at the largest of them.
+
+    The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; a
+    framework adds its own (CUDA context, cuDNN's workspace, fragmentation: one to three GiB).
+    """
+    networks = _networks(config.model)
+    online, target = (
+        _mean_flop(config.model, sides) for sides in (config.views.online, config.views.target)
+    )
+    predictor = sum(2 * p.numel() for n, p in networks.predictor.named_parameters() if n.endswith("weight"))
+    flop = 2 * (3 * online + target) + 2 * 3 * predictor
+
+    # Trained tensors have a gradient and a momentum; the target network has neither.
+    tensors = sum(p.numel() * (12 if p.requires_grad else 4) for p in networks.parameters())
+    kept = _kept(config.model, config.views.online.largest, config.precision)
+    pixels = 2 * 3 * config.views.size**2 * 5  # two views in uint8 and float32
+    return Cost(float(flop), float(tensors + layout.images * (2 * kept + pixels)))
+
+
+@cache
+def _networks(model: Model) -> Networks:
+    with torch.device("meta"):
+        return Networks(**model.model_dump())
+
+
+@cache
+def _mean_flop(model: Model, sides: SideRange) -> float:
+    """Of one forward pass of an encoder for one image, over the sides that are drawn."""
+    encoder = _networks(model).target.eval()
+    every = range(sides.smallest, sides.largest + 1, sides.step)
+    # 7 shares no factor with the strides: what rounding up costs on odd sides is met as often as it is.
+    counts = []
+    thinned = every[(len(every) - 1) % 7 // 2 :: 7] if len(every) > 32 else every
+    for side in thinned:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            encoder(torch.empty(2, 3, side, side, device="meta"))
+        counts.append(counter.get_total_flops() / 2)
+    return sum(counts) / len(counts)
+
+
+@cache
+def _kept(model: Model, side: int, precision: str) -> int:
+    """Bytes per image that one view's forward pass keeps for the backward."""
+    networks = _networks(model)
+    dtype = getattr(torch, precision)
+    weights = {p.untyped_storage()._cdata for p in networks.parameters()}
+    images, kept = 8, dict[int, int]()
+    alive = []  # a freed storage's address may come again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        alive.append(tensor)
+        if storage._cdata not in weights:
+            kept[storage._cdata] = tensor.numel() * dtype.itemsize
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        networks.predictor(networks.online(torch.empty(images, 3, side, side, device="meta")))
+    return sum(kept.values()) // images

@@ -1,0 +1,114 @@
+"""The pack stage: images become tar shards, few large files for a shared file system."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+from triplet import files, images, records
+from triplet.errors import KitError
+from triplet.progress import Bar
+from triplet.signals import Stop, graceful
+
+
+def pack(name: str, source: Path, *, per_shard: int = 10_000, force: bool = False) -> None:
+    """Write the images of a source to ``datasets/<name>/shard-*.tar``, byte for byte.
+
+    Each shard is a plain tar in the order of the source (WebDataset's readers take it), with a JSON file
+    beside it that says where each image lies. It is read back and compared before it gets its name; a
+    pack that was stopped goes on after the last whole shard.
+
+    Args:
+        name: of the data set that is made.
+        source: see ``images.open_images``.
+        per_shard: images in a shard.
+        force: start over.
+
+    Raises:
+        KitError: bad source, an image that cannot be read, or shards that do not read back as written.
+        Interrupted: stopped by a signal, after the shard that was whole.
+    """
+    if per_shard < 1:
+        raise KitError(f"--per-shard must be at least 1: found {per_shard}")
+    found = images.open_images(source)
+    folder = records.root("datasets") / name
+    if folder.resolve() == source.resolve() or folder.resolve() in source.resolve().parents:
+        raise KitError(f"--name {name} is where the images are; choose another name")
+    starts = range(0, len(found), per_shard)
+
+    def work(job: records.Job) -> None:
+        shards: list[images.Shard] = []
+        with graceful() as stop, Bar("pack", len(found)) as bar:
+            for number, start in enumerate(starts):
+                path = folder / f"shard-{number:06d}.tar"
+                wanted = range(start, min(start + per_shard, len(found)))
+                shard = _whole(path)
+                if shard is None:
+                    shard = _write(path, found, wanted, stop)
+                shards.append(shard)
+                job.outputs[path.stem] = path
+                bar.step(path.name, len(wanted))
+        index = images.Index(shards=[shard.name for shard in shards], images=len(found))
+        files.write_text(folder / images.INDEX, index.model_dump_json(indent=1) + "\n")
+        job.outputs["index"] = folder / images.INDEX
+        job.results.update(images=len(found), shards=len(shards), bytes=sum(s.bytes for s in shards))
+
+    records.perform(
+        "pack",
+        folder,
+        config={"per_shard": per_shard},
+        inputs={"images": source},
+        work=work,
+        force=force,
+    )
+
+
+def _whole(path: Path) -> images.Shard | None:
+    """The shard that an earlier session finished, if its bytes are still what they were."""
+    try:
+        shard = images.Shard.model_validate_json(images.side_car(path).read_text())
+    except (OSError, ValueError):
+        return None
+    return shard if path.is_file() and files.sha256(path) == shard.sha256 else None
+
+
+def _write(path: Path, found: images.Images, wanted: range, stop: Stop) -> images.Shard:
+    names, offsets, digests, sizes = [], [], [], []
+    with files.atomic(path) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+            for index in wanted:
+                if stop:
+                    raise stop.interrupted(f"the shards before {path.name} are whole")
+                data = _read(found, index)
+                member = tarfile.TarInfo(found.name(index).lstrip("/"))
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+                names.append(found.name(index))
+                offsets.append(tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+                sizes.append(len(data))
+                digests.append(hashlib.sha256(data).digest())
+        with temporary.open("rb") as file:
+            for name, offset, size, digest in zip(names, offsets, sizes, digests, strict=True):
+                file.seek(offset)
+                if hashlib.sha256(file.read(size)).digest() != digest:
+                    raise KitError(f"{path}: {name} does not read back as written; check the disk")
+        shard = images.Shard(
+            name=path.name,
+            sha256=files.sha256(temporary),
+            bytes=temporary.stat().st_size,
+            names=names,
+            labels=None if found.labels is None else [found.classes[found.labels[i]] for i in wanted],
+            offsets=offsets,
+            sizes=sizes,
+        )
+    files.write_text(images.side_car(path), shard.model_dump_json() + "\n")
+    return shard
+
+
+def _read(found: images.Images, index: int) -> bytes:
+    try:
+        return found.read(index)
+    except OSError as error:
+        raise KitError(
+            f"{found.name(index)} cannot be read ({error.strerror}); mend or remove it"
+        ) from None

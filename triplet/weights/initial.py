@@ -1,0 +1,70 @@
+"""Start a pretraining from weights that were trained before."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triplet.errors import KitError
+from triplet.pretrain.networks import Networks
+from triplet.weights.read import read_backbone, read_state
+
+# The authors' raw epoch file -> ours. Their `backbone.*` is a second copy of `online_net.0.*`.
+AUTHORS = {
+    "online_net.0.": "online.backbone.",
+    "online_net.1.": "online.projector.",
+    "target_net.0.": "target.backbone.",
+    "target_net.1.": "target.projector.",
+    "head.predictor.": "predictor.",
+}
+
+
+@torch.no_grad()
+def load_initial(path: Path, networks: Networks) -> str:
+    """Fill the networks from a file; returns one phrase about what was in it.
+
+    A whole file (the kit's own checkpoint, the authors' raw epoch) fills all of them. Anything else that
+    ``read_backbone`` reads fills the online and the target backbone; projector and predictor stay as drawn.
+
+    Raises:
+        KitError: the file is no such thing, or of another architecture. Nothing was filled then.
+    """
+    backbone = read_backbone(path)  # whole, finite, the right names
+    ours, theirs = networks.online.backbone.state_dict(), backbone.state
+    if ours.keys() != theirs.keys() or any(ours[key].shape != value.shape for key, value in theirs.items()):
+        raise KitError(
+            f"{path} is a ResNet-{backbone.depth} of width {backbone.width}, the config's is another; "
+            f"set model.depth={backbone.depth} model.width={backbone.width}, or give other weights"
+        )
+    whole = _whole(read_state(path)[0])
+    if whole is None:
+        for encoder in (networks.online, networks.target):
+            encoder.backbone.load_state_dict(theirs)
+        return f"{backbone.format} backbone; projector and predictor from the seed"
+    expected = networks.state_dict()
+    for key, value in expected.items():
+        found = whole.get(key)
+        if found is None and key.endswith("num_batches_tracked"):
+            whole[key] = value
+        elif found is None or found.shape != value.shape or not found.isfinite().all():
+            what = "is missing" if found is None else f"has shape {tuple(found.shape)} or is not finite"
+            raise KitError(
+                f"{path}: {key} {what}, expected {tuple(value.shape)}; is model.hidden the same?"
+            )
+    networks.load_state_dict({key: whole[key] for key in expected})
+    return f"{backbone.format} networks, all of them"
+
+
+def _whole(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """All networks under our names, None when the file holds no more than a backbone."""
+    if any(key.startswith("online.projector.") for key in state):
+        return dict(state)
+    prefix = next((key.partition("online_net.")[0] for key in state if "online_net." in key), None)
+    if prefix is None:
+        return None
+    renamed = {}
+    for key, value in state.items():
+        for theirs, ours in AUTHORS.items():
+            if key.startswith(prefix + theirs):
+                renamed[ours + key.removeprefix(prefix + theirs)] = value
+    return renamed
