@@ -80,7 +80,8 @@ def _kept(model: Model, side: int, precision: str) -> int:
         storage = tensor.untyped_storage()
         alive.append(tensor)
         if storage._cdata not in weights:
-            kept[storage._cdata] = tensor.numel() * dtype.itemsize
+            size = dtype.itemsize if tensor.is_floating_point() else tensor.element_size()
+            kept[storage._cdata] = tensor.numel() * size
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

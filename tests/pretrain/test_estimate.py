@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import KIT
+from triplet.config import load
+from triplet.pretrain.config import Model, Pretrain, SideRange
+from triplet.pretrain.estimate import _kept, estimate
+from triplet.pretrain.layout import Order, plan
+from triplet.pretrain.networks import Networks
+
+CONFIGS = sorted((KIT / "configs" / "pretrain").glob("*.yaml"))
+AUTHORS = KIT / "configs" / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
+
+
+def test_arithmetic_is_the_papers():
+    """65.4 GFLOP at 224 px (recipe.md, section 3: convolutions only): 2 x (3 + 1) x 4.09 GMAC x 2."""
+    fixed = {"online": SideRange(smallest=224, largest=224), "target": SideRange(smallest=224, largest=224)}
+    config = load(AUTHORS, Pretrain)
+    config = config.model_copy(update={"views": config.views.model_copy(update=fixed)})
+    assert estimate(config, plan(config, 8)).flop / 1e9 == pytest.approx(65.4, rel=0.01)
+
+
+def test_drawn_resolutions_are_averaged():
+    """The recipe's 36.7 takes cost for proportional to the area; rounding up at odd sides adds to it."""
+    config = load(AUTHORS, Pretrain)
+    thinned = estimate(config, plan(config, 8)).flop / 1e9
+    assert 36.7 < thinned < 36.7 * 1.1
+    few = Pretrain(
+        model=Model(depth=18, width=4, hidden=16, outputs=8),
+        views=config.views.model_copy(
+            update={k: SideRange(smallest=64, largest=96, step=8) for k in ("online", "target")}
+        ),
+        loss=config.loss, optimizer=config.optimizer, schedule=config.schedule,
+    )  # fmt: skip
+    each = [
+        estimate(
+            few.model_copy(
+                update={
+                    "views": few.views.model_copy(
+                        update={k: SideRange(smallest=s, largest=s) for k in ("online", "target")}
+                    )
+                }
+            ),
+            plan(few, 8),
+        ).flop
+        for s in range(64, 97, 8)
+    ]
+    assert estimate(few, plan(few, 8)).flop == pytest.approx(sum(each) / 5)
+
+
+def test_memory_is_what_a_real_backward_holds():
+    """Against the storages that a forward pass on the CPU really keeps alive for its backward."""
+    model = Model(depth=18, width=16, hidden=64, outputs=32)
+    networks, kept = Networks(**model.model_dump()), {}
+    weights = {p.data_ptr() for p in networks.parameters()}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    images = torch.rand(8, 3, 96, 96)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = networks.predictor(networks.online(images))
+    assert output.requires_grad
+    assert _kept(model, 96, "float32") == pytest.approx(sum(kept.values()) / 8, rel=0.01)
+    pooling = 16 * 24 * 24 * 8  # its int64 indices
+    half, full = (_kept(model, 96, precision) - pooling for precision in ("bfloat16", "float32"))
+    assert half * 2 == pytest.approx(full, rel=0.01)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_can_be_costed(path):
+    config = load(path, Pretrain)
+    processes = 1 if config.optimizer.groups == 1 else 8
+    cost = estimate(config, plan(config, processes))
+    assert cost.flop > 0
+    assert 2**20 < cost.memory < 80 * 2**30
+    assert "GFLOP an image" in cost.describe()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "8x" in path.stem], ids=lambda path: path.stem
+)
+def test_names_encode_the_run(path):
+    config = load(path, Pretrain)
+    group, accumulate = config.loss.group, config.optimizer.accumulate
+    fast = "-fast" if config.compile else ""
+    data = path.stem.rpartition("_")[2]
+    name = f"triplet_resnet50_8x{group}x{accumulate}-larscos-{config.schedule.epochs}e{fast}_{data}"
+    assert path.stem == name
+    assert config.optimizer.groups == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "epochs", "warmup"),
+    [
+        ("8x196x4-larscos-1000e_imagenet", 6272, 1000, 10),
+        ("8x104x6-larscos-1000e_imagenet", 4992, 1000, 10),
+        ("8x196x4-larscos-200e_imagenet", 6272, 200, 10),
+        ("8x196x8-larscos-10e_sysu30k", 12544, 10, 2),
+    ],
+)
+def test_the_authors_constants(name, batch, epochs, warmup):
+    config = load(Path(f"{KIT}/configs/pretrain/triplet_resnet50_{name}.yaml"), Pretrain)
+    assert config.batch == batch
+    assert (config.schedule.epochs, config.schedule.warmup_epochs) == (epochs, warmup)
+    assert (config.schedule.warmup_ratio, config.schedule.ema_base) == (1e-4, 0.99)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.momentum) == (4.8, 0.9)
+    assert (optimizer.weight_decay, optimizer.eta) == (1e-6, 0.001)
+    assert (config.loss.gamma, config.loss.margin, config.loss.nearest, config.loss.skip) == (2, 100, 10, 1)
+    assert config.model.model_dump() == {"depth": 50, "width": 64, "hidden": 4096, "outputs": 256}
+    views = config.views
+    assert views.blur == (1.0, 0.1)
+    assert views.solarize == (0.0, 0.2)
+    assert (views.online.smallest, views.online.largest, views.online.step) == (96, 224, 1)
+    assert (views.target.smallest, views.target.largest, views.target.step) == (128, 224, 1)
+
+
+def test_the_log_tells_the_size_of_the_run():
+    config = load(AUTHORS, Pretrain)
+    assert Order(1281167, config).describe() == (
+        "1000 epochs of 1281167 images = 817000 iterations = 204250 optimiser steps"
+    )

@@ -1,0 +1,148 @@
+"""One set of images three ways: as a folder, as a list, and as tar shards."""
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from triplet import cli, images
+from triplet.errors import KitError
+from triplet.images import open_images
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Two classes of five small images, with names that need care."""
+    folder = tmp_path / "source"
+    for label, start in (("cat", 0), ("naïve dog", 5)):
+        (folder / label).mkdir(parents=True)
+        for i in range(start, start + 5):
+            colour = Image.new("RGB", (40 + i, 30), (i * 20, 99, 255 - i * 20))
+            colour.save(folder / label / f"photo {i}.{'jpg' if i % 2 else 'png'}")
+    return folder
+
+
+def content(found):
+    return [(found.name(i), found.read(i)) for i in range(len(found))]
+
+
+def pack(source, *extra):
+    return cli.main(["pack", str(source), "--name", "packed", *extra])
+
+
+def test_a_folder_gives_names_bytes_and_classes(classes):
+    found = open_images(classes)
+    assert found.names()[0] == "cat/photo 0.png"
+    assert found.names()[9] == "naïve dog/photo 9.jpg"
+    assert found.read(9) == (classes / "naïve dog" / "photo 9.jpg").read_bytes()
+    assert found.labels.tolist() == [0] * 5 + [1] * 5
+    assert found.classes == ["cat", "naïve dog"]
+
+
+def test_a_flat_folder_has_no_classes(classes):
+    assert open_images(classes / "cat").labels is None
+
+
+def test_a_list_gives_the_same_in_its_own_order(classes):
+    lines = [f"naïve dog/photo {i}.{'jpg' if i % 2 else 'png'} 7" for i in range(9, 4, -1)]
+    (classes / "list.txt").write_text("\n".join([*lines, f"{classes}/cat/photo 0.png 2", ""]))
+    found = open_images(classes / "list.txt")
+    assert found.name(0) == "naïve dog/photo 9.jpg"
+    assert found.read(5) == (classes / "cat" / "photo 0.png").read_bytes()
+    assert found.labels.tolist() == [1] * 5 + [0]
+    (classes / "list.txt").write_text("cat/photo 0.png\nnaïve dog/photo 5.jpg\n")
+    found = open_images(classes / "list.txt")
+    assert found.names() == ["cat/photo 0.png", "naïve dog/photo 5.jpg"]
+    assert found.labels is None
+
+
+def test_packed_shards_are_the_folder(classes, places):
+    assert pack(classes, "--per-shard", "4") == 0
+    folder = places / "datasets" / "packed"
+    assert sorted(p.name for p in folder.glob("*.tar")) == [f"shard-00000{i}.tar" for i in range(3)]
+    one, other = open_images(classes), open_images(folder)
+    assert content(one) == content(other)
+    assert np.array_equal(one.labels, other.labels)
+    assert one.classes == other.classes
+    with tarfile.open(folder / "shard-000001.tar") as tar:  # any tool reads them
+        assert [member.name for member in tar] == one.names()[4:8]
+
+
+def test_packing_twice_does_nothing_and_names_what_changed(classes, places, capsys):
+    assert pack(classes) == 0
+    before = (places / "datasets" / "packed" / "shard-000000.tar").stat().st_mtime_ns
+    assert pack(classes) == 0
+    assert "done already" in capsys.readouterr().out
+    assert (places / "datasets" / "packed" / "shard-000000.tar").stat().st_mtime_ns == before
+    assert pack(classes, "--per-shard", "3") == 2
+    assert "config.per_shard 10000 -> 3" in capsys.readouterr().err
+    assert pack(classes, "--per-shard", "3", "--force") == 0
+    assert len(open_images(places / "datasets" / "packed")) == 10
+
+
+def test_a_stopped_pack_goes_on_after_its_last_whole_shard(classes, places):
+    """SIGTERM while it writes; the shards that were whole are not written again."""
+    big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8))
+    for i in range(150):
+        big.save(classes / "cat" / f"z{i:03d}.png", compress_level=0)
+    folder = places / "datasets" / "packed"
+    command = [sys.executable, "-m", "triplet.cli", "pack", str(classes), "--name", "packed",
+               "--per-shard", "8"]  # fmt: skip
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (folder / "shard-000001.json").exists():
+        assert running.poll() is None
+        time.sleep(0.001)
+    running.send_signal(signal.SIGTERM)
+    _, error = running.communicate()
+    assert running.returncode == 143, error
+    assert "are whole; run the same command to go on" in error
+    assert not (folder / images.INDEX).exists()
+    assert not list(folder.glob(".*.tmp"))
+    with pytest.raises(KitError, match=r"shard-\d+\.tar but no shards\.json; make its shards with"):
+        open_images(folder)
+    first = (folder / "shard-000000.tar").stat().st_mtime_ns
+    (folder / "shard-000001.tar").write_bytes(b"damaged meanwhile")
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (folder / "shard-000000.tar").stat().st_mtime_ns == first
+    assert content(open_images(folder)) == content(open_images(classes))
+
+
+def test_bad_sources_get_one_line(classes, places, tmp_path, capsys):
+    (tmp_path / "bad.txt").write_text("cat/photo 0.png 1\nsomething else\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01")
+    for source, message in (
+        ("nowhere", "no folder or list of images at"),
+        ("bad.txt", "bad.txt, line 2: expected 'path' or 'path class', found 'something else'"),
+        ("empty.txt", "lists no image"),
+        ("binary", "neither a folder nor a list of images in text"),
+    ):
+        assert pack(tmp_path / source) == 2
+        assert message in capsys.readouterr().err
+    assert pack(classes, "--per-shard", "0") == 2
+    assert "--per-shard must be at least 1: found 0" in capsys.readouterr().err
+    (classes / "cat" / "dangling.png").symlink_to("/nowhere.png")
+    assert pack(classes) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_a_shard_that_was_cut_is_refused_and_a_read_beyond_it_fails(classes, places):
+    assert pack(classes) == 0
+    folder = places / "datasets" / "packed"
+    shard = folder / "shard-000000.tar"
+    found = open_images(folder)
+    os.truncate(shard, shard.stat().st_size - 6000)
+    with pytest.raises(KitError, match=r"expected \d+; make it again with: triplet pack"):
+        open_images(folder)
+    os.truncate(shard, 600)
+    with pytest.raises(OSError, match=r"photo 9.jpg: found 0 bytes, expected"):
+        found.read(9)
+    (folder / "shard-000000.json").write_text("{")
+    with pytest.raises(KitError, match="its shards cannot be read"):
+        open_images(folder)
