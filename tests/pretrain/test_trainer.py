@@ -327,6 +327,22 @@ def test_unreadable_images_are_counted_named_and_too_many_stop(places, config, d
     assert record["results"]["unreadable"] == ["000000000003.png"]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_networks_train_the_same(places, config, drawn):
+    """Two resolutions, so that each network is compiled for both; names in the checkpoint stay."""
+    found = []
+    few = "{smallest: 32, largest: 48, step: 16}"
+    for compiled in ("false", "true"):
+        overrides = [f"compile={compiled}", f"views.online={few}", f"views.target={few}",
+                     "schedule.epochs=3", "optimizer.accumulate=1"]  # fmt: skip
+        assert cli.main(command(compiled, config, drawn, *overrides)) == 0
+        found.append(final(places, compiled))
+    plain, compiled = found
+    assert list(plain) == list(compiled)
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, atol=2e-3, rtol=2e-3, msg=key)
+
+
 def test_bfloat16_trains_close_to_float32(places, config, drawn):
     losses = []
     for precision in ("float32", "bfloat16"):

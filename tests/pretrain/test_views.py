@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
@@ -15,10 +17,6 @@ def image(width=64, height=48):
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def pixels(tensor):
-    return tensor.permute(1, 2, 0).numpy()
-
-
 def change(**fields):
     return Draws(**{**PLAIN.__dict__, **fields})
 
@@ -26,7 +24,8 @@ def change(**fields):
 def test_crop_and_resize_are_torchvisions():
     draws = change(box=(10, 5, 40, 30))
     expected = v2.functional.resized_crop(image(), 5, 10, 30, 40, [32, 32], v2.InterpolationMode.BICUBIC)
-    assert np.array_equal(pixels(render_view(image(), draws, 32)), np.asarray(expected))
+    for backend in ("pil", "opencv"):
+        assert np.array_equal(render_view(image(), draws, 32, backend), np.asarray(expected))
 
 
 @pytest.mark.parametrize(
@@ -45,8 +44,71 @@ def test_crop_and_resize_are_torchvisions():
 )  # fmt: skip
 def test_each_transform_is_its_reference(fields, reference):
     base = image().resize((32, 32), Image.Resampling.BICUBIC)
-    ours = pixels(render_view(image(), change(**fields), 32))
+    ours = render_view(image(), change(**fields), 32, "pil")
     assert np.array_equal(ours, np.asarray(reference(base)))
+
+
+# Fields -> the largest and the mean absolute difference of the opencv backend from PIL, in levels of 255.
+TOLERANCES = [
+    ({"flip": True}, 0, 0),
+    ({"jitter": (("brightness", 1.37),)}, 0, 0),
+    ({"jitter": (("brightness", 0.63),)}, 0, 0),
+    ({"jitter": (("contrast", 1.37),)}, 0, 0),
+    ({"jitter": (("contrast", 0.63),)}, 0, 0),
+    ({"jitter": (("saturation", 1.19),)}, 1, 0.1),
+    ({"jitter": (("saturation", 0.81),)}, 1, 0.1),
+    ({"jitter": (("hue", 0.09),)}, 16, 1.2),  # PIL rounds hue and saturation to 8 bits in another way
+    ({"jitter": (("hue", -0.09),)}, 16, 1.2),
+    ({"jitter": (("hue", 0.0),)}, 16, 1.2),
+    ({"grayscale": True}, 1, 0.01),
+    ({"blur_radius": 0.1}, 0, 0),
+    # PIL approximates the Gaussian by three boxes and repeats the border after each: 4 levels inside.
+    ({"blur_radius": 1.0}, 8, 0.8),
+    ({"blur_radius": 2.0}, 24, 1.2),
+    ({"solarize": True}, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("fields", "largest", "mean"), TOLERANCES)
+def test_opencv_differs_from_pil_by_no_more_than_stated(fields, largest, mean):
+    photo = image(500, 375)
+    pil, ours = (
+        render_view(photo, change(box=(50, 40, 300, 250), **fields), 224, backend).astype(int)
+        for backend in ("pil", "opencv")
+    )
+    difference = np.abs(pil - ours)
+    assert difference.max() <= largest
+    assert difference.mean() <= mean
+    if largest:
+        assert difference.max() > 0  # the bound is there for a reason
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_neutral_factors_change_nothing(seed):
+    """Each operation is the identity at its neutral factor, hue but for its rounding."""
+    noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    plain = render_view(noise, change(box=(0, 0, 16, 16)), 16)
+    for name in ("brightness", "contrast", "saturation"):
+        for backend in ("pil", "opencv"):
+            view = render_view(noise, change(box=(0, 0, 16, 16), jitter=((name, 1.0),)), 16, backend)
+            assert np.array_equal(view, plain), (name, backend)
+
+
+def test_both_backends_have_the_same_statistics():
+    """All transforms together, over many draws: mean, deviation, and distance of the histograms."""
+    photo = image(500, 375)
+    both = {"pil": [], "opencv": []}
+    for i in range(120):
+        draws = draw_view(Views(), photo.size, i % 2, view_rng(0, 0, i, i % 2))
+        for backend, views in both.items():
+            views.append(render_view(photo, draws, 112, backend))
+    pil, ours = (np.stack(views).astype(float) for views in both.values())
+    assert ours.mean((0, 1, 2)) == pytest.approx(pil.mean((0, 1, 2)), abs=0.4)
+    assert ours.std((0, 1, 2)) == pytest.approx(pil.std((0, 1, 2)), abs=0.4)
+    one, other = (np.histogram(v, bins=256, range=(0, 256))[0] / v.size for v in (pil, ours))
+    assert np.abs(one - other).sum() / 2 < 0.02  # total variation
+    assert np.abs(np.cumsum(one) - np.cumsum(other)).sum() < 0.4  # Wasserstein distance, in levels
 
 
 def test_draws_depend_on_seed_epoch_index_and_view_alone():

@@ -1,0 +1,55 @@
+"""Arithmetic of a step and what a GPU could do at most, for model FLOP utilisation."""
+
+import re
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from triplet.pretrain.config import Model
+from triplet.pretrain.networks import Networks
+from triplet.pretrain.step import Sizes
+
+# Dense bfloat16 with float32 accumulation, no sparsity, in FLOP/s, by a part of the device's name.
+# H100 SXM and H200: NVIDIA's data sheets (1979 TFLOPS "with sparsity"). A100: its data sheet. RTX 4090: the
+# Ada GPU architecture white paper, appendix A. RTX 3090: the Ampere GA102 white paper, appendix A.
+PEAKS = {
+    "H100 80GB HBM3": 989.4e12,
+    "H200": 989.4e12,
+    "A100": 312e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+OTHERS = ("NVL", "RTX 3090 Ti", "RTX 4090 D", "RTX 4090 Laptop")
+"""Names that contain one of the above and are slower or faster."""
+
+
+def peak(device_name: str) -> float | None:
+    """FLOP/s of a GPU at most, None for one that is not in the table."""
+    if any(name in device_name for name in OTHERS):
+        return None
+    return next((flop for name, flop in PEAKS.items() if re.search(rf"\b{name}\b", device_name)), None)
+
+
+def step_flop(model: Model, sizes: Sizes) -> float:
+    """FLOP for one image of one step: both views through both networks, and back through the online one.
+
+    Convolutions and matrix products are counted, a multiply-add as 2; backward as twice the forward.
+    """
+    online = _encoder(model, sizes.online_1) + _encoder(model, sizes.online_2)
+    target = _encoder(model, sizes.target_1) + _encoder(model, sizes.target_2)
+    predictor = 2 * 2 * (model.outputs * model.hidden + model.hidden * model.outputs)
+    return float(3 * (online + predictor) + target)
+
+
+@cache
+def _networks(model: Model) -> Networks:
+    with torch.device("meta"):
+        return Networks(**model.model_dump()).eval()
+
+
+@cache
+def _encoder(model: Model, side: int) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _networks(model).target(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops()

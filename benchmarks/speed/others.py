@@ -1,0 +1,193 @@
+"""BYOL's step as lightly and solo-learn write it, where they are installed.
+
+Neither is a dependency of the kit. Their step is built from their own parts (heads, loss, LARS, EMA) around
+the kit's backbone, in the order of their training code, without their logging and linear probe; BYOL's loss
+takes the place of the triplet one. They train at 224 pixels: here they get the same resized views as the
+others, so that a ratio is one of code, not of resolutions. On a GPU both run in float16 with a scaled loss
+(``precision: 16-mixed`` in their configs).
+
+PyPI's newest solo-learn, 1.0.2, requires torch 1.9.1 and does not install beside the kit's torch; 1.0.6,
+which they publish on GitHub alone, does (tried with torch 2.11 and lightning 2.1.2).
+"""
+
+import copy
+import importlib
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.released import SCALE
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.networks import Backbone
+from triplet.pretrain.step import Sizes, resize
+
+INSTALL = {
+    "lightly": "pip install lightly",
+    "solo-learn": "pip install git+https://github.com/vturrisi/solo-learn",
+}
+
+
+class _Byol:
+    """What both have in common. A subclass makes the parts and names its loss and its EMA."""
+
+    name: str
+    wants: str
+    cudnn_benchmark = False
+    channels_last = False
+    parts: Any
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, config: Pretrain, device: torch.device) -> None:
+        self.config, self.device, self.mixed = config, device, device.type == "cuda"
+        backbone = Backbone(config.model.depth, config.model.width)
+        self.networks, self.channels = nn.ModuleDict({"backbone": backbone}), backbone.channels
+        self.build()
+        self.networks.train().to(device)
+        if self.channels_last:
+            self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.scaler = torch.amp.GradScaler(device.type, SCALE, enabled=self.mixed)
+        self.optimizer = self.make_optimizer()
+
+    def build(self) -> None:
+        """Make the other modules, on the CPU."""
+        raise NotImplementedError
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """LARS over what is trained."""
+        raise NotImplementedError
+
+    def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """Of the two views' (n, d) predictions and targets."""
+        raise NotImplementedError
+
+    def ema(self) -> None:
+        """Move the target network."""
+        raise NotImplementedError
+
+    def encode(self, backbone: str, projector: str, images: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, d) projections, by the networks of these names."""
+        if self.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        return self.networks[projector](self.networks[backbone](images).mean((2, 3)))
+
+    def micro_batch(self, views: Tensor, sizes: Sizes) -> None:
+        """Forward and backward of (n, 2, 3, h, w) normalised float views that lie on the host."""
+        images = views.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.mixed):
+            view_1, view_2 = images[:, 0], images[:, 1]
+            with torch.no_grad():
+                targets = [
+                    self.encode("target_backbone", "target_projector", resize(view_1, sizes.target_1)),
+                    self.encode("target_backbone", "target_projector", resize(view_2, sizes.target_2)),
+                ]
+            predictions = [
+                self.networks["predictor"](self.encode("backbone", "projector", resize(view, side)))
+                for view, side in ((view_1, sizes.online_1), (view_2, sizes.online_2))
+            ]
+            total = self.loss(predictions, targets)
+        self.scaler.scale(total / self.config.optimizer.accumulate).backward()
+
+    def update(self) -> None:
+        """Optimiser and EMA."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema()
+
+
+class Lightly(_Byol):
+    """benchmarks/imagenet/resnet50/byol.py and main.py of lightly (its loader does not pin)."""
+
+    name, wants = "lightly", "float32"
+
+    def build(self) -> None:
+        """See _Byol."""
+        heads = importlib.import_module("lightly.models.modules")
+        self.utils = importlib.import_module("lightly.models.utils")
+        self.criterion = importlib.import_module("lightly.loss").NegativeCosineSimilarity()
+        model, networks = self.config.model, self.networks
+        networks["projector"] = heads.BYOLProjectionHead(self.channels, model.hidden, model.outputs)
+        networks["predictor"] = heads.BYOLPredictionHead(model.outputs, model.hidden, model.outputs)
+        for part in ("backbone", "projector"):
+            networks[f"target_{part}"] = copy.deepcopy(networks[part]).requires_grad_(False)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """See _Byol."""
+        trained = [self.networks[part] for part in ("backbone", "projector", "predictor")]
+        decayed, others = self.utils.get_weight_decay_parameters(trained)
+        settings = self.config.optimizer
+        return importlib.import_module("lightly.utils.lars").LARS(
+            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
+        )  # fmt: skip
+
+    def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """See _Byol."""
+        return 2 * self.criterion(targets[0], predictions[1]) + 2 * self.criterion(
+            targets[1], predictions[0]
+        )
+
+    def ema(self) -> None:
+        """See _Byol."""
+        for part in ("backbone", "projector"):
+            self.utils.update_momentum(self.networks[part], self.networks[f"target_{part}"], m=0.99)
+
+
+class SoloLearn(_Byol):
+    """solo/methods/byol.py, solo/methods/base.py and main_pretrain.py of solo-learn."""
+
+    name, wants, channels_last = "solo-learn", "pinned float32", True
+
+    def build(self) -> None:
+        """See _Byol."""
+        self.momentum = importlib.import_module("solo.utils.momentum")
+        self.criterion = importlib.import_module("solo.losses.byol").byol_loss_func
+        self.updater = self.momentum.MomentumUpdater(base_tau=0.99)
+        model, networks = self.config.model, self.networks
+
+        def mlp(inputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(inputs, model.hidden), nn.BatchNorm1d(model.hidden), nn.ReLU(),
+                nn.Linear(model.hidden, model.outputs),
+            )  # fmt: skip
+
+        networks["target_backbone"] = Backbone(model.depth, model.width)
+        networks["projector"] = mlp(self.channels)
+        networks["target_projector"] = mlp(self.channels)
+        networks["predictor"] = mlp(model.outputs)
+        for part in ("backbone", "projector"):
+            self.momentum.initialize_momentum_params(networks[part], networks[f"target_{part}"])
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """See _Byol."""
+        settings = self.config.optimizer
+        trained = [self.networks[part] for part in ("backbone", "projector", "predictor")]
+        return importlib.import_module("solo.utils.lars").LARS(
+            [{"params": each.parameters()} for each in trained],
+            lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
+            eta=settings.eta, clip_lr=False, exclude_bias_n_norm=True,
+        )  # fmt: skip
+
+    def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """See _Byol."""
+        return self.criterion(predictions[1], targets[0]) + self.criterion(predictions[0], targets[1])
+
+    def ema(self) -> None:
+        """See _Byol."""
+        for part in ("backbone", "projector"):
+            self.updater.update(self.networks[part], self.networks[f"target_{part}"])
+
+
+def installed(config: Pretrain, device: torch.device) -> tuple[list[_Byol], list[str]]:
+    """The steps that can be built here, and a line for each that cannot."""
+    steps: list[_Byol] = []
+    missing = []
+    for kind in (Lightly, SoloLearn):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                steps.append(kind(config, device))
+        except (ImportError, AttributeError) as error:  # not there, or of another time than torch
+            missing.append(f"{kind.name} is left out ({error}); to compare: {INSTALL[kind.name]}")
+    return steps, missing

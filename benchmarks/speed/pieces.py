@@ -1,0 +1,142 @@
+"""Parts of a training step: the loss head, the update, the data pipeline."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed import released
+from benchmarks.speed.timing import Budget, Case, Variant, interleave
+from triplet.images import Images, open_images
+from triplet.pretrain import data, trainer
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.layout import Order, plan
+from triplet.pretrain.loss import truncated_triplet_loss
+from triplet.pretrain.networks import Networks
+from triplet.pretrain.optim import ema_update
+
+BLOCK = 0.02
+"""Seconds of calls in a repetition of something short."""
+
+
+def head(images: int, config: Pretrain, budget: Budget) -> Case:
+    """The loss of one direction and its gradient, from the predictor's output on.
+
+    Calls follow each other for 20 ms, as timeit has it. In training a call comes after a network that has
+    filled the caches; the kit's is so short that this shows, so it is measured once a round as well.
+
+    Args:
+        images: of the micro-batch, which is one negative group.
+        config: for the size of the embedding.
+        budget: of time.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (images, config.model.outputs)
+    prediction, target = (
+        torch.randn(shape, generator=generator).to(budget.device).requires_grad_(needed)
+        for needed in (True, False)
+    )
+
+    def ours() -> None:
+        prediction.grad = None
+        truncated_triplet_loss(prediction, target).backward()
+
+    def theirs() -> None:
+        prediction.grad = None
+        released.head(prediction, target).backward()
+
+    variants = [
+        Variant("kit", ours, ours=True, block=BLOCK),
+        Variant("released", theirs, block=BLOCK),
+        Variant("kit, called once", ours, ours=True),
+    ]
+    sizes = {"images": images, "outputs": config.model.outputs}
+    name = f"loss head, forward and backward, n = {images}"
+    return Case("head", name, budget.device, sizes, interleave(variants, budget))
+
+
+def update(config: Pretrain, budget: Budget) -> Case:
+    """LARS over the online network and the predictor, then EMA of the target network; float32.
+
+    Setting the gradients to zero is left out of both: the released code fills them, the kit drops them.
+    """
+    torch.manual_seed(0)
+    networks = Networks(**config.model.model_dump()).to(budget.device)
+    for parameter in networks.parameters():
+        if parameter.requires_grad:
+            parameter.grad = 0.01 * torch.randn_like(parameter)
+    theirs = copy.deepcopy(networks)
+    for mine, other in zip(networks.parameters(), theirs.parameters(), strict=True):
+        other.grad = None if mine.grad is None else mine.grad.clone()
+    # Repeated along one gradient, the recipe's rate would let the weights grow without bound.
+    slow = config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 1e-3})}
+    )
+    optimizer = trainer.make_optimizer(networks, slow)
+    their_optimizer = released.make_optimizer(theirs, slow)
+    momentum = config.schedule.ema_base
+
+    def run_ours() -> None:
+        optimizer.step()
+        ema_update(networks.target, networks.online, momentum)
+
+    def run_theirs() -> None:
+        their_optimizer.step()
+        released.ema_update(theirs.target, theirs.online, momentum)
+
+    tensors = [p for p in networks.parameters() if p.requires_grad]
+    sizes = {
+        **config.model.model_dump(), "tensors": len(tensors), "parameters": sum(p.numel() for p in tensors)
+    }  # fmt: skip
+    variants = [Variant("kit", run_ours, ours=True), Variant("released", run_theirs)]
+    name = f"LARS and EMA, {sizes['parameters'] / 1e6:.1f} M parameters in {len(tensors)} tensors"
+    return Case("update", name, budget.device, sizes, interleave(variants, budget))
+
+
+def open_source(folder: Path) -> Images:
+    """The images of the data benchmark and of the end-to-end run."""
+    return open_images(folder)
+
+
+def kit_batches(config: Pretrain, images: Images, device: torch.device) -> Iterator[Tensor]:
+    """(n, 2, 3, size, size) uint8 batches of the kit's own loader, to the end of the config's run."""
+    layout, order = plan(config, 1), Order(len(images), config)
+    for pairs, _ in data.load(images, layout, order, 0, 0, device):
+        yield pairs
+
+
+def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
+    """Files to batches of two views an image, in this process alone: images/s of one core.
+
+    The released pipeline ends in normalised float32; the kit's in uint8, which the training step normalises
+    on the device.
+    """
+    images = open_source(folder)
+    # One process, and more epochs than can be measured.
+    here = config.model_copy(
+        update={"workers": 0, "schedule": config.schedule.model_copy(update={"epochs": 10**6})}
+    )
+    cpu = torch.device("cpu")
+    exact = here.model_copy(update={"views": here.views.model_copy(update={"backend": "pil"})})
+    batches = {
+        "kit": kit_batches(here, images, cpu),
+        "kit, backend pil": kit_batches(exact, images, cpu),
+        "released": released.load(images, here),
+    }
+
+    def variant(name: str) -> Variant:
+        return Variant(name, lambda: next(batches[name]), config.micro_batch, ours=name != "released")
+
+    some = range(min(64, len(images)))
+    sizes = {
+        "files": len(images),
+        "mean_bytes": sum(len(images.read(i)) for i in some) / len(some),
+        "batch": config.micro_batch,
+        "view": config.views.size,
+        "backend": config.views.backend,
+    }
+    timings = interleave([variant(name) for name in batches], budget)
+    name = f"two views of {config.views.size} px of a JPEG, one core"
+    return Case("data", name, budget.device, sizes, timings)

@@ -1,0 +1,183 @@
+"""``python -m benchmarks.speed.run``: the kit beside the released code, part by part, in one run."""
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed import pieces, results
+from benchmarks.speed.fed import backends, fed
+from benchmarks.speed.flops import peak
+from benchmarks.speed.photos import draw_photos
+from benchmarks.speed.steps import Setup, step
+from benchmarks.speed.timing import Budget, Case
+from triplet import files
+from triplet.config import load
+from triplet.errors import KitError
+from triplet.pretrain.config import Pretrain
+from triplet.progress import say
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
+RELEASED = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
+FAST = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e-fast_imagenet.yaml"
+NAMES = ("head", "update", "data", "step")
+THREADS = 1
+"""Of this process: what is compared is code, not how it spreads over cores."""
+
+# For tests: every line runs, no number means anything.
+SMOKE = (
+    "model.width=8", "model.hidden=32", "model.outputs=16", "views.size=64", "views.online.smallest=32",
+    "views.online.largest=64", "views.target.smallest=32", "views.target.largest=64",
+)  # fmt: skip
+QUARTER = ("model.width=16",)
+"""A step of the full ResNet-50 takes a core minutes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a table, write JSON; returns 0, or 2 with one line that says what is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(argv)
+    try:
+        with _threads(THREADS):
+            _run(arguments, shlex.join(["python", "-m", "benchmarks.speed.run", *argv]))
+    except torch.OutOfMemoryError as error:
+        return _fail(
+            f"the GPU's memory is too small ({str(error).splitlines()[0]:.60}); give a lower --batch"
+        )
+    except (KitError, OSError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"benchmarks.speed.run: {message}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.run", description=__doc__)
+    parser.add_argument("what", nargs="?", default="all", choices=(*NAMES, "all"))
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=20.0,
+        help="of measuring each case, warm-up not counted (default: 20)",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="real images (default: drawn JPEGs of 500 x 375)"
+    )
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="images in a step (default: GPU 196, CPU 24)"
+    )
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny sizes, for tests: no number means anything"
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace, command: str) -> None:
+    device = _device(arguments.device)
+    smoke = arguments.smoke
+    budget = Budget(device, seconds=0.0 if smoke else arguments.seconds, rounds=2 if smoke else 5)
+    names = NAMES if arguments.what == "all" else (arguments.what,)
+    cases: list[dict[str, Any]] = []
+    together: list[dict[str, Any]] = []
+
+    def save() -> None:  # after each case, so that a run that is cut short leaves something
+        if arguments.output:
+            header = results.header(command, THREADS, smoke=smoke)
+            content = {**header, "cases": cases, "loader_and_step": together}
+            files.write_text(arguments.output, json.dumps(content, indent=1) + "\n")
+
+    def note(case: Case) -> None:
+        cases.append(results.as_json(case))
+        save()
+
+    name = results.device_name(device)
+    if device.type == "cuda" and peak(name) is None:
+        say(f"no peak is known of {name}: MFU is left out; see benchmarks/speed/flops.py")
+    with tempfile.TemporaryDirectory() as temporary:
+        photos = arguments.images
+        setup = _setup(arguments, device)
+        if photos is None and {"data", "step"} & set(names):
+            say("drawing images")
+            photos = draw_photos(Path(temporary), max(64, 2 * setup.released.micro_batch))
+        if "head" in names:
+            for count in (16,) if smoke else (64, 196, 1024):
+                say(f"measuring the loss head, n = {count}")
+                note(pieces.head(count, setup.released, budget))
+        if "update" in names:
+            say("measuring LARS and EMA")
+            note(pieces.update(load(RELEASED, Pretrain, SMOKE if smoke else ()), budget))
+        if "data" in names:
+            say("measuring the data pipeline")
+            note(pieces.pipeline(_data(smoke), photos, replace(budget, device=torch.device("cpu"))))
+        if "step" in names:
+            say("measuring the training step")
+            case, kits = step(setup, budget)
+            note(case)
+            # The last kit is the one that a run on this device would use.
+            workers = max(1, len(os.sched_getaffinity(0)) - 1)
+            for backend in backends(device):
+                say(f"measuring loader and step together, views by {backend}")
+                together.append(fed(kits[-1], backend, photos, workers, budget))
+                save()
+    print(results.table(cases, together))
+
+
+def _device(name: str | None) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise KitError("no GPU that torch can use was found; run with --device cpu")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:
+    """The steps to compare: the recipe's ResNet-50 on a GPU, a quarter of it on the CPU."""
+    cuda = device.type == "cuda"
+    batch = arguments.batch or (12 if arguments.smoke else 196 if cuda else 24)
+    overrides = [
+        f"loss.group={batch}", "optimizer.groups=1", f"optimizer.accumulate={4 if cuda else 1}",
+        "optimizer.learning_rate=1e-3",  # one batch, over and over: the weights must stay where they are
+    ]  # fmt: skip
+    model = SMOKE if arguments.smoke else () if cuda else QUARTER
+    return Setup(
+        released=load(RELEASED, Pretrain, [*model, *overrides]),
+        fast=load(FAST, Pretrain, [*model, *overrides]),
+        passes=8 if cuda else 1 if arguments.smoke else 2,
+        compile=not arguments.no_compile,
+    )
+
+
+def _data(smoke: bool) -> Pretrain:
+    """The recipe's views, in batches of 16."""
+    batch = ["loss.group=16", "optimizer.groups=1", "optimizer.accumulate=1"]
+    return load(RELEASED, Pretrain, [*(SMOKE if smoke else ()), *batch])
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Whole training steps side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed import others, released
+from benchmarks.speed.flops import step_flop
+from benchmarks.speed.timing import Budget, Case, Variant, interleave
+from triplet.pretrain import trainer
+from triplet.pretrain.config import Pretrain, SideRange
+from triplet.pretrain.layout import Order
+from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import draw_sizes, normalize
+from triplet.progress import say
+
+EPOCHS_OF = 1000
+"""Micro-batches in an epoch, for the schedules; nothing here depends on it."""
+
+
+class Contestant(Protocol):
+    """One way to train: passes over micro-batches, then an update."""
+
+    name: str
+    config: Pretrain
+    wants: str
+    """Which of ``host_batches``."""
+    cudnn_benchmark: bool
+
+    @property
+    def networks(self) -> nn.Module:
+        """All of them."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What holds the momentum."""
+
+    def micro_batch(self, views: Tensor, sizes: Sizes, /) -> object:
+        """Forward and backward of a batch that lies on the host."""
+
+    def update(self) -> None:
+        """Optimiser and EMA."""
+
+
+class Kit:
+    """The kit's step, put together as ``triplet.pretrain.trainer.pretrain`` does for one process."""
+
+    wants = "uint8"
+    cudnn_benchmark = False  # as the trainer leaves it
+
+    def __init__(self, config: Pretrain, device: torch.device, name: str = "kit") -> None:
+        self.name, self.config, self.device = name, config, device
+        self.objective = trainer.Objective(config).train().to(device)
+        self.networks = self.objective.networks
+        nn.utils.convert_conv2d_weight_memory_format(self.objective, torch.channels_last)
+        if config.compile:
+            trainer.compile_networks(self.networks)
+        self.optimizer = trainer.make_optimizer(self.networks, config)
+        self.order = Order(EPOCHS_OF * config.micro_batch, config)
+        self.seen: list[Tensor] = []
+
+    def micro_batch(self, pairs: Tensor, sizes: Sizes) -> None:
+        """Forward and backward of (n, 2, 3, h, w) uint8 views that lie on the host."""
+        loss, values = self.objective(pairs.to(self.device, non_blocking=True), sizes)
+        (loss / self.config.optimizer.accumulate).backward()
+        self.seen.append(values)
+
+    def update(self) -> None:
+        """As the trainer ends a step: advance, then read what was measured."""
+        trainer.advance(self.networks, self.optimizer, self.config, self.order, self.order.steps // 2)
+        torch.stack(self.seen).mean(0).tolist()
+        self.seen.clear()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to compare."""
+
+    released: Pretrain
+    """The authors' recipe: every step draws its resolutions among all."""
+    fast: Pretrain
+    """The kit's recipe for modern GPUs, whose steps draw among few."""
+    passes: int
+    """Micro-batches in a repetition, each with its own resolutions, the same in every repetition: what
+    cuDNN tunes and torch compiles once in a run is then not counted."""
+    compile: bool
+    """Whether to measure torch.compile as well."""
+
+
+def contestants(setup: Setup, device: torch.device) -> tuple[list[Contestant], list[str]]:
+    """Everyone, the kit first; and a line for each that could not be built here."""
+    cuda = device.type == "cuda"
+    released_sizes = setup.released.model_copy(update={"precision": "bfloat16" if cuda else "float32"})
+    found: list[Contestant] = [Kit(released_sizes, device)]
+    if cuda:
+        fast = setup.fast.model_copy(update={"compile": False})
+        found.append(Kit(fast, device, "kit, fast sizes"))
+        if setup.compile:
+            compiled = fast.model_copy(update={"compile": True})
+            found.append(Kit(compiled, device, "kit, fast sizes, compiled"))
+    found.append(released.Step(setup.released, device))
+    built, missing = others.installed(setup.released, device)
+    return [*found, *built], missing
+
+
+def sizes_of(setup: Setup, config: Pretrain) -> list[Sizes]:
+    """Of the passes of a repetition: the released draws, moved to the nearest that the config knows."""
+
+    def nearest(sides: SideRange, side: int) -> int:
+        return min(
+            range(sides.smallest, sides.largest + 1, sides.step), key=lambda known: abs(known - side)
+        )
+
+    drawn = [draw_sizes(setup.released.views, setup.released.seed, i) for i in range(setup.passes)]
+    online, target = config.views.online, config.views.target
+    return [
+        Sizes(
+            nearest(online, s.online_1), nearest(online, s.online_2),
+            nearest(target, s.target_1), nearest(target, s.target_2),
+        )
+        for s in drawn
+    ]  # fmt: skip
+
+
+def host_batches(config: Pretrain, device: torch.device) -> dict[str, Tensor]:
+    """One batch as the loaders leave it on the host: the kit's in uint8, the others' normalised."""
+    size, n = config.views.size, config.micro_batch
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (n, 2, size, size, 3), generator=generator, dtype=torch.uint8)
+    pairs = pixels.permute(0, 1, 4, 2, 3)
+    views = normalize(pairs).contiguous()
+    if device.type != "cuda":
+        return {"uint8": pairs, "float32": views, "pinned float32": views}
+    return {"uint8": pairs.pin_memory(), "float32": views, "pinned float32": views.pin_memory()}
+
+
+def variant(each: Contestant, sizes: Sequence[Sizes], batch: Tensor) -> Variant:
+    """A repetition: every pass, an update after each ``accumulate`` of them."""
+    config = each.config
+
+    def run() -> None:
+        for number, size in enumerate(sizes, 1):
+            each.micro_batch(batch, size)
+            if number % config.optimizer.accumulate == 0:
+                each.update()
+
+    return Variant(
+        each.name,
+        run,
+        images=len(sizes) * config.micro_batch,
+        flop=config.micro_batch * sum(step_flop(config.model, size) for size in sizes),
+        ours=isinstance(each, Kit),
+        cudnn_benchmark=each.cudnn_benchmark,
+        resident=lambda: resident(each),
+    )
+
+
+def resident(each: Contestant) -> int:
+    """Bytes of weights, statistics, gradients and momentum."""
+    tensors = [*each.networks.parameters(), *each.networks.buffers()]
+    tensors += [p.grad for p in each.networks.parameters() if p.grad is not None]
+    for state in each.optimizer.state.values():
+        tensors += [value for value in state.values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def step(setup: Setup, budget: Budget) -> tuple[Case, list[Kit]]:
+    """From a batch on the host to updated weights; and the kit's contestants, warm."""
+    torch.manual_seed(0)
+    found, missing = contestants(setup, budget.device)
+    for line in missing:
+        say(f"step: {line}")
+    batches = host_batches(setup.released, budget.device)
+    variants = [variant(each, sizes_of(setup, each.config), batches[each.wants]) for each in found]
+    config = setup.released
+    sizes = {
+        **config.model.model_dump(), "batch": config.micro_batch, "accumulate": config.optimizer.accumulate,
+        "passes": setup.passes, "resolutions": [vars(size) for size in sizes_of(setup, config)],
+    }  # fmt: skip
+    width = "" if config.model.width == 64 else f" at width {config.model.width}"
+    name = f"training step, ResNet-{config.model.depth}{width}, {config.micro_batch} images"
+    case = Case("step", name, budget.device, sizes, interleave(variants, budget), missing)
+    return case, [each for each in found if isinstance(each, Kit)]

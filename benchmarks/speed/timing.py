@@ -1,0 +1,139 @@
+"""Variants of one computation, timed in turn within one run: drift of the machine meets all alike."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+RANGE = (5, 95)
+"""Percentiles between which a time or a ratio is said to lie."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute something."""
+
+    name: str
+    run: Callable[[], object]
+    """One call."""
+    images: int = 0
+    """Of a call; 0 where none are involved."""
+    flop: float = 0.0
+    """Of a call, 0 where it is not counted."""
+    ours: bool = False
+    """The kit's, to be compared with those that are not."""
+    block: float = 0.0
+    """Seconds that a repetition fills with as many calls as that takes, so that something short is measured
+    with the caches as its own last call left them; 0 for one call."""
+    cudnn_benchmark: bool = False
+    resident: Callable[[], int] = lambda: 0
+    """Bytes on the device that it keeps between repetitions."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure, where."""
+
+    device: torch.device
+    seconds: float
+    """Of measuring one case, warm-up not counted."""
+    rounds: int = 3
+    """At least, whatever they take."""
+    warmup: int = 1
+    """Calls of each variant that are not counted, besides the first; at least one."""
+
+
+@dataclass
+class Timing:
+    """What was measured of a variant."""
+
+    variant: Variant
+    first: float = 0.0
+    """Seconds of the first call: with it come compilation and tuning."""
+    calls: int = 1
+    """In a repetition."""
+    seconds: list[float] = field(default_factory=list)
+    """Of a call, the mean of each repetition."""
+    peak: int = 0
+    """Bytes allocated on the GPU at most: its own and what the repetition needs."""
+
+    def rate(self, amount: float) -> float:
+        """Of something that a call has so much of, in a second, by the median."""
+        return amount / float(np.median(self.seconds))
+
+
+@dataclass
+class Case:
+    """One comparison: the variants of one computation of one size."""
+
+    benchmark: str
+    name: str
+    device: torch.device
+    sizes: dict[str, Any]
+    timings: list[Timing]
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, name: str) -> Timing:
+        """By the variant's name."""
+        return next(timing for timing in self.timings if timing.variant.name == name)
+
+    def ratios(self) -> list[dict[str, Any]]:
+        """How many times as fast each of the kit's variants is as each of the others, round by round."""
+        found = []
+        for mine in self.timings:
+            for other in self.timings:
+                if mine.variant.ours and not other.variant.ours:
+                    each = np.array(other.seconds) / np.array(mine.seconds)
+                    # Where a call takes other numbers of images, an image counts.
+                    if mine.variant.images and other.variant.images:
+                        each = each * (mine.variant.images / other.variant.images)
+                    found.append({"of": mine.variant.name, "over": other.variant.name, **spread(each)})
+        return found
+
+
+def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Median and range."""
+    low, high = np.percentile(values, RANGE)
+    return {"median": float(np.median(values)), "low": float(low), "high": float(high)}
+
+
+def interleave(variants: Sequence[Variant], budget: Budget) -> list[Timing]:
+    """Time the variants A B A B ..., each repetition to its end on the device.
+
+    The warm-up is left out, and what the first repetition took is kept apart.
+    """
+    timings = [Timing(variant) for variant in variants]
+    for timing in timings:
+        timing.first = _repeat(timing, budget.device)
+        for _ in range(budget.warmup):
+            once = _repeat(timing, budget.device)
+        timing.calls = max(1, math.ceil(timing.variant.block / once))
+        timing.peak = 0  # tuning tries algorithms with more memory than the chosen ones need
+    began = time.perf_counter()
+    while len(timings[-1].seconds) < budget.rounds or time.perf_counter() - began < budget.seconds:
+        for timing in timings:
+            timing.seconds.append(_repeat(timing, budget.device))
+    return timings
+
+
+def _repeat(timing: Timing, device: torch.device) -> float:
+    cuda = device.type == "cuda"
+    torch.backends.cudnn.benchmark = timing.variant.cudnn_benchmark
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    began = time.perf_counter()
+    for _ in range(timing.calls):
+        timing.variant.run()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    if cuda:
+        needed = torch.cuda.max_memory_allocated() - before + timing.variant.resident()
+        timing.peak = max(timing.peak, needed)
+    return seconds / timing.calls

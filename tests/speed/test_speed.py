@@ -1,0 +1,171 @@
+"""The benchmark measures, judges and writes as it says. No time is asserted."""
+
+import copy
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.speed import fed, flops, photos, results, run, timing
+from benchmarks.speed.steps import Setup, sizes_of
+from triplet.pretrain.config import SideRange, Views
+from triplet.pretrain.estimate import estimate
+from triplet.pretrain.layout import plan
+from triplet.pretrain.step import Sizes
+
+CPU = torch.device("cpu")
+
+
+def test_photos_repeat_and_weigh_what_photographs_do(folder, tmp_path):
+    photos.draw_photos(tmp_path, 2)
+    sizes = []
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+        sizes.append(path.stat().st_size)
+    assert 50_000 < min(sizes) <= max(sizes) < 120_000
+
+
+def test_flop_of_a_step_are_those_of_the_estimate(config):
+    views = Views(online=SideRange(smallest=64, largest=64), target=SideRange(smallest=96, largest=96))
+    config = config.model_copy(update={"views": views})
+    expected = estimate(config, plan(config, 1)).flop
+    assert flops.step_flop(config.model, Sizes(64, 64, 96, 96)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_peaks_are_known_by_the_exact_device():
+    assert flops.peak("NVIDIA H200") == flops.peak("NVIDIA H100 80GB HBM3") == 989.4e12
+    assert flops.peak("NVIDIA GeForce RTX 4090") == 165.2e12
+    assert flops.peak("NVIDIA A100-SXM4-80GB") == 312e12
+    for name in (
+        "H100 PCIe",
+        "H100 NVL",
+        "H200 NVL",
+        "GH200 480GB",
+        "RTX A1000",
+        "RTX 3090 Ti",
+        "Tesla T4",
+    ):
+        assert flops.peak(f"NVIDIA {name}") is None, name
+
+
+def test_variants_take_turns_and_warm_up_is_left_out():
+    turns = []
+    variants = [timing.Variant(name, lambda name=name: turns.append(name)) for name in "ab"]
+    timings = timing.interleave(variants, timing.Budget(CPU, 0.0, rounds=3, warmup=1))
+    assert "".join(turns) == "aabb" + "ababab"
+    assert [len(each.seconds) for each in timings] == [3, 3]
+
+
+def test_short_calls_fill_a_block():
+    count = itertools.count()
+    variant = timing.Variant("short", lambda: next(count), block=0.01)
+    (measured,) = timing.interleave([variant], timing.Budget(CPU, 0.0, rounds=2, warmup=1))
+    assert measured.calls > 1
+    assert next(count) == 2 + 2 * measured.calls
+    assert len(measured.seconds) == 2
+
+
+def case(benchmark, kit, other, **sizes):
+    timings = []
+    for name, seconds in (("kit", kit), ("released", other)):
+        variant = timing.Variant(name, lambda: None, ours=name == "kit")
+        timings.append(timing.Timing(variant, first=9.0, seconds=seconds))
+    return timing.Case(benchmark, "a case", CPU, sizes, timings)
+
+
+def test_ratios_are_taken_round_by_round():
+    (ratio,) = case("head", [1.0, 2.0, 1.0], [10.0, 22.0, 12.0], images=196).ratios()
+    assert (ratio["of"], ratio["over"], ratio["median"]) == ("kit", "released", pytest.approx(11.0))
+    assert 10.0 <= ratio["low"] <= ratio["median"] <= ratio["high"] <= 12.0
+
+
+def test_ratios_are_of_images_where_repetitions_differ_in_them():
+    one = case("step", [1.0], [8.0])
+    for each, images in zip(one.timings, (50, 100), strict=True):
+        each.variant = dataclasses.replace(each.variant, images=images)
+    assert one.ratios()[0]["median"] == pytest.approx(4.0)
+
+
+def test_goals_are_judged_where_they_belong():
+    (judged,) = results.judge(case("head", [1.0], [14.0], images=196))
+    assert (judged["wanted"], judged["found"], judged["reached"]) == (15, 14.0, False)
+    assert results.judge(case("head", [1.0], [20.0], images=196))[0]["reached"]
+    assert results.judge(case("data", [1.0], [2.0], view=224))[0]["reached"]
+    assert not results.judge(case("head", [1.0], [20.0], images=64))
+    assert not results.judge(case("step", [1.0], [20.0], depth=50, width=64)), "a goal on the GPU"
+
+
+def test_fast_sizes_are_the_nearest_to_the_released_ones(config):
+    few = SideRange(smallest=32, largest=48, step=16)
+    fast = config.model_copy(update={"views": config.views.model_copy(update=dict(online=few, target=few))})
+    setup = Setup(released=config, fast=fast, passes=8, compile=False)
+    for drawn, moved in zip(sizes_of(setup, config), sizes_of(setup, fast), strict=True):
+        for before, after in zip(vars(drawn).values(), vars(moved).values(), strict=True):
+            assert after in (32, 48)
+            assert abs(before - after) <= 8
+
+
+def test_smoke(tmp_path, capsys):
+    output = tmp_path / "sub" / "speed.json"
+    threads = torch.get_num_threads()
+    assert run.main(["all", "--smoke", "--device", "cpu", "--output", str(output)]) == 0
+    assert torch.get_num_threads() == threads
+    content = json.loads(output.read_text())
+    assert {"command", "date", "commit", "hardware", "versions", "threads"} <= content.keys()
+    assert content["command"].startswith("python -m benchmarks.speed.run all --smoke")
+    assert [each["benchmark"] for each in content["cases"]] == ["head", "update", "data", "step"]
+    for each in content["cases"]:
+        assert {"kit", "released"} <= each["variants"].keys()
+        assert not each["goals"], "a smoke run judges nothing"
+        for values in each["variants"].values():
+            assert len(values["all_seconds"]) == values["repetitions"] >= 2
+        assert all(np.isfinite(ratio["median"]) for ratio in each["ratios"])
+    (together,) = content["loader_and_step"]
+    assert 0 <= together["waiting_share"]["median"] <= 1
+    out = capsys.readouterr().out
+    assert "kit over released: " in out
+    assert "waiting for data" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "--images", "nowhere"], "no folder or list of images at nowhere"),
+        (["step", "--batch", "8"], "group must hold at least"),
+    ],
+)
+def test_mistakes_get_one_line(arguments, message, capsys):
+    assert run.main([*arguments, "--smoke", "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("benchmarks.speed.run: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(capsys):
+    assert run.main(["head", "--device", "cuda"]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_dali_is_for_the_gpu():
+    assert fed.backends(CPU) == ["opencv"]
+
+
+@pytest.mark.parametrize("package", ["lightly", "solo"])
+def test_the_other_libraries_step(package, config):
+    pytest.importorskip(package)
+    from benchmarks.speed import others
+
+    (each,) = [e for e in others.installed(config, CPU)[0] if e.name.startswith(package)]
+    before = copy.deepcopy(each.networks.state_dict())
+    each.micro_batch(torch.randn(12, 2, 3, 48, 48), Sizes(32, 41, 48, 33))
+    each.update()
+    weights = {name: p for name, p in each.networks.named_parameters() if p.ndim > 1}
+    parts = {name.split(".")[0] for name in weights}
+    assert parts == {"backbone", "projector", "predictor", "target_backbone", "target_projector"}
+    for name, weight in weights.items():
+        assert not torch.equal(before[name], weight), name

@@ -1,0 +1,250 @@
+"""Unlabelled images as batches of two views each, by NVIDIA DALI: decoded, cropped, resized and mirrored on
+the GPU, then recoloured there.
+
+Loader processes only read files, parse headers and draw; so the draws are those of ``views``, whoever makes
+the pixels. DALI gets JPEGs, which is nearly all. What it would decode otherwise than PIL, or fail on, the
+loader processes decode and hand over as plain pixels.
+
+Pixels differ from the CPU path's by the rounding of DALI's resampling and, on a GPU, by nvJPEG's of the
+decoding. One rule differs: PIL refuses a JPEG with an unknown marker inside, DALI takes what it can.
+"""
+
+import io
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from triplet.errors import KitError
+from triplet.images import Images
+from triplet.pretrain.config import Views
+from triplet.pretrain.data import MOST_REPLACED, _Items
+from triplet.pretrain.layout import Layout, Order
+from triplet.pretrain.recolor import recolor
+from triplet.pretrain.views import Draws, draw_view, view_rng
+from triplet.progress import say
+from triplet.signals import ignore_in_worker
+
+AHEAD = 2
+"""Batches that DALI works on while one is in use."""
+PART = 256
+"""Views that are recoloured at a time: the blur takes about 30 bytes a value."""
+
+
+class Sample(NamedTuple):
+    """One image, not decoded yet."""
+
+    data: bytes
+    draws: tuple[Draws, Draws]
+    unreadable: list[int]
+    """Indices that it stands in for."""
+
+
+class Batch(NamedTuple):
+    """The images of one pass."""
+
+    items: list[tuple[int, int]]
+    """(epoch, index), as they were asked for."""
+    data: Tensor
+    """All files, one after the other: one piece of shared memory instead of hundreds."""
+    sizes: list[int]
+    draws: list[tuple[Draws, Draws]]
+    unreadable: list[int]
+
+
+class Encoded(Dataset[Batch]):
+    """Item [(epoch, index), ...]: a Batch of those images.
+
+    An image that cannot be read is replaced as in ``data.ViewPairs``.
+    """
+
+    def __init__(self, images: Images, config: Views, seed: int) -> None:
+        self.images, self.config, self.seed = images, config, seed
+
+    def __getitem__(self, items: list[tuple[int, int]]) -> Batch:
+        return self.batch(items, plain=False)
+
+    def batch(self, items: list[tuple[int, int]], plain: bool) -> Batch:
+        """The images, all of them decoded by PIL where ``plain``."""
+        samples = [self._sample(epoch, index, plain) for epoch, index in items]
+        return Batch(
+            items=items,
+            data=torch.from_numpy(np.concatenate([np.frombuffer(s.data, dtype=np.uint8) for s in samples])),
+            sizes=[len(s.data) for s in samples],
+            draws=[s.draws for s in samples],
+            unreadable=[index for s in samples for index in s.unreadable],
+        )
+
+    def _sample(self, epoch: int, index: int, plain: bool) -> Sample:
+        first, unreadable = index, list[int]()
+        while (found := self._read(index, plain)) is None:
+            unreadable.append(index)
+            if len(unreadable) == min(len(self.images), MOST_REPLACED):
+                raise KitError(
+                    f"{len(unreadable)} images in a row cannot be read, from {self.images.name(first)} on"
+                )
+            index = (index + 1) % len(self.images)
+        data, size = found
+        one, other = (
+            draw_view(self.config, size, view, view_rng(self.seed, epoch, index, view)) for view in (0, 1)
+        )
+        return Sample(data, (one, other), unreadable)
+
+    def _read(self, index: int, plain: bool) -> tuple[bytes, tuple[int, int]] | None:
+        """What to give DALI, and (width, height); None for an image that cannot be read."""
+        try:
+            data = self.images.read(index)
+            with Image.open(io.BytesIO(data)) as file:
+                if plain or not _for_dali(file, data):
+                    pixels = file.convert("RGB").tobytes()
+                    data = b"P6 %d %d 255\n" % file.size + pixels  # PPM: a header and plain pixels
+                return data, file.size
+        except Exception:  # whatever Pillow's plug-ins raise on a damaged file
+            return None
+
+
+def _for_dali(file: Image.Image, data: bytes) -> bool:
+    """Whether DALI will decode the file, and as PIL does: a gray or YCbCr JPEG that is not cut short."""
+    return (
+        file.format == "JPEG"
+        and file.mode in ("L", "RGB")
+        and file.info.get("adobe_transform") != 0  # RGB without a transform
+        and data.endswith(b"\xff\xd9")
+    )
+
+
+def load(
+    images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device
+) -> Generator[tuple[Tensor, list[int]], None, None]:
+    """For each pass of a process from optimiser step ``start`` to the end of the run: its
+    (n, 2, 3, size, size) uint8 views on ``device``, and the indices of images that could not be read."""
+    config = layout.config
+    _dali()  # before processes are started
+    encoded = Encoded(images, config.views, config.seed)
+    loader = DataLoader(
+        encoded,
+        sampler=_Items(layout, order, rank, start),
+        batch_size=None,
+        num_workers=config.workers,
+        worker_init_fn=ignore_in_worker,
+        persistent_workers=config.workers > 0,
+        prefetch_factor=2 if config.workers else None,
+    )
+    batches: Any = iter(loader)
+    try:
+        for batch, pixels in _decoded(encoded, batches, layout, device):
+            draws = [each for pair in batch.draws for each in pair]
+            parts = [recolor(pixels[i : i + PART], draws[i : i + PART]) for i in range(0, len(draws), PART)]
+            yield torch.cat(parts).unflatten(0, (-1, 2)), batch.unreadable
+    except KitError as error:  # a worker's arrives with its traceback in the message
+        raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
+    finally:
+        # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
+        if config.workers:
+            batches._shutdown_workers()
+
+
+def _decoded(
+    encoded: Encoded, batches: Iterator[Batch], layout: Layout, device: torch.device
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch with its (2n, 3, size, size) uint8 views, but for their colours."""
+    ready, inside = deque[Batch](), deque[Batch]()  # for DALI, and in DALI
+
+    def source() -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+        if not ready:
+            raise StopIteration
+        inside.append(ready.popleft())
+        return _arrays(inside[-1])
+
+    pipeline, failed = _pipeline(layout, device, source), False
+    while True:
+        ready.extend(itertools.islice(batches, AHEAD + 1 - len(inside) - len(ready)))
+        if not ready and not inside:
+            return
+        try:
+            pixels = _run(pipeline, device)
+        except RuntimeError as error:
+            if failed or not inside:
+                reason = " ".join(str(error).split())[-300:]
+                raise KitError(f"DALI fails ({reason}); do without it: views.backend=opencv") from None
+            # An image got past its header and is damaged. After an error a pipeline is of no more use.
+            inside[0] = _plain(encoded, inside[0])
+            ready.extendleft(reversed(inside))
+            inside.clear()
+            pipeline, failed = _pipeline(layout, device, source), True
+            continue
+        failed = False
+        yield inside.popleft(), pixels
+
+
+def _plain(encoded: Encoded, batch: Batch) -> Batch:
+    """The same images, decoded by PIL."""
+    plain = encoded.batch(batch.items, plain=True)
+    damaged = sorted({*plain.unreadable} - {*batch.unreadable})
+    names = ", ".join(encoded.images.name(index) for index in damaged) or "none that PIL cannot read"
+    say(f"views: DALI failed on a batch of images, PIL decodes it; damaged: {names}")
+    return plain
+
+
+def _dali() -> Any:
+    try:
+        return import_module("nvidia.dali")
+    except ImportError:
+        raise KitError(
+            "views.backend=dali needs nvidia-dali-cuda130; install it with: "
+            "pip install nvidia-dali-cuda130; or choose views.backend=opencv"
+        ) from None
+
+
+def _arrays(batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+    """Encoded images, and (n, 2, 5) left, top, width, height, mirrored of each view."""
+    draws = [[[*view.box, view.flip] for view in pair] for pair in batch.draws]
+    return [each.numpy() for each in batch.data.split(batch.sizes)], np.array(draws, dtype=np.int32)
+
+
+def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -> Any:
+    """From what ``_arrays`` gives to two (size, size, 3) uint8 views of each image."""
+    dali = _dali()
+    fn, types = import_module("nvidia.dali.fn"), import_module("nvidia.dali.types")
+    side, gpu = layout.config.views.size, device.type == "cuda"
+    pipeline = dali.Pipeline(
+        batch_size=layout.images,
+        num_threads=max(1, layout.config.workers),
+        device_id=device.index,  # None for no GPU
+        prefetch_queue_depth=AHEAD + 1,
+    )
+    with pipeline:
+        kinds = [types.UINT8, types.INT32]
+        data, draws = fn.external_source(source, num_outputs=2, dtype=kinds, ndim=[1, 2])
+        image = fn.decoders.image(
+            data,
+            device="mixed" if gpu else "cpu",
+            output_type=types.RGB,
+            adjust_orientation=False,  # nor does PIL turn by EXIF
+            jpeg_fancy_upsampling=True,  # the chroma as PIL's libjpeg; nvJPEG would repeat its pixels
+            **({"affine": False} if gpu else {}),  # processes of one node would crowd on the same cores
+        )
+        views = []
+        for view in (0, 1):
+            # Cropped first: resizing by a box would let pixels outside the crop into its border.
+            cropped = fn.slice(image, start=draws[view, 0:2], shape=draws[view, 2:4], axis_names="WH")
+            resized = fn.resize(cropped, size=(side, side), interp_type=types.INTERP_CUBIC, antialias=True)
+            views.append(fn.flip(resized, horizontal=draws[view, 4]))
+        pipeline.set_outputs(*views)
+    pipeline.build()
+    return pipeline
+
+
+def _run(pipeline: Any, device: torch.device) -> Tensor:
+    """(2n, 3, size, size) uint8, the two views of an image in a row; RuntimeError when DALI fails."""
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    views = [torch.from_dlpack(view.as_tensor()) for view in pipeline.run(stream)]
+    return torch.stack(views, dim=1).flatten(0, 1).permute(0, 3, 1, 2)

@@ -1,0 +1,181 @@
+"""The colours of many views at once, on their device: ``views.render_view`` from the jitter on.
+
+Torch and not DALI, whose colour operators know one order for all samples and whose hue is not PIL's.
+
+The pixels are those of the ``pil`` backend, bit for bit: each operation cuts or rounds to 8 bits where PIL
+does. The host never waits for the device. Which view is due for what follows from the draws, so the host
+knows it, and all numbers go over in two copies.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from triplet.pretrain.views import Draws
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+"""From (m, 3, h, w) uint8 RGB and (m, k) float32 numbers, a row for each view, to (m, 3, h, w) uint8."""
+
+BLUR_PASSES = 3
+"""Boxes by which PIL approximates a Gaussian."""
+
+
+class Step(NamedTuple):
+    """One operation on some of the views."""
+
+    operation: Operation
+    views: list[int]
+    numbers: NDArray[np.float32]
+    """(m, k): a row for each of these views."""
+
+
+def recolor(pixels: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Jitter, grayscale, blur and solarise each view by its draws.
+
+    Args:
+        pixels: (n, 3, h, w) uint8 RGB, cropped, resized and mirrored already; left as they are.
+        draws: of the n views, in order.
+
+    Returns:
+        (n, 3, h, w) uint8 RGB on the same device.
+    """
+    pixels = pixels.clone(memory_format=torch.contiguous_format)
+    steps = [step for step in _steps(draws) if step.views]
+    if not steps:
+        return pixels
+    views = _send(torch.tensor([i for step in steps for i in step.views]), pixels.device)
+    numbers = _send(torch.from_numpy(np.concatenate([s.numbers.ravel() for s in steps])), pixels.device)
+    for step, index, flat in zip(
+        steps,
+        views.split([len(step.views) for step in steps]),
+        numbers.split([step.numbers.size for step in steps]),
+        strict=True,
+    ):
+        changed = step.operation(pixels.index_select(0, index), flat.view(step.numbers.shape))
+        pixels.index_copy_(0, index, changed)
+    return pixels
+
+
+def _steps(draws: Sequence[Draws]) -> Iterator[Step]:
+    every = list(enumerate(draws))
+    for place in range(max((len(d.jitter) for d in draws), default=0)):
+        for name, operation in JITTER.items():
+            factors = {i: d.jitter[place][1] for i, d in every if name in dict(d.jitter[place : place + 1])}
+            if name == "hue":  # in steps of 1/256 of the circle, cut as torchvision does
+                factors = {i: int(factor * 255) % 256 for i, factor in factors.items()}
+            yield Step(operation, list(factors), np.array([*factors.values()], dtype=np.float32)[:, None])
+    none = np.empty((len(draws), 0), dtype=np.float32)
+    gray = [i for i, d in every if d.grayscale]
+    yield Step(_grayscale, gray, none[gray])
+    radii = {i: d.blur_radius for i, d in every if d.blur_radius is not None}
+    yield Step(_blur, list(radii), box_weights([*radii.values()]))
+    solar = [i for i, d in every if d.solarize]
+    yield Step(_solarize, solar, none[solar])
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """(m, 1, h, w) int32, rounded to 8 bits in PIL's fixed point."""
+    red, green, blue = pixels.to(torch.int32).split(1, dim=1)
+    return (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+
+
+def _blend(start: Tensor | int, pixels: Tensor, factors: Tensor) -> Tensor:
+    mixed = start + factors[:, :, None, None] * (pixels.float() - start)
+    return mixed.clamp_(0, 255).to(torch.uint8)  # cut, not rounded
+
+
+def _brightness(pixels: Tensor, factors: Tensor) -> Tensor:
+    return _blend(0, pixels, factors)
+
+
+def _contrast(pixels: Tensor, factors: Tensor) -> Tensor:
+    luma = _luma(pixels)
+    count = luma[0].numel()
+    mean = (2 * luma.sum((1, 2, 3), keepdim=True) + count) // (2 * count)  # rounded
+    return _blend(mean, pixels, factors)
+
+
+def _saturation(pixels: Tensor, factors: Tensor) -> Tensor:
+    return _blend(_luma(pixels), pixels, factors)
+
+
+def _hue(pixels: Tensor, turns: Tensor) -> Tensor:
+    to_hsv, to_rgb = _colour_tables(pixels.device)
+    red, green, blue = pixels.to(torch.int32).unbind(1)
+    hsv = to_hsv.index_select(0, (red << 16 | green << 8 | blue).flatten()).view(red.shape)
+    hsv = hsv + (turns[:, :, None].int() << 16) & 0xFFFFFF  # around the circle
+    rgb = to_rgb.index_select(0, hsv.flatten()).view(red.shape)
+    return torch.stack([rgb >> 16, rgb >> 8 & 255, rgb & 255], dim=1).to(torch.uint8)
+
+
+@functools.cache
+def _colour_tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """All 2**24 colours from RGB to HSV and from HSV to RGB as PIL converts them, three bytes to a number.
+
+    64 MB each and a second to make; the formulas would take thirty operations, some in float64, to agree.
+    """
+    numbers = np.arange(1 << 24, dtype="<i4").view(np.uint8).reshape(4096, 4096, 4)
+    tables = []
+    for before, after in (("RGB", "HSV"), ("HSV", "RGB")):
+        colours = Image.frombytes(before, (4096, 4096), numbers[..., 2::-1].tobytes()).convert(after)
+        table = np.zeros_like(numbers)
+        table[..., 2::-1] = np.asarray(colours)
+        tables.append(torch.from_numpy(table.reshape(-1).view("<i4")).to(device))
+    return tables[0], tables[1]
+
+
+def _grayscale(pixels: Tensor, nothing: Tensor) -> Tensor:
+    return _luma(pixels).to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def box_weights(radii: Sequence[float]) -> NDArray[np.float32]:
+    """(m, taps) weights in 2**-24 of the box that PIL passes ``BLUR_PASSES`` times for each Gaussian.
+
+    A box has fractional ends (Gwosdek et al., SSVM 2011). As in PIL's BoxBlur.c, float32 included.
+    """
+    variance = np.array(radii, dtype=np.float32) ** 2 / np.float32(BLUR_PASSES)
+    length = np.sqrt(12.0 * variance.astype(np.float64) + 1.0).astype(np.float32)
+    whole = np.floor((length - 1) / 2)
+    end = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    radius = whole + end
+    reach = radius.astype(np.int64)[:, None]
+    inner = (np.float32(1 << 24) / (radius * 2 + 1)).astype(np.int64)[:, None]
+    outer = ((1 << 24) - (2 * reach + 1) * inner) // 2
+    far = reach.max(initial=0) + 1
+    distance = np.abs(np.arange(-far, far + 1))[None]
+    weights = np.where(distance <= reach, inner, np.where(distance == reach + 1, outer, 0))
+    return weights.astype(np.float32)
+
+
+def _blur(pixels: Tensor, weights: Tensor) -> Tensor:
+    """Along rows, then columns; each pass repeats the border of its own input."""
+    # float64, in which products and sums of 24-bit weights and 8-bit values are exact.
+    kernels = weights.double()[:, None, None].expand(-1, 3, -1, -1).reshape(-1, 1, 1, weights.shape[1])
+    far = weights.shape[1] // 2
+    for _ in ("rows", "columns"):
+        for _ in range(BLUR_PASSES):
+            lines = F.pad(pixels.double(), (far, far, 0, 0), mode="replicate")
+            sums = F.conv2d(lines.flatten(0, 1)[None], kernels / (1 << 24), groups=len(kernels))
+            pixels = sums.add_(0.5).to(torch.uint8).view(pixels.shape)
+        pixels = pixels.transpose(2, 3)
+    return pixels
+
+
+def _solarize(pixels: Tensor, nothing: Tensor) -> Tensor:
+    return torch.where(pixels < 128, pixels, 255 - pixels)
+
+
+JITTER: dict[str, Operation] = {
+    "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
+}  # fmt: skip
