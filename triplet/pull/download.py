@@ -1,10 +1,10 @@
 """One file over HTTP, whole and verified, whatever the network does meanwhile.
 
 The transport is libcurl (pycurl): as fast as curl, with wheels that need nothing of the system, and with
-redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests, httpx
-and pooch start a file anew when a connection breaks; aria2 has no wheel of its makers. What curl's own
---continue-at leaves out stands here: that the remote file is still the one that was begun (If-Range), that it
-has the published length and checksum, and that it is no web page.
+redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests,
+httpx and pooch start a file anew when a connection breaks; aria2 has no wheel of its makers. What curl's
+own --continue-at leaves out stands here: that the remote file is still the one that was begun (If-Range),
+that it has the published length and checksum, and that it is no web page.
 """
 
 import os
@@ -81,7 +81,7 @@ def download(wanted: Wanted, path: Path, stop: Stop) -> str:
 
     Args:
         wanted: the file; its URLs are tried in order.
-        path: gets the file when it is whole and verified; ``path.part`` and ``path.part.json`` hold what came.
+        path: gets the file when it is whole and verified; until then, ``path.part`` has what came.
         stop: asked all the time.
 
     Returns:

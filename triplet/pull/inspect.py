@@ -118,9 +118,7 @@ def plan(wanted: Sequence[Target]) -> None:
         except KitError as error:
             say(f"pull: no speed could be measured: {error}")
         else:
-            say(
-                f"pull: {amount(total)} take {duration(total / rate)} at {amount(rate)}/s, measured just now"
-            )
+            say(f"pull: {amount(total)} take {duration(total / rate)} at {amount(rate)}/s, measured now")
 
 
 def _existing(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -11,7 +11,7 @@ from triplet.config import Settings, load
 from triplet.errors import KitError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-Inside = Annotated[str, Field(pattern=r"^(?!.*\.\.)[\w.-]+(/[\w.-]+)*$")]
+Inside = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """A path below a source's folder."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -19,13 +19,13 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 class Unpack(Settings):
     """How an archive unpacks."""
 
-    into: str = "."
+    into: Inside | Literal["."] = "."
     archives: bool = False
     """Its members are archives; each unpacks into a folder of its own name."""
 
 
 class SourceFile(Settings):
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     urls: list[str] = Field(default_factory=list)
     checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
     """As published; None: recorded on the first download."""
