@@ -7,6 +7,7 @@ trap 'rm -f "$constraints" "$lock"' EXIT
 # NAME_VERSION=1.2 -> name==1.2
 sed -n 's/^\([A-Z_]*\)_VERSION=/\L\1==/p' docker/versions.env | grep -v -e '^uv==' -e '^detectron2_pypi==' |
   tr _ - >"$constraints"
+cp docker/requirements.lock "$lock"  # a version that still fits stays
 .venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate --quiet --constraints "$constraints" --output-file "$lock"
 chmod 644 "$lock"

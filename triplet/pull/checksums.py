@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from triplet import files, records
 from triplet.errors import KitError
 from triplet.progress import Bar, say
-from triplet.pull.sources import CONFIGS
+from triplet.pull import sources
 from triplet.signals import Stop
 
 CHUNK = 1 << 20
@@ -33,7 +33,7 @@ class Lock:
 
     def __init__(self) -> None:
         self.own = records.root("checkpoints") / "weights" / "SHA256SUMS"
-        self.shared = CONFIGS / "SHA256SUMS"
+        self.shared = sources.CONFIGS / "SHA256SUMS"
 
     def find(self, name: str) -> str | None:
         """The checksum of ``<row>/<file>``; None when it was never recorded."""

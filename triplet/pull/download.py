@@ -39,6 +39,8 @@ LONGEST_PAUSE = 120
 BUFFER = 512 * 1024
 """Bytes, libcurl's largest: fewer calls into Python."""
 LARGEST_PAGE = 1 << 20
+BEARER = 1 << 6
+"""CURLAUTH_BEARER of curl/curl.h, which pycurl does not name."""
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -153,7 +155,7 @@ def _curl(url: str, token: str | None) -> pycurl.Curl:
     for option, value in options.items():
         curl.setopt(option, value)
     if token:  # libcurl sends it to the URL's own host only, whatever is redirected
-        curl.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BEARER)
+        curl.setopt(pycurl.HTTPAUTH, BEARER)
         curl.setopt(pycurl.XOAUTH2_BEARER, token)
     return curl
 
@@ -162,6 +164,7 @@ def _curl(url: str, token: str | None) -> pycurl.Curl:
 class _Answer:
     """The headers of the last response, and what was made of its body."""
 
+    status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     begun: bool = False
     error: Exception | None = None
@@ -170,8 +173,9 @@ class _Answer:
 
     def header(self, line: bytes) -> None:
         text = line.decode("latin-1").strip()
-        if text.upper().startswith("HTTP/"):
-            self.headers = {}
+        if text.upper().startswith("HTTP/"):  # of each redirect, too
+            code = text.split()[1:2]
+            self.status, self.headers = int(code[0]) if code and code[0].isdigit() else 0, {}
         name, colon, value = text.partition(":")
         if colon:
             self.headers[name.lower()] = value.strip()
@@ -285,6 +289,7 @@ class _Transfer:
             headers.append(f"Range: bytes={start}-")
             if begun and begun.validator and begun.url == self.url:
                 headers.append(f"If-Range: {begun.validator}")
+        self.curl.unsetopt(pycurl.HTTPHEADER)  # an empty list would leave the last one
         self.curl.setopt(pycurl.HTTPHEADER, headers)
         self.curl.setopt(pycurl.HEADERFUNCTION, answer.header)
         self.curl.setopt(pycurl.NOPROGRESS, False)
@@ -316,14 +321,11 @@ class _Transfer:
             self._first(answer, b"", begun, start)
         return answer
 
-    def _status(self) -> int:
-        return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
-
     def _explain(self, error: pycurl.error, answer: _Answer, begun: _Begun | None) -> None:
         """Whether it is worth another try."""
         if answer.error:
             raise answer.error
-        status = self._status()
+        status = answer.status
         if status == 416:  # the remote file is shorter than what is here, or another
             self._restart()
             raise _Again("has no more bytes than were fetched already; starting over")
@@ -331,7 +333,7 @@ class _Transfer:
             raise _Again(f"answers {status}", pause=float(self.curl.getinfo(pycurl.RETRY_AFTER)))
         if status >= 400:
             raise _Refused(f"answers {status}")
-        lasting = (pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_TOO_MANY_REDIRECTS,
+        lasting = (pycurl.E_URL_MALFORMAT, pycurl.E_TOO_MANY_REDIRECTS,
                    pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE)  # fmt: skip
         reason = " ".join(error.args[1].split()) or f"libcurl error {error.args[0]}"
         raise (_Refused if error.args[0] in lasting else _Again)(reason)
@@ -344,7 +346,7 @@ class _Transfer:
         ):
             answer.page = bytearray()
             return
-        status, length = self._status(), answer.headers.get("content-length", "")
+        status, length = answer.status, answer.headers.get("content-length", "")
         total = int(length) if length.isdigit() else None
         if status == 206:
             span, _, whole = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")

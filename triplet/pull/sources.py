@@ -116,6 +116,6 @@ class Sources(Settings):
     weights: dict[str, Source]
 
 
-def load_sources(path: Path = CONFIGS / "sources.yaml") -> Sources:
+def load_sources() -> Sources:
     """What can be fetched; KitError when the file does not fit the schema."""
-    return load(path, Sources)
+    return load(CONFIGS / "sources.yaml", Sources)

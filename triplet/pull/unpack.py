@@ -162,4 +162,4 @@ def _of_tar(archive: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(
             info.name, info.size, info.isreg() or info.isdir(), info.isdir(), content, info.offset
         )
-        archive.members = []  # or it would remember a million of them
+        archive.members = []  # type: ignore[attr-defined]  # or it would remember a million of them
