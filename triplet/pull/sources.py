@@ -26,7 +26,7 @@ class Unpack(Settings):
 
 class SourceFile(Settings):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    urls: list[str] = Field(default_factory=list)
+    urls: tuple[str, ...] = ()
     checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
     """As published; None: recorded on the first download."""
     bytes: Annotated[int | None, Field(gt=0)] = None
@@ -90,7 +90,7 @@ class Source(Settings):
             "expect": self.expect.model_dump(),
         }
 
-    def urls(self, file: SourceFile) -> list[str]:
+    def urls(self, file: SourceFile) -> tuple[str, ...]:
         """Where to try, in order; the user's own mirror first.
 
         Raises:
@@ -101,7 +101,7 @@ class Source(Settings):
             parts = urlsplit(own)
             if self.token(f"{own}/") and parts.scheme != "https" and parts.hostname not in LOCAL:
                 raise KitError(f"{self.mirror.url} must be https when {self.mirror.token} is set")
-            return [f"{own.rstrip('/')}/{file.name}", *file.urls]
+            return (f"{own.rstrip('/')}/{file.name}", *file.urls)
         return file.urls
 
     def token(self, url: str) -> str | None:

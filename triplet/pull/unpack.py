@@ -79,7 +79,8 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise KitError(f"{archive} is damaged, or no archive: {error}") from None
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{archive} is damaged, or no archive: {reason}") from None
 
 
 class _Room:
