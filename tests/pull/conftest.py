@@ -46,7 +46,11 @@ class Kit:
 
     def coco(self):
         counts = [
-            len(json.loads((self.drawn / "annotations" / f"instances_{split}.json").read_text())["annotations"])
+            len(
+                json.loads((self.drawn / "annotations" / f"instances_{split}.json").read_text())[
+                    "annotations"
+                ]
+            )
             for split in ("train2017", "val2017")
         ]
         return {

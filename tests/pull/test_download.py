@@ -232,9 +232,7 @@ ANY = [
 
 
 @given(faults=st.lists(st.sampled_from(ANY), max_size=8))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_it_is_the_right_file_or_none(server, tmp_path_factory, faults):
     server.files |= {"/file": BODY, "/mirror": BODY}
     server.faults["/file"] = list(faults)

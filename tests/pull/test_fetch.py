@@ -1,5 +1,6 @@
 """`triplet pull` of a data set from a server: whole or not there, whenever it is stopped."""
 
+import hashlib
 import json
 import os
 import random
@@ -14,6 +15,10 @@ import pytest
 
 from tests.conftest import KIT
 from tests.pull import serving as s
+from tests.pull.conftest import tarred
+from tests.pull.test_imagenet import SORTED, WNIDS, devkit
+from tests.pull.test_unpack import tar_bytes
+from tests.pull.test_unpack import tarred as tars
 from triplet import cli, records
 from triplet.pull import fetch, inspect, stage
 
@@ -45,7 +50,9 @@ def test_one_file_that_fails_costs_no_other(kit, capsys):
     kit.server.faults["/val2017.zip"] = [s.says(404)]
     assert cli.main(PULL) == 2
     error = capsys.readouterr().err
-    assert "val2017.zip answers 404; run the same command again, or fetch val2017.zip with a browser" in error
+    assert (
+        "val2017.zip answers 404; run the same command again, or fetch val2017.zip with a browser" in error
+    )
     assert "triplet pull coco --from FOLDER" in error
     assert error.count("\n") == 1
     assert not (kit.folder / "train2017").exists()
@@ -191,6 +198,88 @@ def test_the_plan_fetches_nothing_for_good(kit, monkeypatch, capsys):
     assert cli.main(PULL) == 0
     assert cli.main([*PULL, "--plan"]) == 0
     assert "there already" in capsys.readouterr().out
+
+
+@pytest.fixture
+def imagenet(kit, tmp_path):
+    """Three tars as ImageNet's, with two classes, in a folder of the user's and on a mirror."""
+    png = (kit.drawn / "val2017" / "000000000001.png").read_bytes()
+    devkit(tmp_path / "kit" / "ILSVRC2012_devkit_t12")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "kit.tar.gz").write_bytes(tarred(tmp_path / "kit", "ILSVRC2012_devkit_t12"))
+    tars(
+        mine / "train.tar",
+        {f"{n}.tar": tar_bytes({f"{n}_{i}.JPEG": png for i in (1, 2)}) for n in WNIDS[:2]},
+    )
+    tars(mine / "val.tar", {f"ILSVRC2012_val_{i:08d}.JPEG": png for i in (1, 2, 3)})
+    unpacked = {"kit.tar.gz": {"into": "devkit"}, "val.tar": {"into": "val"}}
+    unpacked["train.tar"] = {"into": "train", "archives": True}
+    kit.content["datasets"]["imagenet"] = {
+        "about": "small", "licence": "none", "terms": "none", "by_hand": "ask them",
+        "mirror": {"url": "TEST_MIRROR", "token": "TEST_TOKEN"},
+        "files": [
+            {"name": name, "unpack": how, "checksum": f"md5:{files_md5(mine / name)}"}
+            for name, how in unpacked.items()
+        ],
+        "sort": {"images": "val", "devkit": "devkit/ILSVRC2012_devkit_t12"},
+        "provides": ["train", "val", "devkit"],
+        "expect": {"images": {"train": 4, "val": 3}, "folders": {"train": 2, "val": 2}},
+    }  # fmt: skip
+    kit.write()
+    kit.mine, kit.folder = mine, kit.folder.with_name("imagenet")
+    return kit
+
+
+def files_md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def classes(folder):
+    return {
+        path.relative_to(folder).as_posix()
+        for part in ("train", "val")
+        for path in (folder / part).rglob("*.JPEG")
+    }
+
+
+CLASSES = {f"train/{n}/{n}_{i}.JPEG" for n in WNIDS[:2] for i in (1, 2)} | {
+    f"val/{name}" for name in SORTED
+}
+
+
+def test_imagenet_from_the_users_tars(imagenet, capsys):
+    assert cli.main(["pull", "imagenet"]) == 2
+    error = capsys.readouterr().err
+    assert "kit.tar.gz, val.tar, train.tar must be fetched by hand: ask them" in error
+    assert "then run: triplet pull imagenet --from FOLDER" in error
+    assert cli.main(["pull", "imagenet", "--from", str(imagenet.mine)]) == 0
+    assert classes(imagenet.folder) == CLASSES
+    assert len(list(imagenet.mine.iterdir())) == 3
+    assert cli.main(["pull", "imagenet", "--check"]) == 0
+    shutil.rmtree(imagenet.folder / "val" / WNIDS[0])
+    assert cli.main(["pull", "imagenet", "--check"]) == 2
+    assert "val: 1 folders, expected 2" in capsys.readouterr().out
+
+
+def test_imagenet_from_a_gated_mirror(imagenet, monkeypatch, capsys, places):
+    def gate(handler):
+        if handler.headers.get("Authorization") != "Bearer secret-token":
+            handler.answer(401)
+            return
+        handler.answer(200, (imagenet.mine / handler.path.rpartition("/")[2]).read_bytes())
+
+    for name in ("kit.tar.gz", "val.tar", "train.tar"):
+        imagenet.server.pages[f"/gated/{name}"] = gate
+    monkeypatch.setenv("TEST_MIRROR", imagenet.server.url("gated"))
+    assert cli.main(["pull", "imagenet"]) == 2
+    assert "answers 401" in capsys.readouterr().err
+    monkeypatch.setenv("TEST_TOKEN", "secret-token")
+    assert cli.main(["pull", "imagenet"]) == 0
+    assert classes(imagenet.folder) == CLASSES
+    out = capsys.readouterr()
+    assert "secret-token" not in out.out + out.err
+    assert not [p for p in places.rglob("*") if p.is_file() and b"secret-token" in p.read_bytes()]
 
 
 RUN = """

@@ -47,7 +47,10 @@ def test_pull_subset(places, small_demo, drawn, capsys):
     [
         (["pull", "subset"], "subset needs --from PATH"),
         (["pull", "subset", "--from", "/nonexistent"], "is not in COCO 2017's layout"),
-        (["pull", "cocoo"], "unknown source 'cocoo'; known: demo, subset, coco, voc, imagenet, weights, all"),
+        (
+            ["pull", "cocoo"],
+            "unknown source 'cocoo'; known: demo, subset, coco, voc, imagenet, weights, all",
+        ),
         (["pull", "demo", "coco"], "demo stands alone"),
         (["pull", "subset", "--check"], "subset stands alone"),
         (["pull", "coco", "--method", "byol"], "--method goes with weights: found it with coco"),

@@ -77,7 +77,9 @@ def test_all_rows_are_pulled_checked_and_recorded(zoo, states, capsys):
         record = records.read(zoo.folder / row)
         found = record.results[f"{row}.pth"]
         assert (found["format"], found["tensors"]) == ("extracted", 318)
-        assert found["variances"] == ([1.0, 1.0] if row == "random" else pytest.approx([0.5, 1.5], abs=0.01))
+        assert found["variances"] == (
+            [1.0, 1.0] if row == "random" else pytest.approx([0.5, 1.5], abs=0.01)
+        )
         assert record.outputs[f"{row}.pth"].sha256 == hashlib.sha256(data).hexdigest()
         assert f"{hashlib.sha256(data).hexdigest()}  {row}/{row}.pth" in (
             (zoo.folder / "SHA256SUMS").read_text()
@@ -87,7 +89,7 @@ def test_all_rows_are_pulled_checked_and_recorded(zoo, states, capsys):
     assert cli.main(["pull", "weights", "--check"]) == 0
     assert zoo.server.asked == []
     path = zoo.folder / "triplet" / "triplet.pth"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
     assert cli.main(["pull", "weights", "--method", "triplet", "--check"]) == 2
     assert "its sha256 is" in capsys.readouterr().out
 
@@ -118,7 +120,9 @@ def test_a_page_that_leads_nowhere_is_said_at_once(zoo, states, tmp_path, capsys
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 2
     error = capsys.readouterr().err
     assert f"a web page instead of the file ('{title}')" in error
-    assert "fetch triplet.pth with a browser and run: triplet pull weights --method triplet --from F" in error
+    assert (
+        "fetch triplet.pth with a browser and run: triplet pull weights --method triplet --from F" in error
+    )
     assert error.count("\n") == 1
     assert len(zoo.server.asked) == 1
     (tmp_path / "Unbenannt (1).download").write_bytes(states["triplet"])

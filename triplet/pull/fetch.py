@@ -109,7 +109,7 @@ def fetch_weights(
     """
     lock, results = checksums.Lock(), {}
     for file in source.files:
-        key, path = f"{name}/{file.name}", folder / file.name
+        key, path = f"{folder.name}/{file.name}", folder / file.name
         known = file.checksum or lock.find(key)
         found, staged = path, folder / DOWNLOADS / file.name
         if not path.exists():
@@ -141,12 +141,20 @@ def left_to_fetch(source: Source, folder: Path, given: Given | None = None) -> d
     return left
 
 
+def _from_hand(name: str) -> str:
+    return f"triplet pull {name} --from FOLDER"
+
+
 def _mark(folder: Path, file: SourceFile) -> Path:
     return folder / DOWNLOADS / f"{file.name}.unpacked"
 
 
 def _unpack_all(name: str, source: Source, folder: Path, given: Given | None, stop: Stop) -> None:
     """Fetch the archives side by side, unpack each in the order of the source."""
+    if missing := [f.name for f in left_to_fetch(source, folder, given) if not source.urls(f)]:
+        raise KitError(
+            f"{', '.join(missing)} must be fetched by hand: {source.by_hand}; then run: {_from_hand(name)}"
+        )
     _check_room(name, source, folder, given)
     (folder / DOWNLOADS).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(source.files)) as pool:
@@ -195,15 +203,14 @@ def _obtain(
         return staged
     if given and (own := given.find(file)):
         return own
-    from_hand = f"triplet pull {name} --from FOLDER"
-    if not (urls := source.urls(file)):
-        raise KitError(f"{file.name} must be fetched by hand: {source.by_hand}; then run: {from_hand}")
+    urls = source.urls(file)
     wanted = Wanted(file.name, urls, checksum, file.bytes, source.token(urls[0]))
     try:
         download(wanted, staged, stop)
     except KitError as error:
         raise KitError(
-            f"{error}; run the same command again, or fetch {file.name} with a browser and run: {from_hand}"
+            f"{error}; run the same command again, or fetch {file.name} with a browser and run: "
+            f"{_from_hand(name)}"
         ) from None
     return staged
 
