@@ -89,7 +89,7 @@ def test_what_does_not_pass_is_said_and_the_mirror_helps(get, server, faults, me
 
 
 def test_nobody_there(get, server, tmp_path):
-    with pytest.raises(KitError, match="127.0.0.1:9"):
+    with pytest.raises(KitError, match=r"127\.0\.0\.1:9"):
         download(Wanted("file", ["http://127.0.0.1:9/file"], SHA), tmp_path / "file", Stop())
     assert get(mirrors=["http://127.0.0.1:9/file"]) == BODY
 

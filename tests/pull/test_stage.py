@@ -49,7 +49,7 @@ def test_pull_subset(places, small_demo, drawn, capsys):
         (["pull", "subset", "--from", "/nonexistent"], "is not in COCO 2017's layout"),
         (
             ["pull", "cocoo"],
-            "unknown source 'cocoo'; known: demo, subset, coco, voc, imagenet, weights, all",
+            "unknown source 'cocoo'; known: demo, subset, coco, voc, imagenet, w",
         ),
         (["pull", "demo", "coco"], "demo stands alone"),
         (["pull", "subset", "--check"], "subset stands alone"),

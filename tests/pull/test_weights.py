@@ -148,7 +148,8 @@ def test_one_row_that_fails_costs_no_other(zoo, states, capsys):
     zoo.server.files["/random.pth"] = b"<p>no weights"
     del zoo.server.files["/triplet.pth"]
     zoo.content["weights"]["byol"] = {
-        **zoo.content["weights"]["triplet"], "files": [{"name": "b.pth", "urls": [zoo.server.url("b.pth")]}],
+        **zoo.content["weights"]["triplet"],
+        "files": [{"name": "b.pth", "urls": [zoo.server.url("b.pth")]}],
     }  # fmt: skip
     zoo.server.files["/b.pth"] = states["triplet"]
     zoo.write()
