@@ -83,14 +83,13 @@ def _measure(folder: Path, size: int, seconds: float) -> Case:
         curl = shutil.which("curl")
         plain = _curl(curl, url, target) if curl else _http_client(url, target)
         name = "curl" if curl else "http.client"
+        synced = _then(plain, ["sync", str(target)])
         variants = [
             Variant("kit", _kit(url, target, None), ours=True),
             Variant(name, plain),
-            Variant(f"{name}, sync", _then(plain, ["sync", str(target)])),
+            Variant(f"{name}, sync", synced),
             Variant("kit, verified", _kit(url, target, checksum), ours=True),
-            Variant(
-                f"{name}, sync, sha256sum", _then(plain, ["sync", str(target)], ["sha256sum", str(target)])
-            ),
+            Variant(f"{name}, sync, sha256sum", _then(synced, ["sha256sum", str(target)])),
         ]
         budget = Budget(torch.device("cpu"), seconds=seconds, rounds=5)
         timings = interleave(variants, budget)
@@ -130,11 +129,10 @@ def _http_client(url: str, target: Path) -> Callable[[], object]:
     return run
 
 
-def _then(fetch: Callable[[], object], *commands: list[str]) -> Callable[[], object]:
+def _then(fetch: Callable[[], object], command: list[str]) -> Callable[[], object]:
     def run() -> None:
         fetch()
-        for command in commands:
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
     return run
 

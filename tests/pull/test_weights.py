@@ -113,7 +113,9 @@ def test_a_committed_checksum_comes_first(zoo, states, capsys):
 
 
 @pytest.mark.parametrize(
-    ("page", "title"), [(s.HTML, "Google Drive - Quota exceeded"), (SIGN_IN, "Sign in - Google Accounts")]
+    ("page", "title"),
+    [(s.HTML, "Google Drive - Quota exceeded"), (SIGN_IN, "Sign in - Google Accounts")],
+    ids=["quota", "sign-in"],
 )
 def test_a_page_that_leads_nowhere_is_said_at_once(zoo, states, tmp_path, capsys, page, title):
     zoo.server.pages["/download"] = refuses(page)
@@ -177,7 +179,9 @@ class Evil:
         return print, ("code of the file ran",)
 
 
-@pytest.mark.parametrize("content", [saved({"a": torch.ones(1)}), pickle.dumps(Evil()), b"\x80"])
+@pytest.mark.parametrize(
+    "content", [saved({"a": torch.ones(1)}), pickle.dumps(Evil()), b"\x80"], ids=["tensors", "code", "cut"]
+)
 def test_what_is_no_resnet_is_neither_run_nor_recorded(zoo, capsys, content):
     zoo.server.files["/triplet.pth"] = content
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 2
