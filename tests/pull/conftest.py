@@ -10,6 +10,7 @@ import yaml
 
 from tests.conftest import TINY
 from tests.pull.serving import serving
+from triplet import coco
 from triplet.pull import download, sources
 
 

@@ -19,12 +19,12 @@ from triplet.signals import Stop
 
 MOST = 20
 """Times its own size that an archive may unpack to: images take once, COCO's annotations four times."""
+SMALLEST = 512
+"""Bytes that a file counts at least, so that a million empty ones count too."""
 _DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError,
     gzip.BadGzipFile, lzma.LZMAError,
 )  # fmt: skip
-SMALLEST = 512
-"""Bytes that a file counts at least, so that a million empty ones count too."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,7 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
                 else:
                     _write(archive, member, target, room, stop)
                 bar.step(count=max(0, member.position - bar.done))
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{archive} is damaged, or no archive: {reason}") from None
 
