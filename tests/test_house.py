@@ -84,6 +84,21 @@ def test_variables_reach_the_command():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ([], "pull coco"),
+        (["PULL=coco voc"], "pull coco voc"),
+        (["PULL=weights", "METHOD=moco byol"], "pull weights --method moco byol"),
+        (["FROM=my folder", "CHECK=0"], 'pull coco --from "my folder"'),
+        (["CHECK=1"], "pull coco --check"),
+        (["PLAN=1", "FORCE=1"], "pull coco --plan --force"),
+    ],
+)
+def test_make_pull_data_passes_on_what_is_set(arguments, expected):
+    assert " ".join(make("-n", "pull-data", *arguments).stdout.replace("\\", "").split()).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         ([], ".venv/bin/triplet pretrain --run"),
         (["GPUS=8"], "TRIPLET_PROCESSES=8 .venv/bin/torchrun --nnodes 1 --nproc-per-node 8 --rdzv-backend"),
         (["GPUS=4", "NODES=2", "RDZV=a:1"], "TRIPLET_PROCESSES=8 .venv/bin/torchrun --nnodes 2"),

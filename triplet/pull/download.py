@@ -78,6 +78,10 @@ class _Again(Exception):
         self.pause = pause
 
 
+class _Mismatch(Exception):
+    """All bytes are there, and they are not the file."""
+
+
 def download(wanted: Wanted, path: Path, stop: Stop) -> str:
     """Fetch a file to ``path``, unless it is there; a part of it is gone on from.
 
@@ -368,14 +372,9 @@ class _Transfer:
         if total is None and not self.wanted.checksum:
             raise _Refused("does not say how long the file is, and no checksum is known")
         new = _Begun(url=self.url, validator=answer.validator, bytes=total)
-        left, free = (
-            (total or 0) - (start if status == 206 else 0),
-            shutil.disk_usage(self.part.parent).free,
-        )
-        if left > free:
-            raise KitError(
-                f"{self.part.parent} has {amount(free)} free, {self.wanted.name} needs {amount(left)}"
-            )
+        folder, left = self.part.parent, (total or 0) - (start if status == 206 else 0)
+        if left > (free := shutil.disk_usage(folder).free):
+            raise KitError(f"{folder} has {amount(free)} free, {self.wanted.name} needs {amount(left)}")
         if status != 206:  # the old bytes go before the new note comes: a kill in between mixes nothing
             os.truncate(self.part, 0)
         if new != begun:
@@ -389,14 +388,9 @@ class _Transfer:
             raise _Mismatch(f"gave {self.position} bytes, expected {self.wanted.bytes}")
         if self.wanted.checksum:
             kind, _, expected = self.wanted.checksum.partition(":")
-            found = checksums.digest(
-                self.part, kind, self.stop, title=f"pull: verifying {self.wanted.name}"
-            )
+            title = f"pull: verifying {self.wanted.name}"
+            found = checksums.digest(self.part, kind, self.stop, title=title)
             if found != expected:
                 raise _Mismatch(f"gave a file whose {kind} is {found}, expected {expected}")
         files.publish(self.part, self.path)
         self.notes.unlink(missing_ok=True)
-
-
-class _Mismatch(Exception):
-    """All bytes are there, and they are not the file."""

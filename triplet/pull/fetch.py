@@ -10,7 +10,6 @@ from triplet import files
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums
-from triplet.pull.backbone import describe
 from triplet.pull.download import Wanted, download
 from triplet.pull.imagenet import sort_validation
 from triplet.pull.sources import Source, SourceFile
@@ -20,6 +19,8 @@ from triplet.signals import Stop
 
 DOWNLOADS = ".downloads"
 """Folder of what came so far, and of what was verified and is not unpacked yet."""
+TAKEN = ".taken"
+"""Of the user's unpacked data set: what has a second name here so far."""
 UNPACKING = ".unpacking"
 UNPACKED = ".unpacked"
 """The same folder once it is whole; what is in it only has to move up."""
@@ -63,7 +64,8 @@ def fetch_dataset(
         KitError: a file that cannot be had or is wrong, too little disk, or something missing at last.
         Interrupted: stopped; the same call goes on.
     """
-    unpacking, unpacked, downloads = (folder / part for part in (UNPACKING, UNPACKED, DOWNLOADS))
+    downloads, taken = folder / DOWNLOADS, folder / TAKEN
+    unpacking, unpacked = folder / UNPACKING, folder / UNPACKED
     if not unpacked.exists():
         there = [place for place in source.provides if (folder / place).exists()]
         if there == source.provides:  # put there by hand
@@ -75,11 +77,16 @@ def fetch_dataset(
                 "it; move it elsewhere, then run the same command"
             )
         if given and given.laid_out(source):
-            _take(source, given.path, unpacking, stop)
+            _look_through(name, source, given.path)
+            shutil.rmtree(unpacking, ignore_errors=True)  # no file of another origin among the user's
+            shutil.rmtree(downloads, ignore_errors=True)
+            _take(source, given.path, taken, stop)
+            files.publish(taken, unpacked)
         else:
+            shutil.rmtree(taken, ignore_errors=True)
             _unpack_all(name, source, folder, given, stop)
-        _look_through(name, source, unpacking)
-        files.publish(unpacking, unpacked)
+            _look_through(name, source, unpacking)
+            files.publish(unpacking, unpacked)
     for entry in list(unpacked.iterdir()):
         entry.replace(folder / entry.name)
     unpacked.rmdir()
@@ -107,6 +114,8 @@ def fetch_weights(
         KitError: no such file to be had, another file than published or recorded, or no usable ResNet-50.
         Interrupted: stopped; the same call goes on.
     """
+    from triplet.pull.backbone import describe  # torch takes seconds that data sets need not wait
+
     lock, results = checksums.Lock(), {}
     for file in source.files:
         key, path = f"{folder.name}/{file.name}", folder / file.name
@@ -249,7 +258,9 @@ def _look_through(name: str, source: Source, folder: Path) -> None:
     for line in wrong:
         say(f"pull: {name}: {line}")
     if wrong:
-        raise KitError(f"{folder} is not {source.about}: {wrong[0]}; start over with --force")
+        raise KitError(
+            f"{folder} is not {source.about}: {wrong[0]}; start over with: triplet pull {name} --force"
+        )
 
 
 def _results(source: Source) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from triplet import records
 from triplet.errors import KitError
 from triplet.progress import amount, duration, say
 from triplet.pull import checksums
-from triplet.pull.backbone import describe
 from triplet.pull.download import plain, speed
 from triplet.pull.fetch import DOWNLOADS, left_to_fetch, verify
 from triplet.pull.stage import Target
@@ -73,6 +72,8 @@ def _wrong(target: Target) -> Iterator[str]:
 
 
 def _wrong_weights(target: Target) -> Iterator[str]:
+    from triplet.pull.backbone import describe  # torch takes seconds
+
     for file in target.source.files:
         path, lock = target.folder / file.name, checksums.Lock()
         try:
@@ -88,7 +89,7 @@ def plan(wanted: Sequence[Target]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("source", "file", "to fetch", "from"):
         table.add_column(column, overflow="fold")
-    total, disks = 0, dict[Path, int]()
+    total, disks = 0, dict[int, tuple[Path, int]]()
     largest: tuple[int, str, str | None] | None = None
     for target in wanted:
         say(f"pull: {target.name}: {target.source.about}; {target.source.licence} ({target.source.terms})")
@@ -106,9 +107,10 @@ def plan(wanted: Sequence[Target]) -> None:
                 largest = (left, urls[0], target.source.token(urls[0]))
             place = _existing(target.folder)
             needed = (left or 0 if urls else 0) + file.bytes_unpacked
-            disks[place] = disks.get(place, 0) + needed
+            disk = place.stat().st_dev
+            disks[disk] = (place, disks.get(disk, (place, 0))[1] + needed)
     Console(width=None if Console().is_terminal else 160).print(table)
-    for place, needed in disks.items():
+    for place, needed in disks.values():
         free = shutil.disk_usage(place).free
         verdict = "enough" if free > needed else "NOT ENOUGH"
         say(f"pull: {place}: {amount(needed)} needed at most, {amount(free)} free: {verdict}")

@@ -1,8 +1,10 @@
 """Unpack zip and tar archives: a stop or a kill costs nothing, and nothing leads out of the folder."""
 
+import errno
 import gzip
 import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,7 +25,7 @@ SMALLEST = 512
 """Bytes that a file counts at least, so that a million empty ones count too."""
 _DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError,
-    gzip.BadGzipFile, lzma.LZMAError,
+    gzip.BadGzipFile, lzma.LZMAError, struct.error, ValueError, LookupError, OverflowError,
 )  # fmt: skip
 
 
@@ -71,7 +73,9 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
                 else:
                     _write(archive, member, target, room, stop)
                 bar.step(count=max(0, member.position - bar.done))
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere
+            raise
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{archive} is damaged, or no archive: {reason}") from None
 
