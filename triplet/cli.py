@@ -164,6 +164,8 @@ def _pull(a: argparse.Namespace) -> int | None:
     from triplet.pull import inspect, stage
 
     own = next((word for word in ("demo", "subset") if word in a.what), None)
+    if a.source and (a.check or a.plan):
+        raise KitError("--check and --plan look at what is there already: leave --from out")
     if own is None:
         wanted = stage.targets(a.what, a.method)
         if a.check:

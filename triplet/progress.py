@@ -32,10 +32,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def amount(count: float, *, of_bytes: bool = True) -> str:
-    """A number for people: bytes as ``19.3 GB``, ``0.4 MB``, anything else as it is."""
-    if not of_bytes:
-        return str(count)
+def amount(count: float) -> str:
+    """Bytes for people: ``19.3 GB``, ``0.4 MB``."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
@@ -113,5 +111,6 @@ class Bar:
             print(line, file=self._out, flush=True)
 
     def _amount(self) -> str:
-        one, all_ = (amount(count, of_bytes=self.of_bytes) for count in (self.done, self.total))
-        return f"{one} of {all_}" if self.of_bytes else f"{one}/{all_}"
+        if not self.of_bytes:
+            return f"{self.done}/{self.total}"
+        return f"{amount(self.done)} of {amount(self.total)}" if self.total else amount(self.done)

@@ -53,6 +53,7 @@ def test_pull_subset(places, small_demo, drawn, capsys):
         ),
         (["pull", "demo", "coco"], "demo stands alone"),
         (["pull", "subset", "--check"], "subset stands alone"),
+        (["pull", "coco", "--check", "--from", "x"], "leave --from out"),
         (["pull", "coco", "--method", "byol"], "--method goes with weights: found it with coco"),
         (["pull", "weights", "--method", "boyl"], "no weights of 'boyl'; known: supervised,"),
         (["pull", "coco", "--from", "/nonexistent"], "nothing at --from /nonexistent"),

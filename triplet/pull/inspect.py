@@ -40,9 +40,7 @@ def check(wanted: Sequence[Target]) -> int:
             say(f"pull: {target.name}: whole ({records.portable(target.folder)})")
         wrong += bool(found)
     if wrong:
-        say(
-            f"pull: {wrong} of {len(wanted)} not whole; fetch with triplet pull, or start over with --force"
-        )
+        say(f"pull: {wrong} of {len(wanted)} not whole; to start one over: triplet pull NAME --force")
     return 2 if wrong else 0
 
 
@@ -62,8 +60,9 @@ def _wrong(target: Target) -> Iterator[str]:
         yield f"no pull has verified it; run: triplet pull {target.name}"
     elif record.config != {"source": target.source.identity()}:
         yield f"it was pulled by another configs/sources.yaml; run: triplet pull {target.name} --force"
-    for name, artifact in record.outputs.items() if record else ():
-        if records.Artifact.of(target.folder / name).sha256 != artifact.sha256:
+    recorded = record.outputs if record else {}
+    for name, path in target.outputs.items():
+        if name in recorded and records.Artifact.of(path).sha256 != recorded[name].sha256:
             yield f"{name} is not what was recorded (names or sizes of files, or bytes, have changed)"
     if target.row:
         yield from _wrong_weights(target)

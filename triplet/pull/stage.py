@@ -112,6 +112,7 @@ def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: 
 
 def _given(path: Path, wanted: Sequence[Target]) -> Given:
     """The user's file or folder; KitError unless it has something that is wanted."""
+    path = path.expanduser()  # make hands ~ on as it is
     if not path.exists():
         raise KitError(f"nothing at --from {path}")
     names = [file.name for target in wanted for file in target.source.files]
