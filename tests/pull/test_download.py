@@ -116,6 +116,21 @@ def test_without_a_checksum_only_the_same_file_is_gone_on_from(get, server):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("fault", [s.ignores_if_range, s.wrong_start, s.no_span])
+def test_without_a_checksum_no_other_bytes_are_mixed_in(get, fault):
+    """The headers alone tell."""
+    assert get(s.drops(0.5), fault, checksum=None) == BODY
+
+
+def test_without_checksum_and_validator_it_starts_anew(get, server):
+    def nameless(handler, body):
+        handler.answer(200, body[:1000], length=len(body))
+        handler.cut()
+
+    assert get(nameless, checksum=None) == BODY
+    assert "Range" not in server.asked[1][1]
+
+
 def test_without_checksum_and_length_nothing_is_believed(get):
     with pytest.raises(KitError, match="does not say how long"):
         get(s.chunked, checksum=None)

@@ -73,6 +73,15 @@ def test_a_wrong_checksum_is_never_unpacked(kit, capsys, which):
     assert not any((kit.folder / name).exists() for name in ("train2017", "annotations", "record.json"))
 
 
+def test_archives_that_lack_something_show_nothing(kit, capsys):
+    kit.content["datasets"]["coco"]["expect"]["images"]["train2017"] = 13
+    kit.write()
+    assert cli.main(PULL) == 2
+    error = capsys.readouterr().err
+    assert "train2017: 12 images, expected 13; start over with: triplet pull coco --force" in error
+    assert not (kit.folder / "train2017").exists()
+
+
 def spoil_image(drawn, folder):
     (folder / "train2017" / "000000000003.png").write_bytes(b"\x89PNG no more")
 
