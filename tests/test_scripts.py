@@ -16,10 +16,12 @@ SKY = KIT / "scripts" / "pretrain.sky.yaml"
 STAND_INS = {
     "scontrol": """
         if [ "$1" = show ]; then printf 'node7\\nnode8\\n'; else echo "scontrol $*" >> "$SAID"; fi""",
-    # As srun does, it is one process until its command ends, and passes a signal on.
     "srun": """
         [ "$1" = --kill-on-bad-exit=1 ] && shift
+        echo $$ > "$SAID.step"
         exec "$@" """,
+    "scancel": """
+        [ "$*" = "--signal=TERM 41.0" ] && kill -TERM "$(cat "$SAID.step")" """,
     "make": """
         echo "make $*" >> "$SAID"
         trap 'echo saved >> "$SAID"; exit 2' TERM
@@ -86,7 +88,7 @@ def test_skypilot_runs_make_on_every_node():
         ["bash", "-euc", task["run"]], cwd=KIT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "TRIPLET_PROCESSES=16 .venv/bin/torchrun --nnodes 2 --nproc-per-node 8" in done.stdout
+    assert "PROCESSES=16 .venv/bin/python -m triplet.launch --nnodes 2 --nproc-per-node 8" in done.stdout
     assert "--rdzv-endpoint 10.0.0.1:29500" in done.stdout
     assert f'--config "{task["envs"]["PRETRAIN"]}" --data "/data/imagenet/train"' in done.stdout
     assert (KIT / task["envs"]["PRETRAIN"]).exists()
