@@ -182,13 +182,15 @@ class Evil:
 @pytest.mark.parametrize(
     "content", [saved({"a": torch.ones(1)}), pickle.dumps(Evil()), b"\x80"], ids=["tensors", "code", "cut"]
 )
-def test_what_is_no_resnet_is_neither_run_nor_recorded(zoo, capsys, content):
+def test_what_is_no_resnet_is_neither_run_nor_recorded(zoo, states, tmp_path, capsys, content):
     zoo.server.files["/triplet.pth"] = content
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 2
     out = capsys.readouterr()
     assert "triplet.pth" in out.err
     assert "code of the file ran" not in out.out
     assert not (zoo.folder / "SHA256SUMS").exists()
+    (tmp_path / "mine.pth").write_bytes(states["triplet"])  # nor is it in the way of the right one
+    assert cli.main(["pull", "weights", "--method", "triplet", "--from", str(tmp_path / "mine.pth")]) == 0
 
 
 def test_a_damaged_lock_is_one_line(zoo, capsys):

@@ -127,8 +127,13 @@ def fetch_weights(
                 staged.parent.mkdir(exist_ok=True)
                 files.link_or_copy(found, staged)
                 found = staged
-        verify(found, file, known, stop)
-        results[file.name] = describe(found, untrained=untrained)
+        try:
+            verify(found, file, known, stop)
+            results[file.name] = describe(found, untrained=untrained)
+        except KitError:
+            if found == staged:  # else the next call would find it there, whatever it is given
+                staged.unlink()
+            raise
         if known is None:
             lock.record(key, files.sha256(found))
         if found == staged:
