@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The pretrain service: one process a GPU, as `make pretrain` starts them. GPUS, NODES and RDZV come with the
+# container. `exec`, so that signals reach the program and not this shell.
+set -euo pipefail
+
+export TRIPLET_PROCESSES=$((GPUS * NODES))
+[ "$TRIPLET_PROCESSES" != 1 ] || exec triplet pretrain "$@"
+exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" \
+  --rdzv-backend c10d --rdzv-endpoint "$RDZV" --no-python -- triplet pretrain "$@"
