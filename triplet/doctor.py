@@ -114,7 +114,7 @@ def _gpu() -> list[Finding]:
         found.append(
             Finding(
                 "NVIDIA driver", driver, major.isdigit() and int(major) >= needed,
-                f"update the driver to {needed} or newer for CUDA {cuda}, or build an image for an older CUDA: README",
+                f"update the driver to {needed} or newer for CUDA {cuda}, or use an older CUDA: README",
             )
         )  # fmt: skip
         usable = torch.cuda.is_available()

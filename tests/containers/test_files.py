@@ -1,0 +1,135 @@
+"""The container files as linters and compose read them; what the image says of itself."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KIT
+from tests.containers.conftest import call, say
+
+BIN = Path(sys.executable).parent
+
+
+def test_the_dockerfile_is_clean():
+    done = call(str(BIN / "hadolint"), "docker/Dockerfile")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
+def test_the_compose_files_are_clean(file):
+    done = call(str(BIN / "compose-lint"), file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("files", ["compose.yaml", "compose.yaml:compose.gpu.yaml"])
+@pytest.mark.usefixtures("engine")
+def test_compose_takes_every_overlay(files):
+    done = call("docker", "compose", "config", "--quiet", COMPOSE_FILE=files)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_services_take_what_make_takes():
+    """The plain `docker compose run` and make have the same defaults, and the same names change them."""
+    for given in (
+        {},
+        {"METHOD": "byol", "SEED": "3", "COCO": "mine", "DETECTION": "d.yaml", "ARGS": "a=1 b=2"},
+    ):
+        config = json.loads(call("docker", "compose", "config", "--format", "json", **given).stdout)[
+            "services"
+        ]
+        for stage in ("pretrain", "convert", "finetune", "eval"):
+            made = call(
+                "make", "-n", stage, "RUNTIME=docker", *(f"{k}={v}" for k, v in given.items())
+            ).stdout
+            typed = made.strip().splitlines()[-1].partition(f" {stage} ")[2].replace('"', "").split()
+            assert config[stage]["command"] == typed, stage
+
+
+@pytest.mark.usefixtures("engine")
+def test_gpus_are_given_by_the_overlay_alone():
+    def services(files: str) -> dict:
+        config = call("docker", "compose", "config", "--format", "json", COMPOSE_FILE=files).stdout
+        return json.loads(config)["services"]
+
+    assert not any("deploy" in service for service in services("compose.yaml").values())
+    with_gpus = services("compose.yaml:compose.gpu.yaml")
+    assert {n for n, s in with_gpus.items() if "deploy" in s} == {"pretrain", "finetune", "eval", "demo"}
+    assert with_gpus["finetune"]["ulimits"]["memlock"] == -1
+    assert int(with_gpus["finetune"]["shm_size"]) >= 32 << 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"DETECTRON2": "conda"}, "DETECTRON2 is git or pypi: found 'conda'"),
+        ({"OPENSELFSUP": "yes"}, "is 0 or 1"),
+    ],
+)
+def test_a_wrong_variant_is_refused(build, arguments, message):
+    done = build("localhost/triplet-never", **arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_the_image_says_what_it_is(kit):
+    image = json.loads(call("docker", "image", "inspect", kit.image).stdout)[0]["Config"]
+    labels = image["Labels"]
+    commit = call(
+        "git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*", cwd=kit.folder
+    ).stdout
+    assert commit.startswith(labels["org.opencontainers.image.revision"].rstrip("+"))
+    assert labels["triplet.detectron2"] == "PyPI's sdist, not compiled"
+    assert labels["triplet.openselfsup"] == "left out (OPENSELFSUP=0)"
+    assert image["User"] == "10001"
+    assert not image.get("Volumes")
+    assert f"TRIPLET_IMAGE={kit.image}" in (kit.folder / ".env").read_text().splitlines()
+
+
+def test_doctor_names_the_variant(kit):
+    done = kit.compose("run", "--rm", "-T", "--entrypoint", "triplet doctor", "pretrain")
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "(PyPI sdist, not compiled)" in words
+    assert "OpenSelfSup: left out" in words
+
+
+def test_the_full_variant(full):
+    """From checkouts: Detectron2's operators are compiled, OpenSelfSup and mmcv import."""
+    done = full.compose("run", "--rm", "-T", "--entrypoint", "triplet doctor", "pretrain")
+    assert "(upstream, compiled for the CPU)" in done.stdout, done.stdout + done.stderr
+    code = (
+        "import mmcv, openselfsup, torch; from detectron2 import _C; print(mmcv.__version__, _C.has_cuda())"
+    )
+    pinned = (KIT / "docker" / "versions.env").read_text()
+    version, cuda = full.python(code).split()[-2:]
+    assert f"MMCV_VERSION={version}\n" in pinned
+    assert cuda == "False"
+
+
+def test_cuda_needs_nvcc(full, build):
+    """On a base without a CUDA compiler the build for GPUs stops, and says so."""
+    done = build(
+        "localhost/triplet-never",
+        DETECTRON2_SOURCE=f"{os.environ['TRIPLET_CHECKOUTS']}/detectron2",
+        OPENSELFSUP="0",
+    )
+    assert done.returncode == 2
+    assert "found no nvcc in BASE_IMAGE" in done.stdout + done.stderr
+
+
+def test_the_list_of_contents(kit):
+    """An SBOM for the release, beside the reports of CI: artifacts/sbom.spdx.json."""
+    artifacts = KIT / "artifacts"
+    artifacts.mkdir(exist_ok=True)
+    written = artifacts / "sbom.spdx.json"
+    done = call(
+        str(BIN / "syft"), "scan", f"docker:{kit.image}", "--output", f"spdx-json={written}", "--quiet"
+    )
+    assert done.returncode == 0, done.stderr
+    names = {package["name"] for package in json.loads(written.read_text())["packages"]}
+    assert {"torch", "torchvision", "pb1-detectron2", "triplet-kit", "g++"} <= names
+    say(f"{len(names)} packages in {written}")
