@@ -24,42 +24,41 @@ def test_the_compose_files_are_clean(file):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("files", ["compose.yaml", "compose.yaml:compose.gpu.yaml"])
-@pytest.mark.usefixtures("engine")
-def test_compose_takes_every_overlay(files):
-    done = call("docker", "compose", "config", "--quiet", COMPOSE_FILE=files)
+def services(checkout: Path, files: str = "compose.yaml", **given: str) -> dict:
+    """The services as compose reads them."""
+    done = call(
+        "docker", "compose", "config", "--format", "json", cwd=checkout, COMPOSE_FILE=files, **given
+    )
     assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)["services"]
 
 
-@pytest.mark.usefixtures("engine")
-def test_the_services_take_what_make_takes():
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"METHOD": "byol", "SEED": "3", "COCO": "mine", "DETECTION": "d.yaml", "ARGS": "a=1 b=2"}],
+)
+def test_the_services_take_what_make_takes(checkout, given):
     """The plain `docker compose run` and make have the same defaults, and the same names change them."""
-    for given in (
-        {},
-        {"METHOD": "byol", "SEED": "3", "COCO": "mine", "DETECTION": "d.yaml", "ARGS": "a=1 b=2"},
-    ):
-        config = json.loads(call("docker", "compose", "config", "--format", "json", **given).stdout)[
-            "services"
-        ]
-        for stage in ("pretrain", "convert", "finetune", "eval"):
-            made = call(
-                "make", "-n", stage, "RUNTIME=docker", *(f"{k}={v}" for k, v in given.items())
-            ).stdout
-            typed = made.strip().splitlines()[-1].partition(f" {stage} ")[2].replace('"', "").split()
-            assert config[stage]["command"] == typed, stage
+    config = services(checkout, **given)
+    for stage in ("pretrain", "convert", "finetune", "eval"):
+        variables = (f"{key}={value}" for key, value in given.items())
+        made = call("make", "-n", stage, "RUNTIME=docker", *variables, cwd=checkout).stdout
+        typed = made.strip().splitlines()[-1].partition(f" {stage} ")[2].replace('"', "").split()
+        assert config[stage]["command"] == typed, stage
 
 
-@pytest.mark.usefixtures("engine")
-def test_gpus_are_given_by_the_overlay_alone():
-    def services(files: str) -> dict:
-        config = call("docker", "compose", "config", "--format", "json", COMPOSE_FILE=files).stdout
-        return json.loads(config)["services"]
-
-    assert not any("deploy" in service for service in services("compose.yaml").values())
-    with_gpus = services("compose.yaml:compose.gpu.yaml")
+def test_gpus_are_given_by_the_overlay_alone(checkout):
+    assert not any("deploy" in service for service in services(checkout).values())
+    with_gpus = services(checkout, "compose.yaml:compose.gpu.yaml")
     assert {n for n, s in with_gpus.items() if "deploy" in s} == {"pretrain", "finetune", "eval", "demo"}
     assert with_gpus["finetune"]["ulimits"]["memlock"] == -1
     assert int(with_gpus["finetune"]["shm_size"]) >= 32 << 30
+
+
+def test_only_the_download_has_a_network(checkout):
+    networks = {name: service["network_mode"] for name, service in services(checkout).items()}
+    assert networks.pop("download") == "bridge"
+    assert set(networks.values()) == {"none"}
 
 
 @pytest.mark.parametrize(
