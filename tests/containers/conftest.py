@@ -165,6 +165,7 @@ def kit(build, checkout) -> Iterator[Kit]:
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.copytree(TINY, checkout / "configs" / "tiny")
     kit = Kit(checkout, _image_id(name))
+    kit.compose("down", "--volumes", "--remove-orphans")  # of a run that was killed
     yield kit
     kit.compose("down", "--volumes", "--remove-orphans")
     call("make", "clean-image", f"IMAGE={name}", "YES=1", cwd=checkout)
