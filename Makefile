@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pretrain convert finetune eval report \
+.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval speed report \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
@@ -13,6 +13,7 @@ PRETRAIN ?= configs/pretrain/triplet_resnet50_8x196x4-larscos-1000e_imagenet.yam
 DETECTION ?= configs/detection/coco_r50_c4_2x_authors.yaml
 IMAGES ?= imagenet/train
 COCO ?= coco
+NAME ?= packed
 PULL ?= coco
 SEED ?= 0
 
@@ -75,7 +76,7 @@ format: .venv/complete ## let ruff format and mend the code
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 lock: .venv/complete ## derive docker/requirements.lock anew from docker/versions.env and pyproject.toml
-	@scripts/lock.sh
+	@scripts/lock.sh $(ARGS)
 
 doctor: ## what this machine has, and what to run for what is missing
 	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && docker compose run --rm --entrypoint "triplet doctor" pretrain; \
@@ -85,8 +86,11 @@ doctor: ## what this machine has, and what to run for what is missing
 pull-data: $(environment) ## fetch and verify COCO 2017 (PULL="coco resnet50")
 	@set -e; for name in $(PULL); do $(call triplet,pull,download) $$name $(force) $(ARGS); done
 
+pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
+	@$(call triplet,pack) "$(IMAGES)" --name "$(NAME)" $(force) $(ARGS)
+
 pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder)
-	@$(launch) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(force) $(ARGS)
+	@$(launch) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, or WEIGHTS=file, into Detectron2's weights, with proof
 	@$(call triplet,convert) --run "$(RUN)" --config "$(DETECTION)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
@@ -96,6 +100,9 @@ finetune: $(environment) ## train Mask R-CNN on COCO (DETECTION=config, COCO=fol
 
 eval: $(environment) ## evaluate the finetuned model on val2017
 	@$(call triplet,eval) --run "$(RUN)" $(force) $(ARGS)
+
+speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
+	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
 report: $(environment) ## put every number beside the paper's: reports/index.html
 	@$(call triplet,report)

@@ -38,7 +38,10 @@ def test_version_and_list_of_stages():
     ("command", "message"),
     [
         (["pretrain", "--run", "r", "--config", "nowhere.yaml"], "no config at nowhere.yaml"),
-        (["pretrain", "--run", "r", "--config", "configs/pretrain/demo.yaml"], "no folder of images at"),
+        (
+            ["pretrain", "--run", "r", "--config", "configs/pretrain/demo.yaml"],
+            "no folder or list of images at",
+        ),
         (["pretrain", "--run", "../r", "--config", "configs/pretrain/demo.yaml"], "--run names a folder"),
         (
             ["convert", "--run", "r", "--config", "configs/detection/demo.yaml"],

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.pieces import open_source
 from benchmarks.speed.steps import Kit, host_batches
 from benchmarks.speed.timing import Budget, spread
+from triplet.images import open_images
 from triplet.pretrain import data, trainer
 from triplet.pretrain.layout import Order, plan
 from triplet.pretrain.step import Sizes
@@ -42,7 +42,7 @@ def fed(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> d
     views = kit.config.views.model_copy(update={"backend": backend})
     schedule = kit.config.schedule.model_copy(update={"epochs": 10**6})  # more than can be measured
     config = kit.config.model_copy(update={"views": views, "workers": workers, "schedule": schedule})
-    images = open_source(folder)
+    images = open_images(folder)
     layout, order = plan(config, 1), Order(len(images), config)
     load: Any = data.load if backend != "dali" else importlib.import_module("triplet.pretrain.dali").load
     torch.backends.cudnn.benchmark = kit.cudnn_benchmark

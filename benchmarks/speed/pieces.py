@@ -3,13 +3,13 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.speed import released
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
-from triplet.images import Images, open_images
+from triplet.images import open_images
 from triplet.pretrain import data, trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order, plan
@@ -95,34 +95,26 @@ def update(config: Pretrain, budget: Budget) -> Case:
     return Case("update", name, budget.device, sizes, interleave(variants, budget))
 
 
-def open_source(folder: Path) -> Images:
-    """The images of the data benchmark and of the end-to-end run."""
-    return open_images(folder)
-
-
-def kit_batches(config: Pretrain, images: Images, device: torch.device) -> Iterator[Tensor]:
-    """(n, 2, 3, size, size) uint8 batches of the kit's own loader, to the end of the config's run."""
-    layout, order = plan(config, 1), Order(len(images), config)
-    for pairs, _ in data.load(images, layout, order, 0, 0, device):
-        yield pairs
-
-
 def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
     """Files to batches of two views an image, in this process alone: images/s of one core.
 
     The released pipeline ends in normalised float32; the kit's in uint8, which the training step normalises
     on the device.
     """
-    images = open_source(folder)
+    images = open_images(folder)
     # One process, and more epochs than can be measured.
     here = config.model_copy(
         update={"workers": 0, "schedule": config.schedule.model_copy(update={"epochs": 10**6})}
     )
-    cpu = torch.device("cpu")
-    exact = here.model_copy(update={"views": here.views.model_copy(update={"backend": "pil"})})
-    batches = {
-        "kit": kit_batches(here, images, cpu),
-        "kit, backend pil": kit_batches(exact, images, cpu),
+
+    def kit(backend: str) -> Iterator[Any]:
+        views = here.views.model_copy(update={"backend": backend})
+        layout = plan(here.model_copy(update={"views": views}), 1)
+        return data.load(images, layout, Order(len(images), here), 0, 0, budget.device)
+
+    batches: dict[str, Iterator[Any]] = {
+        "kit, opencv": kit("opencv"),
+        "kit, pil": kit("pil"),
         "released": released.load(images, here),
     }
 
@@ -135,7 +127,6 @@ def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
         "mean_bytes": sum(len(images.read(i)) for i in some) / len(some),
         "batch": config.micro_batch,
         "view": config.views.size,
-        "backend": config.views.backend,
     }
     timings = interleave([variant(name) for name in batches], budget)
     name = f"two views of {config.views.size} px of a JPEG, one core"

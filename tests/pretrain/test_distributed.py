@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,7 +74,7 @@ def test_one_two_and_four_processes_train_the_same(places, config, drawn):
         assert running.returncode == 0, error
         assert f"= {processes} processes x" in out
         assert "BN over 22" in out
-        assert out.count("10 steps") == 1  # only the first one speaks
+        assert out.count("10 optimiser steps") == 1  # only the first one speaks
     one = final(places, "p1")
     assert one["online.backbone.conv1.weight"].dtype == torch.float64
     for processes in (2, 4):
@@ -103,6 +104,56 @@ def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn):
     assert len(lines) == 30
     assert (folder.parents[1] / "one" / "pretrain" / "metrics.jsonl").read_text().count("\n") == 30
     close(final(places, "one"), final(places, "two"), 1e-7)
+
+
+@pytest.mark.timeout(600)
+def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
+    """Two agents of torchrun, as README starts them; the first node alone has a checkpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def node(number):
+        settings = {
+            "NODES": 2, "RDZV": f"127.0.0.1:{port}", "RUN": "nodes", "PRETRAIN": config,
+            "IMAGES": drawn / "unlabelled", "ARGS": "schedule.epochs=40",
+        }  # fmt: skip
+        place = {"OMP_NUM_THREADS": "1", "TRIPLET_CHECKPOINTS": str(places / f"node{number}")}
+        return subprocess.Popen(
+            ["make", "pretrain", *(f"{name}={value}" for name, value in settings.items())],
+            cwd=KIT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **place},
+        )  # fmt: skip
+
+    nodes = [node(number) for number in (0, 1)]
+    while not (found := next(places.glob("node*/nodes/pretrain/step_*.pth.sha256"), None)):
+        assert nodes[0].poll() is None, nodes[0].communicate()
+        time.sleep(0.02)
+    for each in nodes:
+        each.send_signal(signal.SIGTERM)
+    errors = [each.communicate()[1] for each in nodes]
+    assert all(each.returncode != 0 for each in nodes)
+    assert "stopped by" in "".join(errors)
+
+    nodes = [node(number) for number in (0, 1)]
+    ended = [(*each.communicate(), each.returncode) for each in nodes]
+    assert [code for *_, code in ended] == [0, 0], ended
+    (metrics,) = places.glob("node*/nodes/pretrain/metrics.jsonl")
+    assert metrics.parent == found.parent
+    assert metrics.read_text().count("\n") == 40
+
+
+def test_a_process_that_never_comes_is_waited_for_no_longer_than_said():
+    script = (
+        "from triplet.errors import KitError\nfrom triplet.pretrain.distributed import join\n"
+        "try:\n    join(timeout=2).__enter__()\nexcept KitError as error:\n    print(error)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=KIT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.stdout.startswith("process 0 of 2 did not find the others within 2 s")
 
 
 @pytest.mark.parametrize(

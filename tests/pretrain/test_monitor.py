@@ -1,7 +1,5 @@
 """What a run says of itself."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from tests.pretrain.test_distributed import launch
-from tests.pretrain.test_trainer import SMALL, start
+from tests.pretrain.test_trainer import SMALL, metrics, start
 from triplet import cli
 from triplet.pretrain.config import Loss
 from triplet.pretrain.loss import truncated_triplet_loss
@@ -72,15 +70,10 @@ def run(places, classes):
     return arguments
 
 
-def lines(places, name):
-    text = (places / "checkpoints" / name / "pretrain" / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def test_knn_tells_classes_apart_and_changes_nothing(places, run, capsys):
     assert cli.main(run("plain")) == 0
     assert cli.main(run("knn", "monitor.every=2", "monitor.images=40")) == 0
-    found = lines(places, "knn")
+    found = metrics(places, "knn")
     assert [line["epoch"] for line in found if "knn" in line] == [2, 4, 6]
     assert found[-1]["knn"] > 90
     plain, monitored = (
@@ -96,7 +89,7 @@ def test_knn_is_the_same_over_several_processes(places, run):
     for processes in (1, 2):
         running = launch(processes, *run(f"p{processes}", *two))
         assert running.wait() == 0, running.communicate()
-        found.append([line["knn"] for line in lines(places, f"p{processes}") if "knn" in line])
+        found.append([line["knn"] for line in metrics(places, f"p{processes}") if "knn" in line])
     assert len(found[0]) == 3
     assert found[0] == pytest.approx(found[1], abs=5)  # rounding may move one of 24 images
 
@@ -108,7 +101,7 @@ def test_knn_without_classes_is_refused(places, run, drawn, capsys):
 
 def test_each_step_is_logged_as_json_and_for_tensorboard(places, run):
     assert cli.main(run("run")) == 0
-    found = lines(places, "run")
+    found = metrics(places, "run")
     assert set(found[0]) == {
         "iteration", "epoch", *MEASURES, "learning_rate", "ema_momentum",
         "step_time", "data_time", "images_per_second", "memory",

@@ -70,6 +70,11 @@ def final(places, run):
     return torch.load(path, weights_only=True)["networks"]
 
 
+def metrics(places, run):
+    text = (places / "checkpoints" / run / "pretrain" / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def test_training_moves_every_part_and_logs_each_step(places, config, drawn):
     assert cli.main(command("zero", config, drawn, "schedule.epochs=0")) == 0
     assert cli.main(command("run", config, drawn)) == 0
@@ -77,7 +82,7 @@ def test_training_moves_every_part_and_logs_each_step(places, config, drawn):
     still = [k for k in before if torch.equal(before[k], after[k])]
     assert still == []
     folder = places / "checkpoints" / "run" / "pretrain"
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(places, "run")
     assert [line["iteration"] for line in lines] == list(range(2, 25, 2))
     # 100 - mean deputy + 2 x positive, twice: within its bounds, and the hinge always active.
     assert all(2 * (100 - 6) <= line["loss"] <= 2 * (100 + 6) for line in lines)
@@ -330,24 +335,24 @@ def test_unreadable_images_are_counted_named_and_too_many_stop(places, config, d
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_networks_train_the_same(places, config, drawn):
     """Two resolutions, so that each network is compiled for both; names in the checkpoint stay."""
-    found = []
+    names, losses = [], []
     few = "{smallest: 32, largest: 48, step: 16}"
     for compiled in ("false", "true"):
         overrides = [f"compile={compiled}", f"views.online={few}", f"views.target={few}",
-                     "schedule.epochs=3", "optimizer.accumulate=1"]  # fmt: skip
+                     "schedule.epochs=2", "optimizer.accumulate=1"]  # fmt: skip
         assert cli.main(command(compiled, config, drawn, *overrides)) == 0
-        found.append(final(places, compiled))
-    plain, compiled = found
-    assert list(plain) == list(compiled)
-    for key, value in plain.items():
-        torch.testing.assert_close(compiled[key], value, atol=2e-3, rtol=2e-3, msg=key)
+        names.append(list(final(places, compiled)))
+        losses.append([line["loss"] for line in metrics(places, compiled)])
+    assert names[0] == names[1]
+    assert losses[1][:2] == pytest.approx(losses[0][:2], abs=1e-4)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-2)  # rounding grows as training goes on
+    assert len({round(loss, 1) for loss in losses[0]}) > 3  # other images, other losses
 
 
 def test_bfloat16_trains_close_to_float32(places, config, drawn):
     losses = []
     for precision in ("float32", "bfloat16"):
         assert cli.main(command(precision, config, drawn, f"precision={precision}")) == 0
-        lines = (places / "checkpoints" / precision / "pretrain" / "metrics.jsonl").read_text().splitlines()
-        losses.append(json.loads(lines[0])["loss"])
+        losses.append(metrics(places, precision)[0]["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.2)

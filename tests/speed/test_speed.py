@@ -118,7 +118,7 @@ def test_smoke(tmp_path, capsys):
     assert content["command"].startswith("python -m benchmarks.speed.run all --smoke")
     assert [each["benchmark"] for each in content["cases"]] == ["head", "update", "data", "step"]
     for each in content["cases"]:
-        assert {"kit", "released"} <= each["variants"].keys()
+        assert {"kit", "released"} <= {name.partition(",")[0] for name in each["variants"]}
         assert not each["goals"], "a smoke run judges nothing"
         for values in each["variants"].values():
             assert len(values["all_seconds"]) == values["repetitions"] >= 2

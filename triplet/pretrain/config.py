@@ -48,8 +48,9 @@ class Views(Settings):
     blur: tuple[Probability, Probability] = (1.0, 0.1)
     blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
-    backend: Literal["opencv", "pil", "dali"] = "opencv"
-    """What makes the pixels, from the same draws: see views.py; dali decodes and draws on the GPU."""
+    backend: Literal["pil", "opencv", "dali"] = "pil"
+    """What makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on the GPU
+    (see dali.py)."""
     online: SideRange = SideRange(smallest=96, largest=224)
     target: SideRange = SideRange(smallest=128, largest=224)
 

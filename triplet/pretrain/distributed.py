@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from triplet.errors import KitError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,7 @@ class Processes:
 
     def same(self, what: str, value: Any) -> None:
         """KitError on every process unless all have an equal (JSON-able) value."""
-        if self.size == 1:
-            return
-        mine = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-        found: list[str] = [""] * self.size
-        dist.all_gather_object(found, mine)
+        found = self.gather(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12])
         if odd := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
             raise KitError(
                 f"process {odd[0]} has another {what} than process 0 ({found[odd[0]]}, {found[0]}); "
@@ -50,12 +48,20 @@ class Processes:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gather(self, value: Tensor) -> list[Tensor]:
-        """Every process's tensor, in order; their first dimensions may differ. On the CPU if several."""
-        if self.size == 1:
-            return [value]
-        found: list[Tensor] = [value] * self.size
-        dist.all_gather_object(found, value.cpu())
+    @torch.no_grad()
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process, in place, what the first one's hold."""
+        if self.size > 1:
+            for tensor in tensors:
+                plain = tensor.contiguous()  # NCCL takes no channels-last
+                dist.broadcast(plain, src=0)
+                tensor.copy_(plain)
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in order."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
         return found
 
     def mean(self, values: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ class Knn:
                     found.append(backbone(normalize(pixels.to(device), dtype)).mean((2, 3)).float())
         finally:
             backbone.train()
-        parts = self.processes.gather(torch.cat(found))
+        parts = self.processes.gather(torch.cat(found).cpu())
         features = torch.empty(len(self.labels), parts[0].shape[1], device=device)
         for rank, part in enumerate(parts):
             features[rank :: self.processes.size] = part.to(device)

@@ -93,7 +93,7 @@ def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generato
     return np.random.default_rng((seed, epoch, index, view))
 
 
-def render_view(image: Image.Image, draws: Draws, side: int, backend: str = "opencv") -> Pixels:
+def render_view(image: Image.Image, draws: Draws, side: int, backend: str = "pil") -> Pixels:
     """(side, side, 3) uint8 RGB: the released transforms, in their order.
 
     Args:
