@@ -1,92 +1,94 @@
-"""The launchers of scripts/, with stand-ins for Slurm's own commands and SkyPilot's variables."""
+"""What make calls before containers start and to delete data: scripts/ready.sh and scripts/clean.sh."""
 
 import os
-import signal
+import shutil
 import subprocess
-import time
 
 import pytest
-import yaml
 
 from tests.conftest import KIT
 
-SLURM = KIT / "scripts" / "pretrain.slurm"
-SKY = KIT / "scripts" / "pretrain.sky.yaml"
-
-STAND_INS = {
-    "scontrol": """
-        if [ "$1" = show ]; then printf 'node7\\nnode8\\n'; else echo "scontrol $*" >> "$SAID"; fi""",
-    # As srun does, it is one process until its command ends, and passes a signal on.
-    "srun": """
-        [ "$1" = --kill-on-bad-exit=1 ] && shift
-        exec "$@" """,
-    "make": """
-        echo "make $*" >> "$SAID"
-        trap 'echo saved >> "$SAID"; exit 2' TERM
-        for i in $(seq "$TENTHS"); do sleep 0.1; done
-        exit "$CODE" """,
-}
-
 
 @pytest.fixture
-def slurm(tmp_path):
-    """Start the batch script as sbatch does; what its commands said is in the file."""
-    for name, text in STAND_INS.items():
-        (tmp_path / name).write_text("#!/usr/bin/env bash\n" + text)
-        (tmp_path / name).chmod(0o755)
-    said = tmp_path / "said"
-    said.touch()
-
-    def start(tenths, code=0):
-        environment = {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "TENTHS": str(tenths),
-            "CODE": str(code), "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]",
-            "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8",
-        }  # fmt: skip
-        return subprocess.Popen(
-            ["bash", SLURM, "RUN=a", "FORCE="], env=environment, text=True, stdout=subprocess.PIPE
-        )
-
-    return start, said
+def kit(tmp_path):
+    """A folder with the scripts and data in it; ``bin`` comes first on its PATH."""
+    shutil.copytree(KIT / "scripts", tmp_path / "scripts")
+    for name in ("datasets/coco", "checkpoints/triplet", "bin"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "datasets" / "coco" / "image").write_text("x")
+    return tmp_path
 
 
-@pytest.mark.parametrize("code", [0, 2])
-def test_each_node_of_a_slurm_job_runs_make_with_the_first_as_meeting_point(slurm, code):
-    start, said = slurm
-    assert start(0, code).wait() == code
-    assert said.read_text() == "make pretrain GPUS=8 NODES=2 RDZV=node7:20041 RUN=a FORCE=\n"
-
-
-def test_before_its_time_limit_a_slurm_job_saves_and_is_queued_again(slurm):
-    start, said = slurm
-    job = start(600)
-    while "make" not in said.read_text():
-        time.sleep(0.02)
-    job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=20)
-    assert job.returncode == 0
-    assert "five minutes before the time limit" in out
-    assert said.read_text().splitlines()[1:] == ["saved", "scontrol requeue 41"]
-
-
-def test_slurm_gives_the_warning_that_the_script_waits_for():
-    options = [line.split()[1] for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH")]
-    assert {"--signal=B:USR1@300", "--requeue", "--ntasks-per-node=1"} <= set(options)
-
-
-def test_skypilot_runs_make_on_every_node():
-    task = yaml.safe_load(SKY.read_text())
-    assert task["setup"] == "make setup"
-    environment = {
-        **task["envs"], "PATH": os.environ["PATH"], "MAKEFLAGS": "--dry-run",
-        "SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_NUM_NODES": "2",
-        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
-    }  # fmt: skip
-    done = subprocess.run(
-        ["bash", "-euc", task["run"]], cwd=KIT, env=environment, capture_output=True, text=True
+def run(kit, script, *arguments, **environment):
+    given = {"PATH": f"{kit / 'bin'}:/usr/bin:/bin", **environment}
+    return subprocess.run(
+        [kit / "scripts" / script, *arguments],
+        env=given,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert "TRIPLET_PROCESSES=16 .venv/bin/torchrun --nnodes 2 --nproc-per-node 8" in done.stdout
-    assert "--rdzv-endpoint 10.0.0.1:29500" in done.stdout
-    assert f'--config "{task["envs"]["PRETRAIN"]}" --data "/data/imagenet/train"' in done.stdout
-    assert (KIT / task["envs"]["PRETRAIN"]).exists()
+
+
+def docker(kit, answers):
+    """A docker that does what a shell `case` says for its arguments."""
+    (kit / "bin" / "docker").write_text(f'#!/bin/sh\ncase "$*" in {answers} *) exit 1 ;; esac\n')
+    (kit / "bin" / "docker").chmod(0o755)
+
+
+COMPOSE = '"compose version") ;; "compose config") echo "    image: kit"; echo "    driver: nvidia" ;;'
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ("", "found docker without compose"),
+        (COMPOSE, "no engine answers; start it"),
+        (f"{COMPOSE} info) ;;", "found no .env, and so no image of this checkout; run: make build"),
+    ],
+)
+def test_what_keeps_containers_from_starting_is_one_line(kit, answers, message):
+    docker(kit, answers)
+    done = run(kit, "ready.sh")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_image_or_toolkit_is_said_before_anything_starts(kit):
+    (kit / ".env").touch()
+    docker(kit, f"{COMPOSE} info) ;;")
+    assert "found no image kit; run: make build" in run(kit, "ready.sh").stderr
+    docker(kit, f'{COMPOSE} info) ;; "image inspect kit") ;;')
+    done = run(kit, "ready.sh")
+    assert done.returncode == 2
+    assert "nvidia-container-toolkit is missing; install it and restart the engine" in done.stderr
+    hook = kit / "bin" / "nvidia-container-runtime-hook"
+    hook.touch()
+    hook.chmod(0o755)
+    assert run(kit, "ready.sh").returncode == 0
+
+
+def test_data_is_deleted_only_when_asked_for(kit):
+    done = run(kit, "clean.sh", "local", "datasets")
+    assert done.returncode == 2
+    assert f"would delete {kit}/datasets" in done.stderr
+    assert (kit / "datasets" / "coco" / "image").exists()
+    assert run(kit, "clean.sh", "local", "datasets", YES="1").returncode == 0
+    assert list((kit / "datasets").iterdir()) == []
+    assert (kit / "checkpoints" / "triplet").exists()
+
+
+def test_folders_of_the_user_are_never_deleted(kit, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("disk")
+    (elsewhere / "image").write_text("x")
+    moved = run(kit, "clean.sh", "local", "datasets", YES="1", TRIPLET_DATASETS=str(elsewhere))
+    (kit / ".env").write_text(f"TRIPLET_CHECKPOINTS={elsewhere}\n")
+    named = run(kit, "clean.sh", "docker", "checkpoints", YES="1")
+    shutil.rmtree(kit / "datasets")
+    (kit / "datasets").symlink_to(elsewhere)
+    linked = run(kit, "clean.sh", "local", "datasets", YES="1")
+    for done in (moved, named, linked):
+        assert done.returncode == 2
+        assert "by hand" in done.stderr
+    assert os.listdir(elsewhere) == ["image"]
