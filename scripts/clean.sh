@@ -24,7 +24,10 @@ elif [ "$runtime" = docker ] && [ "$what" != reports ]; then  # reports lie on t
     --filter "label=com.docker.compose.volume=$what")
   [ -n "$volume" ] || { echo "clean: no volume $what"; exit; }
   ask "volume $volume"
-  docker volume rm "$volume" >/dev/null
+  # A container that never started still holds it.
+  docker ps --all --quiet --filter "volume=$volume" --filter status=created --filter status=exited |
+    xargs --no-run-if-empty docker rm >/dev/null
+  docker volume rm "$volume" >/dev/null || die "a container is using it: docker ps --filter volume=$volume"
 else
   [ ! -L "$what" ] || die "$PWD/$what is a link of yours: delete what it names by hand"
   [ -d "$what" ] || { echo "clean: no folder $what"; exit; }
