@@ -31,7 +31,7 @@ else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
 endif
 
-# One process a GPU. With several, torchrun starts them; every node runs the same command.
+# One process a GPU. With several, torchrun (in triplet.launch) starts them; every node runs the same command.
 GPUS ?= 1
 NODES ?= 1
 RDZV ?= localhost:0
@@ -39,7 +39,7 @@ processes = $(shell echo $$(($(GPUS) * $(NODES))))
 ifeq ($(processes),1)
   launch = $(call triplet,pretrain)
 else ifeq ($(RUNTIME),local)
-  launch = TRIPLET_PROCESSES=$(processes) .venv/bin/torchrun --nnodes $(NODES) --nproc-per-node $(GPUS) \
+  launch = TRIPLET_PROCESSES=$(processes) .venv/bin/python -m triplet.launch --nnodes $(NODES) --nproc-per-node $(GPUS) \
     --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python -- .venv/bin/triplet pretrain
 else
   launch = $(if $(filter-out 1,$(NODES)),PRETRAIN_NETWORK=host) GPUS=$(GPUS) NODES=$(NODES) RDZV=$(RDZV) \

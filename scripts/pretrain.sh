@@ -7,5 +7,5 @@ export TRIPLET_PROCESSES=$((GPUS * NODES))
 [ "$TRIPLET_PROCESSES" != 1 ] || exec triplet pretrain "$@"
 # A container without a network cannot look up its own name, by which the processes would find each other.
 [ "$NODES" != 1 ] || address=localhost
-exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" ${address:+--local-addr "$address"} \
+exec python -m triplet.launch --nnodes "$NODES" --nproc-per-node "$GPUS" ${address:+--local-addr "$address"} \
   --rdzv-backend c10d --rdzv-endpoint "$RDZV" --no-python -- triplet pretrain "$@"

@@ -84,8 +84,8 @@ def test_variables_reach_the_command():
     ("arguments", "expected"),
     [
         ([], ".venv/bin/triplet pretrain --run"),
-        (["GPUS=8"], "TRIPLET_PROCESSES=8 .venv/bin/torchrun --nnodes 1 --nproc-per-node 8 --rdzv-backend"),
-        (["GPUS=4", "NODES=2", "RDZV=a:1"], "TRIPLET_PROCESSES=8 .venv/bin/torchrun --nnodes 2"),
+        (["GPUS=8"], "PROCESSES=8 .venv/bin/python -m triplet.launch --nnodes 1 --nproc-per-node 8"),
+        (["GPUS=4", "NODES=2", "RDZV=a:1"], "PROCESSES=8 .venv/bin/python -m triplet.launch --nnodes 2"),
     ],
 )
 def test_make_pretrain_starts_a_process_for_each_gpu(arguments, expected):

@@ -1,8 +1,10 @@
 """``triplet <stage> ...``: arguments in, one line out when something is wrong."""
 
 import argparse
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,13 +19,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
     records.command.set(shlex.join(["triplet", *argv]))
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that torchrun started here
     try:
         return arguments.act(arguments) or 0
     except KitError as error:
+        if not first:  # mostly the first one says the same, and torchrun ends this one meanwhile
+            time.sleep(2)
         print(f"triplet {arguments.stage}: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
+        if first:
+            print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
         return 143
     except OSError as error:
         if error.errno is None:

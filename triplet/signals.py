@@ -32,13 +32,13 @@ def graceful() -> Iterator[Stop]:
     (``docker compose run`` sends SIGTERM twice when it is stopped.)
     """
     stop = Stop()
-
-    owner = os.getpid()
+    owner, first = os.getpid(), os.environ.get("LOCAL_RANK", "0") == "0"
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if not stop and os.getpid() == owner:  # loader processes inherit this handler
-            say(f"{signal.Signals(number).name}: saving, then stopping")
-        stop.signal = signal.Signals(number)
+        known = bool(stop)
+        stop.signal = signal.Signals(number)  # first: the next one may come while this one is spoken of
+        if not known and first and os.getpid() == owner:  # loader processes inherit this handler
+            say(f"{stop.signal.name}: saving, then stopping")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,0 +1,40 @@
+"""``python -m triplet.launch``: torchrun, except that what went wrong is said in one line.
+
+torchrun reports a process that failed by a log line and a traceback of its own, below the line by which
+that process has said what is wrong. Arguments are torchrun's.
+"""
+
+import logging
+import os
+import sys
+
+
+def main() -> int:
+    """The exit code of the first process that failed, 0 when none did, 2 when they did not meet."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's choice as well, which it explains at length
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    logging.disable(logging.ERROR)
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+
+    try:
+        run.main()
+    except ChildFailedError as failed:
+        code = failed.get_first_failure()[1].exitcode
+        return 128 - code if code < 0 else code
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    except RendezvousError as error:
+        print(
+            f"triplet.launch: the nodes did not meet ({error}); start the same command on every node, with "
+            "RDZV=host:port of one of them, a port that is open and free",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
