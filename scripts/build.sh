@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the image and name it in .env, so that compose runs this one and records name it: `make build`.
-# IMAGE=name (of a registry, to push it), DETECTRON2=git|pypi, OPENSELFSUP=1|0, FORCE_CUDA=1|0, TORCH_INDEX=address, any name of docker/versions.env;
-# DETECTRON2_SOURCE and OPENSELFSUP_SOURCE are folders to take the sources from instead of GitHub.
+# IMAGE=name (of a registry, to push it), DETECTRON2=git|pypi, OPENSELFSUP=1|0, FORCE_CUDA=1|0, TORCH_INDEX=address;
+# DETECTRON2_SOURCE=folder and OPENSELFSUP_SOURCE=folder in place of GitHub; any name of docker/versions.env.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

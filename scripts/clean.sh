@@ -12,7 +12,9 @@ ask() {
 }
 
 runtime=$1 what=$2 moved=TRIPLET_${2^^}
-[ -z "${!moved:-}" ] && ! grep -qs "^$moved=." .env || die "$moved names a folder of yours: delete it by hand"
+if [ "$what" != image ] && { [ -n "${!moved:-}" ] || grep -qs "^$moved=." .env; }; then
+  die "$moved names a folder of yours: delete it by hand"
+fi
 if [ "$what" = image ]; then
   mapfile -t images < <(docker image ls --quiet --no-trunc "${IMAGE:-triplet-kit}" | sort -u)
   [ "${#images[@]}" -gt 0 ] || { echo "clean: no image"; exit; }

@@ -157,6 +157,12 @@ def _image_id(name: str) -> str:
     return call("docker", "image", "inspect", "--format", "{{.Id}}", name).stdout.strip()
 
 
+def _remove(name: str, checkout: Path) -> None:
+    done = call("make", "clean-image", f"IMAGE={name}", "YES=1", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    assert _image_id(name) == ""
+
+
 @pytest.fixture(scope="session")
 def kit(build, checkout) -> Iterator[Kit]:
     """The image without anything from GitHub, and the checkout with a tiny chain among its configs."""
@@ -168,7 +174,7 @@ def kit(build, checkout) -> Iterator[Kit]:
     kit.compose("down", "--volumes", "--remove-orphans")  # of a run that was killed
     yield kit
     kit.compose("down", "--volumes", "--remove-orphans")
-    call("make", "clean-image", f"IMAGE={name}", "YES=1", cwd=checkout)
+    _remove(name, checkout)
 
 
 @pytest.fixture(scope="session")
@@ -185,4 +191,4 @@ def full(build, kit) -> Iterator[Kit]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     yield Kit(kit.folder, _image_id(name))
-    call("make", "clean-image", f"IMAGE={name}", "YES=1", cwd=kit.folder)
+    _remove(name, kit.folder)
