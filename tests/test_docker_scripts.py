@@ -46,6 +46,7 @@ COMPOSE = '"compose version") ;; "compose config") echo "    image: kit"; echo "
         (COMPOSE, "no engine answers; start it"),
         (f"{COMPOSE} info) ;;", "found no .env, and so no image of this checkout; run: make build"),
     ],
+    ids=["compose", "engine", "image"],
 )
 def test_what_keeps_containers_from_starting_is_one_line(kit, answers, message):
     docker(kit, answers)
