@@ -119,7 +119,7 @@ def checkout(tmp_path_factory, engine) -> Path:
     changed = call("git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").stdout
     for name in filter(None, changed.split("\0")):
         (folder / name).unlink(missing_ok=True)
-        if (KIT / name).exists():
+        if (KIT / name).is_file():  # not a link to an environment
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(KIT / name, folder / name)
     return folder
