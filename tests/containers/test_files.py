@@ -43,7 +43,9 @@ def test_the_services_take_what_make_takes(checkout, given):
     config = services(checkout, **given)
     for stage in ("pretrain", "convert", "finetune", "eval"):
         variables = (f"{key}={value}" for key, value in given.items())
-        made = call("make", "-n", stage, "RUNTIME=docker", *variables, cwd=checkout).stdout
+        made = call(
+            "make", "--no-print-directory", "-n", stage, "RUNTIME=docker", *variables, cwd=checkout
+        ).stdout
         typed = made.strip().splitlines()[-1].partition(f" {stage} ")[2].replace('"', "").split()
         assert config[stage]["command"] == typed, stage
 
