@@ -17,14 +17,15 @@ NAME ?= packed
 PULL ?= coco
 SEED ?= 0
 
-force = $(if $(filter-out 0 no false,$(FORCE)),--force)
+on = $(filter-out 0 no false,$(1))
+force = $(if $(call on,$(FORCE)),--force)
 ifeq ($(RUNTIME),local)
   # $(call triplet,stage,service)
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS)),-v $(path):$(path):ro)
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS) $(FROM)),-v $(path):$(path):ro)
   triplet = docker compose run --rm $(mounts) $(or $(2),$(1))
   environment = ready
 else
@@ -83,8 +84,9 @@ doctor: ## what this machine has, and what to run for what is missing
 	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
-pull-data: $(environment) ## fetch and verify COCO 2017 (PULL="coco resnet50")
-	@set -e; for name in $(PULL); do $(call triplet,pull,download) $$name $(force) $(ARGS); done
+pull-data: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
+	@$(call triplet,pull,download) $(PULL) $(if $(filter command environment,$(origin METHOD)),--method $(METHOD)) \
+	  $(if $(FROM),--from "$(FROM)") $(if $(call on,$(CHECK)),--check) $(if $(call on,$(PLAN)),--plan) $(force) $(ARGS)
 
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
 	@$(call triplet,pack) "$(IMAGES)" --name "$(NAME)" $(force) $(ARGS)

@@ -74,7 +74,7 @@ def test_doctor_looks_at_everything(places, capsys):
     out = capsys.readouterr().out
     assert code == 0
     for what in ("Python", "torch", "GPU", "Docker", "Compose", "nvidia-container-toolkit",
-                 "disk", "memory", "/dev/shm", "coco", "ImageNet", "converted weights"):  # fmt: skip
+                 "disk", "memory", "/dev/shm", "coco", "voc", "imagenet", "converted weights"):  # fmt: skip
         assert what in out
     assert "triplet pull coco" in out
 
@@ -92,7 +92,7 @@ def test_doctor_sees_what_is_there(places, monkeypatch, tmp_path):
         (fake / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(fake), prepend=":")
     found = {f.what: f for f in doctor.examine()}
-    assert found["ImageNet"].ok
+    assert found["imagenet"].ok
     assert found["GPU"].found == "NVIDIA H200, 143771 MiB"
     assert not found["NVIDIA driver"].ok
     assert "580" in found["NVIDIA driver"].advice

@@ -49,7 +49,9 @@ def test_every_target_of_the_readme_exists():
 
 
 def test_every_path_of_the_readme_exists():
-    for path in re.findall(r"(?:configs|docker|triplet|benchmarks|scripts)/[\w./-]+\.\w+", README):
+    for path in re.findall(
+        r"(?<![\w/])(?:configs|docker|triplet|benchmarks|scripts)/[\w./-]+\.\w+", README
+    ):
         assert (KIT / path).exists(), path
 
 
@@ -83,6 +85,21 @@ def test_variables_reach_the_command():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ([], "pull coco"),
+        (["PULL=coco voc"], "pull coco voc"),
+        (["PULL=weights", "METHOD=moco byol"], "pull weights --method moco byol"),
+        (["FROM=my folder", "CHECK=0"], 'pull coco --from "my folder"'),
+        (["CHECK=1"], "pull coco --check"),
+        (["PLAN=1", "FORCE=1"], "pull coco --plan --force"),
+    ],
+)
+def test_make_pull_data_passes_on_what_is_set(arguments, expected):
+    assert " ".join(make("-n", "pull-data", *arguments).stdout.replace("\\", "").split()).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         ([], ".venv/bin/triplet pretrain --run"),
         (["GPUS=8"], "PROCESSES=8 .venv/bin/python -m triplet.launch --nnodes 1 --nproc-per-node 8"),
         (["GPUS=4", "NODES=2", "RDZV=a:1"], "PROCESSES=8 .venv/bin/python -m triplet.launch --nnodes 2"),
@@ -97,7 +114,7 @@ def test_with_docker_make_runs_the_service_of_the_same_name():
         'docker compose run --rm  finetune --run "byol"'
         in make("-n", "finetune", "RUNTIME=docker", "METHOD=byol").stdout
     )
-    assert "docker compose run --rm  download $name" in make("-n", "pull-data", "RUNTIME=docker").stdout
+    assert "docker compose run --rm  download coco" in make("-n", "pull-data", "RUNTIME=docker").stdout
     done = make("-n", "pretrain", "RUNTIME=docker", "GPUS=8", "IMAGES=/disk/train")
     assert "GPUS=8 NODES=1 RDZV=localhost:0" in done.stdout
     assert "docker compose run --rm -v /disk/train:/disk/train:ro pretrain" in done.stdout

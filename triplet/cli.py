@@ -73,13 +73,23 @@ def _parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         stage.add_argument("--force", action="store_true", help="start over, replacing what is there")
 
-    pull = add("pull", _pull, "fetch, draw or subset a data set; fetch weights")
+    pull = add("pull", _pull, "fetch data sets and weights, draw or subset a data set")
     pull.add_argument(
-        "what", metavar="WHAT",
-        help="demo (drawn images), subset (part of a folder that you have), or a source of "
-        "configs/sources.yaml such as coco",
+        "what", nargs="+", metavar="WHAT",
+        help="coco, voc, imagenet, weights or all (configs/sources.yaml); demo (drawn images); "
+        "subset (part of a folder that you have)",
     )  # fmt: skip
-    pull.add_argument("--from", dest="source", type=Path, metavar="PATH", help="subset: of what")
+    pull.add_argument(
+        "--method", nargs="+", metavar="ROW", help="weights: of these rows of the table (default: all)"
+    )
+    pull.add_argument(
+        "--from", dest="source", type=Path, metavar="PATH",
+        help="a file or folder that you have: archives, weights or an unpacked data set, verified, then "
+        "linked or copied; subset: of what",
+    )  # fmt: skip
+    how = pull.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="verify what is there, without the network")
+    how.add_argument("--plan", action="store_true", help="say what would be fetched, how large, how long")
     pull.add_argument("--name", help="demo, subset: folder below datasets/ (default: the same word)")
     pull.add_argument(
         "--config", type=Path, default=Path("configs/demo.yaml"), help="demo, subset: their sizes"
@@ -154,20 +164,32 @@ def _folder(name: str) -> Path:
     return known if known.exists() or not Path(name).exists() else Path(name)
 
 
-def _pull(a: argparse.Namespace) -> None:
+def _pull(a: argparse.Namespace) -> int | None:
     from triplet.config import load
     from triplet.demo import Demo
-    from triplet.pull import stage
+    from triplet.pull import inspect, stage
 
-    name = a.name or a.what
-    if a.what == "demo":
-        stage.pull_drawn(name, load(a.config, Demo).data, force=a.force)
-    elif a.what == "subset":
-        if a.source is None:
-            raise KitError("subset needs --from PATH, a folder in COCO 2017's layout")
-        stage.pull_subset(name, a.source, load(a.config, Demo).subset, force=a.force)
+    own = next((word for word in ("demo", "subset") if word in a.what), None)
+    if a.source and (a.check or a.plan):
+        raise KitError("--check and --plan look at what is there already: leave --from out")
+    if own is None:
+        wanted = stage.targets(a.what, a.method)
+        if a.check:
+            return inspect.check(wanted)
+        if a.plan:
+            inspect.plan(wanted)
+        else:
+            stage.pull_sources(wanted, a.source, force=a.force)
+        return None
+    if len(a.what) > 1 or a.method or a.check or a.plan:
+        raise KitError(f"{own} stands alone: no other source, --method, --check or --plan beside it")
+    if own == "demo":
+        stage.pull_drawn(a.name or own, load(a.config, Demo).data, force=a.force)
+    elif a.source is None:
+        raise KitError("subset needs --from PATH, a folder in COCO 2017's layout")
     else:
-        stage.pull_source(a.what, force=a.force)
+        stage.pull_subset(a.name or own, a.source, load(a.config, Demo).subset, force=a.force)
+    return None
 
 
 def _pack(a: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from triplet import records
 from triplet.methods import load_methods
-from triplet.pull.fetch import load_sources
+from triplet.pull.sources import load_sources
 
 NEEDED_DISK = 60
 """GB: COCO with its archives (40), a pretraining's and a finetuning's checkpoints."""
@@ -173,17 +173,21 @@ def _room() -> list[Finding]:
 
 def _data() -> list[Finding]:
     found = []
-    for name, source in load_sources().items():
-        folder = records.local(source.into)
+    advice = {"imagenet": "only to pretrain: triplet pull imagenet, or put or link the images at {}/train"}
+    for name, source in load_sources().datasets.items():
+        folder = records.root("datasets") / name
         there = all((folder / item).exists() for item in source.provides)
-        found.append(Finding(name, str(folder) if there else "-", there, f"triplet pull {name}"))
-    imagenet = records.root("datasets") / "imagenet" / "train"
+        there |= name == "imagenet" and (folder / "train").is_dir()  # all that pretraining needs
+        to_do = advice.get(name, "triplet pull {0.name}").format(folder)
+        found.append(Finding(name, str(folder) if there else "-", there, to_do))
+    pulled = [
+        name
+        for name in load_sources().weights
+        if (records.root("checkpoints") / "weights" / name / "record.json").exists()
+    ]
     found.append(
-        Finding(
-            "ImageNet", str(imagenet) if imagenet.is_dir() else "-", imagenet.is_dir(),
-            f"only to pretrain: put or link the training images at {imagenet}",
-        )
-    )  # fmt: skip
+        Finding("weights", ", ".join(pulled) or "-", bool(pulled), "triplet pull weights --method triplet")
+    )
     converted = [
         name for name in load_methods() if (records.stage_folder(name, "convert") / "record.json").exists()
     ]

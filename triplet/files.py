@@ -1,8 +1,10 @@
 """Files that are there whole or not at all, and what identifies them."""
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +21,41 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file or folder its name, of the same disk; both are on the disk afterwards."""
+    for place, moved in ((temporary, False), (path.parent, True)):
+        if moved:
+            temporary.replace(path)
+        opened = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name: a hard link, or a copy where that is another disk. Whole or absent."""
+    temporary = Path(target).with_name(f".{Path(target).name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(Path(source).resolve(), temporary)
+    except OSError:
+        shutil.copy(source, temporary)
+    temporary.replace(target)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread holds the lock at the path, then hold it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

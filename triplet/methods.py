@@ -20,6 +20,8 @@ class Method(Settings):
     label: str
     readme: Published
     zoo: Published | None = None
+    untrained: bool = False
+    """Its weights are initial ones."""
 
 
 class Methods(RootModel[dict[str, Method]]):

@@ -1,14 +1,14 @@
 """Progress for people: a bar on a terminal, a plain line now and then in a log."""
 
 import sys
+import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -32,33 +32,50 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def amount(count: float) -> str:
+    """Bytes for people: ``19.3 GB``, ``0.4 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 class Bar:
-    """Progress of one long piece of work; use as a context manager.
+    """Progress of one long piece of work; use as a context manager. Several may be shown at once.
 
     Args:
         title: what is being done.
         total: number of steps.
         start: steps that an earlier session has done.
         quiet: show nothing.
+        of_bytes: a step is a byte; the rate is shown.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, *, quiet: bool = False) -> None:
+    _screen: ClassVar[Progress | None] = None
+    _shown: ClassVar[int] = 0
+    _turn: ClassVar[threading.RLock] = threading.RLock()
+
+    def __init__(
+        self, title: str, total: int, start: int = 0, *, quiet: bool = False, of_bytes: bool = False
+    ) -> None:
         self.title, self.total, self.done, self.start = title, total, start, start
         self._out = sys.stdout  # of now: Detectron2's output is sent elsewhere while the bar moves
+        self.quiet, self.of_bytes = quiet, of_bytes
         self._bar: Progress | None = None
-        self.quiet = quiet
-        if self._out.isatty() and not quiet:
-            columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=Console(file=self._out))
 
     def __enter__(self) -> Self:
         self._began = self._spoke = time.monotonic()
-        if self._bar:
-            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
-            self._bar.start()
+        if self._out.isatty() and not self.quiet:
+            with Bar._turn:
+                if Bar._screen is None:
+                    columns = (
+                        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"),
+                        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                    )  # fmt: skip
+                    Bar._screen = Progress(*columns, console=Console(file=self._out))
+                    Bar._screen.start()
+                Bar._shown += 1
+                self._bar = Bar._screen
+            self._task = self._bar.add_task(
+                self.title, total=self.total, completed=self.done, amount=self._amount(), note=""
+            )
         return self
 
     def __exit__(
@@ -68,19 +85,32 @@ class Bar:
         trace: TracebackType | None,
     ) -> None:
         if self._bar:
-            self._bar.stop()
+            with Bar._turn:
+                Bar._shown -= 1
+                if not Bar._shown:
+                    self._bar.stop()
+                    Bar._screen = None
 
     def step(self, note: str = "", count: int = 1) -> None:
         """One step (or ``count``) is done; the note (a loss, a rate) is shown beside it."""
         self.done += count
-        if self._bar:
-            self._bar.update(self._task, completed=self.done, note=note)
-            return
-        now = time.monotonic()
         if self.quiet:
             return
-        if now - self._spoke >= LINE_EVERY or self.done == self.total:
+        now = time.monotonic()
+        spent, new = now - self._began, self.done - self.start
+        if self.of_bytes and spent > 0:
+            note = f"{amount(new / spent)}/s"
+        if self._bar:
+            self._bar.update(
+                self._task, completed=self.done, total=self.total, amount=self._amount(), note=note
+            )
+        elif now - self._spoke >= LINE_EVERY or self.done == self.total:
             self._spoke = now
-            left = (self.total - self.done) * (now - self._began) / (self.done - self.start)
-            line = f"{self.title}: {self.done}/{self.total}, {duration(left)} left{note and ', ' + note}"
+            left = max(0, self.total - self.done) * spent / new if new > 0 else 0.0
+            line = f"{self.title}: {self._amount()}, {duration(left)} left{note and ', ' + note}"
             print(line, file=self._out, flush=True)
+
+    def _amount(self) -> str:
+        if not self.of_bytes:
+            return f"{self.done}/{self.total}"
+        return f"{amount(self.done)} of {amount(self.total)}" if self.total else amount(self.done)

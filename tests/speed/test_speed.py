@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import fed, flops, photos, results, run, timing
+from benchmarks.speed import download, fed, flops, photos, results, run, timing
 from benchmarks.speed.steps import Setup, sizes_of
 from triplet.pretrain.config import SideRange, Views
 from triplet.pretrain.estimate import estimate
@@ -169,3 +169,15 @@ def test_the_other_libraries_step(package, config):
     assert parts == {"backbone", "projector", "predictor", "target_backbone", "target_projector"}
     for name, weight in weights.items():
         assert not torch.equal(before[name], weight), name
+
+
+def test_the_download_benchmark_runs(tmp_path, capsys):
+    output = tmp_path / "download.json"
+    command = ["--bytes", "3000001", "--seconds", "0", "--output", str(output)]
+    assert download.main(command) == 0
+    content = json.loads(output.read_text())
+    (case,) = content["cases"]
+    assert content["smoke"]
+    assert {"kit", "kit, verified"} < case["variants"].keys()
+    assert {ratio["of"] for ratio in case["ratios"]} == {"kit", "kit, verified"}
+    assert "kit over" in capsys.readouterr().out

@@ -1,110 +1,267 @@
-"""Download, verify, unpack: configs/sources.yaml."""
+"""A source becomes a folder: files found or fetched, verified, unpacked, looked through, then named."""
 
-import os
 import shutil
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import pooch
-import requests
-from pydantic import Field, RootModel
-
-from triplet.config import Settings, parse_file
+from triplet import files
 from triplet.errors import KitError
-from triplet.progress import Bar, say
+from triplet.progress import Bar, amount, say
+from triplet.pull import checksums
+from triplet.pull.download import Wanted, download
+from triplet.pull.imagenet import sort_validation
+from triplet.pull.sources import Source, SourceFile
+from triplet.pull.unpack import unpack
+from triplet.pull.verify import problems
+from triplet.signals import Stop
 
-SOURCES = Path(__file__).parents[2] / "configs" / "sources.yaml"
-
-
-class SourceFile(Settings):
-    url: str
-    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
-    unpack: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of the file: the last part of its URL."""
-        return PurePosixPath(self.url).name
-
-
-class Source(Settings):
-    about: str
-    licence: str
-    into: Annotated[str, Field(pattern=r"^(datasets|checkpoints)/[\w/-]+$")]
-    files: list[SourceFile]
-    provides: list[str]
-    """What must be there afterwards."""
+DOWNLOADS = ".downloads"
+"""Folder of what came so far, and of what was verified and is not unpacked yet."""
+TAKEN = ".taken"
+"""Of the user's unpacked data set: what has a second name here so far."""
+UNPACKING = ".unpacking"
+UNPACKED = ".unpacked"
+"""The same folder once it is whole; what is in it only has to move up."""
 
 
-class Sources(RootModel[dict[str, Source]]):
-    """By name."""
+@dataclass(frozen=True)
+class Given:
+    """What the user has already: ``--from``."""
+
+    path: Path
+    sole: bool
+    """One file for one file that is wanted, whatever its name."""
+
+    def find(self, file: SourceFile) -> Path | None:
+        """The user's copy of a file: the path itself, or what has the file's name in the folder."""
+        if self.path.is_dir():
+            return found if (found := self.path / file.name).is_file() else None
+        return self.path if self.sole or self.path.name == file.name else None
+
+    def laid_out(self, source: Source) -> bool:
+        """Whether it is the unpacked data set."""
+        return bool(source.provides) and all((self.path / place).exists() for place in source.provides)
 
 
-def load_sources(path: Path = SOURCES) -> dict[str, Source]:
-    """What can be fetched; KitError when the file does not fit the schema."""
-    return parse_file(path, Sources).root
+def fetch_dataset(
+    name: str, source: Source, folder: Path, given: Given | None, stop: Stop
+) -> dict[str, Any]:
+    """Make ``datasets/<name>`` whole; what an earlier session did is not done again.
 
+    Args:
+        name: of the source.
+        source: what is wanted.
+        folder: where to. It shows all of the data set, or nothing.
+        given: what the user has of it.
+        stop: asked all the time.
 
-def fetch(source: Source, folder: Path) -> None:
-    """Make a source whole in a folder; files that are there and right are not fetched again.
-
-    Downloads stay in ``folder/.downloads`` until the source is whole.
+    Returns:
+        Results for the record.
 
     Raises:
-        KitError: the network, a wrong checksum, too little disk, or a file that is not there at last.
+        KitError: a file that cannot be had or is wrong, too little disk, or something missing at last.
+        Interrupted: stopped; the same call goes on.
     """
-    downloads = folder / ".downloads"
-    for file in source.files:
-        archive = downloads / file.name if file.unpack else folder / file.name
-        marker = downloads / f"{file.name}.unpacked"
-        if marker.exists():
-            continue
-        _download(file, archive)
-        if file.unpack:
-            unpack(archive, folder)
-            marker.touch()
-            archive.unlink()
-    missing = [name for name in source.provides if not (folder / name).exists()]
-    if missing:
-        raise KitError(f"{folder}: {missing[0]} is missing after all archives were unpacked")
+    downloads, taken = folder / DOWNLOADS, folder / TAKEN
+    unpacking, unpacked = folder / UNPACKING, folder / UNPACKED
+    if not unpacked.exists():
+        there = [place for place in source.provides if (folder / place).exists()]
+        if there == source.provides:  # put there by hand
+            _look_through(name, source, folder)
+            return _results(source)
+        if there:
+            raise KitError(
+                f"{folder} holds {there[0]} but not all of {', '.join(source.provides)}, and no pull made "
+                "it; move it elsewhere, then run the same command"
+            )
+        if given and given.laid_out(source):
+            _look_through(name, source, given.path)
+            shutil.rmtree(unpacking, ignore_errors=True)  # no file of another origin among the user's
+            shutil.rmtree(downloads, ignore_errors=True)
+            _take(source, given.path, taken, stop)
+            files.publish(taken, unpacked)
+        else:
+            shutil.rmtree(taken, ignore_errors=True)
+            _unpack_all(name, source, folder, given, stop)
+            _look_through(name, source, unpacking)
+            files.publish(unpacking, unpacked)
+    for entry in list(unpacked.iterdir()):
+        entry.replace(folder / entry.name)
+    unpacked.rmdir()
     shutil.rmtree(downloads, ignore_errors=True)
+    return _results(source)
 
 
-def _download(file: SourceFile, path: Path) -> None:
-    """Fetch to a temporary name, verify, rename (pooch)."""
-    say(f"pull: {file.url}")
-    try:
-        pooch.retrieve(
-            file.url, file.checksum, fname=path.name, path=path.parent,
-            downloader=pooch.HTTPDownloader(progressbar=os.isatty(1), timeout=60),
-        )  # fmt: skip
-    except (requests.RequestException, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise KitError(f"{file.url} could not be fetched: {reason}; run the same command again") from None
+def fetch_weights(
+    name: str, source: Source, folder: Path, given: Given | None, stop: Stop, *, untrained: bool
+) -> dict[str, Any]:
+    """Make ``checkpoints/weights/<name>`` whole: its file, verified, loaded and looked at.
 
+    Args:
+        name: of the source.
+        source: what is wanted.
+        folder: where to.
+        given: what the user has of it.
+        stop: asked all the time.
+        untrained: the row is that of initial weights.
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip; nothing in it may lead out of the folder or be a link.
+    Returns:
+        Results for the record: what is in the file, see ``describe``.
 
     Raises:
-        KitError: no zip, a path that escapes, or more bytes than the disk has room for.
+        KitError: no such file to be had, another file than published or recorded, or no usable ResNet-50.
+        Interrupted: stopped; the same call goes on.
     """
+    from triplet.pull.backbone import describe  # torch takes seconds that data sets need not wait
+
+    lock, results = checksums.Lock(), {}
+    for file in source.files:
+        key, path = f"{folder.name}/{file.name}", folder / file.name
+        known = file.checksum or lock.find(key)
+        found, staged = path, folder / DOWNLOADS / file.name
+        if not path.exists():
+            found = _obtain(name, source, file, known, folder, given, stop)
+            if found != staged:
+                staged.parent.mkdir(exist_ok=True)
+                files.link_or_copy(found, staged)
+                found = staged
+        verify(found, file, known, stop)
+        results[file.name] = describe(found, untrained=untrained)
+        if known is None:
+            lock.record(key, files.sha256(found))
+        if found == staged:
+            files.publish(staged, path)
+    shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)
+    return results
+
+
+def left_to_fetch(source: Source, folder: Path, given: Given | None = None) -> dict[SourceFile, int | None]:
+    """The files that are not there yet, with the bytes that are missing of each; None where unknown."""
+    left: dict[SourceFile, int | None] = {}
+    for file in source.files:
+        staged = folder / DOWNLOADS / file.name
+        if staged.exists() or _mark(folder, file).exists() or (given and given.find(file)):
+            continue
+        part = staged.with_name(f"{file.name}.part")
+        came = part.stat().st_size if part.exists() else 0
+        left[file] = file.bytes and max(0, file.bytes - came)
+    return left
+
+
+def _from_hand(name: str) -> str:
+    return f"triplet pull {name} --from FOLDER"
+
+
+def _mark(folder: Path, file: SourceFile) -> Path:
+    return folder / DOWNLOADS / f"{file.name}.unpacked"
+
+
+def _unpack_all(name: str, source: Source, folder: Path, given: Given | None, stop: Stop) -> None:
+    """Fetch the archives side by side, unpack each in the order of the source."""
+    if missing := [f.name for f in left_to_fetch(source, folder, given) if not source.urls(f)]:
+        raise KitError(
+            f"{', '.join(missing)} must be fetched by hand: {source.by_hand}; then run: {_from_hand(name)}"
+        )
+    _check_room(name, source, folder, given)
+    (folder / DOWNLOADS).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(len(source.files)) as pool:
+        coming = {
+            file: pool.submit(_obtain, name, source, file, file.checksum, folder, given, stop)
+            for file in source.files
+            if not _mark(folder, file).exists()
+        }
+        for file, archive in coming.items():
+            path = archive.result()
+            if path.parent != folder / DOWNLOADS:
+                verify(path, file, file.checksum, stop)
+            if file.unpack:
+                unpack(path, folder / UNPACKING, file.unpack, stop)
+            _mark(folder, file).touch()
+            if path.parent == folder / DOWNLOADS:
+                path.unlink()
+    if source.sort:
+        sort_validation(folder / UNPACKING / source.sort.images, folder / UNPACKING / source.sort.devkit)
+
+
+def _check_room(name: str, source: Source, folder: Path, given: Given | None) -> None:
+    left = sum(size or 0 for size in left_to_fetch(source, folder, given).values())
+    needed = left + sum(f.bytes_unpacked for f in source.files if not _mark(folder, f).exists())
+    needed -= sum(size for _, size in files.walk(folder / UNPACKING))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise KitError(
+            f"{name} needs {amount(needed)} more, {folder} has {amount(free)} free; "
+            "free some, or set TRIPLET_DATASETS to a larger disk"
+        )
+
+
+def _obtain(
+    name: str,
+    source: Source,
+    file: SourceFile,
+    checksum: str | None,
+    folder: Path,
+    given: Given | None,
+    stop: Stop,
+) -> Path:
+    """Where the file is: the user's own, or fetched and verified."""
+    staged = folder / DOWNLOADS / file.name
+    if staged.exists():
+        return staged
+    if given and (own := given.find(file)):
+        return own
+    urls = source.urls(file)
+    wanted = Wanted(file.name, urls, checksum, file.bytes, source.token(urls[0]))
     try:
-        with zipfile.ZipFile(archive) as content:
-            members = content.infolist()
-            for member in members:
-                path = PurePosixPath(member.filename)
-                if path.is_absolute() or ".." in path.parts or (member.external_attr >> 28) == 0xA:
-                    raise KitError(f"{archive}: {member.filename!r} would lead out of {folder}")
-            needed, free = sum(m.file_size for m in members), shutil.disk_usage(folder).free
-            if needed > free:
-                raise KitError(
-                    f"{archive}: unpacked it has {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} free"
-                )
-            with Bar(f"pull: unpacking {archive.name}", len(members)) as bar:
-                for member in members:
-                    content.extract(member, folder)
-                    bar.step()
-    except zipfile.BadZipFile as error:
-        raise KitError(f"{archive} is no zip archive: {error}") from None
+        download(wanted, staged, stop)
+    except KitError as error:
+        raise KitError(
+            f"{error}; run the same command again, or fetch {file.name} with a browser and run: "
+            f"{_from_hand(name)}"
+        ) from None
+    return staged
+
+
+def verify(path: Path, file: SourceFile, checksum: str | None, stop: Stop) -> None:
+    """KitError unless a file has the length and the checksum that are known; Interrupted when stopped."""
+    if file.bytes and path.stat().st_size != file.bytes:
+        raise KitError(f"{path} has {path.stat().st_size} bytes, {file.name} as published has {file.bytes}")
+    if checksum:
+        kind, _, expected = checksum.partition(":")
+        found = checksums.digest(path, kind, stop, title=f"pull: verifying {path.name}")
+        if found != expected:
+            raise KitError(f"{path}: its {kind} is {found}, expected {expected}; fetch it again")
+
+
+def _take(source: Source, given: Path, folder: Path, stop: Stop) -> None:
+    """Give the files of an unpacked data set a second name below the folder."""
+    found = [
+        (f"{place}/{name}", size) for place in source.provides for name, size in files.walk(given / place)
+    ]
+    with Bar(f"pull: linking or copying {given}", len(found)) as bar:
+        for name, size in found:
+            target = folder / name
+            if stop:
+                raise stop.interrupted(f"{bar.done} of {len(found)} files are taken over")
+            if not target.exists() or target.stat().st_size != size:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files.link_or_copy(given / name, target)
+            bar.step()
+
+
+def _look_through(name: str, source: Source, folder: Path) -> None:
+    say(f"pull: looking through {name}")
+    wrong = [f"{place} is missing" for place in source.provides if not (folder / place).exists()]
+    wrong = wrong or list(problems(folder, source.expect))
+    for line in wrong:
+        say(f"pull: {name}: {line}")
+    if wrong:
+        raise KitError(
+            f"{folder} is not {source.about}: {wrong[0]}; start over with: triplet pull {name} --force"
+        )
+
+
+def _results(source: Source) -> dict[str, Any]:
+    return {"verified": {f.name: f.checksum for f in source.files}, **source.expect.model_dump()}

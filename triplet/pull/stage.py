@@ -1,16 +1,147 @@
-"""The pull stage: what is named in, a folder below datasets/ or checkpoints/ out."""
+"""The pull stage: what is named in, a folder below datasets/ or checkpoints/weights/ out."""
 
+import contextvars
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triplet import coco, records
-from triplet.errors import KitError
+from triplet.errors import Interrupted, KitError
+from triplet.methods import load_methods
+from triplet.progress import say
 from triplet.pull.drawn import Drawn, draw_dataset
-from triplet.pull.fetch import fetch, load_sources
+from triplet.pull.fetch import Given, fetch_dataset, fetch_weights
+from triplet.pull.sources import Source, load_sources
 from triplet.pull.subset import Subset, take_subset
+from triplet.signals import Stop, graceful
 
 COCO = ("train2017", "val2017", "annotations")
+AT_ONCE = 4
+"""Sources that are fetched side by side: more connections only make the servers refuse some."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A source and where it goes."""
+
+    name: str
+    """As typed after ``triplet pull``."""
+    source: Source
+    folder: Path
+    row: str | None = None
+    """Of weights."""
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        names = [file.name for file in self.source.files] if self.row else self.source.provides
+        return {name: self.folder / name for name in names}
+
+    @property
+    def untrained(self) -> bool:
+        method = load_methods().get(self.row or "")
+        return bool(method and method.untrained)
+
+
+def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[Target]:
+    """The sources that are named: data sets, ``weights`` (of some rows, else of all), ``all``.
+
+    Raises:
+        KitError: an unknown name.
+    """
+    sources = load_sources()
+    known = [*sources.datasets, "weights", "all"]
+    if unknown := next((name for name in names if name not in known), None):
+        raise KitError(f"unknown source {unknown!r}; known: demo, subset, {', '.join(known)}")
+    wanted = set(known if "all" in names else names)
+    if methods and "weights" not in wanted:
+        raise KitError(f"--method goes with weights: found it with {', '.join(names)}")
+    if unknown := next((name for name in methods or () if name not in sources.weights), None):
+        raise KitError(f"no weights of {unknown!r}; known: {', '.join(sources.weights)}")
+    found = [
+        Target(name, source, records.root("datasets") / name)
+        for name, source in sources.datasets.items()
+        if name in wanted
+    ]
+    if "weights" in wanted:
+        found += [
+            Target(f"weights --method {row}", source, records.root("checkpoints") / "weights" / row, row)
+            for row, source in sources.weights.items()
+            if not methods or row in methods
+        ]
+    return found
+
+
+def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: bool = False) -> None:
+    """Fetch sources side by side, each into its folder and with its record.
+
+    Args:
+        wanted: see ``targets``.
+        given: a file or folder of the user's, from which is taken what it holds.
+        force: start over.
+
+    Raises:
+        KitError: one that failed; the others are done first.
+        Interrupted: stopped by a signal; the same call goes on.
+    """
+    own = _given(given, wanted) if given else None
+    failures = []
+    with graceful() as stop, ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {}
+        for target in wanted:
+            context = contextvars.copy_context()  # threads do not see what the user typed
+            running[target.name] = pool.submit(context.run, _pull_source, target, own, stop, force)
+        stopped = None
+        for name, future in running.items():
+            try:
+                future.result()
+            except Interrupted as interrupted:
+                stopped = interrupted
+            except (KitError, OSError) as error:
+                failures.append(f"{name}: {error}")
+    if stopped:
+        raise stopped
+    if len(failures) > 1:
+        for failure in failures:
+            say(f"pull {failure}")
+        raise KitError(f"{len(failures)} of {len(wanted)} failed, see above; the others are done")
+    if failures:
+        raise KitError(failures[0])
+
+
+def _given(path: Path, wanted: Sequence[Target]) -> Given:
+    """The user's file or folder; KitError unless it has something that is wanted."""
+    path = path.expanduser()  # make hands ~ on as it is
+    if not path.exists():
+        raise KitError(f"nothing at --from {path}")
+    names = [file.name for target in wanted for file in target.source.files]
+    given = Given(path, sole=len(names) == 1 and path.is_file())
+    for target in wanted:
+        if given.laid_out(target.source) or any(given.find(file) for file in target.source.files):
+            return given
+    raise KitError(f"--from {path} is or holds none of {', '.join(names)}, and no unpacked data set")
+
+
+def _pull_source(target: Target, given: Given | None, stop: Stop, force: bool) -> None:
+    def work(job: records.Job) -> None:
+        if target.row:
+            results = fetch_weights(
+                target.name, target.source, target.folder, given, stop, untrained=target.untrained
+            )
+        else:
+            results = fetch_dataset(target.name, target.source, target.folder, given, stop)
+        job.results.update(results)
+        job.outputs.update(target.outputs)
+
+    records.perform(
+        "pull",
+        target.folder,
+        config={"source": target.source.identity()},
+        inputs={},
+        work=work,
+        force=force,
+    )
 
 
 def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
@@ -31,19 +162,6 @@ def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False)
         folder, {"subset": config.model_dump(mode="json")}, COCO,
         lambda: take_subset(source, folder, config), force=force,
         inputs={split: coco.annotations(source, split) for split in ("train2017", "val2017")},
-    )  # fmt: skip
-
-
-def pull_source(name: str, *, force: bool = False) -> None:
-    """Fetch one of configs/sources.yaml."""
-    sources = load_sources()
-    if name not in sources:
-        raise KitError(f"unknown source {name!r}; known: demo, subset, {', '.join(sources)}")
-    source = sources[name]
-    folder = records.local(source.into)
-    _pull(
-        folder, {"source": source.model_dump(mode="json")}, source.provides,
-        lambda: fetch(source, folder), force=force,
     )  # fmt: skip
 
 

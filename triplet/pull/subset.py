@@ -1,8 +1,6 @@
 """A small part of a folder in COCO 2017's layout, for trying things out."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -59,10 +57,4 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise KitError(f"{source} is annotated but missing")
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), temporary)
-    except OSError:
-        shutil.copy(source, temporary)
-    temporary.replace(target)
+    files.link_or_copy(source, target)

@@ -6,6 +6,7 @@ from benchmarks.detection import model as detection
 from benchmarks.detection import quiet
 from triplet import records
 from triplet.errors import KitError
+from triplet.methods import load_methods
 from triplet.progress import say
 from triplet.weights import detectron2_format, proof
 from triplet.weights.read import read_backbone
@@ -49,14 +50,16 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
                 f"{weights}: base width {backbone.width}, but {config} builds {target['width']} "
                 "(MODEL.RESNETS.STEM_OUT_CHANNELS)"
             )
-        if not backbone.untrained and _default_statistics(backbone.state):
+        method = load_methods().get(Path(run).name)
+        untrained = backbone.untrained or (method is not None and method.untrained)
+        if not untrained and backbone.default_statistics:
             raise KitError(f"{weights}: every BN statistic is still its default: not pretrained")
         path = job.folder / "detectron2.pkl"
         detectron2_format.write(path, backbone.state)
         with quiet.log_to(job.folder / "log.txt"):
             model = detection.build(cfg)
             count = proof.load_and_check(model, path)
-            difference = proof.feature_difference(model, backbone.state, cfg.INPUT.FORMAT)
+            difference = proof.feature_difference(model, backbone, cfg.INPUT.FORMAT)
         if not difference < TOLERANCE:
             path.unlink()
             raise KitError(
@@ -67,7 +70,7 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
         job.outputs["weights"] = path
         job.results.update(
             format=backbone.format, tensors=count, ignored=len(backbone.ignored),
-            untrained=backbone.untrained, feature_difference=difference,
+            untrained=untrained, feature_difference=difference,
         )  # fmt: skip
         say(
             f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}"
@@ -80,12 +83,4 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
         inputs={"weights": weights},
         work=work,
         force=force,
-    )
-
-
-def _default_statistics(state: dict) -> bool:
-    return all(
-        bool((value == (1.0 if name.endswith("var") else 0.0)).all())
-        for name, value in state.items()
-        if name.endswith(("running_mean", "running_var"))
     )

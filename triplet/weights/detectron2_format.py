@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from triplet import files
+from triplet.weights.arrays import ArraysOnly
 
 
 def detectron2_name(name: str) -> str:
@@ -33,26 +34,6 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
         pickle.dump(content, file, protocol=4)
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays and plain values and nothing that could run code."""
-
-    ALLOWED = frozenset(
-        (
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.numeric", "_frombuffer"),
-            ("numpy._core.numeric", "_frombuffer"),
-        )
-    )
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weight file")
-        return super().find_class(module, name)
-
-
 def read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a Detectron2 .pkl by name.
 
@@ -60,7 +41,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         pickle.UnpicklingError: damaged, or it holds more than arrays and plain values.
     """
     with path.open("rb") as file:
-        content = _ArraysOnly(file).load()
+        content = ArraysOnly(file).load()
     if not isinstance(content, dict) or "model" not in content:
         raise pickle.UnpicklingError("no 'model' in it")
     return content["model"]

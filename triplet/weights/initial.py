@@ -30,6 +30,8 @@ def load_initial(path: Path, networks: Networks) -> str:
         KitError: the file is no such thing, or of another architecture. Nothing was filled then.
     """
     backbone = read_backbone(path)  # whole, finite, the right names
+    if backbone.caffe2:
+        raise KitError(f"{path} is for BGR images and other strides; start from weights for RGB")
     ours, theirs = networks.online.backbone.state_dict(), backbone.state
     if ours.keys() != theirs.keys() or any(ours[key].shape != value.shape for key, value in theirs.items()):
         raise KitError(

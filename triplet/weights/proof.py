@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from benchmarks.detection import compat  # noqa: F401
 from triplet.errors import KitError
-from triplet.pretrain.networks import Backbone
-from triplet.weights import detectron2_format
+from triplet.pretrain.networks import Backbone as Network
+from triplet.weights import Backbone, caffe2, detectron2_format
 
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -50,16 +51,17 @@ def load_and_check(model: Any, path: Path) -> int:
 
 
 @torch.no_grad()
-def feature_difference(model: Any, state: dict[str, Tensor], image_format: str) -> float:
+def feature_difference(model: Any, weights: Backbone, image_format: str) -> float:
     """How far Detectron2's res4 (and res5 of a C4 head) lie from the plain backbone's, relatively.
 
     One random picture goes through each side's own pixel path: for Detectron2 in the config's channel
-    order and normalisation, for the plain backbone RGB with ImageNet's. So a wrong channel order, mean,
-    deviation or stride shows as a large difference where the tensors alone are right.
+    order and normalisation, for the plain backbone as its weights were trained (RGB with ImageNet's mean
+    and deviation; Caffe2's: BGR, a mean alone, the strides in the 1x1 convolutions). So a wrong channel
+    order, mean, deviation or stride shows as a large difference where the tensors alone are right.
 
     Args:
         model: the Detectron2 model, weights loaded.
-        state: the plain backbone's tensors.
+        weights: the plain backbone's tensors, and what they were trained for.
         image_format: INPUT.FORMAT of the config, RGB or BGR.
 
     Returns:
@@ -73,10 +75,17 @@ def feature_difference(model: Any, state: dict[str, Tensor], image_format: str) 
     model.eval()
     images = model.preprocess_image([{"image": pixels.to(torch.uint8)}])
     features = model.backbone(images.tensor)
-    plain = Backbone(50, state["conv1.weight"].shape[0])
-    plain.load_state_dict(state)
+    plain = Network(50, weights.width)
+    plain.load_state_dict(weights.state)
     plain.eval()
-    x = plain.maxpool(plain.relu(plain.bn1(plain.conv1(normalize(rgb[None])))))
+    if weights.caffe2:
+        own = rgb.flip(0)[None] - torch.tensor(caffe2.PIXEL_MEAN)[:, None, None]
+        for block in plain.modules():
+            if isinstance(block, Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    else:
+        own = normalize(rgb[None])
+    x = plain.maxpool(plain.relu(plain.bn1(plain.conv1(own))))
     res4 = plain.layer3(plain.layer2(plain.layer1(x)))
     pairs = []
     if "res4" in features:

@@ -11,6 +11,7 @@ from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.networks import BLOCKS
 from triplet.pretrain.networks import Backbone as Network
+from triplet.weights.caffe2 import read_caffe2
 
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
@@ -31,11 +32,22 @@ class Backbone:
     """Tensors of the file that are no part of the backbone."""
     untrained: bool
     """The file itself says that it holds initial weights."""
+    caffe2: bool
+    """For BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
+
+    @property
+    def default_statistics(self) -> bool:
+        """Whether BN has seen no image: every mean 0, every variance 1."""
+        return all(
+            bool((value == (1.0 if name.endswith("var") else 0.0)).all())
+            for name, value in self.state.items()
+            if name.endswith(("running_mean", "running_var"))
+        )
 
 
 def read_backbone(path: Path) -> Backbone:
     """Read one of: the authors' raw epoch file, their extracted release, a file of OpenSelfSup's zoo,
-    torchvision's ResNet, our own checkpoint.
+    torchvision's ResNet, MSRA's for Detectron2 (.pkl), our own checkpoint.
 
     The file is unpickled as tensors and plain values only. Exactly one backbone must be in it (or
     equal copies), whole, of the right shapes, finite, with positive BN variances.
@@ -43,7 +55,8 @@ def read_backbone(path: Path) -> Backbone:
     Raises:
         KitError: what was found instead.
     """
-    state, untrained = read_state(path)
+    caffe2 = path.suffix == ".pkl"  # as Detectron2 tells them apart
+    state, untrained = (read_caffe2(_there(path)), False) if caffe2 else read_state(path)
     prefix, kind = _prefix(state, path)
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     depth, width = _architecture(inside, path)
@@ -64,9 +77,10 @@ def read_backbone(path: Path) -> Backbone:
         state=backbone,
         depth=depth,
         width=width,
-        format=kind,
+        format="caffe2" if caffe2 else kind,
         ignored=sorted(state.keys() - {prefix + key for key in expected}),
         untrained=untrained,
+        caffe2=caffe2,
     )
 
 
@@ -91,15 +105,22 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
     return state, untrained
 
 
-def _load(path: Path) -> Any:
+def _there(path: Path) -> Path:
+    """The path of a file that is no web page."""
     if not path.is_file():
         raise KitError(f"no weights at {path}")
     with path.open("rb") as file:
         head = file.read(64).lstrip().lower()
     if head.startswith((b"<!doctype", b"<html")):
         raise KitError(f"{path} is a web page, not weights: the download was refused; fetch it again")
+    return path
+
+
+def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(_there(path), map_location="cpu", weights_only=True)
+    except KitError:
+        raise
     except Exception as error:  # torch raises whatever a damaged file makes it
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None

@@ -1,0 +1,93 @@
+"""A server on loopback, and a kit whose sources are there."""
+
+import hashlib
+import io
+import tarfile
+import zipfile
+
+import pytest
+import yaml
+
+from tests.conftest import TINY
+from tests.pull.serving import serving
+from triplet import coco
+from triplet.pull import download, sources
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server, and a client that has no patience to lose."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "PAUSE", 0.001)
+    monkeypatch.setattr(download, "STALL", 1)
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def kit(server, places, drawn, tmp_path, monkeypatch):
+    """The kit with a small `coco` that the server has, in a sources.yaml of its own."""
+    return Kit(server, places, drawn, tmp_path / "configs", monkeypatch)
+
+
+class Kit:
+    def __init__(self, server, places, drawn, configs, monkeypatch):
+        monkeypatch.setattr(sources, "CONFIGS", configs)
+        self.server, self.configs, self.drawn = server, configs, drawn
+        self.folder = places / "datasets" / "coco"
+        self.archives = {
+            "train2017.zip": zipped(drawn, "train2017"),
+            "val2017.zip": zipped(drawn, "val2017"),
+            "annotations.tar.gz": tarred(drawn, "annotations"),
+        }
+        self.content = {"datasets": {"coco": self.coco()}, "weights": {}}
+        server.files.update({f"/{name}": data for name, data in self.archives.items()})
+        self.write()
+
+    def coco(self):
+        splits = ("train2017", "val2017")
+        counts = {split: len(coco.read(self.drawn, split)["annotations"]) for split in splits}
+        return {
+            "about": "small", "licence": "none", "terms": "none",
+            "files": [
+                {
+                    "name": name, "urls": [self.server.url(name)], "bytes": len(data), "unpack": {},
+                    "checksum": f"md5:{hashlib.md5(data).hexdigest()}",
+                }
+                for name, data in self.archives.items()
+            ],
+            "provides": ["train2017", "val2017", "annotations"],
+            "expect": {
+                "images": {"train2017": TINY.train, "val2017": TINY.val},
+                "annotations": counts,
+            },
+        }  # fmt: skip
+
+    def write(self):
+        self.configs.mkdir(exist_ok=True)
+        (self.configs / "sources.yaml").write_text(yaml.safe_dump(self.content))
+
+    def whole(self):
+        """Whether the data set is there, byte for byte, and its record, and nothing of what led to it."""
+        seen = {path.name for path in self.folder.iterdir()}
+        seen -= {".lock", "started.json"} | {name for name in seen if name.endswith(".tmp")}  # after a kill
+        return seen == {"annotations", "record.json", "train2017", "val2017"} and all(
+            path.read_bytes() == (self.drawn / path.relative_to(self.folder)).read_bytes()
+            for name in ("annotations", "train2017", "val2017")
+            for path in (self.folder / name).iterdir()
+        )
+
+
+def zipped(folder, name):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted((folder / name).iterdir()):
+            archive.write(path, path.relative_to(folder))
+    return buffer.getvalue()
+
+
+def tarred(folder, name):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(folder / name, name)
+    return buffer.getvalue()

@@ -1,0 +1,171 @@
+"""MSRA's R-50.pkl: Caffe2's names, read without running it, and shown to arrive in Detectron2."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from triplet import cli, records
+from triplet.errors import KitError
+from triplet.pretrain.networks import Backbone, Networks
+from triplet.weights import read_backbone
+from triplet.weights.caffe2 import EPSILON
+from triplet.weights.initial import load_initial
+
+from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
+
+
+def caffe2_name(name):
+    """The inverse of what the kit does, written down from the names in MSRA's file."""
+    parts = {"conv": "{}", "bn": "{}_bn"}
+    stem = re.fullmatch(r"(conv|bn)1\.(weight|bias)", name)
+    if stem:
+        return "conv1_w" if stem[1] == "conv" else f"res_conv1_bn_{'s' if stem[2] == 'weight' else 'b'}"
+    layer, block, rest = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name).groups()
+    if rest.startswith("downsample"):
+        branch, kind = "branch1", "conv" if ".0." in rest else "bn"
+    else:
+        kind, number = re.match(r"(conv|bn)(\d)", rest).groups()
+        branch = f"branch2{'abc'[int(number) - 1]}"
+    ending = "b" if rest.endswith("bias") else "s" if kind == "bn" else "w"
+    return f"res{int(layer) + 1}_{block}_{parts[kind].format(branch)}_{ending}"
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    state = Backbone(50, 8).state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value.fill_(1 - EPSILON)
+        elif value.ndim == 1 and "running" not in name:
+            value.uniform_(0.5, 1.0)
+    return state
+
+
+@pytest.fixture
+def file(state, tmp_path):
+    def write(change=lambda content: content):
+        content = {
+            caffe2_name(name): value.numpy()
+            for name, value in state.items()
+            if "running" not in name and "num_batches" not in name
+        }
+        content |= {
+            "fc1000_w": np.ones((10, 256), np.float32), "fc1000_b": np.zeros(10, np.float32),
+            "conv1_b": np.zeros(8, np.float32), "conv1_w_momentum": np.zeros((8, 3, 7, 7), np.float32),
+        }  # fmt: skip
+        (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(change(content), protocol=2))
+        return tmp_path / "R-50.pkl"
+
+    return write
+
+
+@pytest.mark.parametrize("wrap", [lambda content: content, lambda content: {"blobs": content}])
+def test_all_tensors_arrive_under_torchvisions_names(file, state, wrap):
+    found = read_backbone(file(wrap))
+    assert (found.format, found.depth, found.width, found.caffe2) == ("caffe2", 50, 8, True)
+    assert found.ignored == ["fc.bias", "fc.weight"]
+    for name, value in state.items():
+        assert torch.equal(found.state[name], value), name
+
+
+def test_the_names_are_detectron2s(file):
+    """Where Detectron2's own conversion of names puts each tensor."""
+    from triplet.weights.caffe2 import _name
+    from triplet.weights.detectron2_format import detectron2_name
+
+    names = [name for name in pickle.loads(file().read_bytes()) if not name.endswith("momentum")]
+    for ours, theirs in zip(map(_name, names), convert_basic_c2_names(names), strict=True):
+        assert theirs in (detectron2_name(ours), ours, f"fc1000.{ours[3:]}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c | {"res3_1_branch2b_w": "text"}, r"layer2\.1\.conv2\.weight is missing"),
+        (lambda c: c | {"res2_0_branch2a_w": np.full((8, 8, 1, 1), np.nan)}, "NaN or infinite"),
+        (lambda c: [1], "expected arrays by name, found a list"),
+        (lambda c: {}, "no ResNet"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(file, change, message):
+    with pytest.raises(KitError, match=message):
+        read_backbone(file(change))
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+def test_code_in_it_does_not_run(file, capsys):
+    with pytest.raises(KitError, match=r"__builtin__\.print is not allowed"):
+        read_backbone(file(lambda c: c | {"evil": Evil()}))
+    assert "ran" not in capsys.readouterr().out
+
+
+@given(place=st.floats(0, 1), data=st.binary(min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_any_damage_is_one_line(tmp_path_factory, place, data):
+    path = tmp_path_factory.mktemp("damaged") / "R-50.pkl"
+    content = bytearray(pickle.dumps({"conv1_w": np.ones((4, 3, 7, 7), np.float32)}, protocol=2))
+    start = int(place * len(content))
+    content[start : start + len(data)] = data
+    path.write_bytes(content)
+    with pytest.raises(KitError) as caught:
+        read_backbone(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_pretraining_starts_from_it(file):
+    with pytest.raises(KitError, match="is for BGR images"):
+        load_initial(file(), Networks(50, 8, 16, 8))
+
+
+def config(tmp_path, **changes):
+    """Detectron2's own C4 for MSRA's weights, a quarter of a quarter wide."""
+    settings = {
+        "STRIDE": "True", "FORMAT": "BGR", "MEAN": "[103.53, 116.28, 123.675]", "STD": "[1., 1., 1.]",
+        **changes,
+    }  # fmt: skip
+    path = tmp_path / "msra.yaml"
+    path.write_text(
+        "MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n  MASK_ON: True\n  BACKBONE: {FREEZE_AT: 0}\n"
+        f"  PIXEL_MEAN: {settings['MEAN']}\n  PIXEL_STD: {settings['STD']}\n"
+        "  RESNETS: {NORM: BN, STRIDE_IN_1X1: %s, STEM_OUT_CHANNELS: 8, WIDTH_PER_GROUP: 8, "
+        "RES2_OUT_CHANNELS: 32}\n"
+        "  ROI_HEADS: {NAME: Res5ROIHeadsExtraNorm}\n"
+        "  ROI_MASK_HEAD: {NAME: MaskRCNNConvUpsampleHead, NUM_CONV: 0, CONV_DIM: 32}\n"
+        "  RPN: {PRE_NMS_TOPK_TEST: 60, POST_NMS_TOPK_TEST: 10}\n"
+        "INPUT: {FORMAT: %s}\n" % (settings["STRIDE"], settings["FORMAT"])
+    )
+    return path
+
+
+def test_it_converts_where_detectron2_treats_images_as_it_was_trained(places, file, tmp_path):
+    command = [
+        "convert",
+        "--run",
+        "supervised",
+        "--weights",
+        str(file()),
+        "--config",
+        str(config(tmp_path)),
+    ]
+    assert cli.main(command) == 0
+    record = records.require("supervised", "convert")
+    assert record.results["format"] == "caffe2"
+    assert record.results["tensors"] == 318
+    assert record.results["feature_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("changes", [{"FORMAT": "RGB"}, {"STRIDE": "False"}, {"STD": "[58.4, 57.1, 57.4]"}])
+def test_under_another_config_it_is_refused(places, file, tmp_path, capsys, changes):
+    path = config(tmp_path, **changes)
+    assert cli.main(["convert", "--run", "s", "--weights", str(file()), "--config", str(path)]) == 2
+    assert "features differ by" in capsys.readouterr().err

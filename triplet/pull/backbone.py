@@ -1,0 +1,43 @@
+"""What is in a file of weights, and whether that is plausible for its row."""
+
+from pathlib import Path
+from typing import Any
+
+from triplet.errors import KitError
+from triplet.weights import read_backbone
+
+TENSORS = 318
+"""Of a ResNet-50 without its classifier: 53 convolutions, 53 times 5 of BN."""
+WIDTH = 64
+
+
+def describe(path: Path, *, untrained: bool) -> dict[str, Any]:
+    """Load a file of weights safely and say what it is.
+
+    Args:
+        path: in any format that ``triplet.weights`` reads.
+        untrained: whether the row is that of initial weights, whose BN statistics are the default ones.
+
+    Returns:
+        format, tensors, ignored (names of the file that are not the backbone's), variances (range of BN's).
+
+    Raises:
+        KitError: no whole, finite ResNet-50 of the usual width; or BN statistics that say the opposite of
+            ``untrained``.
+    """
+    found = read_backbone(path)
+    if (found.depth, found.width, len(found.state)) != (50, WIDTH, TENSORS):
+        raise KitError(
+            f"{path}: a ResNet-{found.depth} of width {found.width} with {len(found.state)} tensors, "
+            f"expected a ResNet-50 of width {WIDTH} with {TENSORS}"
+        )
+    if found.default_statistics != untrained and not found.caffe2:
+        state = "every BN statistic is its default" if found.default_statistics else "BN has seen images"
+        raise KitError(f"{path}: {state}, expected {'initial' if untrained else 'pretrained'} weights")
+    variances = [value for name, value in found.state.items() if name.endswith("running_var")]
+    return {
+        "format": found.format,
+        "tensors": len(found.state),
+        "ignored": len(found.ignored),
+        "variances": [min(float(v.min()) for v in variances), max(float(v.max()) for v in variances)],
+    }

@@ -1,0 +1,60 @@
+"""What tells the right file from another: published checksums, and those of the first download."""
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+from triplet import files, records
+from triplet.errors import KitError
+from triplet.progress import Bar, say
+from triplet.pull import sources
+from triplet.signals import Stop
+
+CHUNK = 1 << 20
+
+
+def digest(path: Path, kind: str, stop: Stop, *, title: str) -> str:
+    """Checksum (``md5`` or ``sha256``) of a file, with progress; Interrupted when asked to stop."""
+    hasher = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file, Bar(title, path.stat().st_size, of_bytes=True) as bar:
+        while chunk := file.read(CHUNK):
+            if stop:
+                raise stop.interrupted(f"{path.name} is not verified yet")
+            hasher.update(chunk)
+            bar.step(count=len(chunk))
+    return hasher.hexdigest()
+
+
+class Lock:
+    """SHA-256 of files whose publisher gives none, as `sha256sum` writes and checks them.
+
+    Recorded in ``checkpoints/weights/SHA256SUMS``. The same lines in ``configs/SHA256SUMS``, committed,
+    come first: so a group agrees on the files, and a later visitor gets the same ones or none.
+    """
+
+    def __init__(self) -> None:
+        self.own = records.root("checkpoints") / "weights" / "SHA256SUMS"
+        self.shared = sources.CONFIGS / "SHA256SUMS"
+
+    def find(self, name: str) -> str | None:
+        """The checksum of ``<row>/<file>``; None when it was never recorded."""
+        for path in (self.shared, self.own):
+            if name in (known := _read_sums(path)):
+                return f"sha256:{known[name]}"
+        return None
+
+    def record(self, name: str, sha256: str) -> None:
+        """Write down what the first download was; the rows that others record meanwhile stay."""
+        with files.locked(self.own.with_name(".SHA256SUMS.lock")):
+            known = _read_sums(self.own) | {name: sha256}
+            files.write_text(self.own, "".join(f"{known[key]}  {key}\n" for key in sorted(known)))
+        say(f"pull: recorded the SHA-256 of {name} in {records.portable(self.own)}")
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    known = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        value, gap, name = line.partition("  ")
+        if not gap or len(value) != 64:
+            raise KitError(f"{path}, line {number}: expected 'SHA-256  row/file', found {line!r:.60}")
+        known[PurePosixPath(name).as_posix()] = value
+    return known

@@ -1,0 +1,396 @@
+"""One file over HTTP, whole and verified, whatever the network does meanwhile.
+
+The transport is libcurl (pycurl): as fast as curl, with wheels that need nothing of the system, and with
+redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests,
+httpx and pooch start a file anew when a connection breaks; aria2 has no wheel of its makers. What curl's
+own --continue-at leaves out stands here: that the remote file is still the one that was begun (If-Range),
+that it has the published length and checksum, and that it is no web page.
+"""
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import certifi
+import pycurl
+from pydantic import BaseModel, ValidationError
+
+from triplet import files
+from triplet.errors import KitError
+from triplet.progress import Bar, amount, say
+from triplet.pull import checksums
+from triplet.pull.webpage import WebPage
+from triplet.signals import Stop
+
+STALL = 30
+"""Seconds: a connection that brings less than SLOWEST bytes a second for so long is given up."""
+SLOWEST = 1000
+TRIES = 5
+"""In a row without a byte of progress, before the next URL is tried."""
+PAUSE = 1.0
+"""Seconds before the second try; doubled each time."""
+LONGEST_PAUSE = 120
+"""Seconds: a server that asks for more patience is left for the next."""
+BUFFER = 512 * 1024
+"""Bytes, libcurl's largest: fewer calls into Python."""
+LARGEST_PAGE = 1 << 20
+BEARER = 1 << 6
+"""CURLAUTH_BEARER of curl/curl.h, which pycurl does not name."""
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file and how it is known."""
+
+    name: str
+    """In messages."""
+    urls: Sequence[str]
+    checksum: str | None = None
+    """``md5:...`` or ``sha256:...``."""
+    bytes: int | None = None
+    token: str | None = None
+    """For the first URL's host alone."""
+
+
+class _Begun(BaseModel):
+    """What stands beside a part: which remote file its bytes are of."""
+
+    url: str
+    validator: str | None
+    bytes: int | None
+
+
+class _Refused(Exception):
+    """This URL will not give the file."""
+
+
+class _Again(Exception):
+    """It may, later."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class _Mismatch(Exception):
+    """All bytes are there, and they are not the file."""
+
+
+def download(wanted: Wanted, path: Path, stop: Stop) -> str:
+    """Fetch a file to ``path``, unless it is there; a part of it is gone on from.
+
+    Args:
+        wanted: the file; its URLs are tried in order.
+        path: gets the file when it is whole and verified; until then, ``path.part`` has what came.
+        stop: asked all the time.
+
+    Returns:
+        The URL that gave it.
+
+    Raises:
+        KitError: no URL gave the file, with each one's reason.
+        Interrupted: stopped; the part stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    reasons = []
+    for number, url in enumerate(wanted.urls):
+        say(f"pull: {wanted.name} from {plain(url)}")
+        transfer = _Transfer(wanted, url, path, stop, wanted.token if number == 0 else None)
+        try:
+            transfer.run()
+        except _Refused as refused:
+            reasons.append(f"{plain(url)} {refused}")
+        else:
+            return url
+        finally:
+            transfer.close()
+    raise KitError(f"{wanted.name} could not be fetched: {'; '.join(reasons)}")
+
+
+def plain(url: str) -> str:
+    """A URL to show: without what may be a secret in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def speed(url: str, token: str | None, seconds: int) -> float:
+    """Bytes a second that a URL gives, measured for some seconds; nothing is kept.
+
+    Raises:
+        KitError: it gives nothing.
+    """
+    curl = _curl(url, token)
+    curl.setopt(pycurl.TIMEOUT, seconds)
+    curl.setopt(pycurl.WRITEFUNCTION, lambda chunk: None)
+    try:
+        curl.perform()
+    except pycurl.error as error:
+        if error.args[0] != pycurl.E_OPERATION_TIMEDOUT or not curl.getinfo(pycurl.SPEED_DOWNLOAD):
+            raise KitError(f"{plain(url)} gives nothing: {error.args[1]}") from None
+    if "text/html" in (curl.getinfo(pycurl.CONTENT_TYPE) or ""):
+        raise KitError(f"{plain(url)} gives a web page")
+    return float(curl.getinfo(pycurl.SPEED_DOWNLOAD))
+
+
+def _curl(url: str, token: str | None) -> pycurl.Curl:
+    curl = pycurl.Curl()
+    options = {
+        pycurl.URL: url,
+        pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+        pycurl.REDIR_PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+        pycurl.FOLLOWLOCATION: True,
+        pycurl.MAXREDIRS: 10,
+        pycurl.FAILONERROR: True,
+        pycurl.NOSIGNAL: True,  # threads
+        pycurl.COOKIEFILE: "",  # cookies in memory, never on the disk
+        pycurl.CONNECTTIMEOUT: STALL,
+        pycurl.LOW_SPEED_LIMIT: SLOWEST,
+        pycurl.LOW_SPEED_TIME: STALL,
+        pycurl.BUFFERSIZE: BUFFER,
+        pycurl.USERAGENT: "triplet-kit",
+        pycurl.CAINFO: os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    }
+    for option, value in options.items():
+        curl.setopt(option, value)
+    if token:  # libcurl sends it to the URL's own host only, whatever is redirected
+        curl.setopt(pycurl.HTTPAUTH, BEARER)
+        curl.setopt(pycurl.XOAUTH2_BEARER, token)
+    return curl
+
+
+@dataclass
+class _Answer:
+    """The headers of the last response, and what was made of its body."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    begun: bool = False
+    error: Exception | None = None
+    """Of the callbacks, which libcurl cannot pass on."""
+    page: bytearray | None = None
+
+    def header(self, line: bytes) -> None:
+        text = line.decode("latin-1").strip()
+        if text.upper().startswith("HTTP/"):  # of each redirect, too
+            code = text.split()[1:2]
+            self.status, self.headers = int(code[0]) if code and code[0].isdigit() else 0, {}
+        name, colon, value = text.partition(":")
+        if colon:
+            self.headers[name.lower()] = value.strip()
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range takes: a strong ETag, else the date."""
+        tag = self.headers.get("etag", "")
+        return tag if tag.startswith('"') else self.headers.get("last-modified")
+
+
+class _Transfer:
+    """Everything that is tried with one URL."""
+
+    def __init__(self, wanted: Wanted, url: str, path: Path, stop: Stop, token: str | None) -> None:
+        self.wanted, self.url, self.path, self.stop = wanted, url, path, stop
+        self.part = path.with_name(f"{path.name}.part")
+        self.notes = path.with_name(f"{path.name}.part.json")
+        self.curl = _curl(url, token)
+
+    def close(self) -> None:
+        self.curl.close()
+
+    def run(self) -> None:
+        """Until the file is whole and verified; _Refused when this URL will not give it."""
+        if self.path.exists():
+            return
+        failures, furthest, suspect = 0, self.position, self.position > 0
+        with Bar(f"pull: {self.wanted.name}", self.wanted.bytes or 0, self.position, of_bytes=True) as bar:
+            self.bar = bar
+            while True:
+                try:
+                    self._get()
+                    self._verify()
+                    return
+                except _Mismatch as mismatch:
+                    self._restart()
+                    if not suspect:
+                        raise _Refused(str(mismatch)) from None
+                    suspect, reason, pause = False, str(mismatch), 0.0  # once more, all from this URL
+                except _Again as again:
+                    reason, pause = str(again), again.pause
+                if self.position > furthest:
+                    failures, furthest = 0, self.position
+                suspect |= self.position > 0
+                failures += 1
+                if failures >= TRIES:
+                    raise _Refused(f"{reason} ({failures} tries)")
+                if pause > LONGEST_PAUSE:
+                    raise _Refused(f"asks to wait {pause:.0f} s ({reason})")
+                self._wait(max(pause, PAUSE * 2 ** (failures - 1) * random.uniform(0.75, 1.25)), reason)
+
+    @property
+    def position(self) -> int:
+        """Bytes that are there."""
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _wait(self, seconds: float, reason: str) -> None:
+        say(f"pull: {self.wanted.name}: {reason}; again in {seconds:.0f} s")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._ask()
+            time.sleep(min(0.2, seconds))
+
+    def _ask(self) -> None:
+        if self.stop:
+            raise self.stop.interrupted(f"{amount(self.position)} of {self.wanted.name} are kept")
+
+    def _restart(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+        self.bar.done = self.bar.start = 0
+
+    def _begun(self) -> _Begun | None:
+        """What the part is of, None when it is of nothing that can be gone on from."""
+        try:
+            begun = _Begun.model_validate_json(self.notes.read_bytes())
+        except (OSError, ValidationError):
+            return None
+        same = begun.url == self.url and begun.validator
+        # Bytes from elsewhere are good enough where a checksum decides at last.
+        return begun if same or (self.wanted.checksum and begun.bytes) else None
+
+    def _get(self) -> None:
+        """One request, or two when a page asks for a confirmation; returns when all bytes are there."""
+        self._ask()
+        begun = self._begun()
+        if begun is None and self.position:
+            self._restart()
+        if begun and self.position == begun.bytes:
+            return
+        self.curl.setopt(pycurl.URL, self.url)
+        answer = self._request(begun)
+        if answer.page is not None:
+            page = WebPage(bytes(answer.page), self.curl.getinfo(pycurl.EFFECTIVE_URL))
+            if page.confirmed is None:
+                raise _Refused(f"sent a web page instead of the file ({page.title!r})")
+            self.curl.setopt(pycurl.URL, page.confirmed)
+            answer = self._request(begun)
+            if answer.page is not None:
+                page = WebPage(bytes(answer.page), "")
+                raise _Refused(f"sent a web page again when it was confirmed ({page.title!r})")
+        begun = self._begun()
+        if begun and begun.bytes is not None and self.position != begun.bytes:
+            raise _Again(f"{amount(self.position)} came of {amount(begun.bytes)}")
+
+    def _request(self, begun: _Begun | None) -> _Answer:
+        start, answer = self.position, _Answer()
+        headers = []
+        if start:
+            headers.append(f"Range: bytes={start}-")
+            if begun and begun.validator and begun.url == self.url:
+                headers.append(f"If-Range: {begun.validator}")
+        self.curl.unsetopt(pycurl.HTTPHEADER)  # an empty list would leave the last one
+        self.curl.setopt(pycurl.HTTPHEADER, headers)
+        self.curl.setopt(pycurl.HEADERFUNCTION, answer.header)
+        self.curl.setopt(pycurl.NOPROGRESS, False)
+        self.curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: bool(self.stop))
+        with self.part.open("ab") as out:
+
+            def write(chunk: bytes) -> int | None:
+                try:
+                    if not answer.begun:
+                        answer.begun = True
+                        self._first(answer, chunk, begun, start)
+                    if answer.page is not None:
+                        answer.page += chunk[: LARGEST_PAGE - len(answer.page)]
+                    else:
+                        out.write(chunk)
+                        self.bar.step(count=len(chunk))
+                except Exception as error:
+                    answer.error = error
+                    return -1
+                return None
+
+            self.curl.setopt(pycurl.WRITEFUNCTION, write)
+            try:
+                self.curl.perform()
+            except pycurl.error as error:
+                self._ask()
+                self._explain(error, answer, begun)
+        if not answer.begun:  # nothing in it
+            self._first(answer, b"", begun, start)
+        return answer
+
+    def _explain(self, error: pycurl.error, answer: _Answer, begun: _Begun | None) -> None:
+        """Whether it is worth another try."""
+        if answer.error:
+            raise answer.error
+        status = answer.status
+        if status == 416:  # the remote file is shorter than what is here, or another
+            self._restart()
+            raise _Again("has no more bytes than were fetched already; starting over")
+        if status in TRANSIENT:
+            raise _Again(f"answers {status}", pause=float(self.curl.getinfo(pycurl.RETRY_AFTER)))
+        if status >= 400:
+            raise _Refused(f"answers {status}")
+        lasting = (pycurl.E_URL_MALFORMAT, pycurl.E_TOO_MANY_REDIRECTS,
+                   pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE)  # fmt: skip
+        reason = " ".join(error.args[1].split()) or f"libcurl error {error.args[0]}"
+        raise (_Refused if error.args[0] in lasting else _Again)(reason)
+
+    def _first(self, answer: _Answer, chunk: bytes, begun: _Begun | None, start: int) -> None:
+        """Decide by the headers and the first bytes what this is, and note it before any byte is kept."""
+        head = chunk[:64].lstrip().lower()
+        if "text/html" in answer.headers.get("content-type", "") or head.startswith(
+            (b"<!doctype html", b"<html")
+        ):
+            answer.page = bytearray()
+            return
+        status, length = answer.status, answer.headers.get("content-length", "")
+        total = int(length) if length.isdigit() else None
+        if status == 206:
+            span, _, whole = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")
+            total = int(whole) if whole.isdigit() else None
+            changed = (
+                span.partition("-")[0] != str(start)
+                or begun is None
+                or (begun.bytes is not None and total is not None and total != begun.bytes)
+                or (begun.url == self.url and answer.validator not in (None, begun.validator))
+            )
+            if changed:
+                self._restart()
+                raise _Again("has changed since it was begun; starting over")
+        elif start:
+            self.bar.done = self.bar.start = 0
+        if self.wanted.bytes and total not in (None, self.wanted.bytes):
+            raise _Refused(f"offers {total} bytes, expected {self.wanted.bytes}")
+        total = total or self.wanted.bytes
+        if total is None and not self.wanted.checksum:
+            raise _Refused("does not say how long the file is, and no checksum is known")
+        new = _Begun(url=self.url, validator=answer.validator, bytes=total)
+        folder, left = self.part.parent, (total or 0) - (start if status == 206 else 0)
+        if left > (free := shutil.disk_usage(folder).free):
+            raise KitError(f"{folder} has {amount(free)} free, {self.wanted.name} needs {amount(left)}")
+        if status != 206:  # the old bytes go before the new note comes: a kill in between mixes nothing
+            os.truncate(self.part, 0)
+        if new != begun:
+            files.write_text(self.notes, new.model_dump_json())
+        self.bar.total = total or 0
+
+    def _verify(self) -> None:
+        if not self.position:
+            raise _Mismatch("gave an empty file")
+        if self.wanted.bytes and self.position != self.wanted.bytes:
+            raise _Mismatch(f"gave {self.position} bytes, expected {self.wanted.bytes}")
+        if self.wanted.checksum:
+            kind, _, expected = self.wanted.checksum.partition(":")
+            title = f"pull: verifying {self.wanted.name}"
+            found = checksums.digest(self.part, kind, self.stop, title=title)
+            if found != expected:
+                raise _Mismatch(f"gave a file whose {kind} is {found}, expected {expected}")
+        files.publish(self.part, self.path)
+        self.notes.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""configs/sources.yaml: what can be fetched, from where, and what must be there afterwards."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from triplet.config import Settings, load
+from triplet.errors import KitError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+Inside = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+"""A path below a source's folder."""
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class Unpack(Settings):
+    """How an archive unpacks."""
+
+    into: Inside | Literal["."] = "."
+    archives: bool = False
+    """Its members are archives; each unpacks into a folder of its own name."""
+
+
+class SourceFile(Settings):
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    urls: tuple[str, ...] = ()
+    checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
+    """As published; None: recorded on the first download."""
+    bytes: Annotated[int | None, Field(gt=0)] = None
+    unpack: Unpack | None = None
+    unpacked: int | None = None
+
+    @property
+    def bytes_unpacked(self) -> int:
+        """About; an archive of images unpacks to its own size."""
+        return (self.unpacked or self.bytes or 0) if self.unpack else 0
+
+    @model_validator(mode="after")
+    def _archives_are_published(self) -> Self:
+        if self.unpack and not self.checksum:
+            raise ValueError("an archive must have a checksum, which is checked before it is unpacked")
+        return self
+
+
+class Mirror(Settings):
+    """Names of the environment variables that a user sets to fetch from a mirror of their own."""
+
+    url: str
+    token: str
+
+
+class Sort(Settings):
+    """A folder of ImageNet's validation images, sorted into classes by the unpacked development kit."""
+
+    images: Inside
+    devkit: Inside
+
+
+class Expect(Settings):
+    """What must be there, by path below the source's folder."""
+
+    images: dict[Inside, int] = Field(default_factory=dict)
+    """Image files below a folder."""
+    folders: dict[Inside, int] = Field(default_factory=dict)
+    annotations: dict[str, int] = Field(default_factory=dict)
+    """Of a split in COCO's layout; every image that is listed there must exist."""
+    lists: dict[Inside, int] = Field(default_factory=dict)
+    """Lines of a list of VOC's; each names an image and an annotation that must exist."""
+
+
+class Source(Settings):
+    about: str
+    licence: str
+    terms: str
+    files: Annotated[list[SourceFile], Field(min_length=1)]
+    provides: list[Inside] = Field(default_factory=list)
+    expect: Expect = Expect()
+    sort: Sort | None = None
+    by_hand: str | None = None
+    """How to get files that have no URL."""
+    mirror: Mirror | None = None
+
+    def identity(self) -> dict[str, object]:
+        """What the result depends on: not where the files come from."""
+        return {
+            "files": {file.name: file.checksum for file in self.files},
+            "expect": self.expect.model_dump(),
+        }
+
+    def urls(self, file: SourceFile) -> tuple[str, ...]:
+        """Where to try, in order; the user's own mirror first.
+
+        Raises:
+            KitError: a token would be sent in plain text.
+        """
+        own = self.mirror and os.environ.get(self.mirror.url)
+        if self.mirror and own:
+            parts = urlsplit(own)
+            if self.token(f"{own}/") and parts.scheme != "https" and parts.hostname not in LOCAL:
+                raise KitError(f"{self.mirror.url} must be https when {self.mirror.token} is set")
+            return (f"{own.rstrip('/')}/{file.name}", *file.urls)
+        return file.urls
+
+    def token(self, url: str) -> str | None:
+        """What the user's own mirror wants as a bearer token; never written down anywhere."""
+        own = self.mirror and os.environ.get(self.mirror.url)
+        mine = self.mirror and own and url.startswith(own.rstrip("/") + "/")
+        return os.environ.get(self.mirror.token) if self.mirror and mine else None
+
+
+class Sources(Settings):
+    datasets: dict[str, Source]
+    weights: dict[str, Source]
+
+
+def load_sources() -> Sources:
+    """What can be fetched; KitError when the file does not fit the schema."""
+    return load(CONFIGS / "sources.yaml", Sources)

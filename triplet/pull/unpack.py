@@ -1,0 +1,163 @@
+"""Unpack zip and tar archives: a stop or a kill costs nothing, and nothing leads out of the folder."""
+
+import errno
+import gzip
+import lzma
+import shutil
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from triplet.errors import KitError
+from triplet.progress import Bar, amount
+from triplet.pull.sources import Unpack
+from triplet.signals import Stop
+
+MOST = 20
+"""Times its own size that an archive may unpack to: images take once, COCO's annotations four times."""
+SMALLEST = 512
+"""Bytes that a file counts at least, so that a million empty ones count too."""
+_DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError,
+    gzip.BadGzipFile, lzma.LZMAError, struct.error, ValueError, LookupError, OverflowError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    plain: bool
+    """A file or a folder, no link or device."""
+    folder: bool
+    content: IO[bytes] | None
+    position: int
+    """In the archive, bytes: for progress."""
+
+
+def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
+    """Unpack an archive below a folder; files that are there in full are left as they are.
+
+    Each file is written under a temporary name first, so what has a name is whole.
+
+    Args:
+        archive: zip, tar or compressed tar, by its content.
+        folder: where to; made when it is missing.
+        how: below which folder of it, and whether the members are archives themselves.
+        stop: asked before each file.
+
+    Raises:
+        KitError: no such archive, a path that leads out, a link, a bomb, or too little disk.
+        Interrupted: stopped; what was unpacked stays and is not unpacked again.
+    """
+    target = folder / how.into
+    target.mkdir(parents=True, exist_ok=True)
+    room = _Room(archive, target)
+    try:
+        with (
+            Bar(f"pull: unpacking {archive.name}", archive.stat().st_size, of_bytes=True) as bar,
+            _opened(archive) as members,
+        ):
+            for member in members:
+                if how.archives and member.content:
+                    name = PurePosixPath(_safe(archive, member)).stem
+                    with tarfile.open(fileobj=member.content, mode="r|") as inner:
+                        for each in _of_tar(inner):
+                            _write(archive, each, target / name, room, stop)
+                else:
+                    _write(archive, member, target, room, stop)
+                bar.step(count=max(0, member.position - bar.done))
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{archive} is damaged, or no archive: {reason}") from None
+
+
+class _Room:
+    """How much may still be written."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.folder, self.used = archive, folder, 0
+        self.most = MOST * max(archive.stat().st_size, 1 << 20)
+
+    def take(self, size: int) -> None:
+        self.used += max(size, SMALLEST)
+        if self.used > self.most:
+            raise KitError(
+                f"{self.archive} unpacks to more than {MOST} times its size: that is no data set"
+            )
+
+    def check(self, size: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise KitError(
+                f"{self.archive}: {self.folder} has {amount(free)} free, the next file needs {amount(size)}"
+            )
+
+
+def _safe(archive: Path, member: _Member) -> str:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or not member.plain:
+        raise KitError(f"{archive}: {member.name!r} is a link or would lead out of the folder")
+    return member.name
+
+
+def _write(archive: Path, member: _Member, folder: Path, room: _Room, stop: Stop) -> None:
+    path = folder / _safe(archive, member)
+    if stop:
+        raise stop.interrupted(f"{archive.name} is unpacked up to {member.name}")
+    room.take(member.size)
+    if member.folder:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    if path.is_file() and path.stat().st_size == member.size:
+        return
+    room.check(member.size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    assert member.content is not None
+    with temporary.open("wb") as out:
+        shutil.copyfileobj(member.content, out, 1 << 20)
+    if temporary.stat().st_size != member.size:
+        raise KitError(f"{archive}: {member.name!r} is cut short")
+    temporary.replace(path)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as content:
+            yield _of_zip(content)
+    else:
+        with tarfile.open(archive) as content:
+            yield _of_tar(content)
+
+
+def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in archive.infolist():
+        plain = (info.external_attr >> 28) in (0, 0o4, 0o10)  # the Unix kind, if any: folder or file
+        with archive.open(info) as content:
+            yield _Member(
+                info.filename,
+                info.file_size,
+                plain,
+                info.is_dir(),
+                content,
+                info.header_offset + info.compress_size,
+            )
+
+
+def _of_tar(archive: tarfile.TarFile) -> Iterator[_Member]:
+    while info := archive.next():
+        content = archive.extractfile(info) if info.isreg() else None
+        yield _Member(
+            info.name, info.size, info.isreg() or info.isdir(), info.isdir(), content, info.offset
+        )
+        archive.members = []  # type: ignore[attr-defined]  # or it would remember a million of them

@@ -1,0 +1,96 @@
+"""Whether a data set is what its source promises: counts, annotated images, images that decode."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from triplet import coco, files
+from triplet.errors import KitError
+from triplet.images import SUFFIXES
+from triplet.pull.sources import Expect
+
+SAMPLE = 64
+"""Images of a folder that are decoded, evenly spread over it."""
+
+
+def problems(folder: Path, expect: Expect) -> Iterator[str]:
+    """What is missing or wrong, one line each; nothing for a whole data set.
+
+    Args:
+        folder: the data set.
+        expect: see Expect.
+    """
+    for place, count in expect.folders.items():
+        found = sum(path.is_dir() for path in _entries(folder / place))
+        if found != count:
+            yield f"{place}: {found} folders, expected {count}"
+    for place, count in expect.images.items():
+        yield from _images(folder / place, place, count)
+    for split, count in expect.annotations.items():
+        yield from _annotations(folder, split, count, expect.images.get(split))
+    for place, count in expect.lists.items():
+        yield from _listed(folder / place, place, count)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
+def _images(folder: Path, place: str, count: int) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"{place} is missing"
+        return
+    names = [(name, size) for name, size in files.walk(folder) if Path(name).suffix.lower() in SUFFIXES]
+    if len(names) != count:
+        yield f"{place}: {len(names)} images, expected {count}"
+    if empty := [name for name, size in names if not size]:
+        yield f"{place}: {len(empty)} empty images: {_some(empty)}"
+    sample = [name for name, _ in names[:: max(1, len(names) // SAMPLE)]]
+    if broken := [name for name in sample if not _decodes(folder / name)]:
+        yield f"{place}: {len(broken)} of {len(sample)} images tried do not decode: {_some(broken)}"
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    return True
+
+
+def _annotations(folder: Path, split: str, count: int, images: int | None) -> Iterator[str]:
+    try:
+        truth = coco.read(folder, split)
+    except KitError as error:
+        yield str(error)
+        return
+    if len(truth["annotations"]) != count:
+        yield f"{split}: {len(truth['annotations'])} annotations, expected {count}"
+    if images is not None and len(truth["images"]) != images:
+        yield f"{split}: its annotations list {len(truth['images'])} images, expected {images}"
+    there = {path.name for path in _entries(folder / split)}
+    if missing := sorted(
+        image["file_name"] for image in truth["images"] if image["file_name"] not in there
+    ):
+        yield f"{split}: {len(missing)} annotated images are missing: {_some(missing)}"
+
+
+def _listed(path: Path, place: str, count: int) -> Iterator[str]:
+    """A list ``VOC2007/ImageSets/Main/test.txt``: a number a line, of an image and an annotation."""
+    if not path.is_file():
+        yield f"{place} is missing"
+        return
+    names = path.read_text().split()
+    if len(names) != count:
+        yield f"{place}: {len(names)} lines, expected {count}"
+    root = path.parents[2]
+    for kind, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+        there = {entry.name for entry in _entries(root / kind)}
+        if missing := [name + suffix for name in names if name + suffix not in there]:
+            yield f"{place}: {len(missing)} of {kind} are missing: {_some(missing)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if names[5:] else "")
