@@ -1,7 +1,8 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval speed report
+.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval speed report \
+  build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
 METHOD ?= triplet
@@ -23,8 +24,10 @@ ifeq ($(RUNTIME),local)
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
-  triplet = docker compose run --rm $(or $(2),$(1))
-  environment = compose.yaml
+  # What is named by a path of this machine is mounted there, read-only.
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS) $(FROM)),-v $(path):$(path):ro)
+  triplet = docker compose run --rm $(mounts) $(or $(2),$(1))
+  environment = ready
 else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
 endif
@@ -40,7 +43,8 @@ else ifeq ($(RUNTIME),local)
   launch = TRIPLET_PROCESSES=$(processes) .venv/bin/python -m triplet.launch --nnodes $(NODES) --nproc-per-node $(GPUS) \
     --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python -- .venv/bin/triplet pretrain
 else
-  launch = docker compose run --rm -e GPUS=$(GPUS) -e NODES=$(NODES) -e RDZV=$(RDZV) pretrain
+  launch = $(if $(filter-out 1,$(NODES)),PRETRAIN_NETWORK=host) GPUS=$(GPUS) NODES=$(NODES) RDZV=$(RDZV) \
+    $(call triplet,pretrain)
 endif
 
 help: ## print this list
@@ -52,8 +56,8 @@ help: ## print this list
   $(if $(PYTHON)$(DETECTRON2),always)
 	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" scripts/setup.sh
 
-compose.yaml:
-	@echo "RUNTIME=docker needs compose.yaml, which this checkout lacks; use RUNTIME=local" >&2; exit 2
+ready:
+	@scripts/ready.sh
 
 always:
 
@@ -76,7 +80,8 @@ lock: .venv/complete ## derive docker/requirements.lock anew from docker/version
 	@scripts/lock.sh $(ARGS)
 
 doctor: ## what this machine has, and what to run for what is missing
-	@if [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && docker compose run --rm --entrypoint "triplet doctor" pretrain; \
+	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
 pull-data: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
@@ -103,3 +108,26 @@ speed: .venv/complete ## measure the kit's speed beside the released code's (OUT
 
 report: $(environment) ## put every number beside the paper's: reports/index.html
 	@$(call triplet,report)
+
+build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: see README)
+	@scripts/build.sh
+
+shell: ready ## a shell in the image, with the volumes
+	@docker compose run --rm --entrypoint bash download
+
+clean-datasets: ## delete the data sets, after asking (YES=1 does not ask); RUNTIME=docker: their volume
+	@scripts/clean.sh $(RUNTIME) datasets
+
+clean-checkpoints: ## delete every run, after asking
+	@scripts/clean.sh $(RUNTIME) checkpoints
+
+clean-reports: ## delete the reports, after asking
+	@scripts/clean.sh $(RUNTIME) reports
+
+clean-image: ## delete the image, after asking
+	@scripts/clean.sh docker image
+
+test-containers: .venv/complete ## build the image and run the stages in it; installs an engine where it may
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
+	  -r pyproject.toml --extra containers --constraints docker/requirements.lock
+	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 1800 $(ARGS)  # the make in the tests has its own

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 constraints=$(mktemp) lock=$(mktemp docker/.requirements.XXXXXX)
 trap 'rm -f "$constraints" "$lock"' EXIT
 # NAME_VERSION=1.2 -> name==1.2
-sed -n 's/^\([A-Z0-9_]*\)_VERSION=/\L\1==/p' docker/versions.env | grep -v -e '^uv==' -e '^detectron2_pypi==' |
+sed -n 's/^\([A-Z0-9_]*\)_VERSION=/\L\1==/p' docker/versions.env | grep -v -e '^uv==' -e '^detectron2_pypi==' -e '^mmcv==' |
   tr _ - >"$constraints"
 cp docker/requirements.lock "$lock"
 .venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

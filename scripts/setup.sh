@@ -32,7 +32,7 @@ rm -f .venv/complete
 echo "setup: packages of docker/requirements.lock (torch with its CUDA libraries: 4.8 GB on disk)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
-install --require-hashes -r docker/requirements.lock
+install --require-hashes -r pyproject.toml --extra detectron2 --extra dev --constraints docker/requirements.lock
 
 upstream_answers() {
   command -v git >/dev/null && command -v g++ >/dev/null &&
@@ -47,10 +47,7 @@ from_git() {
 from_pypi() {
   echo "setup: Detectron2 $DETECTRON2_PYPI_VERSION from PyPI, not compiled"
   remove detectron2
-  install --no-deps --no-build-isolation --require-hashes \
-    --config-settings-package 'pb1-detectron2:--global-option=build_py' \
-    --config-settings-package 'pb1-detectron2:--build-option=--skip-build' \
-    -r <(echo "pb1-detectron2==$DETECTRON2_PYPI_VERSION --hash=sha256:$DETECTRON2_PYPI_SHA256")
+  scripts/detectron2_pypi.sh .venv/bin
 }
 case ${DETECTRON2:-auto} in
   git) from_git ;;

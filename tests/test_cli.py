@@ -86,7 +86,7 @@ def test_doctor_sees_what_is_there(places, monkeypatch, tmp_path):
     for name, text in {
         "nvidia-smi": "NVIDIA H200, 143771 MiB, 570.86.15",
         "docker": "Docker version 1",
-        "nvidia-ctk": "NVIDIA Container Toolkit CLI version 1.17",
+        "nvidia-container-runtime-hook": "",
     }.items():
         (fake / name).write_text(f"#!/bin/sh\necho '{text}'\n")
         (fake / name).chmod(0o755)

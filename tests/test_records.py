@@ -52,6 +52,18 @@ def test_a_record_says_everything(stage):
     assert not (stage.folder / "started.json").exists()
 
 
+def test_a_record_names_the_image_that_made_it(stage, monkeypatch):
+    """Records from before there were images, or from outside one, read as having none."""
+    stage.perform()
+    written = stage.folder / "record.json"
+    old = json.loads(written.read_text())
+    assert old.pop("image") is None
+    written.write_text(json.dumps(old))
+    assert records.read(stage.folder).image is None
+    monkeypatch.setenv("TRIPLET_IMAGE", "registry/triplet-kit@sha256:0")
+    assert stage.perform(force=True).image == "registry/triplet-kit@sha256:0"
+
+
 def test_a_done_stage_does_nothing_until_forced(stage, capsys):
     first = stage.perform()
     assert stage.perform() == first

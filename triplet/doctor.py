@@ -18,8 +18,8 @@ from triplet.pull.sources import load_sources
 
 NEEDED_DISK = 60
 """GB: COCO with its archives (40), a pretraining's and a finetuning's checkpoints."""
-MINIMUM_DRIVER = 580
-"""Of the CUDA 13 wheels of torch (release notes of CUDA 13.0)."""
+DRIVERS = {"12.6": 560, "12.8": 570, "13.0": 580}
+"""Oldest driver by the CUDA that torch was built for (NVIDIA's release notes of each)."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,32 @@ def _environment() -> list[Finding]:
     for name in ("torch", "torchvision", "pycocotools"):
         version = _version(name)
         found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
-    upstream, pypi = _version("detectron2"), _version("pb1-detectron2")
+    detectron2 = _detectron2()
+    found.append(Finding("Detectron2", detectron2 or "-", bool(detectron2), "make setup", required=True))
+    openselfsup = _version("openselfsup")
     found.append(
         Finding(
-            "Detectron2",
-            f"{upstream} (upstream)" if upstream else f"{pypi} (PyPI sdist, not compiled)" if pypi else "-",
-            bool(upstream or pypi), "make setup", required=True,
+            "OpenSelfSup", openselfsup or "-", bool(openselfsup),
+            "only for its own baselines: in the image of make build, unless OPENSELFSUP=0",
         )
     )  # fmt: skip
     return found
+
+
+def _detectron2() -> str:
+    """Version and variant; '' without one."""
+    if upstream := _version("detectron2"):
+        try:
+            import torch  # noqa: F401  # loads what the compiled part links to
+
+            from detectron2 import _C
+
+            cuda = _C.get_cuda_version()
+        except ImportError as error:
+            return f"{upstream} (upstream, its compiled part does not load: {error})"
+        return f"{upstream} (upstream, compiled for {'the CPU' if cuda == 'not available' else cuda})"
+    pypi = _version("pb1-detectron2")
+    return pypi and f"{pypi} (PyPI sdist, not compiled)"
 
 
 def _gpu() -> list[Finding]:
@@ -89,16 +106,17 @@ def _gpu() -> list[Finding]:
     driver = lines[0].rpartition(",")[2].strip()
     major = driver.partition(".")[0]
     found = [Finding("GPU", "; ".join(line.rpartition(",")[0] for line in lines), True)]
-    found.append(
-        Finding(
-            "NVIDIA driver", driver, major.isdigit() and int(major) >= MINIMUM_DRIVER,
-            f"update the driver to {MINIMUM_DRIVER} or newer for CUDA 13",
-        )
-    )  # fmt: skip
-    usable = False
     if _version("torch"):
         import torch
 
+        cuda = torch.version.cuda or ""
+        needed = DRIVERS.get(cuda, max(DRIVERS.values()))
+        found.append(
+            Finding(
+                "NVIDIA driver", driver, major.isdigit() and int(major) >= needed,
+                f"update the driver to {needed} or newer for CUDA {cuda}, or use an older CUDA: README",
+            )
+        )  # fmt: skip
         usable = torch.cuda.is_available()
         found.append(
             Finding(
@@ -110,18 +128,21 @@ def _gpu() -> list[Finding]:
 
 
 def _containers() -> list[Finding]:
+    if "TRIPLET_COMMIT" in os.environ:
+        image, sources = os.environ.get("TRIPLET_IMAGE", "not named"), os.environ["TRIPLET_SOURCES"]
+        return [Finding("image", f"{image}; {sources}", True)]
     docker = _output("docker", "--version")
     engine = _output("docker", "info", "--format", "{{.ServerVersion}}") if docker else ""
     compose = _output("docker", "compose", "version", "--short") if docker else ""
-    toolkit = _output("nvidia-ctk", "--version").splitlines()[:1]
+    hook = shutil.which("nvidia-container-runtime-hook")  # what the engine itself looks for
     only = "only for RUNTIME=docker"
     return [
         Finding("Docker", docker or "-", bool(docker), f"install Docker Engine ({only})"),
         Finding("Docker engine", engine or "not running", bool(engine), f"start dockerd ({only})"),
         Finding("Compose", compose or "-", bool(compose), f"install docker-compose-plugin ({only})"),
         Finding(
-            "nvidia-container-toolkit", toolkit[0] if toolkit else "-", bool(toolkit),
-            f"install it to give GPUs to containers ({only})",
+            "nvidia-container-toolkit", hook or "-", bool(hook),
+            f"install it and restart the engine: without, containers get no GPU ({only})",
         ),
     ]  # fmt: skip
 
@@ -144,7 +165,7 @@ def _room() -> list[Finding]:
     found.append(
         Finding(
             "/dev/shm", f"{size:.1f} GB", size >= 1,
-            "loader processes share images there: in Docker set shm_size, else workers=0",
+            "loader processes share images there: in Docker raise SHM_SIZE, else workers=0",
         )
     )  # fmt: skip
     return found

@@ -144,6 +144,8 @@ class Record(Plan):
     seconds: float
     """Of work, over all sessions of a stage that was interrupted and resumed."""
     images_per_second: float | None = None
+    image: str | None = None
+    """Of the container that it ran in, by its digest or ID."""
 
 
 @dataclass
@@ -266,6 +268,7 @@ def perform(
             ended=_now(),
             seconds=round(spent(), 3),
             images_per_second=job.images_per_second,
+            image=os.environ.get("TRIPLET_IMAGE"),
         )
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         (folder / "started.json").unlink()

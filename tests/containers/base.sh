@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Make a stand-in for the CUDA base where no registry can be reached: base.sh TAG. Debian bookworm from this machine's
+# own mirror, with the user `ubuntu` at UID 1000 that Ubuntu 24.04 has. It has no CUDA: nothing here needs nvcc.
+set -euo pipefail
+
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Release: bookworm' | sed -n 1p)
+# Downloads in the image trust what this machine trusts.
+trusted=/etc/ssl/certs/ca-certificates.crt
+mmdebstrap --quiet --variant=minbase --mode=root --include=ca-certificates \
+  --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/man/*' \
+  --customize-hook="cp $trusted \"\$1\"$trusted" \
+  --customize-hook='chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash ubuntu' \
+  bookworm - "$mirror" |
+  docker import --change "ENV SSL_CERT_FILE=$trusted" - "$1" >/dev/null

@@ -1,0 +1,212 @@
+"""The stages through `docker compose run`: in and out of order, as another user, stopped and resumed."""
+
+import os
+import pty
+import shutil
+import subprocess
+
+import pytest
+
+from tests.conftest import TINY
+from tests.containers.conftest import call
+from triplet.pull.drawn import draw_dataset
+
+CHAIN = {
+    "RUN": "demo/seed0/triplet",
+    "PRETRAIN": "configs/tiny/pretrain.yaml",
+    "IMAGES": "demo/unlabelled",
+    "DETECTION": "configs/tiny/detection.yaml",
+    "COCO": "demo",
+}
+DRAW = ("demo", "--config", "configs/tiny/data.yaml")
+STRANGER = "12345:23456"
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def chain(kit) -> dict[str, str]:
+    """What every stage of one run said, each started as the README says."""
+    said = {"download": ok(kit.run("download", *DRAW))}
+    for stage in ("pretrain", "convert", "finetune", "eval", "report"):
+        said[stage] = ok(kit.run(stage, **CHAIN))
+    return said
+
+
+def test_out_of_order_says_what_to_run_first(kit):
+    done = kit.run("eval", RUN="nothing/yet")
+    assert done.returncode == 2
+    assert "run first: make finetune RUN=nothing/yet" in done.stderr
+
+
+def test_the_chain_ends_in_a_report_that_names_the_image(kit, chain):
+    assert "all equal in Detectron2's model" in chain["convert"]
+    assert "box AP" in chain["eval"]
+    page = (kit.folder / "reports" / "index.html").read_text()
+    assert kit.image in page
+    record = kit.record("demo/seed0/triplet", "eval")
+    assert record["image"] == kit.image
+    assert record["command"] == "triplet eval --run demo/seed0/triplet"
+    revision = call("git", "rev-parse", "HEAD", cwd=kit.folder).stdout
+    assert revision.startswith(record["commit"].rstrip("+"))
+
+
+def test_done_stages_are_skipped(kit, chain):
+    for stage in ("pretrain", "convert", "finetune", "eval"):
+        assert f"{stage}: done already" in ok(kit.run(stage, **CHAIN))
+
+
+def test_make_runs_the_same(kit, chain):
+    given = [f"{key}={value}" for key, value in CHAIN.items()]
+    done = call("make", "eval", "RUNTIME=docker", *given, cwd=kit.folder, **kit.environment)
+    assert "eval: done already" in ok(done)
+
+
+def test_the_demo_is_the_same_stages(kit, chain):
+    """As one command; it finds all of them done."""
+    said = ok(kit.run("demo", ARGS="--config configs/tiny/data.yaml"))
+    assert said.count("done already") == 5
+    assert "report: reports/index.html (1 runs)" in said
+
+
+def test_another_user_without_a_name_can_work(kit, chain, tmp_path):
+    """The volumes are the first user's; the report goes to a folder of this one's."""
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    os.chown(reports, *map(int, STRANGER.split(":")))
+    tmp_path.chmod(0o755)
+    for stage in ("pretrain", "convert", "report"):
+        ok(
+            kit.run(
+                stage,
+                **{**CHAIN, "RUN": "stranger/triplet"},
+                TRIPLET_USER=STRANGER,
+                TRIPLET_REPORTS=str(reports),
+            )
+        )
+    assert (reports / "index.html").stat().st_uid == 12345
+    owner = kit.python(
+        "import os; print(os.stat('/checkpoints/stranger/triplet/pretrain/record.json').st_uid)"
+    )
+    assert owner.strip() == "12345"
+
+
+def test_data_of_the_user_by_its_path(kit, chain, tmp_path):
+    """make mounts what is named by an absolute path, read-only, where it is."""
+    tmp_path.chmod(0o755)
+    mine = tmp_path / "pictures"
+    draw_dataset(tmp_path / "drawn", TINY)
+    (tmp_path / "drawn" / "unlabelled").rename(mine)
+    given = {**CHAIN, "RUN": "mine/triplet", "IMAGES": str(mine)}
+    done = call(
+        "make",
+        "pretrain",
+        "RUNTIME=docker",
+        *(f"{k}={v}" for k, v in given.items()),
+        cwd=kit.folder,
+        **kit.environment,
+    )
+    ok(done)
+    assert kit.record("mine/triplet", "pretrain")["inputs"]["images"]["path"] == str(mine)
+
+
+def test_several_processes_share_a_step(kit, chain):
+    done = kit.run("pretrain", **{**CHAIN, "RUN": "two/triplet"}, GPUS="2")
+    ok(done)
+    assert kit.record("two/triplet", "pretrain")["world_size"] == 2
+
+
+@pytest.mark.parametrize("how", ["docker stop", "Ctrl-C"])
+def test_a_stopped_pretraining_goes_on(kit, chain, how):
+    """Typed at a terminal, stopped in the middle; nothing that was done is done again."""
+    name = f"triplet-test-{how.lower().replace(' ', '-')}"
+    given = {**CHAIN, "RUN": f"{name}/triplet", "ARGS": "schedule.epochs=100"}
+    terminal, theirs = pty.openpty()
+    started = subprocess.Popen(
+        ["docker", "compose", "run", "--rm", "--name", name, "pretrain"], cwd=kit.folder,
+        env={**os.environ, **kit.environment, **given}, stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said = read(terminal, until="loss")
+    if how == "docker stop":
+        assert call("docker", "stop", name).returncode == 0
+    else:
+        os.write(terminal, b"\x03")
+    said += read(terminal)
+    os.close(terminal)
+    assert started.wait(60) == 143, said
+    assert "saving, then stopping" in said
+
+    def metrics() -> list[str]:
+        return kit.python(
+            f"print(open('/checkpoints/{name}/triplet/pretrain/metrics.jsonl').read())"
+        ).split()
+
+    before = metrics()
+    assert before
+    ok(kit.run("pretrain", **given))
+    after = metrics()
+    assert after[: len(before)] == before
+    assert len(after) > len(before)
+
+
+def read(terminal: int, until: str = "") -> str:
+    """What a terminal shows, to its end or to the given text."""
+    said = ""
+    while not (until and until in said):
+        try:
+            said += os.read(terminal, 4096).decode(errors="replace")
+        except OSError:  # the other side is closed
+            break
+    return said
+
+
+def test_a_container_can_do_little_else(kit):
+    code = """
+import os, pathlib
+status = dict(line.split(":\\t") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+print(os.getuid(), int(status["CapEff"], 16), int(status["CapBnd"], 16), status["NoNewPrivs"])
+print(sorted(os.listdir("/sys/class/net")))
+for folder in ("/kit", "/opt/venv", "/datasets", "/kit/configs"):
+    try:
+        pathlib.Path(folder, "x").touch()
+    except OSError as error:
+        print(error.strerror)
+"""
+    lines = kit.python(code).splitlines()
+    assert lines[0] == "10001 0 0 1"
+    assert lines[1] == "['lo']"
+    assert lines[2:] == ["Read-only file system"] * 4
+
+
+def test_torch_compile_works_as_any_user(kit):
+    """The fast configs compile while they train: with the image's compiler, into /tmp."""
+    code = "import torch; f = torch.compile(lambda x: (x.sin() + 1).sum()); print(float(f(torch.zeros(8))))"
+    assert kit.python(code, TRIPLET_USER=STRANGER).strip() == "8.0"
+
+
+@pytest.mark.skipif(
+    shutil.which("nvidia-container-runtime-hook") is not None, reason="GPUs can be given here"
+)
+def test_gpus_where_there_are_none(kit):
+    files = {"COMPOSE_FILE": "compose.yaml:compose.gpu.yaml"}
+    done = kit.run("finetune", **files)
+    assert done.returncode != 0
+    assert 'could not select device driver "nvidia" with capabilities: [[gpu]]' in done.stderr
+    made = call("make", "finetune", "RUNTIME=docker", cwd=kit.folder, **{**kit.environment, **files})
+    assert made.returncode == 2
+    assert "nvidia-container-toolkit is missing; install it and restart the engine" in made.stderr
+
+
+def test_data_is_deleted_only_when_asked_for(kit, chain):
+    """Last in this file: it deletes the runs of the others."""
+    refused = call("make", "clean-checkpoints", "RUNTIME=docker", cwd=kit.folder, **kit.environment)
+    assert refused.returncode == 2
+    assert "without a terminal to ask at, say YES=1" in refused.stderr
+    assert kit.record("demo/seed0/triplet", "eval")
+    done = call("make", "clean-checkpoints", "RUNTIME=docker", "YES=1", cwd=kit.folder, **kit.environment)
+    assert "deleted checkpoints" in ok(done)
+    assert "triplet-test_checkpoints" not in call("docker", "volume", "ls", "--quiet").stdout
