@@ -36,6 +36,11 @@ endif
 GPUS ?= 1
 NODES ?= 1
 RDZV ?= localhost:0
+ifneq ($(NODES),1)
+  ifeq ($(RDZV),localhost:0)
+    $(error NODES=$(NODES) needs RDZV=host:port, of one of the nodes and the same on each)
+  endif
+endif
 processes = $(shell echo $$(($(GPUS) * $(NODES))))
 ifeq ($(processes),1)
   launch = $(call triplet,pretrain)

@@ -120,8 +120,15 @@ def test_with_docker_make_runs_the_service_of_the_same_name():
     assert "docker compose run --rm -v /disk/train:/disk/train:ro pretrain" in done.stdout
     assert "PRETRAIN_NETWORK" not in done.stdout
     assert (
-        "PRETRAIN_NETWORK=host GPUS=1 NODES=2" in make("-n", "pretrain", "RUNTIME=docker", "NODES=2").stdout
+        "PRETRAIN_NETWORK=host GPUS=1 NODES=2"
+        in make("-n", "pretrain", "RUNTIME=docker", "NODES=2", "RDZV=a:1").stdout
     )
+
+
+def test_several_nodes_need_a_place_to_meet():
+    done = make("-n", "pretrain", "NODES=2", "GPUS=8")
+    assert done.returncode == 2
+    assert "NODES=2 needs RDZV=host:port" in done.stderr
 
 
 @pytest.mark.parametrize(("value", "forced"), [("1", True), ("0", False), ("", False)])

@@ -129,6 +129,9 @@ def test_a_data_folder_that_is_not_ours_is_never_emptied(places):
     (folder / "mine.jpg").touch()
     records.perform("pull", folder, config={}, inputs={}, work=lambda job: None, force=True)
     assert (folder / "mine.jpg").exists()
+    with pytest.raises(KitError, match="held files before the kit worked there"):
+        records.perform("pull", folder, config={}, inputs={}, work=lambda job: None, force=True)
+    assert (folder / "mine.jpg").exists()
 
 
 def test_a_folder_as_output_is_watched(places):

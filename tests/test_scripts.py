@@ -17,7 +17,7 @@ STAND_INS = {
     "scontrol": """
         if [ "$1" = show ]; then printf 'node7\\nnode8\\n'; else echo "scontrol $*" >> "$SAID"; fi""",
     "srun": """
-        [ "$1" = --kill-on-bad-exit=1 ] && shift
+        [ "$1 $2" = "--cpus-per-task=64 --kill-on-bad-exit=1" ] && shift 2
         echo $$ > "$SAID.step"
         exec "$@" """,
     "scancel": """
@@ -39,14 +39,14 @@ def slurm(tmp_path):
     said = tmp_path / "said"
     said.touch()
 
-    def start(tenths, code=0):
+    def start(tenths, code=0, **more):
         environment = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "TENTHS": str(tenths),
             "CODE": str(code), "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]",
-            "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8",
+            "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "64", **more,
         }  # fmt: skip
         return subprocess.Popen(
-            ["bash", SLURM, "RUN=a", "FORCE="], env=environment, text=True, stdout=subprocess.PIPE
+            ["bash", SLURM, "RUN=a", "FORCE=1"], env=environment, text=True, stdout=subprocess.PIPE
         )
 
     return start, said
@@ -56,7 +56,13 @@ def slurm(tmp_path):
 def test_each_node_of_a_slurm_job_runs_make_with_the_first_as_meeting_point(slurm, code):
     start, said = slurm
     assert start(0, code).wait() == code
-    assert said.read_text() == "make pretrain GPUS=8 NODES=2 RDZV=node7:20041 RUN=a FORCE=\n"
+    assert said.read_text() == "make pretrain GPUS=8 NODES=2 RDZV=node7:20041 RUN=a FORCE=1\n"
+
+
+def test_a_slurm_job_that_was_queued_again_does_not_start_over(slurm):
+    start, said = slurm
+    assert start(0, SLURM_RESTART_COUNT="1").wait() == 0
+    assert said.read_text().endswith("RUN=a FORCE=1 FORCE=\n")
 
 
 def test_before_its_time_limit_a_slurm_job_saves_and_is_queued_again(slurm):

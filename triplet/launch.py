@@ -7,6 +7,11 @@ that process has said what is wrong. Arguments are torchrun's.
 import logging
 import os
 import sys
+from typing import Any
+
+SAVING = 240
+"""Seconds for processes that were told to stop to end their step and save, where torchrun gives them 30.
+Slurm and compose wait for 300."""
 
 
 def main() -> int:
@@ -15,10 +20,17 @@ def main() -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     logging.disable(logging.ERROR)
     from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
+    torchruns = PContext.close
+
+    def close(self: PContext, death_sig: Any = None, timeout: int = 30) -> None:
+        stopped = isinstance(sys.exc_info()[1], SignalException)  # else one of them has failed
+        torchruns(self, death_sig, SAVING if stopped else timeout)
+
+    PContext.close = close  # type: ignore[method-assign]
     try:
         run.main()
     except ChildFailedError as failed:

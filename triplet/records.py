@@ -32,6 +32,8 @@ M = TypeVar("M", bound=BaseModel)
 command = ContextVar("command", default="")
 """What the user typed; the command line sets it."""
 MARKERS = ("record.json", "started.json")
+FOREIGN = ".foreign"
+"""Marks a folder that held files before a stage first worked there: it is never emptied."""
 PACKAGES = ("torch", "torchvision", "detectron2", "pb1-detectron2", "pycocotools", "numpy", "pillow")
 
 
@@ -222,8 +224,16 @@ def perform(
         )
         ours = any((folder / name).exists() for name in MARKERS)
         exclusive = folder.is_relative_to(root("checkpoints"))
-        if not ours and exclusive and any(path.name != ".lock" for path in folder.iterdir()) and not force:
+        others = not ours and any(path.name != ".lock" for path in folder.iterdir())
+        if others and exclusive and not force:
             raise KitError(f"{folder} holds files of unknown origin; add --force to empty it")
+        if others and not exclusive:
+            (folder / FOREIGN).touch()
+        if force and clear and ours and (folder / FOREIGN).exists():
+            raise KitError(
+                f"{folder} held files before the kit worked there, which --force would delete; "
+                "move them elsewhere, or delete the folder by hand"
+            )
         if force and clear and (ours or exclusive):
             _empty(folder)
         done = None if force else read(folder)

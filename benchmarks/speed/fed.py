@@ -59,7 +59,7 @@ def fed(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> d
 
     def train() -> None:
         began = time.perf_counter()
-        seen, waited = trainer.accumulate(kit.objective, config, next(passes), batches, set())
+        seen, waited, _ = trainer.accumulate(kit.objective, config, next(passes), batches)
         trainer.advance(kit.networks, kit.optimizer, config, kit.order, kit.order.steps // 2)
         seen.tolist()  # waits for the device, as the trainer does
         shares.append(waited / (time.perf_counter() - began))

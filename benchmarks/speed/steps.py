@@ -49,10 +49,10 @@ class Kit:
     """The kit's step, put together as ``triplet.pretrain.trainer.pretrain`` does for one process."""
 
     wants = "uint8"
-    cudnn_benchmark = False  # as the trainer leaves it
 
     def __init__(self, config: Pretrain, device: torch.device, name: str = "kit") -> None:
         self.name, self.config, self.device = name, config, device
+        self.cudnn_benchmark = config.views.few  # as the trainer has it
         self.objective = trainer.Objective(config).train().to(device)
         self.networks = self.objective.networks
         nn.utils.convert_conv2d_weight_memory_format(self.objective, torch.channels_last)

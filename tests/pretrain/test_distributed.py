@@ -143,6 +143,44 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
     assert metrics.read_text().count("\n") == 40
 
 
+TEAMS = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from triplet.images import open_images
+from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule
+from triplet.pretrain.distributed import join
+from triplet.pretrain.trainer import Unreadable, average_statistics
+
+folder = Path(sys.argv[1])
+with join() as processes:
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.fill_(processes.rank)
+    average_statistics(norm, processes)
+    assert norm.running_mean.tolist() == [0.5] * 3
+    assert norm.running_var.tolist() == [1.0] * 3
+
+    config = Pretrain(
+        loss=Loss(group=11), optimizer=Optimizer(groups=1, accumulate=2), schedule=Schedule(epochs=10),
+        unreadable=0.05,
+    )
+    unreadable = Unreadable(folder, open_images(Path(sys.argv[2])), config, processes)
+    for found in ({4}, {4, 7 + processes.rank}):  # both meet the same one, then each one of its own
+        unreadable.add(found) if processes.mean(torch.tensor([float(unreadable.news(found))])) else None
+"""
+
+
+def test_teams_share_statistics_and_what_cannot_be_read(places, drawn):
+    (places / "teams.py").write_text(TEAMS)
+    script = (sys.executable, str(places / "teams.py"))
+    running = launch(2, str(places), str(drawn / "unlabelled"), script=script)
+    out, error = running.communicate(timeout=120)
+    assert "3 of 48 images cannot be read, listed in" in error
+    assert out.count("cannot be read, replaced by another: 000000000004.png\n") == 1
+    names = (places / "unreadable.txt").read_text().split()
+    assert names == ["000000000004.png", "000000000007.png", "000000000008.png"]
+
+
 def test_a_process_that_never_comes_is_waited_for_no_longer_than_said():
     script = (
         "from triplet.errors import KitError\nfrom triplet.pretrain.distributed import join\n"

@@ -5,8 +5,9 @@ import torch
 
 from tests.conftest import KIT
 from triplet.config import load
+from triplet.errors import KitError
 from triplet.pretrain.config import Model, Pretrain, SideRange
-from triplet.pretrain.estimate import _kept, estimate
+from triplet.pretrain.estimate import ROOM, _kept, estimate, fit
 from triplet.pretrain.layout import Order, plan
 from triplet.pretrain.networks import Networks
 
@@ -20,6 +21,23 @@ def test_arithmetic_is_the_papers():
     config = load(AUTHORS, Pretrain)
     config = config.model_copy(update={"views": config.views.model_copy(update=fixed)})
     assert estimate(config, plan(config, 8)).flop / 1e9 == pytest.approx(65.4, rel=0.01)
+
+
+def test_a_share_that_does_not_fit_is_cut():
+    """One GPU of 80 GB holds 196 images of the authors' recipe at a time, eight hold theirs at once."""
+    config = load(AUTHORS, Pretrain)
+    assert fit(config, 8, 24 * 2**30) == config
+    cut = fit(config, 1, 80 * 2**30)
+    assert cut.images_per_gpu == 4 * 196
+    assert estimate(cut, plan(cut, 1)).memory <= 80 * 2**30 * ROOM
+    more = cut.model_copy(update={"images_per_gpu": 8 * 196})
+    assert estimate(more, plan(more, 1)).memory > 80 * 2**30 * ROOM
+    own = config.model_copy(update={"images_per_gpu": 196})
+    assert fit(own, 1, 1.0) == own, "what the user sets is left alone"
+    with pytest.raises(
+        KitError, match=r"196 images, a negative group, need about \d+ GiB, a GPU here has 8"
+    ):
+        fit(config, 8, 8 * 2**30)
 
 
 def test_drawn_resolutions_are_averaged():

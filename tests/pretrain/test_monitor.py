@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
@@ -10,9 +11,13 @@ from torch.nn import functional as F
 from tests.pretrain.test_distributed import launch
 from tests.pretrain.test_trainer import SMALL, metrics, start
 from triplet import cli
-from triplet.pretrain.config import Loss
+from triplet.config import parse
+from triplet.errors import KitError
+from triplet.images import open_images
+from triplet.pretrain.config import Loss, Pretrain
+from triplet.pretrain.distributed import Processes
 from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.monitor import MEASURES, Pace, measure
+from triplet.pretrain.monitor import MEASURES, Knn, Pace, measure
 
 LOSS = Loss(group=16)
 
@@ -92,6 +97,12 @@ def test_knn_is_the_same_over_several_processes(places, run):
         found.append([line["knn"] for line in metrics(places, f"p{processes}") if "knn" in line])
     assert len(found[0]) == 3
     assert found[0] == pytest.approx(found[1], abs=5)  # rounding may move one of 24 images
+
+
+def test_knn_of_too_few_images_is_refused(places, classes):
+    config = parse({**yaml.safe_load(SMALL), "monitor": {"every": 1, "images": 3}}, Pretrain, "small")
+    with pytest.raises(KitError, match=r"k-NN of 3 images needs 4; set monitor\.every=0"):
+        Knn(config, open_images(classes), Processes(0, 2, torch.device("cpu")))
 
 
 def test_knn_without_classes_is_refused(places, run, drawn, capsys):

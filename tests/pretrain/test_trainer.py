@@ -326,8 +326,11 @@ def test_unreadable_images_are_counted_named_and_too_many_stop(places, config, d
     (folder / "000000000003.png").write_bytes(b"broken")
     run = ["pretrain", "--run", "run", "--config", str(config), "--data", str(folder)]
     assert cli.main(run) == 2
-    assert re.search(r"1 of 48 images cannot be read, for example 0+3\.png", capsys.readouterr().err)
+    out, error = capsys.readouterr()
+    assert "pretrain: cannot be read, replaced by another: 000000000003.png" in out
+    assert re.search(r"1 of 48 images cannot be read, listed in \S+unreadable\.txt", error)
     assert cli.main([*run, "unreadable=0.05"]) == 0
+    assert "cannot be read" not in capsys.readouterr().out, "known from the session before"
     record = json.loads((places / "checkpoints" / "run" / "pretrain" / "record.json").read_text())
     assert record["results"]["unreadable"] == ["000000000003.png"]
 

@@ -70,7 +70,8 @@ class Kit:
     def whole(self):
         """Whether the data set is there, byte for byte, and its record, and nothing of what led to it."""
         seen = {path.name for path in self.folder.iterdir()}
-        seen -= {".lock", "started.json"} | {name for name in seen if name.endswith(".tmp")}  # after a kill
+        # The last are there after a kill.
+        seen -= {".lock", ".foreign", "started.json"} | {name for name in seen if name.endswith(".tmp")}
         return seen == {"annotations", "record.json", "train2017", "val2017"} and all(
             path.read_bytes() == (self.drawn / path.relative_to(self.folder)).read_bytes()
             for name in ("annotations", "train2017", "val2017")

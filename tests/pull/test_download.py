@@ -211,6 +211,13 @@ def test_a_token_stays_with_its_host(get, server):
     assert "Authorization" not in second
 
 
+def test_a_token_is_sent_to_no_form(get, server):
+    page = b"<html><form action='/other'><input type='hidden' name='confirm' value='t'></form></html>"
+    with pytest.raises(KitError, match="sent a web page instead of the file"):
+        get(lambda handler, _: handler.answer(200, page, Content_Type="text/html"), token="secret-token")
+    assert len(server.asked) == 1
+
+
 def test_a_token_is_for_the_first_url_alone(get, server):
     assert get(s.says(403), mirrors=[server.url("mirror")], token="secret-token") == BODY
     assert "Authorization" not in server.asked[-1][1]

@@ -183,6 +183,10 @@ def test_a_part_of_a_data_set_that_was_put_there_is_left_alone(kit, capsys):
     shutil.copytree(kit.drawn / "train2017", kit.folder / "train2017")
     assert cli.main(PULL) == 2
     assert "holds train2017 but not all of train2017, val2017, annotations" in capsys.readouterr().err
+    assert cli.main([*PULL, "--force"]) == 2
+    assert "held files before the kit worked there, which --force would delete" in capsys.readouterr().err
+    assert cli.main([*PULL, "--from", str(kit.folder / "train2017")]) == 2
+    assert "which the pull makes; move it elsewhere" in capsys.readouterr().err
     assert len(list((kit.folder / "train2017").iterdir())) == 12
 
 

@@ -193,6 +193,23 @@ def test_what_is_no_resnet_is_neither_run_nor_recorded(zoo, states, tmp_path, ca
     assert cli.main(["pull", "weights", "--method", "triplet", "--from", str(tmp_path / "mine.pth")]) == 0
 
 
+def test_the_file_of_another_row_is_not_recorded(zoo, capsys):
+    zoo.content["weights"]["moco"] = zoo.content["weights"]["triplet"]
+    zoo.write()
+    assert cli.main(["pull", "weights", "--method", "triplet"]) == 0
+    assert cli.main(["pull", "weights", "--method", "moco"]) == 2
+    assert "moco/triplet.pth would be byte for byte triplet/triplet.pth" in capsys.readouterr().err
+    assert (zoo.folder / "SHA256SUMS").read_text().count("\n") == 1
+
+
+def test_a_form_that_leads_to_another_host_is_not_followed(zoo, capsys):
+    page = FORM.format(action=zoo.server.url("download").replace("127.0.0.1", "localhost"))
+    zoo.server.pages["/download"] = refuses(page.encode())
+    assert cli.main(["pull", "weights", "--method", "triplet"]) == 2
+    assert "sent a web page instead of the file" in capsys.readouterr().err
+    assert len(zoo.server.asked) == 1
+
+
 def test_a_damaged_lock_is_one_line(zoo, capsys):
     (zoo.configs / "SHA256SUMS").write_text("nonsense\n")
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 2

@@ -1,5 +1,6 @@
 """The schema of configs/pretrain/*.yaml. Where a default stands, it is the authors' value."""
 
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -53,6 +54,11 @@ class Views(Settings):
     (see dali.py)."""
     online: SideRange = SideRange(smallest=96, largest=224)
     target: SideRange = SideRange(smallest=128, largest=224)
+
+    @property
+    def few(self) -> bool:
+        """Whether the resolutions are few, so that tuning kernels for each pays."""
+        return self.online.step > 1 and self.target.step > 1
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -128,10 +134,11 @@ class Pretrain(Settings):
     schedule: Schedule
     monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Processes that load images; 0 loads in the training process."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that load images for each that trains; 0 loads in that one. None: see ``loaders``."""
     images_per_gpu: Annotated[int, Field(ge=1)] | None = None
-    """Most images that a GPU can take at once; less than its share means BN over fewer images."""
+    """Most images that a GPU can take at once; less than its share means BN over fewer images. None: what
+    fits by ``estimate``."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass (autocast); the loss and the weights are float32."""
     compile: bool = False
@@ -142,6 +149,13 @@ class Pretrain(Settings):
     """Optimiser steps between checkpoints."""
     keep: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints that are kept."""
+
+    @property
+    def loaders(self) -> int:
+        """Processes that load images: ``workers``, or this process's share of the cores, less one."""
+        if self.workers is not None:
+            return self.workers
+        return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
 
     @property
     def micro_batch(self) -> int:

@@ -133,10 +133,10 @@ def load(
         encoded,
         sampler=_Items(layout, order, rank, start),
         batch_size=None,
-        num_workers=config.workers,
+        num_workers=config.loaders,
         worker_init_fn=ignore_in_worker,
-        persistent_workers=config.workers > 0,
-        prefetch_factor=2 if config.workers else None,
+        persistent_workers=config.loaders > 0,
+        prefetch_factor=2 if config.loaders else None,
     )
     batches: Any = iter(loader)
     try:
@@ -148,7 +148,7 @@ def load(
         raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
     finally:
         # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
-        if config.workers:
+        if config.loaders:
             batches._shutdown_workers()
 
 
@@ -217,7 +217,7 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
     side, gpu = layout.config.views.size, device.type == "cuda"
     pipeline = dali.Pipeline(
         batch_size=layout.images,
-        num_threads=max(1, layout.config.workers),
+        num_threads=max(1, layout.config.loaders),
         device_id=device.index,  # None for no GPU
         prefetch_queue_depth=AHEAD + 1,
     )

@@ -91,11 +91,11 @@ def load(
         ViewPairs(images, config.views, config.seed),
         batch_sampler=_Items(layout, order, rank, start),
         collate_fn=_collate,
-        num_workers=config.workers,
+        num_workers=config.loaders,
         worker_init_fn=ignore_in_worker,
         pin_memory=device.type == "cuda",
-        persistent_workers=config.workers > 0,
-        prefetch_factor=4 if config.workers else None,
+        persistent_workers=config.loaders > 0,
+        prefetch_factor=4 if config.loaders else None,
     )
     iterator: Any = iter(loader)
     try:
@@ -105,5 +105,5 @@ def load(
         raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
     finally:
         # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
-        if config.workers:
+        if config.loaders:
             iterator._shutdown_workers()

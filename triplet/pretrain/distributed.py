@@ -28,6 +28,18 @@ class Processes:
     device: torch.device
 
     @property
+    def nodes(self) -> int:
+        """Machines, each with the same number of processes."""
+        return self.size // int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
+    @property
+    def memory(self) -> float | None:
+        """Bytes of the smallest GPU, None without one."""
+        if self.device.type != "cuda":
+            return None
+        return min(self.gather(torch.cuda.get_device_properties(self.device).total_memory))
+
+    @property
     def first(self) -> bool:
         """Whether this one writes files and speaks."""
         return self.rank == 0
@@ -73,14 +85,16 @@ class Processes:
 
 
 @contextmanager
-def join(timeout: float = 120) -> Iterator[Processes]:
+def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     """Find the other processes that torchrun started, or be alone.
 
     Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which `make pretrain` sets to
     the number that it was asked for.
 
     Args:
-        timeout: seconds to wait for the others, here and in every later exchange.
+        timeout: seconds to wait here for the others.
+        patience: seconds to wait for them later: while one of them saves, compiles, or lists a million
+            images on a slow disk.
 
     Raises:
         KitError: another number of processes than asked for, one that never came, or too few GPUs.
@@ -105,6 +119,7 @@ def join(timeout: float = 120) -> Iterator[Processes]:
     try:
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
         dist.barrier()
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=patience))
     except (dist.DistError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(

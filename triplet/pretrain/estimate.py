@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from triplet.errors import KitError
 from triplet.pretrain.config import Model, Pretrain, SideRange
-from triplet.pretrain.layout import Layout
+from triplet.pretrain.layout import Layout, plan
 from triplet.pretrain.networks import Networks
+
+ROOM = 0.85
+"""Share of a GPU's memory that tensors may take: the framework has its own needs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,31 @@ def estimate(config: Pretrain, layout: Layout) -> Cost:
     kept = _kept(config.model, config.views.online.largest, config.precision)
     pixels = 2 * 3 * config.views.size**2 * 5  # two views in uint8 and float32
     return Cost(float(flop), float(tensors + layout.images * (2 * kept + pixels)))
+
+
+def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
+    """The config with ``images_per_gpu`` set where a GPU could not hold its share of a micro-batch.
+
+    Args:
+        config: of the run; left alone where it sets ``images_per_gpu`` itself.
+        processes: that share the step.
+        memory: bytes of the smallest GPU.
+
+    Raises:
+        KitError: not even one negative group fits.
+    """
+    if config.images_per_gpu:
+        return config
+    groups = plan(config, processes).images // config.loss.group
+    for held in (n for n in range(groups, 0, -1) if groups % n == 0):
+        limited = config.model_copy(update={"images_per_gpu": held * config.loss.group})
+        needed = estimate(config, plan(limited, processes)).memory
+        if needed <= memory * ROOM:
+            return config if held == groups else limited
+    raise KitError(
+        f"{config.loss.group} images, a negative group, need about {needed / 2**30:.0f} GiB, a GPU here "
+        f"has {memory / 2**30:.0f}; try precision=bfloat16, or a recipe of smaller groups (8x104x6)"
+    )
 
 
 @cache

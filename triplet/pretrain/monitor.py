@@ -192,6 +192,8 @@ class Knn:
             )
         rng = np.random.default_rng((config.seed, 0xC1A55))
         chosen = rng.permutation(len(images))[: config.monitor.images]
+        if len(chosen) < 2 * processes.size:
+            raise KitError(f"k-NN of {len(chosen)} images needs {2 * processes.size}; set monitor.every=0")
         self.config, self.images, self.processes = config, images, processes
         self.labels = torch.from_numpy(images.labels[chosen]).to(processes.device)
         self.mine = chosen[processes.rank :: processes.size].tolist()
@@ -203,7 +205,7 @@ class Knn:
         loader = DataLoader(
             _Centres(self.images, self.mine, self.config.views.size),
             batch_size=128,
-            num_workers=self.config.workers,
+            num_workers=self.config.loaders,
             worker_init_fn=ignore_in_worker,
         )
         dtype, mixed = next(backbone.parameters()).dtype, self.config.precision == "bfloat16"

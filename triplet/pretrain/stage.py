@@ -8,6 +8,7 @@ from triplet.config import load
 from triplet.images import open_images
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.distributed import join
+from triplet.pretrain.estimate import fit
 from triplet.pretrain.layout import plan
 from triplet.pretrain.trainer import pretrain as train
 
@@ -43,9 +44,13 @@ def pretrain(
     output = records.stage_folder(run, "pretrain")
     with join() as processes:
         plan(settings, processes.size)
-        images = open_images(source)
         processes.same("config", settings.model_dump(mode="json"))
+        if memory := processes.memory:
+            settings = fit(settings, processes.size, memory)
+        images = open_images(source)
         processes.same("set of images", images.names())
+        if processes.nodes > 1:  # names may agree where files are cut short
+            processes.same("copy of the images", records.Artifact.of(source).sha256)
         inputs = {"images": source}
         if weights:
             inputs["weights"] = weights

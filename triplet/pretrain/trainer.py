@@ -102,7 +102,11 @@ def pretrain(
     objective.to(processes.device)
     nn.utils.convert_conv2d_weight_memory_format(objective, torch.channels_last)
     pool_batch_norm(objective, processes, layout.ranks)
-    if config.compile:
+    torch.backends.cudnn.benchmark = config.views.few
+    compiled = (
+        config.compile and layout.ranks == 1
+    )  # torch's SyncBatchNorm would break every graph in pieces
+    if compiled:
         compile_networks(networks)
     model: nn.Module = objective
     if processes.size > 1:
@@ -113,8 +117,10 @@ def pretrain(
     if processes.first:
         say(f"pretrain: {layout.describe()}; {order.describe()}")
         say(f"pretrain: {estimate(config, layout).describe()}; weights: {origin}")
+        if config.compile and not compiled:
+            say("pretrain: not compiled: BN statistics are shared among GPUs")
 
-    unreadable: set[int] = set()
+    unreadable = Unreadable(job.folder, images, config, processes)
     pace = Pace(config.batch, order.steps, start)
     with (
         graceful() as stop,
@@ -125,17 +131,18 @@ def pretrain(
         ) as batches,
     ):
         for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
-            seen, waited = accumulate(model, config, passes, batches, unreadable)
+            seen, waited, bad = accumulate(model, config, passes, batches)
             rate, momentum = advance(networks, optimizer, config, order, step)
             done = step + 1
 
-            own = torch.tensor([float(bool(stop)), len(unreadable), waited], dtype=seen.dtype)
+            own = torch.tensor([float(bool(stop)), unreadable.news(bad), waited], dtype=seen.dtype)
             # The one place where the host waits for the device.
-            *measured, stopping, bad, waited = processes.mean(
+            *measured, stopping, news, waited = processes.mean(
                 torch.cat([seen, own.to(processes.device)])
             ).tolist()
             _refuse(measured[0], done, job.folder, images, order)
-            _refuse_unreadable(unreadable, round(bad * processes.size), images, config)
+            if news:
+                unreadable.add(bad)
             values = {
                 "iteration": done * config.optimizer.accumulate,
                 "epoch": order.epoch(done),
@@ -145,14 +152,19 @@ def pretrain(
                 **pace.step(waited),
                 "memory": memory(processes.device),
             }
-            if knn and order.ends_epoch(done, config.monitor.every):
+            evaluating = knn is not None and order.ends_epoch(done, config.monitor.every)
+            saving = bool(stopping) or done % config.checkpoint_every == 0 or done == order.steps
+            if (evaluating or saving) and layout.teams > 1:
+                average_statistics(networks, processes)
+            if knn and evaluating:
                 values["knn"] = knn(networks)
                 pace.pause()
             log.write(done, values)
-            if (stopping or done % config.checkpoint_every == 0) and done < order.steps:
+            if saving and done < order.steps:
                 if processes.first:
                     _save(job.folder, networks, optimizer, done, order)
                 if stopping:
+                    processes.tell()  # whoever ends first takes the others along: not before it is saved
                     raise stop.interrupted(f"{done} of {order.steps} steps")
             if processes.first and (forecast := pace.forecast(done)):
                 say(f"pretrain: {forecast}")
@@ -160,7 +172,7 @@ def pretrain(
 
     if processes.first:
         _finish(config, job, networks, layout, order, log.last)
-        job.results["unreadable"] = sorted(images.name(i) for i in unreadable)
+        job.results["unreadable"] = unreadable.names
         job.results["weights"] = origin
         job.images_per_second = pace.average()
 
@@ -194,8 +206,8 @@ def _loader(config: Pretrain) -> Callable[..., Batches]:
 
 
 def accumulate(
-    model: nn.Module, config: Pretrain, passes: list[Pass], batches: Batches, unreadable: set[int]
-) -> tuple[Tensor, float]:
+    model: nn.Module, config: Pretrain, passes: list[Pass], batches: Batches
+) -> tuple[Tensor, float, set[int]]:
     """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
 
     Args:
@@ -203,15 +215,15 @@ def accumulate(
         config: of the run.
         passes: of this process in this step.
         batches: one item for each pass, see ``data.load``.
-        unreadable: what is found unreadable is added.
 
     Returns:
-        The mean of each of ``MEASURES``, on the device, and the seconds spent waiting for data.
+        The mean of each of ``MEASURES``, on the device; the seconds spent waiting for data; the indices of
+        images that could not be read.
 
     Raises:
         KitError: a pass does not fit the GPU.
     """
-    waited, seen = 0.0, None
+    waited, seen, unreadable = 0.0, None, set[int]()
     for number, each in enumerate(passes, 1):
         asked = time.monotonic()
         pairs, bad = next(batches)
@@ -230,7 +242,14 @@ def accumulate(
                 ) from None
         seen = values / len(passes) if seen is None else seen + values / len(passes)
     assert seen is not None
-    return seen, waited
+    return seen, waited, unreadable
+
+
+def average_statistics(networks: Networks, processes: Processes) -> None:
+    """Teams see different micro-batches: their BN's running statistics become the mean of all."""
+    for buffer in networks.buffers():
+        if buffer.is_floating_point():
+            processes.mean(buffer)
 
 
 def advance(
@@ -293,10 +312,30 @@ def _refuse(loss: float, step: int, folder: Path, images: Images, order: Order) 
     )
 
 
-def _refuse_unreadable(mine: set[int], count: int, images: Images, config: Pretrain) -> None:
-    if count > config.unreadable * len(images):
-        first = f", for example {images.name(min(mine))}" if mine else ""
-        raise KitError(
-            f"{count} of {len(images)} images cannot be read{first}; that is more than unreadable="
-            f"{config.unreadable} allows: mend the folder or raise it"
-        )
+class Unreadable:
+    """Images that could not be read, of all processes and sessions: ``unreadable.txt`` names them."""
+
+    def __init__(self, folder: Path, images: Images, config: Pretrain, processes: Processes) -> None:
+        self._file, self._images, self._config, self._processes = (
+            folder / "unreadable.txt", images, config, processes
+        )  # fmt: skip
+        known = self._file.read_text().splitlines() if processes.first and self._file.exists() else []
+        self.names: list[str] = processes.tell(known)
+
+    def news(self, indices: set[int]) -> int:
+        """How many of these are not known yet."""
+        return sum(self._images.name(index) not in self.names for index in indices)
+
+    def add(self, indices: set[int]) -> None:
+        """Take in what every process has found; KitError when all are more than the config allows."""
+        found = set().union(*self._processes.gather(indices))
+        new = sorted({self._images.name(index) for index in found} - {*self.names})
+        self.names = sorted([*self.names, *new])
+        if self._processes.first:
+            files.write_text(self._file, "".join(f"{name}\n" for name in self.names))
+            say(f"pretrain: cannot be read, replaced by another: {', '.join(new)}")
+        if len(self.names) > self._config.unreadable * len(self._images):
+            raise KitError(
+                f"{len(self.names)} of {len(self._images)} images cannot be read, listed in {self._file}; "
+                f"more than unreadable={self._config.unreadable} allows: mend the folder or raise it"
+            )

@@ -5,6 +5,7 @@ workers and after a resume. The released code seeds its blur by the worker's num
 repeats the radii in every epoch; that is a defect and not reproduced.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,10 +175,14 @@ _SOLARIZE = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256))
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(..., 3, h, w) uint8 -> the same shape in ``dtype``, by ImageNet's mean and deviation."""
-    shape = (3, 1, 1)
-    mean = torch.tensor(MEAN, dtype=dtype, device=images.device).view(shape)
-    std = torch.tensor(STD, dtype=dtype, device=images.device).view(shape)
+    mean, std = _statistics(dtype, images.device)
     return (images.to(dtype) - mean) / std
+
+
+@functools.cache  # to copy them to a GPU would have the host wait for it each time
+def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, dtype=dtype).view(3, 1, 1).to(device) for values in (MEAN, STD))
+    return mean, std
 
 
 def draw_sizes(config: Views, seed: int, iteration: int) -> Sizes:

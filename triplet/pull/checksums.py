@@ -43,9 +43,17 @@ class Lock:
         return None
 
     def record(self, name: str, sha256: str) -> None:
-        """Write down what the first download was; the rows that others record meanwhile stay."""
+        """Write down what the first download was; the rows that others record meanwhile stay.
+
+        Raises:
+            KitError: it is the very file of another row.
+        """
         with files.locked(self.own.with_name(".SHA256SUMS.lock")):
-            known = _read_sums(self.own) | {name: sha256}
+            known = _read_sums(self.own)
+            for twin, value in (_read_sums(self.shared) | known).items():
+                if value == sha256 and twin != name:
+                    raise KitError(f"{name} would be byte for byte {twin}: it is not the file of this row")
+            known[name] = sha256
             files.write_text(self.own, "".join(f"{known[key]}  {key}\n" for key in sorted(known)))
         say(f"pull: recorded the SHA-256 of {name} in {records.portable(self.own)}")
 

@@ -274,8 +274,11 @@ class _Transfer:
         self.curl.setopt(pycurl.URL, self.url)
         answer = self._request(begun)
         if answer.page is not None:
-            page = WebPage(bytes(answer.page), self.curl.getinfo(pycurl.EFFECTIVE_URL))
-            if page.confirmed is None:
+            here = self.curl.getinfo(pycurl.EFFECTIVE_URL)
+            page = WebPage(bytes(answer.page), here)
+            # Drive's form leads to its own host; and whom a token is for, has no such pages.
+            elsewhere = urlsplit(page.confirmed or "").hostname != urlsplit(here).hostname
+            if page.confirmed is None or elsewhere or self.wanted.token:
                 raise _Refused(f"sent a web page instead of the file ({page.title!r})")
             self.curl.setopt(pycurl.URL, page.confirmed)
             answer = self._request(begun)

@@ -1,5 +1,6 @@
 """A source becomes a folder: files found or fetched, verified, unpacked, looked through, then named."""
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,13 +65,14 @@ def fetch_dataset(
         KitError: a file that cannot be had or is wrong, too little disk, or something missing at last.
         Interrupted: stopped; the same call goes on.
     """
+    by_hand = given is not None and given.laid_out(source)
     downloads, taken = folder / DOWNLOADS, folder / TAKEN
     unpacking, unpacked = folder / UNPACKING, folder / UNPACKED
     if not unpacked.exists():
         there = [place for place in source.provides if (folder / place).exists()]
         if there == source.provides:  # put there by hand
             _look_through(name, source, folder)
-            return _results(source)
+            return _results(source, archives=False)
         if there:
             raise KitError(
                 f"{folder} holds {there[0]} but not all of {', '.join(source.provides)}, and no pull made "
@@ -81,17 +83,19 @@ def fetch_dataset(
             shutil.rmtree(unpacking, ignore_errors=True)  # no file of another origin among the user's
             shutil.rmtree(downloads, ignore_errors=True)
             _take(source, given.path, taken, stop)
+            os.sync()
             files.publish(taken, unpacked)
         else:
             shutil.rmtree(taken, ignore_errors=True)
             _unpack_all(name, source, folder, given, stop)
             _look_through(name, source, unpacking)
+            os.sync()  # a million files, before any of them counts as there
             files.publish(unpacking, unpacked)
     for entry in list(unpacked.iterdir()):
         entry.replace(folder / entry.name)
     unpacked.rmdir()
     shutil.rmtree(downloads, ignore_errors=True)
-    return _results(source)
+    return _results(source, archives=not by_hand)
 
 
 def fetch_weights(
@@ -268,5 +272,6 @@ def _look_through(name: str, source: Source, folder: Path) -> None:
         )
 
 
-def _results(source: Source) -> dict[str, Any]:
-    return {"verified": {f.name: f.checksum for f in source.files}, **source.expect.model_dump()}
+def _results(source: Source, *, archives: bool) -> dict[str, Any]:
+    verified = {file.name: file.checksum for file in source.files} if archives else {}
+    return {"verified": verified, **source.expect.model_dump()}

@@ -115,6 +115,8 @@ def _given(path: Path, wanted: Sequence[Target]) -> Given:
     path = path.expanduser()  # make hands ~ on as it is
     if not path.exists():
         raise KitError(f"nothing at --from {path}")
+    if inside := [t.folder for t in wanted if path.resolve().is_relative_to(t.folder.resolve())]:
+        raise KitError(f"--from {path} lies in {inside[0]}, which the pull makes; move it elsewhere")
     names = [file.name for target in wanted for file in target.source.files]
     given = Given(path, sole=len(names) == 1 and path.is_file())
     for target in wanted:
