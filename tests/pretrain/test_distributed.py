@@ -1,6 +1,7 @@
 """Real processes with gloo: the same training whatever their number, and no start of what does not fit."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import KIT
+from tests.pretrain.test_trainer import metrics
 
 CONFIG = """
 model: {depth: 18, width: 4, hidden: 16, outputs: 8}
@@ -141,6 +143,26 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
     (metrics,) = places.glob("node*/nodes/pretrain/metrics.jsonl")
     assert metrics.parent == found.parent
     assert metrics.read_text().count("\n") == 40
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_processes_train_as_one_that_is_not(places, config, drawn):
+    """With BN over both of them inside the graphs."""
+    one = "{smallest: 32, largest: 32}"  # each is compiled for itself, which takes a while here
+    names, losses = [], []
+    for processes in (1, 2):
+        options = [f"views.online={one}", f"views.target={one}", "schedule.epochs=4",
+                   "optimizer.accumulate=1", f"compile={processes > 1}"]  # fmt: skip
+        running = launch(processes, *arguments(f"p{processes}", config, drawn, *options))
+        _, error = running.communicate()
+        assert running.returncode == 0, error
+        names.append(list(final(places, f"p{processes}")))
+        losses.append([line["loss"] for line in metrics(places, f"p{processes}")])
+    assert names[0] == names[1]
+    assert losses[1][:2] == pytest.approx(losses[0][:2], abs=1e-4)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-2)  # rounding grows as training goes on
+    assert len({round(loss, 1) for loss in losses[0]}) > 3  # other images, other losses
 
 
 TEAMS = """

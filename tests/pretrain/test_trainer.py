@@ -335,23 +335,6 @@ def test_unreadable_images_are_counted_named_and_too_many_stop(places, config, d
     assert record["results"]["unreadable"] == ["000000000003.png"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_networks_train_the_same(places, config, drawn):
-    """Two resolutions, so that each network is compiled for both; names in the checkpoint stay."""
-    names, losses = [], []
-    few = "{smallest: 32, largest: 48, step: 16}"
-    for compiled in ("false", "true"):
-        overrides = [f"compile={compiled}", f"views.online={few}", f"views.target={few}",
-                     "schedule.epochs=2", "optimizer.accumulate=1"]  # fmt: skip
-        assert cli.main(command(compiled, config, drawn, *overrides)) == 0
-        names.append(list(final(places, compiled)))
-        losses.append([line["loss"] for line in metrics(places, compiled)])
-    assert names[0] == names[1]
-    assert losses[1][:2] == pytest.approx(losses[0][:2], abs=1e-4)
-    assert losses[1] == pytest.approx(losses[0], abs=1e-2)  # rounding grows as training goes on
-    assert len({round(loss, 1) for loss in losses[0]}) > 3  # other images, other losses
-
-
 def test_bfloat16_trains_close_to_float32(places, config, drawn):
     losses = []
     for precision in ("float32", "bfloat16"):

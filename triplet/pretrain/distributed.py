@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed._functional_collectives import all_reduce  # has a gradient, and can be compiled
 
 from triplet.errors import KitError
 
@@ -132,13 +132,17 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
 
 
 class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the images of several processes on the CPU, where torch's is missing.
+    """Batch normalisation over the images of several processes in plain operations.
+
+    On the CPU, where torch has none, and in compiled networks: torch.nn.SyncBatchNorm waits for the device
+    in each layer, which breaks every graph there.
 
     (N, C) or (N, C, H, W) with equal N on every process. Mean and variance take two passes, so that
-    float32 loses nothing to cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm.
+    float32 loses nothing to cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm. Lower
+    precisions are normalised in float32.
     """
 
-    group: dist.ProcessGroup | None = None
+    group: dist.ProcessGroup
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
@@ -149,13 +153,14 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         if not self.training:
             return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = (0,) if input.dim() == 2 else (0, 2, 3)
         shape = (1, -1) if input.dim() == 2 else (1, -1, 1, 1)
         processes = dist.get_world_size(self.group)
         count = input.numel() // input.shape[1] * processes
-        mean = all_reduce(input.sum(axes), group=self.group) / count
-        centred = input - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes), group=self.group) / count
+        mean = all_reduce(x.sum(axes), "sum", self.group) / count
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes), "sum", self.group) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -164,26 +169,29 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
             self.num_batches_tracked += 1
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def pool_batch_norm(module: nn.Module, processes: Processes, ranks: int) -> nn.Module:
+def pool_batch_norm(
+    module: nn.Module, processes: Processes, ranks: int, *, compiled: bool = False
+) -> nn.Module:
     """Let every BN layer take its statistics over ``ranks`` consecutive processes.
 
     Args:
         module: changed in place where it can be; use what is returned.
         processes: all of them; each must call this.
         ranks: how many share the statistics; divides the number of processes.
+        compiled: whether the module will be.
     """
     if ranks == 1:
         return module
-    group = None
+    group = dist.group.WORLD
     if ranks < processes.size:
         for first in range(0, processes.size, ranks):
             made = dist.new_group(list(range(first, first + ranks)))
             if first <= processes.rank < first + ranks:
                 group = made
-    if processes.device.type == "cuda":
+    if processes.device.type == "cuda" and not compiled:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -101,12 +101,9 @@ def pretrain(
     origin = load_initial(weights, networks) if weights else "drawn from the seed"
     objective.to(processes.device)
     nn.utils.convert_conv2d_weight_memory_format(objective, torch.channels_last)
-    pool_batch_norm(objective, processes, layout.ranks)
+    pool_batch_norm(objective, processes, layout.ranks, compiled=config.compile)
     torch.backends.cudnn.benchmark = config.views.few
-    compiled = (
-        config.compile and layout.ranks == 1
-    )  # torch's SyncBatchNorm would break every graph in pieces
-    if compiled:
+    if config.compile:
         compile_networks(networks)
     model: nn.Module = objective
     if processes.size > 1:
@@ -117,8 +114,6 @@ def pretrain(
     if processes.first:
         say(f"pretrain: {layout.describe()}; {order.describe()}")
         say(f"pretrain: {estimate(config, layout).describe()}; weights: {origin}")
-        if config.compile and not compiled:
-            say("pretrain: not compiled: BN statistics are shared among GPUs")
 
     unreadable = Unreadable(job.folder, images, config, processes)
     pace = Pace(config.batch, order.steps, start)
