@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-SAVING = 240
+SAVING = 120
 """Seconds for processes that were told to stop to end their step and save, where torchrun gives them 30.
 Slurm and compose wait for 300."""
 

@@ -117,6 +117,7 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
         port = free.getsockname()[1]
 
     def node(number):
+        time.sleep(3 * number)  # on one machine the agent with the lower process number comes first
         settings = {
             "NODES": 2, "RDZV": f"127.0.0.1:{port}", "RUN": "nodes", "PRETRAIN": config,
             "IMAGES": drawn / "unlabelled", "ARGS": "schedule.epochs=40",
