@@ -1,7 +1,6 @@
 """``triplet <stage> ...``: arguments in, one line out when something is wrong."""
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from triplet import __version__, records
 from triplet.errors import Interrupted, KitError
+from triplet.progress import first_here
 
 # Stages are imported where they run: `triplet doctor` must work where torch does not.
 
@@ -19,16 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
     records.command.set(shlex.join(["triplet", *argv]))
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that torchrun started here
     try:
         return arguments.act(arguments) or 0
     except KitError as error:
-        if not first:  # mostly the first one says the same, and torchrun ends this one meanwhile
+        if not first_here():  # mostly the first one says the same, and torchrun ends this one meanwhile
             time.sleep(2)
         print(f"triplet {arguments.stage}: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as error:
-        if first:
+        if first_here():
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
         return 143
     except OSError as error:

@@ -1,5 +1,6 @@
 """Progress for people: a bar on a terminal, a plain line now and then in a log."""
 
+import os
 import sys
 import threading
 import time
@@ -22,6 +23,11 @@ LINE_EVERY = 10.0
 def say(message: str) -> None:
     """One line to the reader, at once."""
     print(message, flush=True)
+
+
+def first_here() -> bool:
+    """Whether this process speaks for those that torchrun started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def duration(seconds: float) -> str:

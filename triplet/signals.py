@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from triplet.errors import Interrupted
-from triplet.progress import say
+from triplet.progress import first_here, say
 
 
 class Stop:
@@ -32,7 +32,7 @@ def graceful() -> Iterator[Stop]:
     (``docker compose run`` sends SIGTERM twice when it is stopped.)
     """
     stop = Stop()
-    owner, first = os.getpid(), os.environ.get("LOCAL_RANK", "0") == "0"
+    owner, first = os.getpid(), first_here()
 
     def ask(number: int, frame: FrameType | None) -> None:
         known = bool(stop)

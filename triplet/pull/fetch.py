@@ -65,7 +65,7 @@ def fetch_dataset(
         KitError: a file that cannot be had or is wrong, too little disk, or something missing at last.
         Interrupted: stopped; the same call goes on.
     """
-    by_hand = given is not None and given.laid_out(source)
+    own = given.path if given and given.laid_out(source) else None
     downloads, taken = folder / DOWNLOADS, folder / TAKEN
     unpacking, unpacked = folder / UNPACKING, folder / UNPACKED
     if not unpacked.exists():
@@ -78,11 +78,11 @@ def fetch_dataset(
                 f"{folder} holds {there[0]} but not all of {', '.join(source.provides)}, and no pull made "
                 "it; move it elsewhere, then run the same command"
             )
-        if given and given.laid_out(source):
-            _look_through(name, source, given.path)
+        if own:
+            _look_through(name, source, own)
             shutil.rmtree(unpacking, ignore_errors=True)  # no file of another origin among the user's
             shutil.rmtree(downloads, ignore_errors=True)
-            _take(source, given.path, taken, stop)
+            _take(source, own, taken, stop)
             os.sync()
             files.publish(taken, unpacked)
         else:
@@ -95,7 +95,7 @@ def fetch_dataset(
         entry.replace(folder / entry.name)
     unpacked.rmdir()
     shutil.rmtree(downloads, ignore_errors=True)
-    return _results(source, archives=not by_hand)
+    return _results(source, archives=own is None)
 
 
 def fetch_weights(
