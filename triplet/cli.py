@@ -124,6 +124,16 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--config", type=Path, required=True, help="one of configs/detection/")
     _coco(finetune, "coco")
     finetune.add_argument("--seed", type=int, default=0)
+    length = finetune.add_mutually_exclusive_group()
+    length.add_argument("--hours", type=float, help="compress the schedule so that it ends in this time")
+    length.add_argument(
+        "--schedule",
+        help="2x, 1x, 1/2x, 1/4x, 1/8x: compress it to so many of Detectron2's; 1/2: of its own",
+    )
+    finetune.add_argument(
+        "--images-per-gpu", type=int, metavar="N", help="at once; by default the most that fit"
+    )
+    finetune.add_argument("--precision", choices=("float32", "bfloat16", "float16"))
     _overrides(finetune, "SOLVER.MAX_ITER=90000")
 
     evaluate = add("eval", _eval, "evaluate the finetuned model on val2017")
@@ -211,8 +221,10 @@ def _convert(a: argparse.Namespace) -> None:
 
 def _finetune(a: argparse.Namespace) -> None:
     from benchmarks.detection.finetune import finetune
+    from benchmarks.detection.plan import Wish
 
-    finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, force=a.force)
+    wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
+    finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, wish=wish, force=a.force)
 
 
 def _eval(a: argparse.Namespace) -> None:

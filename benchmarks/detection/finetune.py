@@ -1,22 +1,25 @@
-"""The finetune stage: Mask R-CNN from converted weights, by Detectron2's own trainer."""
+"""The finetune stage: a detector from converted weights, by Detectron2, within the user's means."""
 
-import sys
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
+import torch
 import yaml
 
-from benchmarks.detection import data, model, quiet
+from benchmarks.detection import budget, data, model, plan, quiet
+from benchmarks.detection.trainer import Trainer, Watch
 from triplet import coco, files, records
 from triplet.errors import KitError
+from triplet.pretrain import checkpoint
+from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar
-from triplet.signals import Stop, graceful
+from triplet.signals import graceful
 from triplet.weights import proof
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils.env import seed_all_rng
 
 
@@ -27,9 +30,12 @@ def finetune(
     overrides: Sequence[str] = (),
     *,
     seed: int = 0,
+    wish: plan.Wish | None = None,
     force: bool = False,
 ) -> None:
-    """Finetune the run's converted weights on a data set's train2017.
+    """Finetune the run's converted weights on a data set.
+
+    Under torchrun every process calls this; the first one keeps the record.
 
     Args:
         run: whose convert stage is done.
@@ -37,17 +43,22 @@ def finetune(
         dataset: folder in COCO 2017's layout.
         overrides: ``KEY.SUB=value`` for Detectron2's settings.
         seed: of the heads, the sampling and the data order.
+        wish: hours, schedule, precision, images in a pass; what is best unless given.
         force: start over.
 
     Raises:
-        KitError: weights that do not arrive, a data set that does not fit, a loss that is not finite.
+        KitError: weights that do not arrive, a data set or GPUs that do not fit, a loss that is not finite.
         Interrupted: stopped by a signal, after saving.
     """
     weights = records.output(records.require(run, "convert"), "weights")
     truth = coco.annotations(dataset, "train2017")
     cfg = model.load_config(config, overrides)
-
-    def work(job: records.Job) -> None:
+    wish = wish or plan.Wish()
+    folder = records.stage_folder(run, "finetune")
+    begun = any((folder / name).exists() for name in records.MARKERS)
+    with join() as processes:
+        processes.same("converted weights", records.Artifact.of(weights).sha256)
+        processes.same("settings", [plain(cfg), seed, asdict(wish)])
         name, categories = data.register(dataset, "train2017")
         if len(categories) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise KitError(
@@ -56,21 +67,28 @@ def finetune(
             )
         here = cfg.clone()
         here.merge_from_list(
-            ["DATASETS.TRAIN", (name,), "DATASETS.TEST", (), "OUTPUT_DIR", str(job.folder),
+            ["DATASETS.TRAIN", (name,), "DATASETS.TEST", (), "OUTPUT_DIR", str(folder),
              "MODEL.WEIGHTS", str(weights), "SEED", seed]
         )  # fmt: skip
-        here.freeze()
-        _train(here, job, seed, categories)
-
-    records.perform(
-        "finetune",
-        records.stage_folder(run, "finetune"),
-        config={"dataset": records.portable(dataset), "seed": seed, "detectron2": plain(cfg)},
-        inputs={"weights": weights, "annotations": truth, "images": dataset / "train2017"},
-        work=work,
-        force=force,
-        seed=seed,
-    )
+        here, chosen = plan.choose(run, plain(cfg), here, processes, wish, force=force or not begun)
+        for key in ("MAX_ITER", "STEPS", "WARMUP_ITERS"):
+            cfg.SOLVER[key] = here.SOLVER[key]
+        perform(
+            processes,
+            "finetune",
+            folder,
+            lambda job: _train(here, chosen, processes, job, seed, categories),
+            config={
+                "dataset": records.portable(dataset),
+                "seed": seed,
+                "detectron2": plain(cfg),
+                "precision": chosen.precision,
+                "bn_images": budget.bn_images(cfg, processes.size, chosen.images),
+            },
+            inputs={"weights": weights, "annotations": truth, "images": dataset / "train2017"},
+            force=force,
+            seed=seed,
+        )
 
 
 def plain(cfg: CfgNode) -> dict:
@@ -80,84 +98,56 @@ def plain(cfg: CfgNode) -> dict:
     return values
 
 
-def _train(cfg: CfgNode, job: records.Job, seed: int, categories: list[str]) -> None:
-    log, metrics = job.folder / "log.txt", job.folder / "metrics.json"
-    files.cut_lines(metrics, "iteration", _saved_iteration(job.folder))  # before the trainer opens it
+def _train(
+    cfg: CfgNode,
+    chosen: plan.Plan,
+    processes: Processes,
+    job: records.Job,
+    seed: int,
+    categories: list[str],
+) -> None:
+    log = job.folder / "log.txt" if processes.first else Path(os.devnull)
+    state = processes.tell(checkpoint.newest(job.folder) if processes.first else None)
+    start = state["step"] if state else 0
+    metrics = job.folder / "metrics.json"
+    if processes.first:
+        files.cut_lines(metrics, "iteration", start - 1)  # before the trainer opens it
+    seed_all_rng(seed + processes.rank + start)
     with graceful() as stop:
         with quiet.log_to(log):
-            seed_all_rng(seed)
-            trainer = Trainer(cfg)
-            count = proof.load_and_check(trainer.model, Path(cfg.MODEL.WEIGHTS))
-            trainer.resume_or_load(resume=True)
-        with Bar("finetune", trainer.max_iter, trainer.start_iter) as bar:
-            watch = _Watch(bar, stop)
+            trainer = Trainer(cfg, processes, chosen.images, chosen.precision, start)
+            count = proof.load_and_check(trainer.network, Path(cfg.MODEL.WEIGHTS))
+            if state:
+                trainer.restore(state)
+        with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
+            watch = Watch(bar, stop, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
             trainer.register_hooks([watch])
             try:
                 with quiet.log_to(log):
-                    trainer.train()
+                    trainer.train(start, trainer.max_iter)
             except FloatingPointError as error:
                 reason = " ".join(str(error).split())[:120]
                 raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
-            except RuntimeError:
-                if not stop:  # else a loader process was killed by the signal that stops this one
-                    raise
-                watch.save_and_stop(trainer.iter)
-    resolved = job.folder / "config.yaml"
+            except torch.OutOfMemoryError:
+                raise KitError(
+                    f"the GPU is full with {chosen.images} images in a pass; "
+                    "add --images-per-gpu with a smaller number, and --force"
+                ) from None
+    if not processes.first:
+        return
+    final, resolved = job.folder / "model_final.pth", job.folder / "config.yaml"
+    checkpoint.write(final, {"model": trainer.network.state_dict()})
     files.write_text(resolved, cfg.dump())
-    job.outputs.update(model=job.folder / "model_final.pth", config=resolved, metrics=metrics)
+    job.outputs.update(model=final, config=resolved, metrics=metrics)
+    batch = cfg.SOLVER.IMS_PER_BATCH
     job.results.update(
-        loaded_tensors=count, iterations=trainer.max_iter, images_per_batch=cfg.SOLVER.IMS_PER_BATCH,
+        loaded_tensors=count,
+        iterations=trainer.max_iter,
+        images_per_batch=batch,
+        epochs=round(trainer.max_iter * batch / trainer.data_size, 3),
+        passes=batch // processes.size // chosen.images,
         categories=categories,
-    )  # fmt: skip
+    )
     if watch.steps:
-        seconds = time.monotonic() - watch.began
-        job.images_per_second = round(watch.steps * cfg.SOLVER.IMS_PER_BATCH / seconds, 2)
-    for path in job.folder.glob("model_[0-9]*.pth"):
-        path.unlink()
-
-
-def _saved_iteration(folder: Path) -> int:
-    """Number of the iteration after which the last checkpoint was saved; -1 without one."""
-    tag = folder / "last_checkpoint"
-    if not tag.exists():
-        return -1
-    number = tag.read_text().removeprefix("model_").removesuffix(".pth")
-    return int(number) if number.isdigit() else sys.maxsize  # model_final
-
-
-class Trainer(DefaultTrainer):
-    """Detectron2's, less what is a stage of its own (evaluation) and less all but two checkpoints."""
-
-    def build_hooks(self) -> list[HookBase]:
-        kept = []
-        for hook in super().build_hooks():
-            if isinstance(hook, hooks.EvalHook):
-                continue
-            if isinstance(hook, hooks.PeriodicCheckpointer):
-                period = self.cfg.SOLVER.CHECKPOINT_PERIOD
-                hook = hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=2)
-            kept.append(hook)
-        return kept
-
-
-class _Watch(HookBase):
-    """Shows progress and stops between two iterations when asked to."""
-
-    def __init__(self, bar: Bar, stop: Stop) -> None:
-        self.bar, self.stop, self.steps, self.began = bar, stop, 0, time.monotonic()
-
-    def before_train(self) -> None:
-        self.began = time.monotonic()
-
-    def after_step(self) -> None:
-        self.steps += 1
-        latest = self.trainer.storage.latest().get("total_loss")
-        self.bar.step(f"loss {latest[0]:.3f}" if latest else "")
-        if self.stop and self.trainer.iter + 1 < self.trainer.max_iter:
-            self.save_and_stop(self.trainer.iter + 1)
-
-    def save_and_stop(self, done: int) -> NoReturn:
-        """Save the state after ``done`` iterations and raise Interrupted."""
-        if done:
-            self.trainer.checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
-        raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
+        job.images_per_second = round(watch.steps * batch / (time.monotonic() - watch.began), 2)
+    checkpoint.keep(job.folder, 0)

@@ -42,7 +42,7 @@ def test_finetune_then_eval(run, drawn, capsys):
     assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
     assert record.results["categories"][0] == "striped disc"
     folder = records.stage_folder("row", "finetune")
-    assert not list(folder.glob("model_[0-9]*"))
+    assert not list(folder.glob("step_*"))
     assert "Loading from" in (folder / "log.txt").read_text()
     assert "Loading from" not in capsys.readouterr().out
     # Six iterations moved the backbone away from what was loaded, precise BN moved the statistics.
@@ -80,8 +80,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     assert process.returncode == 143, error
     assert "stopped by SIGTERM" in error
     assert "Traceback" not in error
-    saved = (folder / "last_checkpoint").read_text()
-    done = int(saved.removeprefix("model_").removesuffix(".pth")) + 1
+    (saved,) = folder.glob("step_*.pth")
+    done = int(saved.stem.removeprefix("step_"))
     assert 20 <= done < 60
     assert cli.main(command(drawn, *longer)) == 0
     assert f"Starting training from iteration {done}" in (folder / "log.txt").read_text()

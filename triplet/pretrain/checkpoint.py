@@ -40,6 +40,15 @@ def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int,
         "networks": networks.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
+    write(path, state)
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values atomically, and their SHA-256 beside them as sha256sum does.
+
+    Raises:
+        KitError: it cannot be written (a full disk); what was there before is untouched.
+    """
     try:
         with files.atomic(path) as temporary:
             torch.save(state, temporary)
@@ -69,27 +78,30 @@ def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
     Raises:
         KitError: there are checkpoints and none of them can be used.
     """
+    if (state := newest(folder)) is None:
+        return 0
+    networks.load_state_dict(state["networks"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """What the newest whole checkpoint of an unfinished run holds, None without one.
+
+    Raises:
+        KitError: there are checkpoints and none of them can be used.
+    """
     found = checkpoints(folder)
     for path in found:
-        if reason := _load(path, networks, optimizer):
-            say(f"pretrain: {path.name} is damaged ({reason}); trying the one before")
-        else:
-            return int(path.stem[5:])
+        try:
+            if _digest(path).read_text().split()[0] == files.sha256(path):
+                return torch.load(path, map_location="cpu", weights_only=True)
+            reason = "its SHA-256 is another one"
+        except _BROKEN as error:
+            reason = " ".join(str(error).split())[:120]
+        say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
     if found:
         raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
-    return 0
-
-
-def _load(path: Path, networks: Networks, optimizer: Optimizer) -> str | None:
-    """What is wrong with a checkpoint, None once it is loaded."""
-    try:
-        if _digest(path).read_text().split()[0] != files.sha256(path):
-            return "its SHA-256 is another one"
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        networks.load_state_dict(state["networks"])
-        optimizer.load_state_dict(state["optimizer"])
-    except _BROKEN as error:
-        return " ".join(str(error).split())[:120]
     return None
 
 

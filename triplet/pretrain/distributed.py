@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce  # has a gradient, and can be compiled
 
+from triplet import records
 from triplet.errors import KitError
 
 T = TypeVar("T")
@@ -129,6 +131,32 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
         yield Processes(rank, size, device)
     finally:
         dist.destroy_process_group()
+
+
+def perform(
+    processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
+) -> None:
+    """``records.perform`` by the first process; the others work along where it does.
+
+    Args:
+        processes: all of them; each must call this.
+        stage: see ``records.perform``, as are folder, work and the rest.
+    """
+    if not processes.first:
+        if processes.tell() == "work":
+            work(records.Job(folder))
+        return
+    told: list[str] = []
+
+    def led(job: records.Job) -> None:
+        told.append(processes.tell("work"))
+        work(job)
+
+    try:
+        records.perform(stage, folder, work=led, world_size=processes.size, **plan)
+    finally:
+        if not told:  # done already, or refused: let the others go
+            processes.tell("nothing to do")
 
 
 class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -1,0 +1,275 @@
+"""Detectron2's training on the user's GPUs: the config's batch, in as many passes as memory wants."""
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from benchmarks.detection import compat, model  # noqa: F401
+from benchmarks.detection.budget import per_process
+from triplet.errors import KitError
+from triplet.pretrain import checkpoint
+from triplet.pretrain.distributed import Processes
+from triplet.progress import Bar
+from triplet.signals import Stop, ignore_in_worker
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data.build import worker_init_reset_seed
+from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import SimpleTrainer, default_writers, hooks
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def best_precision() -> str:
+    """The fastest precision of this machine's GPU: float32 where it has none."""
+    if not torch.cuda.is_available():
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
+    """The model of a config as these processes train it.
+
+    BN over all GPUs is torch's SyncBatchNorm; the CPU, where torch has none, takes Detectron2's own.
+    """
+    if comm._LOCAL_PROCESS_GROUP is None and processes.size > 1:
+        local = processes.size // processes.nodes
+        for first in range(0, processes.size, local):
+            group = torch.distributed.new_group(list(range(first, first + local)))
+            if first <= processes.rank < first + local:
+                comm._LOCAL_PROCESS_GROUP = group
+    cuda = processes.device.type == "cuda"
+    if processes.size > 1 and not cuda:
+        cfg = type(cfg).load_cfg(cfg.dump().replace("SyncBN", "naiveSyncBN_N"))
+    network = model.build(cfg)
+    if cuda and precision != "float32":
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if processes.size == 1:
+        return network
+    return DistributedDataParallel(
+        network, device_ids=[processes.device] if cuda else None, broadcast_buffers=False
+    )
+
+
+def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> AspectRatioGroupedDataset:
+    """This process's share of each batch, from iteration ``start`` on, without end.
+
+    As Detectron2's own loader, except that a resumed run goes on in the data where it stopped, and that
+    worker processes leave signals to their parent.
+
+    Raises:
+        KitError: a batch that the processes cannot share, or settings that are not heeded here.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler" or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        raise KitError(
+            "DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING: only the defaults are supported"
+        )
+    share = per_process(cfg, processes.size)
+    dicts = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+    )
+    images = MapDataset(DatasetFromList(dicts, copy=False), DatasetMapper(cfg, True))
+    order = TrainingSampler(len(dicts), seed=cfg.SEED)
+    cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
+    loader = DataLoader(
+        images,
+        sampler=_Later(order, start * share),
+        num_workers=min(cfg.DATALOADER.NUM_WORKERS, cores) if processes.device.type == "cpu" else max(
+            cfg.DATALOADER.NUM_WORKERS, min(cores, 8)
+        ),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+    )  # fmt: skip
+    return AspectRatioGroupedDataset(loader, share)
+
+
+def _as_it_is(image: Any) -> Any:
+    return image
+
+
+def _start_worker(worker: int) -> None:
+    ignore_in_worker(worker)
+    worker_init_reset_seed(worker)
+
+
+class _Later(torch.utils.data.Sampler):
+    """A sampler without its first indices."""
+
+    def __init__(self, sampler: Iterable[int], skip: int) -> None:
+        self.sampler, self.skip = sampler, skip
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self.sampler, self.skip, None)
+
+
+class Steps(SimpleTrainer):
+    """Optimiser steps over a batch in equal passes of ``images`` each, gradients averaged.
+
+    The loss is the mean over the passes of Detectron2's own. That is the loss of the whole batch as long as
+    every image fills its sample of anchors and of proposals; masks count by pass, not by object.
+
+    Args:
+        network: what ``build`` made.
+        loader: what ``batches`` made, or any iterable of such lists.
+        optimizer: of the network's parameters.
+        processes: all of them; each must take the same steps.
+        images: of this process in a pass.
+        precision: one of PRECISIONS, of autocast.
+    """
+
+    def __init__(
+        self, network: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, processes: Processes,
+        images: int, precision: str,
+    ) -> None:  # fmt: skip
+        super().__init__(network, loader, optimizer)
+        self.processes, self.images, self.stop = processes, images, Stop()
+        self.dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
+        self.batches = iter(loader)
+        self.latest: dict[str, float] = {}
+        self.stopping = False
+
+    def run_step(self) -> None:
+        """One step; every process then knows the mean losses and whether any of them was told to stop.
+
+        Raises:
+            FloatingPointError: on every process, before the weights change.
+        """
+        began = time.perf_counter()
+        batch = next(self.batches)
+        waited = time.perf_counter() - began
+        self.optimizer.zero_grad()
+        losses = self.backward(batch)
+        told = torch.tensor([waited, float(bool(self.stop))], device=self.processes.device)
+        values = torch.cat([torch.stack(list(losses.values())), told.to(torch.float32)])
+        *found, waited, stopping = self.processes.mean(values).tolist()
+        self.latest = dict(zip(losses, found, strict=True))
+        self.stopping = stopping > 0
+        if not math.isfinite(sum(found)):
+            raise FloatingPointError(f"loss is not finite at iteration {self.iter}: {self.latest}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.storage.put_scalars(total_loss=sum(found), data_time=waited, **self.latest)
+
+    def backward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Gradients of this process's share of a batch, and its losses."""
+        losses: dict[str, Tensor] = {}
+        passes = [batch[i : i + self.images] for i in range(0, len(batch), self.images)]
+        for number, images in enumerate(passes, 1):
+            last = number == len(passes)
+            alone = isinstance(self.model, DistributedDataParallel) and not last
+            with self.model.no_sync() if alone else nullcontext():
+                with torch.autocast(self.processes.device.type, self.dtype, enabled=self.dtype is not None):
+                    found = self.model(images)
+                    total = sum(found.values()) / len(passes)
+                self.scaler.scale(total).backward()
+            for name, value in found.items():
+                losses[name] = losses.get(name, 0) + value.detach().float() / len(passes)
+        return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scaler.load_state_dict(state_dict["scaler"])
+
+
+class Trainer(Steps):
+    """Steps with Detectron2's schedule, precise BN, logs and checkpoints.
+
+    Args:
+        cfg: names the data (DATASETS.TRAIN), the folder (OUTPUT_DIR) and the seed.
+        processes: all of them.
+        images: of a process in a pass.
+        precision: one of PRECISIONS.
+        start: iterations that earlier sessions have done.
+    """
+
+    def __init__(self, cfg: CfgNode, processes: Processes, images: int, precision: str, start: int) -> None:
+        network = build(cfg, processes, precision)
+        optimizer = build_optimizer(cfg, network)
+        loader = batches(cfg, processes, start)
+        super().__init__(network, loader, optimizer, processes, images, precision)
+        self.data_size = len(loader.dataset.dataset)
+        self.scheduler = build_lr_scheduler(cfg, optimizer)
+        self.start_iter, self.max_iter = start, cfg.SOLVER.MAX_ITER
+        self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
+        if cfg.TEST.PRECISE_BN.ENABLED and hooks.get_bn_modules(network):
+            passes = math.ceil(per_process(cfg, processes.size) / images)
+            count = cfg.TEST.PRECISE_BN.NUM_ITER * passes  # as many images as in one pass a batch
+            self.register_hooks([hooks.PreciseBN(0, network, _Passes(cfg, processes, images), count)])
+        if processes.first:
+            self.register_hooks([hooks.PeriodicWriter(default_writers(cfg.OUTPUT_DIR, self.max_iter))])
+
+    @property
+    def network(self) -> nn.Module:
+        """The Detectron2 model itself."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``Watch`` has saved."""
+        self.network.load_state_dict(state["model"])
+        self.load_state_dict(state["trainer"])
+
+
+class _Passes:
+    """What precise BN forwards: fresh batches in passes, made when asked for."""
+
+    def __init__(self, cfg: CfgNode, processes: Processes, images: int) -> None:
+        self.cfg, self.processes, self.images = cfg, processes, images
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in batches(self.cfg, self.processes):
+            for i in range(0, len(batch), self.images):
+                yield batch[i : i + self.images]
+
+
+class Watch(hooks.HookBase):
+    """Shows progress, saves every ``period`` iterations, and stops between two iterations when asked to."""
+
+    def __init__(self, bar: Bar, stop: Stop, folder: Path, period: int) -> None:
+        self.bar, self.stop, self.folder, self.period = bar, stop, folder, period
+        self.steps, self.began = 0, time.monotonic()
+
+    def before_train(self) -> None:
+        self.trainer.stop = self.stop
+        self.began = time.monotonic()
+
+    def after_step(self) -> None:
+        self.steps += 1
+        done = self.trainer.iter + 1
+        self.bar.step(f"loss {sum(self.trainer.latest.values()):.3f}")
+        if done == self.trainer.max_iter:
+            return
+        if self.trainer.stopping or done % self.period == 0:
+            self._save(done)
+        if self.trainer.stopping:
+            raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
+
+    def _save(self, done: int) -> None:
+        state = {
+            "step": done,
+            "model": self.trainer.network.state_dict(),
+            "trainer": self.trainer.state_dict(),
+        }
+        if self.trainer.processes.first:
+            checkpoint.write(self.folder / f"step_{done:07d}.pth", state)
+            checkpoint.keep(self.folder, 2)
