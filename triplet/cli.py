@@ -124,17 +124,29 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--config", type=Path, required=True, help="one of configs/detection/")
     _coco(finetune, "coco")
     finetune.add_argument("--seed", type=int, default=0)
-    length = finetune.add_mutually_exclusive_group()
-    length.add_argument("--hours", type=float, help="compress the schedule so that it ends in this time")
-    length.add_argument(
-        "--schedule",
-        help="2x, 1x, 1/2x, 1/4x, 1/8x: compress it to so many of Detectron2's; 1/2: of its own",
-    )
-    finetune.add_argument(
-        "--images-per-gpu", type=int, metavar="N", help="at once; by default the most that fit"
-    )
-    finetune.add_argument("--precision", choices=("float32", "bfloat16", "float16"))
+    _length(finetune)
     _overrides(finetune, "SOLVER.MAX_ITER=90000")
+
+    plan = add("plan", _plan, "how long a finetuning takes on your GPUs, and what AP to expect")
+    plan.add_argument("--method", default="triplet", metavar="ROW", help="of the table (default: triplet)")
+    plan.add_argument(
+        "--config", type=Path, default=Path("configs/detection/coco_r50_c4_2x_authors.yaml"),
+        help="one of configs/detection/",
+    )  # fmt: skip
+    plan.add_argument("--gpus", type=int, default=1)
+    plan.add_argument(
+        "--memory", type=float, metavar="GB", help="of each GPU; by default this machine's is measured"
+    )
+    plan.add_argument("--seconds", type=float, help="of an iteration of 16 images, where you know it")
+    _length(plan)
+
+    explain = add("explain", _explain, "what could have made a result fall short of the paper's")
+    explain.add_argument("--result", type=float, nargs=2, required=True, metavar=("BOX", "MASK"))
+    explain.add_argument(
+        "--method", default="triplet", metavar="ROW", help="of the table (default: triplet)"
+    )
+    explain.add_argument("--config", type=Path, help="the run's Detectron2 config")
+    explain.add_argument("--log", type=Path, help="its log.txt or metrics.json")
 
     evaluate = add("eval", _eval, "evaluate the finetuned model on val2017")
     common(evaluate)
@@ -156,6 +168,21 @@ def _parser() -> argparse.ArgumentParser:
 def _overrides(stage: argparse.ArgumentParser, example: str) -> None:
     stage.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help=f"overrides of the config: {example}"
+    )
+
+
+def _length(stage: argparse.ArgumentParser) -> None:
+    """How long to train, and how."""
+    length = stage.add_mutually_exclusive_group()
+    length.add_argument("--hours", type=float, help="compress the schedule so that it ends in this time")
+    length.add_argument(
+        "--schedule", help="compress it: 2x, 1x, 1/2x, 1/4x, 1/8x of Detectron2's, or 1/2 of its own"
+    )
+    stage.add_argument(
+        "--images-per-gpu", type=int, metavar="N", help="at once; by default the most that fit"
+    )
+    stage.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), help="by default the GPU's fastest"
     )
 
 
@@ -225,6 +252,19 @@ def _finetune(a: argparse.Namespace) -> None:
 
     wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
     finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, wish=wish, force=a.force)
+
+
+def _plan(a: argparse.Namespace) -> None:
+    from benchmarks.detection.plan import Wish, ahead
+
+    wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
+    ahead(a.config, a.method, a.gpus, a.memory, a.seconds, wish)
+
+
+def _explain(a: argparse.Namespace) -> None:
+    from benchmarks.detection.explain import explain
+
+    explain(tuple(a.result), a.method, a.config, a.log)
 
 
 def _eval(a: argparse.Namespace) -> None:

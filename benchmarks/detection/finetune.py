@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from benchmarks.detection import budget, data, model, plan, quiet
-from benchmarks.detection.trainer import Trainer, Watch
+from benchmarks.detection.trainer import Trainer, Watch, data_size
 from triplet import coco, files, records
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
@@ -70,7 +70,7 @@ def finetune(
             ["DATASETS.TRAIN", (name,), "DATASETS.TEST", (), "OUTPUT_DIR", str(folder),
              "MODEL.WEIGHTS", str(weights), "SEED", seed]
         )  # fmt: skip
-        here, chosen = plan.choose(run, plain(cfg), here, processes, wish, force=force or not begun)
+        here, chosen = plan.choose(run, plain(cfg), here, processes, wish, begun=begun and not force)
         for key in ("MAX_ITER", "STEPS", "WARMUP_ITERS"):
             cfg.SOLVER[key] = here.SOLVER[key]
         perform(
@@ -144,7 +144,7 @@ def _train(
         loaded_tensors=count,
         iterations=trainer.max_iter,
         images_per_batch=batch,
-        epochs=round(trainer.max_iter * batch / trainer.data_size, 3),
+        epochs=round(trainer.max_iter * batch / data_size(cfg), 3),
         passes=batch // processes.size // chosen.images,
         categories=categories,
     )

@@ -1,21 +1,24 @@
 """Before a finetuning: what fits these GPUs and hours, how long it takes, and what AP to expect."""
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, quiet, synthetic, trainer
+from benchmarks.detection import budget, expect, model, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
 from triplet import records
 from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes, perform
-from triplet.progress import Bar
+from triplet.pretrain.distributed import Processes, join, perform
+from triplet.progress import Bar, amount, duration, say
+from triplet.report.collect import collect
 from triplet.signals import graceful
 
 from detectron2.config import CfgNode
@@ -24,6 +27,8 @@ from detectron2.utils.events import EventStorage
 
 WARM, TIMED = 3, 12
 """Iterations of a calibration; the first ones choose kernels and start the loader."""
+COCO_IMAGES = 117_266
+"""Of train2017 that have objects."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Plan:
     """Of an iteration, as measured; None if it was not."""
     peak: float | None = None
     """Bytes on the fullest GPU, likewise."""
+    known: str = "measured"
+    """How the peak is."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,12 @@ class Wish:
 
 
 def choose(
-    run: str, settings: dict, cfg: CfgNode, processes: Processes, wish: Wish, *, force: bool
+    run: str, settings: dict, cfg: CfgNode, processes: Processes, wish: Wish, *, begun: bool
 ) -> tuple[CfgNode, Plan]:
     """Decide how to train a config, and say what that means.
 
-    What was measured is kept in the run's ``plan`` record, so that a resumed run has the same schedule.
+    What was measured and decided is kept in the run's ``plan`` record, so that a finetuning that has begun
+    keeps its schedule, on other GPUs too.
 
     Args:
         run: whose plan it is.
@@ -64,7 +72,7 @@ def choose(
         cfg: the same, with its data and weights.
         processes: all of them; each must call this.
         wish: what the user asks for.
-        force: measure anew.
+        begun: whether the finetuning has.
 
     Returns:
         The config with its final schedule, and the plan.
@@ -78,30 +86,107 @@ def choose(
     share = budget.per_process(cfg, processes.size)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
-    gpu = processes.device.type == "cuda"
-    if not wish.hours and (not gpu or wish.images):
-        images = wish.images or share
+    whole = cfg
+    if wish.hours or (processes.device.type == "cuda" and not wish.images):
+        folder = records.stage_folder(run, "plan")
+        config = {"detectron2": settings, **asdict(wish), "processes": processes.size, "gpu": _gpu()}
+        before = records.read(folder) if processes.first else None
+
+        def work(job: records.Job) -> None:
+            log = job.folder / "log.txt" if processes.first else Path(os.devnull)
+            found = measure(cfg, processes, precision, wish.images, log=log)
+            part = budget.part_in(wish.hours, found.seconds or 0, cfg) if wish.hours else 1.0
+            if begun and before and before.config["hours"] == wish.hours:
+                part = before.results["part"]
+            job.results.update(part=part, plan=asdict(found))
+
+        changed = before is not None and before.config != json.loads(json.dumps(config))
+        perform(processes, "plan", folder, work, config=config, inputs={}, force=changed or not begun)
+        record = records.read(folder) if processes.first else None
+        results = processes.tell(record.results if record else None)
+        cfg, chosen = budget.compress(cfg, results["part"]), Plan(**results["plan"])
+    else:
+        _divides(share, wish.images or share)
+        chosen = Plan(processes.size, wish.images or share, precision)
+    if processes.first:
+        for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg)):
+            say(f"finetune: {line}")
+    return cfg, chosen
+
+
+def ahead(
+    config: Path, row: str, gpus: int, memory: float | None, seconds: float | None, wish: Wish
+) -> None:
+    """``triplet plan``: the same before there is any data, for this machine or another.
+
+    Args:
+        config: Detectron2's YAML.
+        row: of the table.
+        gpus: how many.
+        memory: of each, in GB; measured on this machine's GPU unless given.
+        seconds: of an iteration, where the user knows it.
+        wish: what the user asks for.
+
+    Raises:
+        KitError: no such schedule, or one that does not fit.
+    """
+    cfg = model.load_config(config)
+    share = budget.per_process(cfg, gpus)
+    if wish.schedule:
+        cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
+    whole, precision = cfg, wish.precision or ("bfloat16" if memory else trainer.best_precision())
+    alone = cfg.clone()
+    alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = share, ()
+    if memory is None and torch.cuda.is_available():
+        with join() as processes:
+            found = measure(alone, processes, precision, wish.images, log=Path(os.devnull))
+        chosen = replace(found, processes=gpus, seconds=seconds or found.seconds)
+        say(f"plan: measured on one {_gpu()} with synthetic images; loading and other GPUs may slow it")
+    else:
+        images, peak = wish.images or share, None
+        if memory is not None:
+            say("plan: counting the tensors that backward keeps, on the CPU; some half a minute")
+            need = counted(alone, precision)
+            images = wish.images or budget.images_in_a_pass(share, need, memory * 1e9)
+            peak = need.peak(images)
         _divides(share, images)
-        return cfg, Plan(processes.size, images, precision)
-
-    def work(job: records.Job) -> None:
-        log = job.folder / "log.txt" if processes.first else Path(os.devnull)
-        found = measure(cfg, processes, precision, wish.images, log=log)
-        job.results.update(asdict(found))
-
-    folder = records.stage_folder(run, "plan")
-    perform(
-        processes, "plan", folder, work,
-        config={"detectron2": settings, "gpu": _gpu(), "precision": precision, "processes": processes.size,
-                "images": wish.images},
-        inputs={},
-        force=force,
-    )  # fmt: skip
-    found = Plan(**processes.tell(record.results if (record := records.read(folder)) else None))
+        kind = expect.detector(cfg)
+        if seconds is None and kind:
+            seconds = expect.published().speed[kind].seconds * 8 / gpus
+            say("plan: seconds are those of V100s in Detectron2's model zoo; give yours as --seconds")
+        chosen = Plan(gpus, images, precision, seconds, peak, "counted")
     if wish.hours:
-        assert found.seconds
-        cfg = budget.compress(cfg, budget.part_in(wish.hours, found.seconds, cfg))
-    return cfg, found
+        if not chosen.seconds:
+            raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
+        cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds, cfg))
+    for line in describe(cfg, whole, chosen, row, COCO_IMAGES):
+        say(f"plan: {line}")
+
+
+def counted(cfg: CfgNode, precision: str) -> Memory:
+    """What a process takes, counted by training on one image of the largest size on the CPU.
+
+    Activations in half precision are counted as half; a gigabyte is added for CUDA, and a fifth to each
+    image for what passes between kept tensors.
+    """
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    kept: dict[int, int] = {}
+    with quiet.log_to(Path(os.devnull)):
+        network = model.build(cfg)
+        own = {p.untyped_storage().data_ptr(): p.numel() * p.element_size() for p in network.parameters()}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with EventStorage(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
+    del losses
+    half = 1.0 if precision == "float32" else 0.5
+    return Memory(fixed=1e9 + 3.5 * sum(own.values()), image=1.2 * half * sum(kept.values()))
 
 
 def _gpu() -> str:
@@ -189,3 +274,54 @@ def _now(processes: Processes) -> float:
     if processes.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic()
+
+
+def describe(cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int) -> Iterator[str]:
+    """What a plan means, a line each.
+
+    Args:
+        cfg: with its final schedule.
+        whole: before hours compressed it.
+        chosen: how it is trained.
+        row: of the table, for the AP to expect.
+        images: of the data set.
+    """
+    solver, batch = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH
+    passes = batch // chosen.processes // chosen.images
+    parts = f"{chosen.processes} x {chosen.images}" + (f" x {passes} passes" if passes > 1 else "")
+    pool = budget.bn_images(cfg, chosen.processes, chosen.images)
+    full = budget.bn_images(cfg, 1, batch) if cfg.MODEL.RESNETS.NORM == "SyncBN" else pool
+    bn = (
+        "BN frozen"
+        if not pool
+        else f"BN over {pool}" + (f", where the recipe has {full}" if pool < full else "")
+    )
+    yield f"{batch} images an iteration = {parts}, {chosen.precision}; {bn}"
+    decay = (
+        "cosine to 0"
+        if "Cosine" in solver.LR_SCHEDULER_NAME
+        else f"steps at {', '.join(map(str, solver.STEPS))}"
+    )
+    yield (
+        f"{solver.MAX_ITER} iterations = {solver.MAX_ITER * batch / images:.2f} epochs of {images} images, "
+        f"learning rate {solver.BASE_LR:g}, warm-up {solver.WARMUP_ITERS}, {decay}"
+    )
+    if chosen.seconds:
+        lasts = solver.MAX_ITER * chosen.seconds / (1 - budget.RESERVE)
+        end = datetime.now().astimezone() + timedelta(seconds=lasts)
+        memory = f", {amount(chosen.peak)} {chosen.known} on the fullest GPU" if chosen.peak else ""
+        yield f"{chosen.seconds:.3g} s an iteration{memory}: {duration(lasts)}, until {end:%a %d %b %H:%M}"
+        if cfg.SOLVER.MAX_ITER < whole.SOLVER.MAX_ITER:
+            iterations = whole.SOLVER.MAX_ITER
+            takes = duration(iterations * chosen.seconds / (1 - budget.RESERVE))
+            part = f"{solver.MAX_ITER / iterations:.1%}"
+            yield f"all {iterations} iterations would take {takes}; the schedule is compressed to {part}"
+    kind = expect.detector(cfg)
+    own = expect.own_curves(collect(records.root("checkpoints"))) if kind else []
+    found = kind and expect.expected(row, kind, solver.MAX_ITER * batch / 16, own)
+    if found:
+        yield f"to expect of {row}: box AP {found.box}, mask AP {found.mask}; from {found.basis}"
+        if 0 < pool < min(full, 8):
+            yield f"that is for BN over 16 images; what {pool} cost is not known for these weights"
+    else:
+        yield f"to expect of {row}: nothing is published for this detector, data and row"

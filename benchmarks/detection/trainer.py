@@ -1,5 +1,6 @@
 """Detectron2's training on the user's GPUs: the config's batch, in as many passes as memory wants."""
 
+import functools
 import itertools
 import math
 import os
@@ -65,7 +66,7 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     )
 
 
-def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> AspectRatioGroupedDataset:
+def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list[dict[str, Any]]]:
     """This process's share of each batch, from iteration ``start`` on, without end.
 
     As Detectron2's own loader, except that a resumed run goes on in the data where it stopped, and that
@@ -79,11 +80,7 @@ def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> AspectRatioGr
             "DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING: only the defaults are supported"
         )
     share = per_process(cfg, processes.size)
-    dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    dicts = _annotated(cfg)
     images = MapDataset(DatasetFromList(dicts, copy=False), DatasetMapper(cfg, True))
     order = TrainingSampler(len(dicts), seed=cfg.SEED)
     cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
@@ -98,6 +95,21 @@ def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> AspectRatioGr
         worker_init_fn=_start_worker,
     )  # fmt: skip
     return AspectRatioGroupedDataset(loader, share)
+
+
+def data_size(cfg: CfgNode) -> int:
+    """Images that a config trains on."""
+    return len(_annotated(cfg))
+
+
+def _annotated(cfg: CfgNode) -> list[dict[str, Any]]:
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    return _read(tuple(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, keypoints)
+
+
+@functools.cache
+def _read(names: tuple[str, ...], filter_empty: bool, min_keypoints: int) -> list[dict[str, Any]]:
+    return get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
 
 
 def _as_it_is(image: Any) -> Any:
@@ -208,7 +220,6 @@ class Trainer(Steps):
         optimizer = build_optimizer(cfg, network)
         loader = batches(cfg, processes, start)
         super().__init__(network, loader, optimizer, processes, images, precision)
-        self.data_size = len(loader.dataset.dataset)
         self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = start, cfg.SOLVER.MAX_ITER
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])

@@ -1,0 +1,226 @@
+"""What AP to expect of a finetuning, from published points (configs/expected.yaml) and this machine's own.
+
+A row's AP after a shorter schedule is its published AP at 2x times the share of it that other pretrained
+weights kept in such a schedule. The points lie at few lengths: between them the share is interpolated in
+the logarithm of the iterations, and its range is that of the points.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Literal
+
+import numpy as np
+
+from triplet.config import Settings, parse_file
+from triplet.methods import load_methods
+from triplet.report.collect import Run
+
+from detectron2.config import CfgNode
+
+PATH = Path(__file__).parents[2] / "configs" / "expected.yaml"
+NOISE = 0.3
+"""AP by which two runs of the same thing on COCO differ."""
+FULL = 180_000
+"""Iterations of 16 images: the 2x schedule."""
+TASKS = ("box", "mask")
+ALONE = 0.05
+"""Of the AP at FULL: how far a row may lie from a single published curve."""
+CHAINED = 90_000
+"""Where curves end that do not reach FULL."""
+
+
+class Curve(Settings):
+    """AP of one initialisation after schedules of several lengths."""
+
+    detector: Literal["c4", "fpn"]
+    init: str
+    source: str
+    points: list[tuple[int, float, float]]
+    """Iterations at batch 16, box AP, mask AP; ascending."""
+    doubt: str = ""
+
+    def at(self, iterations: int, task: int) -> float | None:
+        """AP of a task (index in TASKS) at one of its points."""
+        return next((point[1 + task] for point in self.points if point[0] == iterations), None)
+
+
+class Speed(Settings):
+    seconds: float
+    """Of an iteration of 16 images on 8 V100."""
+    gigabytes: float
+
+
+class Effect(Settings):
+    """AP that a mistake costs."""
+
+    cause: str
+    kind: Literal["measured", "report"]
+    box: tuple[float, float]
+    mask: tuple[float, float] | None = None
+    setting: str
+    source: str
+
+
+class Published(Settings):
+    sources: dict[str, str]
+    curves: list[Curve]
+    undecayed: list[Curve]
+    speed: dict[str, Speed]
+    effects: list[Effect]
+
+
+@dataclass(frozen=True)
+class Band:
+    """AP to expect, in percent."""
+
+    low: float
+    mid: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mid:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Expected:
+    box: Band
+    mask: Band
+    basis: str
+    """Where it comes from, for the reader."""
+
+
+@functools.cache
+def published() -> Published:
+    """configs/expected.yaml; KitError when it does not fit the schema."""
+    return parse_file(PATH, Published)
+
+
+def detector(cfg: CfgNode) -> str | None:
+    """Which of the curves' detectors a config builds: c4, fpn or None."""
+    m = cfg.MODEL
+    if not (m.MASK_ON and m.RESNETS.DEPTH == 50 and m.RESNETS.STEM_OUT_CHANNELS == 64):
+        return None
+    if m.ROI_HEADS.NUM_CLASSES != 80 or m.META_ARCHITECTURE != "GeneralizedRCNN":
+        return None
+    if m.ROI_HEADS.NAME.startswith("Res5ROIHeads"):
+        return "c4"
+    return "fpn" if m.BACKBONE.NAME == "build_resnet_fpn_backbone" and not m.KEYPOINT_ON else None
+
+
+def expected(row: str, kind: str, iterations: float, own: Sequence[Curve] = ()) -> Expected | None:
+    """AP of a row of the table after a schedule that was compressed as a whole.
+
+    Args:
+        row: its name in methods.yaml.
+        kind: of detector, c4 or fpn.
+        iterations: at batch 16.
+        own: curves of this machine, see ``own_curves``.
+
+    Returns:
+        None where nothing is published of the row.
+    """
+    full = _full(row, kind)
+    if full is None:
+        return None
+    curves = [*published().curves, *own]
+    if row == "random":
+        used = [curve for curve in curves if curve.init == "random" and curve.detector == kind]
+    else:
+        used = [
+            curve
+            for curve in curves
+            if curve.init != "random" and (curve.detector == kind or curve.source == "budgeted")
+        ]
+    box, mask = (_band(value, share(used, task, iterations)) for task, value in enumerate(full))
+    lengths = sorted({point[0] for curve in used for point in curve.points})
+    sources = sorted({curve.source for curve in used})
+    basis = (
+        f"its published {full[0]:.1f} / {full[1]:.1f} at 2x, and {len(used)} published curves at "
+        f"{len(lengths)} lengths ({', '.join(sources)})"
+    )
+    if not lengths[0] <= iterations <= lengths[-1]:
+        basis += "; nothing was published of such a length: the nearest one stands for it"
+    doubts = [curve.doubt for curve in used if curve.doubt]
+    return Expected(box, mask, "; ".join([basis, *doubts]))
+
+
+def _band(full: float, part: tuple[float, float, float]) -> Band:
+    low, mid, high = part
+    return Band(max(0.0, full * low - NOISE), full * mid, full * high + NOISE)
+
+
+@functools.cache
+def _full(row: str, kind: str) -> tuple[float, float] | None:
+    """Box and mask AP of a row at FULL."""
+    if kind == "c4":
+        method = load_methods().get(row)
+        return (method.readme.box, method.readme.mask) if method else None
+    found = [curve for curve in published().curves if curve.detector == kind and curve.init == row]
+    values = [(curve.at(FULL, 0), curve.at(FULL, 1)) for curve in found]
+    whole = [(box, mask) for box, mask in values if box is not None and mask is not None]
+    return (mean(v[0] for v in whole), mean(v[1] for v in whole)) if whole else None
+
+
+def share(curves: Sequence[Curve], task: int, iterations: float) -> tuple[float, float, float]:
+    """Lowest, mean and highest part of the AP at FULL that schedules of a length reach.
+
+    Curves that end at CHAINED are continued by what the others gain from there to FULL. Only lengths with
+    three curves or more tell how far initialisations lie apart; where there are none, ALONE is taken.
+    """
+    pairs = [(curve.at(CHAINED, task), curve.at(FULL, task)) for curve in curves]
+    chain = mean(a / b for a, b in pairs if a is not None and b is not None)
+    found: dict[int, list[float]] = {}
+    for curve in curves:
+        full, chained = curve.at(FULL, task), curve.at(CHAINED, task)
+        base = full or (chained or 0.0) / chain
+        for point in curve.points if base else ():
+            found.setdefault(point[0], []).append(point[1 + task] / base)
+
+    def between(values: dict[int, float]) -> float:
+        grid = sorted(values)
+        return float(np.interp(np.log(max(iterations, 1)), np.log(grid), [values[n] for n in grid]))
+
+    mid = between({n: mean(parts) for n, parts in found.items()})
+    several = {n: parts for n, parts in found.items() if len(parts) > 2}
+    down, up = (
+        between({n: abs(pick(parts) - mean(parts)) for n, parts in several.items()}) if several else ALONE
+        for pick in (min, max)
+    )
+    return (0.0 if iterations < min(found) else mid - down), mid, mid + up
+
+
+def own_curves(runs: Sequence[Run]) -> list[Curve]:
+    """Finished finetunings of this machine on all of COCO, each with its row's published AP as its end."""
+    found = []
+    for run in runs:
+        finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
+        if not finetune or box is None or mask is None or run.stages["eval"].results.get("images") != 5000:
+            continue
+        full = _full(run.row, "c4")
+        heads = finetune.config["detectron2"]["MODEL"]["ROI_HEADS"]["NAME"]
+        length = finetune.results["iterations"] * finetune.results["images_per_batch"] // 16
+        if full and heads.startswith("Res5") and length != FULL:
+            points = sorted([(length, box, mask), (FULL, *full)])
+            found.append(Curve(detector="c4", init=run.row, source=f"own run {run.name}", points=points))
+    return found
+
+
+def undecayed(kind: str, iterations: float) -> tuple[float, float] | None:
+    """Box and mask AP of a training stopped before its rate fell, in parts of its end's; None past that."""
+    curve = next((curve for curve in published().undecayed if curve.detector == kind), None)
+    if curve is None or iterations > curve.points[-2][0]:
+        return None
+    grid = np.log([point[0] for point in curve.points[:-1]])
+    end = curve.points[-1]
+    box, mask = (
+        float(np.interp(np.log(max(iterations, 1)), grid, [point[1 + task] for point in curve.points[:-1]]))
+        / end[1 + task]
+        for task in (0, 1)
+    )
+    return box, mask

@@ -1,0 +1,332 @@
+"""``triplet explain``: what could have made a result fall short, the likeliest first."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.detection import expect, model
+from benchmarks.detection.expect import FULL, NOISE, Effect
+from triplet.errors import KitError
+from triplet.methods import load_methods
+from triplet.progress import say
+
+PAPER_LR = {"WarmupCosineLR": 0.05, "WarmupMultiStepLR": 0.02}
+"""Base learning rates for 16 images: the authors' schedule and the baselines'."""
+SEEN, POSSIBLE, EXCLUDED = "seen", "possible", "excluded"
+
+
+@dataclass
+class Facts:
+    """What is known of a run; None: nothing."""
+
+    iterations: int | None = None
+    """That were trained."""
+    planned: int | None = None
+    batch: int | None = None
+    rate: float | None = None
+    """Base learning rate."""
+    last_rate: float | None = None
+    scheduler: str | None = None
+    norm: str | None = None
+    gpus: int | None = None
+    precise_bn: bool | None = None
+    image_format: str | None = None
+    mean: list[float] | None = None
+    stride_in_1x1: bool | None = None
+    unloaded: list[str] = field(default_factory=list)
+    """Backbone tensors that the log says stayed random."""
+    checked: bool = False
+    """The log shows that weights were loaded."""
+
+    @property
+    def length(self) -> float | None:
+        """Iterations trained, in units of 16 images."""
+        if self.iterations is None or self.batch is None:
+            return None
+        return self.iterations * self.batch / 16
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One thing that could explain a shortfall."""
+
+    name: str
+    verdict: str
+    text: str
+    box: tuple[float, float] | None = None
+    """AP that it costs, at least and at most; None: nothing was published."""
+
+    def order(self) -> tuple[int, float]:
+        return (SEEN, POSSIBLE, EXCLUDED).index(self.verdict), -(self.box[1] if self.box else 0.0)
+
+
+def explain(result: tuple[float, float], row: str, config: Path | None, log: Path | None) -> None:
+    """Print the causes in order.
+
+    Args:
+        result: box and mask AP on COCO val2017, in percent.
+        row: of the table.
+        config: the run's Detectron2 YAML.
+        log: its ``log.txt`` or ``metrics.json``.
+
+    Raises:
+        KitError: an unknown row, or files that tell nothing.
+    """
+    methods = load_methods()
+    if row not in methods:
+        raise KitError(f"no row {row!r} in the table; it has {', '.join(methods)}")
+    if not all(0 <= value <= 100 for value in result):
+        raise KitError(f"--result is box and mask AP in percent: found {result[0]:g} {result[1]:g}")
+    target = methods[row].readme
+    short = target.box - result[0]
+    say(
+        f"{methods[row].label}: box {result[0]:.1f}, mask {result[1]:.1f}; the paper's {target.box:.1f} / "
+        f"{target.mask:.1f} is {short:+.1f} / {target.mask - result[1]:+.1f} away; noise is about {NOISE}"
+    )
+    if short <= NOISE and target.mask - result[1] <= NOISE:
+        say("nothing to explain: not below the paper's by more than noise")
+        return
+    facts = read(config, log)
+    causes = sorted(find(facts, row, result), key=Cause.order)
+    for number, cause in enumerate(causes, 1):
+        cost = "no published size" if cause.box is None else _span(cause.box)
+        say(f"{number:2d}. {cause.name} [{cause.verdict}; {cost}] {cause.text}")
+    seen = [cause.box for cause in causes if cause.verdict == SEEN and cause.box]
+    if seen:
+        low, high = sum(box[0] for box in seen), sum(box[1] for box in seen)
+        verdict = "enough" if high + NOISE >= short else "not enough"
+        say(f"what was seen costs {_span((low, high))} if it adds up: {verdict} for {short:.1f}")
+    if config is None and log is None:
+        say("nothing is known of the run: --config FILE and --log FILE turn possible into seen or excluded")
+
+
+def _span(box: tuple[float, float]) -> str:
+    low, high = (f"{value:.1f}" for value in box)
+    return f"{low} box AP" if low == high else f"{low} to {high} box AP"
+
+
+def read(config: Path | None, log: Path | None) -> Facts:
+    """What a config and a log tell; the log's own copy of the config counts when none is given."""
+    facts = Facts()
+    text = ""
+    if log:
+        try:
+            text = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace"))
+        except OSError as error:
+            raise KitError(f"{log}: {error.strerror}") from None
+    values: dict[str, Any] | None = None
+    if config:
+        values = yaml.safe_load(model.load_config(config).dump())
+    elif full := re.search(r"Running with full config:\n(.*?)(?=^\[\d\d/\d\d |\Z)", text, re.S | re.M):
+        try:
+            values = yaml.safe_load(full[1])
+        except yaml.YAMLError:
+            raise KitError(f"{log}: its copy of the config cannot be read; add --config FILE") from None
+    if values:
+        _of_config(facts, values)
+    found = len(text) > 0 and _of_log(facts, text)
+    if log and not found and values is None:
+        raise KitError(f"{log}: no iteration of Detectron2 in it; expected its log.txt or metrics.json")
+    return facts
+
+
+def _of_config(facts: Facts, values: dict[str, Any]) -> None:
+    solver, network = values["SOLVER"], values["MODEL"]
+    facts.planned = facts.iterations = solver["MAX_ITER"]
+    facts.batch, facts.rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]
+    facts.scheduler = solver["LR_SCHEDULER_NAME"]
+    facts.norm, facts.stride_in_1x1 = network["RESNETS"]["NORM"], network["RESNETS"]["STRIDE_IN_1X1"]
+    facts.precise_bn = values["TEST"]["PRECISE_BN"]["ENABLED"]
+    facts.image_format, facts.mean = values["INPUT"]["FORMAT"], network["PIXEL_MEAN"]
+
+
+def _of_log(facts: Facts, text: str) -> bool:
+    """Whether there was anything in it."""
+    steps = [(int(n), float(rate)) for n, rate in re.findall(r"iter: (\d+) .*? lr: ([\d.e+-]+)", text)]
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                step = json.loads(line)
+                steps.append((int(step["iteration"]), float(step["lr"])))
+            except (ValueError, KeyError, TypeError):
+                continue
+    if steps:
+        facts.iterations, facts.last_rate = max(steps)
+        facts.iterations += 1
+        if facts.planned and facts.planned - facts.iterations < 20:  # the log's last lines are 20 apart
+            facts.iterations = facts.planned
+    if world := re.search(r"World size: (\d+)|num_gpus=(\d+)", text):
+        facts.gpus = int(world[1] or world[2])
+    facts.checked = bool(re.search(r"Loading (checkpoint )?from", text))
+    blocks = re.findall(r"not found in the checkpoint:\n(.*?)(?=^\[\d\d/|^\d{4}-|\Z)", text, re.S | re.M)
+    names = re.findall(r"(?:backbone|roi_heads\.res5\.\d)[\w.]*(?:\{[^}]*\})?", "\n".join(blocks))
+    facts.unloaded = [name for name in names if not name.startswith("backbone.fpn")]
+    if facts.precise_bn and steps and "recise-" not in text and "iter: " in text:
+        facts.precise_bn = False
+    return bool(steps or blocks or facts.gpus)
+
+
+def find(facts: Facts, row: str, result: tuple[float, float]) -> Iterator[Cause]:
+    """Every cause with its verdict."""
+    target = expect.expected(row, "c4", FULL)
+    assert target
+    yield from _length(facts, row, result, target.box.mid)
+    yield _weights(facts, result)
+    yield _rate(facts)
+    yield from _normalisation(facts)
+    yield _input(facts, row)
+
+
+def _length(facts: Facts, row: str, result: tuple[float, float], full: float) -> Iterator[Cause]:
+    box = result[0]
+    lengths = [round(FULL * 2 ** (-step / 8)) for step in range(8 * 7)]
+    fits = [n for n in lengths if (e := expect.expected(row, "c4", n)) and e.box.holds(box)]
+    alike = f"a compressed schedule of {_count(fits[-1])} to {_count(fits[0])} iterations" if fits else ""
+    stops = [n for n in lengths if (part := expect.undecayed("c4", n)) and abs(part[0] * full - box) < 1]
+    stopped = f"a stop after {_count(stops[-1])} to {_count(stops[0])} of 180k" if stops else ""
+    length = facts.length
+    if length is None:
+        text = "trained on fewer images than 180k iterations of 16; this result is what is expected of "
+        yield Cause("schedule", POSSIBLE, text + (alike or "no length of it"), (0.0, max(0.0, full - box)))
+        text = "stopped before the learning rate fell; this result is near "
+        yield Cause(
+            "undecayed stop", POSSIBLE, text + (stopped or "no such stop"), (0.0, max(0.0, full - box))
+        )
+        return
+    expected = expect.expected(row, "c4", length)
+    assert expected
+    trained = f"{_count(length)} iterations of 16 images (2x is 180k)"
+    ended = facts.last_rate is None or not facts.rate or facts.last_rate < 0.05 * facts.rate
+    if length > 0.97 * FULL:
+        yield Cause("schedule", EXCLUDED, f"trained for {trained}", (0.0, 0.0))
+    else:
+        lost = (max(0.0, full - expected.box.high), full - expected.box.low)
+        again = "make finetune SCHEDULE=2x, or HOURS= for what your time allows, with the AP to expect"
+        yield Cause("schedule", SEEN, f"trained for {trained}: {expected.box} was to expect; {again}", lost)
+    if ended:
+        known = (
+            "the learning rate ended near 0"
+            if facts.last_rate is not None
+            else "the config ends its schedule"
+        )
+        yield Cause("undecayed stop", EXCLUDED, known, (0.0, 0.0))
+        return
+    assert facts.last_rate is not None
+    assert facts.rate is not None
+    part = expect.undecayed("c4", length)
+    lost = (0.0, expected.box.low)
+    if part:
+        lost = tuple(
+            sorted(max(0.0, end - part[0] * full) for end in (expected.box.low, expected.box.high))
+        )  # type: ignore[assignment]
+    text = f"the last learning rate was {facts.last_rate:g}, {facts.last_rate / facts.rate:.0%} of its peak"
+    yield Cause("undecayed stop", SEEN, f"{text}: compress the schedule instead of cutting it short", lost)
+
+
+def _count(iterations: float) -> str:
+    return f"{iterations / 1000:.3g}k"
+
+
+def _weights(facts: Facts, result: tuple[float, float]) -> Cause:
+    length = facts.length or FULL
+    random = expect.expected("random", "c4", length)
+    assert random
+    at = f"random weights give {random.box} / {random.mask} after {_count(length)} iterations"
+    if facts.unloaded:
+        text = (
+            f"the log says that {facts.unloaded[0]} and {len(facts.unloaded) - 1} more stayed random; {at}"
+        )
+        return Cause("weights not loaded", SEEN, text, None)
+    if facts.checked and not facts.unloaded:
+        return Cause(
+            "weights not loaded",
+            EXCLUDED,
+            "the log names no backbone tensor that stayed random",
+            (0.0, 0.0),
+        )
+    if facts.length is None and result[0] < random.box.low:
+        text = f"{at}, more than this: so it cannot be the only cause"
+        return Cause("weights not loaded", POSSIBLE, text, None)
+    if result[0] > random.box.high + 1:
+        return Cause("weights not loaded", EXCLUDED, f"{at}, less than this", (0.0, 0.0))
+    return Cause(
+        "weights not loaded", POSSIBLE, f"{at}; triplet convert and finetune prove the loading", None
+    )
+
+
+def _effect(cause: str, severe: bool = False) -> tuple[tuple[float, float], str]:
+    """The range over the published sizes, and where they are from; of the severest setting if asked for."""
+    found: list[Effect] = [effect for effect in expect.published().effects if effect.cause == cause]
+    if severe:
+        found = [max(found, key=lambda effect: effect.box[1])]
+    low, high = min(e.box[0] for e in found), max(e.box[1] for e in found)
+    return (low, high), "; ".join(f"{e.setting} ({e.source})" for e in found)
+
+
+def _rate(facts: Facts) -> Cause:
+    both, source = _effect("lr-too-high")
+    if facts.rate is None or facts.batch is None or facts.scheduler is None:
+        return Cause("learning rate", POSSIBLE, f"too high for a smaller batch: {source}", both)
+    right = PAPER_LR.get(facts.scheduler, 0.02) * facts.batch / 16
+    times = facts.rate / right
+    text = f"{facts.rate:g} for {facts.batch} images; the recipe's, scaled with the batch, is {right:.3g}"
+    if times < 1.5:
+        return Cause(
+            "learning rate",
+            EXCLUDED if times > 0.6 else POSSIBLE,
+            text,
+            (0.0, 0.0) if times > 0.6 else None,
+        )
+    cost, source = _effect("lr-too-high", severe=times >= 4)
+    return Cause(
+        "learning rate",
+        SEEN,
+        f"{text}, {times:.1f} times less; {source}",
+        cost if times >= 4 else (1.1, cost[1]),
+    )
+
+
+def _normalisation(facts: Facts) -> Iterator[Cause]:
+    cost, source = _effect("bn-batch")
+    name = "BN statistics"
+    if facts.norm is None:
+        yield Cause(name, POSSIBLE, f"over few images: {source}", cost)
+    elif facts.norm in ("FrozenBN", ""):
+        cost, source = _effect("bn-frozen")
+        yield Cause(name, SEEN, f"BN is frozen, the recipe trains it over 16 images; {source}", cost)
+    else:
+        share = facts.batch and facts.gpus and facts.batch // facts.gpus
+        pool = facts.batch if facts.norm == "SyncBN" else share
+        if pool is None:
+            yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost)
+        elif pool >= 8:
+            yield Cause(name, EXCLUDED, f"over {pool} images", (0.0, 0.0))
+        else:
+            yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost)
+    if facts.precise_bn:
+        yield Cause("PreciseBN", EXCLUDED, "it ran, or the config runs it", (0.0, 0.0))
+    else:
+        known = "it did not run" if facts.precise_bn is False else "left out by a run that is stopped early"
+        verdict = SEEN if facts.precise_bn is False else POSSIBLE
+        yield Cause("PreciseBN", verdict, f"{known}: BN then evaluates with running averages")
+
+
+def _input(facts: Facts, row: str) -> Cause:
+    name = "colour order, mean, stride"
+    (low, _), bgr = _effect("bgr")
+    (_, high), wrong = _effect("wrong-input")
+    if facts.image_format is None or facts.mean is None:
+        return Cause(name, POSSIBLE, f"not those of the weights; {bgr}; {wrong}", (low, high))
+    msra = row == "supervised"
+    right = ("BGR", 103.53, True) if msra else ("RGB", 123.675, False)
+    found = (facts.image_format, facts.mean[0], facts.stride_in_1x1)
+    shown = "format {}, first mean {:g}, stride in the 1x1 convolutions {}"
+    if found == right:
+        return Cause(name, EXCLUDED, shown.format(*found), (0.0, 0.0))
+    text = f"{shown.format(*found)}; the weights want {shown.format(*right)}; {bgr}; {wrong}"
+    return Cause(name, SEEN, text, (low, high))

@@ -1,0 +1,162 @@
+"""The first user's result, and what logs and configs of such runs tell."""
+
+import json
+
+import pytest
+
+from benchmarks.detection import explain, model
+from tests.conftest import KIT
+from triplet import cli
+
+AUTHORS = KIT / "configs/detection/coco_r50_c4_2x_authors.yaml"
+
+
+def run(capsys, *arguments, result=("25.1", "22.3")):
+    code = cli.main(["explain", "--result", *result, *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def verdicts(out):
+    found = {}
+    for line in out.splitlines():
+        if line[:3].strip().rstrip(".").isdigit():
+            name, rest = line[4:].split(" [", 1)
+            found[name] = rest.split(";")[0]
+    return found
+
+
+def config(tmp_path, *overrides):
+    path = tmp_path / "config.yaml"
+    path.write_text(model.load_config(AUTHORS, overrides).dump())
+    return path
+
+
+def metrics(tmp_path, last, rate):
+    path = tmp_path / "metrics.json"
+    path.write_text(
+        "".join(json.dumps({"iteration": n, "lr": rate}) + "\n" for n in range(19, last + 1, 20))
+    )
+    return path
+
+
+def test_the_first_user_with_nothing_but_the_numbers(capsys):
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert "is +16.6 / +13.9 away" in out
+    assert list(verdicts(out))[:2] == ["schedule", "undecayed stop"]
+    assert set(verdicts(out).values()) == {"possible"}
+    assert "5.62k to 7.96k iterations" in out
+    assert "35.6 (33.5 to 37.7)" in out
+    assert "cannot be the only cause" in out
+
+
+def test_a_stop_at_35k_is_seen(capsys, tmp_path):
+    code, out, _ = run(capsys, "--config", AUTHORS, "--log", metrics(tmp_path, 34999, 0.0455))
+    assert code == 0
+    found = verdicts(out)
+    assert found["schedule"] == found["undecayed stop"] == "seen"
+    assert (
+        found["learning rate"]
+        == found["BN statistics"]
+        == found["colour order, mean, stride"]
+        == "excluded"
+    )
+    assert "91% of its peak" in out
+    assert "enough for 16.6" in out or "not enough for 16.6" in out
+
+
+def test_a_small_batch_at_the_rate_of_a_large_one(capsys, tmp_path):
+    path = config(tmp_path, "SOLVER.IMS_PER_BATCH=2")
+    _, out, _ = run(capsys, "--config", path)
+    found = verdicts(out)
+    assert found["learning rate"] == found["schedule"] == found["BN statistics"] == "seen"
+    assert "8.0 times less" in out
+    assert "22.5k iterations of 16 images" in out
+    assert found["undecayed stop"] == "excluded"
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("INPUT.FORMAT=BGR", "colour order, mean, stride"),
+        ("MODEL.RESNETS.STRIDE_IN_1X1=True", "colour order, mean, stride"),
+        ("MODEL.RESNETS.NORM=FrozenBN", "BN statistics"),
+        ("TEST.PRECISE_BN.ENABLED=False", "PreciseBN"),
+        ("SOLVER.BASE_LR=0.4", "learning rate"),
+        ("SOLVER.MAX_ITER=20000", "schedule"),
+    ],
+)
+def test_each_fault_of_a_config_is_seen_and_no_other(capsys, tmp_path, change, cause):
+    _, out, _ = run(capsys, "--config", config(tmp_path, change))
+    assert [name for name, verdict in verdicts(out).items() if verdict == "seen"] == [cause]
+
+
+LOG = """[11/24 10:00:00 detectron2]: Rank of current process: 0. World size: 1
+[11/24 10:00:00 detectron2]: Running with full config:
+{config}
+[11/24 10:00:05 fvcore.common.checkpoint]: [Checkpointer] Loading from release.pth ...
+[11/24 10:00:05 fvcore.common.checkpoint]: Some model parameters or buffers are not found in the checkpoint:
+{missing}
+[11/24 10:00:30 d2.utils.events]:  eta: 1 day  iter: 19  total_loss: 5.1  lr: 0.0001  max_mem: 9000M
+[11/24 19:00:30 d2.utils.events]:  eta: 0:00:00  iter: 179999  total_loss: 0.9  lr: 3.8e-12  max_mem: 9000M
+[11/24 19:01:30 detectron2]: Running precise-BN for 200 iterations...
+"""
+
+
+def log(tmp_path, missing):
+    path = tmp_path / "log.txt"
+    path.write_text(LOG.format(config=model.load_config(AUTHORS).dump(), missing=missing))
+    return path
+
+
+def test_a_log_alone_tells_that_weights_stayed_random(capsys, tmp_path):
+    missing = "\n".join(
+        (
+            "backbone.res2.0.conv1.norm.{bias, running_mean}",
+            "backbone.stem.conv1.weight",
+            "roi_heads.res5.norm.weight",
+            "proposal_generator.rpn_head.conv.weight",
+        )
+    )
+    _, out, _ = run(capsys, "--log", log(tmp_path, missing))
+    found = verdicts(out)
+    assert found["weights not loaded"] == "seen"
+    assert "backbone.res2.0.conv1.norm.{bias, running_mean} and 1 more stayed random" in out
+    assert found["schedule"] == found["undecayed stop"] == found["PreciseBN"] == "excluded"
+
+
+def test_a_log_in_which_only_heads_are_new_excludes_that(capsys, tmp_path):
+    missing = "roi_heads.res5.norm.{bias, weight}\nroi_heads.mask_head.deconv.bias"
+    _, out, _ = run(capsys, "--log", log(tmp_path, missing))
+    assert verdicts(out)["weights not loaded"] == "excluded"
+    assert "seen" not in verdicts(out).values()
+
+
+def test_a_result_within_noise_needs_no_explanation(capsys):
+    code, out, _ = run(capsys, result=("41.5", "36.0"))
+    assert code == 0
+    assert "nothing to explain" in out
+
+
+def test_bad_input_is_one_line(capsys, tmp_path):
+    (tmp_path / "empty.txt").write_text("hello\n")
+    for arguments, said in (
+        (["--method", "mine"], "no row 'mine' in the table; it has supervised"),
+        (["--log", tmp_path / "none.txt"], "No such file"),
+        (["--log", tmp_path / "empty.txt"], "no iteration of Detectron2 in it"),
+        (["--config", tmp_path / "none.yaml"], "no detection config at"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2
+        assert said in err
+        assert err.count("\n") == 1
+    code, _, err = run(capsys, result=("251", "22.3"))
+    assert code == 2
+    assert "in percent: found 251 22.3" in err
+
+
+def test_facts_of_the_kits_own_log(tmp_path):
+    """The kit's metrics.json is Detectron2's, so its own runs can be explained too."""
+    facts = explain.read(AUTHORS, metrics(tmp_path, 999, 0.01))
+    assert (facts.iterations, facts.planned, facts.batch, facts.last_rate) == (1000, 180000, 16, 0.01)

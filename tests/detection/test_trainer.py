@@ -1,0 +1,156 @@
+"""Optimiser steps in passes and processes, and how data goes on after a stop."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.detection import data, model, synthetic, trainer
+from tests.conftest import KIT
+from tests.pretrain.test_distributed import launch
+from triplet.errors import KitError
+from triplet.pretrain.distributed import Processes
+
+from detectron2.utils.events import EventStorage
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class Toy(nn.Module):
+    """Images in, two losses out, as a detector; a loss is a mean over images."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(5, 3).double(), nn.Linear(5, 1).double()
+
+    def forward(self, images):
+        x = torch.stack([image["x"] for image in images])
+        return {"loss_a": self.one(x).square().mean(), "loss_b": (self.two(x) - 1).square().mean()}
+
+
+def toy_batches(share, rank=0):
+    random = torch.Generator().manual_seed(1)
+    while True:
+        batch = [{"x": torch.randn(5, generator=random, dtype=torch.double)} for _ in range(8)]
+        yield batch[rank * share : (rank + 1) * share]
+
+
+def toy_steps(processes, images, count=3, network=None):
+    network = network or Toy()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    batches = toy_batches(8 // processes.size, processes.rank)
+    steps = trainer.Steps(network, batches, optimizer, processes, images, "float32")
+    with EventStorage() as steps.storage:
+        for steps.iter in range(count):
+            steps.run_step()
+    return [p.detach().clone() for p in network.parameters()], steps
+
+
+PAIR = """
+import sys, torch
+from torch.nn.parallel import DistributedDataParallel
+from tests.detection.test_trainer import Toy, toy_steps
+from triplet.pretrain.distributed import join
+with join() as processes:
+    found, steps = toy_steps(processes, 2, network=DistributedDataParallel(Toy()))
+    steps.stop.signal = 15 if processes.rank else None
+    steps.iter = 3
+    from detectron2.utils.events import EventStorage
+    with EventStorage() as steps.storage:
+        steps.run_step()
+    assert steps.stopping, processes.rank
+    torch.save(found, f"{sys.argv[1]}.{processes.rank}")
+"""
+
+
+def test_passes_and_processes_take_the_same_steps(tmp_path):
+    whole, _ = toy_steps(ALONE, 8)
+    for images in (1, 2, 4):
+        for a, b in zip(whole, toy_steps(ALONE, images)[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    (tmp_path / "pair.py").write_text(PAIR)
+    running = launch(2, str(tmp_path / "found"), script=(sys.executable, str(tmp_path / "pair.py")))
+    _, error = running.communicate()
+    assert running.returncode == 0, error
+    for rank in (0, 1):
+        for a, b in zip(whole, torch.load(tmp_path / f"found.{rank}"), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing():
+    network = Toy()
+    before = [p.clone() for p in network.parameters()]
+    with torch.no_grad():
+        before_two = network.two.weight.clone()
+        network.two.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="at iteration 0"):
+        toy_steps(ALONE, 8, 1, network)
+    assert torch.equal(network.one.weight, before[0])
+    assert torch.equal(network.two.weight, before_two)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return model.load_config(KIT / "configs/detection/demo.yaml", ["SOLVER.IMS_PER_BATCH=2"])
+
+
+def test_bfloat16_follows_float32(demo):
+    found = {}
+    batch = synthetic.images(demo, 2, seed=0)
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        network = trainer.build(demo, ALONE, precision)
+        optimizer = torch.optim.SGD(network.parameters(), 0.01)
+        steps = trainer.Steps(network, iter([batch]), optimizer, ALONE, 2, precision)
+        torch.manual_seed(1)
+        with EventStorage() as steps.storage:
+            steps.run_step()
+        found[precision] = steps.latest
+    assert found["float32"].keys() == {
+        "loss_cls",
+        "loss_box_reg",
+        "loss_mask",
+        "loss_rpn_cls",
+        "loss_rpn_loc",
+    }
+    for name, value in found["float32"].items():
+        # The RoI heads sample from proposals whose order rounding changes.
+        tolerance = 0.02 if "rpn" in name else 0.3
+        assert found["bfloat16"][name] == pytest.approx(value, rel=tolerance), name
+
+
+def files(loader, count):
+    made = iter(loader)
+    return [sorted(image["file_name"] for image in next(made)) for _ in range(count)]
+
+
+def test_a_resumed_run_goes_on_in_the_data(drawn, demo):
+    cfg = demo.clone()
+    cfg.DATASETS.TRAIN = (data.register(drawn, "train2017")[0],)
+    cfg.SEED = 5
+    whole = files(trainer.batches(cfg, ALONE), 9)
+    assert files(trainer.batches(cfg, ALONE, start=4), 5) == whole[4:]
+    shares = [files(trainer.batches(cfg, Processes(rank, 2, torch.device("cpu"))), 4) for rank in (0, 1)]
+    for one, other in zip(*shares, strict=True):
+        assert len(one) == len(other) == 1
+
+
+def test_samplers_that_are_not_heeded_are_refused(drawn, demo):
+    cfg = demo.clone()
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    with pytest.raises(KitError, match="only the defaults are supported"):
+        trainer.batches(cfg, ALONE)
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_synthetic_images_are_within_the_config(demo, largest):
+    cfg = demo.clone()
+    cfg.INPUT.MIN_SIZE_TRAIN = (96, 112)
+    for image in synthetic.images(cfg, 3, seed=1, largest=largest):
+        _, height, width = image["image"].shape
+        assert (height, width) in ([(112, 160)] if largest else [(96, 128), (112, 149)])
+        boxes = image["instances"].gt_boxes
+        assert len(boxes) == synthetic.OBJECTS
+        assert bool(boxes.inside_box((height, width)).all())
