@@ -43,9 +43,11 @@ def finetune(
         KitError: weights that do not arrive, a data set that does not fit, a loss that is not finite.
         Interrupted: stopped by a signal, after saving.
     """
-    weights = records.output(records.require(run, "convert"), "weights")
+    converted = records.require(run, "convert")
+    weights = records.output(converted, "weights")
     truth = coco.annotations(dataset, "train2017")
     cfg = model.load_config(config, overrides)
+    proof.check_pixel_path(cfg, converted)
 
     def work(job: records.Job) -> None:
         name, categories = data.register(dataset, "train2017")

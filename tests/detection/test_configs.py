@@ -1,7 +1,7 @@
 """Our detection configs against the authors' and OpenSelfSup's, key by key, as Detectron2 resolves them.
 
-`scripts/golden_detection.py` wrote theirs down: what differs from Detectron2's defaults. A key in neither is
-the default of the Detectron2 at hand on both sides, so that its version does not matter.
+`scripts/golden_detection.py` wrote theirs down: what differs from Detectron2's defaults. A key in neither
+is the default of the Detectron2 at hand on both sides, so that its version does not matter.
 """
 
 import json
