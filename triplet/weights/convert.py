@@ -96,6 +96,7 @@ def _advice(config: Path, caffe2: bool) -> str:
     stem = config.stem.removesuffix(MSRA)
     sibling = config.with_name(f"{stem}{MSRA if caffe2 else ''}{config.suffix}")
     if sibling != config and sibling.exists():
-        order = "BGR images (MSRA's normalisation)" if caffe2 else "RGB images (ImageNet's normalisation)"
-        return f"the file is for {order}: use --config {sibling} --force (make: DETECTION={sibling} FORCE=1)"
+        images = "BGR images (MSRA's normalisation)" if caffe2 else "RGB images (ImageNet's normalisation)"
+        use = f"--config {sibling} --force (make: DETECTION={sibling} FORCE=1)"
+        return f"the file is for {images}: use {use}"
     return "check INPUT.FORMAT, MODEL.PIXEL_MEAN, PIXEL_STD and RESNETS.STRIDE_IN_1X1"
