@@ -225,7 +225,8 @@ def _finetune(a: argparse.Namespace) -> None:
     if a.config is None:
         records.require(a.run, "convert")  # it says in which colour order the weights are
         a.config = detection_config(a.run)
-        say(f"finetune: {a.run} under {a.config}")
+        if first_here():
+            say(f"finetune: {a.run} under {a.config}")
     finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, force=a.force)
 
 

@@ -180,7 +180,7 @@ def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> T
         raise KitError(f"{path}: {key} is missing")
     if value.layout != torch.strided or value.shape != reference.shape:
         raise KitError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}")
-    if value.is_floating_point() != reference.is_floating_point():
+    if reference.is_floating_point() and not value.is_floating_point():
         raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}")
     value = value.to(reference.dtype).contiguous()
     if not torch.isfinite(value).all():
