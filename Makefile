@@ -10,7 +10,6 @@ RUN ?= $(METHOD)
 FORCE ?=
 ARGS ?=
 PRETRAIN ?= configs/pretrain/triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml
-DETECTION ?= configs/detection/coco_r50_c4_2x_authors.yaml
 IMAGES ?= imagenet/train
 COCO ?= coco
 NAME ?= packed
@@ -99,11 +98,11 @@ pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder)
 pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder)
 	@$(launch) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
 
-convert: $(environment) ## turn the pretraining, or WEIGHTS=file, into Detectron2's weights, with proof
-	@$(call triplet,convert) --run "$(RUN)" --config "$(DETECTION)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
+convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
+	@$(call triplet,convert) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
 
 finetune: $(environment) ## train Mask R-CNN on COCO (DETECTION=config, COCO=folder, METHOD=row, SEED=n)
-	@$(call triplet,finetune) --run "$(RUN)" --config "$(DETECTION)" --data "$(COCO)" --seed "$(SEED)" $(force) $(ARGS)
+	@$(call triplet,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" $(force) $(ARGS)
 
 eval: $(environment) ## evaluate the finetuned model on val2017
 	@$(call triplet,eval) --run "$(RUN)" $(force) $(ARGS)

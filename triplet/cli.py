@@ -9,7 +9,7 @@ from pathlib import Path
 
 from triplet import __version__, records
 from triplet.errors import Interrupted, KitError
-from triplet.progress import first_here
+from triplet.progress import first_here, say
 
 # Stages are imported where they run: `triplet doctor` must work where torch does not.
 
@@ -116,12 +116,15 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = add("convert", _convert, "turn a checkpoint into Detectron2's weights, with proof")
     common(convert)
-    convert.add_argument("--config", type=Path, required=True, help="one of configs/detection/")
-    convert.add_argument("--weights", type=Path, help="a file instead of the run's pretraining")
+    _detection(convert)
+    convert.add_argument(
+        "--weights", type=Path,
+        help="a file (default: the run's pretraining, else the row's weights that were pulled)",
+    )  # fmt: skip
 
     finetune = add("finetune", _finetune, "train Mask R-CNN from the converted weights")
     common(finetune)
-    finetune.add_argument("--config", type=Path, required=True, help="one of configs/detection/")
+    _detection(finetune)
     _coco(finetune, "coco")
     finetune.add_argument("--seed", type=int, default=0)
     _length(finetune)
@@ -183,6 +186,12 @@ def _length(stage: argparse.ArgumentParser) -> None:
     )
     stage.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="by default the GPU's fastest"
+    )
+
+
+def _detection(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument(
+        "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
     )
 
 
@@ -249,7 +258,13 @@ def _convert(a: argparse.Namespace) -> None:
 def _finetune(a: argparse.Namespace) -> None:
     from benchmarks.detection.finetune import finetune
     from benchmarks.detection.plan import Wish
+    from triplet.methods import detection_config
 
+    if a.config is None:
+        records.require(a.run, "convert")  # it says in which colour order the weights are
+        a.config = detection_config(a.run)
+        if first_here():
+            say(f"finetune: {a.run} under {a.config}")
     wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
     finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, wish=wish, force=a.force)
 

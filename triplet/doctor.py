@@ -194,7 +194,7 @@ def _data() -> list[Finding]:
     found.append(
         Finding(
             "converted weights", ", ".join(converted) or "-", bool(converted),
-            "make convert METHOD=triplet WEIGHTS=FILE, or make pretrain first",
+            "make convert METHOD=triplet, after pulling weights or make pretrain",
         )
     )  # fmt: skip
     return found

@@ -1,12 +1,17 @@
-"""The rows of the COCO table: configs/methods.yaml."""
+"""The rows of the COCO table, configs/methods.yaml, and what a run takes from its row by default."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import RootModel
+from pydantic import Field, RootModel
 
+from triplet import records
 from triplet.config import Settings, parse_file
+from triplet.errors import KitError
 
-PATH = Path(__file__).parent.parent / "configs" / "methods.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs"
+MSRA = "_msra"
+"""Ends the name of a detection config for BGR images."""
 
 
 class Published(Settings):
@@ -18,6 +23,10 @@ class Published(Settings):
 
 class Method(Settings):
     label: str
+    weights: Annotated[dict[str, Literal["caffe2", "extracted", "torchvision"]], Field(min_length=1)]
+    """Names in configs/sources.yaml, and the format that ``triplet.weights`` finds."""
+    detection: str
+    """Name of a file in configs/detection/."""
     readme: Published
     zoo: Published | None = None
     untrained: bool = False
@@ -28,6 +37,54 @@ class Methods(RootModel[dict[str, Method]]):
     """By the name that a run of the row has."""
 
 
-def load_methods(path: Path = PATH) -> dict[str, Method]:
+def load_methods(path: Path = CONFIGS / "methods.yaml") -> dict[str, Method]:
     """The table's rows in order; KitError when the file does not fit the schema."""
     return parse_file(path, Methods).root
+
+
+def weights_of(run: str) -> Path:
+    """What a run converts by default.
+
+    Its own pretraining; without one, what ``triplet pull weights`` has fetched under the run's name.
+
+    Raises:
+        KitError: neither is there, or it has changed since.
+    """
+    name = Path(run).name
+    known = any(name in method.weights for method in load_methods().values())
+    folder = records.root("checkpoints") / "weights" / name
+    if not known or records.stage_folder(run, "pretrain").exists():
+        return records.output(records.require(run, "pretrain"), "checkpoint")
+    if (record := records.read(folder)) is None:
+        raise KitError(
+            f"run {run!r} has no pretrain stage, and the published weights of {name} are not here; "
+            f"run first: make pretrain RUN={run}, or: make pull-data PULL=weights METHOD={name}"
+        )
+    return records.output(record, next(iter(record.outputs)))
+
+
+def detection_config(run: str, weights: Path | None = None) -> Path:
+    """The detection config of a run's row, for the colour order of its weights.
+
+    Args:
+        run: whose name ends with a row's, or with the name of weights of a row.
+        weights: the file in question; without one, what the run has converted, or else what was published.
+
+    Raises:
+        KitError: no row of the table.
+    """
+    name, methods = Path(run).name, load_methods()
+    method = methods.get(name) or next((m for m in methods.values() if name in m.weights), None)
+    if method is None:
+        raise KitError(
+            f"run {run!r} is no row of the table ({', '.join(methods)}), so no config is its default; "
+            "add --config FILE, one of configs/detection/ (make: DETECTION=FILE)"
+        )
+    if weights is not None:
+        caffe2 = weights.suffix == ".pkl"
+    elif converted := records.read(records.stage_folder(run, "convert")):
+        caffe2 = converted.results["format"] == "caffe2"
+    else:
+        caffe2 = method.weights.get(name) == "caffe2"
+    path = CONFIGS / "detection" / f"{method.detection}{MSRA if caffe2 else ''}.yaml"
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

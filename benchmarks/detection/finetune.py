@@ -50,9 +50,11 @@ def finetune(
         KitError: weights that do not arrive, a data set or GPUs that do not fit, a loss that is not finite.
         Interrupted: stopped by a signal, after saving.
     """
-    weights = records.output(records.require(run, "convert"), "weights")
+    converted = records.require(run, "convert")
+    weights = records.output(converted, "weights")
     truth = coco.annotations(dataset, "train2017")
     cfg = model.load_config(config, overrides)
+    proof.check_pixel_path(cfg, converted)
     wish = wish or plan.Wish()
     folder = records.stage_folder(run, "finetune")
     begun = any((folder / name).exists() for name in records.MARKERS)

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
 from triplet.pretrain.networks import Backbone, Networks
-from triplet.weights import read_backbone
+from triplet.weights import detectron2_format, read_backbone
 from triplet.weights.caffe2 import EPSILON
 from triplet.weights.initial import load_initial
 
@@ -168,4 +169,25 @@ def test_it_converts_where_detectron2_treats_images_as_it_was_trained(places, fi
 def test_under_another_config_it_is_refused(places, file, tmp_path, capsys, changes):
     path = config(tmp_path, **changes)
     assert cli.main(["convert", "--run", "s", "--weights", str(file()), "--config", str(path)]) == 2
-    assert "features differ by" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "features differ by" in error
+    assert "check INPUT.FORMAT" in error  # it is the right sibling already, and wrong
+
+
+def test_the_config_for_the_other_colour_order_is_named(places, file, state, tmp_path, capsys):
+    """c4_msra.yaml and c4.yaml, as the kit's own are named."""
+    msra = config(tmp_path).rename(tmp_path / "c4_msra.yaml")
+    rgb = tmp_path / "c4.yaml"
+    rgb.write_text(f"_BASE_: [{msra}, {KIT}/configs/detection/images_rgb.yaml]\n")
+    torch.save(state, tmp_path / "rgb.pth")
+    for weights, wrong, right in ((file(), rgb, msra), (tmp_path / "rgb.pth", msra, rgb)):
+        command = ["convert", "--run", "s", "--weights", str(weights), "--config"]
+        assert cli.main([*command, str(wrong), "--force"]) == 2
+        assert f"use --config {right} --force (make: DETECTION={right} FORCE=1)" in capsys.readouterr().err
+        assert cli.main([*command, str(right), "--force"]) == 0
+
+
+def test_a_file_that_is_converted_already_is_named(state, tmp_path):
+    detectron2_format.write(tmp_path / "converted.pkl", state)
+    with pytest.raises(KitError, match="is converted for Detectron2 already"):
+        read_backbone(tmp_path / "converted.pkl")

@@ -66,6 +66,35 @@ def test_convert_leaves_a_record_with_the_proof(places, weights, capsys):
         assert np.array_equal(arrays[key], state[f"online.backbone.{name}"].numpy())
 
 
+QUARTER = "STEM_OUT_CHANNELS: 16, WIDTH_PER_GROUP: 16, RES2_OUT_CHANNELS: 64"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["coco_r50_c4_1x", "coco_r50_fpn_1x", "coco_r50_retinanet_1x", "keypoint_r50_fpn_2x", "voc_r50_c4_24k"],
+)
+def test_the_weights_arrive_in_every_kind_of_detector(places, weights, kind):
+    """The kit's configs as they are, but narrow."""
+    config = places / "narrow.yaml"
+    config.write_text(
+        f"_BASE_: {KIT}/configs/detection/{kind}_moco.yaml\n"
+        f"MODEL: {{RESNETS: {{{QUARTER}}}, FPN: {{OUT_CHANNELS: 32}}}}\n"
+    )
+    assert convert(weights, config=config) == 0
+    results = records.require("row", "convert").results
+    assert results["tensors"] == 318
+    assert results["feature_difference"] < 1e-4
+    wrong = places / "wrong.yaml"
+    wrong.write_text(f"_BASE_: {config}\nINPUT: {{FORMAT: BGR}}\n")
+    assert convert(weights, "--force", config=wrong) == 2
+
+
+def test_pretrained_weights_are_refused_in_the_row_of_initial_ones(places, weights, capsys):
+    command = ["convert", "--run", "seed1/random", "--config", str(DEMO), "--weights", str(weights)]
+    assert cli.main(command) == 2
+    assert "BN has seen images, but the row seed1/random is of initial weights" in capsys.readouterr().err
+
+
 def test_another_width_is_refused(places, tmp_path, capsys):
     checkpoint.save(tmp_path / "c.pth", Networks(50, 8, 8, 8), None, 1, 1)
     assert convert(tmp_path / "c.pth") == 2
@@ -85,25 +114,6 @@ def test_default_statistics_are_refused_unless_the_file_says_untrained(places, t
     checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
     assert convert(tmp_path / "c.pth", "--force") == 0
     assert records.require("row", "convert").results["untrained"]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "INPUT: {FORMAT: BGR}",
-        "MODEL: {PIXEL_MEAN: [103.53, 116.28, 123.675]}",
-        "MODEL: {PIXEL_STD: [1.0, 1.0, 1.0]}",
-        "MODEL: {RESNETS: {STRIDE_IN_1X1: True}}",
-    ],
-)
-def test_a_pixel_path_of_another_family_is_found_out(places, weights, capsys, wrong):
-    """All 318 tensors arrive and Detectron2 says nothing: only the features show it."""
-    config = places / "wrong.yaml"
-    config.write_text(f"_BASE_: {DEMO}\n{wrong}\n")
-    assert convert(weights, config=config) == 2
-    error = capsys.readouterr().err
-    assert "features differ by" in error
-    assert not (records.stage_folder("row", "convert") / "detectron2.pkl").exists()
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ def damaged(state, name, value):
         (lambda s: damaged(s, "layer1.0.conv1.weight", float("nan")), "holds NaN or infinite"),
         (lambda s: damaged(s, "bn1.running_var", 0.0), r"bn1\.running_var must be positive"),
         (lambda s: {**s, "layer2.0.conv2.weight": torch.ones(2, 2)}, r"has shape \(2, 2\), expected"),
+        (lambda s: {**s, "bn1.weight": torch.ones(8, dtype=torch.int8)}, r"is torch\.int8, expected"),
         (lambda s: {**s, "layer5.0.conv1.weight": torch.ones(1)}, "a ResNet-50 does not have"),
         (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, "nor a whole ResNet-50"),
         (lambda s: prefixed(s, "q.", "k."), r"holds 2 ResNets \('k\.', 'q\.'\)"),

@@ -37,6 +37,8 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
         raise KitError(f"{path} is no pickle of arrays, or damaged: {error!r:.160}") from None
     if not isinstance(content, dict):
         raise KitError(f"{path}: expected arrays by name, found a {type(content).__name__}")
+    if isinstance(content.get("model"), dict):
+        raise KitError(f"{path} is converted for Detectron2 already; give the file that it was made from")
     content = content.get("blobs", content)
     state: dict[str, Tensor] = {}
     for key, value in content.items():

@@ -6,7 +6,7 @@ from benchmarks.detection import model as detection
 from benchmarks.detection import quiet
 from triplet import records
 from triplet.errors import KitError
-from triplet.methods import load_methods
+from triplet.methods import MSRA, detection_config, load_methods, weights_of
 from triplet.progress import say
 from triplet.weights import detectron2_format, proof
 from triplet.weights.read import read_backbone
@@ -15,30 +15,31 @@ TOLERANCE = 1e-4
 """Of the features; the two sides round differently."""
 
 
-def convert(run: str, config: Path, weights: Path | None = None, *, force: bool = False) -> None:
+def convert(
+    run: str, config: Path | None = None, weights: Path | None = None, *, force: bool = False
+) -> None:
     """Convert the run's pretrained backbone, or any weights that ``triplet.weights`` reads.
 
     Args:
         run: where the result goes; also where the pretraining is, unless weights are given.
-        config: the detection config in whose model the weights must arrive.
-        weights: a file to start from instead of the run's own pretraining.
+        config: the detection config in whose model the weights must arrive; default: the row's.
+        weights: a file to start from; default: the run's own pretraining, or the row's pulled weights.
         force: start over.
 
     Raises:
         KitError: nothing to convert, an unusable file, or a model in which it does not arrive.
     """
-    if weights is None:
-        weights = records.output(records.require(run, "pretrain"), "checkpoint")
+    chosen = weights is None or config is None
+    weights = weights or weights_of(run)
+    config = config or detection_config(run, weights)
+    if chosen:
+        say(f"convert: {records.portable(weights)} for {config}")
     cfg = detection.load_config(config)
     cfg.MODEL.DEVICE = "cpu"  # a GPU's TF32 convolutions differ by more than a wrong file might
     target = {
         "model": cfg.MODEL.META_ARCHITECTURE,
         "backbone": cfg.MODEL.BACKBONE.NAME,
-        "width": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
-        "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1,
-        "format": cfg.INPUT.FORMAT,
-        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
-        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        **proof.pixel_path(cfg),
     }
 
     def work(job: records.Job) -> None:
@@ -51,9 +52,12 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
                 "(MODEL.RESNETS.STEM_OUT_CHANNELS)"
             )
         method = load_methods().get(Path(run).name)
-        untrained = backbone.untrained or (method is not None and method.untrained)
+        initial = method is not None and method.untrained
+        untrained = backbone.untrained or initial
         if not untrained and backbone.default_statistics:
             raise KitError(f"{weights}: every BN statistic is still its default: not pretrained")
+        if initial and not backbone.default_statistics:
+            raise KitError(f"{weights}: BN has seen images, but the row {run} is of initial weights")
         path = job.folder / "detectron2.pkl"
         detectron2_format.write(path, backbone.state)
         with quiet.log_to(job.folder / "log.txt"):
@@ -64,14 +68,15 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
             path.unlink()
             raise KitError(
                 f"{weights} under {config}: features differ by {difference:.2g} (tolerance {TOLERANCE}) "
-                "though every tensor arrived; check INPUT.FORMAT, MODEL.PIXEL_MEAN, PIXEL_STD and "
-                "RESNETS.STRIDE_IN_1X1"
+                f"though every tensor arrived; {_advice(config, backbone.caffe2)}"
             )
         job.outputs["weights"] = path
         job.results.update(
             format=backbone.format, tensors=count, ignored=len(backbone.ignored),
-            untrained=untrained, feature_difference=difference,
+            widened=backbone.widened, untrained=untrained, feature_difference=difference,
         )  # fmt: skip
+        if backbone.widened:
+            say(f"convert: {backbone.widened} tensors were half precision and are float32 now")
         say(
             f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}"
         )
@@ -84,3 +89,14 @@ def convert(run: str, config: Path, weights: Path | None = None, *, force: bool 
         work=work,
         force=force,
     )
+
+
+def _advice(config: Path, caffe2: bool) -> str:
+    """What to do about a pixel path that does not fit: the config's sibling for the other colour order."""
+    stem = config.stem.removesuffix(MSRA)
+    sibling = config.with_name(f"{stem}{MSRA if caffe2 else ''}{config.suffix}")
+    if sibling != config and sibling.exists():
+        images = "BGR images (MSRA's normalisation)" if caffe2 else "RGB images (ImageNet's normalisation)"
+        use = f"--config {sibling} --force (make: DETECTION={sibling} FORCE=1)"
+        return f"the file is for {images}: use {use}"
+    return "check INPUT.FORMAT, MODEL.PIXEL_MEAN, PIXEL_STD and RESNETS.STRIDE_IN_1X1"

@@ -12,11 +12,40 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from benchmarks.detection import compat  # noqa: F401
+from triplet import records
 from triplet.errors import KitError
 from triplet.pretrain.networks import Backbone as Network
 from triplet.weights import Backbone, caffe2, detectron2_format
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+
+
+def pixel_path(cfg: CfgNode) -> dict[str, Any]:
+    """What of a config decides whether the same tensors mean the same features."""
+    return {
+        "width": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
+        "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1,
+        "format": cfg.INPUT.FORMAT,
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+    }
+
+
+def check_pixel_path(cfg: CfgNode, converted: records.Record) -> None:
+    """Stop where a config treats images otherwise than the one under which the weights were proved.
+
+    (Their features were compared then. All tensors load under the other one, too, and nothing shows.)
+
+    Raises:
+        KitError: the first setting that differs.
+    """
+    for key, value in pixel_path(cfg).items():
+        if converted.config[key] != value:
+            raise KitError(
+                f"the weights were proved with {key} {converted.config[key]}, the config has {value}; "
+                "use the config that they were converted under, or convert them under this one"
+            )
 
 
 def load_and_check(model: Any, path: Path) -> int:
@@ -35,9 +64,9 @@ def load_and_check(model: Any, path: Path) -> int:
     arrays = detectron2_format.read(path)
     DetectionCheckpointer(model).load(str(path))
     state = model.state_dict()
-    # A C4 head takes res5 into the RoI head; its extra norm is not the backbone's.
+    # A C4 head takes res5 into the RoI head; its extra norm is not the backbone's, nor is a pyramid.
     homes = ("backbone.bottom_up.", "backbone.", "roi_heads.")
-    wanted = {k for k in state if re.match(r"backbone\.(?!fpn_)|roi_heads\.res5\.\d", k)}
+    wanted = {k for k in state if re.match(r"backbone\.(?!fpn_|top_block\.)|roi_heads\.res5\.\d", k)}
     for name, array in arrays.items():
         places = [home + name for home in homes if home + name in state]
         if len(places) != 1:

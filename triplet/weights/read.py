@@ -32,6 +32,8 @@ class Backbone:
     """Tensors of the file that are no part of the backbone."""
     untrained: bool
     """The file itself says that it holds initial weights."""
+    widened: int
+    """How many tensors came in half precision."""
     caffe2: bool
     """For BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
 
@@ -80,6 +82,9 @@ def read_backbone(path: Path) -> Backbone:
         format="caffe2" if caffe2 else kind,
         ignored=sorted(state.keys() - {prefix + key for key in expected}),
         untrained=untrained,
+        widened=sum(
+            inside[key].dtype in (torch.float16, torch.bfloat16) for key in expected.keys() & inside.keys()
+        ),
         caffe2=caffe2,
     )
 
@@ -175,6 +180,8 @@ def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> T
         raise KitError(f"{path}: {key} is missing")
     if value.layout != torch.strided or value.shape != reference.shape:
         raise KitError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}")
+    if reference.is_floating_point() and not value.is_floating_point():
+        raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}")
     value = value.to(reference.dtype).contiguous()
     if not torch.isfinite(value).all():
         raise KitError(f"{path}: {key} holds NaN or infinite values")

@@ -1,0 +1,105 @@
+"""The rows, and what a run takes from its row when its user gives nothing else."""
+
+import pickle
+import re
+
+import pytest
+import torch
+
+from tests.weights.test_caffe2 import caffe2_name
+from triplet import cli, records
+from triplet.errors import KitError
+from triplet.methods import MSRA, detection_config, load_methods, weights_of
+from triplet.pretrain.networks import Backbone
+from triplet.pull.sources import load_sources
+
+NAMES = [(row, name) for row, method in load_methods().items() for name in method.weights]
+
+
+def test_every_row_has_weights_that_can_be_pulled_and_each_weights_a_row():
+    assert sorted(name for _, name in NAMES) == sorted(load_sources().weights)
+    for row, method in load_methods().items():
+        assert next(iter(method.weights)) == row
+
+
+@pytest.mark.parametrize(("row", "name"), NAMES)
+def test_the_default_config_of_each_weights_exists_and_fits_their_format(places, row, name):
+    method = load_methods()[row]
+    path = detection_config(f"experiment/seed3/{name}")
+    assert path.exists()
+    recipe = "authors" if row == "triplet" else "moco"
+    caffe2 = method.weights[name] == "caffe2"
+    assert path.name == f"coco_r50_c4_2x_{recipe}{MSRA if caffe2 else ''}.yaml"
+    (file,) = load_sources().weights[name].files
+    assert caffe2 == file.name.endswith(".pkl")
+    assert detection_config(name, places / file.name) == path  # told by the file as by the row
+
+
+def test_a_given_file_decides_the_colour_order(places):
+    assert detection_config("supervised", places / "resnet50.pth").stem == "coco_r50_c4_2x_moco"
+    assert detection_config("triplet", places / "R-50.pkl").stem == "coco_r50_c4_2x_authors_msra"
+
+
+def test_the_numbers_are_those_of_the_readme_and_the_zoo():
+    """Typed in a second time, from the tables."""
+    table = """
+        supervised 40.0 34.7 40.0 34.7    random 35.6 31.4 35.6 31.4        relative-loc 40.0 35.0 40.0 35.0
+        rotation-pred 40.0 34.9 40.0 34.9 npid 39.4 34.5 39.4 34.5          simclr 39.6 34.6 39.6 34.6
+        moco 40.9 35.5 40.9 35.5          moco-v2 40.9 35.5 41.0 35.6       byol 40.3 35.1 40.2 34.9
+    """
+    found = {
+        name: [float(v) for v in values.split()]
+        for name, values in re.findall(r"([a-z][\w-]+) ([\d. ]+\d)", table)
+    }
+    methods = load_methods()
+    for name, method in methods.items():
+        if name != "triplet":
+            assert [method.readme.box, method.readme.mask, method.zoo.box, method.zoo.mask] == found[name]
+    assert list(methods) == [*found, "triplet"]
+    assert (methods["triplet"].readme.box, methods["triplet"].readme.mask) == (41.7, 36.2)
+
+
+def test_no_row_no_default(places, tmp_path, capsys):
+    with pytest.raises(KitError, match=r"'mine' is no row of the table \(supervised, .*add --config FILE"):
+        detection_config("mine")
+    (tmp_path / "w.pth").touch()
+    assert cli.main(["convert", "--run", "mine", "--weights", str(tmp_path / "w.pth")]) == 2
+    assert cli.main(["finetune", "--run", "mine"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "is no row of the table" in errors[0]
+    assert "run first: make convert RUN=mine" in errors[1]
+
+
+def test_nothing_to_convert_says_which_two_commands_help(places, capsys):
+    assert cli.main(["convert", "--run", "seed1/byol"]) == 2
+    error = capsys.readouterr().err
+    assert "run first: make pretrain RUN=seed1/byol, or: make pull-data PULL=weights METHOD=byol" in error
+    assert error.count("\n") == 1
+
+
+def test_a_pretraining_that_was_begun_is_not_passed_over_for_published_weights(places):
+    records.stage_folder("byol", "pretrain").mkdir(parents=True)
+    with pytest.raises(KitError, match="run 'byol' has no finished pretrain stage"):
+        weights_of("byol")
+
+
+def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
+    """Pull, convert, finetune of the row with MSRA's file, without a config or a path."""
+    torch.manual_seed(0)
+    state = Backbone(50).state_dict()
+    tensors = {caffe2_name(k): v.numpy() for k, v in state.items() if "running" not in k and v.ndim}
+    (places / "R-50.pkl").write_bytes(pickle.dumps(tensors))
+    given = ["--from", str(places / "R-50.pkl")]
+    assert cli.main(["pull", "weights", "--method", "supervised", *given]) == 0
+    assert cli.main(["convert", "--run", "supervised"]) == 0
+    config = "configs/detection/coco_r50_c4_2x_moco_msra.yaml"
+    said = capsys.readouterr().out
+    assert f"convert: checkpoints/weights/supervised/R-50.pkl for {config}" in said
+    record = records.require("supervised", "convert")
+    assert (record.results["tensors"], record.results["format"]) == (318, "caffe2")
+    assert record.config["format"] == "BGR"
+    # The images are of 6 classes: it stops, having said under which config it would train.
+    assert cli.main(["finetune", "--run", "supervised", "--data", str(drawn)]) == 2
+    said = capsys.readouterr()
+    assert f"finetune: supervised under {config}" in said.out
+    assert "add MODEL.ROI_HEADS.NUM_CLASSES=6" in said.err
