@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval speed report \
+.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds speed report \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
@@ -102,8 +102,23 @@ pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NO
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
 	@$(call triplet,convert) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
 
-finetune: $(environment) ## train Mask R-CNN on COCO (DETECTION=config, COCO=folder, METHOD=row, SEED=n)
-	@$(call triplet,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" $(force) $(ARGS)
+length = $(if $(HOURS),--hours "$(HOURS)") $(if $(SCHEDULE),--schedule "$(SCHEDULE)")
+
+finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
+	@$(call launch,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" \
+	  $(length) $(force) $(ARGS)
+
+plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
+	@$(call triplet,plan,finetune) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \
+	  $(if $(MEMORY),--memory "$(MEMORY)") $(length) $(ARGS)
+
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
+	@$(call triplet,explain,finetune) --result $(RESULT) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") \
+	  $(if $(LOG),--log "$(LOG)") $(ARGS)
+
+seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
+	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
+	  $(MAKE) --no-print-directory convert finetune eval RUN=seed$$seed/$(METHOD) SEED=$$seed || exit; done
 
 eval: $(environment) ## evaluate the finetuned model on val2017
 	@$(call triplet,eval) --run "$(RUN)" $(force) $(ARGS)

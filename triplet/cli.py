@@ -132,10 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = add("plan", _plan, "how long a finetuning takes on your GPUs, and what AP to expect")
     plan.add_argument("--method", default="triplet", metavar="ROW", help="of the table (default: triplet)")
-    plan.add_argument(
-        "--config", type=Path, default=Path("configs/detection/coco_r50_c4_2x_authors.yaml"),
-        help="one of configs/detection/",
-    )  # fmt: skip
+    _detection(plan)
     plan.add_argument("--gpus", type=int, default=1)
     plan.add_argument(
         "--memory", type=float, metavar="GB", help="of each GPU; by default this machine's is measured"
@@ -271,9 +268,10 @@ def _finetune(a: argparse.Namespace) -> None:
 
 def _plan(a: argparse.Namespace) -> None:
     from benchmarks.detection.plan import Wish, ahead
+    from triplet.methods import detection_config
 
     wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
-    ahead(a.config, a.method, a.gpus, a.memory, a.seconds, wish)
+    ahead(a.config or detection_config(a.method), a.method, a.gpus, a.memory, a.seconds, wish)
 
 
 def _explain(a: argparse.Namespace) -> None:

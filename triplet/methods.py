@@ -1,5 +1,6 @@
 """The rows of the COCO table, configs/methods.yaml, and what a run takes from its row by default."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,7 +46,8 @@ def load_methods(path: Path = CONFIGS / "methods.yaml") -> dict[str, Method]:
 def weights_of(run: str) -> Path:
     """What a run converts by default.
 
-    Its own pretraining; without one, what ``triplet pull weights`` has fetched under the run's name.
+    Its own pretraining, or that of the run that ``seed<N>/`` repeats; without one, what ``triplet pull
+    weights`` has fetched under the run's name.
 
     Raises:
         KitError: neither is there, or it has changed since.
@@ -53,6 +55,12 @@ def weights_of(run: str) -> Path:
     name = Path(run).name
     known = any(name in method.weights for method in load_methods().values())
     folder = records.root("checkpoints") / "weights" / name
+    repeated = "/".join(part for part in Path(run).parts if not re.fullmatch(r"seed\d+", part))
+    if (
+        not records.stage_folder(run, "pretrain").exists()
+        and records.stage_folder(repeated, "pretrain").exists()
+    ):
+        run = repeated
     if not known or records.stage_folder(run, "pretrain").exists():
         return records.output(records.require(run, "pretrain"), "checkpoint")
     if (record := records.read(folder)) is None:
