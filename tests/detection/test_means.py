@@ -1,0 +1,134 @@
+"""Finetuning within the user's means: several processes, passes, hours, schedules."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.detection import budget, data, model, plan
+from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
+from tests.pretrain.test_distributed import launch
+from triplet import cli, records
+from triplet.pretrain.distributed import Processes
+
+TWO = [
+    "SOLVER.MAX_ITER=40",
+    "SOLVER.STEPS=(30,)",
+    "TEST.PRECISE_BN.NUM_ITER=1",
+    "MODEL.RESNETS.NORM=SyncBN",
+]
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_stop_and_go_on(run, drawn):  # noqa: F811
+    arguments = command(drawn, *TWO, "--images-per-gpu", "1")
+    running = launch(2, *arguments)
+    folder = records.stage_folder("row", "finetune")
+    while not (folder / "metrics.json").exists() or not (folder / "metrics.json").stat().st_size:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    out, error = running.communicate()
+    assert running.returncode == 143, error
+    assert "4 images an iteration = 2 x 1 x 2 passes, float32; BN over 2, where the recipe has 4" in out
+    assert error.count("stopped by") == 1
+    assert "Traceback" not in error
+    (saved,) = folder.glob("step_*.pth")
+    done = int(saved.stem.removeprefix("step_"))
+    assert 20 <= done < 40
+    again = launch(2, *arguments)
+    out, error = again.communicate()
+    assert again.returncode == 0, error
+    record = records.require("row", "finetune")
+    assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (2, 2, 2)
+    lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
+    assert lines == sorted(set(lines))
+    assert lines[-1] == 39
+    assert f"Starting training from iteration {done}" in (folder / "log.txt").read_text()
+    state = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F811
+    running = launch(2, *command(drawn, "SOLVER.IMS_PER_BATCH=3"))
+    _, error = running.communicate()
+    assert running.returncode == 2
+    assert "2 processes cannot share a batch of 3 images" in error
+    assert not (records.stage_folder("row", "finetune") / "record.json").exists()
+
+
+def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # noqa: F811
+    """What was measured holds for the run, though a second measurement would differ."""
+    monkeypatch.setattr(budget, "FEWEST", 4)
+    cfg = model.load_config(Path(DEMO), ["SOLVER.IMS_PER_BATCH=2"])
+    cfg.DATASETS.TRAIN = (data.register(drawn, "train2017")[0],)
+    alone = Processes(0, 1, torch.device("cpu"))
+    measured = plan.measure(cfg, alone, "float32", None, log=run / "log.txt")
+    assert (measured.images, measured.peak) == (2, None)
+    hours = f"{25 * measured.seconds / 3600:.6f}"
+    arguments = [
+        *command(drawn, "SOLVER.IMS_PER_BATCH=2", "TEST.PRECISE_BN.ENABLED=False"),
+        "--hours",
+        hours,
+    ]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    record = records.require("row", "finetune")
+    solver = record.config["detectron2"]["SOLVER"]
+    assert 4 <= solver["MAX_ITER"] == record.results["iterations"] < 100
+    whole = model.load_config(Path(DEMO)).SOLVER
+    part = solver["MAX_ITER"] / whole.MAX_ITER
+    for key, value in (("STEPS", whole.STEPS[0]), ("WARMUP_ITERS", whole.WARMUP_ITERS)):
+        found = solver[key][0] if key == "STEPS" else solver[key]
+        assert abs(found - part * value) <= 1
+    assert re.search(r"all 400 iterations would take [^;]+; the schedule is compressed to", out)
+    assert "nothing is published for this detector, data and row" in out
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.count("done already") == 2
+    assert cli.main([*arguments[:-1], "1"]) == 2
+    assert (
+        "holds a finetune of something else (config.detectron2.SOLVER.MAX_ITER" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (["--schedule", "much"], "--schedule is 2x, 1x"),
+        (["--schedule", "1/400"], "1 iterations are left of 400: too few"),
+        (["--images-per-gpu", "3"], "--images-per-gpu may be 1, 2, 4"),
+    ],
+)
+def test_wishes_that_cannot_be(run, drawn, capsys, wish, message):  # noqa: F811
+    assert cli.main([*command(drawn), *wish]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plan_before_there_is_data(places, capsys):
+    assert cli.main(["plan", "--gpus", "8", "--schedule", "1/4x", "--seconds", "0.4"]) == 0
+    out = capsys.readouterr().out
+    assert "16 images an iteration = 8 x 2, float32; BN over 16" in out
+    assert "22500 iterations = 3.07 epochs of 117266 images, learning rate 0.05, warm-up 1250" in out
+    assert "0.4 s an iteration: 2.6 h" in out
+    assert "to expect of triplet: box AP 33.5 (" in out
+    assert cli.main(["plan", "--gpus", "8", "--hours", "2", "--method", "byol"]) == 0
+    out = capsys.readouterr().out
+    assert "those of V100s in Detectron2's model zoo" in out
+    assert "the schedule is compressed to 6.5%" in out
+    assert "learning rate 0.02" in out
+    assert cli.main(["plan", "--gpus", "5"]) == 2
+    assert "may be 1, 2, 4, 8, 16" in capsys.readouterr().err
+
+
+def test_memory_is_counted_where_there_is_no_gpu():
+    """Twice the pixels are up to twice the activations (RoIs stay); half precision is half of them."""
+    small, large = (model.load_config(Path(DEMO), [f"INPUT.MAX_SIZE_TRAIN={size}"]) for size in (128, 256))
+    need = {name: plan.counted(cfg, "float32") for name, cfg in (("small", small), ("large", large))}
+    assert 1.3 < need["large"].image / need["small"].image < 2
+    half = plan.counted(small, "bfloat16")
+    assert half.image == pytest.approx(need["small"].image / 2, rel=0.05)
+    assert half.fixed == need["small"].fixed
