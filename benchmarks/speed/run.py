@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed import pieces, results
+from benchmarks.speed.detection import detection
 from benchmarks.speed.fed import backends, fed
 from benchmarks.speed.flops import peak
 from benchmarks.speed.photos import draw_photos
@@ -29,7 +30,7 @@ from triplet.progress import say
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 RELEASED = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
 FAST = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e-fast_imagenet.yaml"
-NAMES = ("head", "update", "data", "step")
+NAMES = ("head", "update", "data", "step", "detection")
 THREADS = 1
 """Of this process: what is compared is code, not how it spreads over cores."""
 
@@ -136,6 +137,9 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
                 say(f"measuring loader and step together, views by {backend}")
                 together.append(fed(kits[-1], backend, photos, workers, budget))
                 save()
+        if "detection" in names:
+            say("measuring a detection step")
+            note(detection(budget, 1 if smoke else 8 if device.type == "cuda" else 4))
     print(results.table(cases, together))
 
 

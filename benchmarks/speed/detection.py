@@ -1,0 +1,63 @@
+"""A detection step: the kit's beside Detectron2's own trainer, on the same images."""
+
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.detection import model, synthetic, trainer
+from benchmarks.speed.timing import Budget, Case, Variant, interleave
+from triplet.pretrain.distributed import Processes
+
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.solver import build_optimizer
+from detectron2.utils.events import EventStorage
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
+
+
+def detection(budget: Budget, images: int) -> Case:
+    """One optimiser step each: on a GPU of the authors' R50-C4, on the CPU of the demo's quarter of it.
+
+    ``detectron2`` is SimpleTrainer, ``detectron2 amp`` AMPTrainer (float16, GPUs only). All start from
+    the same weights and take the same synthetic images in turn; loading is not counted.
+
+    Args:
+        budget: where, and how long.
+        images: in a step.
+    """
+    cuda = budget.device.type == "cuda"
+    path = CONFIGS / ("coco_r50_c4_2x_authors.yaml" if cuda else "demo.yaml")
+    cfg = model.load_config(path, [f"SOLVER.IMS_PER_BATCH={images}", "SOLVER.BASE_LR=1e-4"])
+    made = [synthetic.images(cfg, images, seed) for seed in range(4)]
+    alone = Processes(0, 1, budget.device)
+
+    def stock(kind: type[SimpleTrainer]) -> Any:
+        torch.manual_seed(0)
+        network = model.build(cfg)
+        return kind(network, itertools.cycle(made), build_optimizer(cfg, network))
+
+    def ours(precision: str) -> Any:
+        torch.manual_seed(0)
+        network = trainer.build(cfg, alone, precision)
+        optimizer = build_optimizer(cfg, network)
+        return trainer.Steps(network, itertools.cycle(made), optimizer, alone, images, precision)
+
+    steppers = {"detectron2": stock(SimpleTrainer), "float32": ours("float32")}
+    if cuda:
+        steppers |= {"detectron2 amp": stock(AMPTrainer), "bfloat16": ours("bfloat16")}
+
+    def run(stepper: Any) -> None:
+        with EventStorage() as stepper.storage:
+            stepper.run_step()
+
+    variants = [
+        Variant(name, partial(run, stepper), images=images, ours="detectron2" not in name)
+        for name, stepper in steppers.items()
+    ]
+    sizes = {"config": path.name, "images": images}
+    return Case(
+        "detection", f"{path.stem}, {images} images", budget.device, sizes, interleave(variants, budget)
+    )
