@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce  # has a gradient, and can be compiled
 
+from triplet import records
 from triplet.errors import KitError
 
 T = TypeVar("T")
@@ -88,8 +90,8 @@ class Processes:
 def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     """Find the other processes that torchrun started, or be alone.
 
-    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which `make pretrain` sets to
-    the number that it was asked for.
+    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which make sets to the number
+    that it was asked for.
 
     Args:
         timeout: seconds to wait here for the others.
@@ -104,8 +106,8 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     expected = int(os.environ.get("TRIPLET_PROCESSES", size))
     if size != expected:
         raise KitError(
-            f"found {size} processes (WORLD_SIZE), expected {expected} (GPUS x NODES); start with: "
-            "make pretrain GPUS=.. NODES=.. RDZV=host:port on every node"
+            f"found {size} processes (WORLD_SIZE), expected {expected} (GPUS x NODES); run the same "
+            "make command, with GPUS=.. NODES=.. RDZV=host:port, on every node"
         )
     gpu = torch.cuda.is_available()
     if gpu and local >= torch.cuda.device_count():
@@ -129,6 +131,30 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
         yield Processes(rank, size, device)
     finally:
         dist.destroy_process_group()
+
+
+def perform(
+    processes: Processes, stage: str, folder: Path, *, work: Callable[[records.Job], None], **plan: Any
+) -> None:
+    """``records.perform`` of work that all processes do together; the first one keeps the record.
+
+    The others work on the first one's word: not when the stage is done already, or refused.
+    """
+    told: list[str] = []
+
+    def with_the_others(job: records.Job) -> None:
+        told.append(processes.tell("work"))
+        work(job)
+
+    if not processes.first:
+        if processes.tell() == "work":
+            work(records.Job(folder))
+        return
+    try:
+        records.perform(stage, folder, work=with_the_others, world_size=processes.size, **plan)
+    finally:
+        if not told:
+            processes.tell("nothing to do")
 
 
 class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
