@@ -105,7 +105,7 @@ convert: $(environment) ## turn the pretraining, or WEIGHTS=file, into Detectron
 finetune: $(environment) ## train Mask R-CNN on COCO (DETECTION=config, COCO=folder, METHOD=row, SEED=n)
 	@$(call triplet,finetune) --run "$(RUN)" --config "$(DETECTION)" --data "$(COCO)" --seed "$(SEED)" $(force) $(ARGS)
 
-eval: $(environment) ## evaluate the finetuned model on val2017
+eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call triplet,eval) --run "$(RUN)" $(force) $(ARGS)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)

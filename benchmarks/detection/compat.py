@@ -22,7 +22,7 @@ def prepare() -> None:
         sys.modules["detectron2._C"] = stub
     if not hasattr(PIL.Image, "LINEAR"):  # v0.6's transforms; gone since Pillow 10
         PIL.Image.LINEAR = PIL.Image.BILINEAR  # type: ignore[attr-defined]
-    if not hasattr(np, "str"):  # v0.6's PASCAL VOC; gone since NumPy 1.24
+    if "str" not in vars(np):  # v0.6's PASCAL VOC; gone since NumPy 1.24
         np.str = str  # type: ignore[attr-defined]
 
 

@@ -102,6 +102,7 @@ def _evaluate(
         with quiet.log_to(log):
             network = model.build(cfg)
             model.load_trained(network, weights)
+            cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
             loader = build_detection_test_loader(cfg, name)
         with Bar("eval", len(loader), quiet=not processes.first) as bar, quiet.log_to(log):
             found = _detect(network, loader, voc, bar, stop)
@@ -110,6 +111,7 @@ def _evaluate(
         with quiet.log_to(log):
             parts = comm.gather(found)
             summary = voc.evaluate() if voc else None  # gathers, too
+        comm._get_global_gloo_group.cache_clear()  # else a thread of the group's outlives it into the exit
     if not processes.first:
         return
     detections = list(itertools.chain.from_iterable(parts))
@@ -144,6 +146,8 @@ def _detect(
     for those detections alone, as Detectron2 does by itself.
     """
     network.eval()
+    if voc:
+        voc.reset()
     found: list[dict[str, Any]] = []
     try:
         for batch in loader:

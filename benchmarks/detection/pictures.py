@@ -96,7 +96,10 @@ def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories:
         categories[each["category_id"]] + (f" {each['score']:.2f}" if "score" in each else "")
         for each in objects
     ]
-    canvas = draw_bounding_boxes(canvas, boxes * scale, labels, colours, width=2)
+    canvas = draw_bounding_boxes(
+        canvas, boxes * scale, labels, colours, width=2,
+        label_colors=[(0, 0, 0)] * len(labels), label_background_colors=colours, fill_labels=True,
+    )  # fmt: skip
     for each, colour in zip(objects, colours, strict=True):
         if each.get("keypoints"):
             points = torch.tensor(each["keypoints"], dtype=torch.float32).view(1, -1, 3)
