@@ -1,6 +1,7 @@
 """Real models, untrained, on a few drawn images, by the command line."""
 
 import json
+import pickle
 import signal
 import time
 
@@ -121,6 +122,17 @@ def test_a_file_of_another_model_is_refused(untrained, tmp_path, spoil, message)
     network = model.build(model.load_config(DEMO))
     with pytest.raises(KitError, match=message):
         model.load_trained(network, tmp_path / "spoilt.pth")
+
+
+def test_a_file_of_the_model_zoo_is_loaded_in_full(untrained, tmp_path):
+    """Arrays in a .pkl, with a constant that models no longer hold, and without counts of batches."""
+    saved = torch.load(untrained()[1], weights_only=True)["model"]
+    arrays = {k: v.numpy() for k, v in saved.items() if not k.endswith("num_batches_tracked")}
+    content = {"model": {**arrays, "pixel_mean": np.zeros((3, 1, 1))}, "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content))
+    network = model.build(model.load_config(DEMO))
+    model.load_trained(network, tmp_path / "zoo.pkl")
+    assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
 
 def test_pictures_show_the_truth_beside_what_was_found(drawn, truth, tmp_path):
