@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.evaluation", description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")
-    parser.add_argument("--images", type=int, default=1000, help="(default: 1000; val2017: 5000)")
+    parser.add_argument("--images", type=int, default=500, help="(default: 500; val2017: 5000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of measuring a task (default: 60)")
     arguments = parser.parse_args(argv)
     content, detections = synthesize(arguments.images)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(results.table(cases, []))
     if arguments.output:
         command = shlex.join(["python", "-m", "benchmarks.speed.evaluation", *argv])
-        header = results.header(command, torch.get_num_threads(), smoke=arguments.images < 1000)
+        header = results.header(command, torch.get_num_threads(), smoke=arguments.images < 500)
         files.write_text(arguments.output, json.dumps({**header, "cases": cases}, indent=1) + "\n")
     return 0 if equal else 1
 
