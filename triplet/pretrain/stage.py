@@ -41,6 +41,7 @@ def pretrain(
         KitError: bad settings or data, or processes that do not fit together.
     """
     settings = load(config, Pretrain, overrides)
+    output = records.stage_folder(run, "pretrain")
     with join() as processes:
         plan(settings, processes.size)
         processes.same("config", settings.model_dump(mode="json"))
@@ -58,7 +59,7 @@ def pretrain(
         perform(
             processes,
             "pretrain",
-            records.stage_folder(run, "pretrain"),
+            output,
             work=lambda job: train(settings, images, job, processes, weights),
             config=settings.model_dump(mode="json", exclude=NEUTRAL),
             inputs=inputs,
