@@ -120,7 +120,7 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
 	  $(MAKE) --no-print-directory convert finetune eval RUN=seed$$seed/$(METHOD) SEED=$$seed || exit; done
 
-eval: $(environment) ## evaluate the finetuned model on val2017
+eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call triplet,eval) --run "$(RUN)" $(force) $(ARGS)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)

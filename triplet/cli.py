@@ -148,9 +148,17 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--config", type=Path, help="the run's Detectron2 config")
     explain.add_argument("--log", type=Path, help="its log.txt or metrics.json")
 
-    evaluate = add("eval", _eval, "evaluate the finetuned model on val2017")
+    evaluate = add("eval", _eval, "evaluate the finetuned model on val2017, or on VOC 2007's test set")
     common(evaluate)
     _coco(evaluate, None)
+    evaluate.add_argument(
+        "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
+    )
+    evaluate.add_argument("--config", type=Path, help="of that model")
+    evaluate.add_argument(
+        "--engine", choices=("ultrafast", "pycocotools"), default="ultrafast",
+        help="what computes COCO's numbers, which are the same (default: ultrafast)",
+    )  # fmt: skip
 
     add("report", _report, "put every number beside the paper's, as a page and as tables")
 
@@ -283,7 +291,9 @@ def _explain(a: argparse.Namespace) -> None:
 def _eval(a: argparse.Namespace) -> None:
     from benchmarks.detection.evaluate import evaluate
 
-    evaluate(a.run, a.data and _folder(a.data), force=a.force)
+    evaluate(
+        a.run, a.data and _folder(a.data), weights=a.model, config=a.config, engine=a.engine, force=a.force
+    )
 
 
 def _report(a: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""COCO 2017's layout: train2017/, val2017/ and annotations/instances_*2017.json."""
+"""COCO 2017's layout: train2017/, val2017/ and annotations/{instances,person_keypoints}_*2017.json."""
 
 import json
 from pathlib import Path
@@ -7,26 +7,26 @@ from typing import Any
 from triplet.errors import KitError
 
 
-def annotations(folder: Path, split: str) -> Path:
-    """Path of a split's instance annotations; KitError when the folder's layout is another one."""
-    path = folder / "annotations" / f"instances_{split}.json"
+def annotations(folder: Path, split: str, kind: str = "instances") -> Path:
+    """Path of a split's annotations; KitError when the folder's layout is another one."""
+    path = folder / "annotations" / f"{kind}_{split}.json"
     for needed in (path, folder / split):
         if not needed.exists():
             raise KitError(
                 f"{folder} is not in COCO 2017's layout: {needed.relative_to(folder)} is missing "
-                "(expected train2017/, val2017/ and annotations/instances_*2017.json); "
+                f"(expected train2017/, val2017/ and annotations/{kind}_*2017.json); "
                 "see: triplet pull --help"
             )
     return path
 
 
-def read(folder: Path, split: str) -> dict[str, Any]:
-    """A split's instance annotations, with at least one of each kind.
+def read(folder: Path, split: str, kind: str = "instances") -> dict[str, Any]:
+    """A split's annotations: at least one image, annotation and category.
 
     Raises:
         KitError: another layout or format, or nothing annotated.
     """
-    path = annotations(folder, split)
+    path = annotations(folder, split, kind)
     try:
         truth = json.loads(path.read_text())
         if all(truth[key] for key in ("images", "annotations", "categories")):

@@ -8,11 +8,12 @@ import importlib.util
 import sys
 import types
 
+import numpy as np
 import PIL.Image
 
 
 def prepare() -> None:
-    """Stand in for ``detectron2._C`` where it was not compiled, and for a name Pillow dropped."""
+    """Stand in for ``detectron2._C`` where it was not compiled, and for names that others dropped."""
     if importlib.util.find_spec("detectron2._C") is None:
         stub = types.ModuleType("detectron2._C")
         stub.get_compiler_version = lambda: "not compiled"  # type: ignore[attr-defined]
@@ -21,6 +22,8 @@ def prepare() -> None:
         sys.modules["detectron2._C"] = stub
     if not hasattr(PIL.Image, "LINEAR"):  # v0.6's transforms; gone since Pillow 10
         PIL.Image.LINEAR = PIL.Image.BILINEAR  # type: ignore[attr-defined]
+    if "str" not in vars(np):  # v0.6's PASCAL VOC; gone since NumPy 1.24
+        np.str = str  # type: ignore[attr-defined]
 
 
 prepare()

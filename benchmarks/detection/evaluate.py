@@ -1,100 +1,200 @@
-"""The eval stage: COCO's numbers for a finetuned model."""
+"""The eval stage: COCO's or PASCAL VOC's numbers for a finetuned model."""
 
+import itertools
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from benchmarks.detection import data, model, quiet
-from triplet import coco, records
+from benchmarks.detection import data, model, pictures, quiet, scores
+from triplet import files, records
 from triplet.errors import KitError
+from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, say
+from triplet.signals import Stop, graceful
 
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+
+LABELS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
 
-def evaluate(run: str, dataset: Path | None = None, *, force: bool = False) -> None:
-    """Evaluate the run's finetuned model on a data set's val2017.
+def evaluate(
+    run: str,
+    dataset: Path | None = None,
+    *,
+    weights: Path | None = None,
+    config: Path | None = None,
+    engine: str = "ultrafast",
+    force: bool = False,
+) -> None:
+    """Evaluate a model on the data that its config's DATASETS.TEST names (COCO's val2017 where none).
+
+    Under torchrun every process takes a part of the images; the first one keeps the record. The numbers do
+    not depend on how many there are.
 
     Args:
-        run: whose finetune stage is done.
-        dataset: folder in COCO 2017's layout; the one that it was finetuned on unless given.
+        run: whose finetune stage is done, or where the result goes.
+        dataset: folder in COCO 2017's or VOC's layout; the one that it was finetuned on unless given.
+        weights: any model file of Detectron2's, with its config, instead of the run's own.
+        config: of those weights.
+        engine: one of ``scores.ENGINES``.
         force: start over.
 
     Raises:
         KitError: nothing to evaluate, or a data set that does not fit.
+        Interrupted: stopped by a signal; it starts again.
     """
-    finetuned = records.require(run, "finetune")
-    dataset = dataset or records.local(finetuned.config["dataset"])
-    truth = coco.annotations(dataset, "val2017")
-    weights = records.output(finetuned, "model")
-    config = records.output(finetuned, "config")
-
-    def work(job: records.Job) -> None:
-        name, categories = data.register(dataset, "val2017")
-        if categories != finetuned.results["categories"]:
-            raise KitError(
-                f"{truth} has other categories ({', '.join(categories[:3])}, ...) than the model was "
-                f"finetuned on ({', '.join(finetuned.results['categories'][:3])}, ...)"
-            )
-        cfg = model.load_config(config, [f"MODEL.WEIGHTS={weights}", f"OUTPUT_DIR={job.folder}"])
-        with quiet.log_to(job.folder / "log.txt"):
-            network = model.build(cfg)
-            content = torch.load(weights, map_location="cpu", weights_only=True)
-            network.load_state_dict(content["model"])
-            loader = build_detection_test_loader(cfg, name)
-            evaluator = COCOEvaluator(name, ("bbox", "segm"), False, str(job.folder), use_fast_impl=False)
-        with Bar("eval", len(loader)) as bar:
-            watched = _Watched(loader, bar)
-            with quiet.log_to(job.folder / "log.txt"):
-                results = inference_on_dataset(network, watched, evaluator)
-        if not results or math.isnan(results["bbox"]["AP"]):
-            raise KitError(f"{weights} found nothing in {dataset}/val2017: it was not trained")
-        job.outputs["predictions"] = job.folder / "coco_instances_results.json"
-        job.results.update({task: _finite(values) for task, values in results.items()})
-        job.results["images"] = len(loader)
-        say(
-            "eval: "
-            + ", ".join(
-                f"{label} AP {results[task]['AP']:.1f} (AP50 {results[task]['AP50']:.1f})"
-                for task, label in (("bbox", "box"), ("segm", "mask"))
-            )
+    finetuned, known = None, None
+    if weights and config and dataset:
+        cfg = model.load_config(config)
+        settings = {"detectron2": model.plain(cfg)}
+    elif weights or config:
+        raise KitError("--model needs --config, which says what it is, and --data, what to evaluate it on")
+    else:
+        finetuned = records.require(run, "finetune")
+        weights, config = records.output(finetuned, "model"), records.output(finetuned, "config")
+        cfg = model.load_config(config)
+        # The trainer's own config names no data to test on.
+        cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
+        dataset = dataset or records.local(finetuned.config["dataset"])
+        settings = {}
+        known = finetuned.results["categories"]
+    with join() as processes:
+        perform(
+            processes,
+            "eval",
+            records.stage_folder(run, "eval"),
+            work=lambda job: _evaluate(cfg, weights, dataset, known, engine, job, processes),
+            config={"dataset": records.portable(dataset), **settings},
+            inputs={"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)},
+            force=force,
+            seed=finetuned.seed if finetuned else None,
         )
 
-    records.perform(
-        "eval",
-        records.stage_folder(run, "eval"),
-        config={"dataset": records.portable(dataset)},
-        inputs={
-            "model": weights,
-            "config": config,
-            "annotations": truth,
-            "images": dataset / "val2017",
-        },
-        work=work,
-        force=force,
-        seed=finetuned.seed,
+
+def _evaluate(
+    cfg: CfgNode,
+    weights: Path,
+    dataset: Path,
+    known: list[str] | None,
+    engine: str,
+    job: records.Job,
+    processes: Processes,
+) -> None:
+    log = job.folder / ("log.txt" if processes.first else f"log.{processes.rank}.txt")
+    job.folder.mkdir(parents=True, exist_ok=True)  # of another machine
+    with graceful() as stop:
+        name, categories = data.testing(cfg, dataset)
+        if known and categories != known:
+            raise KitError(
+                f"{dataset} has other categories ({', '.join(categories[:3])}, ...) than the model was "
+                f"finetuned on ({', '.join(known[:3])}, ...)"
+            )
+        voc = PascalVOCDetectionEvaluator(name) if MetadataCatalog.get(name).get("year") else None
+        with quiet.log_to(log):
+            network = model.build(cfg)
+            model.load_trained(network, weights)
+            cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
+            loader = build_detection_test_loader(cfg, name)
+        with Bar("eval", len(loader), quiet=not processes.first) as bar, quiet.log_to(log):
+            found = _detect(network, loader, voc, bar, stop)
+        if any(processes.gather(bool(stop))):
+            raise stop.interrupted(f"{bar.done} of {bar.total} images evaluated")
+        with quiet.log_to(log):
+            parts = comm.gather(found)
+            summary = voc.evaluate() if voc else None  # gathers, too
+        comm._get_global_gloo_group.cache_clear()  # else a thread of the group's outlives it into the exit
+    if not processes.first:
+        return
+    detections = list(itertools.chain.from_iterable(parts))
+    if not detections:
+        raise KitError(f"{weights} found nothing in {dataset}: it was not trained")
+    job.results["images"] = len(loader.dataset)
+    job.results["engine"] = "voc" if voc else engine
+    with quiet.log_to(log):
+        _draw(name, detections, categories, job)
+        results = _voc(summary) if summary else _coco(cfg, name, detections, engine, job)
+    if results["bbox"]["AP"] is None:
+        raise KitError(f"{dataset}: nothing is annotated that counts")
+    job.results.update(results)
+    say(
+        "eval: "
+        + ", ".join(
+            f"{label} AP {results[task]['AP']:.1f} (AP50 {results[task]['AP50']:.1f})"
+            for task, label in LABELS.items()
+            if task in results
+        )
     )
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """COCO's -1 and NaN (no ground truth of that kind) as None."""
-    return {key: None if math.isnan(value) else float(value) for key, value in values.items()}
+@torch.no_grad()
+def _detect(
+    network: nn.Module, loader: Any, voc: PascalVOCDetectionEvaluator | None, bar: Bar, stop: Stop
+) -> list[dict[str, Any]]:
+    """This process's detections in COCO's result format, categories counted from 0.
+
+    All proposals of the config (1000 in the released files) go through the head: any of them may end among
+    the 100 detections that are scored, so with fewer the numbers would be others. The masks are computed
+    for those detections alone, as Detectron2 does by itself.
+    """
+    network.eval()
+    if voc:
+        voc.reset()
+    found: list[dict[str, Any]] = []
+    try:
+        for batch in loader:
+            if stop:
+                break
+            outputs = network(batch)
+            if voc:
+                voc.process(batch, outputs)
+            for image, output in zip(batch, outputs, strict=True):
+                found += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            bar.step()
+    except RuntimeError:
+        if not stop:  # else a loader process was killed by the signal that stops this one
+            raise
+    return found
 
 
-class _Watched:
-    """A data loader that moves a bar."""
+def _draw(
+    name: str, detections: Sequence[dict[str, Any]], categories: Sequence[str], job: records.Job
+) -> None:
+    folder = job.folder / "pictures"
+    chosen = pictures.choose(DatasetCatalog.get(name))
+    job.results["pictures"] = pictures.draw(chosen, detections, categories, folder)
+    job.outputs["pictures"] = folder
 
-    def __init__(self, loader: Any, bar: Bar) -> None:
-        self.loader, self.bar = loader, bar
 
-    def __len__(self) -> int:
-        return len(self.loader)
+def _coco(
+    cfg: CfgNode, name: str, detections: list[dict[str, Any]], engine: str, job: records.Job
+) -> dict[str, Any]:
+    """All of COCO's numbers, each task's by name, and every category's AP."""
+    metadata = MetadataCatalog.get(name)
+    ids = {ours: theirs for theirs, ours in metadata.thing_dataset_id_to_contiguous_id.items()}
+    detections = [{**each, "category_id": ids[each["category_id"]]} for each in detections]
+    path = job.folder / "coco_instances_results.json"
+    files.write_text(path, json.dumps(detections))
+    job.outputs["predictions"] = path
+    tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
+    truth = scores.Truth(Path(metadata.json_file), engine)
+    found = {task: truth.score(detections, task) for task in tasks}
+    return {
+        **{task: each.numbers for task, each in found.items()},
+        "categories": {task: each.categories for task, each in found.items()},
+    }
 
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.loader:
-            yield batch
-            self.bar.step()
+
+def _voc(summary: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Of the year's protocol: in 2007 precision is averaged at 11 recalls."""
+    return {
+        "bbox": {key: None if math.isnan(value) else float(value) for key, value in summary["bbox"].items()}
+    }

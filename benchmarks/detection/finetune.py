@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import yaml
 
 from benchmarks.detection import budget, data, model, plan, quiet
 from benchmarks.detection.trainer import Trainer, Watch, data_size
-from triplet import coco, files, records
+from triplet import files, records
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.distributed import Processes, join, perform
@@ -40,7 +39,7 @@ def finetune(
     Args:
         run: whose convert stage is done.
         config: Detectron2's YAML.
-        dataset: folder in COCO 2017's layout.
+        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names.
         overrides: ``KEY.SUB=value`` for Detectron2's settings.
         seed: of the heads, the sampling and the data order.
         wish: hours, schedule, precision, images in a pass; what is best unless given.
@@ -52,7 +51,6 @@ def finetune(
     """
     converted = records.require(run, "convert")
     weights = records.output(converted, "weights")
-    truth = coco.annotations(dataset, "train2017")
     cfg = model.load_config(config, overrides)
     proof.check_pixel_path(cfg, converted)
     wish = wish or plan.Wish()
@@ -60,44 +58,32 @@ def finetune(
     begun = any((folder / name).exists() for name in records.MARKERS)
     with join() as processes:
         processes.same("converted weights", records.Artifact.of(weights).sha256)
-        processes.same("settings", [plain(cfg), seed, asdict(wish)])
-        name, categories = data.register(dataset, "train2017")
-        if len(categories) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            raise KitError(
-                f"{truth} has {len(categories)} categories, {config} expects "
-                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; add MODEL.ROI_HEADS.NUM_CLASSES={len(categories)}"
-            )
+        processes.same("settings", [model.plain(cfg), seed, asdict(wish)])
+        names, categories = data.training(cfg, dataset)
         here = cfg.clone()
         here.merge_from_list(
-            ["DATASETS.TRAIN", (name,), "DATASETS.TEST", (), "OUTPUT_DIR", str(folder),
+            ["DATASETS.TRAIN", names, "DATASETS.TEST", (), "OUTPUT_DIR", str(folder),
              "MODEL.WEIGHTS", str(weights), "SEED", seed]
         )  # fmt: skip
-        here, chosen = plan.choose(run, plain(cfg), here, processes, wish, begun=begun and not force)
+        here, chosen = plan.choose(run, model.plain(cfg), here, processes, wish, begun=begun and not force)
         for key in ("MAX_ITER", "STEPS", "WARMUP_ITERS"):
             cfg.SOLVER[key] = here.SOLVER[key]
         perform(
             processes,
             "finetune",
             folder,
-            lambda job: _train(here, chosen, processes, job, seed, categories),
+            work=lambda job: _train(here, chosen, processes, job, seed, categories),
             config={
                 "dataset": records.portable(dataset),
                 "seed": seed,
-                "detectron2": plain(cfg),
+                "detectron2": model.plain(cfg),
                 "precision": chosen.precision,
                 "bn_images": budget.bn_images(cfg, processes.size, chosen.images),
             },
-            inputs={"weights": weights, "annotations": truth, "images": dataset / "train2017"},
+            inputs={"weights": weights, **data.inputs(cfg, dataset, train=True)},
             force=force,
             seed=seed,
         )
-
-
-def plain(cfg: CfgNode) -> dict:
-    """A Detectron2 config as plain values, less where it runs."""
-    values = yaml.safe_load(cfg.dump())
-    del values["MODEL"]["DEVICE"]
-    return values
 
 
 def _train(

@@ -1,7 +1,9 @@
 """Mask R-CNN R50-C4 as the paper and MoCo finetune it: config in, Detectron2 model out."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -9,6 +11,7 @@ from torch import nn
 
 from benchmarks.detection import compat  # noqa: F401
 from triplet.errors import KitError
+from triplet.weights import detectron2_format
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import get_norm
@@ -54,3 +57,46 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
 def build(cfg: CfgNode) -> nn.Module:
     """The model of a config, randomly initialised, on the config's device."""
     return build_model(cfg)
+
+
+def plain(cfg: CfgNode) -> dict[str, Any]:
+    """A config as plain values, less where it runs."""
+    values = yaml.safe_load(cfg.dump())
+    del values["MODEL"]["DEVICE"]
+    return values
+
+
+def load_trained(network: nn.Module, path: Path) -> None:
+    """Fill a model with what Detectron2 or the finetune stage saved: .pth, or .pkl of the model zoo.
+
+    Raises:
+        KitError: damaged, more than tensors and plain values, or of another model.
+    """
+    try:
+        if path.suffix == ".pkl":
+            found = {k: torch.as_tensor(v) for k, v in detectron2_format.read(path).items()}
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            found = content.get("model", content)
+        shapes = {name: tuple(value.shape) for name, value in found.items()}
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{path} is no model file of Detectron2's, or damaged: {reason}") from None
+    # Only training counts batches, and older files hold constants that the config says.
+    free = re.compile(r"num_batches_tracked$|cell_anchors|pixel_(mean|std)$")
+    state = network.state_dict()
+    odd = sorted(
+        name
+        for name in state.keys() | shapes.keys()
+        if not free.search(name) and (name not in state or shapes.get(name) != tuple(state[name].shape))
+    )
+    if odd:
+        theirs = shapes.get(odd[0], "missing")
+        ours = tuple(state[odd[0]].shape) if odd[0] in state else "nothing"
+        raise KitError(
+            f"{path} is of another model than the config's: {len(odd)} tensors do not fit; {odd[0]} is "
+            f"{theirs}, expected {ours}"
+        )
+    network.load_state_dict({name: found.get(name, value) for name, value in state.items()})

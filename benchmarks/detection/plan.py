@@ -101,7 +101,7 @@ def choose(
             job.results.update(part=part, plan=asdict(found))
 
         changed = before is not None and before.config != json.loads(json.dumps(config))
-        perform(processes, "plan", folder, work, config=config, inputs={}, force=changed or not begun)
+        perform(processes, "plan", folder, work=work, config=config, inputs={}, force=changed or not begun)
         record = records.read(folder) if processes.first else None
         results = processes.tell(record.results if record else None)
         cfg, chosen = budget.compress(cfg, results["part"]), Plan(**results["plan"])

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.detection import data, model
+from benchmarks.detection import model
 from tests.conftest import KIT
 from triplet.errors import KitError
 
@@ -64,22 +64,3 @@ def test_missing_and_damaged_configs_are_named(tmp_path):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(KitError, match="Detectron2 refuses it"):
             model.load_config(tmp_path / "bad.yaml")
-
-
-def test_register_finds_layout_and_missing_images(drawn, tmp_path):
-    name, categories = data.register(drawn, "val2017")
-    assert len(categories) == 6
-    from detectron2.data import DatasetCatalog
-
-    assert len(DatasetCatalog.get(name)) == 6
-    with pytest.raises(KitError, match=r"annotations/instances_train2017\.json is missing"):
-        data.register(tmp_path, "train2017")
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "val2017").mkdir()
-    copy = tmp_path / "annotations" / "instances_val2017.json"
-    copy.write_text("[]")
-    with pytest.raises(KitError, match="not in COCO's annotation format"):
-        data.register(tmp_path, "val2017")
-    copy.write_text((drawn / "annotations" / "instances_val2017.json").read_text())
-    with pytest.raises(KitError, match="6 of 6 annotated images are missing"):
-        data.register(tmp_path, "val2017")

@@ -90,8 +90,8 @@ class Processes:
 def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     """Find the other processes that torchrun started, or be alone.
 
-    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which `make pretrain` sets to
-    the number that it was asked for.
+    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which make sets to the number
+    that it was asked for.
 
     Args:
         timeout: seconds to wait here for the others.
@@ -106,8 +106,8 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     expected = int(os.environ.get("TRIPLET_PROCESSES", size))
     if size != expected:
         raise KitError(
-            f"found {size} processes (WORLD_SIZE), expected {expected} (GPUS x NODES); start with: "
-            "make pretrain GPUS=.. NODES=.. RDZV=host:port on every node"
+            f"found {size} processes (WORLD_SIZE), expected {expected} (GPUS x NODES); run the same "
+            "make command, with GPUS=.. NODES=.. RDZV=host:port, on every node"
         )
     gpu = torch.cuda.is_available()
     if gpu and local >= torch.cuda.device_count():
@@ -134,28 +134,26 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
 
 
 def perform(
-    processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
+    processes: Processes, stage: str, folder: Path, *, work: Callable[[records.Job], None], **plan: Any
 ) -> None:
-    """``records.perform`` by the first process; the others work along where it does.
+    """``records.perform`` of work that all processes do together; the first one keeps the record.
 
-    Args:
-        processes: all of them; each must call this.
-        stage: see ``records.perform``, as are folder, work and the rest.
+    The others work on the first one's word: not when the stage is done already, or refused.
     """
+    told: list[str] = []
+
+    def with_the_others(job: records.Job) -> None:
+        told.append(processes.tell("work"))
+        work(job)
+
     if not processes.first:
         if processes.tell() == "work":
             work(records.Job(folder))
         return
-    told: list[str] = []
-
-    def led(job: records.Job) -> None:
-        told.append(processes.tell("work"))
-        work(job)
-
     try:
-        records.perform(stage, folder, work=led, world_size=processes.size, **plan)
+        records.perform(stage, folder, work=with_the_others, world_size=processes.size, **plan)
     finally:
-        if not told:  # done already, or refused: let the others go
+        if not told:
             processes.tell("nothing to do")
 
 

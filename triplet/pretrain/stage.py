@@ -60,7 +60,7 @@ def pretrain(
             processes,
             "pretrain",
             output,
-            lambda job: train(settings, images, job, processes, weights),
+            work=lambda job: train(settings, images, job, processes, weights),
             config=settings.model_dump(mode="json", exclude=NEUTRAL),
             inputs=inputs,
             force=force,

@@ -1,0 +1,122 @@
+"""A few validation images, the truth on the left and what was detected on the right."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as masks
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
+
+from benchmarks.detection import compat  # noqa: F401
+from triplet import files
+
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+
+COUNT = 6
+SURE = 0.5
+"""Lowest score of a detection that is drawn."""
+SEEN = 0.05
+"""Lowest score of a keypoint that is drawn, as in Detectron2's Visualizer."""
+PANEL = 318
+"""Pixels: width of either side."""
+GAP = 4
+
+
+def choose(dataset: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Images with something annotated, evenly spread over their ids: the same for every run.
+
+    Args:
+        dataset: Detectron2's, an image each.
+    """
+    annotated = sorted(
+        (image for image in dataset if image["annotations"]), key=lambda image: image["image_id"]
+    )
+    return annotated[:: max(1, len(annotated) // COUNT)][:COUNT]
+
+
+def draw(
+    chosen: Sequence[dict[str, Any]],
+    detections: Sequence[dict[str, Any]],
+    categories: Sequence[str],
+    folder: Path,
+) -> list[str]:
+    """Write a JPEG for each image, 640 px wide.
+
+    Args:
+        chosen: images and their truth, of Detectron2's data set.
+        detections: of any images, in COCO's result format, with categories counted from 0.
+        categories: their names.
+        folder: where to.
+
+    Returns:
+        The names of the files, made of the images' ids.
+    """
+    found: dict[Any, list[dict[str, Any]]] = {image["image_id"]: [] for image in chosen}
+    for each in detections:
+        if each["image_id"] in found and each["score"] >= SURE:
+            found[each["image_id"]].append({**each, "bbox_mode": BoxMode.XYWH_ABS})
+    names = []
+    for image in chosen:
+        pixels = read_image(image["file_name"], "RGB")
+        truth = _panel(pixels, image["annotations"], categories)
+        detected = _panel(pixels, found[image["image_id"]], categories)
+        gap = torch.full((3, truth.shape[1], GAP), 255, dtype=torch.uint8)
+        pair = torch.cat([truth, gap, detected], 2)
+        names.append(f"{image['image_id']}.jpg".replace("/", "_"))
+        with files.atomic(folder / names[-1]) as temporary:
+            Image.fromarray(pair.permute(1, 2, 0).numpy()).save(temporary, "JPEG", quality=85)
+    return names
+
+
+def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Tensor:
+    """(3, h, PANEL) uint8: the image with boxes, and masks and keypoints where there are some."""
+    height, width = pixels.shape[:2]
+    scale = PANEL / width
+    size = (PANEL, max(1, round(height * scale)))
+    small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    canvas = torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+    if not objects:
+        return canvas
+    colours: list[Any] = [_colour(each["category_id"]) for each in objects]
+    if outlined := [i for i, each in enumerate(objects) if each.get("segmentation")]:
+        stack = np.stack([_mask(objects[i]["segmentation"], height, width, size) for i in outlined])
+        canvas = draw_segmentation_masks(
+            canvas, torch.from_numpy(stack), alpha=0.45, colors=[colours[i] for i in outlined]
+        )
+    boxes = torch.tensor(
+        [BoxMode.convert(each["bbox"], each["bbox_mode"], BoxMode.XYXY_ABS) for each in objects]
+    )
+    labels = [
+        categories[each["category_id"]] + (f" {each['score']:.2f}" if "score" in each else "")
+        for each in objects
+    ]
+    canvas = draw_bounding_boxes(
+        canvas, boxes * scale, labels, colours, width=2,
+        label_colors=[(0, 0, 0)] * len(labels), label_background_colors=colours, fill_labels=True,
+    )  # fmt: skip
+    for each, colour in zip(objects, colours, strict=True):
+        if each.get("keypoints"):
+            points = torch.tensor(each["keypoints"], dtype=torch.float32).view(1, -1, 3)
+            shown = points[:, points[0, :, 2] > SEEN, :2]
+            canvas = draw_keypoints(canvas, shown * scale, colors=colour, radius=2)
+    return canvas
+
+
+def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool at the panel's size, of polygons or a run-length encoding."""
+    if isinstance(outline, list):
+        outline = masks.merge(masks.frPyObjects(outline, height, width))
+    full = Image.fromarray(masks.decode(outline) * 255)
+    return np.asarray(full.resize(size, Image.Resampling.BILINEAR)) > 127
+
+
+def _colour(category: int) -> tuple[int, int, int]:
+    """Neighbours far apart on the colour wheel."""
+    red, green, blue = colorsys.hsv_to_rgb(category * 0.618034 % 1, 0.85, 1)
+    return round(255 * red), round(255 * green), round(255 * blue)

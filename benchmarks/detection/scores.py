@@ -1,0 +1,69 @@
+"""COCO's numbers of detections, by one of two engines whose numbers are equal."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ENGINES = {"ultrafast": "ultrafast_pycocotools", "pycocotools": "pycocotools"}
+"""Modules: a fast one, the default, and COCO's own."""
+_BOXES = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"
+)  # fmt: skip
+NUMBERS = {
+    "bbox": _BOXES,
+    "segm": _BOXES,
+    "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
+}
+"""Of each task, in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval, #keypoints-eval)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one task, in percent; None where nothing of that kind is annotated."""
+
+    numbers: dict[str, float | None]
+    """By the names in NUMBERS."""
+    categories: dict[str, float | None]
+    """AP by the name of the category."""
+
+
+class Truth:
+    """A COCO annotation file, read once for all tasks."""
+
+    def __init__(self, annotations: Path, engine: str = "ultrafast") -> None:
+        package = ENGINES[engine]
+        self._make = importlib.import_module(f"{package}.cocoeval").COCOeval
+        self.coco = importlib.import_module(f"{package}.coco").COCO(str(annotations))
+
+    def score(self, detections: Sequence[dict[str, Any]], task: str) -> Scores:
+        """Evaluate as ``detectron2.evaluation.COCOEvaluator`` does.
+
+        Prints COCO's table.
+
+        Args:
+            detections: at least one, in COCO's result format, with the file's category ids. Not changed.
+            task: bbox, segm or keypoints.
+        """
+        # With a box, COCO takes a detection's area from that; a mask's is its own. One more copy, since
+        # the engines write into what they are given.
+        left_out = {"bbox"} if task == "segm" else set()
+        own = [{k: v for k, v in each.items() if k not in left_out} for each in detections]
+        evaluation = self._make(self.coco, self.coco.loadRes(own), task)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        # thresholds x recalls x categories x areas x detections an image
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]
+        names = [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
+        by_category = {}
+        for k, name in enumerate(names):
+            known = precision[:, :, k][precision[:, :, k] > -1]
+            by_category[name] = _percent(known.mean() if known.size else -1)
+        numbers = zip(NUMBERS[task], evaluation.stats, strict=True)
+        return Scores({name: _percent(value) for name, value in numbers}, by_category)
+
+
+def _percent(value: float) -> float | None:
+    return None if value < 0 else 100 * float(value)

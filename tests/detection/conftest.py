@@ -1,0 +1,85 @@
+"""The drawn validation images in other data sets' layouts, and a small model that detects something."""
+
+import json
+from xml.sax.saxutils import escape
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks.detection import model
+from tests.conftest import KIT
+
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+
+DEMO = KIT / "configs" / "detection" / "demo.yaml"
+EYES = [0, 0.5, 1] * 6  # where in its box each of 17 keypoints lies
+
+
+@pytest.fixture(scope="session")
+def truth(drawn):
+    """Annotations of val2017."""
+    return json.loads((drawn / "annotations" / "instances_val2017.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def voc(drawn, truth, tmp_path_factory):
+    """VOC 2007 (test, trainval) and 2012 (trainval), the drawn categories under VOC's first names."""
+    folder = tmp_path_factory.mktemp("voc")
+    for year, splits in (("2007", ("test", "trainval")), ("2012", ("trainval",))):
+        root = folder / "VOCdevkit" / f"VOC{year}"
+        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (root / name).mkdir(parents=True)
+        for image in truth["images"]:
+            number = f"{image['id']:06d}"
+            with Image.open(drawn / "val2017" / image["file_name"]) as picture:
+                picture.save(root / "JPEGImages" / f"{number}.jpg", quality=95)
+            objects = "".join(
+                f"<object><name>{escape(CLASS_NAMES[a['category_id'] - 1])}</name><pose>Unspecified</pose>"
+                "<truncated>0</truncated><difficult>0</difficult><bndbox>"
+                f"<xmin>{x + 1:.0f}</xmin><ymin>{y + 1:.0f}</ymin><xmax>{x + w:.0f}</xmax>"
+                f"<ymax>{y + h:.0f}</ymax></bndbox></object>"
+                for a in truth["annotations"]
+                if a["image_id"] == image["id"]
+                for x, y, w, h in [a["bbox"]]
+            )
+            size = "<size><width>128</width><height>128</height><depth>3</depth></size>"
+            (root / "Annotations" / f"{number}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+        for split in splits:
+            names = "".join(f"{image['id']:06d}\n" for image in truth["images"])
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keypoints(drawn, truth, tmp_path_factory):
+    """COCO's keypoints: every drawn object is a person."""
+    folder = tmp_path_factory.mktemp("keypoints")
+    (folder / "annotations").mkdir()
+    people = []
+    for each in truth["annotations"]:
+        x, y, w, h = each["bbox"]
+        points = [v for i in range(17) for v in (x + w * EYES[i], y + h * i / 16, 2)]
+        people.append({**each, "category_id": 1, "keypoints": points, "num_keypoints": 17})
+    person = {"id": 1, "name": "person", "keypoints": [str(i) for i in range(17)], "skeleton": []}
+    content = json.dumps({**truth, "annotations": people, "categories": [person]})
+    for split in ("train2017", "val2017"):
+        (folder / split).symlink_to(drawn / "val2017")
+        (folder / "annotations" / f"person_keypoints_{split}.json").write_text(content)
+    return folder
+
+
+@pytest.fixture
+def untrained(tmp_path):
+    """Makes a config of the demo's with changes, and a file of its random model; these detect something."""
+
+    def make(**changes):
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({"_BASE_": str(DEMO), **changes}))
+        torch.manual_seed(0)
+        weights = tmp_path / "model.pth"
+        torch.save({"model": model.build(model.load_config(config)).state_dict()}, weights)
+        return ["--model", str(weights), "--config", str(config)]
+
+    return make

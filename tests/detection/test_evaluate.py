@@ -1,0 +1,166 @@
+"""Real models, untrained, on a few drawn images, by the command line."""
+
+import json
+import pickle
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.detection import data, model, pictures
+from tests.conftest import KIT, TINY
+from tests.detection.conftest import DEMO
+from tests.pretrain.test_distributed import launch
+from triplet import cli, records
+from triplet.errors import KitError
+from triplet.pull.drawn import draw_dataset
+
+from detectron2.data import DatasetCatalog
+
+SMALL_FPN = {
+    "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
+    "RESNETS": {"OUT_FEATURES": ["res2", "res3", "res4", "res5"]},
+    "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"], "OUT_CHANNELS": 16},
+    "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
+    "RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]},
+    "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "NUM_CLASSES": 1},
+    "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16},
+    "ROI_KEYPOINT_HEAD": {"CONV_DIMS": [16]},
+    "MASK_ON": False,
+    "KEYPOINT_ON": True,
+}
+
+
+def results(run):
+    return records.require(run, "eval").results
+
+
+@pytest.mark.timeout(600)
+def test_any_model_by_one_and_two_processes_and_both_engines(places, drawn, untrained, capsys):
+    given = ["eval", *untrained(), "--data", str(drawn)]
+    assert cli.main([*given, "--run", "one"]) == 0
+    assert "box AP" in capsys.readouterr().out
+    one = results("one")
+    assert cli.main([*given, "--run", "slow", "--engine", "pycocotools"]) == 0
+    assert results("slow") == {**one, "engine": "pycocotools"}
+    two = launch(2, *given, "--run", "two")
+    out, error = two.communicate()
+    assert two.returncode == 0, error
+    assert out.count("box AP") == 1
+    assert results("two") == one
+    assert one["images"] == 6
+    assert list(one["bbox"]) == list(one["segm"])
+    assert list(one["bbox"])[:3] + list(one["bbox"])[-3:] == ["AP", "AP50", "AP75", "ARs", "ARm", "ARl"]
+    for task in ("bbox", "segm"):
+        each = [v for v in one["categories"][task].values() if v is not None]
+        assert one[task]["AP"] == pytest.approx(np.mean(each))
+    record = records.require("two", "eval")
+    assert record.world_size == 2
+    assert record.config["detectron2"]["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 6
+    predictions = json.loads(records.output(record, "predictions").read_text())
+    assert {each["image_id"] for each in predictions} == {1, 2, 3, 4, 5, 6}
+
+
+def test_voc_has_its_own_numbers(places, voc, untrained):
+    given = untrained(DATASETS={"TEST": ["voc_2007_test"]}, MODEL={"ROI_HEADS": {"NUM_CLASSES": 20}})
+    assert cli.main(["eval", "--run", "voc", *given, "--data", str(voc)]) == 0
+    found = results("voc")
+    assert list(found["bbox"]) == ["AP", "AP50", "AP75"]
+    assert (found["engine"], found["images"]) == ("voc", 6)
+    assert "list" in records.require("voc", "eval").inputs
+
+
+def test_keypoints(places, keypoints, untrained):
+    given = untrained(DATASETS={"TEST": ["keypoints_coco_2017_val"]}, MODEL=SMALL_FPN)
+    assert cli.main(["eval", "--run", "people", *given, "--data", str(keypoints)]) == 0
+    found = results("people")
+    assert list(found["keypoints"])[:3] == ["AP", "AP50", "AP75"]
+    assert "segm" not in found
+
+
+@pytest.mark.timeout(600)
+def test_a_stop_is_clean(places, tmp_path, untrained):
+    draw_dataset(tmp_path / "many", TINY.model_copy(update={"unlabelled": 1, "val": 100}))
+    running = launch(2, "eval", "--run", "row", *untrained(), "--data", str(tmp_path / "many"))
+    folder = records.stage_folder("row", "eval")
+    while not all((folder / name).exists() for name in ("log.txt", "log.1.txt")):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 143, error
+    assert error.count("stopped by SIGTERM") == 1
+    assert "Traceback" not in error
+    assert not (folder / "record.json").exists()
+
+
+def test_models_that_do_not_fit_are_named(places, drawn, untrained, capsys):
+    given = untrained()
+    assert cli.main(["eval", "--run", "row", *given]) == 2
+    assert "--model needs --config" in capsys.readouterr().err
+    wide = ["eval", "--run", "row", *given[:3], str(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")]
+    assert cli.main([*wide, "--data", str(drawn)]) == 2
+    assert "has 6 categories, the config expects 80" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state.pop("backbone.stem.conv1.weight"), "conv1.weight is missing, expected"),
+        (lambda state: state.update(more=torch.zeros(1)), r"more is \(1,\), expected nothing"),
+        (lambda state: state.update(odd=3), "no model file of Detectron2's"),
+    ],
+)
+def test_a_file_of_another_model_is_refused(untrained, tmp_path, spoil, message):
+    path = untrained()[1]
+    state = torch.load(path, weights_only=True)["model"]
+    spoil(state)
+    torch.save({"model": state}, tmp_path / "spoilt.pth")
+    network = model.build(model.load_config(DEMO))
+    with pytest.raises(KitError, match=message):
+        model.load_trained(network, tmp_path / "spoilt.pth")
+
+
+def test_a_file_of_the_model_zoo_is_loaded_in_full(untrained, tmp_path):
+    """Arrays in a .pkl, with a constant that models no longer hold, and without counts of batches."""
+    saved = torch.load(untrained()[1], weights_only=True)["model"]
+    arrays = {k: v.numpy() for k, v in saved.items() if not k.endswith("num_batches_tracked")}
+    content = {"model": {**arrays, "pixel_mean": np.zeros((3, 1, 1))}, "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content))
+    network = model.build(model.load_config(DEMO))
+    model.load_trained(network, tmp_path / "zoo.pkl")
+    assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
+
+
+def test_pictures_show_the_truth_beside_what_was_found(drawn, truth, tmp_path):
+    name, categories = data.register(drawn, "val2017")
+    chosen = pictures.choose(DatasetCatalog.get(name))
+    assert [image["image_id"] for image in chosen] == [1, 2, 3, 4, 5, 6]
+    found = [
+        {"image_id": a["image_id"], "category_id": a["category_id"] - 1, "bbox": a["bbox"], "score": score}
+        for a in truth["annotations"]
+        for score in (0.9, 0.4)
+        if a["image_id"] != 2
+    ]
+    names = pictures.draw(chosen, found, categories, tmp_path)
+    assert names == [f"{i}.jpg" for i in range(1, 7)]
+    for image, file in zip(chosen, names, strict=True):
+        with Image.open(tmp_path / file) as picture:
+            pixels = np.asarray(picture).astype(int)
+        assert pixels.shape == (318, 640, 3)
+        assert (tmp_path / file).stat().st_size < 100_000
+        plain = np.asarray(Image.open(image["file_name"]).convert("RGB").resize((318, 318), 3)).astype(int)
+        left, right = (np.abs(side - plain).max(2) > 60 for side in (pixels[:, :318], pixels[:, -318:]))
+        if image["image_id"] == 2:
+            assert right.mean() < 0.001
+        else:
+            assert left.mean() > right.mean() > 0.01  # masks and boxes; boxes
+
+
+def test_pictures_are_spread_over_the_annotated_images():
+    images = [{"image_id": i, "annotations": [] if i % 2 else [1]} for i in range(100)]
+    assert [image["image_id"] for image in pictures.choose(images)] == [0, 16, 32, 48, 64, 80]
+    assert len(pictures.choose(images[:5])) == 3
