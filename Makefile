@@ -121,7 +121,7 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 	  $(MAKE) --no-print-directory convert finetune eval RUN=seed$$seed/$(METHOD) SEED=$$seed || exit; done
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
-	@$(call triplet,eval) --run "$(RUN)" $(force) $(ARGS)
+	@$(call launch,eval) --run "$(RUN)" $(force) $(ARGS)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)

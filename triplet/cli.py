@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.act(arguments) or 0
     except KitError as error:
         if not first_here():  # mostly the first one says the same, and torchrun ends this one meanwhile
-            time.sleep(2)
+            time.sleep(5)
         print(f"triplet {arguments.stage}: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as error:
