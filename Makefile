@@ -32,7 +32,8 @@ else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
 endif
 
-# One process a GPU. With several, torchrun (in triplet.launch) starts them; every node runs the same command.
+# $(call launch,stage): one process a GPU. With several, torchrun (in triplet.launch) starts them; every node runs the
+# same command.
 GPUS ?= 1
 NODES ?= 1
 RDZV ?= localhost:0
@@ -43,13 +44,13 @@ ifneq ($(NODES),1)
 endif
 processes = $(shell echo $$(($(GPUS) * $(NODES))))
 ifeq ($(processes),1)
-  launch = $(call triplet,pretrain)
+  launch = $(call triplet,$(1))
 else ifeq ($(RUNTIME),local)
   launch = TRIPLET_PROCESSES=$(processes) .venv/bin/python -m triplet.launch --nnodes $(NODES) --nproc-per-node $(GPUS) \
-    --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python -- .venv/bin/triplet pretrain
+    --rdzv-backend c10d --rdzv-endpoint $(RDZV) --no-python -- .venv/bin/triplet $(1)
 else
-  launch = $(if $(filter-out 1,$(NODES)),PRETRAIN_NETWORK=host) GPUS=$(GPUS) NODES=$(NODES) RDZV=$(RDZV) \
-    $(call triplet,pretrain)
+  launch = $(if $(filter-out 1,$(NODES)),LAUNCH_NETWORK=host) GPUS=$(GPUS) NODES=$(NODES) RDZV=$(RDZV) \
+    $(call triplet,$(1))
 endif
 
 help: ## print this list
@@ -97,7 +98,7 @@ pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder)
 	@$(call triplet,pack) "$(IMAGES)" --name "$(NAME)" $(force) $(ARGS)
 
 pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder)
-	@$(launch) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
+	@$(call launch,pretrain) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, or WEIGHTS=file, into Detectron2's weights, with proof
 	@$(call triplet,convert) --run "$(RUN)" --config "$(DETECTION)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)

@@ -118,9 +118,9 @@ def test_with_docker_make_runs_the_service_of_the_same_name():
     done = make("-n", "pretrain", "RUNTIME=docker", "GPUS=8", "IMAGES=/disk/train")
     assert "GPUS=8 NODES=1 RDZV=localhost:0" in done.stdout
     assert "docker compose run --rm -v /disk/train:/disk/train:ro pretrain" in done.stdout
-    assert "PRETRAIN_NETWORK" not in done.stdout
+    assert "LAUNCH_NETWORK" not in done.stdout
     assert (
-        "PRETRAIN_NETWORK=host GPUS=1 NODES=2"
+        "LAUNCH_NETWORK=host GPUS=1 NODES=2"
         in make("-n", "pretrain", "RUNTIME=docker", "NODES=2", "RDZV=a:1").stdout
     )
 
