@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce  # has a gradient, and can be compiled
 
+from triplet import records
 from triplet.errors import KitError
 
 T = TypeVar("T")
@@ -88,7 +90,7 @@ class Processes:
 def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     """Find the other processes that torchrun started, or be alone.
 
-    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which `make pretrain` sets to
+    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which make sets to
     the number that it was asked for.
 
     Args:
@@ -105,7 +107,7 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
     if size != expected:
         raise KitError(
             f"found {size} processes (WORLD_SIZE), expected {expected} (GPUS x NODES); start with: "
-            "make pretrain GPUS=.. NODES=.. RDZV=host:port on every node"
+            "make STAGE GPUS=.. NODES=.. RDZV=host:port on every node"
         )
     gpu = torch.cuda.is_available()
     if gpu and local >= torch.cuda.device_count():
@@ -129,6 +131,38 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
         yield Processes(rank, size, device)
     finally:
         dist.destroy_process_group()
+
+
+def perform(
+    processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
+) -> None:
+    """``records.perform`` for processes that work as one: all of them work, the first one keeps the record.
+
+    Args:
+        processes: each of them calls this.
+        stage: see ``records.perform``, as for the rest.
+        folder: of the stage.
+        work: of every process; only the first one's Job is kept.
+        plan: further arguments of ``records.perform``.
+
+    Raises:
+        KitError: on the first process, see there; on all of them what ``work`` raises.
+    """
+    if not processes.first:
+        if processes.tell() == "work":
+            work(records.Job(folder))
+        return
+    told: list[str] = []
+
+    def all_work(job: records.Job) -> None:
+        told.append(processes.tell("work"))
+        work(job)
+
+    try:
+        records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
+    finally:
+        if not told:  # done already, or refused: let the others go
+            processes.tell("nothing to do")
 
 
 class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -7,7 +7,7 @@ from triplet import records
 from triplet.config import load
 from triplet.images import open_images
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.distributed import join
+from triplet.pretrain.distributed import join, perform
 from triplet.pretrain.estimate import fit
 from triplet.pretrain.layout import plan
 from triplet.pretrain.trainer import pretrain as train
@@ -56,27 +56,13 @@ def pretrain(
             inputs["weights"] = weights
             processes.same("file of initial weights", records.Artifact.of(weights).sha256)
 
-        told: list[str] = []
-
-        def work(job: records.Job) -> None:
-            told.append(processes.tell("work"))
-            train(settings, images, job, processes, weights)
-
-        if not processes.first:
-            if processes.tell() == "work":
-                train(settings, images, records.Job(output), processes, weights)
-            return
-        try:
-            records.perform(
-                "pretrain",
-                output,
-                config=settings.model_dump(mode="json", exclude=NEUTRAL),
-                inputs=inputs,
-                work=work,
-                force=force,
-                seed=settings.seed,
-                world_size=processes.size,
-            )
-        finally:
-            if not told:  # done already, or refused: let the others go
-                processes.tell("nothing to do")
+        perform(
+            processes,
+            "pretrain",
+            output,
+            work=lambda job: train(settings, images, job, processes, weights),
+            config=settings.model_dump(mode="json", exclude=NEUTRAL),
+            inputs=inputs,
+            force=force,
+            seed=settings.seed,
+        )
