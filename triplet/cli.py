@@ -141,6 +141,16 @@ def _parser() -> argparse.ArgumentParser:
     semi.add_argument("--draw", action="store_true", help="a share of each class by the seed, not a list's")
     _overrides(semi, "training.head=10")
 
+    svm = add("svm", _svm, "VOC07 by support vector machines, on all images and on a few")
+    _common(svm)
+    _config(svm)
+    _weights(svm)
+    svm.add_argument(
+        "--data", default="voc/VOCdevkit/VOC2007", metavar="FOLDER",
+        help="a VOC2007 folder: a path, or a name below datasets/ (default: voc/VOCdevkit/VOC2007)",
+    )  # fmt: skip
+    _overrides(svm, "layers=[4,5]")
+
     add("report", _report, "put every number beside the paper's, as a page and as tables")
 
     demo = add("demo", _demo, "the whole pipeline in small, on this machine")
@@ -286,6 +296,12 @@ def _semi(a: argparse.Namespace) -> None:
 
     config = Path(f"configs/linear/semi_resnet50_4x64-steplr0.01-20e_imagenet-{a.percent}percent.yaml")
     semi(a.run, a.config or config, a.overrides, listed=a.list, draw=a.draw, **_where(a))
+
+
+def _svm(a: argparse.Namespace) -> None:
+    from benchmarks.linear.svm import svm
+
+    svm(a.run, a.config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
 
 
 def _report(a: argparse.Namespace) -> None:

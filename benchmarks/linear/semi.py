@@ -16,8 +16,8 @@ from triplet.config import load
 from triplet.errors import KitError
 
 WHERE = (
-    "its 1 % and 10 % are SimCLR's imagenet_subsets/1percent.txt and 10percent.txt (github.com/google-research/"
-    "simclr), or train_labeled_*percent.txt of OpenSelfSup's docs/INSTALL.md"
+    "SimCLR's imagenet_subsets/1percent.txt and 10percent.txt (github.com/google-research/simclr), or "
+    "train_labeled_*percent.txt that OpenSelfSup's docs/INSTALL.md links to"
 )
 
 
@@ -71,8 +71,8 @@ def from_list(train: Labelled, path: Path) -> Labelled:
 
     Args:
         train: all of them.
-        path: lines ``n01440764_10026.JPEG`` (SimCLR's) or ``n01440764/n01440764_10026.JPEG 0`` (OpenSelfSup's);
-            only the file's name counts, and its class is that of the training image.
+        path: lines ``n01440764_10026.JPEG`` (SimCLR's) or ``n01440764/n01440764_10026.JPEG 0``
+            (OpenSelfSup's); only the file's name counts, and its class is that of the training image.
 
     Raises:
         KitError: an image that is not there or there twice.
