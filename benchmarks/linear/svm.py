@@ -110,9 +110,7 @@ def _extract(settings: Svm, weights: Path, data: Path, splits: list[Split], fold
         ):
             for pixels, _ in loaded:
                 if stop:
-                    raise stop.interrupted(
-                        f"{bar.done} of {len(places)} features of {name}, which are lost"
-                    )
+                    raise stop.interrupted(f"{bar.done} of {len(places)} features are lost")
                 with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                     found = pooled_layers(backbone, pixels, layers)
                 for layer, each in zip(layers, found, strict=True):
@@ -124,7 +122,7 @@ def _extract(settings: Svm, weights: Path, data: Path, splits: list[Split], fold
 
 
 def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.Fit]:
-    """All that is to be fitted: each class with each cost on all images, each class on each low-shot draw."""
+    """All that is to be fitted: each class with each cost, and on each low-shot draw."""
     train, test = splits
     for layer in settings.layers:
         paths = _path(folder, "trainval", layer), _path(folder, "test", layer)
@@ -171,9 +169,9 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path) -> Done:
         except BrokenProcessPool:
             if not stop:
                 raise KitError(
-                    "a process that fits was killed, perhaps for want of memory; run the same command to go on"
+                    "a fitting process was killed, perhaps for want of memory; the same command goes on"
                 ) from None
-        if running or stop:
+        if stop:
             for child in multiprocessing.active_children():
                 child.kill()
             raise stop.interrupted(f"{bar.done} of {len(fits)} fits")
@@ -192,9 +190,11 @@ def _read(log: Path) -> Done:
 
 
 def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, Any]:
-    """A layer's results in percent: ``mAP`` of machines whose cost the cross-validation chose for each class;
-    ``low_shot`` by the number of shots, over the samples, at the cost that is best on the test images (so
-    svm_tools/aggregate_low_shot_svm_stats.py)."""
+    """A layer's results in percent, as svm_tools' aggregate_low_shot_svm_stats.py makes them.
+
+    ``mAP``: each class by the cost that the cross-validation chose. ``low_shot``: by the number of shots,
+    over the samples, at the cost that is best on the test images.
+    """
     chosen, precisions = [], []
     for number in range(classes):
         of_class = [done[layer, number, cost] for cost in settings.costs]
@@ -210,7 +210,7 @@ def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, An
         cost = int(table.mean(0).argmax())
         of_samples = table[:, cost]
         shots[str(k)] = {
-            "mean": float(of_samples.mean()), "std": float(of_samples.std()), "min": float(of_samples.min()),
-            "max": float(of_samples.max()), "cost": settings.costs[cost],
+            "mean": float(of_samples.mean()), "std": float(of_samples.std()),
+            "min": float(of_samples.min()), "max": float(of_samples.max()), "cost": settings.costs[cost],
         }  # fmt: skip
     return {"mAP": 100 * float(np.mean(precisions)), "costs": chosen, "low_shot": shots}

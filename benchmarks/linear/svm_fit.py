@@ -1,4 +1,4 @@
-"""One support vector machine and its average precision: what the svm stage's processes run. Light to import."""
+"""One support vector machine and its average precision: what the svm stage's processes run."""
 
 import functools
 import signal
@@ -43,8 +43,11 @@ def prepare() -> None:
 
 
 def run(fit: Fit) -> dict[str, Any]:
-    """``test``: average precision on the test images for each cost, trained on all rows; ``folds``: mean of the
-    cross-validation's, by scikit-learn's average precision. In 0..1, as OpenSelfSup's svm_tools compute both."""
+    """Average precisions in 0..1 for each cost, as OpenSelfSup's svm_tools compute them.
+
+    ``test``: on the test images, trained on all rows. ``folds``: mean of the cross-validation's, which are
+    scikit-learn's.
+    """
     whole, tested = _load(fit.train), _load(fit.test)
     features = whole if len(fit.rows) == len(whole) else whole[fit.rows]
     seen = fit.answers >= 0

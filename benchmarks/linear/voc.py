@@ -18,8 +18,8 @@ from triplet.pretrain.data import decode
 from triplet.pretrain.networks import Backbone
 from triplet.pretrain.views import Pixels, normalize
 
-# Kernel, stride and padding of the average pooling after the stem and each stage: OpenSelfSup's MultiPooling,
-# for images of 224 px. A ResNet-50's features have 9216, 9216, 8192, 9216 and 8192 values.
+# Kernel, stride and padding of the average pooling after the stem and each stage, for images of 224 px:
+# OpenSelfSup's MultiPooling. A ResNet-50's features have 9216, 9216, 8192, 9216 and 8192 values.
 POOLS = ((10, 10, 4), (16, 8, 0), (13, 5, 0), (8, 3, 0), (6, 1, 0))
 SIZE = 224
 
@@ -35,7 +35,7 @@ class Split:
 
 
 def read_split(folder: Path, split: str) -> Split:
-    """The images of ``ImageSets/Main/<split>.txt`` and their classes from ``<class>_<split>.txt`` beside it.
+    """The images of ``ImageSets/Main/<split>.txt`` and their classes, of ``<class>_<split>.txt``.
 
     Raises:
         KitError: a list is missing or does not fit.
@@ -72,14 +72,12 @@ class Squares(Dataset[tuple[Pixels, int]]):
         try:
             image = decode(path.read_bytes())
         except Exception as error:  # Pillow's plug-ins raise what they like
-            raise KitError(
-                f"{path} cannot be read ({error!r:.80}); run: triplet pull voc --force"
-            ) from None
+            raise KitError(f"{path} cannot be read ({error!r:.60}); fetch it again") from None
         return square(image), index
 
 
 def square(image: Image.Image) -> Pixels:
-    """The shorter side to 256 px, then 224 x 224 whatever its shape: OpenSelfSup's extract_info/voc07.py."""
+    """The shorter side to 256 px, then 224 x 224 whatever its shape: as in extract_info/voc07.py."""
     return np.asarray(TF.resize(TF.resize(image, 256), [SIZE, SIZE]))
 
 
@@ -111,8 +109,8 @@ def low_shot(targets: NDArray[Any], number: int, shots: int, sample: int, seed: 
         places = np.flatnonzero(targets[:, number] == target)
         if len(places) < count:
             raise KitError(
-                f"class {number} has {len(places)} images with target {target}, {shots} shots need {count}; "
-                "lower shots"
+                f"class {number} has {len(places)} images with target {target}, expected {count} for "
+                f"{shots} shots; lower shots"
             )
         chosen.append(rng.choice(places, count, replace=False))
     return np.sort(np.concatenate(chosen))

@@ -17,14 +17,18 @@ from torch.nn import functional as F
 from benchmarks.linear.backbone import Classifier, Head, load_backbone
 from benchmarks.linear.config import Linear, Semi
 from benchmarks.linear.data import Centres, Crops, Order, open_sets
-from benchmarks.linear.training import correct, make_optimizer, rate
+from benchmarks.linear.stage import Task
+from benchmarks.linear.training import correct, fit, make_optimizer, rate
 from tests.conftest import KIT
 from tests.linear.conftest import PROBE, draw
-from tests.pretrain.test_distributed import launch
+from tests.pretrain.test_distributed import DOUBLE, launch
 from triplet import cli
 from triplet.config import load
+from triplet.errors import KitError
+from triplet.pretrain.distributed import Processes
 from triplet.pretrain.networks import Backbone
 from triplet.pretrain.views import normalize
+from triplet.records import Job
 
 CONFIGS = KIT / "configs" / "linear"
 PER_EPOCH = 5005
@@ -176,7 +180,7 @@ def test_finetuning_moves_the_backbone_and_the_probe_does_not(places, run, weigh
     assert head(places).keys() == {"weight", "bias", "history"}
 
 
-LONG = PROBE.replace("epochs: 8", "epochs: 40, checkpoint_every: 5")
+LONG = PROBE.replace("epochs: 8", "epochs: 16, checkpoint_every: 3, evaluate_every: 4")
 
 
 def start(arguments, **environment):
@@ -194,9 +198,8 @@ def learned(places, run, stage="linear"):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in values]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("stage", ["linear", "semi"])
-def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, stage, number):
+@pytest.mark.parametrize(("stage", "number"), [("linear", signal.SIGTERM), ("semi", signal.SIGKILL)])
+def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, one_thread, stage, number):
     extra = ("--draw", "workers=1") if stage == "semi" else ("workers=0",)
     text = LONG + ("percent: 40\n" if stage == "semi" else "")
     assert cli.main(run(stage, text, *extra, name="whole")) == 0
@@ -221,26 +224,22 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, stage, numb
     assert record(places, stage, "killed")["results"] == record(places, stage, "whole")["results"]
 
 
-DOUBLE = """
-import sys, torch
-torch.set_default_dtype(torch.float64)
-from triplet import cli
-sys.exit(cli.main())
-"""
-
-
 @pytest.mark.parametrize("stage", ["linear", "semi"])
 def test_two_processes_train_as_one(places, run, stage):
     """In float64; 45 images are filled up to 48, and the finetuned network pools its BN statistics."""
     (places / "double.py").write_text(DOUBLE)
     extra = ("--draw", "percent=40", "training.learning_rate=0.01") if stage == "semi" else ()
     text = PROBE.replace("epochs: 8", "epochs: 3") + ("percent: 1\n" if stage == "semi" else "")
-    for processes in (1, 2):
-        script = (sys.executable, str(places / "double.py"))
-        running = launch(processes, *run(stage, text, *extra, name=f"p{processes}"), script=script)
-        out, error = running.communicate()
-        assert running.returncode == 0, error
-        assert out.count("top-1") == 1
+    script = (sys.executable, str(places / "double.py"))
+    running = launch(2, *run(stage, text, *extra, name="p2"), script=script)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert cli.main(run(stage, text, *extra, name="p1")) == 0
+    finally:
+        torch.set_default_dtype(torch.float32)
+    out, error = running.communicate()
+    assert running.returncode == 0, error
+    assert out.count("top-1") == 1
     one, two = (head(places, f"p{processes}", stage) for processes in (1, 2))
     assert next(iter(one.values())).dtype == torch.float64
     for key in one:
@@ -249,11 +248,15 @@ def test_two_processes_train_as_one(places, run, stage):
     assert results[0] == results[1]
 
 
-def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run):
-    running = launch(3, *run("linear", PROBE))
-    _, error = running.communicate()
-    assert running.returncode == 2
-    assert "3 processes do not share training.parts=4 equally" in error
+def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run, imagenet, weights):
+    run("linear", PROBE)
+    settings = load(places / "linear.yaml", Linear)
+    backbone, _ = load_backbone(weights)
+    model = Classifier(backbone, Head(64, 3, 8), frozen=True, mixed=False)
+    three = Processes(0, 3, torch.device("cpu"))
+    task = Task("run", *open_sets(imagenet / "train", imagenet / "val"), {}, three, Job(places))
+    with pytest.raises(KitError, match=r"3 processes do not share training\.parts=4 equally"):
+        fit(model, settings, settings.training, task)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run):
             ["--list", "LIST"],
             "names 1 of 2 images that are not in the training set, nobody.JPEG first",
         ),
-        ("semi", ["--list", "nowhere"], "no list of images at nowhere"),
+        ("semi", ["--list", "nowhere"], "nothing at nowhere"),
         ("linear", ["training.parts=5"], r"training: batch must be a multiple of parts \(5\)"),
         ("linear", ["training.learning_rate=1e38"], "loss is (nan|inf) at step"),
         ("linear", ["--weights", "nothing.pth"], "no weights at nothing.pth|nothing at nothing.pth"),
