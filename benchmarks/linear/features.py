@@ -147,5 +147,9 @@ def _write(
                     )
                     filled += len(pixels)
                     bar.step(count=len(pixels))
+            if not np.isfinite(found).all():
+                raise KitError(
+                    f"features of {weights} are not finite in float16: use a config with training"
+                )
             with files.atomic(path) as temporary, temporary.open("wb") as file:
                 np.save(file, found)

@@ -1,0 +1,106 @@
+"""How far the fast protocol lies from the published one: python -m benchmarks.linear.compare.
+
+On drawn images, of which there are few, and for two small backbones, one as drawn from a seed and one
+pretrained on the same images. On ImageNet the distance may be another.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.linear.linear import linear
+from triplet import files, records
+from triplet.pretrain.stage import pretrain
+from triplet.progress import Bar
+from triplet.pull.drawn import CLASSES, draw_image
+from triplet.weights.read import read_backbone
+
+COUNTS = {"train": 300, "val": 900}
+RADII = (28.0, 60.0)
+PRETRAIN = Path("configs/pretrain/demo.yaml")
+COMMON = ["images={size: 64, shorter: 72, scale: [0.3, 1.0]}"]
+EPOCHS = 40
+RATES = (0.3, 3.0)
+"""Of the published protocol: the better one is compared."""
+PUBLISHED = f"""
+training: {{parts: 1, batch: 32, learning_rate: 1, epochs: {EPOCHS}, warmup_epochs: 4, evaluate_every: 10}}
+"""
+FAST = f"""
+sweep: {{crops: 4, held_out: 0.2, batch: 32, epochs: {EPOCHS}, warmup_epochs: 4, weight_decays: [0],
+  learning_rates: [0.1, 0.3, 1, 3, 10]}}
+"""
+
+
+def draw(folder: Path, seed: int) -> None:
+    """Images of one large shape each, in a folder for each class."""
+    with Bar("drawing", sum(COUNTS.values())) as bar:
+        for number, (split, count) in enumerate(COUNTS.items()):
+            for i in range(count):
+                image, shapes = draw_image(np.random.default_rng((seed, 7, number, i)), 1, RADII)
+                place = folder / split / CLASSES[shapes[0].category].replace(" ", "-")
+                place.mkdir(parents=True, exist_ok=True)
+                image.save(place / f"{i:05d}.png")
+                bar.step()
+
+
+def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
+    """Top-1 in percent of either protocol for each backbone."""
+    images = folder / "images"
+    draw(images, seed)
+    (folder / "published.yaml").write_text(PUBLISHED)
+    (folder / "fast.yaml").write_text(FAST)
+    found = []
+    for row, epochs in (("random", 0), ("triplet", 60)):
+        pretrain(row, PRETRAIN, images / "train", [f"schedule.epochs={epochs}", f"seed={seed}"])
+        weights = records.output(records.require(row, "pretrain"), "checkpoint")
+        where: dict[str, Any] = dict(
+            train=images / "train", test=images / "val", weights=weights, classes=None, force=True
+        )
+        top: dict[str, Any] = {}
+        for rate in RATES:
+            config = folder / "published.yaml"
+            linear(row, config, [*COMMON, f"seed={seed}", f"training.learning_rate={rate}"], **where)
+            top[f"published_{rate}"] = _last(row, config)
+        linear(row, folder / "fast.yaml", [*COMMON, f"seed={seed}"], **where)
+        top["fast"] = _last(row, folder / "fast.yaml")
+        best = max(top[f"published_{rate}"] for rate in RATES)
+        trained = not read_backbone(weights).untrained
+        found.append(
+            {"seed": seed, "row": row, "trained": trained, **top, "difference": top["fast"] - best}
+        )
+    return found
+
+
+def _last(run: str, config: Path) -> float:
+    record = records.read(records.stage_folder(run, "linear") / config.stem)
+    assert record
+    return float(record.results["last"]["top1"])
+
+
+def main() -> None:
+    """Compare for each seed and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    found = []
+    for seed in arguments.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TRIPLET_CHECKPOINTS"] = f"{folder}/checkpoints"
+            found += compare(seed, Path(folder))
+    result = {
+        "command": "python -m benchmarks.linear.compare", "date": datetime.now(UTC).date().isoformat(),
+        "images": COUNTS, "epochs": EPOCHS, "runs": found,
+        "commit": records.commit(), "versions": records.versions(), "hardware": records.hardware(),
+    }  # fmt: skip
+    files.write_text(arguments.output, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
