@@ -129,6 +129,7 @@ def _write(
     left = [shard for shard in shards if not shard[0].exists()]
     backbone, _ = load_backbone(weights)
     backbone.to(processes.device, memory_format=torch.channels_last).eval()
+    torch.backends.cudnn.benchmark = True  # images have one size
     mixed, total = config.precision == "bfloat16", sum(len(items) for *_, items in shards)
     done = total - sum(len(items) for *_, items in left)
     with graceful() as stop, Bar("features", total, done, quiet=not processes.first) as bar:

@@ -73,6 +73,8 @@ def svm(
 def _work(settings: Svm, weights: Path, data: Path, splits: list[Split], job: Job) -> None:
     _extract(settings, weights, data, splits, job.folder)
     done = _fit_all(list(_fits(settings, splits, job.folder)), job.folder / "fits.jsonl")
+    for path in job.folder.glob("*_feat?.npy"):  # half a gigabyte each, and done with
+        path.unlink()
     for layer in settings.layers:
         job.results[f"feat{layer}"] = summary(settings, layer, len(splits[0].classes), done)
     best = max(settings.layers, key=lambda layer: job.results[f"feat{layer}"]["mAP"])

@@ -33,6 +33,7 @@ class Heads:
         rates: (h,) peak learning rate of each head.
         decays: (h,) L2 penalty of each head's weights; its bias has none.
         momentum: of all.
+        seed: of the weights that all of them start from.
         device: where they are.
         dtype: of weights and computation.
 
@@ -42,16 +43,16 @@ class Heads:
     """
 
     def __init__(
-        self, channels: int, classes: int, rates: Tensor, decays: Tensor, momentum: float,
+        self, channels: int, classes: int, rates: Tensor, decays: Tensor, momentum: float, seed: int,
         device: torch.device, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         self.classes, self.momentum = classes, momentum
         self.rates, self.decays = (
             values.to(device, dtype).repeat_interleave(classes) for values in (rates, decays)
         )
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(channels, classes, generator=generator, dtype=torch.float64) * 0.01
-        self.weight = drawn.to(device, dtype).repeat(1, len(rates))  # all start from the same one
+        self.weight = drawn.to(device, dtype).repeat(1, len(rates))
         self.bias = torch.zeros_like(self.rates)
         self._momenta = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
 
@@ -175,9 +176,15 @@ def evaluate(config: Linear, sweep: Sweep, task: Task) -> None:
     rates, decays = torch.tensor(grid[mine]).unbind(1)
     views, tested = _sources([sets["train"], *crops.values()], device), _sources([sets["test"]], device)[0]
     labels, answers = (torch.from_numpy(data.labels).to(device) for data in (ours, theirs))
-    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.matmul.allow_tf32 = True  # the features are float16 anyway
     heads = Heads(
-        sets["train"].shards[0].shape[1], len(ours.classes), rates, decays, sweep.momentum, device
+        sets["train"].shards[0].shape[1],
+        len(ours.classes),
+        rates,
+        decays,
+        sweep.momentum,
+        config.seed,
+        device,
     )
     train(views, labels, np.flatnonzero(~held), heads, sweep, config.seed, quiet=not processes.first)
     chosen_by = score(views[0], np.flatnonzero(held), labels, heads)[:, 0].tolist()

@@ -73,6 +73,7 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
     model.to(device).train()
     if not model.frozen:
         pool_batch_norm(model.backbone, processes, processes.size)
+    torch.backends.cudnn.benchmark = True  # images have one size
     nn.utils.convert_conv2d_weight_memory_format(model.backbone, torch.channels_last)
     optimizer = make_optimizer(model, training)
     start = checkpoint.resume(job.folder, model.learned, optimizer, processes)
@@ -202,7 +203,7 @@ def correct(logits: Tensor, labels: Tensor) -> Tensor:
 def _save(job: Job, model: Classifier, optimizer: SGD, step: int, order: Order) -> None:
     path = job.folder / f"step_{step:07d}.pth"
     checkpoint.save(path, model.learned, optimizer, step, step // order.per_epoch)
-    checkpoint.keep(job.folder, 1)
+    checkpoint.keep(job.folder, 2)
 
 
 def _finish(job: Job, model: Classifier, training: Training, order: Order) -> None:

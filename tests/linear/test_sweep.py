@@ -49,7 +49,7 @@ def problem(count=60, channels=5, classes=3):
 def test_heads_side_by_side_are_torchs_sgd_one_by_one():
     x, y = problem()
     rates, decays = torch.tensor([0.3, 0.1, 0.02]), torch.tensor([0.0, 0.1, 0.01])
-    heads = Heads(5, 3, rates, decays, 0.9, CPU, torch.float64)
+    heads = Heads(5, 3, rates, decays, 0.9, 0, CPU, torch.float64)
     start = heads.weight[:, :3].clone()
     plain = []
     for rate, decay in zip(rates.tolist(), decays.tolist(), strict=True):
@@ -75,7 +75,7 @@ def test_heads_side_by_side_are_torchs_sgd_one_by_one():
 def test_a_converged_head_is_scikit_learns_logistic_regression():
     x, y = problem()
     decay = 0.05
-    heads = Heads(5, 3, torch.tensor([0.5]), torch.tensor([decay]), 0.9, CPU, torch.float64)
+    heads = Heads(5, 3, torch.tensor([0.5]), torch.tensor([decay]), 0.9, 0, CPU, torch.float64)
     for _ in range(3000):
         heads.step(x, y, 1.0)
     theirs = LogisticRegression(C=1 / (len(x) * decay), tol=1e-12, max_iter=10_000).fit(
@@ -96,7 +96,7 @@ def test_separable_features_are_learned_and_shuffled_labels_are_not(shuffled):
         labels = labels[torch.randperm(600, generator=generator)]
     config = Sweep(crops=0, held_out=0.2, learning_rates=(0.1, 1), weight_decays=(0,), batch=50, epochs=20)
     held = hold_out(labels.numpy(), 0.2, 0)
-    heads = Heads(4, 4, torch.tensor([0.1, 1.0]), torch.zeros(2), 0.9, CPU)
+    heads = Heads(4, 4, torch.tensor([0.1, 1.0]), torch.zeros(2), 0.9, 0, CPU)
     source = [lambda places: x[torch.from_numpy(places)]]
     train(source, labels, np.flatnonzero(~held), heads, config, 0, quiet=True)
     found = score(source[0], np.flatnonzero(held), labels, heads)

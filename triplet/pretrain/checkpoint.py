@@ -32,7 +32,7 @@ def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int
         good = next((found.name for found in checkpoints(path.parent)), "none")
         raise KitError(
             f"{odd[0]} is not finite after step {step}: not saved; last good checkpoint: {good}; "
-            "lower optimizer.learning_rate"
+            "lower the learning rate"
         )
     state = {
         "format": FORMAT,
