@@ -38,7 +38,8 @@ class Common(Settings):
     """Of the backbone's forward pass (autocast); all else is float32."""
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that load images for each that computes. None: ``share_of_cores``."""
+    """Processes that load images for each that computes, None: ``share_of_cores``; and that fit SVMs, None:
+    all cores."""
 
     @property
     def loaders(self) -> int:

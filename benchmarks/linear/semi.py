@@ -100,8 +100,8 @@ def from_list(train: Labelled, path: Path) -> Labelled:
 def drawn(train: Labelled, config: Semi) -> Labelled:
     """The same share of each class, one image at least: a function of the seed alone."""
     order = np.random.default_rng((config.seed, 0x5E31)).permutation(len(train))
-    places: list[int] = []
+    ordered, places = train.labels[order], list[int]()
     for label in range(len(train.classes)):
-        of_class = order[train.labels[order] == label]
+        of_class = order[ordered == label]
         places += of_class[: max(1, round(len(of_class) * config.percent / 100))].tolist()
     return train.only(sorted(places))

@@ -72,7 +72,9 @@ def svm(
 
 def _work(settings: Svm, weights: Path, data: Path, splits: list[Split], job: Job) -> None:
     _extract(settings, weights, data, splits, job.folder)
-    done = _fit_all(list(_fits(settings, splits, job.folder)), job.folder / "fits.jsonl")
+    fits = list(_fits(settings, splits, job.folder))
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    done = _fit_all(fits, job.folder / "fits.jsonl", workers)
     for path in job.folder.glob("*_feat?.npy"):  # half a gigabyte each, and done with
         path.unlink()
     for layer in settings.layers:
@@ -146,15 +148,14 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
                     )  # fmt: skip
 
 
-def _fit_all(fits: list[svm_fit.Fit], log: Path) -> Done:
-    """Run those that the log has not, a process for each core; returns what each one found, by its key."""
+def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
+    """Run those that the log has not, in processes; returns what each one found, by its key."""
     done = _read(log)
     left = [fit for fit in fits if fit.key not in done]
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
-    workers = min(len(os.sched_getaffinity(0)), len(left) or 1)
     with (
         graceful() as stop,
-        ProcessPoolExecutor(workers, context, svm_fit.prepare) as pool,
+        ProcessPoolExecutor(min(workers, len(left) or 1), context, svm_fit.prepare) as pool,
         log.open("a") as file,
         Bar("svm: fits", len(fits), len(fits) - len(left)) as bar,
     ):
@@ -171,7 +172,8 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path) -> Done:
         except BrokenProcessPool:
             if not stop:
                 raise KitError(
-                    "a fitting process was killed, perhaps for want of memory; the same command goes on"
+                    "a fitting process was killed, perhaps for want of memory: set workers to fewer; the "
+                    "same command goes on"
                 ) from None
         if stop:
             for child in multiprocessing.active_children():

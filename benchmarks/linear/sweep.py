@@ -84,8 +84,9 @@ def hold_out(labels: NDArray[Any], share: float, seed: int) -> NDArray[Any]:
     """
     chosen = np.zeros(len(labels), dtype=bool)
     order = np.random.default_rng((seed, 0x40D)).permutation(len(labels))
+    ordered = labels[order]
     for label in np.unique(labels):
-        of_class = order[labels[order] == label]
+        of_class = order[ordered == label]
         if len(of_class) < 2:
             raise KitError(
                 "a class with one training image has none to hold out; leave it out (CLASSES=file)"

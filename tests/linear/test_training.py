@@ -18,7 +18,7 @@ from benchmarks.linear.backbone import Classifier, Head, load_backbone
 from benchmarks.linear.config import Linear, Semi
 from benchmarks.linear.data import Centres, Crops, Order, open_sets
 from benchmarks.linear.stage import Task
-from benchmarks.linear.training import correct, fit, make_optimizer, rate
+from benchmarks.linear.training import correct, evaluate, fit, make_optimizer, rate
 from tests.conftest import KIT
 from tests.linear.conftest import PROBE, draw
 from tests.pretrain.test_distributed import DOUBLE, launch
@@ -29,6 +29,7 @@ from triplet.pretrain.distributed import Processes
 from triplet.pretrain.networks import Backbone
 from triplet.pretrain.views import normalize
 from triplet.records import Job
+from triplet.signals import Stop
 
 CONFIGS = KIT / "configs" / "linear"
 PER_EPOCH = 5005
@@ -245,6 +246,20 @@ def test_two_processes_train_as_one(places, run, stage):
         torch.testing.assert_close(one[key], two[key], atol=1e-9, rtol=1e-9, msg=key)
     results = [record(places, stage, f"p{processes}")["results"] for processes in (1, 2)]
     assert results[0] == results[1]
+
+
+def test_an_evaluation_that_is_told_to_stop_gives_no_number(run, places, imagenet, weights):
+    run("linear", PROBE)
+    settings, alone = load(places / "linear.yaml", Linear), Processes(0, 1, torch.device("cpu"))
+    model = Classifier(load_backbone(weights)[0], Head(64, 3, 8), frozen=True, mixed=False).train()
+    _, test = open_sets(imagenet / "train", imagenet / "val")
+    stop = Stop()
+    top1, top5 = evaluate(model, test, settings, alone, stop)
+    assert (0 <= top1 <= 100, top5) == (True, 100)
+    assert model.training
+    assert not model.backbone.training
+    stop.signal = signal.SIGTERM
+    assert evaluate(model, test, settings, alone, stop) is None
 
 
 def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run, imagenet, weights):
