@@ -81,10 +81,7 @@ def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
         linear(row, folder / "fast.yaml", [*COMMON, f"seed={seed}"], **where)
         top["fast"] = _last(row, folder / "fast.yaml")
         best = max(top[f"published_{rate}"] for rate in RATES)
-        trained = not read_backbone(weights).untrained
-        found.append(
-            {"seed": seed, "row": row, "trained": trained, **top, "difference": top["fast"] - best}
-        )
+        found.append({"seed": seed, "row": row, **top, "difference": top["fast"] - best})
     return found
 
 
