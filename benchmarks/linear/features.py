@@ -99,6 +99,8 @@ def extract(
         for first in range(0, len(items), ROWS)
     ]
 
+    relevant = {"images", "precision", *(["seed"] if crops else [])}
+
     def work(job: Job) -> None:
         _write(shards[processes.rank :: processes.size], inputs["weights"], config, processes)
         processes.gather(None)  # all of them are there
@@ -109,10 +111,10 @@ def extract(
         "features",
         folder,
         work,
-        config={**config.model_dump(mode="json", include={"images", "precision", "seed"}), "crops": crops},
+        config={**config.model_dump(mode="json", include=relevant), "crops": crops},
         inputs=inputs,
         derived=True,
-        seed=config.seed,
+        seed=config.seed if crops else None,
     )
     processes.gather(None)  # the record is written
     return {name: Features(sorted(folder.glob(f"{name}-?????.npy"))) for name in views}
