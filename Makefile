@@ -1,7 +1,8 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds speed report \
+.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
+  linear knn semi svm speed report \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
@@ -10,7 +11,13 @@ RUN ?= $(METHOD)
 FORCE ?=
 ARGS ?=
 PRETRAIN ?= configs/pretrain/triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml
+LINEAR ?= configs/linear/resnet50_8x32-coslr0.04-100e_imagenet.yaml
+KNN ?= configs/linear/knn_imagenet.yaml
+PERCENT ?= 1
+SVM ?= configs/linear/svm_voc07.yaml
+VOC ?= voc/VOCdevkit/VOC2007
 IMAGES ?= imagenet/train
+VAL ?= imagenet/val
 COCO ?= coco
 NAME ?= packed
 PULL ?= coco
@@ -24,7 +31,7 @@ ifeq ($(RUNTIME),local)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS) $(FROM)),-v $(path):$(path):ro)
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST)),-v $(path):$(path):ro)
   triplet = docker compose run --rm $(mounts) $(or $(2),$(1))
   environment = ready
 else
@@ -122,6 +129,24 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) --run "$(RUN)" $(force) $(ARGS)
+
+# $(call on-imagenet,stage)
+on-imagenet = $(call launch,$(1)) --run "$(RUN)" --data "$(IMAGES)" --val "$(VAL)" \
+  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(CLASSES),--classes "$(CLASSES)")
+
+listed = $(if $(LIST),--list "$(LIST)") $(if $(call on,$(DRAW)),--draw)
+
+linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
+	@$(call on-imagenet,linear) --config "$(LINEAR)" $(force) $(ARGS)
+
+knn: $(environment) ## the same by nearest neighbours (GPUS=n, WEIGHTS=file)
+	@$(call on-imagenet,knn) --config "$(KNN)" $(force) $(ARGS)
+
+semi: $(environment) ## finetune on PERCENT=1 or 10 of ImageNet's labels (LIST=file or DRAW=1, GPUS=n)
+	@$(call on-imagenet,semi) --percent "$(PERCENT)" $(listed) $(force) $(ARGS)
+
+svm: $(environment) ## VOC07 by support vector machines, all images and a few (VOC=folder)
+	@$(call triplet,svm) --run "$(RUN)" --config "$(SVM)" --data "$(VOC)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)

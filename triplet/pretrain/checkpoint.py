@@ -1,4 +1,4 @@
-"""What a pretraining writes and goes on from."""
+"""What a training writes and goes on from."""
 
 import pickle
 import re
@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain.networks import Networks
+from triplet.pretrain.distributed import Processes
 from triplet.progress import say
 
 FORMAT = "triplet-kit/1"
 _BROKEN = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
 
 
-def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int, epoch: int) -> None:
+def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int, epoch: int) -> None:
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
     Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
-    ``networks`` with ``online.backbone.*``, ``online.projector.*``, ``predictor.*``, ``target.*``;
-    ``optimizer`` (None in a finished run's).
+    ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*``, ``predictor.*``,
+    ``target.*``; ``optimizer`` (None in a finished run's).
 
     Raises:
         KitError: it cannot be written (a full disk); what was there before is untouched.
@@ -31,7 +32,7 @@ def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int,
         good = next((found.name for found in checkpoints(path.parent)), "none")
         raise KitError(
             f"{odd[0]} is not finite after step {step}: not saved; last good checkpoint: {good}; "
-            "lower optimizer.learning_rate"
+            "lower the learning rate"
         )
     state = {
         "format": FORMAT,
@@ -72,7 +73,33 @@ def keep(folder: Path, count: int) -> None:
         path.unlink()
 
 
-def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
+def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: Processes) -> int:
+    """Load the newest whole checkpoint in place, on every process; the number of optimiser steps done.
+
+    The first process alone reads: nodes need not share a file system. The optimiser has momentum.
+
+    Raises:
+        KitError: see ``restore``; or only another process than the first one finds checkpoints.
+    """
+    found = restore(folder, networks, optimizer) if processes.first else None
+    start: int = processes.tell(found)
+    held = processes.gather(bool(checkpoints(folder)))
+    if not start and any(held):
+        raise KitError(
+            f"process {held.index(True)} finds checkpoints in {folder} where process 0 finds none; "
+            "copy them to the first node, or delete them to start over"
+        )
+    if start:
+        momenta = [
+            optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+            for group in optimizer.param_groups
+            for p in group["params"]
+        ]
+        processes.share([*networks.state_dict().values(), *momenta])
+    return start
+
+
+def restore(folder: Path, networks: nn.Module, optimizer: Optimizer) -> int:
     """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
 
     Raises:

@@ -12,6 +12,11 @@ Positive = Annotated[float, Field(gt=0)]
 Pixels = Annotated[int, Field(ge=32, le=1024)]
 
 
+def share_of_cores() -> int:
+    """Processes that may load images for this one: its share of the cores, less one."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+
+
 class SideRange(Settings):
     """Sides in pixels from which a network's input resolution is drawn, uniformly."""
 
@@ -135,7 +140,7 @@ class Pretrain(Settings):
     monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that load images for each that trains; 0 loads in that one. None: see ``loaders``."""
+    """Processes that load images for each that trains; 0 loads in that one. None: ``share_of_cores``."""
     images_per_gpu: Annotated[int, Field(ge=1)] | None = None
     """Most images that a GPU can take at once; less than its share means BN over fewer images. None: what
     fits by ``estimate``."""
@@ -152,10 +157,8 @@ class Pretrain(Settings):
 
     @property
     def loaders(self) -> int:
-        """Processes that load images: ``workers``, or this process's share of the cores, less one."""
-        if self.workers is not None:
-            return self.workers
-        return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+        """Processes that load images."""
+        return share_of_cores() if self.workers is None else self.workers
 
     @property
     def micro_batch(self) -> int:

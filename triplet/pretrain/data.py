@@ -1,7 +1,7 @@
 """Unlabelled images as batches of two views each."""
 
 import io
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,24 +86,46 @@ def load(
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
     (n, 2, 3, size, size) uint8 views on ``device``, and the indices of images that could not be read."""
-    config = layout.config
+    pairs = ViewPairs(images, layout.config.views, layout.config.seed)
+    return stream(pairs, _Items(layout, order, rank, start), _collate, layout.config.loaders, device)
+
+
+def stream(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    collate: Callable[[list[Any]], tuple[Tensor, Any]],
+    loaders: int,
+    device: torch.device,
+) -> Generator[tuple[Tensor, Any], None, None]:
+    """Batches of a data set, their first part on ``device``; close it to end its processes.
+
+    Args:
+        dataset: of items that can be loaded in any order.
+        batches: which items, a list for each batch.
+        collate: makes a batch of its items.
+        loaders: processes that load, 0 for this one.
+        device: where to.
+
+    Raises:
+        KitError: one of the data set's own, in whatever process.
+    """
     loader = DataLoader(
-        ViewPairs(images, config.views, config.seed),
-        batch_sampler=_Items(layout, order, rank, start),
-        collate_fn=_collate,
-        num_workers=config.loaders,
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=loaders,
         worker_init_fn=ignore_in_worker,
         pin_memory=device.type == "cuda",
-        persistent_workers=config.loaders > 0,
-        prefetch_factor=4 if config.loaders else None,
+        persistent_workers=loaders > 0,
+        prefetch_factor=4 if loaders else None,
     )
     iterator: Any = iter(loader)
     try:
-        for pairs, unreadable in iterator:
-            yield pairs.to(device, non_blocking=True), unreadable
+        for first, second in iterator:
+            yield first.to(device, non_blocking=True), second
     except KitError as error:  # a worker's arrives with its traceback in the message
         raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
     finally:
         # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
-        if config.loaders:
+        if loaders:
             iterator._shutdown_workers()

@@ -134,26 +134,34 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
 
 
 def perform(
-    processes: Processes, stage: str, folder: Path, *, work: Callable[[records.Job], None], **plan: Any
+    processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
 ) -> None:
-    """``records.perform`` of work that all processes do together; the first one keeps the record.
+    """``records.perform`` for processes that work as one: all of them work, the first one keeps the record.
 
-    The others work on the first one's word: not when the stage is done already, or refused.
+    Args:
+        processes: each of them calls this.
+        stage: see ``records.perform``, as for the rest.
+        folder: of the stage.
+        work: of every process; only the first one's Job is kept.
+        plan: further arguments of ``records.perform``.
+
+    Raises:
+        KitError: on the first process, see there; on all of them what ``work`` raises.
     """
-    told: list[str] = []
-
-    def with_the_others(job: records.Job) -> None:
-        told.append(processes.tell("work"))
-        work(job)
-
     if not processes.first:
         if processes.tell() == "work":
             work(records.Job(folder))
         return
+    told: list[str] = []
+
+    def all_work(job: records.Job) -> None:
+        told.append(processes.tell("work"))
+        work(job)
+
     try:
-        records.perform(stage, folder, work=with_the_others, world_size=processes.size, **plan)
+        records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
     finally:
-        if not told:
+        if not told:  # done already, or refused: let the others go
             processes.tell("nothing to do")
 
 

@@ -110,6 +110,11 @@ def plan(config: Pretrain, processes: int) -> Layout:
     return Layout(config, teams=processes // ranks, ranks=ranks, splits=held // fitting)
 
 
+def permutation(images: int, seed: int, epoch: int) -> list[int]:
+    """In which order an epoch takes its images: a function of the seed and the epoch alone."""
+    return np.random.default_rng((seed, epoch, 0x0DE5)).permutation(images).tolist()
+
+
 class Order:
     """Which images come when: a function of the seed alone.
 
@@ -158,7 +163,6 @@ class Order:
         """(epoch, index) of the images of a micro-batch."""
         epoch, place = divmod(iteration, self.per_epoch)
         if epoch != self._epoch:
-            rng = np.random.default_rng((self.config.seed, epoch, 0x0DE5))
-            self._permutation, self._epoch = rng.permutation(self.images).tolist(), epoch
+            self._permutation, self._epoch = permutation(self.images, self.config.seed, epoch), epoch
         size = self.config.micro_batch
         return [(epoch, index) for index in self._permutation[place * size : (place + 1) * size]]

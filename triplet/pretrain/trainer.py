@@ -109,7 +109,7 @@ def pretrain(
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
-    start = _resume(job.folder, networks, optimizer, processes)
+    start = checkpoint.resume(job.folder, networks, optimizer, processes)
     knn = Knn(config, images, processes) if config.monitor.every else None
     if processes.first:
         say(f"pretrain: {layout.describe()}; {order.describe()}")
@@ -170,26 +170,6 @@ def pretrain(
         job.results["unreadable"] = unreadable.names
         job.results["weights"] = origin
         job.images_per_second = pace.average()
-
-
-def _resume(folder: Path, networks: Networks, optimizer: LARS, processes: Processes) -> int:
-    """Optimiser steps done. The first process alone reads: nodes need not share a file system."""
-    found = checkpoint.restore(folder, networks, optimizer) if processes.first else None
-    start: int = processes.tell(found)
-    held = processes.gather(bool(checkpoint.checkpoints(folder)))
-    if not start and any(held):
-        raise KitError(
-            f"process {held.index(True)} finds checkpoints in {folder} where process 0 finds none; "
-            "copy them to the first node, or delete them to start over"
-        )
-    if start:
-        momenta = [
-            optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-            for group in optimizer.param_groups
-            for p in group["params"]
-        ]
-        processes.share([*networks.state_dict().values(), *momenta])
-    return start
 
 
 def _loader(config: Pretrain) -> Callable[..., Batches]:

@@ -94,7 +94,13 @@ def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generato
     return np.random.default_rng((seed, epoch, index, view))
 
 
-def render_view(image: Image.Image, draws: Draws, side: int, backend: str = "pil") -> Pixels:
+def render_view(
+    image: Image.Image,
+    draws: Draws,
+    side: int,
+    backend: str = "pil",
+    filter: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Pixels:
     """(side, side, 3) uint8 RGB: the released transforms, in their order.
 
     Args:
@@ -104,11 +110,12 @@ def render_view(image: Image.Image, draws: Draws, side: int, backend: str = "pil
         backend: ``pil``, the released pixels exactly; or ``opencv``, the same but for rounding and for the
             blur, which is a Gaussian where PIL approximates one by boxes, several times faster. Both crop,
             resize and mirror by PIL. The tests state how far they differ.
+        filter: of the resizing.
     """
     left, top, width, height = draws.box
     # Cropped first: resizing by a box would let pixels outside the crop into its border.
     image = image.crop((left, top, left + width, top + height))
-    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    image = image.resize((side, side), filter)
     if draws.flip:
         image = ImageOps.mirror(image)
     return BACKENDS[backend](image, draws)
@@ -171,6 +178,11 @@ JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
     "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
 }  # fmt: skip
 _SOLARIZE = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256)).astype(np.uint8)
+
+
+def centre_view(image: Image.Image, shorter: int, side: int) -> Pixels:
+    """(side, side, 3) uint8 RGB: the shorter side resized to ``shorter``, the centre: torchvision's."""
+    return np.asarray(TF.center_crop(TF.resize(image, shorter), [side, side]))
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
