@@ -41,15 +41,16 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
         KitError: no such file, not YAML, an override that is not key=value, or the first setting
             that does not fit the schema with the nearest right name.
     """
-    return parse(_read(path, overrides), schema, str(path))
+    return parse(read(path, overrides), schema, str(path))
 
 
 def parse_file(path: Path, schema: type[R]) -> R:
     """The same for a schema whose keys are names, without overrides."""
-    return parse(_read(path, ()), schema, str(path))
+    return parse(read(path), schema, str(path))
 
 
-def _read(path: Path, overrides: Sequence[str]) -> Any:
+def read(path: Path, overrides: Sequence[str] = ()) -> Any:
+    """The plain values of a YAML file under overrides, not validated; KitError as of ``load``."""
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise KitError(f"found {override!r} where an override key=value was expected")

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int,
         "networks": networks.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
+    write(path, state)
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint of any layout as ``save`` does; KitError when it cannot be written."""
     try:
         with files.atomic(path) as temporary:
             torch.save(state, temporary)
@@ -69,28 +75,35 @@ def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
     Raises:
         KitError: there are checkpoints and none of them can be used.
     """
+
+    def load(path: Path) -> None:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        networks.load_state_dict(state["networks"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    return newest(folder, load)
+
+
+def newest(folder: Path, load: Callable[[Path], object]) -> int:
+    """The step of the newest checkpoint that is whole and that ``load`` takes without an error, 0 if none is there.
+
+    Raises:
+        KitError: there are checkpoints and none of them can be used.
+    """
     found = checkpoints(folder)
     for path in found:
-        if reason := _load(path, networks, optimizer):
+        try:
+            if _digest(path).read_text().split()[0] != files.sha256(path):
+                raise ValueError("its SHA-256 is another one")
+            load(path)
+        except _BROKEN as error:
+            reason = " ".join(str(error).split())[:120]
             say(f"pretrain: {path.name} is damaged ({reason}); trying the one before")
         else:
             return int(path.stem[5:])
     if found:
         raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
     return 0
-
-
-def _load(path: Path, networks: Networks, optimizer: Optimizer) -> str | None:
-    """What is wrong with a checkpoint, None once it is loaded."""
-    try:
-        if _digest(path).read_text().split()[0] != files.sha256(path):
-            return "its SHA-256 is another one"
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        networks.load_state_dict(state["networks"])
-        optimizer.load_state_dict(state["optimizer"])
-    except _BROKEN as error:
-        return " ".join(str(error).split())[:120]
-    return None
 
 
 def _digest(path: Path) -> Path:
