@@ -48,5 +48,7 @@ def recipe(row: str, engine: str) -> Path:
     """
     rows = {name: method.pretrain for name, method in load_methods().items() if method.pretrain}
     if row not in rows:
-        raise KitError(f"no recipe for a row {row!r}; name one with --config, or take one of {', '.join(rows)}")
+        raise KitError(
+            f"no recipe for a row {row!r}; name one with --config, or take one of {', '.join(rows)}"
+        )
     return PATH.parent / engine / f"{rows[row]}.yaml"

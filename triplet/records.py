@@ -34,7 +34,16 @@ command = ContextVar("command", default="")
 MARKERS = ("record.json", "started.json")
 FOREIGN = ".foreign"
 """Marks a folder that held files before a stage first worked there: it is never emptied."""
-PACKAGES = ("torch", "torchvision", "detectron2", "pb1-detectron2", "pycocotools", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "detectron2",
+    "pb1-detectron2",
+    "mmcv",
+    "pycocotools",
+    "numpy",
+    "pillow",
+)
 
 
 def root(name: str) -> Path:

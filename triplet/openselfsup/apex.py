@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def initialize(model: nn.Module, optimizer: Optimizer, opt_level: str = "O1") -> tuple[nn.Module, Optimizer]:
+def initialize(
+    model: nn.Module, optimizer: Optimizer, opt_level: str = "O1"
+) -> tuple[nn.Module, Optimizer]:
     """Let the model run in mixed precision and the optimiser undo the loss scale.
 
     Args:
         model: its ``forward`` is wrapped in place.
-        optimizer: its ``step`` unscales the gradients, skips the step where one is not finite (as apex does),
-            and adapts the scale. The scale is no part of a checkpoint, as in OpenSelfSup with apex.
+        optimizer: its ``step`` unscales the gradients, skips the step where one is not finite (as apex
+            does), and adapts the scale. The scale is no part of a checkpoint, as in OpenSelfSup with apex.
         opt_level: ``O1``.
 
     Raises:
@@ -28,7 +30,7 @@ def initialize(model: nn.Module, optimizer: Optimizer, opt_level: str = "O1") ->
     if opt_level != "O1":
         raise ValueError(f"opt_level is O1: found {opt_level!r}")
     device = next(model.parameters()).device.type
-    model.forward = torch.autocast(device)(model.forward)  # type: ignore[method-assign]
+    model.forward = torch.autocast(device)(model.forward)
     scaler = torch.amp.GradScaler(device)
     step = optimizer.step
 
@@ -47,5 +49,6 @@ def initialize(model: nn.Module, optimizer: Optimizer, opt_level: str = "O1") ->
 
 @contextmanager
 def scale_loss(loss: Tensor, optimizer: Any) -> Iterator[Tensor]:
-    """The scaled loss, for its backward pass. Gradients accumulate scaled: all passes of a step share a scale."""
+    """The scaled loss, for its backward pass. Gradients accumulate scaled: all passes of a step share a
+    scale."""
     yield optimizer.scaler.scale(loss)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from openselfsup.datasets.registry import DATASETS, DATASOURCES
 from openselfsup.datasets.byol import BYOLDataset
+from openselfsup.datasets.registry import DATASETS, DATASOURCES
 from openselfsup.hooks import HOOKS, BYOLHook
 from openselfsup.models.byol import BYOL
 from openselfsup.models.heads import LatentPredictHead
@@ -133,7 +133,8 @@ class Triplet(BYOL):
 
 @HOOKS.register_module
 class TripletHook(BYOLHook):
-    """BYOL's EMA, and the iteration for the draws: so a run that goes on draws as one that never stopped."""
+    """BYOL's EMA, and the iteration for the draws: so a run that goes on draws as one that never
+    stopped."""
 
     def before_train_iter(self, runner: Any) -> None:
         """See above."""

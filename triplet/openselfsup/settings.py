@@ -21,8 +21,8 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
     """mmcv's Config of a run.
 
     Args:
-        path: of the YAML file. Its ``base`` names a config below ``configs``; all other keys are merged over
-            that, numbers as keys being places in lists. ``gpus`` says how many processes it is for.
+        path: of the YAML file. Its ``base`` names a config below ``configs``; all other keys are merged
+            over that, numbers as keys being places in lists. ``gpus`` says how many processes it is for.
         configs: OpenSelfSup's.
         overrides: ``key.sub=value``.
 

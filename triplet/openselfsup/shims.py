@@ -1,4 +1,5 @@
-"""What OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 need on today's stack; their sources stay as they are.
+"""What OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 need on today's stack; their sources stay as they
+are.
 
 Each function says why it is there and when it can go.
 """
@@ -33,14 +34,16 @@ def locate() -> Path:
     if checkout not in ("", "0", "1"):  # these are `make build`'s
         folder = Path(checkout).absolute()
         if not (folder / "openselfsup" / "apis").is_dir():
-            raise KitError(f"OPENSELFSUP={checkout} is no checkout of OpenSelfSup: no openselfsup/apis in it")
+            raise KitError(
+                f"OPENSELFSUP={checkout} is no checkout of OpenSelfSup: no openselfsup/apis in it"
+            )
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
     spec = importlib.util.find_spec("openselfsup")
     if spec is None or spec.origin is None:
         raise KitError(
-            "OpenSelfSup is not here: name a checkout of it (OPENSELFSUP=folder; its address and commit are in "
-            "docker/versions.env), or use the image of make build"
+            "OpenSelfSup is not here: name a checkout of it (OPENSELFSUP=folder; docker/versions.env says "
+            "which), or use the image of make build"
         )
     if importlib.util.find_spec("mmcv") is None:
         raise KitError("OpenSelfSup needs mmcv; install it with: make setup")
@@ -66,7 +69,8 @@ def sync_batch_norm() -> None:
 
 
 def replicated_tensors() -> None:
-    """mmcv/parallel/distributed.py:159 reads ``_use_replicated_tensor_module``, which torch 2 no longer has.
+    """mmcv/parallel/distributed.py:159 reads ``_use_replicated_tensor_module``, which torch 2 no longer
+    has.
 
     Can go with mmcv 2, whose wrappers are mmengine's; OpenSelfSup needs mmcv 1.
     """
@@ -105,23 +109,26 @@ def cpu() -> None:
     """
     from mmcv.parallel import MMDistributedDataParallel
 
-    nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[assignment,method-assign]
-    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[assignment,method-assign]
-    torch.cuda.current_device = lambda: 0  # type: ignore[assignment]
+    nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    torch.cuda.current_device = lambda: 0
 
     class OnCpu(MMDistributedDataParallel):
         def __init__(self, module: nn.Module, device_ids: Any = None, **rest: Any) -> None:
             super().__init__(module, device_ids=None, **rest)
 
-    importlib.import_module("openselfsup.apis.train").MMDistributedDataParallel = OnCpu
-    norm = importlib.import_module("openselfsup.models.utils.norm")
+    theirs: Any = importlib.import_module("openselfsup.apis.train")
+    theirs.MMDistributedDataParallel = OnCpu
+    norm: Any = importlib.import_module("openselfsup.models.utils.norm")
     norm.norm_cfg["SyncBN"] = ("bn", SharedBatchNorm)
 
 
 def keep_memory_bank(model: nn.Module) -> None:
-    """models/memories/simple_memory.py keeps NPID's features in a plain attribute: no checkpoint holds them.
+    """models/memories/simple_memory.py keeps NPID's features in a plain attribute: no checkpoint holds
+    them.
 
-    As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them itself.
+    As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them
+    itself.
     """
     bank = getattr(model, "memory_bank", None)
     if bank is not None:

@@ -45,7 +45,8 @@ def pretrain(
         force: start over.
 
     Raises:
-        KitError: OpenSelfSup is not there, bad settings or data, another number of processes than configured.
+        KitError: OpenSelfSup is not there, bad settings or data, another number of processes than
+            configured.
     """
     configs = shims.locate()
     with join() as processes, group(processes):
@@ -54,8 +55,8 @@ def pretrain(
         resolved = settings.resolve(config, configs, overrides)
         if resolved.gpus != processes.size:
             raise KitError(
-                f"{config} is for {resolved.gpus} processes of {resolved.data.imgs_per_gpu} images each: found "
-                f"{processes.size}; start it with GPUS={resolved.gpus}, or train another batch: "
+                f"{config} is for {resolved.gpus} processes of {resolved.data.imgs_per_gpu} images each: "
+                f"found {processes.size}; start it with GPUS={resolved.gpus}, or train another batch: "
                 f"gpus={processes.size}"
             )
         processes.same("config", settings.plain(resolved))
@@ -71,7 +72,8 @@ def pretrain(
 
 @contextmanager
 def group(processes: Processes) -> Iterator[None]:
-    """OpenSelfSup accumulates, gathers and shares BN statistics in a process group alone: one of one, if need be."""
+    """OpenSelfSup accumulates, gathers and shares BN statistics in a process group alone: one of one, if
+    need be."""
     if processes.size > 1:
         yield
         return
@@ -92,7 +94,8 @@ def quiet() -> Iterator[None]:
 
 
 def iterations(config: Any, images: int) -> int:
-    """Micro-batches of an epoch. Every process gets as many images: some are repeated, as their sampler does.
+    """Micro-batches of an epoch. Every process gets as many images: some are repeated, as their sampler
+    does.
 
     Raises:
         KitError: too few images, or for the Triplet loss too few in the last one.
@@ -117,8 +120,8 @@ def train(
 ) -> None:
     """Train from the last checkpoint in the job's folder, or from the start, to the end.
 
-    Leaves ``checkpoint.pth`` (mmcv's layout, without optimiser), ``metrics.jsonl`` and ``tensorboard/``. A run
-    that goes on takes the rest of the epoch's images; the draws of its views are other ones.
+    Leaves ``checkpoint.pth`` (mmcv's layout, without optimiser), ``metrics.jsonl`` and ``tensorboard/``. A
+    run that goes on takes the rest of the epoch's images; the draws of its views are other ones.
 
     Args:
         config: see ``settings.resolve``; changed.
@@ -129,7 +132,8 @@ def train(
         weights: see ``load_weights``.
 
     Raises:
-        KitError: a loss that is not finite, an image that cannot be read, a checkpoint that cannot be written.
+        KitError: a loss that is not finite, an image that cannot be read, a checkpoint that cannot be
+            written.
         Interrupted: stopped by a signal, after saving.
     """
     with quiet():
@@ -155,7 +159,9 @@ def train(
     config.log_level = "ERROR"
     theirs: Any = importlib.import_module("openselfsup.apis.train")
     theirs.print_log = lambda *_, **__: None  # a line for each tensor
-    theirs.get_root_logger = lambda *_: logging.getLogger("triplet.openselfsup")  # theirs: a file named by the level
+    theirs.get_root_logger = lambda *_: logging.getLogger(
+        "triplet.openselfsup"
+    )  # theirs: a file named by the level
     set_random_seed(config.seed)
     torch.backends.cudnn.benchmark = config.get("cudnn_benchmark", False)
     model = build_model(config.model)
@@ -166,8 +172,8 @@ def train(
         say(
             f"pretrain: OpenSelfSup {openselfsup.__version__}, {config.model.type}: "
             f"{batch} images a step = {config.gpus} processes x "
-            f"{accumulate} passes x {config.data.imgs_per_gpu} images; {config.total_epochs} epochs of {images} "
-            f"images = {steps} optimiser steps; weights: {origin}"
+            f"{accumulate} passes x {config.data.imgs_per_gpu} images; {config.total_epochs} epochs of "
+            f"{images} images = {steps} optimiser steps; weights: {origin}"
         )
     final = job.folder / "checkpoint.pth"
     pace = Pace(batch, steps, start)
@@ -222,7 +228,8 @@ def load_weights(path: Path, model: nn.Module) -> str:
     """Fill a model of OpenSelfSup from a file; returns one phrase about what was in it.
 
     A file with all of the model's tensors (OpenSelfSup's own, or for Triplet and BYOL the kit's checkpoint)
-    fills all of it. Anything else that ``read_backbone`` reads fills the backbone and its copy, if it has one.
+    fills all of it. Anything else that ``read_backbone`` reads fills the backbone and its copy, if it has
+    one.
 
     Raises:
         KitError: the file is no such thing, or of another architecture.
@@ -249,7 +256,8 @@ def load_weights(path: Path, model: nn.Module) -> str:
 
 
 def to_openselfsup(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the kit's Triplet or BYOL networks under OpenSelfSup's names; the inverse of ``weights.initial``."""
+    """Tensors of the kit's Triplet or BYOL networks under OpenSelfSup's names; the inverse of
+    ``weights.initial``."""
     named = {
         theirs + key.removeprefix(ours): value
         for key, value in state.items()
@@ -258,5 +266,7 @@ def to_openselfsup(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     online = "online_net.0."
     return named | {
-        "backbone." + key.removeprefix(online): value for key, value in named.items() if key.startswith(online)
+        "backbone." + key.removeprefix(online): value
+        for key, value in named.items()
+        if key.startswith(online)
     }

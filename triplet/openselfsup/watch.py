@@ -1,4 +1,5 @@
-"""What OpenSelfSup's training tells the kit: metrics, progress, checkpoints, and an end when asked for one."""
+"""What OpenSelfSup's training tells the kit: metrics, progress, checkpoints, and an end when asked for
+one."""
 
 import math
 import time
@@ -39,8 +40,8 @@ class Watch(Hook):
     """
 
     def __init__(
-        self, *, folder: Path, final: Path, processes: Processes, log: Log, pace: Pace, bar: Bar, stop: Stop, accumulate: int,
-        every: int, dist_mode: bool = True,
+        self, *, folder: Path, final: Path, processes: Processes, log: Log, pace: Pace, bar: Bar, stop: Stop,
+        accumulate: int, every: int, dist_mode: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.processes, self.log, self.pace, self.bar = folder, processes, log, pace, bar
         self.stop, self.accumulate, self.every, self.final = stop, accumulate, every, final
@@ -72,7 +73,9 @@ class Watch(Hook):
         loss = sum(self._losses) / len(self._losses)
         if not math.isfinite(loss):
             good = next((path.name for path in checkpoint.checkpoints(self.folder)), "none")
-            raise KitError(f"loss is {loss} at step {done}; last good checkpoint: {good}; lower optimizer.lr")
+            raise KitError(
+                f"loss is {loss} at step {done}; last good checkpoint: {good}; lower optimizer.lr"
+            )
         own = torch.tensor([float(bool(self.stop)), self._waited], dtype=torch.float64)
         stopping, waited = self.processes.mean(own.to(self.processes.device)).tolist()
         model = runner.model.module
@@ -116,7 +119,8 @@ class Watch(Hook):
 
 
 def state(runner: Any, epoch: int, iteration: int) -> dict[str, Any]:
-    """What mmcv writes and its ``--resume_from`` reads: ``meta``, ``state_dict`` (on the CPU), ``optimizer``."""
+    """What mmcv writes and its ``--resume_from`` reads: ``meta``, ``state_dict`` (on the CPU),
+    ``optimizer``."""
     weights: dict[str, Tensor] = runner.model.module.state_dict()
     return {
         "meta": {"epoch": epoch, "iter": iteration},

@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain.networks import Networks
 from triplet.progress import say
 
 FORMAT = "triplet-kit/1"
 _BROKEN = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
 
 
-def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int, epoch: int) -> None:
+def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int, epoch: int) -> None:
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
     Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
-    ``networks`` with ``online.backbone.*``, ``online.projector.*``, ``predictor.*``, ``target.*``;
+    ``networks`` with ``online.backbone.*``, ``online.projector.*`` and what else the method has
+    (``predictor.*``, ``target.*``, ``queue``, ``bank``);
     ``optimizer`` (None in a finished run's).
 
     Raises:
@@ -69,7 +70,7 @@ def keep(folder: Path, count: int) -> None:
         path.unlink()
 
 
-def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
+def restore(folder: Path, networks: nn.Module, optimizer: Optimizer) -> int:
     """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
 
     Raises:
@@ -85,7 +86,8 @@ def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
 
 
 def newest(folder: Path, load: Callable[[Path], object]) -> int:
-    """The step of the newest checkpoint that is whole and that ``load`` takes without an error, 0 if none is there.
+    """The step of the newest checkpoint that is whole and that ``load`` takes without an error, 0 if none
+    is there.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.

@@ -1,0 +1,67 @@
+"""NPID (Wu et al., arXiv 1805.01978) as in OpenSelfSup: each image against a memory of all others'
+features."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss
+
+MEASURES = ("accuracy",)
+PASSES = (1, 0)
+EMA = False
+
+
+class Npid(nn.Module):
+    """Encoder and (images, d) bank of unit features."""
+
+    bank: Tensor
+
+    def __init__(self, config: Pretrain, images: int) -> None:
+        super().__init__()
+        outputs = config.model.outputs
+        self.online = Encoder(config, lambda channels: nn.Linear(channels, outputs))
+        self.register_buffer("bank", F.normalize(torch.randn(images, outputs)))
+
+
+def build(config: Pretrain, images: int) -> Npid:
+    """See Npid."""
+    return Npid(config, images)
+
+
+def draw(images: int, batch: Batch) -> Tensor:
+    """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup.
+
+    A function of seed, iteration and place in the micro-batch, whatever process draws; another one on a
+    GPU.
+    """
+    group, count = batch.config.loss.group, batch.config.contrast.negatives
+    drawn = []
+    for first in range(batch.first, batch.first + len(batch.indices), group):
+        state = np.random.SeedSequence((batch.config.seed, batch.iteration, first)).generate_state(2)
+        generator = torch.Generator(batch.indices.device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
+        drawn.append(
+            torch.randint(images, (group, count), generator=generator, device=batch.indices.device)
+        )
+    return torch.cat(drawn)
+
+
+def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """One (n, 3, h, w) view: find its own entry among drawn ones; then the entries of all processes
+    move."""
+    settings, bank = batch.config.contrast, networks.bank
+    feature = F.normalize(networks.online(views[0]), dim=1)
+    positive = (bank[batch.indices] * feature).sum(1)
+    negative = torch.cat(
+        [bank[numbers] @ own for numbers, own in zip(draw(len(bank), batch), feature, strict=True)]
+    ).view(len(feature), -1)
+    loss, found = contrastive_loss(positive, negative, settings.temperature)
+    with torch.no_grad():
+        everyone, new = batch.gather(batch.indices), batch.gather(F.normalize(feature))
+        moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new.to(bank.dtype)
+        bank[everyone] = F.normalize(moved)
+    return loss, [found]
