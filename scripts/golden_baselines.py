@@ -56,6 +56,8 @@ class Case:
         return BATCH * self.accumulate * STEPS // EPOCHS
 
 
+COUNTED = ("running", "num_batches", "queue_ptr", "pointer")
+"""Beginnings of what starts as it is made."""
 BACKBONE = {"backbone.": "online.backbone."}
 
 
@@ -192,16 +194,9 @@ def run(checkout: Path, name: str, case: Case) -> dict[str, np.ndarray]:
             model.neck.drop.p = 0.0
         model = model.double()
         with torch.no_grad():
-            for key, tensor in model.state_dict(keep_vars=True).items():
-                if (
-                    tensor.requires_grad
-                    or "net." in key
-                    or "encoder_" in key
-                    or "queue" == key
-                    or "bank" in key
-                ):
-                    if not key.rpartition(".")[2].startswith(("running", "num_batches")):
-                        tensor.copy_(torch.from_numpy(start(key, tuple(tensor.shape))))
+            for key, tensor in tensors(model).items():
+                if not key.rpartition(".")[2].startswith(COUNTED):
+                    tensor.copy_(torch.from_numpy(start(key, tuple(tensor.shape))))
         HOOKS.register_module(recorder(model, case, record), force=True)
         set_random_seed(0)
         quiet = logging.getLogger("quiet")
@@ -214,6 +209,12 @@ def run(checkout: Path, name: str, case: Case) -> dict[str, np.ndarray]:
     if drawn:
         record["drawn"] = np.array(drawn)
     return record
+
+
+def tensors(model: Any) -> dict[str, Any]:
+    """All of a model's; ``backbone.*`` of one with two networks is the online one's again, and left out."""
+    twice = hasattr(model, "online_net") or hasattr(model, "encoder_q")
+    return {k: v for k, v in model.state_dict().items() if not (twice and k.startswith("backbone."))}
 
 
 def recorder(model: Any, case: Case, record: dict[str, np.ndarray]) -> Any:
@@ -229,11 +230,6 @@ def recorder(model: Any, case: Case, record: dict[str, np.ndarray]) -> Any:
 
     model.register_forward_pre_hook(begin, with_kwargs=True)
 
-    def tensors() -> dict[str, Any]:
-        # `backbone.*` of models with two networks is the online one's again.
-        twice = hasattr(model, "online_net") or hasattr(model, "encoder_q")
-        return {k: v for k, v in model.state_dict().items() if not (twice and k.startswith("backbone."))}
-
     class Recorder(Hook):
         def __init__(self, **_: Any) -> None:
             pass
@@ -246,11 +242,11 @@ def recorder(model: Any, case: Case, record: dict[str, np.ndarray]) -> Any:
             (rate,) = set(runner.current_lr())
             seen["learning_rate"].append(rate)
             if step in KEEP:
-                seen["tensors"].append([fingerprint(t.numpy(force=True)) for t in tensors().values()])
+                seen["tensors"].append([fingerprint(t.numpy(force=True)) for t in tensors(model).values()])
 
         def after_run(self, runner: Any) -> None:
             record.update({key: np.array(values) for key, values in seen.items()})
-            record["names"] = np.array(list(tensors()))
+            record["names"] = np.array(list(tensors(model)))
 
     return Recorder
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from scripts import golden_baselines as script
-from scripts.golden_baselines import BATCH, CASES, KEEP, STEPS, pixels, start
+from scripts.golden_baselines import BATCH, CASES, COUNTED, KEEP, STEPS, pixels, start
 from scripts.golden_whole_model import MEASURES, fingerprint
 from triplet.config import load
 from triplet.methods import recipe
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.distributed import Processes
-from triplet.pretrain.layout import Order, Pass, plan
+from triplet.pretrain.layout import Order, Pass
 from triplet.pretrain.methods import npid
 from triplet.pretrain.trainer import Baseline, advance, make_optimizer
 
@@ -45,7 +45,7 @@ class Run:
         self.name, self.case, self.config = name, CASES[name], config
         self.order = Order(self.case.images, config)
         alone = Processes(0, 1, torch.device("cpu"))
-        self.objective = Baseline(config, self.case.images, plan(config, 1), alone).double().train()
+        self.objective = Baseline(config, self.case.images, alone).double().train()
         self.networks = self.objective.networks
         if name == "relative-loc":
             self.networks.dropout = 0.0
@@ -53,7 +53,7 @@ class Run:
         self.iteration = 0
         with torch.no_grad():
             for key, tensor in self.networks.state_dict().items():
-                if not key.rpartition(".")[2].startswith(("running", "num_batches", "pointer")):
+                if not key.rpartition(".")[2].startswith(COUNTED):
                     tensor.copy_(torch.from_numpy(start(self.theirs(key), tuple(tensor.shape))))
 
     def theirs(self, name: str) -> str:

@@ -40,8 +40,8 @@ class Watch(Hook):
     """
 
     def __init__(
-        self, *, folder: Path, final: Path, processes: Processes, log: Log, pace: Pace, bar: Bar, stop: Stop,
-        accumulate: int, every: int, dist_mode: bool = True,
+        self, *, folder: Path, final: Path, processes: Processes, log: Log, pace: Pace, bar: Bar,
+        stop: Stop, accumulate: int, every: int, dist_mode: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.processes, self.log, self.pace, self.bar = folder, processes, log, pace, bar
         self.stop, self.accumulate, self.every, self.final = stop, accumulate, every, final

@@ -67,13 +67,12 @@ class Baseline(nn.Module):
     Args:
         config: of the run.
         images: in the data set.
-        layout: of the run.
         processes: that train as one.
     """
 
-    def __init__(self, config: Pretrain, images: int, layout: Layout, processes: Processes) -> None:
+    def __init__(self, config: Pretrain, images: int, processes: Processes) -> None:
         super().__init__()
-        self.config, self.layout, self.processes = config, layout, processes
+        self.config, self.processes = config, processes
         self.method = METHODS[config.method]
         self.networks: nn.Module = self.method.build(config, images)
         self.mixed = config.precision == "bfloat16"
@@ -88,8 +87,7 @@ class Baseline(nn.Module):
         batch = Batch(
             config=self.config, iteration=each.iteration,
             indices=torch.tensor([index for _, index in each.items], device=pixels.device),
-            first=self.processes.rank % self.layout.ranks * self.layout.images,
-            gather=self.processes.rows, processes=self.processes.size,
+            first=each.first, gather=self.processes.rows, processes=self.processes.size,
         )  # fmt: skip
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.mixed):
             loss, measures = self.method.step(self.networks, views, batch)
@@ -107,7 +105,7 @@ def make_objective(
     if config.method == "triplet":
         objective: Objective | Baseline = Objective(config)
     else:
-        objective = Baseline(config, images, layout, processes)
+        objective = Baseline(config, images, processes)
     if config.method in TOGETHER and layout.splits > 1:
         raise KitError(
             f"{config.method} looks at its {config.micro_batch} images at once, so "
