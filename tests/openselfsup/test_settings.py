@@ -22,7 +22,8 @@ def configs(tmp_path):
     (folder / "base.py").write_text("total_epochs = 2\nworkflow = [('train', 1)]\n")
     (folder / "one.py").write_text(
         "_base_ = 'base.py'\nmodel = dict(type='BYOL', depth=50)\n"
-        "data = dict(imgs_per_gpu=4, workers_per_gpu=2, train=dict(pipeline=[dict(size=224), dict(p=0.5)]))\n"
+        "data = dict(imgs_per_gpu=4, workers_per_gpu=2,\n"
+        "    train=dict(pipeline=[dict(size=224), dict(p=0.5)]))\n"
     )
     return folder
 

@@ -178,7 +178,7 @@ def test_one_and_two_processes_train_the_same(drawn, tmp_path):
         one, two = (trained(tmp_path / count / method) for count in ("1", "2"))
         assert one["online.backbone.conv1.weight"].dtype == torch.float64
         for name, value in one.items():
-            torch.testing.assert_close(value, two[name], atol=1e-9, rtol=1e-9, msg=f"{method} {name}")
+            torch.testing.assert_close(value, two[name], atol=1e-7, rtol=1e-7, msg=f"{method} {name}")
         assert read_backbone(tmp_path / "1" / method / "checkpoint.pth").format == "kit"
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from triplet.config import read
+from triplet.config import nested, read
 from triplet.errors import KitError
 
-NEW = {"base", "gpus", "seed", "custom_imports"}
+NEW = {"gpus", "seed"}
 """Keys at the top that OpenSelfSup's configs do not have."""
 PLUGIN = "triplet.openselfsup.plugin"
 
@@ -31,20 +31,19 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
     """
     from mmcv import Config
 
-    values = read(path, overrides)
+    values, changes = read(path), nested(overrides)
     if not isinstance(base := values.pop("base", None), str):
         raise KitError(f"{path}: expected base, the name of one of OpenSelfSup's configs")
     file = (configs / base).resolve()
     if not file.is_relative_to(configs.resolve()) or not file.is_file():
         raise KitError(f"{path}: base={base} is no config below {configs}")
     config = Config.fromfile(str(file))
-    for override in overrides:
-        _known(config._cfg_dict, override.partition("=")[0], path)
     for key in values:
         _known(config._cfg_dict, str(key), path)
-    config.merge_from_dict(values, allow_list_keys=True)
-    config.setdefault("seed", 0)
-    config.setdefault("gpus", 8)
+    config.merge_from_dict({"seed": 0, "gpus": 8, **values}, allow_list_keys=True)
+    for override in overrides:
+        _known(config._cfg_dict, override.partition("=")[0], path)
+    config.merge_from_dict(changes, allow_list_keys=True)
     config.custom_imports = dict(imports=[PLUGIN], allow_failed_imports=False)
     return config
 

@@ -1,8 +1,9 @@
 """What several baselines need: the batch that a step sees, an encoder, the contrastive loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +31,15 @@ class Batch:
     def own(self) -> slice:
         """Where this pass's rows are in what is gathered."""
         return slice(self.first, self.first + len(self.indices))
+
+    def generators(self) -> Iterator[torch.Generator]:
+        """For each group of images one on the device: draws depend on seed, iteration and place in the
+        micro-batch, not on the process (but on a GPU they are other ones than on the CPU)."""
+        end = self.first + len(self.indices)
+        for first in range(self.first, end, self.config.loss.group):
+            sequence = np.random.SeedSequence((self.config.seed, self.iteration, first))
+            seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+            yield torch.Generator(self.indices.device).manual_seed(seed)
 
 
 class Encoder(nn.Module):

@@ -3,7 +3,6 @@ features."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,20 +33,11 @@ def build(config: Pretrain, images: int) -> Npid:
 
 
 def draw(images: int, batch: Batch) -> Tensor:
-    """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup.
-
-    A function of seed, iteration and place in the micro-batch, whatever process draws; another one on a
-    GPU.
-    """
-    group, count = batch.config.loss.group, batch.config.contrast.negatives
-    drawn = []
-    for first in range(batch.first, batch.first + len(batch.indices), group):
-        state = np.random.SeedSequence((batch.config.seed, batch.iteration, first)).generate_state(2)
-        generator = torch.Generator(batch.indices.device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
-        drawn.append(
-            torch.randint(images, (group, count), generator=generator, device=batch.indices.device)
-        )
-    return torch.cat(drawn)
+    """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup."""
+    shape, device = (batch.config.loss.group, batch.config.contrast.negatives), batch.indices.device
+    return torch.cat(
+        [torch.randint(images, shape, generator=each, device=device) for each in batch.generators()]
+    )
 
 
 def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:

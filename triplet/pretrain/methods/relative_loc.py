@@ -62,11 +62,12 @@ def build(config: Pretrain, images: int) -> RelativeLoc:
     return RelativeLoc(config)
 
 
-def dropped(shape: tuple[int, int], share: float, batch: Batch, device: torch.device) -> Tensor:
-    """(n, k) mask of what dropout leaves out: a function of seed, iteration and place, as all draws are."""
-    state = np.random.SeedSequence((batch.config.seed, batch.iteration, batch.first)).generate_state(2)
-    generator = torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
-    return torch.rand(shape, generator=generator, device=device) < share
+def dropped(share: float, width: int, batch: Batch) -> Tensor:
+    """(8n, width) mask of what dropout leaves out."""
+    shape, device = (8 * batch.config.loss.group, width), batch.indices.device
+    return torch.cat(
+        [torch.rand(shape, generator=each, device=device) < share for each in batch.generators()]
+    )
 
 
 def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
@@ -81,10 +82,9 @@ def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> tuple[
         for patches in (around, centre)
     ]
     hidden = networks.neck(torch.cat(pair, dim=1))
-    keep = 1 - networks.dropout
     if networks.dropout:
-        mask = dropped((len(hidden), hidden.shape[1]), networks.dropout, batch, hidden.device)
-        hidden = hidden.masked_fill(mask, 0) / keep
+        mask = dropped(networks.dropout, hidden.shape[1], batch)
+        hidden = hidden.masked_fill(mask, 0) / (1 - networks.dropout)
     place = torch.arange(8, device=hidden.device).repeat(len(views[0]))
     logits = networks.head(hidden)
     return F.cross_entropy(logits, place), [accuracy(logits, place)]
