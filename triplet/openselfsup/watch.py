@@ -93,37 +93,38 @@ class Watch(Hook):
         if self.processes.first and (forecast := self.pace.forecast(done)):
             say(f"pretrain: {forecast}")
         self.bar.step(f"loss {loss:.3f}")
-        if stopping and runner.iter + 1 < runner.max_iters:
-            self._save(runner, runner.epoch, runner.iter + 1)
+        if runner.iter + 1 == runner.max_iters:
+            return
+        turn = self.every * len(
+            runner.data_loader
+        )  # the first step that ends in, or at, a new one of these
+        if stopping or (runner.iter + 1) // turn > (runner.iter + 1 - self.accumulate) // turn:
+            self._save(runner)
+        if stopping:
             raise self.stop.interrupted(f"{done} of {runner.max_iters // self.accumulate} steps")
-
-    def after_train_epoch(self, runner: Any) -> None:
-        """Save, where gradients of an unfinished step would not be lost."""
-        epoch = runner.epoch + 1
-        if epoch % self.every == 0 and epoch < runner.max_epochs and runner.iter % self.accumulate == 0:
-            self._save(runner, epoch, runner.iter)
 
     def after_run(self, runner: Any) -> None:
         """Leave the trained networks, without the optimiser."""
         if self.processes.first:
-            found = state(runner, runner.epoch, runner.iter)
+            found = state(runner, runner.iter)
             checkpoint.write(self.final, {**found, "optimizer": None})
             checkpoint.keep(self.folder, 0)
 
-    def _save(self, runner: Any, epoch: int, iteration: int) -> None:
+    def _save(self, runner: Any) -> None:
         if self.processes.first:
-            path = self.folder / f"step_{iteration // self.accumulate:07d}.pth"
-            checkpoint.write(path, state(runner, epoch, iteration))
+            done = runner.iter + 1
+            path = self.folder / f"step_{done // self.accumulate:07d}.pth"
+            checkpoint.write(path, state(runner, done))
             checkpoint.keep(self.folder, 2)
         self.processes.tell()  # nobody goes on, or ends, before it is saved
 
 
-def state(runner: Any, epoch: int, iteration: int) -> dict[str, Any]:
+def state(runner: Any, iteration: int) -> dict[str, Any]:
     """What mmcv writes and its ``--resume_from`` reads: ``meta``, ``state_dict`` (on the CPU),
     ``optimizer``."""
     weights: dict[str, Tensor] = runner.model.module.state_dict()
     return {
-        "meta": {"epoch": epoch, "iter": iteration},
+        "meta": {"epoch": runner.epoch, "iter": iteration},
         "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
         "optimizer": runner.optimizer.state_dict(),
     }

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch
+from triplet.pretrain.methods.common import Batch, unit
 from triplet.pretrain.networks import Networks
 
 MEASURES = ("positive_cosine",)
@@ -17,13 +16,11 @@ EMA = True
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """``-2 * mean cosine`` of (n, d) predictions and targets, in float32 or wider.
+    """``-2 * mean cosine`` of (n, d) predictions and targets.
 
     The paper's is larger by 2, which has no gradient.
     """
-    dtype = torch.promote_types(prediction.dtype, torch.float32)
-    p, z = F.normalize(prediction.to(dtype), dim=1), F.normalize(target.to(dtype), dim=1)
-    return -2 * (p * z).sum(1).mean()
+    return -2 * (unit(prediction) * unit(target)).sum(1).mean()
 
 
 def build(config: Pretrain, images: int) -> Networks:

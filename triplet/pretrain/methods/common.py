@@ -66,6 +66,11 @@ class Encoder(nn.Module):
         return self.projector(self.backbone(images).mean((2, 3)))
 
 
+def unit(features: Tensor) -> Tensor:
+    """(n, d) rows of length 1, in float32 or wider."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
+
+
 def contrastive_loss(positive: Tensor, negative: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE (van den Oord et al., arXiv 1807.03748) as OpenSelfSup's ContrastiveHead computes it.
 
@@ -75,11 +80,10 @@ def contrastive_loss(positive: Tensor, negative: Tensor, temperature: float) -> 
         temperature: divides both.
 
     Returns:
-        Mean cross-entropy of picking the positive among all, in float32 or wider; and the share of rows
+        Mean cross-entropy of picking the positive among all; and the share of rows
         whose positive is the most similar.
     """
-    dtype = torch.promote_types(positive.dtype, torch.float32)
-    logits = torch.cat([positive[:, None], negative], dim=1).to(dtype) / temperature
+    logits = torch.cat([positive[:, None], negative], dim=1) / temperature
     first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     return F.cross_entropy(logits, first), accuracy(logits, first)
 

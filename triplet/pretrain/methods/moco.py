@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss
+from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
 from triplet.pretrain.optim import ema_update
 
 MEASURES = ("accuracy",)
@@ -54,18 +54,19 @@ def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
     nothing.
     """
     settings = batch.config.contrast
-    query = F.normalize(networks.online(views[0]), dim=1)
+    query = unit(networks.online(views[0]))
     with torch.no_grad():
         ema_update(networks.target, networks.online, settings.momentum)
         everyone = batch.gather(views[1])
         rng = np.random.default_rng((batch.config.seed, batch.iteration, 0x5F1E))
         order = torch.from_numpy(rng.permutation(len(everyone))).to(query.device)
         mine = everyone[order[batch.own]].contiguous(memory_format=torch.channels_last)
-        shuffled = batch.gather(F.normalize(networks.target(mine), dim=1))
+        shuffled = batch.gather(unit(networks.target(mine)))
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
-    positive = (query * keys[batch.own]).sum(1)
-    loss, found = contrastive_loss(positive, query @ networks.queue.clone(), settings.temperature)
+    with torch.autocast(query.device.type, enabled=False):
+        positive = (query * keys[batch.own]).sum(1)
+        loss, found = contrastive_loss(positive, query @ networks.queue.clone(), settings.temperature)
     enqueue(networks.queue, networks.pointer, keys)
     return loss, [found]
 

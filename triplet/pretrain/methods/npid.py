@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss
+from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
 
 MEASURES = ("accuracy",)
 PASSES = (1, 0)
@@ -44,14 +44,13 @@ def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
     """One (n, 3, h, w) view: find its own entry among drawn ones; then the entries of all processes
     move."""
     settings, bank = batch.config.contrast, networks.bank
-    feature = F.normalize(networks.online(views[0]), dim=1)
-    positive = (bank[batch.indices] * feature).sum(1)
-    negative = torch.cat(
-        [bank[numbers] @ own for numbers, own in zip(draw(len(bank), batch), feature, strict=True)]
-    ).view(len(feature), -1)
-    loss, found = contrastive_loss(positive, negative, settings.temperature)
+    feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
+    with torch.autocast(feature.device.type, enabled=False):
+        positive = (bank[batch.indices] * feature).sum(1)
+        negative = torch.stack([bank[row] @ own for row, own in zip(drawn, feature, strict=True)])
+        loss, found = contrastive_loss(positive, negative, settings.temperature)
     with torch.no_grad():
-        everyone, new = batch.gather(batch.indices), batch.gather(F.normalize(feature))
-        moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new.to(bank.dtype)
+        everyone, new = batch.gather(batch.indices), batch.gather(feature.detach())
+        moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new
         bank[everyone] = F.normalize(moved)
     return loss, [found]
