@@ -3,7 +3,7 @@
 As scripts/golden_whole_model.py does it for the Triplet method, whose head says what is theirs and why:
 model, loss, optimiser, schedule, sampler and the order of hooks, by their registry and the zoo's configs.
 Ours is what the CPU and a test's time ask for, all of it in this file: ResNet-18 in float64, BN instead of
-SyncBN, narrow necks, 12 images of 32 pixels, 5 epochs, no dropout, weights and images that the test can
+SyncBN, narrow necks, 12 images of 16 pixels, 5 epochs, no dropout, weights and images that the test can
 make again.
 
 From the root of the kit, where `make setup` has run (a minute, one thread):
@@ -16,6 +16,7 @@ From the root of the kit, where `make setup` has run (a minute, one thread):
 import argparse
 import importlib
 import logging
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -107,13 +108,13 @@ CASES = {
 
 
 def pixels(case: str, index: int) -> np.ndarray:
-    """(k, 3, 32, 32) uint8: the views of an image that a method sees, relative location's being nine
+    """(k, 3, 16, 16) uint8: the views of an image that a method sees, relative location's being nine
     patches."""
     both = views(index)
     if case == "relative-loc":
-        return np.stack([both[0, :, y : y + 32, x : x + 32] for y in (0, 16, 32) for x in (0, 16, 32)])
+        return np.stack([both[0, :, y : y + 16, x : x + 16] for y in (0, 24, 48) for x in (0, 24, 48)])
     count = 1 if case in ("npid", "rotation-pred") else 2
-    return both[:count, :, ::2, ::2]
+    return both[:count, :, ::4, ::4]
 
 
 def start(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -259,17 +260,20 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, help="one of them, and write nothing")
     arguments = parser.parse_args()
     checkout = arguments.checkout.resolve()
-    if not (checkout / "openselfsup" / "apis").is_dir():
-        die(f"{checkout} is no checkout of OpenSelfSup")
+    asked = subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    pins = (Path(__file__).parents[1] / "docker" / "versions.env").read_text()
+    if not (commit := asked.stdout.strip()) or f"OPENSELFSUP_COMMIT={commit}\n" not in pins:
+        die(f"{checkout} is at {commit or 'no commit'}, expected that of docker/versions.env")
     warnings.filterwarnings("ignore")
     sys.path.insert(0, str(checkout))
     fit_to_cpu()
     import mmcv
-    import openselfsup
     import torch
 
     torch.Tensor.cuda = lambda self, *_, **__: self
-    made_by = f"OpenSelfSup {openselfsup.__version__}, mmcv {mmcv.__version__}, torch {torch.__version__}"
+    made_by = f"OpenSelfSup {commit}, mmcv {mmcv.__version__}, torch {torch.__version__}"
     content = {"made_by": np.array(made_by)}
     for name, case in CASES.items():
         if arguments.only in (None, name):

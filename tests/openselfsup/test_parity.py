@@ -45,6 +45,7 @@ def trained(openselfsup, tmp_path_factory):
     return folder / "theirs.pth"
 
 
+@pytest.mark.timeout(1200)  # with what makes the file
 def test_ten_steps_are_ours(trained):
     """To 1e-9 in float64: losses, learning rates, every tensor at the end."""
     found = torch.load(trained, weights_only=True)

@@ -21,7 +21,7 @@ from triplet.pretrain.distributed import Processes
 from triplet.pretrain.views import normalize
 
 IMAGES, GROUP, ACCUMULATE, EPOCHS, WARMUP = 60, 12, 2, 4, 2
-HIDDEN, OUTPUTS, SIDES = 48, 24, {"online": (32, 48), "target": (40, 48)}
+HIDDEN, OUTPUTS, SIDES = 48, 24, {"online": (32, 36), "target": (33, 36)}
 NECK = f"hid_channels={HIDDEN}", f"out_channels={OUTPUTS}"
 SMALL = [
     "gpus=1", "use_fp16=false", "optimizer_config.use_fp16=false", f"total_epochs={EPOCHS}",
