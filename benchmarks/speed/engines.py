@@ -49,13 +49,13 @@ def settings(engine: str, batch: int, epochs: int, workers: int, small: bool) ->
     if engine == "kit":
         own = [
             f"loss.group={batch}", "optimizer.groups=1", "optimizer.accumulate=1", f"workers={workers}",
-            f"schedule.epochs={epochs}", "schedule.warmup_epochs=1",
+            f"schedule.epochs={epochs}", "schedule.warmup_epochs=1", "optimizer.learning_rate=0.1",
         ]  # fmt: skip
     else:
         own = [
             "gpus=1", f"data.imgs_per_gpu={batch}", "optimizer_config.update_interval=1",
             "custom_hooks.0.update_interval=1", f"data.workers_per_gpu={workers}",
-            f"total_epochs={epochs}", "lr_config.warmup_iters=1",
+            f"total_epochs={epochs}", "lr_config.warmup_iters=1", "optimizer.lr=0.1",
         ]  # fmt: skip
     return [*own, *(SMALL[engine] if small else ())]
 
