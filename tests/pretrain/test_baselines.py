@@ -117,3 +117,22 @@ def test_ten_steps_are_openselfsups(name):
             worst |= run.tensors(number)
         key = max(worst, key=worst.get)
         assert worst[key] < TOLERANCE, (number, key, worst[key])
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "wrong"),
+    [
+        ("byol", "schedule", {"ema_base": 0.98}),
+        ("simclr", "contrast", {"temperature": 0.11}),
+        ("moco", "contrast", {"momentum": 0.99}),
+        ("npid", "contrast", {"momentum": 0.4}),
+        ("relative-loc", "optimizer", {"head_weight_decay": None}),
+        ("rotation-pred", "optimizer", {"weight_decay": 1e-3}),
+    ],
+)
+def test_a_wrong_constant_is_seen(name, section, wrong):
+    """In the first step already."""
+    config = settings(name)
+    part = getattr(config, section).model_copy(update=wrong)
+    run = Run(name, config.model_copy(update={section: part}))
+    assert max((run.step(0) | run.tensors(0)).values()) > 1e3 * TOLERANCE
