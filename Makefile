@@ -10,7 +10,8 @@ METHOD ?= triplet
 RUN ?= $(METHOD)
 FORCE ?=
 ARGS ?=
-PRETRAIN ?= configs/pretrain/triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml
+PRETRAIN ?=
+ENGINE ?= kit
 LINEAR ?= configs/linear/resnet50_8x32-coslr0.04-100e_imagenet.yaml
 KNN ?= configs/linear/knn_imagenet.yaml
 PERCENT ?= 1
@@ -103,8 +104,8 @@ pull-data: $(environment) ## fetch and verify data sets and weights (PULL="coco 
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
 	@$(call triplet,pack) "$(IMAGES)" --name "$(NAME)" $(force) $(ARGS)
 
-pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder)
-	@$(call launch,pretrain) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
+pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
+	@$(call launch,pretrain) --run "$(RUN)" $(if $(filter-out kit,$(ENGINE)),--engine "$(ENGINE)" )$(if $(PRETRAIN),--config "$(PRETRAIN)" )--data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
 	@$(call triplet,convert) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)

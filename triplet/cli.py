@@ -94,9 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--per-shard", type=int, default=10_000, metavar="N", help="images (default: 10000)")
     _common(pack, run=False)
 
-    pretrain = add("pretrain", _pretrain, "pretrain a backbone with the truncated triplet loss")
+    pretrain = add("pretrain", _pretrain, "pretrain a backbone by the run's method")
     _common(pretrain)
-    pretrain.add_argument("--config", type=Path, required=True, help="one of configs/pretrain/")
+    pretrain.add_argument(
+        "--engine", choices=("kit", "openselfsup"), default="kit",
+        help="whose training loop: the kit's own, or OpenSelfSup's for comparison (default: kit)",
+    )  # fmt: skip
+    pretrain.add_argument(
+        "--config", type=Path,
+        help="one of configs/pretrain/, or of configs/openselfsup/ (default: the recipe of the run's row)",
+    )  # fmt: skip
     pretrain.add_argument(
         "--data", default="imagenet/train", metavar="FOLDER",
         help="a folder of images, a list of them, or packed shards: a path, or a name below datasets/ "
@@ -307,9 +314,15 @@ def _pack(a: argparse.Namespace) -> None:
 
 
 def _pretrain(a: argparse.Namespace) -> None:
-    from triplet.pretrain.stage import pretrain
+    from triplet.methods import recipe
 
-    pretrain(a.run, a.config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
+    if a.engine == "openselfsup":
+        from triplet.openselfsup.train import pretrain
+    else:
+        from triplet.pretrain.stage import pretrain
+    folder = "openselfsup" if a.engine == "openselfsup" else "pretrain"
+    config = a.config or recipe(Path(a.run).name, folder)
+    pretrain(a.run, config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
 
 
 def _convert(a: argparse.Namespace) -> None:

@@ -39,6 +39,7 @@ PACKAGES = (
     "torchvision",
     "detectron2",
     "pb1-detectron2",
+    "mmcv",
     "pycocotools",
     "ultrafast-pycocotools",
     "scikit-learn",

@@ -123,7 +123,7 @@ class Crops(Dataset[tuple[Pixels, int]]):
         index = int(self.data.indices[place])
         image = _decoded(self.data.images, index)
         draws = draw_view(self.views, image.size, 0, view_rng(self.seed, epoch, index, 0))
-        return render_view(image, draws, self.views.size, filter=Image.Resampling.BILINEAR), place
+        return render_view(image, draws, self.views.size, interpolation="bilinear"), place
 
 
 class Centres(Dataset[tuple[Pixels, int]]):

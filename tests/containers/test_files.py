@@ -128,6 +128,17 @@ def test_the_full_variant(full):
     assert cuda == "False"
 
 
+def test_the_other_engine_trains_in_the_full_variant(full):
+    done = full.run("download", "demo", "--config", "configs/tiny/data.yaml")
+    assert done.returncode == 0, done.stderr
+    done = full.run(
+        "pretrain", ENGINE="openselfsup", RUN="other/triplet", PRETRAIN="configs/openselfsup/demo.yaml",
+        IMAGES="demo/unlabelled", ARGS="data.imgs_per_gpu=12 data.workers_per_gpu=0 total_epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert full.record("other/triplet", "pretrain")["config"]["engine"] == "openselfsup"
+
+
 def test_cuda_needs_nvcc(full, build):
     """On a base without a CUDA compiler the build for GPUs stops, and says so."""
     done = build(

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
     Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
-    ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*``, ``predictor.*``,
-    ``target.*``; ``optimizer`` (None in a finished run's).
+    ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*`` and what else the
+    method has (``predictor.*``, ``target.*``, ``queue``, ``bank``); ``optimizer`` (None in a finished
+    run's).
 
     Raises:
         KitError: it cannot be written (a full disk); what was there before is untouched.
@@ -105,15 +107,18 @@ def restore(folder: Path, networks: nn.Module, optimizer: Optimizer) -> int:
     Raises:
         KitError: there are checkpoints and none of them can be used.
     """
-    if (state := newest(folder)) is None:
-        return 0
-    networks.load_state_dict(state["networks"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+
+    def load(path: Path) -> None:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        networks.load_state_dict(state["networks"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    return newest(folder, load)
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """What the newest whole checkpoint of an unfinished run holds, None without one.
+def newest(folder: Path, load: Callable[[Path], object]) -> int:
+    """The step of the newest checkpoint that is whole and that ``load`` takes without an error, 0 if none
+    is there.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -121,15 +126,17 @@ def newest(folder: Path) -> dict[str, Any] | None:
     found = checkpoints(folder)
     for path in found:
         try:
-            if _digest(path).read_text().split()[0] == files.sha256(path):
-                return torch.load(path, map_location="cpu", weights_only=True)
-            reason = "its SHA-256 is another one"
+            if _digest(path).read_text().split()[0] != files.sha256(path):
+                raise ValueError("its SHA-256 is another one")
+            load(path)
         except _BROKEN as error:
             reason = " ".join(str(error).split())[:120]
-        say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
+            say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
+        else:
+            return int(path.stem[5:])
     if found:
         raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
-    return None
+    return 0
 
 
 def _digest(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Unlabelled images as batches of two views each."""
+"""Unlabelled images as batches of views."""
 
 import io
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,6 +14,7 @@ from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Layout, Order
+from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.views import Pixels, draw_view, render_view, view_rng
 from triplet.signals import ignore_in_worker
 
@@ -27,14 +28,16 @@ def decode(data: bytes) -> Image.Image:
 
 
 class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
-    """Item (epoch, index): the (2, size, size, 3) uint8 views of image ``index`` in that epoch.
+    """Item (epoch, index): the (count, size, size, 3) uint8 views of image ``index`` in that epoch.
+
+    Nine are the patches of relative location.
 
     An image that cannot be read is replaced by the next one in the list that can, and its index is given
     beside the views.
     """
 
-    def __init__(self, images: Images, config: Views, seed: int) -> None:
-        self.images, self.config, self.seed = images, config, seed
+    def __init__(self, images: Images, config: Views, seed: int, count: int = 2) -> None:
+        self.images, self.config, self.seed, self.count = images, config, seed, count
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,11 +52,17 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
                     f"{len(unreadable)} images in a row cannot be read, from {self.images.name(item[1])} on"
                 )
             index = (index + 1) % len(self)
+        if self.count == 9:
+            return draw_patches(
+                image, self.config.patches, view_rng(self.seed, epoch, index, 0)
+            ), unreadable
         views = []
-        for view in (0, 1):
+        for view in range(self.count):
             rng = view_rng(self.seed, epoch, index, view)
             draws = draw_view(self.config, image.size, view, rng)
-            views.append(render_view(image, draws, self.config.size, self.config.backend))
+            views.append(
+                render_view(image, draws, self.config.size, self.config.backend, self.config.interpolation)
+            )
         return np.stack(views), unreadable
 
     def _read(self, index: int) -> Image.Image | None:
@@ -85,9 +94,11 @@ def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
-    (n, 2, 3, size, size) uint8 views on ``device``, and the indices of images that could not be read."""
-    pairs = ViewPairs(images, layout.config.views, layout.config.seed)
-    return stream(pairs, _Items(layout, order, rank, start), _collate, layout.config.loaders, device)
+    (n, count, 3, size, size) uint8 views on ``device``, and the indices of images that could not be
+    read."""
+    config = layout.config
+    views = ViewPairs(images, config.views, config.seed, config.views_per_image)
+    return stream(views, _Items(layout, order, rank, start), _collate, config.loaders, device)
 
 
 def stream(

@@ -27,6 +27,8 @@ class Pass:
     """Of the micro-batch, counted from 0 over the run, whoever works on it."""
     items: tuple[tuple[int, int], ...]
     """(epoch, index) of its images."""
+    first: int = 0
+    """Place of the first of them in the micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Layout:
                 iteration = step * accumulate + round_ * self.teams + self.team(rank)
                 items = order.micro_batch(iteration)[first : first + share]
                 for cut in range(0, share, self.images):
-                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images])))
+                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images]), first + cut))
             yield passes
 
 
