@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test test-slow lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
   linear knn semi svm speed report \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -27,13 +27,13 @@ SEED ?= 0
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
 ifeq ($(RUNTIME),local)
-  # $(call triplet,stage,service)
+  # $(call triplet,stage,service,entrypoint); without the latter two the stage is a service of its own
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST)),-v $(path):$(path):ro)
-  triplet = docker compose run --rm $(mounts) $(or $(2),$(1))
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST) $(DETECTION) $(LOG)),-v $(path):$(path):ro)
+  triplet = docker compose run --rm $(mounts) $(if $(3),--entrypoint "$(3)") $(or $(2),$(1))
   environment = ready
 else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
@@ -80,8 +80,11 @@ demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layou
 	@$(call triplet,demo) $(force) $(if $(DATA),--data "$(DATA)") \
 	  $(if $(filter command environment,$(origin IMAGES)),--images "$(IMAGES)") $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-test: .venv/complete ## the fast tests
-	@.venv/bin/pytest $(ARGS)
+test: .venv/complete ## the fast tests, two at a time
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: .venv/complete ## the slow ones: several processes, stops and resumes, the whole chain
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -m slow $(ARGS)
 
 lint: .venv/complete ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -117,16 +120,17 @@ finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=
 	  $(length) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
-	@$(call triplet,plan,finetune) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \
+	@$(call triplet,plan,finetune,triplet plan) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \
 	  $(if $(MEMORY),--memory "$(MEMORY)") $(length) $(ARGS)
 
 explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain,finetune) --result $(RESULT) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") \
+	@$(call triplet,explain,finetune,triplet explain) --result $(RESULT) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") \
 	  $(if $(LOG),--log "$(LOG)") $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
-	  $(MAKE) --no-print-directory convert finetune eval RUN=seed$$seed/$(METHOD) SEED=$$seed || exit; done
+	  run="--no-print-directory RUN=seed$$seed/$(METHOD) SEED=$$seed"; \
+	  $(MAKE) convert ARGS= $$run && $(MAKE) finetune $$run && $(MAKE) eval ARGS= $$run || exit; done
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) --run "$(RUN)" $(force) $(ARGS)
