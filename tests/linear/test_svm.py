@@ -166,6 +166,7 @@ def test_the_costs_are_svm_tools():
     assert list(costs) == [1, 10, 100, *(0.5**n for n in range(4, 20))]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_tells_bright_from_dark(places, voc, weights, capsys):
     path = places / "svm.yaml"
     path.write_text(CONFIG)

@@ -216,6 +216,7 @@ def test_whole_shards_survive_a_stop(places, run, monkeypatch, capsys):
     assert all((whole / p.name).read_bytes() == p.read_bytes() for p in folder.glob("*.npy"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_features_and_the_heads(places, run, one_thread):
     running = launch(2, *run("linear", SWEEP, name="p2"))
     assert cli.main(run("linear", SWEEP, name="p1")) == 0

@@ -199,6 +199,7 @@ def learned(places, run, stage="linear"):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "number"), [("linear", signal.SIGTERM), ("semi", signal.SIGKILL)])
 def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, one_thread, stage, number):
     extra = ("--draw",) if stage == "semi" else ()
@@ -224,6 +225,7 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, one_thread,
     assert record(places, stage, "killed")["results"] == record(places, stage, "whole")["results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["linear", "semi"])
 def test_two_processes_train_as_one(places, run, stage):
     """In float64; 45 images are filled up to 48, and the finetuned network pools its BN statistics."""

@@ -164,6 +164,7 @@ def trained(folder):
     return torch.load(folder / "checkpoint.pth", weights_only=True)["networks"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_and_two_processes_train_the_same(drawn, tmp_path):
     (tmp_path / "small.py").write_text(SMALL)
