@@ -120,8 +120,7 @@ class Watch(Hook):
 
 
 def state(runner: Any, iteration: int) -> dict[str, Any]:
-    """What mmcv writes and its ``--resume_from`` reads: ``meta``, ``state_dict`` (on the CPU),
-    ``optimizer``."""
+    """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
     weights: dict[str, Tensor] = runner.model.module.state_dict()
     return {
         "meta": {"epoch": runner.epoch, "iter": iteration},
