@@ -77,6 +77,8 @@ def test_variables_reach_the_command():
         '.venv/bin/triplet pretrain --run "a/b" --config "x.yaml" --data "pictures" --force seed=3'
         in done.stdout
     )
+    done = make("-n", "pretrain", "METHOD=moco", "ENGINE=openselfsup", "WEIGHTS=a.pth")
+    assert 'pretrain --run "moco" --engine "openselfsup" --data "imagenet/train" --weights' in done.stdout
     done = make("-n", "convert", "METHOD=byol", "WEIGHTS=my file.pth")
     assert '--run "byol"' in done.stdout
     assert '--weights "my file.pth"' in done.stdout

@@ -49,6 +49,5 @@ def initialize(
 
 @contextmanager
 def scale_loss(loss: Tensor, optimizer: Any) -> Iterator[Tensor]:
-    """The scaled loss, for its backward pass. Gradients accumulate scaled: all passes of a step share a
-    scale."""
+    """The scaled loss, for its backward pass; all passes of an optimiser step share a scale."""
     yield optimizer.scaler.scale(loss)

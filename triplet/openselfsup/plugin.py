@@ -133,8 +133,7 @@ class Triplet(BYOL):
 
 @HOOKS.register_module
 class TripletHook(BYOLHook):
-    """BYOL's EMA, and the iteration for the draws: so a run that goes on draws as one that never
-    stopped."""
+    """BYOL's EMA, and the iteration for the draws of sides, also where a run goes on."""
 
     def before_train_iter(self, runner: Any) -> None:
         """See above."""

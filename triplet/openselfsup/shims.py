@@ -1,5 +1,4 @@
-"""What OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 need on today's stack; their sources stay as they
-are.
+"""What OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 need on today's stack, without a patch.
 
 Each function says why it is there and when it can go.
 """
@@ -69,8 +68,7 @@ def sync_batch_norm() -> None:
 
 
 def replicated_tensors() -> None:
-    """mmcv/parallel/distributed.py:159 reads ``_use_replicated_tensor_module``, which torch 2 no longer
-    has.
+    """mmcv/parallel/distributed.py:159 reads ``_use_replicated_tensor_module``, which torch 2 dropped.
 
     Can go with mmcv 2, whose wrappers are mmengine's; OpenSelfSup needs mmcv 1.
     """
@@ -124,11 +122,9 @@ def cpu() -> None:
 
 
 def keep_memory_bank(model: nn.Module) -> None:
-    """models/memories/simple_memory.py keeps NPID's features in a plain attribute: no checkpoint holds
-    them.
+    """models/memories/simple_memory.py keeps NPID's features where no checkpoint holds them.
 
-    As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them
-    itself.
+    As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them.
     """
     bank = getattr(model, "memory_bank", None)
     if bank is not None:

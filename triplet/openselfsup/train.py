@@ -72,8 +72,7 @@ def pretrain(
 
 @contextmanager
 def group(processes: Processes) -> Iterator[None]:
-    """OpenSelfSup accumulates, gathers and shares BN statistics in a process group alone: one of one, if
-    need be."""
+    """OpenSelfSup gathers and shares BN statistics in a process group, here of one process if need be."""
     if processes.size > 1:
         yield
         return
@@ -94,8 +93,7 @@ def quiet() -> Iterator[None]:
 
 
 def iterations(config: Any, images: int) -> int:
-    """Micro-batches of an epoch. Every process gets as many images: some are repeated, as their sampler
-    does.
+    """Micro-batches of an epoch. Their sampler gives each process as many images, some twice.
 
     Raises:
         KitError: too few images, or for the Triplet loss too few in the last one.
@@ -156,6 +154,8 @@ def train(
         config.model.memory_bank.length = images
     config.update(work_dir=str(job.folder), checkpoint_config=None, resume_from=None, load_from=None)
     config.log_config.hooks = []
+    if config.model.type == "Triplet":
+        config.model.setdefault("seed", config.seed)
     config.log_level = "ERROR"
     theirs: Any = importlib.import_module("openselfsup.apis.train")
     theirs.print_log = lambda *_, **__: None  # a line for each tensor
@@ -256,8 +256,7 @@ def load_weights(path: Path, model: nn.Module) -> str:
 
 
 def to_openselfsup(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the kit's Triplet or BYOL networks under OpenSelfSup's names; the inverse of
-    ``weights.initial``."""
+    """The kit's Triplet or BYOL networks under OpenSelfSup's names: the inverse of ``weights.initial``."""
     named = {
         theirs + key.removeprefix(ours): value
         for key, value in state.items()

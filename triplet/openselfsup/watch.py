@@ -95,9 +95,8 @@ class Watch(Hook):
         self.bar.step(f"loss {loss:.3f}")
         if runner.iter + 1 == runner.max_iters:
             return
-        turn = self.every * len(
-            runner.data_loader
-        )  # the first step that ends in, or at, a new one of these
+        # At the first step that ends with a multiple of these, or after it.
+        turn = self.every * len(runner.data_loader)
         if stopping or (runner.iter + 1) // turn > (runner.iter + 1 - self.accumulate) // turn:
             self._save(runner)
         if stopping:
@@ -120,8 +119,7 @@ class Watch(Hook):
 
 
 def state(runner: Any, iteration: int) -> dict[str, Any]:
-    """What mmcv writes and its ``--resume_from`` reads: ``meta``, ``state_dict`` (on the CPU),
-    ``optimizer``."""
+    """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
     weights: dict[str, Tensor] = runner.model.module.state_dict()
     return {
         "meta": {"epoch": runner.epoch, "iter": iteration},

@@ -117,8 +117,7 @@ def restore(folder: Path, networks: nn.Module, optimizer: Optimizer) -> int:
 
 
 def newest(folder: Path, load: Callable[[Path], object]) -> int:
-    """The step of the newest checkpoint that is whole and that ``load`` takes without an error, 0 if none
-    is there.
+    """The step of the newest checkpoint that is whole and that ``load`` takes; 0 if none is there.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.

@@ -245,8 +245,7 @@ def pool_batch_norm(
 
 
 class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of each of ``groups`` equal parts of the rows alone, as if each were on a GPU of
-    its own.
+    """Batch normalisation of each of ``groups`` equal parts of the rows alone, as on GPUs of their own.
 
     The running statistics are those of the first part, as a GPU's that writes the checkpoint.
     """

@@ -17,8 +17,7 @@ def learning_rate(
     warmup_ratio: float = 1e-4,
     steps: Sequence[int] = (),
 ) -> float:
-    """Cosine to zero, or steps, that change once an epoch, under a linear warm-up that changes each
-    iteration.
+    """Cosine to zero, or steps, changed once an epoch, under a linear warm-up that changes each iteration.
 
     During warm-up the factor multiplies the epoch's value, as mmcv 0.x does it.
 

@@ -70,8 +70,7 @@ def perform(
     force: bool,
     seed: int,
 ) -> None:
-    """``records.perform`` of a pretraining by several processes, which all call this; the first keeps the
-    record.
+    """``records.perform`` of a pretraining whose processes all call this; the first keeps the record.
 
     Args:
         folder: of the stage.

@@ -47,8 +47,7 @@ def build(config: Pretrain, images: int) -> Moco:
 
 
 def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-    """The first (n, 3, h, w) view asks, the second is the key; then the keys of all processes join the
-    queue.
+    """The first (n, 3, h, w) view asks, the second is the key; then all processes' keys join the queue.
 
     Keys are computed on images shuffled over the groups that share BN statistics, so that those tell
     nothing.

@@ -41,8 +41,7 @@ def draw(images: int, batch: Batch) -> Tensor:
 
 
 def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-    """One (n, 3, h, w) view: find its own entry among drawn ones; then the entries of all processes
-    move."""
+    """One (n, 3, h, w) view: find its own entry among drawn ones; then all processes' entries move."""
     settings, bank = batch.config.contrast, networks.bank
     feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
     with torch.autocast(feature.device.type, enabled=False):

@@ -20,8 +20,7 @@ CENTRE = 4
 
 
 def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) -> np.ndarray:
-    """(9, side, side, 3) uint8: a 3 x 3 grid of an RGB image, row by row, each patch moved within its
-    cell."""
+    """(9, side, side, 3) uint8: a 3 x 3 grid of an RGB image, by rows, each patch moved in its cell."""
     scale = config.resize / min(image.size)
     width, height = (max(config.resize, int(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)

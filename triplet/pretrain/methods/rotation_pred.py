@@ -16,8 +16,7 @@ EMA = False
 
 
 def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 3, h, h) -> (4n, 3, h, h), each image at 0, 90, 180, 270 degrees counter-clockwise, and (4n,)
-    which."""
+    """(n, 3, h, h) -> (4n, 3, h, h), each at 0, 90, 180, 270 degrees to the left, and (4n,) which."""
     turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)], dim=1).flatten(0, 1)
     return turned, torch.arange(4, device=images.device).repeat(len(images))
 
