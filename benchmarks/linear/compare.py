@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     result: dict[str, Any] = {
-        "command": "python -m benchmarks.linear.compare", "date": datetime.now(UTC).date().isoformat(),
+        "command": f"python -m benchmarks.linear.compare --seeds {' '.join(map(str, arguments.seeds))}",
+        "date": datetime.now(UTC).date().isoformat(),
         "images": COUNTS, "epochs": EPOCHS, "commit": records.commit(), "versions": records.versions(),
         "hardware": records.hardware(), "runs": [],
     }  # fmt: skip
