@@ -33,7 +33,7 @@ ifeq ($(RUNTIME),local)
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
   mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST) $(DETECTION) $(LOG)),-v $(path):$(path):ro)
-  triplet = docker compose run --rm $(mounts) $(if $(3),--entrypoint "$(3)") $(or $(2),$(1))
+  triplet = docker compose run --rm $(mounts)$(if $(3), --entrypoint "$(3)") $(or $(2),$(1))
   environment = ready
 else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
