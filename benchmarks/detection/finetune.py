@@ -98,7 +98,9 @@ def _train(
     log = job.folder / "log.txt" if processes.first else Path(os.devnull)
     saved: dict[str, Any] = {}
     if processes.first:
-        checkpoint.newest(job.folder, lambda path: saved.update(torch.load(path, weights_only=True)))
+        checkpoint.newest(
+            job.folder, lambda path: saved.update(torch.load(path, map_location="cpu", weights_only=True))
+        )
     state = processes.tell(saved)
     start = state.get("step", 0)
     metrics = job.folder / "metrics.json"
