@@ -29,6 +29,7 @@ SMALL = [
     f"custom_hooks.0.update_interval={ACCUMULATE}", f"data.imgs_per_gpu={GROUP}", "data.workers_per_gpu=0",
     "model.backbone.depth=18", "model.neck.in_channels=512", f"model.head.predictor.in_channels={OUTPUTS}",
     *(f"model.{part}.{value}" for part in ("neck", "head.predictor") for value in NECK),
+    *(f"model.{name}=[{low},{high},1]" for name, (low, high) in SIDES.items()),
 ]  # fmt: skip
 
 
@@ -38,7 +39,6 @@ def main(folder: Path) -> None:
     with group(alone), quiet():
         shims.apply(alone.device)
         config = settings.resolve(recipe("triplet", "openselfsup"), configs, SMALL)
-        config.model.update(**{name: [*sides, 1] for name, sides in SIDES.items()})
         from mmcv import ConfigDict
         from mmcv.runner import Hook
         from mmcv.utils import import_modules_from_strings
