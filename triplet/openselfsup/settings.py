@@ -44,6 +44,8 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
     for override in overrides:
         _known(config._cfg_dict, override.partition("=")[0], path)
     config.merge_from_dict(changes, allow_list_keys=True)
+    if config.model.type == "Triplet":
+        config.model.setdefault("seed", config.seed)
     config.custom_imports = dict(imports=[PLUGIN], allow_failed_imports=False)
     return config
 
