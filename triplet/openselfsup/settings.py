@@ -12,8 +12,8 @@ from typing import Any
 from triplet.config import nested, read
 from triplet.errors import KitError
 
-NEW = {"gpus", "seed"}
-"""Keys at the top that OpenSelfSup's configs do not have."""
+NEW = {"gpus", "seed", "data.drop_last"}
+"""Keys that OpenSelfSup's configs do not have."""
 PLUGIN = "triplet.openselfsup.plugin"
 
 
