@@ -26,6 +26,10 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
         configs: OpenSelfSup's.
         overrides: ``key.sub=value``.
 
+    The file's keys are checked at the top alone: the plug-in's classes take keys that the base does not
+    have, so a misspelt one below the top is merged and fails, if at all, where OpenSelfSup builds from it.
+    Overrides are checked all the way down.
+
     Raises:
         KitError: no such base, or a key that the base does not have.
     """
