@@ -20,8 +20,8 @@ from triplet.images import Files, open_images
 from triplet.pretrain import checkpoint
 from triplet.pretrain.config import Patches, Pretrain
 from triplet.pretrain.distributed import Processes, group_batch_norm
-from triplet.pretrain.methods import METHODS
 from triplet.pretrain.layout import plan
+from triplet.pretrain.methods import METHODS
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
 from triplet.pretrain.methods.moco import enqueue
