@@ -14,8 +14,6 @@ From the root of the kit, where `make setup` has run (a minute, one thread):
 """
 
 import argparse
-import importlib
-import logging
 import subprocess
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.golden_whole_model import die, fingerprint, fit_to_cpu, initial, views
+from scripts.golden_whole_model import die, fingerprint, fit_to_cpu, initial, train, views
 
 OUTPUT = Path(__file__).parents[1] / "tests" / "golden" / "baselines.npz"
 
@@ -171,7 +169,6 @@ def configure(checkout: Path, case: Case, folder: str) -> Any:
 def run(checkout: Path, name: str, case: Case) -> dict[str, np.ndarray]:
     """Train with their code; ``recorder`` says what comes back."""
     import torch
-    from openselfsup.apis import set_random_seed, train_model
     from openselfsup.hooks import HOOKS
     from openselfsup.models import build_model
 
@@ -199,14 +196,7 @@ def run(checkout: Path, name: str, case: Case) -> dict[str, np.ndarray]:
                 if not key.rpartition(".")[2].startswith(COUNTED):
                     tensor.copy_(torch.from_numpy(start(key, tuple(tensor.shape))))
         HOOKS.register_module(recorder(model, case, record), force=True)
-        set_random_seed(0)
-        quiet = logging.getLogger("quiet")
-        quiet.setLevel(logging.ERROR)
-        train = importlib.import_module("openselfsup.apis.train")
-        train.get_root_logger = lambda *_: quiet
-        train.print_log = lambda *_, **__: None
-        cfg.setdefault("log_level", "ERROR")
-        train_model(model, [[item(name, i, cfg) for i in range(case.images)]], cfg, distributed=True)
+        train(model, [item(name, i, cfg) for i in range(case.images)], cfg)
     if drawn:
         record["drawn"] = np.array(drawn)
     return record

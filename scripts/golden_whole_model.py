@@ -195,7 +195,6 @@ def configure(checkout: Path, case: Case, folder: str) -> Any:
 def run(checkout: Path, case: Case) -> dict[str, np.ndarray]:
     """Train with their code; ``recorder`` says what comes back."""
     import torch
-    from openselfsup.apis import set_random_seed, train_model
     from openselfsup.hooks import HOOKS
     from openselfsup.models import build_model
 
@@ -215,15 +214,22 @@ def run(checkout: Path, case: Case) -> dict[str, np.ndarray]:
         dataset = [
             dict(img=torch.from_numpy((views(i) / 255 - mean) / std), index=i) for i in range(case.images)
         ]
-        set_random_seed(0)
-        quiet = logging.getLogger("quiet")
-        quiet.setLevel(logging.ERROR)
-        train = importlib.import_module("openselfsup.apis.train")
-        train.get_root_logger = lambda *_: quiet
-        train.print_log = lambda *_, **__: None
-        cfg.setdefault("log_level", "ERROR")
-        train_model(model, [dataset], cfg, distributed=True)
+        train(model, dataset, cfg)
     return record
+
+
+def train(model: Any, dataset: list[dict[str, Any]], cfg: Any) -> None:
+    """By their loop, from seed 0, without their log."""
+    from openselfsup.apis import set_random_seed, train_model
+
+    set_random_seed(0)
+    quiet = logging.getLogger("quiet")
+    quiet.setLevel(logging.ERROR)
+    theirs = importlib.import_module("openselfsup.apis.train")
+    theirs.get_root_logger = lambda *_: quiet
+    theirs.print_log = lambda *_, **__: None
+    cfg.setdefault("log_level", "ERROR")
+    train_model(model, [dataset], cfg, distributed=True)
 
 
 def recorder(model: Any, case: Case, record: dict[str, np.ndarray]) -> Any:

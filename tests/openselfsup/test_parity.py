@@ -9,7 +9,7 @@ import torch
 
 from scripts.golden_whole_model import initial, views
 from tests.conftest import KIT
-from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, OUTPUTS, SIDES, WARMUP
+from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, OUTPUTS, SEED, SIDES, WARMUP
 from tests.pretrain.test_authors import theirs
 from triplet.config import load
 from triplet.methods import recipe
@@ -24,7 +24,7 @@ from triplet.weights.initial import load_initial
 SMALL = [
     "model.depth=18", f"model.hidden={HIDDEN}", f"model.outputs={OUTPUTS}", f"loss.group={GROUP}",
     "optimizer.groups=1", f"optimizer.accumulate={ACCUMULATE}", f"schedule.epochs={EPOCHS}",
-    f"schedule.warmup_epochs={WARMUP}",
+    f"schedule.warmup_epochs={WARMUP}", f"seed={SEED}",
     *(f"views.{name}={{smallest: {low}, largest: {high}}}" for name, (low, high) in SIDES.items()),
 ]  # fmt: skip
 

@@ -54,19 +54,22 @@ def lines(folder):
 
 
 def test_a_stopped_run_goes_on_within_its_epoch_and_is_done(openselfsup, places, drawn):
-    command = pretrain("run/triplet", drawn, *DEMO, "total_epochs=3")
+    command = pretrain("run/triplet", drawn, *DEMO, "total_epochs=3", "data.workers_per_gpu=1")
     folder = places / "checkpoints" / "run" / "triplet" / "pretrain"
     running = subprocess.Popen(
         [sys.executable, "-m", *command], cwd=KIT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        start_new_session=True,
     )  # fmt: skip
     while not (folder / "metrics.jsonl").exists() or len(lines(folder)) < 5:
         assert running.poll() is None, running.communicate()
         time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
+    os.killpg(running.pid, signal.SIGTERM)  # as torchrun does: loaders too
     out, error = running.communicate()
     assert running.returncode == 143, error
     assert "SIGTERM: saving, then stopping" in out
+    with pytest.raises(ProcessLookupError):  # no loader outlives it
+        os.killpg(running.pid, 0)
     stopped = len(lines(folder))
     assert [path.name for path in checkpoint.checkpoints(folder)] == [f"step_{stopped:07d}.pth"]
     done = run(*command)

@@ -6,6 +6,7 @@ import torch
 from tests.conftest import KIT
 from triplet.config import load
 from triplet.errors import KitError
+from triplet.methods import recipe
 from triplet.pretrain.config import Model, Pretrain, SideRange
 from triplet.pretrain.estimate import ROOM, _kept, estimate, fit
 from triplet.pretrain.layout import Order, plan
@@ -38,6 +39,25 @@ def test_a_share_that_does_not_fit_is_cut():
         KitError, match=r"196 images, a negative group, need about \d+ GiB, a GPU here has 8"
     ):
         fit(config, 8, 8 * 2**30)
+
+
+def test_advice_on_memory_can_be_followed():
+    simclr = load(recipe("simclr", "pretrain"), Pretrain, ["precision=float32"])
+    assert fit(simclr, 8, 80 * 2**30) == simclr
+    with pytest.raises(KitError, match="256 images, which simclr looks at at once") as refused:
+        fit(simclr, 1, 8 * 2**30)
+    assert str(refused.value).endswith("take more GPUs, or precision=bfloat16, or a larger GPU")
+    half = load(recipe("simclr", "pretrain"), Pretrain)
+    with pytest.raises(KitError, match=r"^32 images, .*has 1; take a larger GPU$"):
+        fit(half, 8, 2**30)
+    small = load(AUTHORS.with_name(AUTHORS.name.replace("196x4", "104x6")), Pretrain)
+    with pytest.raises(KitError, match=r"^104 images, a negative group, .*; take a larger GPU$"):
+        fit(small, 8, 2**30)
+    byol = load(recipe("byol", "pretrain"), Pretrain)
+    with pytest.raises(
+        KitError, match=r"images, a group, need .* a smaller loss.group with more optimizer"
+    ):
+        fit(byol, 8, 2**30)
 
 
 def test_drawn_resolutions_are_averaged():

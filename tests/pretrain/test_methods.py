@@ -20,6 +20,7 @@ from triplet.images import Files, open_images
 from triplet.pretrain import checkpoint
 from triplet.pretrain.config import Patches, Pretrain
 from triplet.pretrain.distributed import Processes, group_batch_norm
+from triplet.pretrain.layout import plan
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
@@ -158,6 +159,14 @@ def settings(method, **more):
             **more,
         }, Pretrain, "test",
     )  # fmt: skip
+
+
+def test_the_log_says_over_what_bn_goes():
+    alone = plan(settings("relative-loc", images_per_gpu=12), 1)
+    assert (alone.splits, alone.bn_images) == (2, 12)
+    assert alone.describe() == "24 images a step = 1 processes x 2 passes x 12 images; BN over 12"
+    assert plan(settings("moco"), 1).bn_images == plan(settings("moco"), 2).bn_images == 12
+    assert plan(settings("byol"), 2).describe().endswith("12 images; BN over 24")
 
 
 def trained(folder):

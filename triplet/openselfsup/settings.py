@@ -12,8 +12,8 @@ from typing import Any
 from triplet.config import nested, read
 from triplet.errors import KitError
 
-NEW = {"gpus", "seed"}
-"""Keys at the top that OpenSelfSup's configs do not have."""
+NEW = {"gpus", "seed", "data.drop_last"}
+"""Keys that OpenSelfSup's configs do not have."""
 PLUGIN = "triplet.openselfsup.plugin"
 
 
@@ -25,6 +25,10 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
             over that, numbers as keys being places in lists. ``gpus`` says how many processes it is for.
         configs: OpenSelfSup's.
         overrides: ``key.sub=value``.
+
+    The file's keys are checked at the top alone: the plug-in's classes take keys that the base does not
+    have, so a misspelt one below the top is merged and fails, if at all, where OpenSelfSup builds from it.
+    Overrides are checked all the way down.
 
     Raises:
         KitError: no such base, or a key that the base does not have.
@@ -44,6 +48,8 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
     for override in overrides:
         _known(config._cfg_dict, override.partition("=")[0], path)
     config.merge_from_dict(changes, allow_list_keys=True)
+    if config.model.type == "Triplet":
+        config.model.setdefault("seed", config.seed)
     config.custom_imports = dict(imports=[PLUGIN], allow_failed_imports=False)
     return config
 

@@ -18,6 +18,7 @@ from torch import nn
 from triplet.errors import KitError
 from triplet.openselfsup import apex
 from triplet.pretrain.distributed import PooledBatchNorm
+from triplet.signals import ignore_in_worker
 
 
 def locate() -> Path:
@@ -57,6 +58,7 @@ def apply(device: torch.device) -> None:
     mixed_precision()
     if device.type == "cpu":
         cpu()
+    workers()
 
 
 def sync_batch_norm() -> None:
@@ -119,6 +121,22 @@ def cpu() -> None:
     theirs.MMDistributedDataParallel = OnCpu
     norm: Any = importlib.import_module("openselfsup.models.utils.norm")
     norm.norm_cfg["SyncBN"] = ("bn", SharedBatchNorm)
+
+
+def workers() -> None:
+    """datasets/loader/build_loader.py leaves its loaders' processes to die of a signal to the whole group.
+
+    torchrun sends such a one; the parent would fail for want of them before it has saved. Can go with a
+    successor that takes a worker_init_fn.
+    """
+    loader: Any = importlib.import_module("openselfsup.datasets.loader.build_loader")
+    seeded = loader.worker_init_fn
+
+    def begin(worker: int) -> None:
+        seeded(worker)
+        ignore_in_worker(worker)
+
+    loader.worker_init_fn = begin
 
 
 def keep_memory_bank(model: nn.Module) -> None:

@@ -154,8 +154,6 @@ def train(
         config.model.memory_bank.length = images
     config.update(work_dir=str(job.folder), checkpoint_config=None, resume_from=None, load_from=None)
     config.log_config.hooks = []
-    if config.model.type == "Triplet":
-        config.model.setdefault("seed", config.seed)
     config.log_level = "ERROR"
     theirs: Any = importlib.import_module("openselfsup.apis.train")
     theirs.print_log = lambda *_, **__: None  # a line for each tensor

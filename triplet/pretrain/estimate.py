@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from triplet.errors import KitError
-from triplet.pretrain.config import Model, Pretrain, SideRange
+from triplet.pretrain.config import TOGETHER, Model, Pretrain, SideRange
 from triplet.pretrain.layout import Layout, plan
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.networks import Networks
@@ -79,19 +79,29 @@ def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
         memory: bytes of the smallest GPU.
 
     Raises:
-        KitError: not even one negative group fits.
+        KitError: not even one group fits, or for a method of TOGETHER not the whole share.
     """
     if config.images_per_gpu:
         return config
-    groups = plan(config, processes).images // config.loss.group
-    for held in (n for n in range(groups, 0, -1) if groups % n == 0):
+    layout, whole = plan(config, processes), config.method in TOGETHER
+    groups = layout.images // config.loss.group
+    for held in (n for n in range(groups, groups - 1 if whole else 0, -1) if groups % n == 0):
         limited = config.model_copy(update={"images_per_gpu": held * config.loss.group})
         needed = estimate(config, plan(limited, processes)).memory
         if needed <= memory * ROOM:
             return config if held == groups else limited
+    negative = "negative " if config.method == "triplet" else ""
+    what = f"which {config.method} looks at at once" if whole else f"a {negative}group"
+    ways = {
+        "more GPUs": whole and layout.ranks < config.optimizer.groups,
+        "precision=bfloat16": config.precision == "float32",
+        "a recipe of smaller groups (8x104x6)": config.method == "triplet" and config.loss.group > 104,
+        "a smaller loss.group with more optimizer.groups": config.method != "triplet" and not whole,
+    }
+    advice = ", or ".join([*(way for way, open_ in ways.items() if open_), "a larger GPU"])
     raise KitError(
-        f"{config.loss.group} images, a negative group, need about {needed / 2**30:.0f} GiB, a GPU here "
-        f"has {memory / 2**30:.0f}; try precision=bfloat16, or a recipe of smaller groups (8x104x6)"
+        f"{held * config.loss.group} images, {what}, need about {needed / 2**30:.0f} GiB, a GPU here "
+        f"has {memory / 2**30:.0f}; take {advice}"
     )
 
 

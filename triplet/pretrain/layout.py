@@ -54,7 +54,8 @@ class Layout:
     @property
     def bn_images(self) -> int:
         """Images that share BN statistics."""
-        return self.images * self.ranks
+        grouped = self.config.batch_norm == "group"
+        return self.config.loss.group if grouped else self.images * self.ranks
 
     def team(self, rank: int) -> int:
         """Of a process."""
@@ -62,12 +63,12 @@ class Layout:
 
     def describe(self) -> str:
         """One line for the log."""
+        negatives = f"negatives among {self.config.loss.group}, " if self.config.method == "triplet" else ""
         line = (
             f"{self.config.batch} images a step = {self.teams * self.ranks} processes x {self.passes} "
-            f"passes x {self.images} images; negatives among {self.config.loss.group}, "
-            f"BN over {self.bn_images}"
+            f"passes x {self.images} images; {negatives}BN over {self.bn_images}"
         )
-        if self.splits > 1:
+        if self.splits > 1 and self.config.batch_norm == "shared":
             line += f" (the config asks for {self.config.micro_batch}: images_per_gpu forbids it)"
         return line
 

@@ -288,10 +288,10 @@ def accumulate(
                 loss, values = model(pairs, drawn)
                 (loss / len(passes)).backward()
             except torch.OutOfMemoryError:
-                raise KitError(
-                    f"{len(pairs)} images at once do not fit this GPU; limit them with "
-                    f"images_per_gpu={config.loss.group} (or more, in multiples of that)"
-                ) from None
+                way = "take a larger one"
+                if config.method not in TOGETHER and len(pairs) > config.loss.group:
+                    way = f"limit them with images_per_gpu={config.loss.group} (or a multiple of that)"
+                raise KitError(f"{len(pairs)} images at once do not fit this GPU; {way}") from None
         seen = values / len(passes) if seen is None else seen + values / len(passes)
     assert seen is not None
     return seen, waited, unreadable

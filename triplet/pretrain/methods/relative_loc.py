@@ -21,9 +21,7 @@ CENTRE = 4
 
 def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) -> np.ndarray:
     """(9, side, side, 3) uint8: a 3 x 3 grid of an RGB image, by rows, each patch moved in its cell."""
-    scale = config.resize / min(image.size)
-    width, height = (max(config.resize, int(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = TF.resize(image, config.resize)
     left, top = (int(rng.integers(0, side - config.crop + 1)) for side in image.size)
     image = image.crop((left, top, left + config.crop, top + config.crop))
     if rng.random() < config.grayscale:
