@@ -1,8 +1,8 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds speed report \
-  build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds speed \
+  report tensorboard build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
 METHOD ?= triplet
@@ -15,6 +15,7 @@ COCO ?= coco
 NAME ?= packed
 PULL ?= coco
 SEED ?= 0
+PORT ?= 6006
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
@@ -126,8 +127,12 @@ eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, a
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
-report: $(environment) ## put every number beside the paper's: reports/index.html
-	@$(call triplet,report)
+report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)
+	@$(call triplet,report) $(if $(call on,$(VERIFY)),--verify $(if $(filter-out 1 yes true,$(VERIFY)),"$(VERIFY)")) \
+	  $(if $(EXPORT),--export "$(EXPORT)") $(ARGS)
+
+tensorboard: .venv/complete ## all runs' curves as they grow (PORT=6006)
+	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" --port "$(PORT)"
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: see README)
 	@scripts/build.sh

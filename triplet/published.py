@@ -1,0 +1,63 @@
+"""What others have published for the rows besides COCO: configs/published.yaml."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from triplet.config import Settings, parse_file
+
+PATH = Path(__file__).parent.parent / "configs" / "published.yaml"
+Benchmark = Literal["linear", "linear-multi", "semi-1percent", "semi-10percent", "svm", "voc-detection"]
+
+
+class Table(Settings):
+    """One table of one source."""
+
+    benchmark: Benchmark
+    source: str
+    """One of ``sources``."""
+    metrics: Annotated[list[str], Field(min_length=1)]
+    rows: dict[str, list[float | None]]
+    """By the name that a run of the row has, a number for each metric."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for row, values in self.rows.items():
+            if len(values) != len(self.metrics):
+                raise ValueError(f"{row} has {len(values)} numbers for {len(self.metrics)} metrics")
+        return self
+
+
+class Published(Settings):
+    sources: dict[str, str]
+    """What each one is, by its short name."""
+    tables: list[Table]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for table in self.tables:
+            if table.source not in self.sources:
+                raise ValueError(f"{table.benchmark} names an unknown source {table.source!r}")
+        return self
+
+
+class Value(Settings):
+    """A published number."""
+
+    row: str
+    benchmark: Benchmark
+    metric: str
+    value: float
+    source: str
+
+
+def load_published(path: Path = PATH) -> list[Value]:
+    """All of them, in the file's order; KitError when it does not fit the schema."""
+    return [
+        Value(row=row, benchmark=table.benchmark, metric=metric, value=value, source=table.source)
+        for table in parse_file(path, Published).tables
+        for row, values in table.rows.items()
+        for metric, value in zip(table.metrics, values, strict=True)
+        if value is not None
+    ]
