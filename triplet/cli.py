@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     way = report.add_mutually_exclusive_group()
     way.add_argument(
         "--verify", nargs="?", const="", metavar="ZIP",
-        help="instead, hash all outputs and evaluate stored predictions again, of this machine or an archive",
+        help="instead, check all hashes and evaluate stored predictions again, here or of an archive",
     )  # fmt: skip
     way.add_argument("--export", type=Path, metavar="ZIP", help="write all of it as an RO-Crate, too")
 

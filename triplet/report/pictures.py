@@ -33,11 +33,11 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
     drawn = [[picture for name in _names(run) if (picture := _read(run, name))] for run in first.values()]
     found: list[Picture] = []
     size = 0
-    for alike in zip(*drawn, strict=False):  # an image, by every run
-        size += sum(len(picture.uri) for picture in alike)
+    for picture in (picture for alike in zip(*drawn, strict=False) for picture in alike):
+        size += len(picture.uri)
         if size > TOTAL:
             break
-        found += alike
+        found.append(picture)
     return found
 
 

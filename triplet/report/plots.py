@@ -105,7 +105,7 @@ def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
     grid = np.geomspace(6_000, 240_000, 40)
     bands = [expected.box for n in grid if (expected := expect.expected(row, "c4", n))]
     with _style("budget"):
-        figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+        figure, axis = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
         low, high = [band.low for band in bands], [band.high for band in bands]
         axis.fill_between(grid, low, high, color=COLOURS[0], alpha=0.18, lw=0, label=f"expected of {row}")
         axis.plot(grid, [band.mid for band in bands], color=COLOURS[0], lw=1.5)
@@ -121,7 +121,7 @@ def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
             axis.plot(
                 [run.iterations for run in alike],
                 [run.value("bbox", "AP") or math.nan for run in alike],
-                "sD^vP*"[number % 6], color=COLOURS[(number + 1) % len(COLOURS)], ms=7,
+                "sD^vP*Xph<"[number % 10], color=COLOURS[(number + 1) % len(COLOURS)], ms=7,
                 label=f"ours: {own}",
             )  # fmt: skip
         axis.set_xscale("log")
@@ -131,7 +131,7 @@ def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
         axis.set_xlabel("schedule (1x is 90 000 iterations of 16 images)")
         axis.set_ylabel("box AP")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9)
+        figure.legend(frameon=False, fontsize=9, loc="outside right upper")
         caption = (
             "Box AP on val2017 against the length of the finetuning. Band: what published curves let one "
             f"expect of {row}; circles: published points; filled marks: runs of this machine."

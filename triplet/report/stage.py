@@ -15,7 +15,6 @@ from triplet.progress import say
 from triplet.records import Record
 from triplet.report import coco, costs, crate, grids, plots, provenance, results, targets, verify
 from triplet.report.collect import Run, collect
-from triplet.report.grids import Grid
 from triplet.report.pictures import Picture, pictures
 from triplet.report.plots import Plot
 
@@ -82,47 +81,23 @@ def contents(runs: list[Run], methods: Mapping[str, Method], known: Mapping[str,
     """The tables that the page and the Markdown show."""
     power = load(costs.PATH, costs.Power)
     formula = (
-        f"Energy: {costs.FORMULA}, by configs/power.yaml: utilisation {power.utilisation:g}, PUE {power.pue:g}. "
-        "An upper bound for the GPUs, without the rest of the machine; unknown GPUs and CPUs have none."
+        f"Energy: {costs.FORMULA}, by configs/power.yaml: utilisation {power.utilisation:g}, PUE "
+        f"{power.pue:g}. An upper bound for the GPUs, without the rest of the machine; unknown GPUs and CPUs "
+        "have none."
     )
-    lines = coco.lines(runs, methods)
+    short = [grids.of_causes(name, found) for name, found in coco.causes(runs, methods).items()]
     return {
         "version": triplet.__version__,
         "commit": records.commit(),
         "runs": runs,
-        "coco": grids.of_coco(lines),
-        "short": _short(runs, methods),
+        "coco": grids.of_coco(coco.lines(runs, methods), short),
+        "short": short,
         "recipes": grids.of_recipes(coco.pairs(runs, methods)),
         "targets": [grids.of_target(table) for table in targets.tables(runs, methods)],
         "experiments": [grids.of_experiment(name, alike) for name, alike in experiments(runs).items()],
         "costs": grids.of_costs(costs.costs(runs, power), formula),
         "deviations": grids.of_deviations(runs, methods),
     }
-
-
-def _short(runs: list[Run], methods: Mapping[str, Method]) -> list[Grid]:
-    """Why results fall short: a table of causes for the student's run and for each of ours."""
-    titles = {
-        "student": f"The student's {coco.STUDENT[0]} / {coco.STUDENT[1]}: what could have made it fall short"
-    }
-    return [
-        Grid(
-            f"causes-{grids.anchor(name)}", titles.get(name, f"What made {name} fall short"),
-            "By published measurements (configs/expected.yaml), the likeliest first; triplet explain says the same. "
-            "Seen: known of the run. Possible: not known. Excluded: known not to be so.",
-            ("Cause", "verdict", "costs box AP", "why"),
-            [
-                [
-                    grids.Cell(cause.name), grids.Cell(cause.verdict),
-                    grids.Cell(f"{cause.box[0]:.1f} to {cause.box[1]:.1f}", cause.box[1]) if cause.box
-                    else grids.Cell("not published"),
-                    grids.Cell(cause.text, kind="text"),
-                ]
-                for cause in causes
-            ],
-        )
-        for name, causes in coco.causes(runs, methods).items()
-    ]  # fmt: skip
 
 
 def experiments(runs: list[Run]) -> dict[str, list[Run]]:
@@ -140,8 +115,8 @@ def draw(runs: list[Run]) -> list[Plot]:
     found.append(
         plots.curves(
             runs, "pretrain", plots.PRETRAIN, "pretrain",
-            "Pretraining. Feature spread is 1 for features spread evenly over the sphere and 0 after a collapse; the "
-            "rank falls with it.",
+            "Pretraining. Feature spread is 1 for features spread evenly over the sphere and 0 after a "
+            "collapse; the rank falls with it.",
         )
     )  # fmt: skip
     found.append(plots.curves(runs, "finetune", plots.FINETUNE, "finetune", "Finetuning the detector."))
@@ -152,7 +127,8 @@ def draw(runs: list[Run]) -> list[Plot]:
         found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
     tables = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
     for name, alike in tables.items():
-        rows = {run.row: run for run in reversed(alike)}
+        first = sorted(alike, key=lambda run: (run.experiment != "", run.name), reverse=True)
+        rows = {run.row: run for run in first}
         base = next((rows[row] for row in BASES if row in rows), None)
         ours = rows.get("triplet")
         if base and ours:
