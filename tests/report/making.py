@@ -6,6 +6,9 @@ from PIL import Image
 
 from benchmarks.detection.scores import Truth
 from triplet import records
+from triplet.config import load
+from triplet.methods import CONFIGS
+from triplet.pretrain.config import Pretrain
 from triplet.report.deviations import released
 
 WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
@@ -60,8 +63,10 @@ def pretrain(name, seed=0, *, force=False, config=None):
         }
         for i in range(99)
     ]  # fmt: skip
+    path = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-200e_imagenet.yaml"
+    resolved = load(path, Pretrain).model_dump(mode="json") | (config or {})
     perform(
-        name, "pretrain", seed=seed, force=force, config=config,
+        name, "pretrain", seed=seed, force=force, config=resolved,
         texts={"checkpoint": f"pretrained {name}", "metrics": as_lines(lines)},
     )  # fmt: skip
 
@@ -105,9 +110,8 @@ def run(
             (job.folder / "pictures").mkdir()
             job.results["pictures"] = [f"{i}.jpg" for i in range(pictures)]
             for file in job.results["pictures"]:
-                Image.effect_noise((640, 320), 60).convert("RGB").save(
-                    job.folder / "pictures" / file, "JPEG"
-                )
+                image = Image.radial_gradient("L").resize((640, 320)).convert("RGB")
+                image.save(job.folder / "pictures" / file)
             job.outputs["pictures"] = job.folder / "pictures"
 
     records.perform(

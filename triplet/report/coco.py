@@ -99,7 +99,7 @@ def _line(bare: Line, group: list[Run], own: list[expect.Curve]) -> Line:
         epochs=finetune.results.get("epochs"),
         gpus=machine(finetune.hardware.get("gpus", []), finetune.world_size),
         runs=tuple(run.name for run in group),
-        cause=cause_of(group),
+        cause=cause_of(group) if _short(ours[0], bare.readme) else "",
     )
 
 
@@ -168,9 +168,14 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[exp
     found = {"the student's run": _sorted(explain.Facts(), "triplet", STUDENT)}
     for group in groups([run for run in runs if run.of_the_table and run.row in methods]):
         box, mask = (score([run.value(task, "AP") for run in group]) for task in TASKS)
-        if box and mask and box.mean < methods[group[0].row].readme.box - NOISE:
+        readme = methods[group[0].row].readme
+        if box and mask and (_short(box, readme.box) or _short(mask, readme.mask)):
             found[cause_of(group)] = _sorted(facts(group[0]), group[0].row, (box.mean, mask.mean))
     return found
+
+
+def _short(ours: Score | None, readme: float) -> bool:
+    return ours is not None and ours.mean < readme - NOISE
 
 
 def cause_of(group: list[Run]) -> str:

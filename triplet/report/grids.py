@@ -23,7 +23,7 @@ class Cell:
     value: float | None = None
     """By which it is sorted, where that is not the text."""
     kind: str = ""
-    """command, code, text (of several words), word or ours."""
+    """command, code, prose, text (of a few words), word or ours."""
     link: str = ""
 
 
@@ -43,6 +43,11 @@ def anchor(run: str) -> str:
     return "run-" + re.sub(r"\W+", "-", run)
 
 
+def why(cause: str) -> str:
+    """Anchor of what could have made a result fall short."""
+    return f"why-{anchor(cause)}"
+
+
 def number(value: float | None, form: str = ".1f", kind: str = "") -> Cell:
     return Cell(kind=kind) if value is None else Cell(format(value, form), value, kind)
 
@@ -54,9 +59,8 @@ def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -
     return Cell(value.text(form), value.mean, "ours", anchor(runs[0]) if runs else "")
 
 
-def of_coco(lines: list[coco.Line], causes: list[Grid]) -> list[Grid]:
-    """Boxes, then masks; verdicts lead to the causes."""
-    why = {grid.title: grid.name for grid in causes}
+def of_coco(lines: list[coco.Line]) -> list[Grid]:
+    """Boxes, then masks; the verdict of a shortfall leads to its causes."""
     columns = (
         "Row", "README AP", "zoo AP", "ours AP", "ours − README", "verdict", "expected AP", "recipe",
         "schedule", "epochs", "seeds", "GPUs", "what makes it", "ours AP50", "zoo AP50", "ours AP75",
@@ -77,7 +81,7 @@ def of_coco(lines: list[coco.Line], causes: list[Grid]) -> list[Grid]:
                 [
                     Cell(line.label), number(line.readme), number(line.zoo[0]),
                     measured(line.ours[0], line.runs), number(line.difference, "+.1f"),
-                    Cell(line.verdict or NONE, kind="text", link=why.get(line.cause, "")),
+                    Cell(line.verdict or NONE, kind="text", link=why(line.cause) if line.cause else ""),
                     Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
                     Cell(line.recipe or NONE, kind="word"), Cell(line.schedule or NONE, kind="word"),
                     number(line.epochs), number(line.seeds or None, "d"),
@@ -93,7 +97,7 @@ def of_coco(lines: list[coco.Line], causes: list[Grid]) -> list[Grid]:
 def of_causes(name: str, causes: list[Cause]) -> Grid:
     """What could have made a result fall short, as ``triplet explain`` says it."""
     return Grid(
-        "why-" + anchor(name), name,
+        why(name), f"{name}: {causes[0].name} is the likeliest",
         "By published measurements (configs/expected.yaml), the likeliest first. Seen: known of the run. "
         "Possible: nothing is known. Excluded: known not to be so.",
         ("Cause", "verdict", "costs box AP", "why"),
@@ -102,7 +106,7 @@ def of_causes(name: str, causes: list[Cause]) -> Grid:
                 Cell(cause.name), Cell(cause.verdict, kind="word"),
                 Cell(f"{cause.box[0]:.1f} to {cause.box[1]:.1f}", cause.box[1]) if cause.box
                 else Cell("not published"),
-                Cell(cause.text, kind="text"),
+                Cell(cause.text, kind="prose"),
             ]
             for cause in causes
         ],
@@ -224,7 +228,7 @@ def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
     """What departs from what: of releases, then of each run."""
     found = [*deviations.stated(), *(each for run in runs for each in deviations.of_run(run, methods))]
     return Grid(
-        "deviations", "Deviations",
+        "deviations", "Every setting that differs",
         "Told from resolved configs, key by key: where the release departs from what README and file names "
         "say, and where a run departs from the released config that its row's numbers were reached with "
         "(the nearest one, where there is none). Size: what published measurements say of the cause.",

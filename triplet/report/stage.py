@@ -82,16 +82,15 @@ def contents(runs: list[Run], methods: Mapping[str, Method], known: Mapping[str,
     power = load(costs.PATH, costs.Power)
     formula = (
         f"Energy: {costs.FORMULA}, by configs/power.yaml: utilisation {power.utilisation:g}, PUE "
-        f"{power.pue:g}. An upper bound for the GPUs, without the rest of the machine; unknown GPUs and CPUs "
-        "have none."
+        f"{power.pue:g}. An upper bound for the GPUs, without the rest of the machine; unknown GPUs and "
+        "CPUs have none."
     )
-    short = [grids.of_causes(name, found) for name, found in coco.causes(runs, methods).items()]
     return {
         "version": triplet.__version__,
         "commit": records.commit(),
         "runs": runs,
-        "coco": grids.of_coco(coco.lines(runs, methods), short),
-        "short": short,
+        "coco": grids.of_coco(coco.lines(runs, methods)),
+        "short": [grids.of_causes(name, found) for name, found in coco.causes(runs, methods).items()],
         "recipes": grids.of_recipes(coco.pairs(runs, methods)),
         "targets": [grids.of_target(table) for table in targets.tables(runs, methods)],
         "experiments": [grids.of_experiment(name, alike) for name, alike in experiments(runs).items()],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from triplet.methods import Method
-from triplet.published import load_published
+from triplet.published import Value, load_published
 from triplet.pull.sources import load_sources
 from triplet.report.coco import missing
 from triplet.report.collect import Run, Score, recipe, score
@@ -85,13 +85,21 @@ class Table:
 
 def tables(runs: list[Run], methods: Mapping[str, Method]) -> list[Table]:
     """All of them, each with every row that is published or was measured."""
-    return [_table(name, runs, methods) for name in BENCHMARKS]
+    files = {name: source.files[0].name for name, source in load_sources().weights.items()}
+    values = load_published()
+    return [_table(name, runs, methods, values, files) for name in BENCHMARKS]
 
 
-def _table(name: str, runs: list[Run], methods: Mapping[str, Method]) -> Table:
+def _table(
+    name: str,
+    runs: list[Run],
+    methods: Mapping[str, Method],
+    values: list[Value],
+    files: Mapping[str, str],
+) -> Table:
     title, metrics, note, stage = BENCHMARKS[name]
     published: dict[str, dict[tuple[str, str], float]] = {}
-    for value in load_published():
+    for value in values:
         alike = value.benchmark == name or (name == "low-shot" and value.benchmark == "svm")
         if alike and value.metric in metrics:
             published.setdefault(value.row, {})[value.source, value.metric] = value.value
@@ -109,7 +117,7 @@ def _table(name: str, runs: list[Run], methods: Mapping[str, Method]) -> Table:
             found.append(Line(row, label, protocol, theirs, ours, names))
         if not of_row:
             nothing: dict[str, Score | None] = dict.fromkeys(metrics)
-            command = _command(row, stage, methods, runs)
+            command = _command(row, stage, methods, runs, files)
             found.append(Line(row, label, "", theirs, nothing, command=command))
     sources = {
         m: tuple(s for s in ("readme", "zoo") if any((s, m) in line.published for line in found))
@@ -163,7 +171,9 @@ def _prefixed(run: Run, protocol: str) -> str:
     return f"{run.experiment}: {protocol}" if run.experiment else protocol
 
 
-def _command(row: str, stage: str, methods: Mapping[str, Method], runs: list[Run]) -> str:
+def _command(
+    row: str, stage: str, methods: Mapping[str, Method], runs: list[Run], files: Mapping[str, str]
+) -> str:
     """What measures a row, from its own pretraining or the published weights."""
     if not stage:
         method = methods.get(row) or next(m for m in methods.values() if row in m.weights)
@@ -171,7 +181,6 @@ def _command(row: str, stage: str, methods: Mapping[str, Method], runs: list[Run
         return f"{steps} RUN=voc/{row} {VOC}"
     if any(run.name == row and "pretrain" in run.stages for run in runs):
         return f"make {stage} METHOD={row}"
-    file = load_sources().weights[row].files[0].name
     of = next(name for name, method in methods.items() if row in method.weights)
-    words = f"{stage} METHOD={row} WEIGHTS=checkpoints/weights/{row}/{file}"
+    words = f"{stage} METHOD={row} WEIGHTS=checkpoints/weights/{row}/{files[row]}"
     return f"make pull-data PULL=weights METHOD={of} && make {words}"
