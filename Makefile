@@ -25,7 +25,7 @@ ifeq ($(RUNTIME),local)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS) $(FROM)),-v $(path):$(path):ro)
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS) $(FROM) $(VERIFY)),-v $(path):$(path):ro)
   triplet = docker compose run --rm $(mounts) $(or $(2),$(1))
   environment = ready
 else
@@ -129,10 +129,14 @@ speed: .venv/complete ## measure the kit's speed beside the released code's (OUT
 
 report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)
 	@$(call triplet,report) $(if $(call on,$(VERIFY)),--verify $(if $(filter-out 1 yes true,$(VERIFY)),"$(VERIFY)")) \
-	  $(if $(EXPORT),--export "$(EXPORT)") $(ARGS)
+	  $(if $(EXPORT),--export "$(if $(filter docker,$(RUNTIME)),/reports/$(notdir $(EXPORT)),$(EXPORT))") $(ARGS)
 
-tensorboard: .venv/complete ## all runs' curves as they grow (PORT=6006)
-	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" --port "$(PORT)"
+tensorboard: $(environment) ## the curves of all runs as they grow (PORT=6006)
+ifeq ($(RUNTIME),docker)
+	@PORT="$(PORT)" docker compose run --rm --service-ports tensorboard
+else
+	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" --port "$(PORT)" $(ARGS)
+endif
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: see README)
 	@scripts/build.sh

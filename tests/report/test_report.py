@@ -82,7 +82,7 @@ def test_the_page_stays_small(places):
     full()
     runs = collect(places / "checkpoints") * 12
     content = stage.contents(runs, load_methods(), {})
-    page = stage.page(content, runs, stage.draw(runs), stage.crate.all_records(places / "checkpoints"))
+    page = stage.page(content, runs, stage.draw(runs), stage.crate.all_records())
     assert len(page.encode()) <= stage.LARGEST
     assert "more runs are in" in page
 

@@ -26,10 +26,14 @@ TYPES = {
 }  # fmt: skip
 
 
-def all_records(*roots: Path) -> dict[str, Record]:
-    """Every record below some folders, by the portable path of its file."""
+def all_records() -> dict[str, Record]:
+    """Every record of this machine's stages, by the portable path of its file."""
     found = {}
-    for path in sorted(path for root in roots for path in root.rglob("record.json")):
+    # Data sets have millions of files, and their records above them.
+    paths = [
+        *records.root("checkpoints").rglob("record.json"), *records.root("datasets").glob("*/record.json")
+    ]  # fmt: skip
+    for path in sorted(paths):
         if record := records.read(path.parent):
             found[records.portable(path)] = record
     return found

@@ -169,8 +169,8 @@ def of_experiment(name: str, runs: list[Run]) -> Grid:
     grid = Grid(
         "experiment-" + re.sub(r"\W+", "-", name), f"Experiment {name}",
         "Rows trained alike, but for the weights they start from; mean ± standard deviation over seeds. "
-        "They were not evaluated as the paper's table is (all of val2017, R50-C4): no published number lies "
-        "beside them.",
+        "They were not evaluated as the paper's table is (all of val2017, R50-C4): no published number "
+        "lies beside them.",
         [*columns, "box AP over random"],
     )  # fmt: skip
     for row in sorted({run.row for run in runs}, key=lambda row: (row != "random", row)):

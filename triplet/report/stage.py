@@ -32,7 +32,7 @@ def report(export: Path | None = None) -> None:
     """
     folder = records.root("reports")
     runs = collect(records.root("checkpoints"))
-    known = crate.all_records(records.root("checkpoints"), records.root("datasets"))
+    known = crate.all_records()
 
     def work(job: records.Job) -> None:
         numbers = results.flat(runs)

@@ -39,7 +39,7 @@ class Finding:
 
 def local() -> list[Finding]:
     """Check every record of this machine, with its own data sets."""
-    known = crate.all_records(records.root("checkpoints"), records.root("datasets"))
+    known = crate.all_records()
     found: list[Finding] = []
     with Bar("verify", len(known)) as bar:
         for name, record in known.items():
@@ -70,9 +70,7 @@ def archived(path: Path) -> list[Finding]:
 def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
     names = [_safe(info, path) for info in archive.infolist()]
     if crate.METADATA not in names:
-        raise KitError(
-            f"{path} has no {crate.METADATA}; expected a file that triplet report --export wrote"
-        )
+        raise KitError(f"{path} has no {crate.METADATA}; expected what triplet report --export wrote")
     if len(set(names)) != len(names):
         raise KitError(f"{path} holds a name twice")
     metadata = json.loads(_text(archive, crate.METADATA))
