@@ -175,7 +175,7 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[exp
 
 
 def _short(ours: Score | None, readme: float) -> bool:
-    return ours is not None and ours.mean < readme - NOISE
+    return ours is not None and ours.mean < readme - NOISE - 1e-9
 
 
 def cause_of(group: list[Run]) -> str:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.detection.explain import Cause
+from benchmarks.detection.explain import EXCLUDED, Cause
 from triplet.methods import Method
-from triplet.records import Record
+from triplet.records import Artifact, Record
 from triplet.report import coco, deviations, provenance, targets
 from triplet.report.coco import TASKS
 from triplet.report.collect import METRICS, Run, Score, score
@@ -96,8 +96,10 @@ def of_coco(lines: list[coco.Line]) -> list[Grid]:
 
 def of_causes(name: str, causes: list[Cause]) -> Grid:
     """What could have made a result fall short, as ``triplet explain`` says it."""
+    first = causes[0]
+    likeliest = "none of these" if first.verdict == EXCLUDED else f"the likeliest is {first.name}"
     return Grid(
-        why(name), f"{name}: {causes[0].name} is the likeliest",
+        why(name), f"{name}: {likeliest}",
         "By published measurements (configs/expected.yaml), the likeliest first. Seen: known of the run. "
         "Possible: nothing is known. Excluded: known not to be so.",
         ("Cause", "verdict", "costs box AP", "why"),
@@ -248,30 +250,43 @@ def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
 def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
     """Where a run's numbers come from: its stages' records, and those of others that they go back to."""
     names = [f"checkpoints/{run.name}/{stage}/record.json" for stage in run.stages]
-    back = dict.fromkeys(name for first in names for name in provenance.chain(first, known))
-    grid = Grid(
+    back = [name for first in names for name in provenance.chain(first, known)]
+    shown = {name: known[name] for name in dict.fromkeys([*names, *back]) if name in known}
+    fields = {
+        "command": [Cell(each.command or NONE, kind="command") for each in shown.values()],
+        "config (SHA-256)": [_text(_config(each)) for each in shown.values()],
+        "inputs (SHA-256)": [_text(_artifacts(each.inputs)) for each in shown.values()],
+        "outputs (SHA-256)": [_text(_artifacts(each.outputs)) for each in shown.values()],
+        "seed": [_text(NONE if each.seed is None else str(each.seed)) for each in shown.values()],
+        "commit": [_text(each.commit) for each in shown.values()],
+        "image": [_text(each.image or NONE) for each in shown.values()],
+        "machine": [_text(_machine(each)) for each in shown.values()],
+        "versions": [
+            _text(", ".join(f"{k} {v}" for k, v in each.versions.items())) for each in shown.values()
+        ],
+        "seconds": [_text(f"{each.seconds:.1f}") for each in shown.values()],
+        "images/s": [_text(str(each.images_per_second or NONE)) for each in shown.values()],
+        "log": [_text(provenance.log_of(name) or NONE) for name in shown],
+    }
+    return Grid(
         anchor(run.name), run.name, run.stale and f"Not all of it is shown: {run.stale}.",
-        ("Record", "command", "seconds", "images/s", "seed", "commit", "image", "machine", "versions",
-         "config (SHA-256)", "inputs (SHA-256)", "outputs (SHA-256)", "log"),
+        ("Record", *(name.removesuffix("/record.json").removeprefix("checkpoints/") for name in shown)),
+        [[Cell(field), *cells] for field, cells in fields.items()],
     )  # fmt: skip
-    for name in dict.fromkeys([*names, *back]):
-        if (record := known.get(name)) is None:
-            continue
-        gpus = record.hardware.get("gpus") or []
-        machine = f"{coco.machine(gpus, record.world_size)}; {record.hardware.get('cpu')}, " + (
-            f"{record.hardware.get('cores')} cores"
-        )
-        config = hashlib.sha256(json.dumps(record.config, sort_keys=True).encode()).hexdigest()
-        cells = [
-            Cell(name.removesuffix("/record.json"), kind="code"),
-            Cell(record.command or NONE, kind="command"), number(record.seconds),
-            number(record.images_per_second), number(record.seed, "d"), Cell(record.commit, kind="code"),
-            Cell(record.image or NONE, kind="text"), Cell(machine, kind="text"),
-            Cell(", ".join(f"{k} {v}" for k, v in record.versions.items()), kind="text"),
-            Cell(config[:12], kind="code"),
-        ]  # fmt: skip
-        for artifacts in (record.inputs, record.outputs):
-            shown = "; ".join(f"{key} {a.path} {a.sha256[:12]}" for key, a in artifacts.items())
-            cells.append(Cell(shown or NONE, kind="text"))
-        grid.rows.append([*cells, Cell(provenance.log_of(name) or NONE, kind="text")])
-    return grid
+
+
+def _text(text: str) -> Cell:
+    return Cell(text, kind="text")
+
+
+def _config(record: Record) -> str:
+    return hashlib.sha256(json.dumps(record.config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _artifacts(artifacts: Mapping[str, Artifact]) -> str:
+    return "; ".join(f"{name}: {a.path} {a.sha256[:12]}" for name, a in artifacts.items()) or NONE
+
+
+def _machine(record: Record) -> str:
+    gpus, cores = record.hardware.get("gpus") or [], record.hardware.get("cores")
+    return f"{coco.machine(gpus, record.world_size)}; {record.hardware.get('cpu')}, {cores} cores"

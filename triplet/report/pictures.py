@@ -27,7 +27,7 @@ class Picture:
 def pictures(runs: Sequence[Run]) -> list[Picture]:
     """Of one seed of each label, the same images of all; fewer images where there are many labels."""
     first: dict[str, Run] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run.name != run.label, run.name)):
         if "eval" in run.stages and "pictures" in run.stages["eval"].outputs:
             first.setdefault(run.label, run)
     drawn = [[picture for name in _names(run) if (picture := _read(run, name))] for run in first.values()]

@@ -126,7 +126,7 @@ def draw(runs: list[Run]) -> list[Plot]:
         found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
     tables = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
     for name, alike in tables.items():
-        first = sorted(alike, key=lambda run: (run.experiment != "", run.name), reverse=True)
+        first = sorted(alike, key=lambda run: (run.name != run.row, run.name), reverse=True)
         rows = {run.row: run for run in first}
         base = next((rows[row] for row in BASES if row in rows), None)
         ours = rows.get("triplet")
