@@ -1,16 +1,24 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds speed \
-  report tensorboard build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+.PHONY: always help setup demo test test-slow lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
+  linear knn semi svm speed report tensorboard \
+  build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
 METHOD ?= triplet
 RUN ?= $(METHOD)
 FORCE ?=
 ARGS ?=
-PRETRAIN ?= configs/pretrain/triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml
+PRETRAIN ?=
+ENGINE ?= kit
+LINEAR ?= configs/linear/resnet50_8x32-coslr0.04-100e_imagenet.yaml
+KNN ?= configs/linear/knn_imagenet.yaml
+PERCENT ?= 1
+SVM ?= configs/linear/svm_voc07.yaml
+VOC ?= voc/VOCdevkit/VOC2007
 IMAGES ?= imagenet/train
+VAL ?= imagenet/val
 COCO ?= coco
 NAME ?= packed
 PULL ?= coco
@@ -20,13 +28,13 @@ PORT ?= 6006
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
 ifeq ($(RUNTIME),local)
-  # $(call triplet,stage,service)
+  # $(call triplet,stage,service,entrypoint); without the latter two the stage is a service of its own
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(COCO) $(WEIGHTS) $(FROM) $(VERIFY)),-v $(path):$(path):ro)
-  triplet = docker compose run --rm $(mounts) $(or $(2),$(1))
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST) $(DETECTION) $(LOG) $(VERIFY)),-v $(path):$(path):ro)
+  triplet = docker compose run --rm $(mounts)$(if $(3), --entrypoint "$(3)") $(or $(2),$(1))
   environment = ready
 else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
@@ -73,8 +81,11 @@ demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layou
 	@$(call triplet,demo) $(force) $(if $(DATA),--data "$(DATA)") \
 	  $(if $(filter command environment,$(origin IMAGES)),--images "$(IMAGES)") $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-test: .venv/complete ## the fast tests
-	@.venv/bin/pytest $(ARGS)
+test: .venv/complete ## the fast tests, two at a time
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: .venv/complete ## the slow ones: several processes, stops and resumes, the whole chain
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -m slow $(ARGS)
 
 lint: .venv/complete ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -97,8 +108,8 @@ pull-data: $(environment) ## fetch and verify data sets and weights (PULL="coco 
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
 	@$(call triplet,pack) "$(IMAGES)" --name "$(NAME)" $(force) $(ARGS)
 
-pretrain: $(environment) ## pretrain with the truncated triplet loss (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder)
-	@$(call launch,pretrain) --run "$(RUN)" --config "$(PRETRAIN)" --data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
+pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
+	@$(call launch,pretrain) --run "$(RUN)" $(if $(filter-out kit,$(ENGINE)),--engine "$(ENGINE)" )$(if $(PRETRAIN),--config "$(PRETRAIN)" )--data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
 	@$(call triplet,convert) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
@@ -110,19 +121,38 @@ finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=
 	  $(length) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
-	@$(call triplet,plan,finetune) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \
+	@$(call triplet,plan,finetune,triplet plan) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \
 	  $(if $(MEMORY),--memory "$(MEMORY)") $(length) $(ARGS)
 
 explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain,finetune) --result $(RESULT) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") \
+	@$(call triplet,explain,finetune,triplet explain) --result $(RESULT) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") \
 	  $(if $(LOG),--log "$(LOG)") $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
-	  $(MAKE) --no-print-directory convert finetune eval RUN=seed$$seed/$(METHOD) SEED=$$seed || exit; done
+	  run="--no-print-directory RUN=seed$$seed/$(METHOD) SEED=$$seed"; \
+	  $(MAKE) convert ARGS= $$run && $(MAKE) finetune $$run && $(MAKE) eval ARGS= $$run || exit; done
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) --run "$(RUN)" $(force) $(ARGS)
+
+# $(call on-imagenet,stage)
+on-imagenet = $(call launch,$(1)) --run "$(RUN)" --data "$(IMAGES)" --val "$(VAL)" \
+  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(CLASSES),--classes "$(CLASSES)")
+
+listed = $(if $(LIST),--list "$(LIST)") $(if $(call on,$(DRAW)),--draw)
+
+linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
+	@$(call on-imagenet,linear) --config "$(LINEAR)" $(force) $(ARGS)
+
+knn: $(environment) ## the same by nearest neighbours (GPUS=n, WEIGHTS=file)
+	@$(call on-imagenet,knn) --config "$(KNN)" $(force) $(ARGS)
+
+semi: $(environment) ## finetune on PERCENT=1 or 10 of ImageNet's labels (LIST=file or DRAW=1, GPUS=n)
+	@$(call on-imagenet,semi) --percent "$(PERCENT)" $(listed) $(force) $(ARGS)
+
+svm: $(environment) ## VOC07 by support vector machines, all images and a few (VOC=folder)
+	@$(call triplet,svm) --run "$(RUN)" --config "$(SVM)" --data "$(VOC)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)

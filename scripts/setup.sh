@@ -32,7 +32,10 @@ rm -f .venv/complete
 echo "setup: packages of docker/requirements.lock (torch with its CUDA libraries: 4.8 GB on disk)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
-install --require-hashes -r pyproject.toml --extra detectron2 --extra dev --constraints docker/requirements.lock
+install --require-hashes -r pyproject.toml --extra detectron2 --extra openselfsup --extra dev \
+  --constraints docker/requirements.lock
+# Python code alone: from a checkout, OPENSELFSUP=folder, the other engine of `make pretrain` runs.
+install --no-deps --no-build-isolation --require-hashes -r - <<<"mmcv==$MMCV_VERSION --hash=sha256:$MMCV_SHA256"
 
 upstream_answers() {
   command -v git >/dev/null && command -v g++ >/dev/null &&

@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import KIT
 from triplet.report.collect import collect
 
+pytestmark = pytest.mark.slow
+
 TINY = """
 data: {unlabelled: 26, train: 8, val: 4, radii: [18, 30], large: [28, 50], objects: [1, 2]}
 subset: {train: 6, val: 3}

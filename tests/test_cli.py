@@ -5,7 +5,10 @@ import pytest
 
 from triplet import __version__, cli, doctor
 
-STAGES = ("pull", "pretrain", "convert", "finetune", "eval", "report", "demo", "doctor")
+STAGES = (
+    "pull", "pretrain", "convert", "finetune", "eval", "linear", "knn", "semi", "svm", "report", "demo",
+    "doctor",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -38,6 +38,10 @@ def test_make_prints_every_target_with_a_line():
         "convert",
         "finetune",
         "eval",
+        "linear",
+        "knn",
+        "semi",
+        "svm",
         "report",
     ):
         assert target in TARGETS
@@ -73,6 +77,8 @@ def test_variables_reach_the_command():
         '.venv/bin/triplet pretrain --run "a/b" --config "x.yaml" --data "pictures" --force seed=3'
         in done.stdout
     )
+    done = make("-n", "pretrain", "METHOD=moco", "ENGINE=openselfsup", "WEIGHTS=a.pth")
+    assert 'pretrain --run "moco" --engine "openselfsup" --data "imagenet/train" --weights' in done.stdout
     done = make("-n", "convert", "METHOD=byol", "WEIGHTS=my file.pth")
     assert '--run "byol"' in done.stdout
     assert '--weights "my file.pth"' in done.stdout
@@ -107,6 +113,20 @@ def test_make_pull_data_passes_on_what_is_set(arguments, expected):
 )
 def test_make_pretrain_starts_a_process_for_each_gpu(arguments, expected):
     assert expected in make("-n", "pretrain", *arguments).stdout
+
+
+def test_make_linear_starts_a_process_for_each_gpu():
+    for stage in ("linear", "knn", "semi"):
+        done = make("-n", stage, "GPUS=4", "CLASSES=c.txt", "WEIGHTS=w.pth").stdout
+        assert "--nproc-per-node 4" in done
+        assert (
+            f'.venv/bin/triplet {stage} --run "triplet" --data "imagenet/train" --val "imagenet/val"'
+            in done
+        )
+        assert '--weights "w.pth" --classes "c.txt"' in done
+    assert '--percent "10" --list "l"' in make("-n", "semi", "PERCENT=10", "LIST=l").stdout
+    assert " --draw " in make("-n", "semi", "DRAW=1").stdout
+    assert '--data "/voc"' in make("-n", "svm", "VOC=/voc").stdout
 
 
 def test_with_docker_make_runs_the_service_of_the_same_name():

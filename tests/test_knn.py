@@ -3,7 +3,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from triplet import knn
 from triplet.knn import accuracy, knn_predict
 
 
@@ -33,6 +35,21 @@ def test_a_tiny_temperature_is_the_nearest_neighbour():
     queries = torch.tensor([[0.9, 0.5, 0.0], [0.0, 0.1, 5.0]])
     found = knn_predict(bank, torch.tensor([4, 7, 2]), queries, neighbours=3, temperature=1e-6)
     assert found.tolist() == [4, 2]
+
+
+@given(seed=st.integers(0, 500), count=st.integers(1, 40), rows=st.integers(1, 12))
+def test_the_nearest_are_those_of_all_however_the_bank_is_cut(seed, count, rows):
+    generator = torch.Generator().manual_seed(seed)
+    bank, queries = (torch.randn(n, 6, generator=generator) for n in (30, 4))
+    most, knn.MOST = knn.MOST, 1024 * rows
+    try:
+        cosines, places = knn.nearest(bank.half(), queries, count)
+    finally:
+        knn.MOST = most
+    table = F.cosine_similarity(queries[:, None], bank.half().float()[None], dim=2)
+    expected = table.sort(dim=1, descending=True)
+    torch.testing.assert_close(cosines, expected.values[:, :count])
+    assert torch.equal(places, expected.indices[:, :count])
 
 
 def test_many_queries_are_done_in_parts():

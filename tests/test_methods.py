@@ -103,3 +103,15 @@ def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
     said = capsys.readouterr()
     assert f"finetune: supervised under {config}" in said.out
     assert "add MODEL.ROI_HEADS.NUM_CLASSES=6" in said.err
+
+
+def test_a_repeated_seed_converts_the_pretraining_that_it_repeats(places, tmp_path):
+    """And not published weights of the same name."""
+    path = records.stage_folder("triplet", "pretrain") / "checkpoint.pth"
+
+    def work(job):
+        path.write_bytes(b"own")
+        job.outputs["checkpoint"] = path
+
+    records.perform("pretrain", path.parent, config={}, inputs={}, work=work)
+    assert weights_of("seed3/triplet") == path

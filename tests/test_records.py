@@ -73,6 +73,21 @@ def test_a_done_stage_does_nothing_until_forced(stage, capsys):
     assert stage.worked == 2
 
 
+def test_what_is_derived_is_replaced_without_asking(stage):
+    stage.perform(derived=True)
+    (stage.folder / "left.txt").touch()
+    assert stage.perform(derived=True).config["rate"] == 1
+    assert stage.worked == 1
+    assert stage.perform(derived=True, config={"rate": 2}).config["rate"] == 2
+    assert stage.worked == 2
+    assert not (stage.folder / "left.txt").exists()
+    with pytest.raises(KeyboardInterrupt):
+        stage.perform(derived=True, config={"rate": 3}, fail=KeyboardInterrupt())
+    (stage.folder / "left.txt").touch()
+    stage.perform(derived=True, config={"rate": 3})
+    assert (stage.folder / "left.txt").exists(), "the same plan goes on"
+
+
 def test_a_changed_input_or_config_is_named_and_nothing_is_lost(stage):
     stage.perform()
     with pytest.raises(KitError, match=r"config\.rate 1 -> 2\); add --force"):

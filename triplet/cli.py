@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from triplet import __version__, records
 from triplet.errors import Interrupted, KitError
@@ -64,14 +65,6 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(act=act)
         return stage
 
-    def common(stage: argparse.ArgumentParser, *, run: bool = True) -> None:
-        if run:
-            stage.add_argument(
-                "--run", required=True, metavar="NAME",
-                help="folder below checkpoints/ that this row's stages share, such as 'triplet'",
-            )  # fmt: skip
-        stage.add_argument("--force", action="store_true", help="start over, replacing what is there")
-
     pull = add("pull", _pull, "fetch data sets and weights, draw or subset a data set")
     pull.add_argument(
         "what", nargs="+", metavar="WHAT",
@@ -93,17 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--config", type=Path, default=Path("configs/demo.yaml"), help="demo, subset: their sizes"
     )
-    common(pull, run=False)
+    _common(pull, run=False)
 
     pack = add("pack", _pack, "put the images of a folder or list into tar shards, for shared file systems")
     pack.add_argument("source", metavar="SOURCE", help="a path, or a name below datasets/")
     pack.add_argument("--name", required=True, help="folder below datasets/ that is made")
     pack.add_argument("--per-shard", type=int, default=10_000, metavar="N", help="images (default: 10000)")
-    common(pack, run=False)
+    _common(pack, run=False)
 
-    pretrain = add("pretrain", _pretrain, "pretrain a backbone with the truncated triplet loss")
-    common(pretrain)
-    pretrain.add_argument("--config", type=Path, required=True, help="one of configs/pretrain/")
+    pretrain = add("pretrain", _pretrain, "pretrain a backbone by the run's method")
+    _common(pretrain)
+    pretrain.add_argument(
+        "--engine", choices=("kit", "openselfsup"), default="kit",
+        help="whose training loop: the kit's own, or OpenSelfSup's for comparison (default: kit)",
+    )  # fmt: skip
+    pretrain.add_argument(
+        "--config", type=Path,
+        help="one of configs/pretrain/, or of configs/openselfsup/ (default: the recipe of the run's row)",
+    )  # fmt: skip
     pretrain.add_argument(
         "--data", default="imagenet/train", metavar="FOLDER",
         help="a folder of images, a list of them, or packed shards: a path, or a name below datasets/ "
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _overrides(pretrain, "schedule.epochs=200")
 
     convert = add("convert", _convert, "turn a checkpoint into Detectron2's weights, with proof")
-    common(convert)
+    _common(convert)
     _detection(convert)
     convert.add_argument(
         "--weights", type=Path,
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     finetune = add("finetune", _finetune, "train Mask R-CNN from the converted weights")
-    common(finetune)
+    _common(finetune)
     _detection(finetune)
     _coco(finetune, "coco")
     finetune.add_argument("--seed", type=int, default=0)
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--log", type=Path, help="its log.txt or metrics.json")
 
     evaluate = add("eval", _eval, "evaluate the finetuned model on val2017, or on VOC 2007's test set")
-    common(evaluate)
+    _common(evaluate)
     _coco(evaluate, None)
     evaluate.add_argument(
         "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
@@ -159,6 +159,34 @@ def _parser() -> argparse.ArgumentParser:
         "--engine", choices=("ultrafast", "pycocotools"), default="ultrafast",
         help="what computes COCO's numbers, which are the same (default: ultrafast)",
     )  # fmt: skip
+
+    linear = add("linear", _linear, "linear classification of ImageNet on the frozen backbone")
+    _images(linear)
+    _config(linear)
+    _overrides(linear, "training.epochs=90")
+
+    knn = add("knn", _knn, "nearest neighbours among ImageNet's features")
+    _images(knn)
+    _config(knn)
+    _overrides(knn, "neighbours=[20,200]")
+
+    semi = add("semi", _semi, "finetuning on one or ten percent of ImageNet's labels")
+    _images(semi)
+    semi.add_argument("--percent", type=int, choices=(1, 10), default=1, help="which config (default: 1)")
+    semi.add_argument("--config", type=Path, help="another one")
+    semi.add_argument("--list", type=Path, metavar="FILE", help="the images to train on, one a line")
+    semi.add_argument("--draw", action="store_true", help="a share of each class by the seed, not a list's")
+    _overrides(semi, "training.head=10")
+
+    svm = add("svm", _svm, "VOC07 by support vector machines, on all images and on a few")
+    _common(svm)
+    _config(svm)
+    _weights(svm)
+    svm.add_argument(
+        "--data", default="voc/VOCdevkit/VOC2007", metavar="FOLDER",
+        help="a VOC2007 folder: a path, or a name below datasets/ (default: voc/VOCdevkit/VOC2007)",
+    )  # fmt: skip
+    _overrides(svm, "layers=[4,5]")
 
     report = add("report", _report, "put every number beside the paper's, as a page and as tables")
     way = report.add_mutually_exclusive_group()
@@ -173,10 +201,47 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--data", type=Path, metavar="PATH", help="a folder in COCO 2017's layout")
     demo.add_argument("--images", type=Path, metavar="PATH", help="a folder of images to pretrain on")
     demo.add_argument("--seeds", type=int, nargs="+", help="one run of every row for each")
-    common(demo, run=False)
+    _common(demo, run=False)
 
     add("doctor", _doctor, "what this machine has, and what to run for what is missing")
     return parser
+
+
+def _common(stage: argparse.ArgumentParser, *, run: bool = True) -> None:
+    if run:
+        stage.add_argument(
+            "--run", required=True, metavar="NAME",
+            help="folder below checkpoints/ that this row's stages share, such as 'triplet'",
+        )  # fmt: skip
+    stage.add_argument("--force", action="store_true", help="start over, replacing what is there")
+
+
+def _images(stage: argparse.ArgumentParser) -> None:
+    """What the stages on ImageNet take."""
+    _common(stage)
+    _weights(stage)
+    for name, default in (("data", "imagenet/train"), ("val", "imagenet/val")):
+        stage.add_argument(
+            f"--{name}", default=default, metavar="FOLDER",
+            help="images in a folder for each class, a list of 'path class', or packed shards: a path, or "
+            f"a name below datasets/ (default: {default})",
+        )  # fmt: skip
+    stage.add_argument("--classes", type=Path, metavar="FILE", help="only these, one name a line")
+
+
+def _config(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("--config", type=Path, required=True, help="one of configs/linear/")
+
+
+def _weights(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("--weights", type=Path, metavar="FILE", help="these, not the run's pretraining")
+
+
+def _where(a: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "train": _folder(a.data), "test": _folder(a.val), "weights": a.weights, "classes": a.classes,
+        "force": a.force,
+    }  # fmt: skip
 
 
 def _overrides(stage: argparse.ArgumentParser, example: str) -> None:
@@ -255,9 +320,15 @@ def _pack(a: argparse.Namespace) -> None:
 
 
 def _pretrain(a: argparse.Namespace) -> None:
-    from triplet.pretrain.stage import pretrain
+    from triplet.methods import recipe
 
-    pretrain(a.run, a.config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
+    if a.engine == "openselfsup":
+        from triplet.openselfsup.train import pretrain
+    else:
+        from triplet.pretrain.stage import pretrain
+    folder = "openselfsup" if a.engine == "openselfsup" else "pretrain"
+    config = a.config or recipe(Path(a.run).name, folder)
+    pretrain(a.run, config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
 
 
 def _convert(a: argparse.Namespace) -> None:
@@ -300,6 +371,31 @@ def _eval(a: argparse.Namespace) -> None:
     evaluate(
         a.run, a.data and _folder(a.data), weights=a.model, config=a.config, engine=a.engine, force=a.force
     )
+
+
+def _linear(a: argparse.Namespace) -> None:
+    from benchmarks.linear.linear import linear
+
+    linear(a.run, a.config, a.overrides, **_where(a))
+
+
+def _knn(a: argparse.Namespace) -> None:
+    from benchmarks.linear.knn import knn
+
+    knn(a.run, a.config, a.overrides, **_where(a))
+
+
+def _semi(a: argparse.Namespace) -> None:
+    from benchmarks.linear.semi import semi
+
+    config = Path(f"configs/linear/semi_resnet50_4x64-steplr0.01-20e_imagenet-{a.percent}percent.yaml")
+    semi(a.run, a.config or config, a.overrides, listed=a.list, draw=a.draw, **_where(a))
+
+
+def _svm(a: argparse.Namespace) -> None:
+    from benchmarks.linear.svm import svm
+
+    svm(a.run, a.config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
 
 
 def _report(a: argparse.Namespace) -> int | None:

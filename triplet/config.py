@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -41,28 +41,42 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
         KitError: no such file, not YAML, an override that is not key=value, or the first setting
             that does not fit the schema with the nearest right name.
     """
-    return parse(_read(path, overrides), schema, str(path))
+    return parse(read(path, overrides), schema, str(path))
 
 
 def parse_file(path: Path, schema: type[R]) -> R:
     """The same for a schema whose keys are names, without overrides."""
-    return parse(_read(path, ()), schema, str(path))
+    return parse(read(path), schema, str(path))
 
 
-def _read(path: Path, overrides: Sequence[str]) -> Any:
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise KitError(f"found {override!r} where an override key=value was expected")
+def read(path: Path, overrides: Sequence[str] = ()) -> Any:
+    """The plain values of a YAML file under overrides, not validated; KitError as of ``load``."""
+    changes = _dotted(overrides)
     try:
         text = path.read_text()
         if not isinstance(content := yaml.safe_load(text), dict):
             raise KitError(f"{path}: expected keys with values, found {content!r:.40}")
-        merged = OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(OmegaConf.create(text), changes)
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
     except _UNREADABLE as error:
         raise KitError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     return OmegaConf.to_container(merged)
+
+
+def nested(overrides: Sequence[str]) -> Any:
+    """``key.sub=value`` as plain values, numbers in keys as names; KitError as of ``load``."""
+    return OmegaConf.to_container(_dotted(overrides))
+
+
+def _dotted(overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise KitError(f"found {override!r} where an override key=value was expected")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except _UNREADABLE as error:
+        raise KitError(f"{' '.join(overrides)}: cannot be read: {' '.join(str(error).split())}") from None
 
 
 def parse(values: Any, schema: type[R], source: str) -> R:

@@ -72,11 +72,11 @@ def _environment() -> list[Finding]:
         found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
     detectron2 = _detectron2()
     found.append(Finding("Detectron2", detectron2 or "-", bool(detectron2), "make setup", required=True))
-    openselfsup = _version("openselfsup")
+    openselfsup = _version("openselfsup") or os.environ.get("OPENSELFSUP", "")
     found.append(
         Finding(
             "OpenSelfSup", openselfsup or "-", bool(openselfsup),
-            "only for its own baselines: in the image of make build, unless OPENSELFSUP=0",
+            "only for ENGINE=openselfsup: name a checkout, OPENSELFSUP=folder; in the image of make build",
         )
     )  # fmt: skip
     return found

@@ -4,34 +4,64 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+MOST = 2**27
+"""Similarities that are held at a time: 0.5 GB."""
+
 
 @torch.no_grad()
-def knn_predict(
-    bank: Tensor, labels: Tensor, queries: Tensor, *, neighbours: int = 20, temperature: float = 0.07
-) -> Tensor:
-    """Predict classes as InstDisc does (Wu et al., CVPR 2018, arXiv 1805.01978, section 3.4).
-
-    Each of the most similar bank features votes for its class with weight exp(cosine / temperature).
+def nearest(bank: Tensor, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The most similar features of a bank, exactly.
 
     Args:
-        bank: (m, d) features.
-        labels: (m,) int64 classes of the bank.
-        queries: (n, d) features.
-        neighbours: how many vote; all of the bank if that is smaller.
+        bank: (m, d) features, of any precision and on any device: they are moved in parts.
+        queries: (n, d) features, on the device where to compute.
+        count: how many; all of the bank if that is smaller.
+
+    Returns:
+        (n, count) float32 cosines, falling, and the (n, count) int64 places in the bank.
+    """
+    count, rows = min(count, len(bank)), max(1, MOST // 1024)
+    found = []
+    for part in F.normalize(queries.float(), dim=1).split(1024):
+        cosines = part.new_empty(len(part), 0)
+        places = torch.empty(len(part), 0, dtype=torch.int64, device=part.device)
+        for first in range(0, len(bank), rows):
+            block = F.normalize(bank[first : first + rows].to(part.device).float(), dim=1)
+            best, index = (part @ block.T).topk(min(count, len(block)), dim=1)
+            cosines, places = torch.cat([cosines, best], 1), torch.cat([places, index + first], 1)
+            cosines, kept = cosines.topk(min(count, cosines.shape[1]), dim=1)
+            places = places.gather(1, kept)
+        found.append((cosines, places))
+    cosines, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return cosines, places
+
+
+def vote(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Predict classes as InstDisc does (Wu et al., CVPR 2018, arXiv 1805.01978, section 3.4).
+
+    Each neighbour votes for its class with weight exp(cosine / temperature).
+
+    Args:
+        cosines: (n, k) of the neighbours, the largest first.
+        labels: (n, k) int64, their classes.
+        classes: how many there are.
         temperature: of the weights.
 
     Returns:
         (n,) int64 predicted classes.
     """
-    bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
-    predicted = []
-    for part in queries.split(1024):  # a similarity matrix of bounded size
-        similarity, index = (part @ bank.T).topk(min(neighbours, len(bank)), dim=1)
-        votes = torch.zeros(len(part), int(labels.max()) + 1, device=part.device)
-        # Relative to the nearest one: the same prediction, and no overflow at small temperatures.
-        weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        predicted.append(votes.scatter_add_(1, labels[index], weight).argmax(1))
-    return torch.cat(predicted)
+    votes = torch.zeros(len(cosines), classes, device=cosines.device)
+    # Relative to the nearest one: the same prediction, and no overflow at small temperatures.
+    weight = ((cosines - cosines[:, :1]) / temperature).exp()
+    return votes.scatter_add_(1, labels, weight).argmax(1)
+
+
+def knn_predict(
+    bank: Tensor, labels: Tensor, queries: Tensor, *, neighbours: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """(n,) int64 predicted classes of (n, d) queries by (m, d) features with (m,) int64 labels."""
+    cosines, places = nearest(bank, queries, neighbours)
+    return vote(cosines, labels[places], int(labels.max()) + 1, temperature)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -37,6 +37,8 @@ class Method(Settings):
     zoo: Published | None = None
     untrained: bool = False
     """Its weights are initial ones."""
+    pretrain: str | None = None
+    """Name of its recipe, for either engine; None for a row that is not pretrained here."""
 
 
 class Methods(RootModel[dict[str, Method]]):
@@ -101,3 +103,21 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
         caffe2 = method.weights.get(name) == "caffe2"
     path = CONFIGS / "detection" / f"{method.detection}{MSRA if caffe2 else ''}.yaml"
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def recipe(row: str, engine: str) -> Path:
+    """The config that a row is pretrained by.
+
+    Args:
+        row: of the table, the last part of a run's name.
+        engine: ``pretrain`` for the kit's own, ``openselfsup``: folder below configs/.
+
+    Raises:
+        KitError: no such row, or none that is pretrained here.
+    """
+    rows = {name: method.pretrain for name, method in load_methods().items() if method.pretrain}
+    if row not in rows:
+        raise KitError(
+            f"no recipe for a row {row!r}; name one with --config, or take one of {', '.join(rows)}"
+        )
+    return CONFIGS / engine / f"{rows[row]}.yaml"

@@ -39,8 +39,10 @@ PACKAGES = (
     "torchvision",
     "detectron2",
     "pb1-detectron2",
+    "mmcv",
     "pycocotools",
     "ultrafast-pycocotools",
+    "scikit-learn",
     "numpy",
     "pillow",
 )
@@ -206,6 +208,7 @@ def perform(
     work: Callable[[Job], None],
     force: bool = False,
     clear: bool = True,
+    derived: bool = False,
     seed: int | None = None,
     world_size: int = 1,
 ) -> Record:
@@ -222,6 +225,7 @@ def perform(
         work: does the work, given a Job to fill in.
         force: start over, whatever is there.
         clear: whether starting over empties the folder.
+        derived: what is there of another plan is replaced without asking: nobody's result.
         seed: for the record.
         world_size: number of processes, for the record.
 
@@ -253,13 +257,17 @@ def perform(
         done = None if force else read(folder)
         begun = None if force else _load(folder / "started.json", _Started)
         if previous := done or (begun and begun.plan):
-            if changes := previous.changes(plan):
+            changes = previous.changes(plan)
+            if changes and derived:
+                _empty(folder)
+                done = begun = None
+            elif changes:
                 shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
                 raise KitError(
                     f"{portable(folder)} holds a {stage} of something else ({shown}); "
                     "add --force to replace it (make: FORCE=1), or choose another --run"
                 )
-            if done and all(artifact.intact() for artifact in done.outputs.values()):
+            elif done and all(artifact.intact() for artifact in done.outputs.values()):
                 say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
                 return done
         (folder / "record.json").unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -95,8 +96,11 @@ def _train(
     categories: list[str],
 ) -> None:
     log = job.folder / "log.txt" if processes.first else Path(os.devnull)
-    state = processes.tell(checkpoint.newest(job.folder) if processes.first else None)
-    start = state["step"] if state else 0
+    saved: dict[str, Any] = {}
+    if processes.first:
+        checkpoint.newest(job.folder, lambda path: saved.update(torch.load(path, weights_only=True)))
+    state = processes.tell(saved)
+    start = state.get("step", 0)
     metrics = job.folder / "metrics.json"
     if processes.first:
         files.cut_lines(metrics, "iteration", start - 1)  # before the trainer opens it

@@ -36,12 +36,26 @@ def services(checkout: Path, files: str = "compose.yaml", **given: str) -> dict:
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"METHOD": "byol", "SEED": "3", "COCO": "mine", "DETECTION": "d.yaml", "ARGS": "a=1 b=2"}],
+    [
+        {},
+        {
+            "METHOD": "byol",
+            "SEED": "3",
+            "COCO": "mine",
+            "DETECTION": "d.yaml",
+            "ARGS": "a=1 b=2",
+            "LINEAR": "l.yaml",
+            "PERCENT": "10",
+            "LIST": "l.txt",
+            "VAL": "v",
+            "CLASSES": "c.txt",
+        },
+    ],
 )
 def test_the_services_take_what_make_takes(checkout, given):
     """The plain `docker compose run` and make have the same defaults, and the same names change them."""
     config = services(checkout, **given)
-    for stage in ("pretrain", "convert", "finetune", "eval"):
+    for stage in ("pretrain", "convert", "finetune", "eval", "linear", "knn", "semi", "svm"):
         variables = (f"{key}={value}" for key, value in given.items())
         made = call(
             "make", "--no-print-directory", "-n", stage, "RUNTIME=docker", *variables, cwd=checkout
@@ -53,7 +67,9 @@ def test_the_services_take_what_make_takes(checkout, given):
 def test_gpus_are_given_by_the_overlay_alone(checkout):
     assert not any("deploy" in service for service in services(checkout).values())
     with_gpus = services(checkout, "compose.yaml:compose.gpu.yaml")
-    assert {n for n, s in with_gpus.items() if "deploy" in s} == {"pretrain", "finetune", "eval", "demo"}
+    assert {n for n, s in with_gpus.items() if "deploy" in s} == {
+        "pretrain", "finetune", "eval", "linear", "knn", "semi", "svm", "demo"
+    }  # fmt: skip
     assert with_gpus["finetune"]["ulimits"]["memlock"] == -1
     assert int(with_gpus["finetune"]["shm_size"]) >= 32 << 30
 
@@ -110,6 +126,17 @@ def test_the_full_variant(full):
     version, cuda = full.python(code).split()[-2:]
     assert f"MMCV_VERSION={version}\n" in pinned
     assert cuda == "False"
+
+
+def test_the_other_engine_trains_in_the_full_variant(full):
+    done = full.run("download", "demo", "--config", "configs/tiny/data.yaml")
+    assert done.returncode == 0, done.stderr
+    done = full.run(
+        "pretrain", ENGINE="openselfsup", RUN="other/triplet", PRETRAIN="configs/openselfsup/demo.yaml",
+        IMAGES="demo/unlabelled", ARGS="data.imgs_per_gpu=12 data.workers_per_gpu=0 total_epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert full.record("other/triplet", "pretrain")["config"]["engine"] == "openselfsup"
 
 
 def test_cuda_needs_nvcc(full, build):

@@ -38,6 +38,7 @@ def results(run):
     return records.require(run, "eval").results
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_any_model_by_one_and_two_processes_and_both_engines(places, drawn, untrained, capsys):
     given = ["eval", *untrained(), "--data", str(drawn)]
@@ -81,6 +82,7 @@ def test_keypoints(places, keypoints, untrained):
     assert "segm" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_stop_is_clean(places, tmp_path, untrained):
     draw_dataset(tmp_path / "many", TINY.model_copy(update={"unlabelled": 1, "val": 100}))

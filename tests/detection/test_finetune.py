@@ -63,6 +63,7 @@ def test_finetune_then_eval(run, drawn, capsys):
         assert "it was not trained" in err
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
     process = subprocess.Popen(

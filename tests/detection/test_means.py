@@ -23,6 +23,7 @@ TWO = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_stop_and_go_on(run, drawn):  # noqa: F811
     arguments = command(drawn, *TWO, "--images-per-gpu", "1")
@@ -53,6 +54,7 @@ def test_two_processes_stop_and_go_on(run, drawn):  # noqa: F811
     assert all(bool(value.isfinite().all()) for value in state.values())
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F811
     running = launch(2, *command(drawn, "SOLVER.IMS_PER_BATCH=3"))
     _, error = running.communicate()
@@ -61,6 +63,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F
     assert not (records.stage_folder("row", "finetune") / "record.json").exists()
 
 
+@pytest.mark.slow
 def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # noqa: F811
     """What was measured holds for the run, though a second measurement would differ."""
     monkeypatch.setattr(budget, "FEWEST", 4)

@@ -65,6 +65,7 @@ with join() as processes:
 """
 
 
+@pytest.mark.slow
 def test_passes_and_processes_take_the_same_steps(tmp_path):
     whole, _ = toy_steps(ALONE, 8)
     for images in (1, 2, 4):

@@ -386,6 +386,7 @@ def test_the_script_refuses_another_checkout_and_environment(tmp_path, monkeypat
     git("commit", "--message", "a")
     assert f"expected {script.COMMIT}; run: git -C" in refused()
     monkeypatch.setattr(script, "COMMIT", git("rev-parse", "HEAD"))
-    assert "found no mmcv in" in refused()
+    monkeypatch.setattr(script, "MMCV", ("0.1",))
+    assert "expected 0.1; see the head of this file" in refused()
     file.write_text("changed = 1")
     assert "has local changes" in refused()

@@ -201,6 +201,7 @@ checkpoint_every: 3
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_run_leaves_no_process_and_goes_on(installed, places, drawn):
     """SIGTERM to the whole group, and again to the parent, as Slurm and `docker compose` send it."""
     (places / "dali.yaml").write_text(CONFIG)

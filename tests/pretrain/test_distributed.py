@@ -14,6 +14,8 @@ import torch
 from tests.conftest import KIT
 from tests.pretrain.test_trainer import metrics
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 model: {depth: 18, width: 4, hidden: 16, outputs: 8}
 views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}

@@ -107,7 +107,11 @@ def test_names_encode_the_run(path):
     group, accumulate = config.loss.group, config.optimizer.accumulate
     fast = "-fast" if config.compile else ""
     data = path.stem.rpartition("_")[2]
-    name = f"triplet_resnet50_8x{group}x{accumulate}-larscos-{config.schedule.epochs}e{fast}_{data}"
+    row = path.stem.partition("_")[0]
+    assert config.method == row.removesuffix("-v2")
+    images = f"8x{group}x{accumulate}" if accumulate > 1 else f"8x{group}"
+    how = config.optimizer.name + ("step" if config.schedule.steps else "cos")
+    name = f"{row}_resnet50_{images}-{how}-{config.schedule.epochs}e{fast}_{data}"
     assert path.stem == name
     assert config.optimizer.groups == 8
 

@@ -88,6 +88,7 @@ def test_knn_tells_classes_apart_and_changes_nothing(places, run, capsys):
     assert all(torch.equal(v, monitored["networks"][k]) for k, v in plain["networks"].items())
 
 
+@pytest.mark.slow
 def test_knn_is_the_same_over_several_processes(places, run):
     two = ("loss.group=12", "optimizer.groups=2", "optimizer.accumulate=1", "monitor.every=2")
     found = []

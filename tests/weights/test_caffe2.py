@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.linear.backbone import load_backbone
 from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
@@ -123,9 +124,11 @@ def test_any_damage_is_one_line(tmp_path_factory, place, data):
     assert "\n" not in str(caught.value)
 
 
-def test_no_pretraining_starts_from_it(file):
+def test_no_pretraining_and_no_linear_benchmark_starts_from_it(file):
     with pytest.raises(KitError, match="is for BGR images"):
         load_initial(file(), Networks(50, 8, 16, 8))
+    with pytest.raises(KitError, match=r"is for BGR images.*supervised-torchvision"):
+        load_backbone(file())
 
 
 def config(tmp_path, **changes):

@@ -1,28 +1,31 @@
-"""What a pretraining writes and goes on from."""
+"""What a training writes and goes on from."""
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain.networks import Networks
+from triplet.pretrain.distributed import Processes
 from triplet.progress import say
 
 FORMAT = "triplet-kit/1"
 _BROKEN = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
 
 
-def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int, epoch: int) -> None:
+def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int, epoch: int) -> None:
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
     Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
-    ``networks`` with ``online.backbone.*``, ``online.projector.*``, ``predictor.*``, ``target.*``;
-    ``optimizer`` (None in a finished run's).
+    ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*`` and what else the
+    method has (``predictor.*``, ``target.*``, ``queue``, ``bank``); ``optimizer`` (None in a finished
+    run's).
 
     Raises:
         KitError: it cannot be written (a full disk); what was there before is untouched.
@@ -31,7 +34,7 @@ def save(path: Path, networks: Networks, optimizer: Optimizer | None, step: int,
         good = next((found.name for found in checkpoints(path.parent)), "none")
         raise KitError(
             f"{odd[0]} is not finite after step {step}: not saved; last good checkpoint: {good}; "
-            "lower optimizer.learning_rate"
+            "lower the learning rate"
         )
     state = {
         "format": FORMAT,
@@ -72,21 +75,49 @@ def keep(folder: Path, count: int) -> None:
         path.unlink()
 
 
-def restore(folder: Path, networks: Networks, optimizer: Optimizer) -> int:
+def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: Processes) -> int:
+    """Load the newest whole checkpoint in place, on every process; the number of optimiser steps done.
+
+    The first process alone reads: nodes need not share a file system. The optimiser has momentum.
+
+    Raises:
+        KitError: see ``restore``; or only another process than the first one finds checkpoints.
+    """
+    found = restore(folder, networks, optimizer) if processes.first else None
+    start: int = processes.tell(found)
+    held = processes.gather(bool(checkpoints(folder)))
+    if not start and any(held):
+        raise KitError(
+            f"process {held.index(True)} finds checkpoints in {folder} where process 0 finds none; "
+            "copy them to the first node, or delete them to start over"
+        )
+    if start:
+        momenta = [
+            optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+            for group in optimizer.param_groups
+            for p in group["params"]
+        ]
+        processes.share([*networks.state_dict().values(), *momenta])
+    return start
+
+
+def restore(folder: Path, networks: nn.Module, optimizer: Optimizer) -> int:
     """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
     """
-    if (state := newest(folder)) is None:
-        return 0
-    networks.load_state_dict(state["networks"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+
+    def load(path: Path) -> None:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        networks.load_state_dict(state["networks"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    return newest(folder, load)
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """What the newest whole checkpoint of an unfinished run holds, None without one.
+def newest(folder: Path, load: Callable[[Path], object]) -> int:
+    """The step of the newest checkpoint that is whole and that ``load`` takes; 0 if none is there.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -94,15 +125,17 @@ def newest(folder: Path) -> dict[str, Any] | None:
     found = checkpoints(folder)
     for path in found:
         try:
-            if _digest(path).read_text().split()[0] == files.sha256(path):
-                return torch.load(path, map_location="cpu", weights_only=True)
-            reason = "its SHA-256 is another one"
+            if _digest(path).read_text().split()[0] != files.sha256(path):
+                raise ValueError("its SHA-256 is another one")
+            load(path)
         except _BROKEN as error:
             reason = " ".join(str(error).split())[:120]
-        say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
+            say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
+        else:
+            return int(path.stem[5:])
     if found:
         raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
-    return None
+    return 0
 
 
 def _digest(path: Path) -> Path:

@@ -9,7 +9,14 @@ from triplet.config import Settings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+TOGETHER = ("simclr", "moco")
+"""Methods that look at all images of a micro-batch at once."""
 Pixels = Annotated[int, Field(ge=32, le=1024)]
+
+
+def share_of_cores() -> int:
+    """Processes that may load images for this one: its share of the cores, less one."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
 
 
 class SideRange(Settings):
@@ -29,8 +36,31 @@ class SideRange(Settings):
 class Model(Settings):
     depth: Literal[18, 50] = 50
     width: Annotated[int, Field(ge=4, le=256)] = 64
-    hidden: Annotated[int, Field(ge=1)] = 4096
+    hidden: Annotated[int, Field(ge=0)] = 4096
+    """Width of the projector's hidden layer; 0 for a linear one (MoCo)."""
     outputs: Annotated[int, Field(ge=1)] = 256
+
+
+class Patches(Settings):
+    """Relative location's grid of 3 x 3, section `data` of OpenSelfSup's relative_loc/r50.py."""
+
+    resize: Pixels = 292
+    """Shorter side to which an image is resized."""
+    crop: Pixels = 255
+    grayscale: Probability = 0.66
+    jitter: Annotated[int, Field(ge=0)] = 21
+    """Pixels by which a patch moves within its cell."""
+
+    @property
+    def side(self) -> int:
+        """Of a patch."""
+        return self.crop // 3 - self.jitter
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.side < 1 or self.crop > self.resize:
+            raise ValueError("crop must not exceed resize, and a third of it must exceed jitter")
+        return self
 
 
 class Views(Settings):
@@ -46,6 +76,9 @@ class Views(Settings):
     saturation: Probability = 0.2
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     grayscale: Probability = 0.2
+    grayscale_first: bool = False
+    """Before the jitter, not after it."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     blur: tuple[Probability, Probability] = (1.0, 0.1)
     blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
@@ -54,6 +87,8 @@ class Views(Settings):
     (see dali.py)."""
     online: SideRange = SideRange(smallest=96, largest=224)
     target: SideRange = SideRange(smallest=128, largest=224)
+    patches: Patches = Patches()
+    """Of relative location, which takes nothing else from here."""
 
     @property
     def few(self) -> bool:
@@ -88,10 +123,25 @@ class Loss(Settings):
         return self
 
 
+class Contrast(Settings):
+    """Of SimCLR, MoCo and NPID."""
+
+    temperature: Positive = 0.07
+    queue: Annotated[int, Field(ge=1)] = 65536
+    """MoCo: keys that are kept."""
+    negatives: Annotated[int, Field(ge=1)] = 65536
+    """NPID: for each image."""
+    momentum: Probability = 0.999
+    """MoCo: of the key encoder. NPID: share of the new feature in the memory (0.5)."""
+
+
 class Optimizer(Settings):
+    name: Literal["lars", "sgd"] = "lars"
     learning_rate: Positive = 4.8
     momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    head_weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """SGD: of what is not the backbone; None for the same."""
     eta: Positive = 0.001
     groups: Annotated[int, Field(ge=1)]
     """Negative groups in a micro-batch, which shares its BN statistics (one a GPU in the paper)."""
@@ -105,6 +155,8 @@ class Schedule(Settings):
     warmup_epochs: Annotated[float, Field(ge=0)] = 10
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     ema_base: Probability = 0.99
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Epochs after which the learning rate is a tenth; none for a cosine."""
 
     @model_validator(mode="after")
     def _warms_up(self) -> Self:
@@ -127,15 +179,22 @@ class Monitor(Settings):
 class Pretrain(Settings):
     """One pretraining run: what the optimiser sees, whatever machine it runs on."""
 
+    method: Literal["triplet", "byol", "moco", "npid", "relative-loc", "rotation-pred", "simclr"] = (
+        "triplet"
+    )
     model: Model = Model()
     views: Views = Views()
     loss: Loss
+    """Of the Triplet method; of the others ``group`` alone, the images of one GPU in the original."""
+    contrast: Contrast = Contrast()
+    batch_norm: Literal["shared", "group"] = "shared"
+    """Over a micro-batch, or over each group alone as on a GPU of its own."""
     optimizer: Optimizer
     schedule: Schedule
     monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that load images for each that trains; 0 loads in that one. None: see ``loaders``."""
+    """Processes that load images for each that trains; 0 loads in that one. None: ``share_of_cores``."""
     images_per_gpu: Annotated[int, Field(ge=1)] | None = None
     """Most images that a GPU can take at once; less than its share means BN over fewer images. None: what
     fits by ``estimate``."""
@@ -150,12 +209,31 @@ class Pretrain(Settings):
     keep: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints that are kept."""
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.model.hidden == 0 and self.method != "moco":
+            raise ValueError("model.hidden must be at least 1: only MoCo has a linear projector")
+        if self.method in TOGETHER and self.optimizer.accumulate > 1:
+            raise ValueError(f"optimizer.accumulate must be 1 for {self.method}: its batch is seen whole")
+        if self.method == "moco" and self.contrast.queue % self.micro_batch:
+            raise ValueError(f"contrast.queue must be a multiple of the batch, {self.micro_batch}")
+        if self.views.backend == "dali" and self.views_per_image != 2:
+            raise ValueError("views.backend=dali makes two views of an image; take opencv")
+        if self.views.backend == "dali" and (
+            self.views.grayscale_first or self.views.interpolation != "bicubic"
+        ):
+            raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
+        return self
+
+    @property
+    def views_per_image(self) -> int:
+        """That the method sees; relative location's are patches."""
+        return {"npid": 1, "rotation-pred": 1, "relative-loc": 9}.get(self.method, 2)
+
     @property
     def loaders(self) -> int:
-        """Processes that load images: ``workers``, or this process's share of the cores, less one."""
-        if self.workers is not None:
-            return self.workers
-        return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+        """Processes that load images."""
+        return share_of_cores() if self.workers is None else self.workers
 
     @property
     def micro_batch(self) -> int:

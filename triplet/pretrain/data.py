@@ -1,7 +1,7 @@
-"""Unlabelled images as batches of two views each."""
+"""Unlabelled images as batches of views."""
 
 import io
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Layout, Order
+from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.views import Pixels, draw_view, render_view, view_rng
 from triplet.signals import ignore_in_worker
 
@@ -27,14 +28,16 @@ def decode(data: bytes) -> Image.Image:
 
 
 class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
-    """Item (epoch, index): the (2, size, size, 3) uint8 views of image ``index`` in that epoch.
+    """Item (epoch, index): the (count, size, size, 3) uint8 views of image ``index`` in that epoch.
+
+    Nine are the patches of relative location.
 
     An image that cannot be read is replaced by the next one in the list that can, and its index is given
     beside the views.
     """
 
-    def __init__(self, images: Images, config: Views, seed: int) -> None:
-        self.images, self.config, self.seed = images, config, seed
+    def __init__(self, images: Images, config: Views, seed: int, count: int = 2) -> None:
+        self.images, self.config, self.seed, self.count = images, config, seed, count
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,11 +52,17 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
                     f"{len(unreadable)} images in a row cannot be read, from {self.images.name(item[1])} on"
                 )
             index = (index + 1) % len(self)
+        if self.count == 9:
+            return draw_patches(
+                image, self.config.patches, view_rng(self.seed, epoch, index, 0)
+            ), unreadable
         views = []
-        for view in (0, 1):
+        for view in range(self.count):
             rng = view_rng(self.seed, epoch, index, view)
             draws = draw_view(self.config, image.size, view, rng)
-            views.append(render_view(image, draws, self.config.size, self.config.backend))
+            views.append(
+                render_view(image, draws, self.config.size, self.config.backend, self.config.interpolation)
+            )
         return np.stack(views), unreadable
 
     def _read(self, index: int) -> Image.Image | None:
@@ -85,25 +94,49 @@ def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
-    (n, 2, 3, size, size) uint8 views on ``device``, and the indices of images that could not be read."""
+    (n, count, 3, size, size) uint8 views on ``device``, and the indices of images that could not be
+    read."""
     config = layout.config
+    views = ViewPairs(images, config.views, config.seed, config.views_per_image)
+    return stream(views, _Items(layout, order, rank, start), _collate, config.loaders, device)
+
+
+def stream(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    collate: Callable[[list[Any]], tuple[Tensor, Any]],
+    loaders: int,
+    device: torch.device,
+) -> Generator[tuple[Tensor, Any], None, None]:
+    """Batches of a data set, their first part on ``device``; close it to end its processes.
+
+    Args:
+        dataset: of items that can be loaded in any order.
+        batches: which items, a list for each batch.
+        collate: makes a batch of its items.
+        loaders: processes that load, 0 for this one.
+        device: where to.
+
+    Raises:
+        KitError: one of the data set's own, in whatever process.
+    """
     loader = DataLoader(
-        ViewPairs(images, config.views, config.seed),
-        batch_sampler=_Items(layout, order, rank, start),
-        collate_fn=_collate,
-        num_workers=config.loaders,
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=loaders,
         worker_init_fn=ignore_in_worker,
         pin_memory=device.type == "cuda",
-        persistent_workers=config.loaders > 0,
-        prefetch_factor=4 if config.loaders else None,
+        persistent_workers=loaders > 0,
+        prefetch_factor=4 if loaders else None,
     )
     iterator: Any = iter(loader)
     try:
-        for pairs, unreadable in iterator:
-            yield pairs.to(device, non_blocking=True), unreadable
+        for first, second in iterator:
+            yield first.to(device, non_blocking=True), second
     except KitError as error:  # a worker's arrives with its traceback in the message
         raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
     finally:
         # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
-        if config.loaders:
+        if loaders:
             iterator._shutdown_workers()

@@ -78,6 +78,16 @@ class Processes:
             dist.all_gather_object(found, value)
         return found
 
+    def rows(self, own: Tensor) -> Tensor:
+        """(n, ...) of each process -> (size * n, ...), in order. The gradient goes to the own rows
+        alone."""
+        if self.size == 1:
+            return own
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, own.detach().contiguous())
+        parts[self.rank] = own
+        return torch.cat(parts)
+
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over the processes."""
         if self.size > 1:
@@ -134,26 +144,34 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
 
 
 def perform(
-    processes: Processes, stage: str, folder: Path, *, work: Callable[[records.Job], None], **plan: Any
+    processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
 ) -> None:
-    """``records.perform`` of work that all processes do together; the first one keeps the record.
+    """``records.perform`` for processes that work as one: all of them work, the first one keeps the record.
 
-    The others work on the first one's word: not when the stage is done already, or refused.
+    Args:
+        processes: each of them calls this.
+        stage: see ``records.perform``, as for the rest.
+        folder: of the stage.
+        work: of every process; only the first one's Job is kept.
+        plan: further arguments of ``records.perform``.
+
+    Raises:
+        KitError: on the first process, see there; on all of them what ``work`` raises.
     """
-    told: list[str] = []
-
-    def with_the_others(job: records.Job) -> None:
-        told.append(processes.tell("work"))
-        work(job)
-
     if not processes.first:
         if processes.tell() == "work":
             work(records.Job(folder))
         return
+    told: list[str] = []
+
+    def all_work(job: records.Job) -> None:
+        told.append(processes.tell("work"))
+        work(job)
+
     try:
-        records.perform(stage, folder, work=with_the_others, world_size=processes.size, **plan)
+        records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
     finally:
-        if not told:
+        if not told:  # done already, or refused: let the others go
             processes.tell("nothing to do")
 
 
@@ -224,3 +242,35 @@ def pool_batch_norm(
             layer.__class__ = PooledBatchNorm  # type: ignore[assignment]  # keeps names and tensors
             layer.group = group  # type: ignore[assignment]
     return module
+
+
+class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of each of ``groups`` equal parts of the rows alone, as on GPUs of their own.
+
+    The running statistics are those of the first part, as a GPU's that writes the checkpoint.
+    """
+
+    groups: int
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Each part by its own statistics while training, by the running ones otherwise."""
+        if self.training and len(input) % self.groups:
+            raise ValueError(f"{len(input)} rows do not divide into {self.groups} parts")
+        first, *others = input.chunk(self.groups) if self.training else (input,)
+        normalised = [
+            nn.functional.batch_norm(part, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            for part in others
+        ]
+        return torch.cat([super().forward(first), *normalised])
+
+
+def group_batch_norm(module: nn.Module, groups: int) -> None:
+    """Let every BN layer, in place, normalise each of this many parts of a batch alone."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.__class__ = GroupBatchNorm  # type: ignore[assignment]  # keeps names and tensors
+            layer.groups = groups  # type: ignore[assignment]

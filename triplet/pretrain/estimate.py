@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from triplet.errors import KitError
 from triplet.pretrain.config import Model, Pretrain, SideRange
 from triplet.pretrain.layout import Layout, plan
+from triplet.pretrain.methods import METHODS
 from triplet.pretrain.networks import Networks
 
 ROOM = 0.85
@@ -36,6 +37,8 @@ def estimate(config: Pretrain, layout: Layout) -> Cost:
     The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; a
     framework adds its own (CUDA context, cuDNN's workspace, fragmentation: one to three GiB).
     """
+    if config.method != "triplet":
+        return _baseline(config, layout)
     networks = _networks(config.model)
     online, target = (
         _mean_flop(config.model, sides) for sides in (config.views.online, config.views.target)
@@ -48,6 +51,23 @@ def estimate(config: Pretrain, layout: Layout) -> Cost:
     kept = _kept(config.model, config.views.online.largest, config.precision)
     pixels = 2 * 3 * config.views.size**2 * 5  # two views in uint8 and float32
     return Cost(float(flop), float(tensors + layout.images * (2 * kept + pixels)))
+
+
+def _baseline(config: Pretrain, layout: Layout) -> Cost:
+    """Of another method: its passes through the backbone, whose projector's share is small."""
+    online, target = METHODS[config.method].PASSES
+    side = config.views.patches.side if config.method == "relative-loc" else config.views.size
+    model = config.model.model_copy(update={"hidden": config.model.hidden or 1})
+    flop = _mean_flop(model, SideRange.model_construct(smallest=side, largest=side, step=1))
+    with torch.device("meta"):
+        networks = METHODS[config.method].build(config, 1)
+    tensors = sum(p.numel() * (12 if p.requires_grad else 4) for p in networks.parameters())
+    tensors += 4 * sum(b.numel() for b in networks.buffers())
+    kept = online * _kept(model, side, config.precision)
+    if config.method == "npid":  # the negatives' features, for the backward pass
+        kept += 4 * config.contrast.negatives * config.model.outputs
+    pixels = config.views_per_image * 3 * side**2 * 5
+    return Cost(float(flop * (3 * online + target)), float(tensors + layout.images * (kept + pixels)))
 
 
 def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:

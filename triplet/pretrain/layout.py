@@ -27,6 +27,8 @@ class Pass:
     """Of the micro-batch, counted from 0 over the run, whoever works on it."""
     items: tuple[tuple[int, int], ...]
     """(epoch, index) of its images."""
+    first: int = 0
+    """Place of the first of them in the micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Layout:
                 iteration = step * accumulate + round_ * self.teams + self.team(rank)
                 items = order.micro_batch(iteration)[first : first + share]
                 for cut in range(0, share, self.images):
-                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images])))
+                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images]), first + cut))
             yield passes
 
 
@@ -108,6 +110,11 @@ def plan(config: Pretrain, processes: int) -> Layout:
         )
     fitting = max(n for n in range(1, held + 1) if held % n == 0 and n * config.loss.group <= limit)
     return Layout(config, teams=processes // ranks, ranks=ranks, splits=held // fitting)
+
+
+def permutation(images: int, seed: int, epoch: int) -> list[int]:
+    """In which order an epoch takes its images: a function of the seed and the epoch alone."""
+    return np.random.default_rng((seed, epoch, 0x0DE5)).permutation(images).tolist()
 
 
 class Order:
@@ -158,7 +165,6 @@ class Order:
         """(epoch, index) of the images of a micro-batch."""
         epoch, place = divmod(iteration, self.per_epoch)
         if epoch != self._epoch:
-            rng = np.random.default_rng((self.config.seed, epoch, 0x0DE5))
-            self._permutation, self._epoch = rng.permutation(self.images).tolist(), epoch
+            self._permutation, self._epoch = permutation(self.images, self.config.seed, epoch), epoch
         size = self.config.micro_batch
         return [(epoch, index) for index in self._permutation[place * size : (place + 1) * size]]

@@ -24,7 +24,7 @@ from triplet.pretrain.data import decode
 from triplet.pretrain.distributed import Processes
 from triplet.pretrain.loss import distances
 from triplet.pretrain.networks import Networks
-from triplet.pretrain.views import normalize
+from triplet.pretrain.views import centre_view, normalize
 from triplet.progress import duration
 from triplet.signals import ignore_in_worker
 
@@ -167,12 +167,8 @@ class _Centres(Dataset[Tensor]):
             image = decode(self.images.read(self.indices[item]))
         except Exception:  # counted where it is trained on; here it is a grey square
             image = Image.new("RGB", (self.size, self.size), (124, 116, 104))
-        scale = self.size * 256 / 224 / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        pixels = centre_view(image, round(self.size * 256 / 224), self.size)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 class Knn:

@@ -3,6 +3,7 @@
 Iterations count micro-batches: one forward and backward pass each, before gradient accumulation.
 """
 
+from collections.abc import Sequence
 from math import cos, pi
 
 
@@ -14,10 +15,11 @@ def learning_rate(
     epochs: int,
     warmup_epochs: float = 10,
     warmup_ratio: float = 1e-4,
+    steps: Sequence[int] = (),
 ) -> float:
-    """Cosine to zero that changes once an epoch, under a linear warm-up that changes each iteration.
+    """Cosine to zero, or steps, changed once an epoch, under a linear warm-up that changes each iteration.
 
-    During warm-up the factor multiplies the cosine value of the epoch, as mmcv 0.x does it.
+    During warm-up the factor multiplies the epoch's value, as mmcv 0.x does it.
 
     Args:
         iteration: from 0.
@@ -26,9 +28,12 @@ def learning_rate(
         epochs: of the whole run.
         warmup_epochs: length of the warm-up.
         warmup_ratio: factor at iteration 0.
+        steps: epochs from which on the rate is a tenth of what it was; none for the cosine.
     """
     epoch = iteration // iterations_per_epoch
     annealed = 0.5 * peak * (1 + cos(pi * epoch / epochs))
+    if steps:
+        annealed = peak * 0.1 ** sum(epoch >= step for step in steps)
     warmup = warmup_epochs * iterations_per_epoch
     if iteration >= warmup:
         return annealed

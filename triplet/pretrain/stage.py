@@ -1,13 +1,15 @@
 """The pretrain stage: a config and a folder of images become a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from triplet import records
 from triplet.config import load
-from triplet.images import open_images
+from triplet.images import Images, open_images
+from triplet.pretrain import distributed
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.distributed import join, perform
+from triplet.pretrain.distributed import Processes, join
 from triplet.pretrain.estimate import fit
 from triplet.pretrain.layout import plan
 from triplet.pretrain.trainer import pretrain as train
@@ -47,22 +49,55 @@ def pretrain(
         processes.same("config", settings.model_dump(mode="json"))
         if memory := processes.memory:
             settings = fit(settings, processes.size, memory)
-        images = open_images(source)
-        processes.same("set of images", images.names())
-        if processes.nodes > 1:  # names may agree where files are cut short
-            processes.same("copy of the images", records.Artifact.of(source).sha256)
-        inputs = {"images": source}
-        if weights:
-            inputs["weights"] = weights
-            processes.same("file of initial weights", records.Artifact.of(weights).sha256)
+
+        def work(images: Images, job: records.Job) -> None:
+            train(settings, images, job, processes, weights)
 
         perform(
-            processes,
-            "pretrain",
-            output,
-            work=lambda job: train(settings, images, job, processes, weights),
-            config=settings.model_dump(mode="json", exclude=NEUTRAL),
-            inputs=inputs,
-            force=force,
-            seed=settings.seed,
-        )
+            output, settings.model_dump(mode="json", exclude=NEUTRAL), source, work, processes,
+            weights=weights, force=force, seed=settings.seed,
+        )  # fmt: skip
+
+
+def perform(
+    folder: Path,
+    config: dict[str, Any],
+    source: Path,
+    train: Callable[[Images, records.Job], None],
+    processes: Processes,
+    *,
+    weights: Path | None,
+    force: bool,
+    seed: int,
+) -> None:
+    """``records.perform`` of a pretraining whose processes all call this; the first keeps the record.
+
+    Args:
+        folder: of the stage.
+        config: see ``records.perform``.
+        source: of images.
+        train: runs in every process, or in none where it is done already.
+        processes: that train as one.
+        weights: file to start from.
+        force: start over.
+        seed: for the record.
+    """
+    images = open_images(source)
+    processes.same("set of images", images.names())
+    if processes.nodes > 1:  # names may agree where files are cut short
+        processes.same("copy of the images", records.Artifact.of(source).sha256)
+    inputs = {"images": source}
+    if weights:
+        inputs["weights"] = weights
+        processes.same("file of initial weights", records.Artifact.of(weights).sha256)
+
+    distributed.perform(
+        processes,
+        "pretrain",
+        folder,
+        work=lambda job: train(images, job),
+        config=config,
+        inputs=inputs,
+        force=force,
+        seed=seed,
+    )

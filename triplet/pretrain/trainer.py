@@ -5,20 +5,24 @@ import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from triplet import files
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import checkpoint, data
-from triplet.pretrain.config import Pretrain
-from triplet.pretrain.distributed import Processes, pool_batch_norm
+from triplet.pretrain.config import TOGETHER, Pretrain
+from triplet.pretrain.distributed import Processes, group_batch_norm, pool_batch_norm
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import Layout, Order, Pass, plan
 from triplet.pretrain.loss import truncated_triplet_loss
+from triplet.pretrain.methods import METHODS
+from triplet.pretrain.methods.common import Batch
 from triplet.pretrain.monitor import MEASURES, Knn, Log, Pace, measure, memory
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import LARS, ema_update, parameter_groups
@@ -57,20 +61,89 @@ class Objective(nn.Module):
         return loss, measure(loss, predictions, targets, self.config)
 
 
-def make_optimizer(networks: Networks, config: Pretrain) -> LARS:
-    """LARS over the online network and the predictor, in the recipe's two groups."""
+class Baseline(nn.Module):
+    """The same for another method.
+
+    Args:
+        config: of the run.
+        images: in the data set.
+        processes: that train as one.
+    """
+
+    def __init__(self, config: Pretrain, images: int, processes: Processes) -> None:
+        super().__init__()
+        self.config, self.processes = config, processes
+        self.method = METHODS[config.method]
+        self.networks: nn.Module = self.method.build(config, images)
+        self.mixed = config.precision == "bfloat16"
+
+    def forward(self, pixels: Tensor, each: Pass) -> tuple[Tensor, Tensor]:
+        """(n, k, 3, h, w) uint8 views -> the loss, and it again with the method's measures."""
+        dtype = next(self.networks.parameters()).dtype
+        views = [
+            normalize(view, dtype).contiguous(memory_format=torch.channels_last)
+            for view in pixels.unbind(1)
+        ]
+        batch = Batch(
+            config=self.config, iteration=each.iteration,
+            indices=torch.tensor([index for _, index in each.items], device=pixels.device),
+            first=each.first, gather=self.processes.rows, processes=self.processes.size,
+        )  # fmt: skip
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.mixed):
+            loss, measures = self.method.step(self.networks, views, batch)
+        return loss, torch.stack([loss.detach(), *measures]).float()
+
+
+def make_objective(
+    config: Pretrain, images: int, layout: Layout, processes: Processes
+) -> Objective | Baseline:
+    """Networks and loss of the config's method, on the CPU.
+
+    Raises:
+        KitError: a method that looks at a micro-batch as a whole, whose share does not fit a GPU.
+    """
+    if config.method == "triplet":
+        objective: Objective | Baseline = Objective(config)
+    else:
+        objective = Baseline(config, images, processes)
+    if config.method in TOGETHER and layout.splits > 1:
+        raise KitError(
+            f"{config.method} looks at its {config.micro_batch} images at once, so "
+            f"{layout.images * layout.splits} must fit a GPU: take more GPUs, or leave images_per_gpu out"
+        )
+    return objective
+
+
+def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
+    """LARS over all but the target network, in the recipe's two groups; or SGD."""
     settings = config.optimizer
-    groups = parameter_groups(
-        ((n, p) for n, p in networks.named_parameters() if not n.startswith("target.")),
-        settings.weight_decay,
-    )
-    return LARS(groups, settings.learning_rate, settings.momentum, eta=settings.eta)
+    trained = [(n, p) for n, p in networks.named_parameters() if not n.startswith("target.")]
+    if settings.name == "lars":
+        groups = parameter_groups(trained, settings.weight_decay)
+        return LARS(groups, settings.learning_rate, settings.momentum, eta=settings.eta)
+    decay = settings.head_weight_decay
+    parts = {True: settings.weight_decay, False: settings.weight_decay if decay is None else decay}
+    return torch.optim.SGD(
+        [
+            {
+                "params": [p for n, p in trained if n.startswith("online.backbone.") == backbone],
+                "weight_decay": value,
+            }
+            for backbone, value in parts.items()
+        ],
+        settings.learning_rate, settings.momentum,
+    )  # fmt: skip
 
 
-def compile_networks(networks: Networks) -> None:
-    """torch.compile the three networks in place, once for each resolution; names and tensors stay."""
+def measures(config: Pretrain) -> tuple[str, ...]:
+    """Names of what the objective gives besides the loss that is stepped."""
+    return MEASURES if config.method == "triplet" else ("loss", *METHODS[config.method].MEASURES)
+
+
+def compile_networks(networks: nn.Module) -> None:
+    """torch.compile each network in place, once for each resolution; names and tensors stay."""
     torch._dynamo.config.recompile_limit = 256  # the default, 8, is fewer than there are resolutions
-    for network in (networks.online, networks.predictor, networks.target):
+    for network in networks.children():
         network.compile(dynamic=False)
 
 
@@ -96,20 +169,23 @@ def pretrain(
     """
     layout, order = plan(config, processes.size), Order(len(images), config)
     torch.manual_seed(config.seed)
-    objective = Objective(config).train()
-    networks = objective.networks
+    objective = make_objective(config, len(images), layout, processes).train()
+    networks: Any = objective.networks
     origin = load_initial(weights, networks) if weights else "drawn from the seed"
     objective.to(processes.device)
     nn.utils.convert_conv2d_weight_memory_format(objective, torch.channels_last)
-    pool_batch_norm(objective, processes, layout.ranks, compiled=config.compile)
-    torch.backends.cudnn.benchmark = config.views.few
+    if config.batch_norm == "group":
+        group_batch_norm(objective, layout.images // config.loss.group)
+    else:
+        pool_batch_norm(objective, processes, layout.ranks, compiled=config.compile)
+    torch.backends.cudnn.benchmark = config.views.few or config.method != "triplet"
     if config.compile:
         compile_networks(networks)
     model: nn.Module = objective
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
-    start = _resume(job.folder, networks, optimizer, processes)
+    start = checkpoint.resume(job.folder, networks, optimizer, processes)
     knn = Knn(config, images, processes) if config.monitor.every else None
     if processes.first:
         say(f"pretrain: {layout.describe()}; {order.describe()}")
@@ -141,9 +217,9 @@ def pretrain(
             values = {
                 "iteration": done * config.optimizer.accumulate,
                 "epoch": order.epoch(done),
-                **dict(zip(MEASURES, measured, strict=True)),
+                **dict(zip(measures(config), measured, strict=True)),
                 "learning_rate": rate,
-                "ema_momentum": momentum,
+                **({} if momentum is None else {"ema_momentum": momentum}),
                 **pace.step(waited),
                 "memory": memory(processes.device),
             }
@@ -172,26 +248,6 @@ def pretrain(
         job.images_per_second = pace.average()
 
 
-def _resume(folder: Path, networks: Networks, optimizer: LARS, processes: Processes) -> int:
-    """Optimiser steps done. The first process alone reads: nodes need not share a file system."""
-    found = checkpoint.restore(folder, networks, optimizer) if processes.first else None
-    start: int = processes.tell(found)
-    held = processes.gather(bool(checkpoint.checkpoints(folder)))
-    if not start and any(held):
-        raise KitError(
-            f"process {held.index(True)} finds checkpoints in {folder} where process 0 finds none; "
-            "copy them to the first node, or delete them to start over"
-        )
-    if start:
-        momenta = [
-            optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-            for group in optimizer.param_groups
-            for p in group["params"]
-        ]
-        processes.share([*networks.state_dict().values(), *momenta])
-    return start
-
-
 def _loader(config: Pretrain) -> Callable[..., Batches]:
     if config.views.backend != "dali":
         return data.load
@@ -206,13 +262,13 @@ def accumulate(
     """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
 
     Args:
-        model: an Objective, or DistributedDataParallel around one.
+        model: of ``make_objective``, or DistributedDataParallel around it.
         config: of the run.
         passes: of this process in this step.
         batches: one item for each pass, see ``data.load``.
 
     Returns:
-        The mean of each of ``MEASURES``, on the device; the seconds spent waiting for data; the indices of
+        The mean of each of ``measures``, on the device; the seconds spent waiting for data; the indices of
         images that could not be read.
 
     Raises:
@@ -224,11 +280,12 @@ def accumulate(
         pairs, bad = next(batches)
         waited += time.monotonic() - asked
         unreadable |= {*bad}
-        sizes = draw_sizes(config.views, config.seed, each.iteration)
+        triplet = config.method == "triplet"
+        drawn = draw_sizes(config.views, config.seed, each.iteration) if triplet else each
         silent = isinstance(model, DistributedDataParallel) and number < len(passes)
         with model.no_sync() if silent else contextlib.nullcontext():  # type: ignore[operator]
             try:
-                loss, values = model(pairs, sizes)
+                loss, values = model(pairs, drawn)
                 (loss / len(passes)).backward()
             except torch.OutOfMemoryError:
                 raise KitError(
@@ -240,7 +297,7 @@ def accumulate(
     return seen, waited, unreadable
 
 
-def average_statistics(networks: Networks, processes: Processes) -> None:
+def average_statistics(networks: nn.Module, processes: Processes) -> None:
     """Teams see different micro-batches: their BN's running statistics become the mean of all."""
     for buffer in networks.buffers():
         if buffer.is_floating_point():
@@ -248,35 +305,37 @@ def average_statistics(networks: Networks, processes: Processes) -> None:
 
 
 def advance(
-    networks: Networks, optimizer: LARS, config: Pretrain, order: Order, step: int
-) -> tuple[float, float]:
-    """End an optimiser step: learning rate, LARS, then EMA. Both schedules count micro-batches.
+    networks: Any, optimizer: Optimizer, config: Pretrain, order: Order, step: int
+) -> tuple[float, float | None]:
+    """End an optimiser step: learning rate, optimiser, then EMA. Both schedules count micro-batches.
 
     Returns:
-        The learning rate and the EMA momentum that were used.
+        The learning rate and the EMA momentum that were used; None for a method that has no EMA here.
     """
     iteration = (step + 1) * config.optimizer.accumulate - 1
     rate = learning_rate(
         iteration, peak=config.optimizer.learning_rate, iterations_per_epoch=order.per_epoch,
         epochs=config.schedule.epochs, warmup_epochs=config.schedule.warmup_epochs,
-        warmup_ratio=config.schedule.warmup_ratio,
+        warmup_ratio=config.schedule.warmup_ratio, steps=config.schedule.steps,
     )  # fmt: skip
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    if config.method != "triplet" and not METHODS[config.method].EMA:
+        return rate, None
     momentum = ema_momentum(iteration, iterations=order.iterations, base=config.schedule.ema_base)
     ema_update(networks.target, networks.online, momentum)
     return rate, momentum
 
 
-def _save(folder: Path, networks: Networks, optimizer: LARS, step: int, order: Order) -> None:
+def _save(folder: Path, networks: nn.Module, optimizer: Optimizer, step: int, order: Order) -> None:
     checkpoint.save(folder / f"step_{step:07d}.pth", networks, optimizer, step, order.epoch(step))
     checkpoint.keep(folder, order.config.keep)
 
 
 def _finish(
-    config: Pretrain, job: Job, networks: Networks, layout: Layout, order: Order, last: dict[str, float]
+    config: Pretrain, job: Job, networks: nn.Module, layout: Layout, order: Order, last: dict[str, float]
 ) -> None:
     final = job.folder / "checkpoint.pth"
     checkpoint.save(final, networks, None, order.steps, config.schedule.epochs)

@@ -64,11 +64,14 @@ def draw_view(config: Views, size: tuple[int, int], view: int, rng: np.random.Ge
             jitter.append((name, rng.uniform(max(0.0, 1 - strength), 1 + strength)))
         jitter.append(("hue", rng.uniform(-config.hue, config.hue)))
         jitter = [jitter[i] for i in rng.permutation(len(jitter))]
+    grayscale = rng.random() < config.grayscale
+    if grayscale and config.grayscale_first:
+        jitter.insert(0, ("saturation", 0.0))  # which is PIL's way to grey
     return Draws(
         box=box,
         flip=flip,
         jitter=tuple(jitter),
-        grayscale=rng.random() < config.grayscale,
+        grayscale=grayscale and not config.grayscale_first,
         blur_radius=(rng.uniform(*config.blur_radius) if rng.random() < config.blur[view] else None),
         solarize=rng.random() < config.solarize[view],
     )
@@ -94,7 +97,9 @@ def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generato
     return np.random.default_rng((seed, epoch, index, view))
 
 
-def render_view(image: Image.Image, draws: Draws, side: int, backend: str = "pil") -> Pixels:
+def render_view(
+    image: Image.Image, draws: Draws, side: int, backend: str = "pil", interpolation: str = "bicubic"
+) -> Pixels:
     """(side, side, 3) uint8 RGB: the released transforms, in their order.
 
     Args:
@@ -104,11 +109,12 @@ def render_view(image: Image.Image, draws: Draws, side: int, backend: str = "pil
         backend: ``pil``, the released pixels exactly; or ``opencv``, the same but for rounding and for the
             blur, which is a Gaussian where PIL approximates one by boxes, several times faster. Both crop,
             resize and mirror by PIL. The tests state how far they differ.
+        interpolation: ``bicubic`` or ``bilinear``, of the resizing.
     """
     left, top, width, height = draws.box
     # Cropped first: resizing by a box would let pixels outside the crop into its border.
     image = image.crop((left, top, left + width, top + height))
-    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    image = image.resize((side, side), Image.Resampling[interpolation.upper()])
     if draws.flip:
         image = ImageOps.mirror(image)
     return BACKENDS[backend](image, draws)
@@ -171,6 +177,11 @@ JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
     "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
 }  # fmt: skip
 _SOLARIZE = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256)).astype(np.uint8)
+
+
+def centre_view(image: Image.Image, shorter: int, side: int) -> Pixels:
+    """(side, side, 3) uint8 RGB: the shorter side resized to ``shorter``, the centre: torchvision's."""
+    return np.asarray(TF.center_crop(TF.resize(image, shorter), [side, side]))
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

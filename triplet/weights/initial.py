@@ -40,8 +40,9 @@ def load_initial(path: Path, networks: Networks) -> str:
         )
     whole = _whole(read_state(path)[0])
     if whole is None:
-        for encoder in (networks.online, networks.target):
-            encoder.backbone.load_state_dict(theirs)
+        for encoder in (networks.online, getattr(networks, "target", None)):
+            if encoder is not None:
+                encoder.backbone.load_state_dict(theirs)
         return f"{backbone.format} backbone; projector and predictor from the seed"
     expected = networks.state_dict()
     for key, value in expected.items():

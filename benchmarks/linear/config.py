@@ -1,0 +1,135 @@
+"""The schemas of configs/linear/*.yaml."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from triplet.config import Settings
+from triplet.pretrain.config import Pixels, Positive, Probability, share_of_cores
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+# Where these stand does not change the result.
+NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
+
+
+class Images(Settings):
+    """What the backbone is given: torchvision's RandomResizedCrop and flip, or the centre."""
+
+    size: Pixels = 224
+    shorter: Pixels = 256
+    """To which the shorter side is resized before the centre is taken."""
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.shorter < self.size:
+            raise ValueError(f"shorter must be at least size ({self.size})")
+        if not self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("scale must be (low, high) shares of the image's area")
+        return self
+
+
+class Common(Settings):
+    """What every evaluation has."""
+
+    images: Images = Images()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's forward pass (autocast); all else is float32."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that load images for each that computes, None: ``share_of_cores``; and that fit SVMs, None:
+    all cores."""
+
+    @property
+    def loaders(self) -> int:
+        """Processes that load images."""
+        return share_of_cores() if self.workers is None else self.workers
+
+
+class Training(Settings):
+    """SGD as OpenSelfSup's linear and semi-supervised benchmarks configure it."""
+
+    batch: Count = 256
+    """Images in a step, over all processes."""
+    parts: Count
+    """GPUs of the original. An epoch is filled up to a multiple of it with its first images, as mmcv's
+    sampler does, so that any divisor of it can share each batch."""
+    learning_rate: Positive
+    head: Positive = 1.0
+    """Times the learning rate: that of the classifier."""
+    momentum: Probability = 0.9
+    weight_decay: NonNegative = 0.0
+    epochs: Count
+    warmup_epochs: NonNegative = 0
+    warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    steps: tuple[Count, ...] = ()
+    """Epochs at which the learning rate is multiplied by gamma; none for a cosine to zero."""
+    gamma: Positive = 0.1
+    evaluate_every: Count = 1
+    """Epochs; the last one is evaluated in any case."""
+    checkpoint_every: Count = 1000
+    """Optimiser steps."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch % self.parts:
+            raise ValueError(f"batch must be a multiple of parts ({self.parts})")
+        if self.steps and self.warmup_epochs:
+            raise ValueError("steps have no warm-up")
+        return self
+
+
+class Sweep(Settings):
+    """The fast protocol: heads for every pair of learning rate and decay, trained side by side."""
+
+    crops: Annotated[int, Field(ge=0)]
+    """Random crops of each training image whose features are kept, beside the centre's."""
+    held_out: Annotated[float, Field(gt=0, lt=1)]
+    """Share of each class's training images that chooses the head (one at least)."""
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    weight_decays: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+    """Of the weights; the bias has none."""
+    batch: Count
+    momentum: Probability = 0.9
+    epochs: Count
+    warmup_epochs: NonNegative = 0
+
+
+class Linear(Common):
+    """A linear classifier on the frozen backbone: trained as published, or by the fast protocol."""
+
+    training: Training | None = None
+    sweep: Sweep | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.training is None) == (self.sweep is None):
+            raise ValueError("give either training (the published protocol) or sweep (the fast one)")
+        return self
+
+
+class Knn(Common):
+    """Weighted k-nearest neighbours among the training images' features."""
+
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (20, 200)
+    temperature: Positive = 0.07
+
+
+class Semi(Common):
+    """The whole network finetuned on a part of the training images."""
+
+    percent: Annotated[float, Field(gt=0, le=100)]
+    training: Training
+
+
+class Svm(Common):
+    """VOC07: support vector machines on pooled features, one for each class."""
+
+    layers: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (5,)
+    """1 is the stem, 2 to 5 are the residual stages."""
+    costs: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)] = 3
+    shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    samples: Annotated[int, Field(ge=0)] = 5
+    """Independent draws for each number of shots."""

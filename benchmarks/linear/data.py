@@ -1,0 +1,181 @@
+"""Labelled images: two sets with the same classes, their crops, and the order of an epoch."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from benchmarks.linear.config import Images as Config
+from benchmarks.linear.config import Training
+from triplet.errors import KitError
+from triplet.images import Images, open_images
+from triplet.pretrain.config import Views
+from triplet.pretrain.data import decode
+from triplet.pretrain.layout import permutation
+from triplet.pretrain.views import Pixels, centre_view, draw_view, render_view, view_rng
+
+SORT = "make pull-data PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its development kit"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Some of a sequence of images, with their classes."""
+
+    images: Images
+    indices: np.ndarray
+    """(n,) int64: which of them."""
+    labels: np.ndarray
+    """(n,) int64: the number of each one's class in ``classes``."""
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def only(self, places: Sequence[int] | np.ndarray) -> "Labelled":
+        """Those at some places; the classes stay."""
+        return Labelled(self.images, self.indices[places], self.labels[places], self.classes)
+
+
+def open_sets(train: Path, test: Path, classes: Path | None = None) -> tuple[Labelled, Labelled]:
+    """Training and test images with the same classes.
+
+    Args:
+        train: see ``images.open_images``; each class in a folder of its own, or listed as ``path class``.
+        test: the same.
+        classes: a file with the names of those to keep, one a line; all without it.
+
+    Raises:
+        KitError: images without classes, or other classes in one set than in the other.
+    """
+    wanted = _names(classes) if classes else None
+    sets = [_labelled(path, wanted, classes) for path in (train, test)]
+    ours, theirs = (set(each.classes) for each in sets)
+    if odd := sorted(ours ^ theirs):
+        here, there = (train, test) if odd[0] in ours else (test, train)
+        raise KitError(
+            f"{train} has {len(ours)} classes and {test} has {len(theirs)}, expected the same ones; "
+            f"{odd[0]!r} is in {here} and not in {there}"
+        )
+    return sets[0], sets[1]
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        names = [word for line in path.read_text().splitlines() for word in line.split()[:1]]
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"no list of classes at {path}, one name a line: {error}") from None
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise KitError(
+            f"{path} lists {len(names)} classes, {len(set(names))} different; expected two or more"
+        )
+    return sorted(names)
+
+
+def _labelled(path: Path, wanted: list[str] | None, listed: Path | None) -> Labelled:
+    images = open_images(path)
+    if images.labels is None:
+        raise KitError(
+            f"{path} has images of no class, or of one: expected a folder for each class, or a list of "
+            f"lines 'path class'; {SORT}"
+        )
+    if wanted is None:
+        return Labelled(images, np.arange(len(images)), images.labels, images.classes)
+    if missing := sorted({*wanted} - {*images.classes}):
+        raise KitError(
+            f"{path} has no class {missing[0]!r}, which {listed} names "
+            f"({len(missing)} of {len(wanted)} are missing)"
+        )
+    number = np.full(len(images.classes), -1)
+    number[[images.classes.index(name) for name in wanted]] = np.arange(len(wanted))
+    labels = number[images.labels]
+    return Labelled(images, np.flatnonzero(labels >= 0), labels[labels >= 0], wanted)
+
+
+def _decoded(images: Images, index: int) -> Image.Image:
+    try:
+        return decode(images.read(index))
+    except Exception as error:  # Pillow's plug-ins raise what they like
+        raise KitError(f"{images.name(index)} cannot be read ({error!r:.80}); fetch it again") from None
+
+
+class Crops(Dataset[tuple[Pixels, int]]):
+    """Item (epoch, place): the random crop of an image in that epoch, (size, size, 3) uint8, and its place.
+
+    The draws come from (seed, epoch, image index) alone, the resizing is torchvision's bilinear one.
+    """
+
+    def __init__(self, data: Labelled, config: Config, seed: int) -> None:
+        self.data, self.seed = data, seed
+        plain = dict(jitter=0, grayscale=0, blur=(0, 0), solarize=(0, 0))
+        self.views = Views.model_validate({"size": config.size, "scale": config.scale, **plain})
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, int]:
+        epoch, place = item
+        index = int(self.data.indices[place])
+        image = _decoded(self.data.images, index)
+        draws = draw_view(self.views, image.size, 0, view_rng(self.seed, epoch, index, 0))
+        return render_view(image, draws, self.views.size, interpolation="bilinear"), place
+
+
+class Centres(Dataset[tuple[Pixels, int]]):
+    """Item place: the centre of an image, (size, size, 3) uint8, and its place."""
+
+    def __init__(self, data: Labelled, config: Config) -> None:
+        self.data, self.config = data, config
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, place: int) -> tuple[Pixels, int]:
+        image = _decoded(self.data.images, int(self.data.indices[place]))
+        return centre_view(image, self.config.shorter, self.config.size), place
+
+
+def collate(items: list[tuple[Pixels, int]]) -> tuple[Tensor, Tensor]:
+    """(n, 3, size, size) uint8 pixels, channels last, and (n,) int64 places."""
+    pixels = torch.from_numpy(np.stack([pixels for pixels, _ in items])).permute(0, 3, 1, 2)
+    return pixels, torch.tensor([place for _, place in items])
+
+
+class Order:
+    """Which images come when: a function of the seed alone.
+
+    An epoch is a permutation of all images, filled up with its first ones to a multiple of ``parts``; its
+    last batch is smaller.
+    """
+
+    def __init__(self, images: int, config: Training, seed: int) -> None:
+        self.images, self.config, self.seed = images, config, seed
+        self.filled = math.ceil(images / config.parts) * config.parts
+        self.per_epoch = math.ceil(self.filled / config.batch)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.per_epoch * self.config.epochs
+
+    def batches(self, start: int, rank: int, processes: int) -> Iterator[list[tuple[int, int]]]:
+        """(epoch, place) of the images of each step from ``start`` on: a process's equal share of them."""
+        epoch, places = -1, np.empty(0, dtype=np.int64)
+        for step in range(start, self.steps):
+            now, batch = divmod(step, self.per_epoch)
+            if now != epoch:
+                epoch = now
+                places = np.resize(permutation(self.images, self.seed, epoch), self.filled)
+            mine = places[batch * self.config.batch :][: self.config.batch][rank::processes]
+            yield [(epoch, place) for place in mine.tolist()]
+
+
+def share(images: int, rank: int, processes: int, batch: int) -> list[list[int]]:
+    """Places of one process in a pass over all images, a list for each batch."""
+    mine = range(rank, images, processes)
+    return [list(mine[first : first + batch]) for first in range(0, len(mine), batch)]

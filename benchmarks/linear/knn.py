@@ -1,0 +1,60 @@
+"""The knn stage: the test images' classes by their nearest training images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.linear.config import Knn
+from benchmarks.linear.features import extract
+from benchmarks.linear.stage import Task, run_stage
+from triplet.config import load
+from triplet.knn import accuracy, nearest, vote
+from triplet.progress import Bar, say
+from triplet.signals import graceful
+
+QUERIES = 1024
+"""At a time."""
+
+
+def knn(run: str, config: Path, overrides: Sequence[str] = (), **where: Any) -> None:
+    """Classify by the centres' features, exactly; ``where``: see ``run_stage``.
+
+    Raises:
+        KitError: bad settings, weights or data.
+        Interrupted: stopped by a signal; features that are there are kept.
+    """
+    settings = load(config, Knn, overrides)
+    run_stage("knn", run, config, settings, lambda task: _classify(settings, task), **where)
+
+
+def _classify(settings: Knn, task: Task) -> None:
+    processes, device = task.processes, task.processes.device
+    features = extract(settings, task, {"train": task.train, "test": task.test})
+    bank, queries = features["train"].on(device), features["test"].on(device)
+    labels, answers = (torch.from_numpy(data.labels).to(device) for data in (task.train, task.test))
+    mine = torch.arange(processes.rank, len(queries), processes.size, device=device)
+    right = dict.fromkeys(settings.neighbours, 0.0)
+    with graceful() as stop, Bar("knn", len(mine), quiet=not processes.first) as bar:
+        for places in mine.split(QUERIES):
+            if stop:
+                raise stop.interrupted(
+                    f"the features are kept, {bar.done} of {len(mine)} images are classified"
+                )
+            cosines, found = nearest(bank, queries[places], max(settings.neighbours))
+            for k in settings.neighbours:
+                predicted = vote(
+                    cosines[:, :k], labels[found[:, :k]], len(task.train.classes), settings.temperature
+                )
+                right[k] += accuracy(predicted, answers[places]) * len(places)
+            bar.step(count=len(places))
+    shares = processes.gather(right)
+    for k in settings.neighbours:
+        task.job.results[f"top1_{k}"] = sum(share[k] for share in shares) / len(queries)
+    task.job.results |= {
+        "images": len(bank), "test_images": len(queries), "classes": len(task.train.classes)
+    }  # fmt: skip
+    if processes.first:
+        found_all = ", ".join(f"{task.job.results[f'top1_{k}']:.2f} (k = {k})" for k in settings.neighbours)
+        say(f"knn: top-1 {found_all}")

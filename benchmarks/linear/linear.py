@@ -1,0 +1,38 @@
+"""The linear stage: a linear classifier on the frozen backbone, as published or by the fast protocol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.linear import sweep
+from benchmarks.linear.backbone import Classifier, Head, load_backbone
+from benchmarks.linear.config import Linear
+from benchmarks.linear.stage import Task, run_stage
+from benchmarks.linear.training import fit
+from triplet.config import load
+
+
+def linear(run: str, config: Path, overrides: Sequence[str] = (), **where: Any) -> None:
+    """Evaluate by a config of configs/linear/ with ``training`` or ``sweep``; ``where``: see ``run_stage``.
+
+    Raises:
+        KitError: bad settings, weights or data.
+        Interrupted: stopped by a signal; the same command goes on.
+    """
+    settings = load(config, Linear, overrides)
+
+    def work(task: Task) -> None:
+        if settings.sweep:
+            sweep.evaluate(settings, settings.sweep, task)
+        elif training := settings.training:
+            backbone, found = load_backbone(task.inputs["weights"])
+            torch.manual_seed(settings.seed)
+            head = Head(backbone.channels, len(task.train.classes), training.epochs)
+            model = Classifier(backbone, head, frozen=True, mixed=settings.precision == "bfloat16")
+            fit(model, settings, training, task)
+            task.job.results["weights"] = found.format
+        task.job.results["protocol"] = "fast" if settings.sweep else "published"
+
+    run_stage("linear", run, config, settings, work, **where)

@@ -1,0 +1,107 @@
+"""The semi stage: the whole network finetuned on one or ten percent of the training images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.linear.backbone import Classifier, Head, load_backbone
+from benchmarks.linear.config import Semi
+from benchmarks.linear.data import Labelled
+from benchmarks.linear.stage import Task, run_stage
+from benchmarks.linear.training import fit
+from triplet.config import load
+from triplet.errors import KitError
+
+WHERE = (
+    "SimCLR's imagenet_subsets/1percent.txt and 10percent.txt (github.com/google-research/simclr), or "
+    "train_labeled_*percent.txt that OpenSelfSup's docs/INSTALL.md links to"
+)
+
+
+def semi(
+    run: str,
+    config: Path,
+    overrides: Sequence[str] = (),
+    *,
+    listed: Path | None,
+    draw: bool,
+    **where: Any,
+) -> None:
+    """Finetune and test by a config of configs/linear/; ``where``: see ``run_stage``.
+
+    Args:
+        run: folder below checkpoints/.
+        config: with the settings of OpenSelfSup's semi_classification.
+        overrides: ``key.sub=value``.
+        listed: the images to train on, see ``from_list``.
+        draw: take a share of each class by the seed instead; no published number has used that.
+        where: the images and weights.
+
+    Raises:
+        KitError: neither a list nor leave to draw one; bad settings, weights or data.
+        Interrupted: stopped by a signal, after saving.
+    """
+    settings = load(config, Semi, overrides)
+    if (listed is None) != draw:
+        found = "both" if draw else "neither"
+        raise KitError(f"name the list (--list FILE; {WHERE}), or --draw one by the seed: found {found}")
+
+    def work(task: Task) -> None:
+        chosen = from_list(task.train, listed) if listed else drawn(task.train, settings)
+        backbone, found = load_backbone(task.inputs["weights"])
+        training = settings.training
+        torch.manual_seed(settings.seed)
+        head = Head(backbone.channels, len(chosen.classes), training.epochs)
+        model = Classifier(backbone, head, frozen=False, mixed=settings.precision == "bfloat16")
+        fit(
+            model, settings, training,
+            Task(task.run, chosen, task.test, task.inputs, task.processes, task.job),
+        )  # fmt: skip
+        task.job.results |= {"weights": found.format, "percent": settings.percent, "drawn": draw}
+
+    more = {"list": listed} if listed else {}
+    run_stage("semi", run, config, settings, work, more=more, **where)
+
+
+def from_list(train: Labelled, path: Path) -> Labelled:
+    """Those training images that a list names.
+
+    Args:
+        train: all of them.
+        path: lines ``n01440764_10026.JPEG`` (SimCLR's) or ``n01440764/n01440764_10026.JPEG 0``
+            (OpenSelfSup's); only the file's name counts, and its class is that of the training image.
+
+    Raises:
+        KitError: an image that is not there or there twice.
+    """
+    names = [Path(train.images.name(int(index))).name for index in train.indices]
+    places = {name: place for place, name in enumerate(names)}
+    if len(places) != len(names):
+        raise KitError(
+            f"{len(names) - len(places)} training images share a name: a list cannot tell them apart"
+        )
+    try:
+        wanted = [Path(line.split()[0]).name for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"no list of images at {path} ({error}); {WHERE}") from None
+    if missing := [name for name in wanted if name not in places]:
+        raise KitError(
+            f"{path} names {len(missing)} of {len(wanted)} images that are not in the training set, "
+            f"{missing[0]} first; is it ImageNet's?"
+        )
+    if len(set(wanted)) != len(wanted) or not wanted:
+        raise KitError(f"{path} lists {len(wanted)} images, {len(set(wanted))} different")
+    return train.only([places[name] for name in wanted])
+
+
+def drawn(train: Labelled, config: Semi) -> Labelled:
+    """The same share of each class, one image at least: a function of the seed alone."""
+    order = np.random.default_rng((config.seed, 0x5E31)).permutation(len(train))
+    ordered, places = train.labels[order], list[int]()
+    for label in range(len(train.classes)):
+        of_class = order[ordered == label]
+        places += of_class[: max(1, round(len(of_class) * config.percent / 100))].tolist()
+    return train.only(sorted(places))

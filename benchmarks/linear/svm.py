@@ -1,0 +1,220 @@
+"""The svm stage: VOC07 classified by linear support vector machines, from all images and from a few."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.linear import svm_fit
+from benchmarks.linear.backbone import load_backbone
+from benchmarks.linear.config import NEUTRAL, Svm
+from benchmarks.linear.data import collate
+from benchmarks.linear.voc import Split, Squares, low_shot, pooled_layers, read_split
+from triplet import files, records
+from triplet.config import load
+from triplet.errors import KitError
+from triplet.pretrain.data import stream
+from triplet.progress import Bar, say
+from triplet.records import Job
+from triplet.signals import graceful
+
+BATCH = 64
+SPLITS = ("trainval", "test")
+Done = dict[tuple[Any, ...], dict[str, Any]]
+
+
+def svm(
+    run: str,
+    config: Path,
+    data: Path,
+    overrides: Sequence[str] = (),
+    *,
+    weights: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Evaluate into ``checkpoints/<run>/svm/<config's name>``, by OpenSelfSup's benchmarks/svm_tools.
+
+    Args:
+        run: folder below checkpoints/, whose pretraining is evaluated.
+        config: see ``Svm``.
+        data: a VOC2007 folder with JPEGImages and ImageSets.
+        overrides: ``key.sub=value``.
+        weights: a file instead of the run's pretraining.
+        force: start over.
+
+    Raises:
+        KitError: bad settings, weights or data.
+        Interrupted: stopped by a signal; what is computed is kept.
+    """
+    settings = load(config, Svm, overrides)
+    path = weights or records.output(records.require(run, "pretrain"), "checkpoint")
+    splits = [read_split(data, split) for split in SPLITS]
+    if splits[0].classes != splits[1].classes:
+        raise KitError(f"{data}: trainval lists {len(splits[0].classes)} classes, test others")
+    records.perform(
+        "svm",
+        records.stage_folder(run, "svm") / config.stem,
+        config=settings.model_dump(mode="json", exclude=NEUTRAL),
+        inputs={"images": data / "JPEGImages", "lists": data / "ImageSets", "weights": path},
+        work=lambda job: _work(settings, path, data, splits, job),
+        force=force,
+        seed=settings.seed,
+    )
+
+
+def _work(settings: Svm, weights: Path, data: Path, splits: list[Split], job: Job) -> None:
+    _extract(settings, weights, data, splits, job.folder)
+    fits = list(_fits(settings, splits, job.folder))
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    done = _fit_all(fits, job.folder / "fits.jsonl", workers)
+    for path in job.folder.glob("*_feat?.npy"):  # half a gigabyte each, and done with
+        path.unlink()
+    for layer in settings.layers:
+        job.results[f"feat{layer}"] = summary(settings, layer, len(splits[0].classes), done)
+    best = max(settings.layers, key=lambda layer: job.results[f"feat{layer}"]["mAP"])
+    job.results |= {"best_layer": f"feat{best}", "images": len(splits[0].names)}
+    job.results |= {"test_images": len(splits[1].names), "classes": len(splits[0].classes)}
+    job.outputs["fits"] = job.folder / "fits.jsonl"
+    found = job.results[f"feat{best}"]
+    shots = ", ".join(f"{k}: {each['mean']:.2f}" for k, each in found["low_shot"].items())
+    say(f"svm: mAP {found['mAP']:.2f} by feat{best}" + (f"; low-shot {shots}" if shots else ""))
+
+
+def _path(folder: Path, split: str, layer: int) -> Path:
+    return folder / f"{split}_feat{layer}.npy"
+
+
+@torch.no_grad()
+def _extract(settings: Svm, weights: Path, data: Path, splits: list[Split], folder: Path) -> None:
+    """Write the features of both splits that are not there yet."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone, _ = load_backbone(weights)
+    backbone.to(device).eval()
+    mixed, layers = settings.precision == "bfloat16", settings.layers
+    for name, split in zip(SPLITS, splits, strict=True):
+        if all(_path(folder, name, layer).exists() for layer in layers):
+            continue
+        rows: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
+        places = list(range(len(split.names)))
+        batches = [places[first : first + BATCH] for first in range(0, len(places), BATCH)]
+        with (
+            graceful() as stop,
+            Bar(f"svm: features of {name}", len(places)) as bar,
+            contextlib.closing(
+                stream(Squares(data, split), batches, collate, settings.loaders, device)
+            ) as loaded,
+        ):
+            for pixels, _ in loaded:
+                if stop:
+                    raise stop.interrupted(f"{bar.done} of {len(places)} features are lost")
+                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                    found = pooled_layers(backbone, pixels, layers)
+                for layer, each in zip(layers, found, strict=True):
+                    rows[layer].append(each.cpu().numpy())
+                bar.step(count=len(pixels))
+        for layer in layers:
+            with files.atomic(_path(folder, name, layer)) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(rows[layer]))
+
+
+def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.Fit]:
+    """All that is to be fitted: each class with each cost, and on each low-shot draw."""
+    train, test = splits
+    for layer in settings.layers:
+        paths = _path(folder, "trainval", layer), _path(folder, "test", layer)
+        for number in range(len(train.classes)):
+            targets, answers = train.targets[:, number], test.targets[:, number]
+            # Difficult images count as without the class in training, and not at all in the test.
+            labels = np.where(targets == 1, 1, -1)
+            for cost in settings.costs:
+                yield svm_fit.Fit(
+                    (layer, number, cost), *paths, np.arange(len(labels)), labels, answers, (cost,),
+                    settings.folds, settings.seed,
+                )  # fmt: skip
+            for shots in settings.shots:
+                for sample in range(settings.samples):
+                    rows = low_shot(train.targets, number, shots, sample, settings.seed)
+                    yield svm_fit.Fit(
+                        (layer, number, "shots", shots, sample), *paths, rows, labels[rows], answers,
+                        settings.costs, 0, settings.seed,
+                    )  # fmt: skip
+
+
+def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
+    """Run those that the log has not, in processes; returns what each one found, by its key."""
+    done = _read(log)
+    left = [fit for fit in fits if fit.key not in done]
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
+    with (
+        graceful() as stop,
+        ProcessPoolExecutor(min(workers, len(left) or 1), context, svm_fit.prepare) as pool,
+        log.open("a") as file,
+        Bar("svm: fits", len(fits), len(fits) - len(left)) as bar,
+    ):
+        try:
+            running: set[Future[dict[str, Any]]] = {pool.submit(svm_fit.run, fit) for fit in left}
+            while running and not stop:
+                finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for each in finished:
+                    found = each.result()
+                    done[tuple(found["key"])] = found
+                    file.write(json.dumps(found) + "\n")
+                    file.flush()
+                    bar.step()
+        except BrokenProcessPool:
+            if not stop:
+                raise KitError(
+                    "a fitting process was killed, perhaps for want of memory: set workers to fewer; the "
+                    "same command goes on"
+                ) from None
+        if stop:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise stop.interrupted(f"{bar.done} of {len(fits)} fits")
+    return done
+
+
+def _read(log: Path) -> Done:
+    """What an earlier session has found; a line that a kill left half written is dropped."""
+    found: Done = {}
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            found[tuple(values["key"])] = values
+    files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
+    return found
+
+
+def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, Any]:
+    """A layer's results in percent, as svm_tools' aggregate_low_shot_svm_stats.py makes them.
+
+    ``mAP``: each class by the cost that the cross-validation chose. ``low_shot``: by the number of shots,
+    over the samples, at the cost that is best on the test images.
+    """
+    chosen, precisions = [], []
+    for number in range(classes):
+        of_class = [done[layer, number, cost] for cost in settings.costs]
+        best = int(np.argmax([each["folds"][0] for each in of_class]))
+        chosen.append(settings.costs[best])
+        precisions.append(of_class[best]["test"][0])
+    shots = {}
+    for k in settings.shots if settings.samples else ():
+        table = 100 * np.array([
+            np.mean([done[layer, number, "shots", k, sample]["test"] for number in range(classes)], axis=0)
+            for sample in range(settings.samples)
+        ])  # fmt: skip
+        cost = int(table.mean(0).argmax())
+        of_samples = table[:, cost]
+        shots[str(k)] = {
+            "mean": float(of_samples.mean()), "std": float(of_samples.std()),
+            "min": float(of_samples.min()), "max": float(of_samples.max()), "cost": settings.costs[cost],
+        }  # fmt: skip
+    return {"mAP": 100 * float(np.mean(precisions)), "costs": chosen, "low_shot": shots}

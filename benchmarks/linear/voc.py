@@ -1,0 +1,116 @@
+"""VOC2007 for classification: images with labels, pooled features of five layers, low-shot draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchvision.transforms import functional as TF
+
+from triplet.errors import KitError
+from triplet.pretrain.data import decode
+from triplet.pretrain.networks import Backbone
+from triplet.pretrain.views import Pixels, normalize
+
+# Kernel, stride and padding of the average pooling after the stem and each stage, for images of 224 px:
+# OpenSelfSup's MultiPooling. A ResNet-50's features have 9216, 9216, 8192, 9216 and 8192 values.
+POOLS = ((10, 10, 4), (16, 8, 0), (13, 5, 0), (8, 3, 0), (6, 1, 0))
+SIZE = 224
+
+
+@dataclass(frozen=True)
+class Split:
+    """One of VOC2007's image sets."""
+
+    names: list[str]
+    targets: NDArray[Any]
+    """(n, classes): 1 there, 0 not there, -1 there and difficult."""
+    classes: list[str]
+
+
+def read_split(folder: Path, split: str) -> Split:
+    """The images of ``ImageSets/Main/<split>.txt`` and their classes, of ``<class>_<split>.txt``.
+
+    Raises:
+        KitError: a list is missing or does not fit.
+    """
+    main = folder / "ImageSets" / "Main"
+    lists = sorted(path for path in main.glob(f"*_{split}.txt") if path.name.count("_") == 1)
+    if not lists or not (main / f"{split}.txt").exists():
+        raise KitError(
+            f"{folder} has no ImageSets/Main/{split}.txt with a list for each class; run: triplet pull voc"
+        )
+    names = sorted((main / f"{split}.txt").read_text().split())
+    places = {name: place for place, name in enumerate(names)}
+    targets = np.zeros((len(names), len(lists)), dtype=np.int64)
+    for number, path in enumerate(lists):
+        words = path.read_text().split()
+        if sorted(words[::2]) != names or not set(words[1::2]) <= {"-1", "0", "1"}:
+            raise KitError(f"{path} does not list 1, 0 or -1 for each image of {split}.txt")
+        for name, word in zip(words[::2], words[1::2], strict=True):
+            targets[places[name], number] = {"1": 1, "0": -1, "-1": 0}[word]
+    return Split(names, targets, [path.name.partition("_")[0] for path in lists])
+
+
+class Squares(Dataset[tuple[Pixels, int]]):
+    """Item i: image i of a split as (224, 224, 3) uint8, and i."""
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        self.folder, self.split = folder, split
+
+    def __len__(self) -> int:
+        return len(self.split.names)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, int]:
+        path = self.folder / "JPEGImages" / f"{self.split.names[index]}.jpg"
+        try:
+            image = decode(path.read_bytes())
+        except Exception as error:  # Pillow's plug-ins raise what they like
+            raise KitError(f"{path} cannot be read ({error!r:.60}); fetch it again") from None
+        return square(image), index
+
+
+def square(image: Image.Image) -> Pixels:
+    """The shorter side to 256 px, then 224 x 224 whatever its shape: as in extract_info/voc07.py."""
+    return np.asarray(TF.resize(TF.resize(image, 256), [SIZE, SIZE]))
+
+
+def pooled_layers(backbone: Backbone, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """(n, 3, 224, 224) uint8 -> for each layer (n, d) float64 features, normalised as svm_helper does."""
+    x = backbone.relu(backbone.bn1(backbone.conv1(normalize(pixels))))
+    found = []
+    for layer in range(1, max(layers) + 1):
+        if layer > 1:
+            x = getattr(backbone, f"layer{layer - 1}")(backbone.maxpool(x) if layer == 2 else x)
+        if layer in layers:
+            kernel, stride, padding = POOLS[layer - 1]
+            flat = F.avg_pool2d(x, kernel, stride, padding).flatten(1).double()
+            found.append((layer, flat / (flat.norm(dim=1, keepdim=True) + 1e-5)))
+    return [dict(found)[layer] for layer in layers]
+
+
+def low_shot(targets: NDArray[Any], number: int, shots: int, sample: int, seed: int) -> NDArray[Any]:
+    """Places of ``shots`` images with a class and of shots x (classes - 1) without it, drawn by the seed.
+
+    OpenSelfSup draws its five samples without a seed; these are others.
+
+    Raises:
+        KitError: the class has fewer.
+    """
+    rng = np.random.default_rng((seed, sample, shots, number))
+    chosen = []
+    for target, count in ((1, shots), (0, shots * (targets.shape[1] - 1))):
+        places = np.flatnonzero(targets[:, number] == target)
+        if len(places) < count:
+            raise KitError(
+                f"class {number} has {len(places)} images with target {target}, expected {count} for "
+                f"{shots} shots; lower shots"
+            )
+        chosen.append(rng.choice(places, count, replace=False))
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,93 @@
+"""Our trainer and the Triplet plug-in in OpenSelfSup's own loop, from the same weights and batches."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scripts.golden_whole_model import initial, views
+from tests.conftest import KIT
+from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, OUTPUTS, SIDES, WARMUP
+from tests.pretrain.test_authors import theirs
+from triplet.config import load
+from triplet.methods import recipe
+from triplet.openselfsup.train import to_openselfsup
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.layout import Order
+from triplet.pretrain.networks import Networks
+from triplet.pretrain.trainer import Objective, advance, make_optimizer
+from triplet.pretrain.views import draw_sizes
+from triplet.weights.initial import load_initial
+
+SMALL = [
+    "model.depth=18", f"model.hidden={HIDDEN}", f"model.outputs={OUTPUTS}", f"loss.group={GROUP}",
+    "optimizer.groups=1", f"optimizer.accumulate={ACCUMULATE}", f"schedule.epochs={EPOCHS}",
+    f"schedule.warmup_epochs={WARMUP}",
+    *(f"views.{name}={{smallest: {low}, largest: {high}}}" for name, (low, high) in SIDES.items()),
+]  # fmt: skip
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)], cwd=KIT, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(openselfsup, tmp_path_factory):
+    """The file that ten steps of theirs leave."""
+    folder = tmp_path_factory.mktemp("theirs")
+    done = run("tests.openselfsup.theirs", folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "theirs.pth"
+
+
+@pytest.mark.timeout(1200)  # with what makes the file
+def test_ten_steps_are_ours(trained):
+    """To 1e-9 in float64: losses, learning rates, every tensor at the end."""
+    found = torch.load(trained, weights_only=True)
+    config = load(recipe("triplet", "pretrain"), Pretrain, SMALL)
+    order, objective = Order(IMAGES, config), Objective(config).double().train()
+    networks = objective.networks
+    with torch.no_grad():
+        for name, parameter in networks.named_parameters():
+            parameter.copy_(torch.from_numpy(initial(theirs(name), tuple(parameter.shape))))
+    optimizer = make_optimizer(networks, config)
+    assert order.iterations == len(found["loss"]) == 10 * ACCUMULATE
+    for step in range(10):
+        for iteration in range(step * ACCUMULATE, (step + 1) * ACCUMULATE):
+            pairs = torch.stack([torch.from_numpy(views(i)) for i in found["indices"][iteration]])
+            loss, _ = objective(pairs, draw_sizes(config.views, config.seed, iteration))
+            (loss / ACCUMULATE).backward()
+            assert loss.item() == pytest.approx(found["loss"][iteration], abs=1e-9)
+        rate, _ = advance(networks, optimizer, config, order, step)
+        assert rate == pytest.approx(found["learning_rate"][iteration], rel=1e-12)
+    state = networks.state_dict()
+    for name, value in state.items():
+        torch.testing.assert_close(
+            value,
+            found["state_dict"][theirs(name)],
+            atol=1e-9,
+            rtol=1e-9,
+            msg=lambda text, n=name: f"{n}: {text}",
+        )
+    assert to_openselfsup(state).keys() == found["state_dict"].keys()
+
+
+def test_their_checkpoint_is_read_into_our_trainer_and_back(trained, tmp_path):
+    networks = Networks(18, 64, HIDDEN, OUTPUTS)
+    assert load_initial(trained, networks) == "openselfsup raw networks, all of them"
+    back = to_openselfsup(networks.state_dict())
+    for name, value in torch.load(trained, weights_only=True)["state_dict"].items():
+        assert torch.equal(back[name], value.to(back[name].dtype)), name
+
+
+def test_ours_under_their_names_is_read_as_theirs(tmp_path):
+    """Without OpenSelfSup."""
+    ours, other = Networks(18, 8, 16, 8), Networks(18, 8, 16, 8)
+    torch.save({"state_dict": to_openselfsup(ours.state_dict())}, tmp_path / "epoch_1.pth")
+    load_initial(tmp_path / "epoch_1.pth", other)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in ours.state_dict().items())

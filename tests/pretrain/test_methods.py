@@ -1,0 +1,238 @@
+"""The baselines' own parts, and that their trainings do not depend on the number of processes or on a
+stop."""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from tests.pretrain.test_distributed import launch
+from triplet import records
+from triplet.config import parse
+from triplet.errors import Interrupted, KitError
+from triplet.images import Files, open_images
+from triplet.pretrain import checkpoint
+from triplet.pretrain.config import Patches, Pretrain
+from triplet.pretrain.distributed import Processes, group_batch_norm
+from triplet.pretrain.methods import METHODS
+from triplet.pretrain.methods.byol import byol_loss
+from triplet.pretrain.methods.common import contrastive_loss
+from triplet.pretrain.methods.moco import enqueue
+from triplet.pretrain.methods.relative_loc import draw_patches
+from triplet.pretrain.methods.rotation_pred import rotations
+from triplet.pretrain.methods.simclr import nt_xent
+from triplet.pretrain.schedule import learning_rate
+from triplet.pretrain.trainer import pretrain
+from triplet.weights.read import read_backbone
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def unit(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def test_byols_loss_is_minus_twice_the_cosine():
+    p, z = unit(5, 4), unit(5, 4, seed=1)
+    assert byol_loss(3 * p, z).item() == pytest.approx(-2 * F.cosine_similarity(p, z).mean().item())
+    assert byol_loss(p, p).item() == pytest.approx(-2)
+
+
+def test_simclrs_loss_is_its_formula():
+    z, t = unit(6, 4), 0.5
+    expected = []
+    for i in range(6):
+        s = [torch.exp(z[i] @ z[k] / t) for k in range(6)]
+        other = i + 1 if i % 2 == 0 else i - 1
+        expected.append(-torch.log(s[other] / sum(s[k] for k in range(6) if k != i)))
+    assert nt_xent(z, t)[0].item() == pytest.approx(torch.stack(expected).mean().item())
+    assert nt_xent(unit(3, 4).repeat_interleave(2, 0), 0.1)[1] == 1
+
+
+def test_the_contrastive_loss_is_its_formula():
+    positive, negative = torch.tensor([0.9, 0.1]), torch.tensor([[0.2, 0.3], [0.4, -0.5]])
+    loss, found = contrastive_loss(positive, negative, 0.2)
+    each = [
+        np.log(1 + sum(np.exp((n - p) / 0.2) for n in row))
+        for p, row in ((0.9, (0.2, 0.3)), (0.1, (0.4, -0.5)))
+    ]
+    assert loss.item() == pytest.approx(np.mean(each), rel=1e-5)
+    assert found == 0.5
+
+
+def test_the_queue_replaces_its_oldest_keys():
+    queue, pointer = torch.zeros(1, 6), torch.zeros(1, dtype=torch.long)
+    for first in (1, 3, 5, 7):
+        enqueue(queue, pointer, torch.tensor([[first], [first + 1]]).float())
+    assert queue.tolist() == [[7, 8, 3, 4, 5, 6]]
+    assert pointer == 2
+
+
+def test_rotations_are_those_of_pil():
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    turned, angle = rotations(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+    assert angle.tolist() == [0, 1, 2, 3]
+    for k, found in enumerate(turned):
+        assert np.array_equal(found.permute(1, 2, 0), np.array(image.rotate(90 * k)))
+
+
+def test_patches_lie_in_their_cells_and_move():
+    """Each pixel says where it is; 255 pixels, so nothing is resized."""
+    y, x = np.mgrid[:255, :255].astype(np.uint8)
+    image = Image.fromarray(np.stack([y, x, np.zeros_like(x)], axis=-1))
+    config, seen = Patches(resize=255, grayscale=0.0), set()
+    for seed in range(40):
+        patches = draw_patches(image, config, np.random.default_rng(seed))
+        assert patches.shape == (9, 64, 64, 3)
+        for place, patch in enumerate(patches):
+            offset = patch[0, 0, :2].astype(int) - [85 * (place // 3), 85 * (place % 3)]
+            assert (offset >= 0).all()
+            assert (offset <= 21).all()
+            assert (patch[-1, -1, :2] - patch[0, 0, :2] == 63).all()
+            seen |= {*offset.tolist()}
+    assert seen == {*range(22)}
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (12, 3, 4, 4)])
+def test_batch_norm_of_groups_is_that_of_each_alone(shape):
+    make = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    ours, alone = nn.Sequential(make(3)), [make(3) for _ in range(3)]
+    group_batch_norm(ours, 3)
+    expected = torch.cat([layer(part) for layer, part in zip(alone, x.chunk(3), strict=True)])
+    torch.testing.assert_close(ours(x), expected)
+    torch.testing.assert_close(ours[0].running_var, alone[0].running_var)
+    with pytest.raises(ValueError, match="do not divide into 3 parts"):
+        ours(x[:11])
+    torch.testing.assert_close(ours.eval()(x), alone[0].eval()(x))
+
+
+def test_a_stepped_learning_rate_falls_to_a_tenth():
+    rates = [
+        learning_rate(i, peak=1.0, iterations_per_epoch=2, epochs=9, warmup_epochs=0, steps=(3, 5))
+        for i in range(12)
+    ]
+    assert rates == pytest.approx([1.0] * 6 + [0.1] * 4 + [0.01] * 2)
+
+
+SMALL = """
+import sys, torch
+from pathlib import Path
+from triplet import records
+from triplet.images import open_images
+from triplet.pretrain.distributed import join
+from triplet.pretrain.trainer import pretrain
+from tests.pretrain.test_methods import settings
+torch.set_default_dtype(torch.float64)
+with join() as processes:
+    for method in sys.argv[3:]:
+        folder = Path(sys.argv[1]) / method
+        folder.mkdir(parents=True, exist_ok=True)
+        pretrain(settings(method), open_images(Path(sys.argv[2])), records.Job(folder), processes)
+"""
+
+
+def settings(method, **more):
+    """Two groups of 12 a step, 6 steps."""
+    return parse(
+        {
+            "method": method,
+            "model": {"depth": 18, "width": 4, "hidden": 16, "outputs": 8},
+            "views": {"size": 32, "patches": {"resize": 120, "crop": 105, "jitter": 3}},
+            "loss": {"group": 12},
+            "contrast": {"queue": 48, "negatives": 10, "momentum": 0.5},
+            "batch_norm": "group" if method in ("moco", "relative-loc") else "shared",
+            "optimizer": {
+                "name": "lars" if method in ("byol", "simclr") else "sgd",
+                "learning_rate": 0.05, "groups": 2, "accumulate": 1,
+            },
+            "schedule": {"epochs": 3, "warmup_epochs": 1},
+            "workers": 0,
+            **more,
+        }, Pretrain, "test",
+    )  # fmt: skip
+
+
+def trained(folder):
+    return torch.load(folder / "checkpoint.pth", weights_only=True)["networks"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_and_two_processes_train_the_same(drawn, tmp_path):
+    (tmp_path / "small.py").write_text(SMALL)
+    for count in (1, 2):
+        running = launch(
+            count, str(tmp_path / str(count)), str(drawn / "unlabelled"), *METHODS,
+            script=(sys.executable, str(tmp_path / "small.py")),
+        )  # fmt: skip
+        _, error = running.communicate()
+        assert running.returncode == 0, error
+    for method in METHODS:
+        one, two = (trained(tmp_path / count / method) for count in ("1", "2"))
+        assert one["online.backbone.conv1.weight"].dtype == torch.float64
+        for name, value in one.items():
+            torch.testing.assert_close(value, two[name], atol=1e-7, rtol=1e-7, msg=f"{method} {name}")
+        assert read_backbone(tmp_path / "1" / method / "checkpoint.pth").format == "kit"
+
+
+class Stopping(Files):
+    """Images whose reader gets a real SIGTERM after some of them."""
+
+    left = 60
+
+    def read(self, index):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().read(index)
+
+
+@pytest.mark.parametrize("method", ["moco", "npid"])
+def test_a_stopped_training_goes_on_with_its_queue_or_memory(drawn, tmp_path, method):
+    images = open_images(drawn / "unlabelled")
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    pretrain(settings(method), images, records.Job(tmp_path / "whole"), ALONE)
+    job = records.Job(tmp_path / "stopped")
+    with pytest.raises(Interrupted, match=r"[1-5] of 6 steps"):
+        pretrain(settings(method), Stopping(images.folder, images.names(), None), job, ALONE)
+    assert checkpoint.checkpoints(job.folder)
+    pretrain(settings(method), images, job, ALONE)
+    whole, stopped = trained(tmp_path / "whole"), trained(tmp_path / "stopped")
+    assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "message"),
+    [
+        ("moco", {"contrast": {"queue": 50}}, "contrast.queue must be a multiple of the batch, 24"),
+        (
+            "simclr",
+            {"optimizer": {"groups": 2, "accumulate": 2}},
+            "optimizer.accumulate must be 1 for simclr",
+        ),
+        ("byol", {"model": {"hidden": 0}}, "only MoCo has a linear projector"),
+        ("npid", {"views": {"backend": "dali"}}, "makes two views of an image"),
+    ],
+)
+def test_what_does_not_fit_a_method_is_refused(method, more, message):
+    with pytest.raises(KitError, match=message):
+        settings(method, **more)
+
+
+def test_a_batch_that_is_seen_whole_is_not_cut(drawn, tmp_path):
+    with pytest.raises(KitError, match="looks at its 24 images at once, so 24 must fit a GPU"):
+        pretrain(
+            settings("moco", images_per_gpu=12),
+            open_images(drawn / "unlabelled"),
+            records.Job(tmp_path),
+            ALONE,
+        )

@@ -1,0 +1,141 @@
+"""The Triplet method and the kit's images for OpenSelfSup, loaded by its configs' ``custom_imports``.
+
+Written from the recipe around the kit's own functions. What the method shares with BYOL (networks, EMA, two
+pipelines of views) is OpenSelfSup's BYOL.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from openselfsup.datasets.byol import BYOLDataset
+from openselfsup.datasets.registry import DATASETS, DATASOURCES
+from openselfsup.hooks import HOOKS, BYOLHook
+from openselfsup.models.byol import BYOL
+from openselfsup.models.heads import LatentPredictHead
+from openselfsup.models.registry import HEADS, MODELS
+from PIL import Image
+from torch import Tensor
+
+from triplet.errors import KitError
+from triplet.images import open_images
+from triplet.pretrain.config import SideRange, Views
+from triplet.pretrain.data import decode
+from triplet.pretrain.loss import truncated_triplet_loss
+from triplet.pretrain.step import resize
+from triplet.pretrain.views import draw_sizes
+
+
+@DATASOURCES.register_module
+class KitImages:
+    """The images of a folder, a list, or shards: see ``triplet.images.open_images``.
+
+    Args:
+        source: path of one of these.
+        return_label: for OpenSelfSup, which sets it; labels are never given.
+    """
+
+    has_labels = False
+
+    def __init__(self, source: str, return_label: bool = False) -> None:
+        self.images = open_images(Path(source))
+
+    def get_length(self) -> int:
+        """How many there are."""
+        return len(self.images)
+
+    def get_sample(self, index: int) -> Image.Image:
+        """RGB; KitError when it cannot be read."""
+        try:
+            return decode(self.images.read(index))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:100]
+            raise KitError(
+                f"{self.images.name(index)} cannot be read ({reason}); this engine replaces none: "
+                "mend it or take it out"
+            ) from None
+
+
+@DATASETS.register_module
+class TripletDataset(BYOLDataset):
+    """Two pipelines on one image, as BYOL's; items carry their index, by which batches can be compared."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "index": index}
+
+
+@HEADS.register_module
+class TripletHead(LatentPredictHead):
+    """BYOL's predictor under the truncated triplet loss.
+
+    Args:
+        predictor: config of the neck.
+        gamma: see ``truncated_triplet_loss``, and so for the rest.
+        margin: see there.
+        nearest: see there.
+        skip: see there.
+        size_average: of BYOL's head, whose config this one's is made from; the loss is always a mean.
+    """
+
+    def __init__(
+        self, predictor: dict[str, Any], *, gamma: float = 2.0, margin: float = 100.0, nearest: int = 10,
+        skip: int = 1, size_average: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(predictor)
+        self.options: dict[str, Any] = dict(gamma=gamma, margin=margin, nearest=nearest, skip=skip)
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """(n, d) online projections and (n, d) targets -> the loss; negatives lie in this batch."""
+        prediction = self.predictor([input])[0]
+        return dict(loss=truncated_triplet_loss(prediction, target, **self.options))
+
+
+@MODELS.register_module
+class Triplet(BYOL):
+    """BYOL's networks on views whose resolutions are drawn in each step, section 3 of the recipe.
+
+    The sides are those that the kit's trainer draws for the same seed and iteration.
+
+    Args:
+        online: smallest, largest and step of the sides that the online network sees.
+        target: the same for the target network.
+        seed: of the draws; the same in all processes.
+        rest: BYOL's.
+    """
+
+    iteration = 0
+    """Set by TripletHook."""
+
+    def __init__(
+        self, *, online: Sequence[int] = (96, 224, 1), target: Sequence[int] = (128, 224, 1), seed: int = 0,
+        **rest: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**rest)
+        names = ("smallest", "largest", "step")
+        self.sides = Views(
+            online=SideRange(**dict(zip(names, online, strict=True))),
+            target=SideRange(**dict(zip(names, target, strict=True))),
+        )
+        self.seed = seed
+
+    def forward_train(self, img: Tensor, **_: Any) -> dict[str, Tensor]:
+        """(n, 2, 3, h, w) normalised views -> the sum of both directions' losses."""
+        sizes = draw_sizes(self.sides, self.seed, self.iteration)
+        view_1, view_2 = img[:, 0], img[:, 1]
+        online_1 = self.online_net(resize(view_1, sizes.online_1))[0]
+        online_2 = self.online_net(resize(view_2, sizes.online_2))[0]
+        with torch.no_grad():
+            target_2 = self.target_net(resize(view_2, sizes.target_2))[0]
+            target_1 = self.target_net(resize(view_1, sizes.target_1))[0]
+        return dict(loss=self.head(online_1, target_2)["loss"] + self.head(online_2, target_1)["loss"])
+
+
+@HOOKS.register_module
+class TripletHook(BYOLHook):
+    """BYOL's EMA, and the iteration for the draws of sides, also where a run goes on."""
+
+    def before_train_iter(self, runner: Any) -> None:
+        """See above."""
+        super().before_train_iter(runner)
+        runner.model.module.iteration = runner.iter

@@ -1,0 +1,131 @@
+"""What OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 need on today's stack, without a patch.
+
+Each function says why it is there and when it can go.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from triplet.errors import KitError
+from triplet.openselfsup import apex
+from triplet.pretrain.distributed import PooledBatchNorm
+
+
+def locate() -> Path:
+    """The folder of OpenSelfSup's configs; it can be imported then.
+
+    It is taken from the checkout that the environment variable OPENSELFSUP names, else from where it is
+    installed (the container image).
+
+    Raises:
+        KitError: it is at neither place, or mmcv is missing.
+    """
+    checkout = os.environ.get("OPENSELFSUP", "")
+    if checkout not in ("", "0", "1"):  # these are `make build`'s
+        folder = Path(checkout).absolute()
+        if not (folder / "openselfsup" / "apis").is_dir():
+            raise KitError(
+                f"OPENSELFSUP={checkout} is no checkout of OpenSelfSup: no openselfsup/apis in it"
+            )
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    spec = importlib.util.find_spec("openselfsup")
+    if spec is None or spec.origin is None:
+        raise KitError(
+            "OpenSelfSup is not here: name a checkout of it (OPENSELFSUP=folder; docker/versions.env says "
+            "which), or use the image of make build"
+        )
+    if importlib.util.find_spec("mmcv") is None:
+        raise KitError("OpenSelfSup needs mmcv; install it with: make setup")
+    package = Path(spec.origin).parent
+    return next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), package)
+
+
+def apply(device: torch.device) -> None:
+    """All of them, before OpenSelfSup is imported; again is harmless."""
+    sync_batch_norm()
+    replicated_tensors()
+    mixed_precision()
+    if device.type == "cpu":
+        cpu()
+
+
+def sync_batch_norm() -> None:
+    """models/utils/norm.py:46 calls ``_specify_ddp_gpu_num``, which torch no longer has.
+
+    Can go with OpenSelfSup's successor (mmselfsup 0.1), which takes mmcv's layers.
+    """
+    nn.SyncBatchNorm._specify_ddp_gpu_num = lambda self, number: None  # type: ignore[attr-defined]
+
+
+def replicated_tensors() -> None:
+    """mmcv/parallel/distributed.py:159 reads ``_use_replicated_tensor_module``, which torch 2 dropped.
+
+    Can go with mmcv 2, whose wrappers are mmengine's; OpenSelfSup needs mmcv 1.
+    """
+    from mmcv.parallel import MMDistributedDataParallel
+
+    MMDistributedDataParallel._use_replicated_tensor_module = False
+
+
+def mixed_precision() -> None:
+    """apis/train.py:190 and hooks/optimizer_hook.py:23 use NVIDIA's apex; ours stands in, on torch.amp.
+
+    PyPI's package of that name is something else. Can go with a successor whose hooks use torch.amp.
+    """
+    facade = types.ModuleType("apex")
+    facade.amp = apex  # type: ignore[attr-defined]
+    sys.modules["apex"] = facade
+
+
+class SharedBatchNorm(PooledBatchNorm):
+    """torch's SyncBatchNorm has no CPU kernel; over all processes."""
+
+    @property
+    def group(self) -> dist.ProcessGroup:  # type: ignore[override]
+        """All of them, whichever they are when it runs."""
+        assert dist.group.WORLD is not None
+        return dist.group.WORLD
+
+    def _specify_ddp_gpu_num(self, number: int) -> None:
+        """See ``sync_batch_norm``."""
+
+
+def cpu() -> None:
+    """Their code asks for a GPU at every turn: ``.cuda()``, device numbers, SyncBN, NCCL's kind of DDP.
+
+    For tests and the demo's data. Can go with a successor that takes a device.
+    """
+    from mmcv.parallel import MMDistributedDataParallel
+
+    nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    torch.cuda.current_device = lambda: 0
+
+    class OnCpu(MMDistributedDataParallel):
+        def __init__(self, module: nn.Module, device_ids: Any = None, **rest: Any) -> None:
+            super().__init__(module, device_ids=None, **rest)
+
+    theirs: Any = importlib.import_module("openselfsup.apis.train")
+    theirs.MMDistributedDataParallel = OnCpu
+    norm: Any = importlib.import_module("openselfsup.models.utils.norm")
+    norm.norm_cfg["SyncBN"] = ("bn", SharedBatchNorm)
+
+
+def keep_memory_bank(model: nn.Module) -> None:
+    """models/memories/simple_memory.py keeps NPID's features where no checkpoint holds them.
+
+    As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them.
+    """
+    bank = getattr(model, "memory_bank", None)
+    if bank is not None:
+        bank.register_buffer("feature_bank", bank.__dict__.pop("feature_bank"))

@@ -1,0 +1,271 @@
+"""A pretraining by OpenSelfSup's own loop, in the kit's stage."""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from triplet import records
+from triplet.errors import KitError
+from triplet.images import Images
+from triplet.openselfsup import settings, shims
+from triplet.pretrain import checkpoint, stage
+from triplet.pretrain.distributed import Processes, join
+from triplet.pretrain.monitor import Log, Pace
+from triplet.progress import Bar, say
+from triplet.signals import graceful
+from triplet.weights.initial import AUTHORS
+from triplet.weights.read import read_backbone, read_state
+
+
+def pretrain(
+    run: str,
+    config: Path,
+    source: Path,
+    overrides: Sequence[str] = (),
+    *,
+    weights: Path | None = None,
+    force: bool = False,
+) -> None:
+    """The pretrain stage by OpenSelfSup; arguments as of ``triplet.pretrain.stage.pretrain``.
+
+    Args:
+        run: folder below checkpoints/.
+        config: one of configs/openselfsup/.
+        source: of images.
+        overrides: ``key.sub=value`` of OpenSelfSup's config.
+        weights: file to start from, see ``load_weights``.
+        force: start over.
+
+    Raises:
+        KitError: OpenSelfSup is not there, bad settings or data, another number of processes than
+            configured.
+    """
+    configs = shims.locate()
+    with join() as processes, group(processes):
+        with quiet():
+            shims.apply(processes.device)
+        resolved = settings.resolve(config, configs, overrides)
+        if resolved.gpus != processes.size:
+            raise KitError(
+                f"{config} is for {resolved.gpus} processes of {resolved.data.imgs_per_gpu} images each: "
+                f"found {processes.size}; start it with GPUS={resolved.gpus}, or train another batch: "
+                f"gpus={processes.size}"
+            )
+        processes.same("config", settings.plain(resolved))
+
+        def work(images: Images, job: records.Job) -> None:
+            train(resolved, source, len(images), job, processes, weights)
+
+        stage.perform(
+            records.stage_folder(run, "pretrain"), settings.plain(resolved), source, work, processes,
+            weights=weights, force=force, seed=resolved.seed,
+        )  # fmt: skip
+
+
+@contextmanager
+def group(processes: Processes) -> Iterator[None]:
+    """OpenSelfSup gathers and shares BN statistics in a process group, here of one process if need be."""
+    if processes.size > 1:
+        yield
+        return
+    backend = "nccl" if processes.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of packages that are four years younger than their user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def iterations(config: Any, images: int) -> int:
+    """Micro-batches of an epoch. Their sampler gives each process as many images, some twice.
+
+    Raises:
+        KitError: too few images, or for the Triplet loss too few in the last one.
+    """
+    own, batch = -(-images // config.gpus), config.data.imgs_per_gpu
+    whole, rest = divmod(own, batch)
+    dropped = config.data.get("drop_last", False)
+    if config.model.type == "Triplet" and not dropped and 0 < rest < 11:
+        raise KitError(
+            f"the last batch of an epoch has {rest} images and the loss needs 11; add data.drop_last=true"
+        )
+    if config.model.type == "MOCO" and config.model.queue_len % (batch * config.gpus):
+        raise KitError(f"model.queue_len={config.model.queue_len} is no multiple of the batch; change one")
+    found = whole if dropped or not rest else whole + 1
+    if not found:
+        raise KitError(f"found {images} images, fewer than a batch of {batch * config.gpus}; give more")
+    return found
+
+
+def train(
+    config: Any, source: Path, images: int, job: records.Job, processes: Processes, weights: Path | None
+) -> None:
+    """Train from the last checkpoint in the job's folder, or from the start, to the end.
+
+    Leaves ``checkpoint.pth`` (mmcv's layout, without optimiser), ``metrics.jsonl`` and ``tensorboard/``. A
+    run that goes on takes the rest of the epoch's images; the draws of its views are other ones.
+
+    Args:
+        config: see ``settings.resolve``; changed.
+        source: of images.
+        images: how many.
+        job: to fill in.
+        processes: that train as one.
+        weights: see ``load_weights``.
+
+    Raises:
+        KitError: a loss that is not finite, an image that cannot be read, a checkpoint that cannot be
+            written.
+        Interrupted: stopped by a signal, after saving.
+    """
+    with quiet():
+        import openselfsup
+        from mmcv import ConfigDict
+        from mmcv.utils import import_modules_from_strings
+        from openselfsup.apis import set_random_seed, train_model
+        from openselfsup.datasets import build_dataset
+        from openselfsup.models import build_model
+
+        from triplet.openselfsup.watch import Watch
+
+        import_modules_from_strings(**config.custom_imports)
+    per_epoch, accumulate = iterations(config, images), config.optimizer_config.get("update_interval", 1)
+    steps = per_epoch * config.total_epochs // accumulate
+    batch = config.data.imgs_per_gpu * config.gpus * accumulate
+    every = config.checkpoint_config.interval
+    config.data.train.data_source = dict(type="KitImages", source=str(source))
+    if "memory_bank" in config.model:
+        config.model.memory_bank.length = images
+    config.update(work_dir=str(job.folder), checkpoint_config=None, resume_from=None, load_from=None)
+    config.log_config.hooks = []
+    if config.model.type == "Triplet":
+        config.model.setdefault("seed", config.seed)
+    config.log_level = "ERROR"
+    theirs: Any = importlib.import_module("openselfsup.apis.train")
+    theirs.print_log = lambda *_, **__: None  # a line for each tensor
+    theirs.get_root_logger = lambda *_: logging.getLogger(
+        "triplet.openselfsup"
+    )  # theirs: a file named by the level
+    set_random_seed(config.seed)
+    torch.backends.cudnn.benchmark = config.get("cudnn_benchmark", False)
+    model = build_model(config.model)
+    shims.keep_memory_bank(model)
+    origin = load_weights(weights, model) if weights else "drawn from the seed"
+    start = resume(config, job.folder, processes)
+    if processes.first:
+        say(
+            f"pretrain: OpenSelfSup {openselfsup.__version__}, {config.model.type}: "
+            f"{batch} images a step = {config.gpus} processes x "
+            f"{accumulate} passes x {config.data.imgs_per_gpu} images; {config.total_epochs} epochs of "
+            f"{images} images = {steps} optimiser steps; weights: {origin}"
+        )
+    final = job.folder / "checkpoint.pth"
+    pace = Pace(batch, steps, start)
+    with (
+        graceful() as stop,
+        Log(job.folder, start, accumulate, first=processes.first) as log,
+        Bar("pretrain", steps, start, quiet=not processes.first) as bar,
+        quiet(),
+    ):
+        watch = dict(
+            type=Watch, folder=job.folder, final=final, processes=processes, log=log, pace=pace, bar=bar,
+            stop=stop, accumulate=accumulate, every=every,
+        )  # fmt: skip
+        config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), watch)]
+        try:
+            train_model(model, [build_dataset(config.data.train)], config, distributed=True)
+        except KitError as error:  # a loader's arrives with its traceback in the message
+            raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
+    if processes.first:
+        job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
+        job.results.update(
+            engine="openselfsup", openselfsup=openselfsup.__version__, images=images, batch=batch,
+            epochs=config.total_epochs, steps=steps, final=log.last, weights=origin,
+        )  # fmt: skip
+        job.images_per_second = pace.average()
+
+
+def resume(config: Any, folder: Path, processes: Processes) -> int:
+    """Have mmcv go on from the newest whole checkpoint; the optimiser steps done, 0 without one.
+
+    Raises:
+        KitError: a process does not see the checkpoint that another one goes on from.
+    """
+
+    def load(path: Path) -> None:
+        torch.load(path, map_location="cpu", weights_only=True)
+
+    start = checkpoint.newest(folder, load) if processes.first else 0
+    start = processes.tell(start)
+    path = folder / f"step_{start:07d}.pth"
+    seen = processes.gather(path.exists() or not start)
+    if not all(seen):
+        raise KitError(
+            f"process {seen.index(False)} does not see {path}: with this engine nodes share one file system"
+        )
+    config.resume_from = str(path) if start else None
+    return start
+
+
+@torch.no_grad()
+def load_weights(path: Path, model: nn.Module) -> str:
+    """Fill a model of OpenSelfSup from a file; returns one phrase about what was in it.
+
+    A file with all of the model's tensors (OpenSelfSup's own, or for Triplet and BYOL the kit's checkpoint)
+    fills all of it. Anything else that ``read_backbone`` reads fills the backbone and its copy, if it has
+    one.
+
+    Raises:
+        KitError: the file is no such thing, or of another architecture.
+    """
+    backbone = read_backbone(path)
+    tensors, _ = read_state(path)
+    named = tensors if backbone.format != "kit" else to_openselfsup(tensors)
+    expected = model.state_dict()
+    if all(key in named and named[key].shape == value.shape for key, value in expected.items()):
+        model.load_state_dict({key: named[key] for key in expected})
+        return f"{backbone.format} networks, all of them"
+    own: Any = model.backbone
+    found = own.state_dict()
+    if backbone.caffe2 or any(backbone.state[k].shape != v.shape for k, v in found.items()):
+        raise KitError(
+            f"{path} is a ResNet-{backbone.depth} of width {backbone.width}"
+            f"{' for BGR images' if backbone.caffe2 else ''}, the config's is another; give other weights"
+        )
+    own.load_state_dict(backbone.state)
+    for copy in ("target_net", "encoder_k"):
+        if hasattr(model, copy):
+            getattr(model, copy)[0].load_state_dict(backbone.state)
+    return f"{backbone.format} backbone; the rest from the seed"
+
+
+def to_openselfsup(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The kit's Triplet or BYOL networks under OpenSelfSup's names: the inverse of ``weights.initial``."""
+    named = {
+        theirs + key.removeprefix(ours): value
+        for key, value in state.items()
+        for theirs, ours in AUTHORS.items()
+        if key.startswith(ours)
+    }
+    online = "online_net.0."
+    return named | {
+        "backbone." + key.removeprefix(online): value
+        for key, value in named.items()
+        if key.startswith(online)
+    }

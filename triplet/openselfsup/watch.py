@@ -1,0 +1,139 @@
+"""What OpenSelfSup's training tells the kit: metrics, progress, checkpoints, and an end when asked for
+one."""
+
+import math
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmcv.runner import Hook
+from openselfsup.datasets.loader.sampler import DistributedSampler
+from torch import Tensor
+
+from triplet.errors import KitError
+from triplet.pretrain import checkpoint
+from triplet.pretrain.distributed import Processes
+from triplet.pretrain.monitor import Log, Pace, memory
+from triplet.progress import Bar, say
+from triplet.signals import Stop
+
+
+class Watch(Hook):
+    """Logs each optimiser step, and saves: each ``every`` epochs, and before it stops.
+
+    mmcv saves whole epochs alone, in place. This hook saves as the kit's trainer does, where a step of the
+    optimiser ends, and skips what was done of the epoch when it goes on.
+
+    Args:
+        folder: of the run.
+        final: file for the trained networks.
+        processes: all of them.
+        log: of the run.
+        pace: of the run, in optimiser steps.
+        bar: counts optimiser steps.
+        stop: whether to end.
+        accumulate: micro-batches in an optimiser step.
+        every: epochs between checkpoints.
+        dist_mode: for OpenSelfSup, which passes it to every hook.
+    """
+
+    def __init__(
+        self, *, folder: Path, final: Path, processes: Processes, log: Log, pace: Pace, bar: Bar,
+        stop: Stop, accumulate: int, every: int, dist_mode: bool = True,
+    ) -> None:  # fmt: skip
+        self.folder, self.processes, self.log, self.pace, self.bar = folder, processes, log, pace, bar
+        self.stop, self.accumulate, self.every, self.final = stop, accumulate, every, final
+        self._losses: list[float] = []
+        self._waited = 0.0
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Leave out the batches that an earlier session trained on."""
+        loader = runner.data_loader
+        done = runner.iter - runner.epoch * len(loader)
+        if done:
+            loader.sampler.__class__ = Rest
+            loader.sampler.skipped = done * loader.batch_size
+        self._ended = time.monotonic()
+
+    def before_train_iter(self, runner: Any) -> None:
+        """See the class."""
+        self._waited += time.monotonic() - self._ended
+
+    def after_train_iter(self, runner: Any) -> None:
+        """See the class. Runs after the optimiser and the EMA, as it is registered last."""
+        self._losses.append(runner.outputs["log_vars"]["loss"])
+        done, left = divmod(runner.iter + 1, self.accumulate)
+        if left == 0:
+            self._step(runner, done)
+        self._ended = time.monotonic()
+
+    def _step(self, runner: Any, done: int) -> None:
+        loss = sum(self._losses) / len(self._losses)
+        if not math.isfinite(loss):
+            good = next((path.name for path in checkpoint.checkpoints(self.folder)), "none")
+            raise KitError(
+                f"loss is {loss} at step {done}; last good checkpoint: {good}; lower optimizer.lr"
+            )
+        own = torch.tensor([float(bool(self.stop)), self._waited], dtype=torch.float64)
+        stopping, waited = self.processes.mean(own.to(self.processes.device)).tolist()
+        model = runner.model.module
+        values = {
+            "iteration": runner.iter + 1,
+            "epoch": runner.epoch,
+            "loss": loss,
+            "learning_rate": runner.current_lr()[0],
+            **({"ema_momentum": model.momentum} if hasattr(model, "momentum") else {}),
+            **self.pace.step(waited),
+            "memory": memory(self.processes.device),
+        }
+        self.log.write(done, values)
+        self._losses, self._waited = [], 0.0
+        if self.processes.first and (forecast := self.pace.forecast(done)):
+            say(f"pretrain: {forecast}")
+        self.bar.step(f"loss {loss:.3f}")
+        if runner.iter + 1 == runner.max_iters:
+            return
+        # At the first step that ends with a multiple of these, or after it.
+        turn = self.every * len(runner.data_loader)
+        if stopping or (runner.iter + 1) // turn > (runner.iter + 1 - self.accumulate) // turn:
+            self._save(runner)
+        if stopping:
+            raise self.stop.interrupted(f"{done} of {runner.max_iters // self.accumulate} steps")
+
+    def after_run(self, runner: Any) -> None:
+        """Leave the trained networks, without the optimiser."""
+        if self.processes.first:
+            found = state(runner, runner.iter)
+            checkpoint.write(self.final, {**found, "optimizer": None})
+            checkpoint.keep(self.folder, 0)
+
+    def _save(self, runner: Any) -> None:
+        if self.processes.first:
+            done = runner.iter + 1
+            path = self.folder / f"step_{done // self.accumulate:07d}.pth"
+            checkpoint.write(path, state(runner, done))
+            checkpoint.keep(self.folder, 2)
+        self.processes.tell()  # nobody goes on, or ends, before it is saved
+
+
+def state(runner: Any, iteration: int) -> dict[str, Any]:
+    """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
+    weights: dict[str, Tensor] = runner.model.module.state_dict()
+    return {
+        "meta": {"epoch": runner.epoch, "iter": iteration},
+        "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
+        "optimizer": runner.optimizer.state_dict(),
+    }
+
+
+class Rest(DistributedSampler):
+    """OpenSelfSup's sampler without the first images of this epoch."""
+
+    skipped = 0
+
+    def __iter__(self) -> Any:
+        """See the class; later epochs are whole."""
+        skipped, self.skipped = self.skipped, 0
+        return islice(super().__iter__(), skipped, None)

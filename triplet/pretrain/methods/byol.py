@@ -1,0 +1,38 @@
+"""BYOL (Grill et al., arXiv 2006.07733) as in OpenSelfSup: the Triplet method's networks, without
+negatives."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods.common import Batch, unit
+from triplet.pretrain.networks import Networks
+
+MEASURES = ("positive_cosine",)
+PASSES = (2, 2)
+EMA = True
+
+
+def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """``-2 * mean cosine`` of (n, d) predictions and targets.
+
+    The paper's is larger by 2, which has no gradient.
+    """
+    return -2 * (unit(prediction) * unit(target)).sum(1).mean()
+
+
+def build(config: Pretrain, images: int) -> Networks:
+    """Online encoder, predictor, target encoder."""
+    return Networks(**config.model.model_dump())
+
+
+def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """Two (n, 3, h, w) views: predict each one's target projection from the other, and sum both losses."""
+    prediction_1 = networks.predictor(networks.online(views[0]))
+    prediction_2 = networks.predictor(networks.online(views[1]))
+    with torch.no_grad():
+        target_1, target_2 = networks.target(views[0]), networks.target(views[1])
+    loss = byol_loss(prediction_1, target_2) + byol_loss(prediction_2, target_1)
+    return loss, [loss.detach() / -4]

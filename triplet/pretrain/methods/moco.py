@@ -1,0 +1,81 @@
+"""MoCo (He et al., arXiv 1911.05722) and, with a hidden layer, MoCo v2 (arXiv 2003.04297), as in
+OpenSelfSup."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
+from triplet.pretrain.optim import ema_update
+
+MEASURES = ("accuracy",)
+PASSES = (1, 1)
+EMA = False  # within the step
+
+
+class Moco(nn.Module):
+    """Query encoder ``online``, key encoder ``target``, and the queue of (d, length) unit keys."""
+
+    queue: Tensor
+    pointer: Tensor
+
+    def __init__(self, config: Pretrain) -> None:
+        super().__init__()
+        hidden, outputs = config.model.hidden, config.model.outputs
+
+        def projector(channels: int) -> nn.Module:
+            if not hidden:
+                return nn.Linear(channels, outputs)
+            return nn.Sequential(
+                nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs)
+            )
+
+        self.online = Encoder(config, projector)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrast.queue), dim=0))
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
+
+
+def build(config: Pretrain, images: int) -> Moco:
+    """See Moco."""
+    return Moco(config)
+
+
+def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """The first (n, 3, h, w) view asks, the second is the key; then all processes' keys join the queue.
+
+    Keys are computed on images shuffled over the groups that share BN statistics, so that those tell
+    nothing.
+    """
+    settings = batch.config.contrast
+    query = unit(networks.online(views[0]))
+    with torch.no_grad():
+        ema_update(networks.target, networks.online, settings.momentum)
+        everyone = batch.gather(views[1])
+        rng = np.random.default_rng((batch.config.seed, batch.iteration, 0x5F1E))
+        order = torch.from_numpy(rng.permutation(len(everyone))).to(query.device)
+        mine = everyone[order[batch.own]].contiguous(memory_format=torch.channels_last)
+        shuffled = batch.gather(unit(networks.target(mine)))
+        keys = torch.empty_like(shuffled)
+        keys[order] = shuffled
+    with torch.autocast(query.device.type, enabled=False):
+        positive = (query * keys[batch.own]).sum(1)
+        loss, found = contrastive_loss(positive, query @ networks.queue.clone(), settings.temperature)
+    enqueue(networks.queue, networks.pointer, keys)
+    return loss, [found]
+
+
+@torch.no_grad()
+def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
+    """Replace the oldest keys of a (d, length) queue, in place, by (N, d) new ones; N divides the length.
+
+    Without a look at the pointer's value, for which the host would wait.
+    """
+    places = (pointer + torch.arange(len(keys), device=queue.device)) % queue.shape[1]
+    queue[:, places] = keys.T.to(queue.dtype)
+    pointer.copy_((pointer + len(keys)) % queue.shape[1])

@@ -1,0 +1,55 @@
+"""NPID (Wu et al., arXiv 1805.01978) as in OpenSelfSup: each image against a memory of all others'
+features."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
+
+MEASURES = ("accuracy",)
+PASSES = (1, 0)
+EMA = False
+
+
+class Npid(nn.Module):
+    """Encoder and (images, d) bank of unit features."""
+
+    bank: Tensor
+
+    def __init__(self, config: Pretrain, images: int) -> None:
+        super().__init__()
+        outputs = config.model.outputs
+        self.online = Encoder(config, lambda channels: nn.Linear(channels, outputs))
+        self.register_buffer("bank", F.normalize(torch.randn(images, outputs)))
+
+
+def build(config: Pretrain, images: int) -> Npid:
+    """See Npid."""
+    return Npid(config, images)
+
+
+def draw(images: int, batch: Batch) -> Tensor:
+    """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup."""
+    shape, device = (batch.config.loss.group, batch.config.contrast.negatives), batch.indices.device
+    return torch.cat(
+        [torch.randint(images, shape, generator=each, device=device) for each in batch.generators()]
+    )
+
+
+def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """One (n, 3, h, w) view: find its own entry among drawn ones; then all processes' entries move."""
+    settings, bank = batch.config.contrast, networks.bank
+    feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
+    with torch.autocast(feature.device.type, enabled=False):
+        positive = (bank[batch.indices] * feature).sum(1)
+        negative = torch.stack([bank[row] @ own for row, own in zip(drawn, feature, strict=True)])
+        loss, found = contrastive_loss(positive, negative, settings.temperature)
+    with torch.no_grad():
+        everyone, new = batch.gather(batch.indices), batch.gather(feature.detach())
+        moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new
+        bank[everyone] = F.normalize(moved)
+    return loss, [found]

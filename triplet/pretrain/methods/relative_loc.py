@@ -1,0 +1,89 @@
+"""Relative patch location (Doersch et al., arXiv 1505.05192) as in OpenSelfSup."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import functional as TF
+
+from triplet.pretrain.config import Patches, Pretrain
+from triplet.pretrain.methods.common import Batch, Encoder, accuracy
+
+MEASURES = ("accuracy",)
+PASSES = (16, 0)
+EMA = False
+CENTRE = 4
+
+
+def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) -> np.ndarray:
+    """(9, side, side, 3) uint8: a 3 x 3 grid of an RGB image, by rows, each patch moved in its cell."""
+    scale = config.resize / min(image.size)
+    width, height = (max(config.resize, int(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (int(rng.integers(0, side - config.crop + 1)) for side in image.size)
+    image = image.crop((left, top, left + config.crop, top + config.crop))
+    if rng.random() < config.grayscale:
+        image = TF.rgb_to_grayscale(image, num_output_channels=3)
+    pixels, cell, side = np.asarray(image), config.crop // 3, config.side
+    found = []
+    for row in range(3):
+        for column in range(3):
+            y, x = (cell * place + int(rng.integers(0, config.jitter + 1)) for place in (row, column))
+            found.append(pixels[y : y + side, x : x + side])
+    return np.stack(found)
+
+
+class RelativeLoc(nn.Module):
+    """Backbone, a hidden layer on the features of two patches, a classifier of eight.
+
+    BN's running statistics move slowly (0.003), as released.
+    """
+
+    def __init__(self, config: Pretrain) -> None:
+        super().__init__()
+        self.online = Encoder(config, lambda channels: nn.Identity())
+        hidden, self.dropout = config.model.hidden, 0.5
+        fc = nn.Linear(2 * self.online.backbone.channels, hidden)
+        bn = nn.BatchNorm1d(hidden, momentum=0.003)
+        self.neck = nn.Sequential(OrderedDict(fc=fc, bn=bn, relu=nn.ReLU(inplace=True)))
+        self.head = nn.Linear(hidden, 8)
+        for layer, bias in ((fc, 0.1), (self.head, 0.0)):
+            nn.init.normal_(layer.weight, std=0.005)
+            nn.init.constant_(layer.bias, bias)
+
+
+def build(config: Pretrain, images: int) -> RelativeLoc:
+    """See RelativeLoc."""
+    return RelativeLoc(config)
+
+
+def dropped(share: float, width: int, batch: Batch) -> Tensor:
+    """(8n, width) mask of what dropout leaves out."""
+    shape, device = (8 * batch.config.loss.group, width), batch.indices.device
+    return torch.cat(
+        [torch.rand(shape, generator=each, device=device) < share for each in batch.generators()]
+    )
+
+
+def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """Nine (n, 3, side, side) patches: tell where each of the outer ones lies, seen from the centre.
+
+    The centre is computed once for each, as released: BN counts it that often.
+    """
+    around = torch.stack([view for i, view in enumerate(views) if i != CENTRE], dim=1).flatten(0, 1)
+    centre = views[CENTRE].repeat_interleave(8, dim=0)
+    pair = [
+        networks.online(patches.contiguous(memory_format=torch.channels_last))
+        for patches in (around, centre)
+    ]
+    hidden = networks.neck(torch.cat(pair, dim=1))
+    if networks.dropout:
+        mask = dropped(networks.dropout, hidden.shape[1], batch)
+        hidden = hidden.masked_fill(mask, 0) / (1 - networks.dropout)
+    place = torch.arange(8, device=hidden.device).repeat(len(views[0]))
+    logits = networks.head(hidden)
+    return F.cross_entropy(logits, place), [accuracy(logits, place)]

@@ -1,0 +1,33 @@
+"""Rotation prediction (Gidaris et al., arXiv 1803.07728) as in OpenSelfSup."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods.common import Batch, Encoder, accuracy
+
+MEASURES = ("accuracy",)
+PASSES = (4, 0)
+EMA = False
+
+
+def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 3, h, h) -> (4n, 3, h, h), each at 0, 90, 180, 270 degrees to the left, and (4n,) which."""
+    turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)], dim=1).flatten(0, 1)
+    return turned, torch.arange(4, device=images.device).repeat(len(images))
+
+
+def build(config: Pretrain, images: int) -> nn.Module:
+    """A backbone and a classifier of four."""
+    return nn.ModuleDict({"online": Encoder(config, lambda channels: nn.Linear(channels, 4))})
+
+
+def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """One (n, 3, h, h) view, four ways: tell by how much it was turned."""
+    turned, angle = rotations(views[0])
+    logits = networks.online(turned.contiguous(memory_format=torch.channels_last))
+    return F.cross_entropy(logits, angle), [accuracy(logits, angle)]

@@ -1,0 +1,64 @@
+"""SimCLR (Chen et al., arXiv 2002.05709) as in OpenSelfSup: every other view of the batch is a negative."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods.common import Batch, Encoder, accuracy
+
+MEASURES = ("accuracy",)
+PASSES = (2, 0)
+EMA = False
+
+
+def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of (2n, d) unit rows, the two views of an image in a row: cross-entropy of finding the other view.
+
+    Returns:
+        The loss, in float32 or wider, and the share of views that find theirs.
+    """
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    other = torch.arange(len(z), device=z.device) ^ 1
+    return F.cross_entropy(logits, other), accuracy(logits, other)
+
+
+def build(config: Pretrain, images: int) -> nn.Module:
+    """An encoder whose linear layers have no bias and whose last layer is BN."""
+    hidden, outputs = config.model.hidden, config.model.outputs
+
+    def projector(channels: int) -> nn.Module:
+        return nn.Sequential(
+            OrderedDict(
+                fc0=nn.Linear(channels, hidden, bias=False),
+                bn0=nn.BatchNorm1d(hidden),
+                relu=nn.ReLU(inplace=True),
+                fc1=nn.Linear(hidden, outputs, bias=False),
+                bn1=nn.BatchNorm1d(outputs),
+            )
+        )
+
+    return nn.ModuleDict({"online": Encoder(config, projector)})
+
+
+def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """Two (n, 3, h, w) views, both in one pass, against those of all processes.
+
+    With OpenSelfSup's 8 GPUs each of them takes the gradient of the whole loss by its own images, and
+    their mean is stepped: an eighth of the loss's gradient. It matters where LARS does not adapt (BN), so
+    it is kept, on any number of GPUs: the gradient is divided by the config's number of groups.
+    """
+    both = torch.stack([*views], dim=1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    z = networks.online(both)
+    with torch.autocast(z.device.type, enabled=False):
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        z = z / (z.norm(dim=1, keepdim=True) + 1e-10)
+        loss, found = nt_xent(batch.gather(z), batch.config.contrast.temperature)
+    share = batch.processes / batch.config.optimizer.groups  # DDP divides by the processes
+    return loss.detach() + share * (loss - loss.detach()), [found]
