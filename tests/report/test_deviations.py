@@ -68,6 +68,12 @@ def test_pretraining_is_compared_with_the_nearest_released_config(places):
     }  # fmt: skip
 
 
+def test_another_method_has_no_released_pretraining(places):
+    making.pretrain("byol", config={"method": "byol"})
+    (run,) = collect(places / "checkpoints")
+    assert deviations.of_run(run, METHODS) == []
+
+
 def test_the_release_departs_from_what_is_said_of_it():
     said = [(each.against.partition(",")[0], each.key, each.ours) for each in deviations.stated()]
     assert ("README", "schedule.epochs", "1000") in said

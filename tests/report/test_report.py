@@ -131,8 +131,7 @@ def shown(request, tmp_path_factory):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1280, "light")])
 def test_the_page_in_a_browser(shown, browser, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -6,19 +6,35 @@ import zipfile
 
 import pytest
 
+from tests.conftest import KIT
 from tests.report import making
 from triplet import cli, files, records
 from triplet.report import crate, provenance, verify
 
 
+def settle(patch, folder):
+    patch.chdir(KIT)
+    for name in ("datasets", "checkpoints", "reports"):
+        patch.setenv(f"TRIPLET_{name.upper()}", str(folder / name))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Places with an exported crate of a run whose numbers can be computed again, and of another."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        settle(patch, folder)
+        making.evaluated(folder)
+        making.run("triplet", 41.5, 36.0, pictures=2)
+        assert cli.main(["report", "--export", str(folder / "runs.zip")]) == 0
+    return folder
+
+
 @pytest.fixture
-def archive(places):
-    """An exported crate of a run whose numbers can be computed again, and of one with weights."""
-    making.evaluated(places)
-    making.run("triplet", 41.5, 36.0, pictures=2)
-    path = places / "runs.zip"
-    assert cli.main(["report", "--export", str(path)]) == 0
-    return path
+def archive(world, tmp_path, monkeypatch):
+    """A copy of the crate, on the machine that made it."""
+    settle(monkeypatch, world)
+    return shutil.copy(world / "runs.zip", tmp_path / "runs.zip")
 
 
 def wrong(found):
@@ -74,7 +90,7 @@ def test_without_the_annotations_it_says_so(places):
     assert "make pull-data" in found.why
 
 
-def test_an_archive_is_a_crate_that_verifies(archive, places, capsys):
+def test_an_archive_is_a_crate_that_verifies(archive, world, capsys):
     with zipfile.ZipFile(archive) as opened:
         names = opened.namelist()
         graph = {each["@id"]: each for each in json.loads(opened.read(crate.METADATA))["@graph"]}
@@ -83,7 +99,7 @@ def test_an_archive_is_a_crate_that_verifies(archive, places, capsys):
     assert graph[crate.METADATA]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
     assert {part["@id"] for part in graph["./"]["hasPart"]} == set(names) - {crate.METADATA}
     page = graph["reports/index.html"]
-    assert page["sha256"] == files.sha256(places / "reports" / "index.html")
+    assert page["sha256"] == files.sha256(world / "reports" / "index.html")
     action = graph["#checkpoints/triplet/finetune/record.json"]
     assert action["@type"] == "CreateAction"
     assert {"@id": "checkpoints/triplet/finetune/metrics.jsonl"} in action["result"]
@@ -94,14 +110,14 @@ def test_an_archive_is_a_crate_that_verifies(archive, places, capsys):
     assert "do not" in capsys.readouterr().out
 
 
-def test_another_machine_verifies_it(archive, places, monkeypatch, tmp_path_factory):
+def test_another_machine_verifies_it(archive, monkeypatch, tmp_path):
     """Without the checkpoints; the numbers where it has the data set."""
-    shutil.rmtree(places / "checkpoints")
-    shutil.rmtree(places / "reports")
+    monkeypatch.setenv("TRIPLET_CHECKPOINTS", str(tmp_path / "none"))
+    monkeypatch.setenv("TRIPLET_REPORTS", str(tmp_path / "none"))
     found = verify.archived(archive)
     assert wrong(found) == []
     assert [finding.verdict for finding in again(found)] == [verify.OK]
-    monkeypatch.setenv("TRIPLET_DATASETS", str(tmp_path_factory.mktemp("none")))
+    monkeypatch.setenv("TRIPLET_DATASETS", str(tmp_path / "none"))
     found = verify.archived(archive)
     assert wrong(found) == again(found) == []
     assert any("make pull-data" in finding.why for finding in found)
@@ -165,8 +181,8 @@ def test_a_link_in_an_archive_is_refused(archive, capsys):
     assert "'link'" in capsys.readouterr().err
 
 
-def test_an_archive_cannot_make_this_machine_read_outside_its_data_sets(archive, places):
-    secret = places / "secret.json"
+def test_an_archive_cannot_make_this_machine_read_outside_its_data_sets(archive, world):
+    secret = world / "secret.json"
     secret.write_text("{}")
     name = "checkpoints/demo/seed0/triplet/eval/record.json"
     with zipfile.ZipFile(archive) as opened:
@@ -175,6 +191,37 @@ def test_an_archive_cannot_make_this_machine_read_outside_its_data_sets(archive,
         record["inputs"]["annotations"] = {"path": path, "sha256": files.sha256(secret), "bytes": 2}
         changed(archive, name, json.dumps(record).encode())
         assert again(verify.archived(archive)) == []
+
+
+def test_an_archive_that_grows_without_bound_is_refused(archive, capsys):
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("zeros.txt", bytes(30 << 20))
+    assert cli.main(["report", "--verify", str(archive)]) == 2
+    assert "'zeros.txt'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"[{}]", b"{}", b"[1", b"[]", b'[{"image_id": 99, "bbox": 1}]'])
+def test_predictions_of_another_shape_are_flagged(archive, content):
+    changed(archive, "checkpoints/demo/seed0/triplet/eval/coco_instances_results.json", content)
+    assert any("eval/record.json: numbers" in finding.what for finding in wrong(verify.archived(archive)))
+
+
+@pytest.mark.parametrize("results", [{"bbox": 3}, {"bbox": {"AP": []}}])
+def test_a_record_of_another_shape_is_no_traceback(archive, results):
+    name = "checkpoints/triplet/eval/record.json"
+    with zipfile.ZipFile(archive) as opened:
+        record = json.loads(opened.read(name))
+    changed(archive, name, json.dumps(record | {"results": results}).encode())
+    assert cli.main(["report", "--verify", str(archive)]) == 2
+
+
+def test_folders_are_listed_in_the_order_of_a_walk(places):
+    folder = places / "checkpoints" / "x"
+    for name in ("b.txt", "a/z.txt", "a/b/c.txt", "c/a.txt", "a.txt", "b/a.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    walked = [name for name, _ in files.walk(folder)]
+    assert sorted(walked, key=verify._walked) == walked
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])

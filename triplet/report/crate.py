@@ -66,9 +66,11 @@ def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> i
 
 
 def _small(path: Path) -> dict[str, Path]:
-    """The files there that go into a crate."""
+    """The files there that go into a crate: all of an output or nothing."""
     inside = [path] if path.is_file() else [path / name for name, _ in files.walk(path)]
-    return {records.portable(file): file for file in inside if file.suffix not in LEFT_OUT}
+    if any(file.suffix in LEFT_OUT for file in inside):
+        return {}
+    return {records.portable(file): file for file in inside}
 
 
 def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str, Any]:

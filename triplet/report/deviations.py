@@ -122,7 +122,8 @@ def recipes() -> list[tuple[str, str, str]]:
 def of_run(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
     """All of a run's, of its pretraining and of its finetuning."""
     found = []
-    if pretrain := run.stages.get("pretrain"):
+    pretrain = run.stages.get("pretrain")
+    if pretrain and pretrain.config.get("method", "triplet") == "triplet":
         found += _pretraining(run.name, flat(pretrain.config))
     if run.detectron2:
         found += _finetuning(run, methods)

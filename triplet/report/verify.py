@@ -6,6 +6,7 @@ import io
 import json
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
@@ -26,6 +27,8 @@ OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6
 """AP in percent: of the rounding of the last place, should an engine add in another order."""
 RESULTS = "reports/results.json"
+ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""What reading well-formed JSON of another shape raises."""
 LARGEST = 64 << 20
 """Bytes of a record or metadata file in an archive: more is no such file."""
 
@@ -61,9 +64,9 @@ def archived(path: Path) -> list[Finding]:
     try:
         with zipfile.ZipFile(path) as archive:
             return list(_archived(archive, path))
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, *ODD) as error:
         raise KitError(
-            f"{path} is damaged or no crate of the kit: {' '.join(str(error).split())}"
+            f"{path} is damaged or no crate of the kit: {' '.join(str(error).split()):.200}"
         ) from None
 
 
@@ -113,7 +116,7 @@ def _recorded(
         there: Artifact | None = None
         if artifact.path in said:
             there = artifact.model_copy(update={"sha256": said[artifact.path]})
-        elif inside := sorted(n for n in sizes if n.startswith(f"{artifact.path}/")):
+        elif inside := sorted((n for n in sizes if n.startswith(f"{artifact.path}/")), key=_walked):
             start = len(artifact.path) + 1
             there = Artifact.listed(artifact.path, ((n[start:], sizes[n]) for n in inside))
         if there is None:
@@ -124,6 +127,12 @@ def _recorded(
         path = record.outputs["predictions"].path
         # What an archive says is not followed out of this machine's data sets.
         yield from _again(name, record, archive.open(path) if path in sizes else None, anywhere=False)
+
+
+def _walked(name: str) -> list[tuple[bool, str]]:
+    """Sorts names as ``files.walk`` does: a folder's files before its folders."""
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
 
 
 def _here(path: Path) -> Artifact | None:
@@ -155,12 +164,16 @@ def _again(
         if Artifact.of(path).sha256 != truth.sha256:
             yield Finding(what, ABSENT, f"{truth.path} is another file here")
             return
-        detections = json.load(file)
-    engine = record.results.get("engine", "ultrafast")
-    tasks = [task for task in NUMBERS if task in record.results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        judge = Truth(path, engine if engine in ENGINES else "ultrafast")
-        scores = {task: judge.score(detections, task).numbers for task in tasks}
+        engine = record.results.get("engine")
+        tasks = [task for task in NUMBERS if task in record.results]
+        try:
+            detections = json.load(file)
+            with contextlib.redirect_stdout(io.StringIO()):
+                judge = Truth(path, engine if engine in ENGINES else "ultrafast")
+                scores = {task: judge.score(detections, task).numbers for task in tasks}
+        except ODD:
+            yield Finding(what, WRONG, "its predictions cannot be evaluated")
+            return
     for task, numbers in scores.items():
         wrong = [key for key, value in numbers.items() if not _same(value, record.results[task].get(key))]
         shown = ", ".join(f"{key} {numbers[key]} not {record.results[task].get(key)}" for key in wrong[:3])
@@ -178,7 +191,8 @@ def _safe(info: zipfile.ZipInfo, path: Path) -> str:
     name = PurePosixPath(info.filename)
     kind = stat.S_IFMT(info.external_attr >> 16)
     odd = name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename
-    if odd or info.is_dir() or kind not in (0, stat.S_IFREG):
+    bomb = info.file_size > 100 * info.compress_size + (10 << 20)  # ours shrink to a tenth or so
+    if odd or bomb or info.is_dir() or kind not in (0, stat.S_IFREG):
         raise KitError(f"{path} holds {info.filename!r:.60}, which no crate of the kit does")
     return info.filename
 
