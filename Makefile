@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: always help setup demo test test-slow lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
-  linear knn semi svm speed report \
+  linear knn semi svm speed report tensorboard \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 RUNTIME ?= local
@@ -23,6 +23,7 @@ COCO ?= coco
 NAME ?= packed
 PULL ?= coco
 SEED ?= 0
+PORT ?= 6006
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
@@ -32,7 +33,7 @@ ifeq ($(RUNTIME),local)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST) $(DETECTION) $(LOG)),-v $(path):$(path):ro)
+  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST) $(DETECTION) $(LOG) $(VERIFY)),-v $(path):$(path):ro)
   triplet = docker compose run --rm $(mounts)$(if $(3), --entrypoint "$(3)") $(or $(2),$(1))
   environment = ready
 else
@@ -156,8 +157,16 @@ svm: $(environment) ## VOC07 by support vector machines, all images and a few (V
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
-report: $(environment) ## put every number beside the paper's: reports/index.html
-	@$(call triplet,report)
+report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)
+	@$(call triplet,report) $(if $(call on,$(VERIFY)),--verify $(if $(filter-out 1 yes true,$(VERIFY)),"$(VERIFY)")) \
+	  $(if $(EXPORT),--export "$(if $(filter docker,$(RUNTIME)),/reports/$(notdir $(EXPORT)),$(EXPORT))") $(ARGS)
+
+tensorboard: $(environment) ## the curves of all runs as they grow (PORT=6006)
+ifeq ($(RUNTIME),docker)
+	@PORT="$(PORT)" docker compose run --rm --service-ports tensorboard
+else
+	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" --port "$(PORT)" $(ARGS)
+endif
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: see README)
 	@scripts/build.sh

@@ -1,6 +1,7 @@
-"""What the authors' and OpenSelfSup's detection configs resolve to, for tests/detection/test_configs.py.
+"""What the authors' and OpenSelfSup's detection configs resolve to, for the report and its tests.
 
-Detectron2 itself reads each file that a training can be given; what differs from its defaults is noted.
+Detectron2 itself reads each file that a training can be given; what differs from its defaults is noted, and
+the defaults themselves, since the report does without Detectron2.
 Clones of both, and the run (seconds), from the root of the kit:
 
     git clone https://github.com/wanggrun/triplet /tmp/authors
@@ -26,7 +27,8 @@ COMMITS = {
     "authors": "c1bbaa941f1b5867145deb2bbf7f1c0ff0bf238a",
     "openselfsup": PINS["OPENSELFSUP_COMMIT"],
 }
-OUTPUT = KIT / "tests" / "golden" / "detection_configs.json"
+OUTPUT = KIT / "configs" / "released" / "detection.json"
+DEFAULTS = OUTPUT.with_name("detectron2_defaults.json")
 
 
 def flat(values: dict, prefix: str = "") -> dict:
@@ -62,6 +64,7 @@ def main() -> None:
             changed = {key: value for key, value in flat(cfg).items() if value != defaults[key]}
             lines.append(f"{json.dumps(f'{name}/{path.stem}')}: {json.dumps(changed, sort_keys=True)}")
     OUTPUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    DEFAULTS.write_text(json.dumps(defaults, indent=0, sort_keys=True) + "\n")
     print(f"{OUTPUT}: {len(lines)} configs")
 
 

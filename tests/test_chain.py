@@ -102,7 +102,7 @@ def test_the_report_shows_the_evaluated_numbers(world):
                 r["row"] == row and r["task"] == "box" and r["metric"] == "AP" and r["value"] == box
                 for r in results
             )
-            assert f"<td>{box:.1f}</td>" in page
+            assert f">{box:.1f}</a>" in page
     assert len(collect(folder / "checkpoints")) == 2
 
 

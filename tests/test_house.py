@@ -151,6 +151,26 @@ def test_several_nodes_need_a_place_to_meet():
     assert "NODES=2 needs RDZV=host:port" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "triplet report"),
+        (["VERIFY=1"], "report --verify"),
+        (["VERIFY=my runs.zip"], 'report --verify "my runs.zip"'),
+        (["VERIFY=0", "EXPORT=runs.zip"], 'report --export "runs.zip"'),
+        (["RUNTIME=docker", "EXPORT=a/runs.zip"], 'report --export "/reports/runs.zip"'),
+    ],
+)
+def test_make_report_verifies_and_exports(arguments, expected):
+    assert " ".join(make("-n", "report", *arguments).stdout.replace("\\", "").split()).endswith(expected)
+
+
+def test_tensorboard_opens_on_all_runs():
+    done = make("-n", "tensorboard", "PORT=7000", "TRIPLET_CHECKPOINTS=/runs")
+    assert '.venv/bin/tensorboard --logdir "/runs" --port "7000"' in done.stdout
+    assert "--service-ports tensorboard" in make("-n", "tensorboard", "RUNTIME=docker").stdout
+
+
 @pytest.mark.parametrize(("value", "forced"), [("1", True), ("0", False), ("", False)])
 def test_force_can_be_switched_off(value, forced):
     assert ("--force" in make("-n", "eval", f"FORCE={value}").stdout) == forced

@@ -188,7 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _overrides(svm, "layers=[4,5]")
 
-    add("report", _report, "put every number beside the paper's, as a page and as tables")
+    report = add("report", _report, "put every number beside the paper's, as a page and as tables")
+    way = report.add_mutually_exclusive_group()
+    way.add_argument(
+        "--verify", nargs="?", const="", metavar="ZIP",
+        help="instead, check all hashes and evaluate stored predictions again, here or of an archive",
+    )  # fmt: skip
+    way.add_argument("--export", type=Path, metavar="ZIP", help="write all of it as an RO-Crate, too")
 
     demo = add("demo", _demo, "the whole pipeline in small, on this machine")
     demo.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
@@ -392,10 +398,13 @@ def _svm(a: argparse.Namespace) -> None:
     svm(a.run, a.config, _folder(a.data), a.overrides, weights=a.weights, force=a.force)
 
 
-def _report(a: argparse.Namespace) -> None:
-    from triplet.report.stage import report
+def _report(a: argparse.Namespace) -> int | None:
+    from triplet.report.stage import check, report
 
-    report()
+    if a.verify is not None:
+        return check(Path(a.verify) if a.verify else None)
+    report(a.export)
+    return None
 
 
 def _demo(a: argparse.Namespace) -> int:

@@ -20,6 +20,11 @@ class Published(Settings):
 
     box: float
     mask: float
+    box50: float | None = None
+    """At IoU 0.50."""
+    box75: float | None = None
+    mask50: float | None = None
+    mask75: float | None = None
 
 
 class Method(Settings):

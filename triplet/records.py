@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -79,12 +79,17 @@ class Artifact(BaseModel):
         if path.is_file():
             return cls(path=portable(path), sha256=files.sha256(path), bytes=path.stat().st_size)
         if path.is_dir():
-            listing, total, count = hashlib.sha256(), 0, 0
-            for name, size in files.walk(path):
-                listing.update(f"{size} {name}\n".encode())
-                total, count = total + size, count + 1
-            return cls(path=portable(path), sha256=listing.hexdigest(), bytes=total, files=count)
+            return cls.listed(portable(path), files.walk(path))
         raise KitError(f"nothing at {path}")
+
+    @classmethod
+    def listed(cls, path: str, names: Iterable[tuple[str, int]]) -> "Artifact":
+        """A folder of these files, (name, bytes) in the order of ``files.walk``."""
+        listing, total, count = hashlib.sha256(), 0, 0
+        for name, size in names:
+            listing.update(f"{size} {name}\n".encode())
+            total, count = total + size, count + 1
+        return cls(path=path, sha256=listing.hexdigest(), bytes=total, files=count)
 
     def intact(self) -> bool:
         """Whether it is still there: a folder with the same listing, a file of the same size."""

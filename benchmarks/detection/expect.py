@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from triplet.config import Settings, parse_file
 from triplet.methods import load_methods
 from triplet.report.collect import Run
-
-from detectron2.config import CfgNode
 
 PATH = Path(__file__).parents[2] / "configs" / "expected.yaml"
 NOISE = 0.3
@@ -101,16 +99,18 @@ def published() -> Published:
     return parse_file(PATH, Published)
 
 
-def detector(cfg: CfgNode) -> str | None:
-    """Which of the curves' detectors a config builds: c4, fpn or None."""
-    m = cfg.MODEL
-    if not (m.MASK_ON and m.RESNETS.DEPTH == 50 and m.RESNETS.STEM_OUT_CHANNELS == 64):
+def detector(settings: dict[str, Any]) -> str | None:
+    """Which of the curves' detectors a config of Detectron2's builds, resolved: c4, fpn or None."""
+    network = settings["MODEL"]
+    heads, backbone = network["ROI_HEADS"], network["RESNETS"]
+    if not (network["MASK_ON"] and backbone["DEPTH"] == 50 and backbone["STEM_OUT_CHANNELS"] == 64):
         return None
-    if m.ROI_HEADS.NUM_CLASSES != 80 or m.META_ARCHITECTURE != "GeneralizedRCNN":
+    if heads["NUM_CLASSES"] != 80 or network["META_ARCHITECTURE"] != "GeneralizedRCNN":
         return None
-    if m.ROI_HEADS.NAME.startswith("Res5ROIHeads"):
+    if heads["NAME"].startswith("Res5ROIHeads"):
         return "c4"
-    return "fpn" if m.BACKBONE.NAME == "build_resnet_fpn_backbone" and not m.KEYPOINT_ON else None
+    fpn = network["BACKBONE"]["NAME"] == "build_resnet_fpn_backbone" and not network["KEYPOINT_ON"]
+    return "fpn" if fpn else None
 
 
 def expected(row: str, kind: str, iterations: float, own: Sequence[Curve] = ()) -> Expected | None:

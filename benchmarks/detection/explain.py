@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection import expect, model
+from benchmarks.detection import expect
 from benchmarks.detection.expect import FULL, NOISE, Effect
 from triplet.errors import KitError
 from triplet.methods import load_methods
@@ -121,6 +121,8 @@ def read(config: Path | None, log: Path | None) -> Facts:
             raise KitError(f"{log}: {error.strerror}") from None
     values: dict[str, Any] | None = None
     if config:
+        from benchmarks.detection import model  # Detectron2, which what the report asks does not need
+
         values = yaml.safe_load(model.load_config(config).dump())
     elif full := re.search(r"Running with full config:\n(.*?)(?=^\[\d\d/\d\d |\Z)", text, re.S | re.M):
         try:
@@ -128,14 +130,15 @@ def read(config: Path | None, log: Path | None) -> Facts:
         except yaml.YAMLError:
             raise KitError(f"{log}: its copy of the config cannot be read; add --config FILE") from None
     if values:
-        _of_config(facts, values)
+        of_config(facts, values)
     found = len(text) > 0 and _of_log(facts, text)
     if log and not found and values is None:
         raise KitError(f"{log}: no iteration of Detectron2 in it; expected its log.txt or metrics.json")
     return facts
 
 
-def _of_config(facts: Facts, values: dict[str, Any]) -> None:
+def of_config(facts: Facts, values: dict[str, Any]) -> None:
+    """Fill in what a resolved config of Detectron2's tells."""
     solver, network = values["SOLVER"], values["MODEL"]
     facts.planned = facts.iterations = solver["MAX_ITER"]
     facts.batch, facts.rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]

@@ -74,9 +74,9 @@ def test_gpus_are_given_by_the_overlay_alone(checkout):
     assert int(with_gpus["finetune"]["shm_size"]) >= 32 << 30
 
 
-def test_only_the_download_has_a_network(checkout):
+def test_only_the_download_and_tensorboard_have_a_network(checkout):
     networks = {name: service["network_mode"] for name, service in services(checkout).items()}
-    assert networks.pop("download") == "bridge"
+    assert networks.pop("download") == networks.pop("tensorboard") == "bridge"
     assert set(networks.values()) == {"none"}
 
 

@@ -1,56 +1,43 @@
-"""The report from records, and as a real browser shows it."""
+"""The report stage's files, and the page as a real browser shows it."""
 
 import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from triplet import cli, records
+from tests.conftest import KIT
+from tests.report import making
+from triplet import cli
 from triplet.methods import load_methods
+from triplet.report import stage
 from triplet.report.collect import collect
-from triplet.report.stage import contents
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def run(name, box, mask, seed=0, iterations=180_000, images=5000, force=False):
-    """Leave the records of a run with these results, each stage reading what the one before wrote."""
-
-    def work(job):
-        stage = job.folder.name
-        if stage == "finetune":
-            job.results["iterations"] = iterations
-        if stage == "eval":
-            job.results["images"] = images
-            for task, ap in (("bbox", box), ("segm", mask)):
-                job.results[task] = {"AP": ap, "AP50": ap + 20, "AP75": None}
-        if stage == "pretrain":
-            path = job.folder / "metrics.jsonl"
-            lines = [
-                {"iteration": i, "loss": 198 - i / 9, "positive_cosine": i / 9, "feature_std": 0.9}
-                for i in range(9)
-            ]
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            job.outputs["metrics"] = path
-        if stage in WROTE:
-            path = job.folder / "output"
-            path.write_text(f"{stage} {box} {iterations}")
-            job.outputs[WROTE[stage]] = path
-
-    inputs = {}
-    for stage in ("pretrain", "convert", "finetune", "eval"):
-        folder = records.stage_folder(name, stage)
-        records.perform(stage, folder, config={}, inputs=inputs, work=work, seed=seed, force=force)
-        inputs = {"model" if stage == "finetune" else "weights": folder / "output"}
+def demo():
+    """What `make demo` leaves."""
+    for row, box in (("random", 20.0), ("triplet", 25.0)):
+        making.run(f"demo/seed0/{row}", box, box / 2, images=60, pictures=2)
 
 
-WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
+def full():
+    """Every kind of table filled, several seeds and recipes."""
+    demo()
+    for number, (row, method) in enumerate(load_methods().items()):
+        making.run(row, method.readme.box - number / 10, method.readme.mask, pictures=2)
+    making.run("seed1/triplet", 41.6, 36.1, seed=1)
+    making.run("short/triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000, precision="bfloat16")
+    making.run("like-for-like/triplet", 41.2, 35.9, reference=making.MOCO)
+    making.run("voc/triplet", 56.8, None, reference=making.VOC, images=4952, engine="voc")
+    making.others("triplet")
 
 
-def paper_rows(page_rows):
-    return {row["name"]: row for row in page_rows}
+STATES = {"empty": lambda: None, "demo": demo, "full": full}
 
 
 def test_without_any_record(places):
@@ -58,90 +45,59 @@ def test_without_any_record(places):
     page = (places / "reports" / "index.html").read_text()
     assert "No stage has left a record yet" in page
     assert "41.7" in page
-    assert "make convert METHOD=triplet" in page
+    assert "make pull-data convert finetune eval PULL=weights METHOD=triplet" in page
 
 
-def test_the_papers_table(places):
-    run("triplet", 41.5, 35.1)
-    run("seed1/triplet", 41.7, 35.3, seed=1)
-    run("demo/seed0/triplet", 20.0, 10.0)
-    rows = paper_rows(contents(collect(places / "checkpoints"), load_methods())["paper"])
-    assert list(rows) == list(load_methods())
-    box, mask = rows["triplet"]["cells"]
-    assert str(box["ours"]) == "41.6 ± 0.1"
-    assert box["difference"] == pytest.approx(-0.1)
-    assert mask["difference"] == pytest.approx(-1.0)
-    assert rows["byol"]["cells"][0] == {"readme": 40.3, "zoo": 40.2, "ours": None, "difference": None}
+def test_every_format_has_the_numbers(places):
+    making.run("triplet", 41.5, 35.1)
     assert cli.main(["report"]) == 0
-    page = (places / "reports" / "index.html").read_text()
-    assert "within noise" in page
-    assert "beyond noise" in page
+    reports = places / "reports"
+    assert "| Triplet | 41.7 | – | 41.5 | -0.2 | within noise |" in (reports / "report.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((reports / "results.csv").read_text())))
+    numbers = json.loads((reports / "results.json").read_text())
+    for line in (rows, numbers):
+        box = next(n for n in line if (n["task"], n["metric"]) == ("box", "AP"))
+        assert float(box["value"]) == 41.5
+    assert ">41.5</a>" in (reports / "index.html").read_text()
+    for name in ("budget", "pretrain", "finetune"):
+        assert (reports / "plots" / f"{name}.svg").read_text().startswith("<svg")
+        assert (reports / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_experiment_pairs_its_seeds(places):
-    for seed, (random, triplet) in enumerate([(20.0, 25.0), (30.0, 33.0), (25.0, 31.0)]):
-        run(f"demo/seed{seed}/random", random, 10.0, seed)
-        run(f"demo/seed{seed}/triplet", triplet, 12.0, seed)
-    content = contents(collect(places / "checkpoints"), load_methods())
-    (experiment,) = content["experiments"]
-    random, triplet = experiment["rows"]
-    assert (experiment["name"], random["row"], triplet["row"]) == ("demo", "random", "triplet")
-    assert triplet["gain"].values == (5.0, 3.0, 6.0)
-    assert random["gain"] is None
-    assert triplet["scores"][("bbox", "AP75")] is None
-    assert all(cell["ours"] is None for row in content["paper"] for cell in row["cells"])
-
-
-@pytest.mark.parametrize("changes", [{"iterations": 600}, {"images": 100}])
-def test_another_budget_does_not_enter_the_papers_table(places, changes):
-    run("triplet", 41.5, 35.1, **changes)
-    content = contents(collect(places / "checkpoints"), load_methods())
-    assert all(cell["ours"] is None for row in content["paper"] for cell in row["cells"])
-    assert [e["name"] for e in content["experiments"]] == ["another budget than the paper's"]
-
-
-def test_an_evaluation_of_an_older_model_is_left_out(places):
-    run("triplet", 41.5, 35.1)
-    folder = records.stage_folder("triplet", "finetune")
-
-    def work(job):
-        (job.folder / "output").write_text("another model")
-        job.outputs["model"] = job.folder / "output"
-
-    inputs = {"weights": records.stage_folder("triplet", "convert") / "output"}
-    records.perform("finetune", folder, config={}, inputs=inputs, work=work, force=True)
-    (found,) = collect(places / "checkpoints")
-    assert set(found.stages) == {"pretrain", "convert", "finetune"}
-    assert "its eval was made from another finetune" in found.stale
+def test_the_markdown_is_whole_tables(places):
+    full()
     assert cli.main(["report"]) == 0
-    assert "FORCE=1" in (places / "reports" / "index.html").read_text()
+    lines = (places / "reports" / "report.md").read_text().splitlines()
+    tables = [i for i, line in enumerate(lines) if line.startswith("|---")]
+    assert len(tables) > 12
+    for i in tables:
+        columns = lines[i].count("|")
+        assert lines[i - 1].count(" | ") == columns - 2
+        assert lines[i + 1].startswith("| ")
+        assert lines[i - 2] == ""
 
 
-def test_foreign_records_do_not_disturb(places):
-    (places / "checkpoints" / "elsewhere").mkdir(parents=True)
-    (places / "checkpoints" / "elsewhere" / "record.json").write_text("not ours")
-    assert cli.main(["report"]) == 0
+def test_the_page_stays_small(places):
+    """As many runs as nobody has, each with pictures: what does not fit is left out and said to be."""
+    full()
+    runs = collect(places / "checkpoints") * 12
+    content = stage.contents(runs, load_methods(), {})
+    page = stage.page(content, runs, stage.draw(runs), stage.crate.all_records())
+    assert len(page.encode()) <= stage.LARGEST
+    assert "more runs are in" in page
 
 
-def test_csv_and_json_agree(places):
-    run("triplet", 41.5, 35.1, seed=7)
-    assert cli.main(["report"]) == 0
-    flat = json.loads((places / "reports" / "results.json").read_text())
-    table = list(csv.DictReader(io.StringIO((places / "reports" / "results.csv").read_text())))
-    assert [{k: str(v) for k, v in line.items()} for line in flat] == table
-    assert {(r["task"], r["metric"]): r["value"] for r in flat} == {
-        ("box", "AP"): 41.5, ("box", "AP50"): 61.5, ("mask", "AP"): 35.1, ("mask", "AP50"): 55.1,
-    }  # fmt: skip
-    assert flat[0]["seed"] == 7
+def test_the_report_needs_no_detectron2(places):
+    making.run("triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000)
+    code = (
+        "import sys; sys.modules.update({'detectron2': None, 'torch': None});"
+        "from triplet import cli; sys.exit(cli.main(['report']) or cli.main(['report', '--verify']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=KIT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_names_are_escaped(places):
-    run("<script>alert(1)</script>", 1.0, 1.0)
-    assert cli.main(["report"]) == 0
-    assert "<script>" not in (places / "reports" / "index.html").read_text()
-
-
-def test_other_files_in_the_reports_folder_stay(places):
+def test_it_can_be_made_again_and_leaves_what_it_does_not_know(places):
     (places / "reports").mkdir()
     (places / "reports" / "mine.txt").write_text("mine")
     for _ in range(2):
@@ -161,31 +117,82 @@ def browser():
         running.close()
 
 
+@pytest.fixture(scope="module", params=STATES)
+def shown(request, tmp_path_factory):
+    """(state, address) of a page in each state."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(KIT)
+        for name in ("datasets", "checkpoints", "reports"):
+            patch.setenv(f"TRIPLET_{name.upper()}", str(folder / name))
+        STATES[request.param]()
+        assert cli.main(["report"]) == 0
+    return request.param, (folder / "reports" / "index.html").as_uri()
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [380, 1280])
-def test_the_page_in_a_browser(places, browser, width, scheme, full):
-    if full:
-        for row in ("random", "triplet"):
-            run(f"demo/seed0/{row}", 20.0, 10.0)
-        run("triplet", 41.5, 35.1)
-    assert cli.main(["report"]) == 0
+@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1280, "light")])
+def test_the_page_in_a_browser(shown, browser, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    state, address = shown
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.goto((places / "reports" / "index.html").as_uri())
+    page.goto(address)
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("table").first.is_visible()
-    if full:
-        assert page.locator("figure svg").count() == 1
-        # Text of the plots takes the page's colour, so that it can be read on a dark page.
-        text = page.locator("figure svg text").first.evaluate("e => getComputedStyle(e).fill")
-        assert text == page.locator("body").evaluate("e => getComputedStyle(e).color")
-        page.locator("summary").first.click()
-        assert page.locator("details table").first.is_visible()
+    assert Axe().run(page).response["violations"] == []
+    assert page.locator("figure svg").count() == {"empty": 1, "demo": 4, "full": 7}[state]
+    # Text of the plots takes the page's colour, so that it can be read on a dark page.
+    text = page.locator("figure svg text").first.evaluate("e => getComputedStyle(e).fill")
+    assert text == page.locator("body").evaluate("e => getComputedStyle(e).color")
+    assert page.locator(".pictures img").count() == {"empty": 0, "demo": 4, "full": 24}[state]
+    page.close()
+
+
+@pytest.mark.browser
+def test_tables_sort_by_the_keyboard(shown, browser):
+    page = browser.new_page()
+    page.goto(shown[1])
+    table = page.locator("#coco-box ~ div table").first
+    heading = table.locator("th[scope=col]", has_text="README AP").first
+
+    def column():
+        return [float(text) for text in table.locator("tbody tr td:nth-child(2)").all_inner_texts()]
+
+    before = column()
+    heading.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(before) != before
+    page.keyboard.press("Space")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert column() == sorted(before, reverse=True)
+    zoo = table.locator("th[scope=col]", has_text="zoo AP").first
+    for _ in range(2):  # what the zoo does not have stays last, up or down
+        zoo.locator("button").click()
+        assert "Triplet" in table.locator("tbody tr").last.inner_text()
+    assert heading.get_attribute("aria-sort") is None
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_number_leads_to_its_records_and_paper_shows_them(shown, browser):
+    state, address = shown
+    page = browser.new_page()
+    page.goto(address)
+    if state != "empty":
+        page.locator("td.ours a").first.click()
+        name = page.evaluate("location.hash.slice(1)")
+        assert page.locator(f"details#{name}").get_attribute("open") is not None
+        assert page.locator(f"details#{name} table").is_visible()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("nav").is_hidden()
     page.close()

@@ -1,17 +1,19 @@
 """Records in, comparable results out."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import mean, stdev
+from typing import Any
 
 from triplet import records
 from triplet.records import Record
 
 STAGES = ("pretrain", "convert", "finetune", "eval")
+SEVERAL = ("linear", "knn", "semi", "svm")
+"""Stages of which a run may have several, each in a folder named after its config."""
 METRICS = ("AP", "AP50", "AP75")
-SCHEDULE_2X = 180_000
-"""Iterations at batch 16."""
 VAL2017 = 5_000
 """Images."""
 # What a stage reads of the one before: (stage, its input, stage before, its output).
@@ -26,14 +28,14 @@ LINKS = (
 class Run:
     """A row of a table in one seed: the records of its stages.
 
-    Its folder below checkpoints/ is ``[experiment/][seed<N>/]row``. Runs of the paper's table itself
-    have no experiment (``triplet``, ``seed1/triplet``) and the paper's budget.
+    Its folder below checkpoints/ is ``[experiment/][seed<N>/]row``.
     """
 
     name: str
     stages: dict[str, Record]
+    """By name; those of SEVERAL as ``linear/<config>``."""
     stale: str = ""
-    """Why later stages of it are left out: they read something that has changed since."""
+    """Why some stages of it are left out: they read something that has changed since."""
 
     @property
     def row(self) -> str:
@@ -42,18 +44,41 @@ class Run:
 
     @property
     def experiment(self) -> str:
-        """What it may be compared with; '' for the paper's table."""
-        parts = self.name.split("/")[:-1]
-        own = "/".join(part for part in parts if not re.fullmatch(r"seed\d+", part))
-        return own or ("" if self.full_budget else "another budget than the paper's")
+        """Its folders but for the seed's: '' for a run of the table itself."""
+        return "/".join(part for part in self.name.split("/")[:-1] if not re.fullmatch(r"seed\d+", part))
 
     @property
-    def full_budget(self) -> bool:
-        """Whether it is the 2x schedule, evaluated on all of val2017 (or not there yet)."""
-        finetune, evaluated = self.stages.get("finetune"), self.stages.get("eval")
-        return (finetune is None or finetune.results.get("iterations") == SCHEDULE_2X) and (
-            evaluated is None or evaluated.results.get("images") == VAL2017
-        )
+    def label(self) -> str:
+        """Its name without the seed."""
+        return f"{self.experiment}/{self.row}".removeprefix("/")
+
+    @property
+    def detectron2(self) -> dict[str, Any]:
+        """The resolved config of its finetuning, {} without one."""
+        finetune = self.stages.get("finetune")
+        return finetune.config.get("detectron2", {}) if finetune else {}
+
+    @property
+    def of_the_table(self) -> bool:
+        """Whether it was evaluated as COCO's table is: R50-C4 Mask R-CNN on all of val2017."""
+        evaluated = self.stages.get("eval")
+        if evaluated is None or not self.detectron2 or evaluated.results.get("images") != VAL2017:
+            return False
+        from benchmarks.detection.expect import detector  # which reads runs, too
+
+        return detector(self.detectron2) == "c4" and evaluated.results.get("engine") != "voc"
+
+    @property
+    def of_voc(self) -> bool:
+        """Whether it was evaluated on VOC's test set."""
+        evaluated = self.stages.get("eval")
+        return evaluated is not None and evaluated.results.get("engine") == "voc"
+
+    @property
+    def iterations(self) -> int:
+        """Of its finetuning, counted in 16 images; 0 without one."""
+        results = self.stages["finetune"].results if "finetune" in self.stages else {}
+        return results.get("iterations", 0) * results.get("images_per_batch", 16) // 16
 
     def value(self, task: str, metric: str) -> float | None:
         """AP in percent: task bbox or segm; None if it was not evaluated."""
@@ -81,41 +106,95 @@ class Score:
         """Sample standard deviation; None for a single seed."""
         return stdev(self.values) if len(self.values) > 1 else None
 
-    def __str__(self) -> str:
+    def text(self, form: str = ".1f") -> str:
+        """``41.6 ± 0.1``."""
         spread = f" ± {self.deviation:.1f}" if self.deviation is not None else ""
-        return f"{self.mean:.1f}{spread}"
+        return f"{self.mean:{form}}{spread}"
+
+
+def score(values: list[float | None]) -> Score | None:
+    """Those that there are; None for none."""
+    known = tuple(value for value in values if value is not None)
+    return Score(known) if known else None
 
 
 def collect(checkpoints: Path) -> list[Run]:
     """Every run below the checkpoints that has at least one finished stage, by name."""
+    paths = [*checkpoints.rglob("record.json")]
+    read = {path.parent.relative_to(checkpoints): records.read(path.parent) for path in paths}
+    return assemble({folder: record for folder, record in read.items() if record})
+
+
+def assemble(known: Mapping[PurePath, Record]) -> list[Run]:
+    """The runs that these records are of, by name.
+
+    Args:
+        known: by the stage's folder below the checkpoints, ``<run>/<stage>`` or ``<run>/linear/<config>``.
+    """
     found: dict[str, dict[str, Record]] = {}
-    for stage in STAGES:
-        for path in checkpoints.rglob(f"{stage}/record.json"):
-            if record := records.read(path.parent):
-                name = path.parent.parent.relative_to(checkpoints).as_posix()
-                found.setdefault(name, {})[stage] = record
-    return [_consistent(name, stages) for name, stages in sorted(found.items())]
+    for folder, record in sorted(known.items()):
+        run, stage = folder.parent, folder.name
+        if run.name == record.stage and record.stage in SEVERAL:
+            run, stage = run.parent, f"{record.stage}/{stage}"
+        elif stage not in STAGES:
+            continue
+        found.setdefault(run.as_posix(), {})[stage] = record
+    order = [*STAGES, *SEVERAL]
+
+    def place(stage: tuple[str, Record]) -> tuple[int, str]:
+        return order.index(stage[0].partition("/")[0]), stage[0]
+
+    return [
+        _consistent(name, dict(sorted(each.items(), key=place))) for name, each in sorted(found.items())
+    ]
 
 
 def _consistent(name: str, stages: dict[str, Record]) -> Run:
-    """The run up to the first stage that read something else than the one before has left."""
+    """The run without the stages that read something else than the one before has left."""
     for stage, read, before, wrote in LINKS:
-        if stage not in stages or before not in stages:
-            continue
-        used, there = stages[stage].inputs.get(read), stages[before].outputs.get(wrote)
-        given = before == "pretrain" and used and there and used.path != there.path  # convert --weights
-        if used and there and used.sha256 != there.sha256 and not given:
-            kept = STAGES[: STAGES.index(stage)]
+        given = before == "pretrain"  # convert --weights names a file of another path
+        if _differs(stages, stage, read, before, wrote, given):
             return Run(
                 name,
-                {k: v for k, v in stages.items() if k in kept},
+                {k: v for k, v in stages.items() if k not in STAGES[STAGES.index(stage) :]},
                 f"its {stage} was made from another {before}; run it again with FORCE=1",
             )
+    old = [
+        stage
+        for stage in stages
+        if "/" in stage and _differs(stages, stage, "weights", "pretrain", "checkpoint", True)
+    ]
+    if old:
+        why = f"its {old[0].partition('/')[0]} was made from another pretrain; run it again with FORCE=1"
+        return Run(name, {k: v for k, v in stages.items() if k not in old}, why)
     return Run(name, stages)
 
 
-def scores(runs: list[Run], row: str, task: str, metric: str) -> Score | None:
-    """A row's number over its seeds, None where no run of it was evaluated."""
-    values = [run.value(task, metric) for run in runs if run.row == row]
-    known = tuple(value for value in values if value is not None)
-    return Score(known) if known else None
+def _differs(
+    stages: dict[str, Record], stage: str, read: str, before: str, wrote: str, same_path: bool
+) -> bool:
+    """Whether a stage read another file than there is now; with ``same_path`` only if it was that path."""
+    if stage not in stages or before not in stages:
+        return False
+    used, there = stages[stage].inputs.get(read), stages[before].outputs.get(wrote)
+    if not used or not there or (same_path and used.path != there.path):
+        return False
+    return used.sha256 != there.sha256
+
+
+def groups(runs: list[Run]) -> Iterator[list[Run]]:
+    """Runs that differ in nothing but the seed: one label, recipe, length and precision."""
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        precision = run.stages["finetune"].config.get("precision") if "finetune" in run.stages else None
+        found.setdefault((run.label, recipe(run), run.iterations, precision), []).append(run)
+    yield from found.values()
+
+
+def recipe(run: Run) -> str:
+    """``authors`` (cosine) or ``moco`` (steps), as their learning rates tell; '' without a finetuning."""
+    solver = run.detectron2.get("SOLVER", {})
+    peak = solver.get("BASE_LR", 0) * 16 / solver.get("IMS_PER_BATCH", 16)
+    known = {("WarmupCosineLR", 0.05): "authors", ("WarmupMultiStepLR", 0.02): "moco"}
+    name = known.get((solver.get("LR_SCHEDULER_NAME", ""), round(peak, 6)), "own")
+    return name if solver else ""

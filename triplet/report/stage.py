@@ -1,8 +1,7 @@
-"""The report stage: records in, a page, Markdown, CSV and JSON out."""
+"""The report stage: records in; a page, Markdown, CSV, JSON and plots out."""
 
-import csv
-import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,146 +9,148 @@ import jinja2
 
 import triplet
 from triplet import files, records
+from triplet.config import load
 from triplet.methods import Method, load_methods
 from triplet.progress import say
-from triplet.report.collect import METRICS, Run, collect, scores
-from triplet.report.plots import curves
+from triplet.records import Record
+from triplet.report import coco, costs, crate, grids, plots, provenance, results, targets, verify
+from triplet.report.collect import Run, collect
+from triplet.report.pictures import Picture, pictures
+from triplet.report.plots import Plot
 
-TASKS = {"bbox": "box", "segm": "mask"}
-NOISE = 0.3
-"""AP by which two runs of the same thing on COCO differ (recipe, section 6)."""
+LARGEST = 2_000_000
+"""Bytes of the page."""
+BASES = ("supervised", "random")
+"""Rows whose categories others are compared with, the first that is there."""
 
 
-def report() -> None:
-    """Write ``reports/`` from every record below the checkpoints, with none, some or all rows there."""
+def report(export: Path | None = None) -> None:
+    """Write ``reports/`` from every record below the checkpoints, with none, some or all rows there.
+
+    Args:
+        export: where to write all of it as an RO-Crate (ZIP), too.
+    """
     folder = records.root("reports")
-    checkpoints = records.root("checkpoints")
-    runs = collect(checkpoints)
+    runs = collect(records.root("checkpoints"))
+    known = crate.all_records()
 
     def work(job: records.Job) -> None:
-        content = contents(runs, load_methods())
-        outputs = {
-            "page": ("index.html", _render("page.html.j2", content)),
+        numbers = results.flat(runs)
+        figures = draw(runs)
+        content = contents(runs, load_methods(), known)
+        texts = {
+            "page": ("index.html", page(content, runs, figures, known)),
             "markdown": ("report.md", _render("report.md.j2", content)),
-            "csv": ("results.csv", _csv(runs)),
-            "json": ("results.json", json.dumps(_flat(runs), indent=1)),
+            "csv": ("results.csv", results.as_csv(numbers)),
+            "json": ("results.json", json.dumps(numbers, indent=1)),
+            "provenance": ("provenance.json", json.dumps(provenance.document(numbers, known), indent=1)),
         }
-        for name, (file, text) in outputs.items():
+        for name, (file, text) in texts.items():
             files.write_text(folder / file, text)
             job.outputs[name] = folder / file
+        plots.save(figures, folder / "plots")
+        job.outputs["plots"] = folder / "plots"
         job.results["runs"] = len(runs)
 
-    inputs = {
-        f"{run.name}/{stage}": records.stage_folder(run.name, stage) / "record.json"
-        for run in runs
-        for stage in run.stages
-    }
+    inputs = {name: records.local(name) for name in known}
     records.perform("report", folder, config={}, inputs=inputs, work=work, force=True, clear=False)
     say(f"report: {records.portable(folder / 'index.html')} ({len(runs)} runs)")
+    if export:
+        written = [folder / name for name in ("index.html", "report.md", "results.csv", "results.json",
+                                              "provenance.json")]  # fmt: skip
+        count = crate.export(export, known, [*written, *sorted((folder / "plots").glob("*.*g"))])
+        say(f"report: {export} ({count} files, SHA-256 {files.sha256(export)})")
 
 
-def contents(runs: list[Run], methods: dict[str, Method]) -> dict[str, Any]:
-    """Everything the templates show."""
-    own = [run for run in runs if run.experiment == ""]
-    experiments = sorted({run.experiment for run in runs} - {""})
+def check(archive: Path | None) -> int:
+    """Verify this machine's records, or an archive's; returns the exit code, 2 where something is wrong."""
+    found = verify.archived(archive) if archive else verify.local()
+    for finding in found:
+        if finding.verdict != verify.OK:
+            say(f"{finding.what} {finding.verdict}: {finding.why}")
+    count = {verdict: sum(f.verdict == verdict for f in found) for verdict in (verify.OK, verify.WRONG)}
+    rest = len(found) - sum(count.values())
+    say(
+        f"verify: {count[verify.OK]} of {len(found)} match, {count[verify.WRONG]} do not, "
+        f"{rest} cannot be checked here"
+    )
+    return 2 if count[verify.WRONG] else 0
+
+
+def contents(runs: list[Run], methods: Mapping[str, Method], known: Mapping[str, Record]) -> dict[str, Any]:
+    """The tables that the page and the Markdown show."""
+    power = load(costs.PATH, costs.Power)
+    formula = (
+        f"Energy: {costs.FORMULA}, by configs/power.yaml: utilisation {power.utilisation:g}, PUE "
+        f"{power.pue:g}. An upper bound for the GPUs, without the rest of the machine; unknown GPUs and "
+        "CPUs have none."
+    )
     return {
         "version": triplet.__version__,
         "commit": records.commit(),
-        "metrics": METRICS,
-        "tasks": TASKS,
-        "noise": NOISE,
-        "paper": [_paper_row(name, method, own) for name, method in methods.items()],
-        "experiments": [
-            _experiment(name, [run for run in runs if run.experiment == name]) for name in experiments
-        ],
         "runs": runs,
+        "coco": grids.of_coco(coco.lines(runs, methods)),
+        "short": [grids.of_causes(name, found) for name, found in coco.causes(runs, methods).items()],
+        "recipes": grids.of_recipes(coco.pairs(runs, methods)),
+        "targets": [grids.of_target(table) for table in targets.tables(runs, methods)],
+        "experiments": [grids.of_experiment(name, alike) for name, alike in experiments(runs).items()],
+        "costs": grids.of_costs(costs.costs(runs, power), formula),
+        "deviations": grids.of_deviations(runs, methods),
     }
 
 
-def _paper_row(name: str, method: Method, runs: list[Run]) -> dict[str, Any]:
-    cells = []
-    for task, column in TASKS.items():
-        score = scores(runs, name, task, "AP")
-        target = getattr(method.readme, column)
-        cells.append(
-            {
-                "readme": target,
-                "zoo": getattr(method.zoo, column) if method.zoo else None,
-                "ours": score,
-                "difference": score.mean - target if score else None,
-            }
-        )
-    return {"name": name, "label": method.label, "cells": cells}
-
-
-def _experiment(name: str, runs: list[Run]) -> dict[str, Any]:
-    """A table of rows that were trained alike, random first, with each row's gain over random."""
-    rows = sorted({run.row for run in runs}, key=lambda row: (row != "random", row))
-    table = []
-    for row in rows:
-        gain = _paired_gain(runs, row, "random") if row != "random" else None
-        table.append(
-            {
-                "row": row,
-                "seeds": sum(run.row == row and "eval" in run.stages for run in runs),
-                "scores": {(t, m): scores(runs, row, t, m) for t in TASKS for m in METRICS},
-                "gain": gain,
-            }
-        )
-    return {
-        "name": name,
-        "rows": table,
-        "pretrain": curves(
-            [run for run in runs if run.row != "random"], "pretrain",
-            {"loss": "loss", "positive_cosine": "cosine of positives", "feature_std": "feature spread"},
-        ),
-        "finetune": curves(
-            runs, "finetune", {"total_loss": "loss", "loss_cls": "classes", "loss_mask": "masks"}
-        ),
-    }  # fmt: skip
-
-
-def _paired_gain(runs: list[Run], row: str, base: str) -> Any:
-    """Box AP of a row minus that of the base in the same seed, over the seeds that have both."""
-    from triplet.report.collect import Score
-
-    by_name = {run.name: run.value("bbox", "AP") for run in runs}
-    gains = []
+def experiments(runs: list[Run]) -> dict[str, list[Run]]:
+    """Evaluated runs that no published table holds, by what they may be compared within."""
+    found: dict[str, list[Run]] = {}
     for run in runs:
-        if run.row == row:
-            ours = run.value("bbox", "AP")
-            theirs = by_name.get(run.name.removesuffix(row) + base)
-            if ours is not None and theirs is not None:
-                gains.append(ours - theirs)
-    return Score(tuple(gains)) if gains else None
+        if "eval" in run.stages and not run.of_the_table and not run.of_voc:
+            found.setdefault(run.experiment or "other data or detectors", []).append(run)
+    return found
 
 
-def _flat(runs: list[Run]) -> list[dict[str, Any]]:
-    """One line for each run, task and metric."""
-    return [
-        {
-            "run": run.name,
-            "experiment": run.experiment,
-            "row": run.row,
-            "seed": run.stages["eval"].seed,
-            "task": TASKS[task],
-            "metric": metric,
-            "value": value,
-        }
-        for run in runs
-        for task in TASKS
-        for metric in METRICS
-        if (value := run.value(task, metric)) is not None
-    ]
+def draw(runs: list[Run]) -> list[Plot]:
+    """All figures."""
+    found: list[Plot | None] = [plots.budget(runs)]
+    found.append(
+        plots.curves(
+            runs, "pretrain", plots.PRETRAIN, "pretrain",
+            "Pretraining. Feature spread is 1 for features spread evenly over the sphere and 0 after a "
+            "collapse; the rank falls with it.",
+        )
+    )  # fmt: skip
+    found.append(plots.curves(runs, "finetune", plots.FINETUNE, "finetune", "Finetuning the detector."))
+    for stage in sorted(
+        {stage for run in runs for stage in run.stages if stage.startswith(("linear", "semi"))}
+    ):
+        name = stage.replace("/", "-").replace(".", "-")
+        found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
+    tables = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
+    for name, alike in tables.items():
+        first = sorted(alike, key=lambda run: (run.name != run.row, run.name), reverse=True)
+        rows = {run.row: run for run in first}
+        base = next((rows[row] for row in BASES if row in rows), None)
+        ours = rows.get("triplet")
+        if base and ours:
+            found.append(plots.categories(f"categories-{grids.anchor(name)}", ours, base))
+    return [plot for plot in found if plot]
 
 
-def _csv(runs: list[Run]) -> str:
-    buffer = io.StringIO()
-    columns = ("run", "experiment", "row", "seed", "task", "metric", "value")
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_flat(runs))
-    return buffer.getvalue()
+def page(
+    content: dict[str, Any], runs: list[Run], figures: Sequence[Plot], known: Mapping[str, Record]
+) -> str:
+    """The HTML page below LARGEST bytes: what does not fit is left out, pictures first, then records."""
+    shown: list[Picture] = pictures(runs)
+    provided = [grids.of_records(run, known) for run in runs]
+    while True:
+        left_out = len(runs) - len(provided)
+        more = {"plots": figures, "pictures": shown, "records": provided, "left_out": left_out}
+        text = _render("page.html.j2", {**content, **more})
+        if len(text.encode()) <= LARGEST or not (shown or provided):
+            return text
+        if shown:
+            shown = []
+        else:
+            provided = provided[: len(provided) // 2]
 
 
 def _render(template: str, content: dict[str, Any]) -> str:

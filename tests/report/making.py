@@ -1,0 +1,178 @@
+"""Records of made-up runs, left by the real ``records.perform``, and a data set to evaluate on."""
+
+import json
+
+from PIL import Image
+
+from benchmarks.detection.scores import Truth
+from triplet import records
+from triplet.config import load
+from triplet.methods import CONFIGS
+from triplet.pretrain.config import Pretrain
+from triplet.report.deviations import released
+
+WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
+AUTHORS, MOCO = "authors/coco_R_50_C4_2x_moco", "openselfsup/coco_R_50_C4_2x_moco"
+VOC = "openselfsup/pascal_voc_R_50_C4_24k_moco"
+NAMES = ("cat", "dog", "zebra")
+
+
+def nested(flat):
+    """The inverse of ``deviations.flat``."""
+    found = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        here = found
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = value
+    return found
+
+
+def settings(reference=MOCO, **changes):
+    """A resolved config of Detectron2's: a released one with changes (``SOLVER__MAX_ITER=90000``)."""
+    return nested(released()[reference] | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def perform(name, stage, *, inputs=(), results=(), texts=(), config=None, **more):
+    """A stage that writes these texts (output -> content) and has these results."""
+    folder = records.stage_folder(name, stage)
+
+    def work(job):
+        for output, text in dict(texts).items():
+            path = job.folder / {"metrics": "metrics.jsonl"}.get(output, output)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            job.outputs[output] = path
+        job.results.update(results)
+
+    stage = stage.partition("/")[0]
+    return records.perform(stage, folder, config=config or {}, inputs=dict(inputs), work=work, **more)
+
+
+def as_lines(values):
+    return "".join(json.dumps(each) + "\n" for each in values)
+
+
+def pretrain(name, seed=0, *, force=False, config=None):
+    lines = [
+        {
+            "iteration": 4 * i, "loss": 98 - i / 99, "positive_cosine": i / 99, "negative_cosine": 0.5,
+            "feature_std": 0.9, "feature_rank": 100.0 + i, "learning_rate": 4.8 * (1 - i / 99),
+            "images_per_second": 1500.0 + i,
+        }
+        for i in range(99)
+    ]  # fmt: skip
+    path = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-200e_imagenet.yaml"
+    resolved = load(path, Pretrain).model_dump(mode="json") | (config or {})
+    perform(
+        name, "pretrain", seed=seed, force=force, config=resolved,
+        texts={"checkpoint": f"pretrained {name}", "metrics": as_lines(lines)},
+    )  # fmt: skip
+
+
+def run(
+    name, box, mask, seed=0, reference=None, *, images=5000, engine="ultrafast", force=False, pictures=0,
+    categories=None, precision="float32", processes=1, iterations=None, **changes,
+):  # fmt: skip
+    """Leave the records of a run with these results, each stage reading what the one before wrote."""
+    reference = reference or (AUTHORS if name.endswith("triplet") else MOCO)
+    detectron2 = settings(reference, **changes)
+    solver = detectron2["SOLVER"]
+    pretrain(name, seed, force=force)
+    folder = records.stage_folder(name, "pretrain").parent
+    perform(
+        name, "convert", seed=seed, force=force, inputs={"weights": folder / "pretrain" / "checkpoint"},
+        texts={"weights": f"converted {name} {box}"}, results={"format": "extracted"},
+    )  # fmt: skip
+    length, batch = iterations or solver["MAX_ITER"], solver["IMS_PER_BATCH"]
+    log = [{"iteration": i, "total_loss": 3 - i / 50, "lr": 0.02, "time": 0.5} for i in range(0, 99, 20)]
+    perform(
+        name, "finetune", seed=seed, force=force, inputs={"weights": folder / "convert" / "weights"},
+        texts={"model": f"model {box} {length}", "metrics": as_lines(log)},
+        results={
+            "iterations": length, "images_per_batch": batch, "epochs": round(length * batch / 117266, 3),
+            "categories": list(NAMES),
+        },
+        config={"detectron2": detectron2, "precision": precision, "bn_images": 16}, world_size=processes,
+    )  # fmt: skip
+
+    def numbers(ap):
+        return {"AP": ap, "AP50": ap + 20, "AP75": None}
+
+    def work(job):
+        job.results.update(images=images, engine=engine, bbox=numbers(box))
+        if mask is not None:
+            job.results["segm"] = numbers(mask)
+        known = categories or {category: box + i for i, category in enumerate(NAMES)}
+        job.results["categories"] = {"bbox": known}
+        if pictures:
+            (job.folder / "pictures").mkdir()
+            job.results["pictures"] = [f"{i}.jpg" for i in range(pictures)]
+            for file in job.results["pictures"]:
+                image = Image.radial_gradient("L").resize((640, 320)).convert("RGB")
+                image.save(job.folder / "pictures" / file)
+            job.outputs["pictures"] = job.folder / "pictures"
+
+    records.perform(
+        "eval", folder / "eval", config={}, inputs={"model": folder / "finetune" / "model"}, work=work,
+        seed=seed, force=force,
+    )  # fmt: skip
+
+
+def others(name):
+    """The stages that judge by classification, with results as benchmarks/linear writes them."""
+    best = {"epoch": 90, "top1": 75.8, "top5": 92.1}
+    log = as_lines([{"iteration": i, "loss": 2.0, "learning_rate": 0.04} for i in range(9)])
+    protocols = {
+        "linear/resnet50_8x32-coslr0.04-100e_imagenet": {"best": best, "protocol": "published"},
+        "linear/resnet50_fast-sweep-4crops-100e_imagenet": {"last": best, "protocol": "fast"},
+        "knn/knn_imagenet": {"top1_20": 66.0, "top1_200": 64.0},
+        "semi/semi_1percent": {"best": best, "percent": 1, "drawn": False},
+        "semi/semi_10percent": {"best": best, "percent": 10, "drawn": True},
+        "svm/svm_voc07": {
+            "best_layer": "feat5",
+            "feat5": {"mAP": 85.0, "low_shot": {k: {"mean": 40.0 + int(k) / 4} for k in ("1", "2", "96")}},
+        },
+    }
+    for stage, results in protocols.items():
+        perform(name, stage, results=results, texts={"metrics": log} if stage.startswith("linear") else {})
+
+
+def evaluated(places, name="demo/seed0/triplet", shift=0.0):
+    """A run whose predictions and truth are there, and whose numbers are those that the engine finds."""
+    folder = places / "datasets" / "tiny"
+    annotations = folder / "annotations.json"
+    square = [10.0, 10.0, 40.0, 40.0]
+    truth = {
+        "images": [{"id": i, "width": 100, "height": 100} for i in range(4)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": i + 1, "image_id": i, "category_id": 1, "bbox": square, "area": 1600.0, "iscrowd": 0}
+            for i in range(4)
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    annotations.write_text(json.dumps(truth))
+    found = [
+        {"image_id": i, "category_id": 1, "bbox": [10.0 + 4 * i, 10.0, 40.0, 40.0], "score": 0.9 - i / 10}
+        for i in range(4)
+    ]
+    numbers = Truth(annotations).score(found, "bbox").numbers
+
+    def work(job):
+        path = job.folder / "coco_instances_results.json"
+        path.write_text(json.dumps(found))
+        (job.folder / "log.txt").write_text("evaluated\n")
+        job.outputs["predictions"] = path
+        job.results.update(images=4, engine="ultrafast", bbox={**numbers, "AP": numbers["AP"] + shift})
+
+    pretrain(name)
+    records.perform(
+        "eval",
+        records.stage_folder(name, "eval"),
+        config={},
+        inputs={"annotations": annotations},
+        work=work,
+    )
+    return annotations

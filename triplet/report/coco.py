@@ -1,0 +1,235 @@
+"""COCO's table: what was published of each row, what our runs reached and should have reached."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from benchmarks.detection import expect, explain
+from benchmarks.detection.expect import FULL, NOISE, Band
+from triplet.methods import Method
+from triplet.report.collect import STAGES, Run, Score, groups, recipe, score
+
+TASKS = {"bbox": "box", "segm": "mask"}
+STUDENT = (25.1, 22.3)
+"""Box and mask AP of an earlier reproduction (github parkjungha/triplet, README) from the released 75.9 %
+weights and the authors' config. It blames "insufficient training epochs" and does not say how many."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One task of one row, run one way: AP in percent."""
+
+    row: str
+    label: str
+    task: str
+    """box or mask."""
+    readme: float
+    zoo: tuple[float | None, float | None, float | None]
+    """AP, AP50, AP75."""
+    ours: tuple[Score | None, Score | None, Score | None] = (None, None, None)
+    """The same, over seeds."""
+    expected: Band | None = None
+    verdict: str = ""
+    """Of ours, beside README's at the full schedule and beside the expected band at a shorter one."""
+    recipe: str = ""
+    schedule: str = ""
+    epochs: float | None = None
+    gpus: str = ""
+    runs: tuple[str, ...] = ()
+    command: str = ""
+    """What makes it, where it is missing."""
+    cause: str = ""
+    """Its key in ``causes``, where it falls short."""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less README's."""
+        return self.ours[0].mean - self.readme if self.ours[0] else None
+
+    @property
+    def seeds(self) -> int:
+        return len(self.ours[0].values) if self.ours[0] else 0
+
+
+def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
+    """Box and mask lines of every row: one for each way that it was run, or what makes one."""
+    own = expect.own_curves([run for run in runs if run.of_the_table])
+    found = []
+    for row, method in methods.items():
+        of_row = [run for run in runs if run.of_the_table and run.row == row]
+        alike = sorted(groups(of_row), key=lambda group: (-group[0].iterations, group[0].label))
+        for column in TASKS.values():
+            bare = _published(row, method, column)
+            found += [_line(bare, group, own) for group in alike]
+            if not alike:
+                found.append(_with(bare, command=missing(row, runs, method)))
+        if row == "triplet":
+            found += [_student(_published(row, method, column)) for column in TASKS.values()]
+    return sorted(found, key=lambda line: list(TASKS.values()).index(line.task))
+
+
+def _published(row: str, method: Method, column: str) -> Line:
+    zoo = method.zoo
+    ap, ap50, ap75 = (getattr(zoo, column + end) if zoo else None for end in ("", "50", "75"))
+    return Line(row, method.label, column, getattr(method.readme, column), (ap, ap50, ap75))
+
+
+def _with(line: Line, **changes: object) -> Line:
+    return Line(**{**vars(line), **changes})
+
+
+def _line(bare: Line, group: list[Run], own: list[expect.Curve]) -> Line:
+    task = next(key for key, column in TASKS.items() if column == bare.task)
+    first = group[0]
+    ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
+    curves = [curve for curve in own if curve.init != bare.row]
+    expected = expect.expected(bare.row, "c4", first.iterations, curves)
+    band = getattr(expected, bare.task) if expected else None
+    finetune = first.stages["finetune"]
+    return _with(
+        bare,
+        label=bare.label + (f" ({first.experiment})" if first.experiment else ""),
+        ours=ours,
+        expected=band,
+        verdict=verdict(ours[0], bare.readme, band, first.iterations) if ours[0] else "",
+        recipe=recipe(first),
+        schedule=schedule(first.iterations),
+        epochs=finetune.results.get("epochs"),
+        gpus=machine(finetune.hardware.get("gpus", []), finetune.world_size),
+        runs=tuple(run.name for run in group),
+        cause=cause_of(group) if _short(ours[0], bare.readme) else "",
+    )
+
+
+def _student(bare: Line) -> Line:
+    value = STUDENT[list(TASKS.values()).index(bare.task)]
+    ours = Score((value,))
+    return _with(
+        bare,
+        label=f"{bare.label}, a student's run",
+        ours=(ours, None, None),
+        verdict=verdict(ours, bare.readme, None, FULL),
+        recipe="unknown",
+        schedule="unknown",
+        cause="the student's run",
+    )
+
+
+def verdict(ours: Score, readme: float, band: Band | None, iterations: int) -> str:
+    """Whether a mean lies where it should.
+
+    At the full schedule: from README's number by no more than NOISE, which is of a single run, and the
+    standard error of our mean together. At another: within the expected band.
+    """
+    if iterations == FULL:
+        error = (ours.deviation or 0.0) / math.sqrt(len(ours.values))
+        difference = ours.mean - readme
+        if abs(difference) <= math.hypot(NOISE, error) + 1e-9:
+            return "within noise"
+        return "above by more than noise" if difference > 0 else "below by more than noise"
+    if band is None:
+        return ""
+    if band.holds(ours.mean):
+        return "as expected of this length"
+    return "above what is expected" if ours.mean > band.high else "below what is expected"
+
+
+def schedule(iterations: int) -> str:
+    """``2x``, ``1/4x``, ... of Detectron2's, for a number of iterations of 16 images."""
+    part = Fraction(iterations, FULL // 2)
+    known = part.numerator == 1 or part.denominator == 1
+    return f"{part}x" if known else f"{float(part):.2g}x"
+
+
+def machine(gpus: list[str], processes: int) -> str:
+    """``8 x NVIDIA A100``, or that it was a CPU."""
+    return f"{processes} x {gpus[0]}" if gpus else "CPU"
+
+
+def missing(row: str, runs: list[Run], method: Method) -> str:
+    """The command that makes what a row of the table lacks."""
+    there = {stage for run in runs if run.name == row for stage in run.stages}
+    left = [stage for stage in STAGES[1:] if stage not in there]
+    if not left:  # evaluated, but on something else
+        return f"make eval METHOD={row} FORCE=1"
+    own = "pretrain" in there or "convert" in there
+    steps = " ".join(left) if own else f"pull-data {' '.join(left)} PULL=weights"
+    return f"make {steps} METHOD={row}"
+
+
+def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[explain.Cause]]:
+    """What may have made results fall short of README's numbers by more than noise, the likeliest first.
+
+    By the ``cause`` of their lines: the student's, of whom nothing but the numbers is known, and ours, the
+    mean over seeds.
+    """
+    found = {"the student's run": _sorted(explain.Facts(), "triplet", STUDENT)}
+    for group in groups([run for run in runs if run.of_the_table and run.row in methods]):
+        box, mask = (score([run.value(task, "AP") for run in group]) for task in TASKS)
+        readme = methods[group[0].row].readme
+        if box and mask and (_short(box, readme.box) or _short(mask, readme.mask)):
+            found[cause_of(group)] = _sorted(facts(group[0]), group[0].row, (box.mean, mask.mean))
+    return found
+
+
+def _short(ours: Score | None, readme: float) -> bool:
+    return ours is not None and ours.mean < readme - NOISE - 1e-9
+
+
+def cause_of(group: list[Run]) -> str:
+    """What a group of runs is called among the causes."""
+    return f"{group[0].label}, {recipe(group[0])}, {schedule(group[0].iterations)}"
+
+
+def facts(run: Run) -> explain.Facts:
+    """What the record of a finetuning tells: its weights were loaded, or it would not have begun."""
+    known = explain.Facts(checked=True)
+    explain.of_config(known, run.detectron2)
+    finetune = run.stages["finetune"]
+    known.iterations = finetune.results.get("iterations", known.iterations)
+    known.gpus = finetune.world_size
+    return known
+
+
+def _sorted(known: explain.Facts, row: str, result: tuple[float, float]) -> list[explain.Cause]:
+    return sorted(explain.find(known, row, result), key=explain.Cause.order)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both recipes of one row at one length: box AP."""
+
+    label: str
+    schedule: str
+    authors: Score | None
+    moco: Score | None
+
+    @property
+    def difference(self) -> float | None:
+        return self.authors.mean - self.moco.mean if self.authors and self.moco else None
+
+
+def pairs(runs: list[Run], methods: Mapping[str, Method]) -> list[Pair]:
+    """The rows' box AP by recipe: README's own, then this machine's at each length."""
+    found = []
+    for row, method in methods.items():
+        published = Score((method.readme.box,))
+        of_authors = Path(method.detection).name.endswith("authors")
+        found.append(
+            Pair(
+                f"{method.label}, README", "2x", published if of_authors else None,
+                None if of_authors else published,
+            )
+        )  # fmt: skip
+        of_row = [run for run in runs if run.of_the_table and run.row == row]
+        for length in sorted({run.iterations for run in of_row}, reverse=True):
+            alike = [run for run in of_row if run.iterations == length]
+            by = {
+                name: score([run.value("bbox", "AP") for run in alike if recipe(run) == name])
+                for name in ("authors", "moco")
+            }
+            if any(by.values()):
+                found.append(Pair(f"{method.label}, ours", schedule(length), by["authors"], by["moco"]))
+    return found

@@ -1,0 +1,60 @@
+"""Time, GPU hours and energy of stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from triplet.config import Settings, load
+from triplet.records import Record
+from triplet.report.collect import Run
+
+PATH = Path(__file__).parents[2] / "configs" / "power.yaml"
+FORMULA = "GPU hours x thermal design power x utilisation x PUE"
+
+
+class Power(Settings):
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    """Of the design power."""
+    pue: Annotated[float, Field(ge=1)]
+    """All of a data centre's power over its computers'."""
+    tdp: dict[str, float]
+    """Watts, by a part of a GPU's name."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage of one run."""
+
+    run: str
+    stage: str
+    hours: float
+    """By the clock."""
+    gpu: str
+    """Its name; '' where a CPU did the work."""
+    gpus: int
+    energy: float | None
+    """kWh; None where the power is not known."""
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.gpus
+
+
+def costs(runs: list[Run], power: Power | None = None) -> list[Cost]:
+    """Of every stage, in the runs' order."""
+    power = power or load(PATH, Power)
+    return [_cost(run.name, stage, record, power) for run in runs for stage, record in run.stages.items()]
+
+
+def _cost(run: str, stage: str, record: Record, power: Power) -> Cost:
+    names = record.hardware.get("gpus") or [""]
+    # A process has a GPU of its own, on any number of machines; what one alone leaves idle is not counted.
+    count = record.world_size if names[0] else 0
+    hours = record.seconds / 3600
+    watts = next((watts for name, watts in power.tdp.items() if name in names[0]), None)
+    energy = None
+    if watts is not None and count:
+        energy = hours * count * watts / 1000 * power.utilisation * power.pue
+    return Cost(run, stage, hours, names[0], count, energy)

@@ -1,0 +1,125 @@
+"""An RO-Crate of the runs: a ZIP with records, the small ones of their outputs, and the report.
+
+Follows the RO-Crate Metadata Specification 1.1 (w3id.org/ro/crate/1.1); a stage is a CreateAction. Weights
+are left out: their hashes are in the records.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import triplet
+from triplet import files, records
+from triplet.records import Artifact, Record
+
+METADATA = "ro-crate-metadata.json"
+CONTEXT = "https://w3id.org/ro/crate/1.1"
+LEFT_OUT = (".pth", ".pkl", ".pt", ".npy")
+"""Weights and features: too large."""
+TYPES = {
+    ".json": "application/json", ".jsonl": "application/jsonl", ".txt": "text/plain",
+    ".md": "text/markdown", ".csv": "text/csv", ".html": "text/html", ".yaml": "application/yaml",
+    ".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg",
+}  # fmt: skip
+
+
+def all_records() -> dict[str, Record]:
+    """Every record of this machine's stages, by the portable path of its file."""
+    found = {}
+    # Data sets have millions of files, and their records above them.
+    paths = [
+        *records.root("checkpoints").rglob("record.json"), *records.root("datasets").glob("*/record.json")
+    ]  # fmt: skip
+    for path in sorted(paths):
+        if record := records.read(path.parent):
+            found[records.portable(path)] = record
+    return found
+
+
+def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> int:
+    """Write the crate; returns how many files it has besides its metadata.
+
+    Args:
+        archive: the ZIP.
+        known: records by the portable path of their file.
+        report: files that the report stage wrote.
+    """
+    paths = {records.portable(path): path for path in report}
+    for name, record in known.items():
+        paths[name] = records.local(name)
+        log = paths[name].with_name("log.txt")
+        if log.is_file():
+            paths[records.portable(log)] = log
+        for artifact in record.outputs.values():
+            if artifact.path.startswith("checkpoints/"):  # a data set is named, not copied
+                paths |= _small(records.local(artifact.path))
+    hashes = {name: Artifact.of(path) for name, path in sorted(paths.items())}
+    metadata = json.dumps(describe(hashes, known), indent=1)
+    with files.atomic(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as crate:
+        crate.writestr(zipfile.ZipInfo(METADATA), metadata, zipfile.ZIP_DEFLATED)
+        for name in hashes:
+            crate.write(paths[name], name)
+    return len(hashes)
+
+
+def _small(path: Path) -> dict[str, Path]:
+    """The files there that go into a crate: all of an output or nothing."""
+    inside = [path] if path.is_file() else [path / name for name, _ in files.walk(path)]
+    if any(file.suffix in LEFT_OUT for file in inside):
+        return {}
+    return {records.portable(file): file for file in inside}
+
+
+def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str, Any]:
+    """The content of ``ro-crate-metadata.json``."""
+    actions = list(_actions(hashes, known))
+    graph = [
+        {
+            "@id": METADATA, "@type": "CreativeWork", "conformsTo": {"@id": CONTEXT},
+            "about": {"@id": "./"},
+        },
+        {
+            "@id": "./", "@type": "Dataset", "name": "Runs of the Triplet reproduction kit",
+            "description": "Records, metrics, logs, predictions and tables of runs that reproduce 'Solving "
+            "Inefficiency of Self-supervised Representation Learning' (ICCV 2021). "
+            "Verify: triplet report --verify FILE.zip",
+            "datePublished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "license": {"@id": "https://spdx.org/licenses/Apache-2.0"},
+            "hasPart": [{"@id": name} for name in hashes],
+            "mentions": [{"@id": action["@id"]} for action in actions],
+        },
+        {
+            "@id": "#kit", "@type": "SoftwareApplication", "name": "triplet-kit",
+            "softwareVersion": f"{triplet.__version__} ({records.commit()})",
+        },
+        *(
+            {
+                "@id": name, "@type": "File", "name": name, "sha256": artifact.sha256,
+                "contentSize": str(artifact.bytes),
+                "encodingFormat": TYPES.get(Path(name).suffix, "application/octet-stream"),
+            }
+            for name, artifact in hashes.items()
+        ),
+        *actions,
+    ]  # fmt: skip
+    return {"@context": [f"{CONTEXT}/context", {"sha256": "https://schema.org/sha256"}], "@graph": graph}
+
+
+def _actions(hashes: dict[str, Artifact], known: dict[str, Record]) -> Iterator[dict[str, Any]]:
+    """What each record says was done: by which command, of what, into what."""
+    for name, record in known.items():
+        written = [artifact.path for artifact in record.outputs.values() if artifact.path in hashes]
+        yield {
+            "@id": f"#{name}",
+            "@type": "CreateAction",
+            "name": record.stage,
+            "description": record.command,
+            "instrument": {"@id": "#kit"},
+            "startTime": record.started,
+            "endTime": record.ended,
+            "object": [{"@id": a.path} for a in record.inputs.values() if a.path in hashes],
+            "result": [{"@id": path} for path in (name, *written)],
+        }

@@ -1,0 +1,292 @@
+"""Tables of text, which the page and the Markdown show alike."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.detection.explain import EXCLUDED, Cause
+from triplet.methods import Method
+from triplet.records import Artifact, Record
+from triplet.report import coco, deviations, provenance, targets
+from triplet.report.coco import TASKS
+from triplet.report.collect import METRICS, Run, Score, score
+from triplet.report.costs import Cost
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str = NONE
+    value: float | None = None
+    """By which it is sorted, where that is not the text."""
+    kind: str = ""
+    """command, code, prose, text (of a few words), word or ours."""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The first cell of each row names it."""
+
+    name: str
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+
+
+def anchor(run: str) -> str:
+    """Of a run's records on the page."""
+    return "run-" + re.sub(r"\W+", "-", run)
+
+
+def why(cause: str) -> str:
+    """Anchor of what could have made a result fall short."""
+    return f"why-{anchor(cause)}"
+
+
+def number(value: float | None, form: str = ".1f", kind: str = "") -> Cell:
+    return Cell(kind=kind) if value is None else Cell(format(value, form), value, kind)
+
+
+def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -> Cell:
+    """Ours, with the way to its records."""
+    if value is None:
+        return Cell(kind="ours")
+    return Cell(value.text(form), value.mean, "ours", anchor(runs[0]) if runs else "")
+
+
+def of_coco(lines: list[coco.Line]) -> list[Grid]:
+    """Boxes, then masks; the verdict of a shortfall leads to its causes."""
+    columns = (
+        "Row", "README AP", "zoo AP", "ours AP", "ours − README", "verdict", "expected AP", "recipe",
+        "schedule", "epochs", "seeds", "GPUs", "what makes it", "ours AP50", "zoo AP50", "ours AP75",
+        "zoo AP75",
+    )  # fmt: skip
+    found = []
+    for task in TASKS.values():
+        note = (
+            "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from. Two "
+            f"runs of the same thing differ by about {coco.NOISE} AP; with several seeds ours is mean ± "
+            "standard deviation. At the full schedule (2x) the verdict compares ours with README's, at a "
+            "shorter one with what published curves let one expect of that length."
+        )
+        grid = Grid(f"coco-{task}", f"COCO val2017, Mask R-CNN R50-C4: {task} AP", note, columns)
+        for line in (line for line in lines if line.task == task):
+            band = line.expected
+            grid.rows.append(
+                [
+                    Cell(line.label), number(line.readme), number(line.zoo[0]),
+                    measured(line.ours[0], line.runs), number(line.difference, "+.1f"),
+                    Cell(line.verdict or NONE, kind="text", link=why(line.cause) if line.cause else ""),
+                    Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
+                    Cell(line.recipe or NONE, kind="word"), Cell(line.schedule or NONE, kind="word"),
+                    number(line.epochs), number(line.seeds or None, "d"),
+                    Cell(line.gpus or NONE, kind="text"), Cell(line.command or NONE, kind="command"),
+                    measured(line.ours[1]), number(line.zoo[1]),
+                    measured(line.ours[2]), number(line.zoo[2]),
+                ]
+            )  # fmt: skip
+        found.append(grid)
+    return found
+
+
+def of_causes(name: str, causes: list[Cause]) -> Grid:
+    """What could have made a result fall short, as ``triplet explain`` says it."""
+    first = causes[0]
+    likeliest = "none of these" if first.verdict == EXCLUDED else f"the likeliest is {first.name}"
+    return Grid(
+        why(name), f"{name}: {likeliest}",
+        "By published measurements (configs/expected.yaml), the likeliest first. Seen: known of the run. "
+        "Possible: nothing is known. Excluded: known not to be so.",
+        ("Cause", "verdict", "costs box AP", "why"),
+        [
+            [
+                Cell(cause.name), Cell(cause.verdict, kind="word"),
+                Cell(f"{cause.box[0]:.1f} to {cause.box[1]:.1f}", cause.box[1]) if cause.box
+                else Cell("not published"),
+                Cell(cause.text, kind="prose"),
+            ]
+            for cause in causes
+        ],
+    )  # fmt: skip
+
+
+def of_recipes(pairs: list[coco.Pair]) -> list[Grid]:
+    """Both recipes' results by row, and the settings in which they differ."""
+    results = Grid(
+        "recipes", "The two recipes side by side: box AP",
+        "Like for like are rows in one column at one schedule. README's Triplet row stands in the left "
+        "column and its baselines in the right one: that comparison mixes recipe and method, and only both "
+        "recipes of one row tell them apart.",
+        ("Row", "schedule", "authors' recipe", "baselines' recipe (moco)", "authors' − baselines'"),
+        [
+            [
+                Cell(pair.label), Cell(pair.schedule, kind="word"), measured(pair.authors),
+                measured(pair.moco), number(pair.difference, "+.1f"),
+            ]
+            for pair in pairs
+        ],
+    )  # fmt: skip
+    settings = Grid(
+        "recipe-settings", "Where the two recipes differ",
+        "Every setting, of the released configs as Detectron2 resolves them.",
+        ("Setting", "authors'", "baselines' (moco)"),
+        [
+            [Cell(key, kind="code"), Cell(ours, kind="text"), Cell(theirs, kind="text")]
+            for key, ours, theirs in deviations.recipes()
+        ],
+    )  # fmt: skip
+    return [results, settings]
+
+
+def of_target(table: targets.Table) -> Grid:
+    columns = ["Row"]
+    for metric in table.metrics:
+        columns += [f"{metric} {source.replace('readme', 'README')}" for source in table.sources[metric]]
+        columns.append(f"{metric} ours")
+    grid = Grid(table.name, table.title, table.note, [*columns, "difference", "protocol", "what makes it"])
+    for line in table.lines:
+        cells = [Cell(line.label)]
+        for metric in table.metrics:
+            cells += [number(line.published.get((source, metric))) for source in table.sources[metric]]
+            cells.append(measured(line.ours[metric], line.runs))
+        difference = line.difference
+        cells.append(
+            Cell(f"{difference[1]:+.1f} to {difference[0].replace('readme', 'README')}", difference[1])
+            if difference
+            else Cell()
+        )
+        cells += [Cell(line.protocol or NONE, kind="text"), Cell(line.command or NONE, kind="command")]
+        grid.rows.append(cells)
+    return grid
+
+
+def of_experiment(name: str, runs: list[Run]) -> Grid:
+    """Rows that were trained alike, random first, with each row's gain over random in the same seed."""
+    columns = ["Row", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS)]
+    grid = Grid(
+        "experiment-" + re.sub(r"\W+", "-", name), f"Experiment {name}",
+        "Rows trained alike, but for the weights they start from; mean ± standard deviation over seeds. "
+        "They were not evaluated as the paper's table is (all of val2017, R50-C4): no published number "
+        "lies beside them.",
+        [*columns, "box AP over random"],
+    )  # fmt: skip
+    for row in sorted({run.row for run in runs}, key=lambda row: (row != "random", row)):
+        of_row = [run for run in runs if run.row == row]
+        names = [run.name for run in of_row]
+        cells = [Cell(row), number(len(of_row), "d")]
+        for task in TASKS:
+            for metric in METRICS:
+                cells.append(measured(score([run.value(task, metric) for run in of_row]), names))
+        gain = gains(runs, row) if row != "random" else None
+        cells.append(Cell(gain.text("+.1f"), gain.mean, "ours") if gain else Cell())
+        grid.rows.append(cells)
+    return grid
+
+
+def gains(runs: list[Run], row: str, base: str = "random") -> Score | None:
+    """Box AP of a row less that of the base in the same seed, over the seeds that have both."""
+    by_name = {run.name: run.value("bbox", "AP") for run in runs}
+    found: list[float | None] = []
+    for run in runs:
+        ours, theirs = by_name[run.name], by_name.get(run.name.removesuffix(row) + base)
+        if run.row == row and ours is not None and theirs is not None:
+            found.append(ours - theirs)
+    return score(found)
+
+
+def of_costs(costs: list[Cost], formula: str) -> list[Grid]:
+    """The sums of each stage, and a line for each stage of each run."""
+    columns = ("stage", "runs", "hours", "GPU hours", "energy (kWh, at most)")
+    sums = Grid("costs", "Time, GPU hours and energy of all runs", formula, columns)
+    for stage in dict.fromkeys(cost.stage.partition("/")[0] for cost in costs):
+        alike = [cost for cost in costs if cost.stage.partition("/")[0] == stage]
+        known = [cost.energy for cost in alike if cost.energy is not None]
+        hours, gpu_hours = sum(cost.hours for cost in alike), sum(cost.gpu_hours for cost in alike)
+        energy = number(sum(known) if known else None, ".2f")
+        numbers = [number(len(alike), "d"), number(hours, ".2f"), number(gpu_hours or None, ".2f"), energy]
+        sums.rows.append([Cell(stage), *numbers])
+    each = Grid(
+        "costs-each", "Of each stage of each run", "",
+        ("Run", "stage", "hours", "GPUs", "GPU hours", "energy (kWh, at most)"),
+        [
+            [
+                Cell(cost.run, link=anchor(cost.run)), Cell(cost.stage, kind="word"),
+                number(cost.hours, ".2f"),
+                Cell(coco.machine([cost.gpu] if cost.gpu else [], cost.gpus), kind="text"),
+                number(cost.gpu_hours if cost.gpus else None, ".2f"), number(cost.energy, ".2f"),
+            ]
+            for cost in costs
+        ],
+    )  # fmt: skip
+    return [sums, each]
+
+
+def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
+    """What departs from what: of releases, then of each run."""
+    found = [*deviations.stated(), *(each for run in runs for each in deviations.of_run(run, methods))]
+    return Grid(
+        "deviations", "Every setting that differs",
+        "Told from resolved configs, key by key: where the release departs from what README and file names "
+        "say, and where a run departs from the released config that its row's numbers were reached with "
+        "(the nearest one, where there is none). Size: what published measurements say of the cause.",
+        ("Run", "stage", "compared with", "setting", "there", "here", "kind", "size"),
+        [
+            [
+                Cell(each.run or "the release"), Cell(each.stage, kind="word"),
+                Cell(each.against, kind="text"), Cell(each.key, kind="code"),
+                Cell(each.theirs, kind="text"), Cell(each.ours, kind="text"), Cell(each.kind, kind="word"),
+                Cell(each.size or NONE, kind="word"),
+            ]
+            for each in found
+        ],
+    )  # fmt: skip
+
+
+def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
+    """Where a run's numbers come from: its stages' records, and those of others that they go back to."""
+    names = [f"checkpoints/{run.name}/{stage}/record.json" for stage in run.stages]
+    back = [name for first in names for name in provenance.chain(first, known)]
+    shown = {name: known[name] for name in dict.fromkeys([*names, *back]) if name in known}
+    fields = {
+        "command": [Cell(each.command or NONE, kind="command") for each in shown.values()],
+        "config (SHA-256)": [_text(_config(each)) for each in shown.values()],
+        "inputs (SHA-256)": [_text(_artifacts(each.inputs)) for each in shown.values()],
+        "outputs (SHA-256)": [_text(_artifacts(each.outputs)) for each in shown.values()],
+        "seed": [_text(NONE if each.seed is None else str(each.seed)) for each in shown.values()],
+        "commit": [_text(each.commit) for each in shown.values()],
+        "image": [_text(each.image or NONE) for each in shown.values()],
+        "machine": [_text(_machine(each)) for each in shown.values()],
+        "versions": [
+            _text(", ".join(f"{k} {v}" for k, v in each.versions.items())) for each in shown.values()
+        ],
+        "seconds": [_text(f"{each.seconds:.1f}") for each in shown.values()],
+        "images/s": [_text(str(each.images_per_second or NONE)) for each in shown.values()],
+        "log": [_text(provenance.log_of(name) or NONE) for name in shown],
+    }
+    return Grid(
+        anchor(run.name), run.name, run.stale and f"Not all of it is shown: {run.stale}.",
+        ("Record", *(name.removesuffix("/record.json").removeprefix("checkpoints/") for name in shown)),
+        [[Cell(field), *cells] for field, cells in fields.items()],
+    )  # fmt: skip
+
+
+def _text(text: str) -> Cell:
+    return Cell(text, kind="text")
+
+
+def _config(record: Record) -> str:
+    return hashlib.sha256(json.dumps(record.config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _artifacts(artifacts: Mapping[str, Artifact]) -> str:
+    return "; ".join(f"{name}: {a.path} {a.sha256[:12]}" for name, a in artifacts.items()) or NONE
+
+
+def _machine(record: Record) -> str:
+    gpus, cores = record.hardware.get("gpus") or [], record.hardware.get("cores")
+    return f"{coco.machine(gpus, record.world_size)}; {record.hardware.get('cpu')}, {cores} cores"

@@ -1,0 +1,186 @@
+"""The tables besides COCO's: ImageNet by a linear layer, neighbours and few labels; VOC."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from triplet.methods import Method
+from triplet.published import Value, load_published
+from triplet.pull.sources import load_sources
+from triplet.report.coco import missing
+from triplet.report.collect import Run, Score, recipe, score
+
+SHOTS = ("1", "2", "4", "8", "16", "32", "64", "96")
+# name -> title, metrics, what it is, the command that makes it
+BENCHMARKS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
+    "linear": (
+        "ImageNet, linear layer on the frozen backbone", ("top1",),
+        "Top-1 accuracy in percent, the best of all epochs. Only the published protocol is like for like.",
+        "linear",
+    ),
+    "knn": (
+        "ImageNet, nearest neighbours", ("k=20", "k=200"),
+        "Top-1 accuracy in percent by weighted neighbours. Nothing is published of these rows.", "knn",
+    ),
+    "semi-1percent": (
+        "ImageNet, 1 % of the labels", ("top1", "top5"),
+        "Accuracy in percent. The zoo's is the best of nine settings on the test set.",
+        "semi PERCENT=1 LIST=1percent.txt",
+    ),
+    "semi-10percent": (
+        "ImageNet, 10 % of the labels", ("top1", "top5"),
+        "Accuracy in percent. The zoo's is the best of nine settings on the test set.",
+        "semi PERCENT=10 LIST=10percent.txt",
+    ),
+    "svm": (
+        "VOC07, linear SVMs", ("mAP",), "Mean average precision in percent, of the best layer.", "svm",
+    ),
+    "low-shot": (
+        "VOC07, linear SVMs from few images", SHOTS,
+        "Mean average precision in percent by the number of images of a class.", "svm",
+    ),
+    "voc-detection": (
+        "VOC07+12 detection, Faster R-CNN R50-C4, 24 000 iterations", ("AP50", "AP", "AP75"),
+        "Average precision in percent on the test set of 2007; the published ones are means of five runs.",
+        "",
+    ),
+}  # fmt: skip
+VOC = "DETECTION=configs/detection/voc_r50_c4_24k_moco.yaml COCO=voc"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row by one protocol: published numbers and ours, by metric."""
+
+    row: str
+    label: str
+    protocol: str
+    published: dict[tuple[str, str], float]
+    """By (source, metric)."""
+    ours: dict[str, Score | None]
+    runs: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def difference(self) -> tuple[str, float] | None:
+        """(source, ours less the source's) of the first metric; README's where there is one."""
+        metric = next(iter(self.ours))
+        ours = self.ours[metric]
+        for source in ("readme", "zoo"):
+            if ours and (source, metric) in self.published:
+                return source, ours.mean - self.published[source, metric]
+        return None
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    note: str
+    metrics: tuple[str, ...]
+    sources: dict[str, tuple[str, ...]]
+    """Of each metric, those that published it."""
+    lines: list[Line]
+
+
+def tables(runs: list[Run], methods: Mapping[str, Method]) -> list[Table]:
+    """All of them, each with every row that is published or was measured."""
+    files = {name: source.files[0].name for name, source in load_sources().weights.items()}
+    values = load_published()
+    return [_table(name, runs, methods, values, files) for name in BENCHMARKS]
+
+
+def _table(
+    name: str,
+    runs: list[Run],
+    methods: Mapping[str, Method],
+    values: list[Value],
+    files: Mapping[str, str],
+) -> Table:
+    title, metrics, note, stage = BENCHMARKS[name]
+    published: dict[str, dict[tuple[str, str], float]] = {}
+    for value in values:
+        alike = value.benchmark == name or (name == "low-shot" and value.benchmark == "svm")
+        if alike and value.metric in metrics:
+            published.setdefault(value.row, {})[value.source, value.metric] = value.value
+    known = list(measured(name, runs))
+    found = []
+    for row, label in _rows(methods).items():
+        of_row = [each for each in known if each[0].row == row]
+        if row not in methods and row not in published and not of_row:
+            continue
+        theirs = published.get(row, {})
+        for protocol in sorted({each[2] for each in of_row}):
+            alike_runs = [each for each in of_row if each[2] == protocol]
+            ours = {m: score([values.get(m) for *_, values in alike_runs]) for m in metrics}
+            names = tuple(run.name for run, *_ in alike_runs)
+            found.append(Line(row, label, protocol, theirs, ours, names))
+        if not of_row:
+            nothing: dict[str, Score | None] = dict.fromkeys(metrics)
+            command = _command(row, stage, methods, runs, files)
+            found.append(Line(row, label, "", theirs, nothing, command=command))
+    sources = {
+        m: tuple(s for s in ("readme", "zoo") if any((s, m) in line.published for line in found))
+        for m in metrics
+    }
+    return Table(name, title, note, metrics, sources, found)
+
+
+def _rows(methods: Mapping[str, Method]) -> dict[str, str]:
+    """Name -> label, of the table's rows and of the other weights that they have."""
+    found = {}
+    for row, method in methods.items():
+        for name in method.weights:
+            extra = name.removeprefix(row).strip("-")
+            found[name] = method.label + (f" ({extra})" if extra else "")
+    return found
+
+
+def measured(name: str, runs: list[Run]) -> Iterator[tuple[Run, str, str, dict[str, Any]]]:
+    """(run, stage, protocol, values by metric) of everything that was measured of a benchmark."""
+    for run in runs:
+        if name == "voc-detection" and run.of_voc:
+            yield run, "eval", _prefixed(run, recipe(run)), run.stages["eval"].results["bbox"]
+        for key, record in run.stages.items():
+            if found := _of_stage(name, *key.partition("/")[::2], record.results):
+                yield run, key, _prefixed(run, found[0]), found[1]
+
+
+def _of_stage(
+    name: str, stage: str, config: str, results: dict[str, Any]
+) -> tuple[str, dict[str, Any]] | None:
+    """(protocol, values) that a stage's results have for a benchmark."""
+    best = results.get("best") or results.get("last") or {}
+    if stage == name == "linear":
+        fast = results.get("protocol") == "fast"
+        return config + (", fast: not like for like" if fast else ""), best
+    if stage == name == "knn":
+        top1 = {k.replace("top1_", "k="): v for k, v in results.items() if k.startswith("top1_")}
+        return config, top1
+    if stage == "semi" and name == f"semi-{results.get('percent', 0):g}percent":
+        drawn = ", images drawn: not like for like" if results.get("drawn") else ""
+        return config + drawn, best
+    if stage == "svm" and name in ("svm", "low-shot"):
+        layer = results[results["best_layer"]]
+        shots = {k: each["mean"] for k, each in layer["low_shot"].items()}
+        return f"{config}, {results['best_layer']}", {"mAP": layer["mAP"], **shots}
+    return None
+
+
+def _prefixed(run: Run, protocol: str) -> str:
+    return f"{run.experiment}: {protocol}" if run.experiment else protocol
+
+
+def _command(
+    row: str, stage: str, methods: Mapping[str, Method], runs: list[Run], files: Mapping[str, str]
+) -> str:
+    """What measures a row, from its own pretraining or the published weights."""
+    if not stage:
+        method = methods.get(row) or next(m for m in methods.values() if row in m.weights)
+        steps = missing(f"voc/{row}", runs, method).replace("METHOD=voc/", "METHOD=")
+        return f"{steps} RUN=voc/{row} {VOC}"
+    if any(run.name == row and "pretrain" in run.stages for run in runs):
+        return f"make {stage} METHOD={row}"
+    of = next(name for name, method in methods.items() if row in method.weights)
+    words = f"{stage} METHOD={row} WEIGHTS=checkpoints/weights/{row}/{files[row]}"
+    return f"make pull-data PULL=weights METHOD={of} && make {words}"

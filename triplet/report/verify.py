@@ -1,0 +1,205 @@
+"""Whether what was recorded is still so: hashes, and numbers computed anew from stored predictions."""
+
+import contextlib
+import hashlib
+import io
+import json
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from benchmarks.detection.scores import ENGINES, NUMBERS, Truth
+from triplet import records
+from triplet.errors import KitError
+from triplet.progress import Bar
+from triplet.records import Artifact, Record
+from triplet.report import crate
+from triplet.report.collect import assemble
+from triplet.report.results import flat
+
+OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
+TOLERANCE = 1e-6
+"""AP in percent: of the rounding of the last place, should an engine add in another order."""
+RESULTS = "reports/results.json"
+ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""What reading well-formed JSON of another shape raises."""
+LARGEST = 64 << 20
+"""Bytes of a record or metadata file in an archive: more is no such file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    verdict: str
+    why: str = ""
+
+
+def local() -> list[Finding]:
+    """Check every record of this machine, with its own data sets."""
+    known = crate.all_records()
+    found: list[Finding] = []
+    with Bar("verify", len(known)) as bar:
+        for name, record in known.items():
+            for output, artifact in record.outputs.items():
+                found.append(_compare(f"{name}: {output}", artifact, _here(records.local(artifact.path))))
+            if "predictions" in record.outputs:
+                path = records.local(record.outputs["predictions"].path)
+                found += _again(name, record, path.open("rb") if path.is_file() else None, anywhere=True)
+            bar.step()
+    return found
+
+
+def archived(path: Path) -> list[Finding]:
+    """Check an exported crate, nothing of which is written to the disk.
+
+    Raises:
+        KitError: no such archive, or one that was not made by ``triplet report --export``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(_archived(archive, path))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, *ODD) as error:
+        raise KitError(
+            f"{path} is damaged or no crate of the kit: {' '.join(str(error).split()):.200}"
+        ) from None
+
+
+def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
+    names = [_safe(info, path) for info in archive.infolist()]
+    if crate.METADATA not in names:
+        raise KitError(f"{path} has no {crate.METADATA}; expected what triplet report --export wrote")
+    if len(set(names)) != len(names):
+        raise KitError(f"{path} holds a name twice")
+    metadata = json.loads(_text(archive, crate.METADATA))
+    try:
+        said = {each["@id"]: each["sha256"] for each in metadata["@graph"] if each["@type"] == "File"}
+    except (KeyError, TypeError):
+        raise KitError(f"{path}: its {crate.METADATA} is not one of the kit's") from None
+    for name in sorted(said.keys() | set(names) - {crate.METADATA}):
+        if name not in said:
+            yield Finding(name, WRONG, "is not in the list of files")
+        elif name not in names:
+            yield Finding(name, WRONG, "is listed and not there")
+        else:
+            with archive.open(name) as file:
+                sha = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            yield Finding(
+                name, OK if sha == said[name] else WRONG, "" if sha == said[name] else "has changed"
+            )
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+    known: dict[PurePath, Record] = {}
+    for name in sorted(name for name in names if name.endswith("/record.json")):
+        try:
+            record = Record.model_validate_json(_text(archive, name))
+        except ValidationError:
+            yield Finding(name, WRONG, "is no record")
+            continue
+        yield from _recorded(archive, name, record, said, sizes)
+        if name.startswith("checkpoints/"):
+            known[PurePosixPath(name).parent.relative_to("checkpoints")] = record
+    if RESULTS in names:
+        same = json.loads(_text(archive, RESULTS)) == json.loads(json.dumps(flat(assemble(known))))
+        yield Finding(RESULTS, OK if same else WRONG, "" if same else "is not what the records say")
+
+
+def _recorded(
+    archive: zipfile.ZipFile, name: str, record: Record, said: dict[str, str], sizes: dict[str, int]
+) -> Iterator[Finding]:
+    """What a record in an archive says of the files beside it."""
+    for output, artifact in record.outputs.items():
+        there: Artifact | None = None
+        if artifact.path in said:
+            there = artifact.model_copy(update={"sha256": said[artifact.path]})
+        elif inside := sorted((n for n in sizes if n.startswith(f"{artifact.path}/")), key=_walked):
+            start = len(artifact.path) + 1
+            there = Artifact.listed(artifact.path, ((n[start:], sizes[n]) for n in inside))
+        if there is None:
+            yield Finding(f"{name}: {output}", ABSENT, "is not in the archive")
+        else:
+            yield _compare(f"{name}: {output}", artifact, there)
+    if "predictions" in record.outputs:
+        path = record.outputs["predictions"].path
+        # What an archive says is not followed out of this machine's data sets.
+        yield from _again(name, record, archive.open(path) if path in sizes else None, anywhere=False)
+
+
+def _walked(name: str) -> list[tuple[bool, str]]:
+    """Sorts names as ``files.walk`` does: a folder's files before its folders."""
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
+
+
+def _here(path: Path) -> Artifact | None:
+    return Artifact.of(path) if path.exists() else None
+
+
+def _compare(what: str, recorded: Artifact, there: Artifact | None) -> Finding:
+    if there is None:
+        return Finding(what, WRONG, f"{recorded.path} is gone")
+    same = there.sha256 == recorded.sha256
+    return Finding(what, OK if same else WRONG, "" if same else f"{recorded.path} has changed")
+
+
+def _again(
+    name: str, record: Record, predictions: IO[bytes] | None, *, anywhere: bool
+) -> Iterator[Finding]:
+    """Evaluate stored predictions and compare every number with the record's."""
+    what = f"{name}: numbers"
+    truth = next((a for key, a in record.inputs.items() if key.endswith("annotations")), None)
+    if predictions is None or truth is None:
+        yield Finding(what, ABSENT, "its predictions are gone" if truth else "it names no annotations")
+        return
+    with predictions as file:
+        inside = truth.path.startswith("datasets/") and ".." not in PurePosixPath(truth.path).parts
+        path = records.local(truth.path)
+        if not (inside or anywhere) or not path.is_file():
+            yield Finding(what, ABSENT, f"{truth.path} is not here; run: make pull-data")
+            return
+        if Artifact.of(path).sha256 != truth.sha256:
+            yield Finding(what, ABSENT, f"{truth.path} is another file here")
+            return
+        engine = record.results.get("engine")
+        tasks = [task for task in NUMBERS if task in record.results]
+        try:
+            detections = json.load(file)
+            with contextlib.redirect_stdout(io.StringIO()):
+                judge = Truth(path, engine if engine in ENGINES else "ultrafast")
+                scores = {task: judge.score(detections, task).numbers for task in tasks}
+        except ODD:
+            yield Finding(what, WRONG, "its predictions cannot be evaluated")
+            return
+    for task, numbers in scores.items():
+        wrong = [key for key, value in numbers.items() if not _same(value, record.results[task].get(key))]
+        shown = ", ".join(f"{key} {numbers[key]} not {record.results[task].get(key)}" for key in wrong[:3])
+        yield Finding(f"{what} of {task}, evaluated again", WRONG if wrong else OK, shown)
+
+
+def _same(value: float | None, recorded: Any) -> bool:
+    if value is None or recorded is None:
+        return value is recorded
+    return isinstance(recorded, float | int) and abs(value - recorded) <= TOLERANCE
+
+
+def _safe(info: zipfile.ZipInfo, path: Path) -> str:
+    """The name of a member; KitError for one that would not lie inside a folder, or is no plain file."""
+    name = PurePosixPath(info.filename)
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    odd = name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename
+    bomb = info.file_size > 100 * info.compress_size + (10 << 20)  # ours shrink to a tenth or so
+    if odd or bomb or info.is_dir() or kind not in (0, stat.S_IFREG):
+        raise KitError(f"{path} holds {info.filename!r:.60}, which no crate of the kit does")
+    return info.filename
+
+
+def _text(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > LARGEST:
+        raise KitError(
+            f"{name} in the archive has {archive.getinfo(name).file_size} bytes: it is no record"
+        )
+    return archive.read(name)
