@@ -234,7 +234,12 @@ def _config(stage: argparse.ArgumentParser) -> None:
 
 
 def _weights(stage: argparse.ArgumentParser) -> None:
-    stage.add_argument("--weights", type=Path, metavar="FILE", help="these, not the run's pretraining")
+    stage.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="a file (default: the run's pretraining, else the row's weights that were pulled)",
+    )
 
 
 def _where(a: argparse.Namespace) -> dict[str, Any]:
