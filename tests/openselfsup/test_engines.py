@@ -42,6 +42,7 @@ def test_without_openselfsup_it_says_so(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_measures_both(openselfsup, places):
     output = places / "engines.json"

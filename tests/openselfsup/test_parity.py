@@ -45,6 +45,7 @@ def trained(openselfsup, tmp_path_factory):
     return folder / "theirs.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # with what makes the file
 def test_ten_steps_are_ours(trained):
     """To 1e-9 in float64: losses, learning rates, every tensor at the end."""
@@ -77,6 +78,7 @@ def test_ten_steps_are_ours(trained):
     assert to_openselfsup(state).keys() == found["state_dict"].keys()
 
 
+@pytest.mark.slow
 def test_their_checkpoint_is_read_into_our_trainer_and_back(trained, tmp_path):
     networks = Networks(18, 64, HIDDEN, OUTPUTS)
     assert load_initial(trained, networks) == "openselfsup raw networks, all of them"

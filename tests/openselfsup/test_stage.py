@@ -17,6 +17,8 @@ from triplet.pretrain import checkpoint
 from triplet.pretrain.networks import Networks
 from triplet.weights.read import read_backbone
 
+pytestmark = pytest.mark.slow
+
 DEMO = [
     "--config",
     str(KIT / "configs/openselfsup/demo.yaml"),
@@ -95,6 +97,15 @@ def test_our_weights_start_their_networks(openselfsup, places, drawn):
     torch.testing.assert_close(
         found["layer4.1.conv2.weight"], ours.online.backbone.layer4[1].conv2.weight.data
     )
+
+
+def test_networks_that_are_not_finite_are_not_saved(openselfsup, places, drawn):
+    """The loss of the last step is taken before the optimiser's."""
+    odd = ["optimizer.lr=1e10", "optimizer.weight_decay=1e38", "data.imgs_per_gpu=48"]
+    done = run(*pretrain("odd/moco", drawn, *SMALL, *ROWS["moco"], *odd))
+    assert done.returncode == 2, done.stderr
+    assert "is not finite after step 1: not saved; last good checkpoint: none" in done.stderr
+    assert not (places / "checkpoints" / "odd" / "moco" / "pretrain" / "checkpoint.pth").exists()
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -105,7 +105,7 @@ class Watch(Hook):
     def after_run(self, runner: Any) -> None:
         """Leave the trained networks, without the optimiser."""
         if self.processes.first:
-            found = state(runner, runner.iter)
+            found = self._state(runner, runner.iter)
             checkpoint.write(self.final, {**found, "optimizer": None})
             checkpoint.keep(self.folder, 0)
 
@@ -113,19 +113,19 @@ class Watch(Hook):
         if self.processes.first:
             done = runner.iter + 1
             path = self.folder / f"step_{done // self.accumulate:07d}.pth"
-            checkpoint.write(path, state(runner, done))
+            checkpoint.write(path, self._state(runner, done))
             checkpoint.keep(self.folder, 2)
         self.processes.tell()  # nobody goes on, or ends, before it is saved
 
-
-def state(runner: Any, iteration: int) -> dict[str, Any]:
-    """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
-    weights: dict[str, Tensor] = runner.model.module.state_dict()
-    return {
-        "meta": {"epoch": runner.epoch, "iter": iteration},
-        "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
-        "optimizer": runner.optimizer.state_dict(),
-    }
+    def _state(self, runner: Any, iteration: int) -> dict[str, Any]:
+        """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
+        weights: dict[str, Tensor] = runner.model.module.state_dict()
+        checkpoint.refuse_not_finite(weights, self.folder, iteration // self.accumulate)
+        return {
+            "meta": {"epoch": runner.epoch, "iter": iteration},
+            "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
+            "optimizer": runner.optimizer.state_dict(),
+        }
 
 
 class Rest(DistributedSampler):

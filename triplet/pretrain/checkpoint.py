@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from triplet import files
@@ -28,14 +28,10 @@ def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int
     run's).
 
     Raises:
-        KitError: it cannot be written (a full disk); what was there before is untouched.
+        KitError: a tensor is not finite, or it cannot be written (a full disk); what was there before is
+            untouched.
     """
-    if odd := [name for name, value in networks.state_dict().items() if not value.isfinite().all()]:
-        good = next((found.name for found in checkpoints(path.parent)), "none")
-        raise KitError(
-            f"{odd[0]} is not finite after step {step}: not saved; last good checkpoint: {good}; "
-            "lower the learning rate"
-        )
+    refuse_not_finite(networks.state_dict(), path.parent, step)
     state = {
         "format": FORMAT,
         "step": step,
@@ -44,6 +40,16 @@ def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
     write(path, state)
+
+
+def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None:
+    """KitError with the last good checkpoint in ``folder`` when a tensor has a NaN or infinity."""
+    if odd := [name for name, value in state.items() if not value.isfinite().all()]:
+        good = next((found.name for found in checkpoints(folder)), "none")
+        raise KitError(
+            f"{odd[0]} is not finite after step {step}: not saved; last good checkpoint: {good}; "
+            "lower the learning rate"
+        )
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
