@@ -62,8 +62,9 @@ def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -
 def of_coco(lines: list[coco.Line]) -> list[Grid]:
     """Boxes, then masks; the verdict of a shortfall leads to its causes."""
     columns = (
-        "Row", "README AP", "zoo AP", "ours AP", "ours − README", "verdict", "expected AP", "recipe",
-        "schedule", "epochs", "seeds", "GPUs", "what makes it", "ours AP50", "zoo AP50", "ours AP75",
+        "Row", "README AP", "zoo AP", "ours AP", "ours − README", "verdict, or what makes it",
+        "expected AP", "recipe",
+        "schedule", "epochs", "seeds", "GPUs", "ours AP50", "zoo AP50", "ours AP75",
         "zoo AP75",
     )  # fmt: skip
     found = []
@@ -81,11 +82,12 @@ def of_coco(lines: list[coco.Line]) -> list[Grid]:
                 [
                     Cell(line.label), number(line.readme), number(line.zoo[0]),
                     measured(line.ours[0], line.runs), number(line.difference, "+.1f"),
-                    Cell(line.verdict or NONE, kind="text", link=why(line.cause) if line.cause else ""),
+                    Cell(line.command, kind="command") if line.command
+                    else Cell(line.verdict, kind="text", link=why(line.cause) if line.cause else ""),
                     Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
                     Cell(line.recipe or NONE, kind="word"), Cell(line.schedule or NONE, kind="word"),
                     number(line.epochs), number(line.seeds or None, "d"),
-                    Cell(line.gpus or NONE, kind="text"), Cell(line.command or NONE, kind="command"),
+                    Cell(line.gpus or NONE, kind="text"),
                     measured(line.ours[1]), number(line.zoo[1]),
                     measured(line.ours[2]), number(line.zoo[2]),
                 ]
