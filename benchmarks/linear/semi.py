@@ -1,5 +1,6 @@
 """The semi stage: the whole network finetuned on one or ten percent of the training images."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,7 @@ def semi(
         torch.manual_seed(settings.seed)
         head = Head(backbone.channels, len(chosen.classes), training.epochs)
         model = Classifier(backbone, head, frozen=False, mixed=settings.precision == "bfloat16")
-        fit(
-            model, settings, training,
-            Task(task.run, chosen, task.test, task.inputs, task.processes, task.job),
-        )  # fmt: skip
+        fit(model, settings, training, dataclasses.replace(task, train=chosen))
         task.job.results |= {"weights": found.format, "percent": settings.percent, "drawn": draw}
 
     more = {"list": listed} if listed else {}
