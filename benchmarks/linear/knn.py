@@ -35,7 +35,7 @@ def _classify(settings: Knn, task: Task) -> None:
     bank, queries = features["train"].on(device), features["test"].on(device)
     labels, answers = (torch.from_numpy(data.labels).to(device) for data in (task.train, task.test))
     mine = torch.arange(processes.rank, len(queries), processes.size, device=device)
-    right = dict.fromkeys(settings.neighbours, 0)
+    right = dict.fromkeys(settings.neighbours, 0.0)
     with graceful() as stop, Bar("knn", len(mine), quiet=not processes.first) as bar:
         for places in mine.split(QUERIES):
             if stop:
@@ -47,11 +47,11 @@ def _classify(settings: Knn, task: Task) -> None:
                 predicted = vote(
                     cosines[:, :k], labels[found[:, :k]], len(task.train.classes), settings.temperature
                 )
-                right[k] += int((predicted == answers[places]).sum())
+                right[k] += 100.0 * float((predicted == answers[places]).sum())
             bar.step(count=len(places))
     shares = processes.gather(right)
     for k in settings.neighbours:
-        task.job.results[f"top1_{k}"] = 100 * sum(share[k] for share in shares) / len(queries)
+        task.job.results[f"top1_{k}"] = sum(share[k] for share in shares) / len(queries)
     task.job.results |= {
         "images": len(bank), "test_images": len(queries), "classes": len(task.train.classes)
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The semi stage: the whole network finetuned on one or ten percent of the training images."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def semi(
         torch.manual_seed(settings.seed)
         head = Head(backbone.channels, len(chosen.classes), training.epochs)
         model = Classifier(backbone, head, frozen=False, mixed=settings.precision == "bfloat16")
-        fit(model, settings, training, dataclasses.replace(task, train=chosen))
+        fit(model, settings, training, replace(task, train=chosen))
         task.job.results |= {"weights": found.format, "percent": settings.percent, "drawn": draw}
 
     more = {"list": listed} if listed else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.linear.config import NEUTRAL, Common
 from benchmarks.linear.data import Labelled, open_sets
 from triplet import records
+from triplet.methods import weights_of
 from triplet.pretrain.distributed import Processes, join, perform
 
 
@@ -47,7 +48,7 @@ def run_stage(
         work: of every process.
         train: images, see ``data.open_sets``.
         test: images.
-        weights: a file instead of the run's pretraining.
+        weights: a file; default: the run's own pretraining, or the row's pulled weights.
         classes: a list of classes to keep.
         force: start over.
         more: further inputs.
@@ -55,7 +56,7 @@ def run_stage(
     Raises:
         KitError: no weights, unfit images, processes that do not fit together, or what the work raises.
     """
-    path = weights or records.output(records.require(run, "pretrain"), "checkpoint")
+    path = weights or weights_of(run)
     inputs = {"train": train, "test": test, "weights": path, **(more or {})}
     if classes:
         inputs["classes"] = classes
@@ -63,7 +64,14 @@ def run_stage(
         processes.same("config", settings.model_dump(mode="json"))
         processes.same("file of weights", records.Artifact.of(path).sha256)
         ours, theirs = open_sets(train, test, classes)
-        processes.same("set of images", [ours.images.names(), theirs.images.names()])
+        processes.same(
+            "set of images",
+            [[s.images.names(), s.indices.tolist(), s.labels.tolist()] for s in (ours, theirs)],
+        )
+        for name, file in (more or {}).items():
+            processes.same(name, records.Artifact.of(file).sha256)
+        if processes.nodes > 1:  # names may agree where files are cut short
+            processes.same("copy of the images", [records.Artifact.of(p).sha256 for p in (train, test)])
         perform(
             processes,
             stage,

@@ -21,6 +21,7 @@ from benchmarks.linear.voc import Split, Squares, low_shot, pooled_layers, read_
 from triplet import files, records
 from triplet.config import load
 from triplet.errors import KitError
+from triplet.methods import weights_of
 from triplet.pretrain.data import stream
 from triplet.progress import Bar, say
 from triplet.records import Job
@@ -47,7 +48,7 @@ def svm(
         config: see ``Svm``.
         data: a VOC2007 folder with JPEGImages and ImageSets.
         overrides: ``key.sub=value``.
-        weights: a file instead of the run's pretraining.
+        weights: a file; default: the run's own pretraining, or the row's pulled weights.
         force: start over.
 
     Raises:
@@ -55,7 +56,7 @@ def svm(
         Interrupted: stopped by a signal; what is computed is kept.
     """
     settings = load(config, Svm, overrides)
-    path = weights or records.output(records.require(run, "pretrain"), "checkpoint")
+    path = weights or weights_of(run)
     splits = [read_split(data, split) for split in SPLITS]
     if splits[0].classes != splits[1].classes:
         raise KitError(f"{data}: trainval lists {len(splits[0].classes)} classes, test others")
@@ -175,6 +176,9 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
                     "a fitting process was killed, perhaps for want of memory: set workers to fewer; the "
                     "same command goes on"
                 ) from None
+        except ValueError as error:  # of scikit-learn: a class with fewer images than folds
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise KitError(f"a fit cannot be made: {' '.join(str(error).split())[:160]}") from None
         if stop:
             for child in multiprocessing.active_children():
                 child.kill()
