@@ -53,8 +53,8 @@ class Training(Settings):
     batch: Count = 256
     """Images in a step, over all processes."""
     parts: Count
-    """GPUs of the original. An epoch is filled up to a multiple of it with its first images, as mmcv's
-    sampler does, so that any divisor of it can share each batch."""
+    """GPUs of the original. An epoch is filled up to a multiple of it with its first images, as
+    OpenSelfSup's DistributedSampler does, so that any divisor of it can share each batch."""
     learning_rate: Positive
     head: Positive = 1.0
     """Times the learning rate: that of the classifier."""

@@ -157,6 +157,8 @@ def _sources(features: list[Features], device: torch.device) -> list[Source]:
 def evaluate(config: Linear, sweep: Sweep, task: Task) -> None:
     """Extract what is missing, train every head, choose one on held-out training images, test that one.
 
+    The results have the last epoch alone: no best one is looked for.
+
     Args:
         config: of the evaluation.
         sweep: its settings.

@@ -22,7 +22,7 @@ from benchmarks.linear.data import Centres, Crops, open_sets
 from benchmarks.linear.features import Features
 from benchmarks.linear.sweep import Heads, hold_out, score, train
 from tests.conftest import KIT
-from tests.linear.conftest import IMAGES, SWEEP, draw
+from tests.linear.conftest import IMAGES, NAMES, SWEEP, draw
 from tests.pretrain.test_distributed import launch
 from triplet import cli
 from triplet.config import load
@@ -227,6 +227,19 @@ def test_two_processes_share_the_features_and_the_heads(places, run, one_thread)
     assert len(names) == 4
     assert all((two / name).read_bytes() == (one / name).read_bytes() for name in names)
     assert record(places, "linear", "p1")["results"] == record(places, "linear", "p2")["results"]
+
+
+@pytest.mark.slow
+def test_a_process_without_test_images_leaves_the_others_result(places, run, tmp_path, one_thread):
+    draw(tmp_path / "train", 5, 0)
+    draw(tmp_path / "val", 1, 1)
+    (tmp_path / "two").write_text("\n".join(NAMES[:2]))
+    arguments = run("knn", KNN, "--classes", str(tmp_path / "two"), data=tmp_path)
+    running = launch(3, *arguments)
+    _, error = running.communicate()
+    assert running.returncode == 0, error
+    results = record(places, "knn")["results"]
+    assert (results["top1_3"], results["test_images"]) == (100, 2)
 
 
 def test_the_kits_own_config_has_the_heads_that_it_says():

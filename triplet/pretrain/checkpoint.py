@@ -84,7 +84,7 @@ def keep(folder: Path, count: int) -> None:
 def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: Processes) -> int:
     """Load the newest whole checkpoint in place, on every process; the number of optimiser steps done.
 
-    The first process alone reads: nodes need not share a file system. The optimiser has momentum.
+    The first process alone reads: nodes need not share a file system. Momenta that are missing are zero.
 
     Raises:
         KitError: see ``restore``; or only another process than the first one finds checkpoints.
