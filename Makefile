@@ -117,8 +117,7 @@ convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=f
 length = $(if $(HOURS),--hours "$(HOURS)") $(if $(SCHEDULE),--schedule "$(SCHEDULE)")
 
 finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
-	@$(call launch,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" \
-	  $(length) $(force) $(ARGS)
+	@$(call launch,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" $(length) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
 	@$(call triplet,plan,finetune,triplet plan) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \

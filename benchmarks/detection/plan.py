@@ -134,7 +134,7 @@ def ahead(
     share = budget.per_process(cfg, gpus)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
-    whole, precision = cfg, wish.precision or ("bfloat16" if memory else trainer.best_precision())
+    whole, precision = cfg, wish.precision or ("float16" if memory else trainer.best_precision())
     alone = cfg.clone()
     alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = share, ()
     if memory is None and torch.cuda.is_available():
