@@ -48,7 +48,6 @@ class Curve(Settings):
 class Speed(Settings):
     seconds: float
     """Of an iteration of 16 images on 8 V100."""
-    gigabytes: float
 
 
 class Effect(Settings):

@@ -78,9 +78,9 @@ def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list
             "DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING: only the defaults are supported"
         )
     share = per_process(cfg, processes.size)
-    dicts = _annotated(cfg)
-    images = MapDataset(DatasetFromList(dicts, copy=False), DatasetMapper(cfg, True))
-    order = TrainingSampler(len(dicts), seed=cfg.SEED)
+    annotated = _annotated(cfg)
+    images = MapDataset(annotated, DatasetMapper(cfg, True))
+    order = TrainingSampler(len(annotated), seed=cfg.SEED)
     cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
     loader = DataLoader(
         images,
@@ -100,14 +100,16 @@ def data_size(cfg: CfgNode) -> int:
     return len(_annotated(cfg))
 
 
-def _annotated(cfg: CfgNode) -> list[dict[str, Any]]:
+def _annotated(cfg: CfgNode) -> DatasetFromList:
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     return _read(tuple(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, keypoints)
 
 
 @functools.cache
-def _read(names: tuple[str, ...], filter_empty: bool, min_keypoints: int) -> list[dict[str, Any]]:
-    return get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+def _read(names: tuple[str, ...], filter_empty: bool, min_keypoints: int) -> DatasetFromList:
+    """Read and serialised once for calibration, training and precise BN; the objects themselves can go."""
+    dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+    return DatasetFromList(dicts, copy=False)
 
 
 def _as_it_is(image: Any) -> Any:
