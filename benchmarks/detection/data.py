@@ -100,12 +100,6 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
     return found[0].name, categories
 
 
-def register(folder: Path, split: str) -> tuple[str, list[str]]:
-    """Make COCO's instances of a split (train2017, val2017) known to Detectron2; see ``training``."""
-    part = _find(folder, f"coco_2017_{split.removesuffix('2017')}")
-    return part.name, _register(part)
-
-
 def _find(folder: Path, declared: str) -> Part:
     known = _NAMES.fullmatch(declared.rpartition("/")[2])  # a resolved config names folders as well
     if known is None:

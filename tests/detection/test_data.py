@@ -16,27 +16,27 @@ def config(*overrides):
     return model.load_config(DEMO, overrides)
 
 
-def test_register_finds_layout_and_missing_images(drawn, tmp_path):
-    name, categories = data.register(drawn, "val2017")
+def test_it_finds_layout_and_missing_images(drawn, tmp_path):
+    name, categories = data.testing(config(), drawn)
     assert len(categories) == 6
     assert len(DatasetCatalog.get(name)) == 6
     with pytest.raises(KitError, match=r"annotations/instances_train2017\.json is missing"):
-        data.register(tmp_path, "train2017")
+        data.training(config(), tmp_path)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
     copy = tmp_path / "annotations" / "instances_val2017.json"
     copy.write_text("[]")
     with pytest.raises(KitError, match="not in COCO's annotation format"):
-        data.register(tmp_path, "val2017")
+        data.testing(config(), tmp_path)
     copy.write_text((drawn / "annotations" / "instances_val2017.json").read_text())
     with pytest.raises(KitError, match="6 of 6 annotated images are missing"):
-        data.register(tmp_path, "val2017")
+        data.testing(config(), tmp_path)
 
 
 def test_a_config_that_names_nothing_means_cocos_instances(drawn):
     names, categories = data.training(config(), drawn)
     assert len(DatasetCatalog.get(names[0])) == 12
-    assert data.testing(config(), drawn) == data.register(drawn, "val2017")
+    assert data.testing(config(), drawn) == (f"{drawn.absolute()}/coco_2017_val", categories)
     assert len(categories) == 6
     assert data.inputs(config(), drawn, train=False) == {
         "annotations": drawn / "annotations" / "instances_val2017.json", "images": drawn / "val2017"

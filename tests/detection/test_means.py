@@ -68,7 +68,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     """What was measured holds for the run, though a second measurement would differ."""
     monkeypatch.setattr(budget, "FEWEST", 4)
     cfg = model.load_config(Path(DEMO), ["SOLVER.IMS_PER_BATCH=2"])
-    cfg.DATASETS.TRAIN = (data.register(drawn, "train2017")[0],)
+    cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     alone = Processes(0, 1, torch.device("cpu"))
     measured = plan.measure(cfg, alone, "float32", None, log=run / "log.txt")
     assert (measured.images, measured.peak) == (2, None)

@@ -129,7 +129,7 @@ def files(loader, count):
 
 def test_a_resumed_run_goes_on_in_the_data(drawn, demo):
     cfg = demo.clone()
-    cfg.DATASETS.TRAIN = (data.register(drawn, "train2017")[0],)
+    cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     cfg.SEED = 5
     whole = files(trainer.batches(cfg, ALONE), 9)
     assert files(trainer.batches(cfg, ALONE, start=4), 5) == whole[4:]
