@@ -133,11 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", _plan, "how long a finetuning takes on your GPUs, and what AP to expect")
     plan.add_argument("--method", default="triplet", metavar="ROW", help="of the table (default: triplet)")
     _detection(plan)
-    plan.add_argument("--gpus", type=int, default=1)
+    plan.add_argument("--gpus", type=_count, default=1)
     plan.add_argument(
-        "--memory", type=float, metavar="GB", help="of each GPU; by default this machine's is measured"
+        "--memory", type=_positive, metavar="GB", help="of each GPU; by default this machine's is measured"
     )
-    plan.add_argument("--seconds", type=float, help="of an iteration of 16 images, where you know it")
+    plan.add_argument("--seconds", type=_positive, help="of an iteration of 16 images, where you know it")
     _length(plan)
 
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
@@ -255,18 +255,34 @@ def _overrides(stage: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}, expected more than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
+    return value
+
+
 def _length(stage: argparse.ArgumentParser) -> None:
     """How long to train, and how."""
     length = stage.add_mutually_exclusive_group()
-    length.add_argument("--hours", type=float, help="compress the schedule so that it ends in this time")
+    length.add_argument(
+        "--hours", type=_positive, help="compress the schedule so that it ends in this time"
+    )
     length.add_argument(
         "--schedule", help="compress it: 2x, 1x, 1/2x, 1/4x, 1/8x of Detectron2's, or 1/2 of its own"
     )
     stage.add_argument(
-        "--images-per-gpu", type=int, metavar="N", help="at once; by default the most that fit"
+        "--images-per-gpu", type=_count, metavar="N", help="at once; by default the most that fit"
     )
     stage.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), help="by default the GPU's fastest"
+        "--precision",
+        choices=("float32", "tf32", "bfloat16", "float16"),
+        help="by default bfloat16 on GPUs that have it; float32 is that of all operations",
     )
 
 

@@ -181,6 +181,12 @@ def read(folder: Path) -> Record | None:
     return _load(folder / "record.json", Record)
 
 
+def begun(folder: Path) -> Plan | None:
+    """What a stage has done there or is in the middle of, None if neither; KitError if damaged."""
+    started = _load(folder / "started.json", _Started)
+    return read(folder) or (started.plan if started else None)
+
+
 def require(run: str, stage: str) -> Record:
     """The record of a stage that must be done; KitError that says what to run otherwise."""
     record = read(stage_folder(run, stage))

@@ -1,5 +1,6 @@
 """What fits the user's GPUs and hours: images in a pass, and a schedule compressed as a whole."""
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,28 +11,33 @@ from detectron2.config import CfgNode
 
 SCHEDULE_1X = 90_000 * 16
 """Images that Detectron2's 1x schedule trains on, 12.3 epochs of COCO."""
+SCHEDULE = ("MAX_ITER", "STEPS", "WARMUP_ITERS")
+"""Keys of SOLVER that make it, besides the learning rate."""
+SMALLER = "train on smaller images (INPUT.MIN_SIZE_TRAIN=(480,)) or on another GPU"
 FEWEST = 100
 """Iterations below which a schedule is none."""
 MARGIN = 0.9
 """Of a GPU's memory: other sizes of images, and fragmentation, take some more than was measured."""
 RESERVE = 0.05
-"""Of the hours: loading, precise BN, checkpoints and evaluation."""
+"""Of the hours: loading, checkpoints and evaluation."""
+FORWARD = 1 / 3
+"""Of an iteration: precise BN goes forward only."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one process on its GPU, in bytes: what training takes anyway, and for each image in a pass."""
+    """Bytes that training takes on a GPU with one image in a pass, and for each more."""
 
-    fixed: float
-    image: float
+    one: float
+    more: float
 
     @classmethod
     def through(cls, one: float, two: float) -> "Memory":
-        """From the peaks with one and with two images."""
-        return cls(fixed=max(0.0, 2 * one - two), image=max(two - one, one / 8))
+        """From the peaks with one and with two images; infinite where they did not fit."""
+        return cls(one, max(two - one, one / 8))
 
     def peak(self, images: int) -> float:
-        return self.fixed + self.image * images
+        return self.one + self.more * (images - 1) if images > 1 else self.one
 
 
 def per_process(cfg: CfgNode, processes: int) -> int:
@@ -62,13 +68,17 @@ def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
     Raises:
         KitError: not even one fits.
     """
-    fitting = [n for n in divisors(share) if memory.peak(n) <= MARGIN * limit]
-    if not fitting:
-        raise KitError(
-            f"one image takes {memory.peak(1) / 1e9:.1f} GB, the GPU has {limit / 1e9:.1f} GB; "
-            "train on smaller images (INPUT.MIN_SIZE_TRAIN=(480,)) or on another GPU"
-        )
-    return fitting[-1]
+    if memory.one > MARGIN * limit:
+        takes = "more" if math.isinf(memory.one) else f"{memory.one / 1e9:.1f} GB"
+        raise KitError(f"one image takes {takes}, the GPU has {limit / 1e9:.1f} GB; {SMALLER}")
+    return max(n for n in divisors(share) if memory.peak(n) <= MARGIN * limit)
+
+
+def full(images: int) -> str:
+    """What to say, and to do, when a GPU is out of memory with so many images in a pass."""
+    less = max((n for n in divisors(images) if n < images), default=0)
+    advice = f"add --images-per-gpu {less}" if less else SMALLER
+    return f"the GPU is full with {images} images in a pass; {advice}"
 
 
 def part(schedule: str, cfg: CfgNode) -> float:
@@ -121,7 +131,26 @@ def part_in(hours: float, seconds: float, cfg: CfgNode) -> float:
         seconds: of an iteration.
         cfg: with its whole schedule.
     """
-    return min(1.0, hours * 3600 * (1 - RESERVE) / (seconds * cfg.SOLVER.MAX_ITER))
+    iterations = hours * 3600 * (1 - RESERVE) / seconds - _precise_bn(cfg)
+    return max(0.0, min(1.0, iterations / cfg.SOLVER.MAX_ITER))
+
+
+def lasts(seconds: float, cfg: CfgNode, done: int = 0) -> float:
+    """Seconds that a schedule takes from an iteration on, with all that belongs to it.
+
+    Args:
+        seconds: of an iteration.
+        cfg: with its final schedule.
+        done: iterations.
+    """
+    return (cfg.SOLVER.MAX_ITER - done + _precise_bn(cfg)) * seconds / (1 - RESERVE)
+
+
+def _precise_bn(cfg: CfgNode) -> float:
+    """Iterations that precise BN is worth in time."""
+    precise = cfg.TEST.PRECISE_BN
+    trained = cfg.MODEL.RESNETS.NORM in ("BN", "SyncBN")
+    return precise.NUM_ITER * FORWARD if precise.ENABLED and trained else 0.0
 
 
 def bn_images(cfg: CfgNode, processes: int, images: int) -> int:

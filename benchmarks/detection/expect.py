@@ -2,7 +2,8 @@
 
 A row's AP after a shorter schedule is its published AP at 2x times the share of it that other pretrained
 weights kept in such a schedule. The points lie at few lengths: between them the share is interpolated in
-the logarithm of the iterations, and its range is that of the points.
+the logarithm of the iterations, and its range is that of the points. This machine's own runs of about that
+length then move the expectation half of the way to what they reached, and widen its range.
 """
 
 import functools
@@ -14,9 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from triplet import records
 from triplet.config import Settings, parse_file
+from triplet.errors import KitError
 from triplet.methods import load_methods
-from triplet.report.collect import Run
+from triplet.progress import say
+from triplet.report.collect import Run, collect
 
 PATH = Path(__file__).parents[2] / "configs" / "expected.yaml"
 NOISE = 0.3
@@ -28,6 +32,12 @@ ALONE = 0.05
 """Of the AP at FULL: how far a row may lie from a single published curve."""
 CHAINED = 90_000
 """Where curves end that do not reach FULL."""
+IMAGES = 117_266
+"""Of train2017 that have objects: what the published runs trained on."""
+BASE_LR = {"WarmupCosineLR": 0.05, "WarmupMultiStepLR": 0.02}
+"""Learning rates for 16 images: the authors' schedule's and the baselines'."""
+NEAR = 2.0
+"""An own run tells of schedules up to so many times longer or shorter than its own."""
 
 
 class Curve(Settings):
@@ -92,6 +102,18 @@ class Expected:
     """Where it comes from, for the reader."""
 
 
+@dataclass(frozen=True)
+class Own:
+    """A finished finetuning of this machine, done as the recipe has it but for its length."""
+
+    run: str
+    row: str
+    iterations: float
+    """At batch 16."""
+    reached: tuple[float, float]
+    """Box and mask AP."""
+
+
 @functools.cache
 def published() -> Published:
     """configs/expected.yaml; KitError when it does not fit the schema."""
@@ -112,14 +134,14 @@ def detector(settings: dict[str, Any]) -> str | None:
     return "fpn" if fpn else None
 
 
-def expected(row: str, kind: str, iterations: float, own: Sequence[Curve] = ()) -> Expected | None:
+def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) -> Expected | None:
     """AP of a row of the table after a schedule that was compressed as a whole.
 
     Args:
         row: its name in methods.yaml.
         kind: of detector, c4 or fpn.
         iterations: at batch 16.
-        own: curves of this machine, see ``own_curves``.
+        own: this machine's runs of the C4 detector, see ``own_runs``.
 
     Returns:
         None where nothing is published of the row.
@@ -127,7 +149,7 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Curve] = ()) 
     full = _full(row, kind)
     if full is None:
         return None
-    curves = [*published().curves, *own]
+    curves = published().curves
     if row == "random":
         used = [curve for curve in curves if curve.init == "random" and curve.detector == kind]
     else:
@@ -145,8 +167,20 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Curve] = ()) 
     )
     if not lengths[0] <= iterations <= lengths[-1]:
         basis += "; nothing was published of such a length: the nearest one stands for it"
+    near = [run for run in own if kind == "c4" and 1 / NEAR <= run.iterations / iterations <= NEAR]
+    if near:
+        box, mask = (_moved(band, near, task) for task, band in enumerate((box, mask)))
+        basis += f"; moved by {len(near)} of your runs ({', '.join(run.run for run in near)})"
     doubts = [curve.doubt for curve in used if curve.doubt]
     return Expected(box, mask, "; ".join([basis, *doubts]))
+
+
+def _moved(band: Band, runs: Sequence[Own], task: int) -> Band:
+    """A band half of the way to where own runs lie relative to theirs, and wide enough for both."""
+    theirs = [(run, expected(run.row, "c4", run.iterations)) for run in runs]
+    ratio = mean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)
+    half = (1 + ratio) / 2
+    return Band(min(band.low, band.low * half), band.mid * half, max(band.high, band.high * half))
 
 
 def _band(full: float, part: tuple[float, float, float]) -> Band:
@@ -194,20 +228,31 @@ def share(curves: Sequence[Curve], task: int, iterations: float) -> tuple[float,
     return (0.0 if iterations < min(found) else mid - down), mid, mid + up
 
 
-def own_curves(runs: Sequence[Run]) -> list[Curve]:
-    """Finished finetunings of this machine on all of COCO, each with its row's published AP as its end."""
-    found = []
-    for run in runs:
-        finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
-        if not finetune or box is None or mask is None or run.stages["eval"].results.get("images") != 5000:
-            continue
-        full = _full(run.row, "c4")
-        heads = finetune.config["detectron2"]["MODEL"]["ROI_HEADS"]["NAME"]
-        length = finetune.results["iterations"] * finetune.results["images_per_batch"] // 16
-        if full and heads.startswith("Res5") and length != FULL:
-            points = sorted([(length, box, mask), (FULL, *full)])
-            found.append(Curve(detector="c4", init=run.row, source=f"own run {run.name}", points=points))
-    return found
+def own_runs(runs: Sequence[Run]) -> list[Own]:
+    """Those that count: R50-C4 on all of COCO at the recipe's rate, BN over 8 images or more."""
+    return [own for run in runs if (own := _own(run))]
+
+
+def of_this_machine() -> list[Own]:
+    """The same from the checkpoints; none, and a line about it, where a record of theirs is damaged."""
+    try:
+        return own_runs(collect(records.root("checkpoints")))
+    except KitError as error:
+        say(f"own runs are left out: {error}")
+        return []
+
+
+def _own(run: Run) -> Own | None:
+    finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
+    if finetune is None or box is None or mask is None or not run.of_the_table:
+        return None
+    solver = run.detectron2["SOLVER"]
+    batch = solver["IMS_PER_BATCH"]
+    rate = BASE_LR.get(solver["LR_SCHEDULER_NAME"], 0) * batch / 16
+    alike = abs(solver["BASE_LR"] - rate) <= 0.01 * rate and finetune.config.get("bn_images", 0) >= 8
+    if not alike or finetune.results.get("images", IMAGES) != IMAGES or _full(run.row, "c4") is None:
+        return None
+    return Own(run.name, run.row, finetune.results["iterations"] * batch / 16, (box, mask))
 
 
 def undecayed(kind: str, iterations: float) -> tuple[float, float] | None:

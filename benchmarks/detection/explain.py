@@ -10,22 +10,28 @@ from typing import Any
 import yaml
 
 from benchmarks.detection import expect
-from benchmarks.detection.expect import FULL, NOISE, Effect
+from benchmarks.detection.expect import BASE_LR, FULL, NOISE, Effect
 from triplet.errors import KitError
 from triplet.methods import load_methods
 from triplet.progress import say
 
-PAPER_LR = {"WarmupCosineLR": 0.05, "WarmupMultiStepLR": 0.02}
-"""Base learning rates for 16 images: the authors' schedule and the baselines'."""
 SEEN, POSSIBLE, EXCLUDED = "seen", "possible", "excluded"
+
+
+LINE = r"^\[\d\d/\d\d |^\d{4}-\d\d-\d\d "
+"""How a line begins in Detectron2's log, and in the kit's."""
+# What the weights' pixels were: format, first mean, first deviation, stride in the 1x1 convolutions.
+TORCH, MSRA = ("RGB", 123.675, 58.395, False), ("BGR", 103.53, 1.0, True)
 
 
 @dataclass
 class Facts:
     """What is known of a run; None: nothing."""
 
+    other: str = ""
+    """The detector, where it is not Mask R-CNN R50-C4 with COCO's categories."""
     iterations: int | None = None
-    """That were trained."""
+    """That were trained, as a log shows."""
     planned: int | None = None
     batch: int | None = None
     rate: float | None = None
@@ -34,10 +40,14 @@ class Facts:
     scheduler: str | None = None
     norm: str | None = None
     gpus: int | None = None
+    pool: int | None = None
+    """Images over which BN took its statistics, where the log says so."""
     precise_bn: bool | None = None
-    image_format: str | None = None
-    mean: list[float] | None = None
-    stride_in_1x1: bool | None = None
+    """Whether the config has it."""
+    precise_ran: bool | None = None
+    """Whether the log shows it; None: no log that would."""
+    pixels: tuple[str, float, float, bool] | None = None
+    """Format, first mean, first deviation, stride in the 1x1 convolutions."""
     unloaded: list[str] = field(default_factory=list)
     """Backbone tensors that the log says stayed random."""
     checked: bool = False
@@ -45,10 +55,9 @@ class Facts:
 
     @property
     def length(self) -> float | None:
-        """Iterations trained, in units of 16 images."""
-        if self.iterations is None or self.batch is None:
-            return None
-        return self.iterations * self.batch / 16
+        """Iterations trained, in units of 16 images; without a log those that were planned."""
+        iterations = self.planned if self.iterations is None else self.iterations
+        return None if iterations is None or self.batch is None else iterations * self.batch / 16
 
 
 @dataclass(frozen=True)
@@ -92,17 +101,33 @@ def explain(result: tuple[float, float], row: str, config: Path | None, log: Pat
         say("nothing to explain: not below the paper's by more than noise")
         return
     facts = read(config, log)
+    if facts.other:
+        raise KitError(
+            "the table's numbers are those of Mask R-CNN R50-C4 on COCO: there is none to compare "
+            f"{facts.other} with"
+        )
     causes = sorted(find(facts, row, result), key=Cause.order)
     for number, cause in enumerate(causes, 1):
         cost = "no published size" if cause.box is None else _span(cause.box)
         say(f"{number:2d}. {cause.name} [{cause.verdict}; {cost}] {cause.text}")
-    seen = [cause.box for cause in causes if cause.verdict == SEEN and cause.box]
+    seen = [cause for cause in causes if cause.verdict == SEEN]
     if seen:
-        low, high = sum(box[0] for box in seen), sum(box[1] for box in seen)
-        verdict = "enough" if high + NOISE >= short else "not enough"
-        say(f"what was seen costs {_span((low, high))} if it adds up: {verdict} for {short:.1f}")
+        say(enough(seen, short))
     if config is None and log is None:
         say("nothing is known of the run: --config FILE and --log FILE turn possible into seen or excluded")
+
+
+def enough(seen: list[Cause], short: float) -> str:
+    """Whether causes that were seen account for so much box AP."""
+    sized = [cause.box for cause in seen if cause.box]
+    low, high = sum(box[0] for box in sized), sum(box[1] for box in sized)
+    unknown = ", ".join(cause.name for cause in seen if cause.box is None)
+    costs = f"what was seen costs {_span((low, high))} if it adds up" if sized else "what was seen"
+    if high + NOISE >= short:
+        return f"{costs}: enough for {short:.1f}"
+    if unknown:
+        return f"{costs}; whether that of {unknown} makes up {short:.1f} nobody has published"
+    return f"{costs}: not enough for {short:.1f}"
 
 
 def _span(box: tuple[float, float]) -> str:
@@ -124,28 +149,39 @@ def read(config: Path | None, log: Path | None) -> Facts:
         from benchmarks.detection import model  # Detectron2, which what the report asks does not need
 
         values = yaml.safe_load(model.load_config(config).dump())
-    elif full := re.search(r"Running with full config:\n(.*?)(?=^\[\d\d/\d\d |\Z)", text, re.S | re.M):
+    elif blocks := re.findall(rf"Running with full config:\n(.*?)(?={LINE}|\Z)", text, re.S | re.M):
         try:
-            values = yaml.safe_load(full[1])
+            values = yaml.safe_load(blocks[-1])  # of the latest session
         except yaml.YAMLError:
-            raise KitError(f"{log}: its copy of the config cannot be read; add --config FILE") from None
+            raise _unreadable(log) from None
     if values:
-        of_config(facts, values)
+        try:
+            of_config(facts, values)
+        except (LookupError, TypeError):
+            raise _unreadable(log) from None
     found = len(text) > 0 and _of_log(facts, text)
     if log and not found and values is None:
         raise KitError(f"{log}: no iteration of Detectron2 in it; expected its log.txt or metrics.json")
     return facts
 
 
+def _unreadable(log: Path | None) -> KitError:
+    return KitError(f"{log}: its copy of the config cannot be read; add --config FILE")
+
+
 def of_config(facts: Facts, values: dict[str, Any]) -> None:
     """Fill in what a resolved config of Detectron2's tells."""
     solver, network = values["SOLVER"], values["MODEL"]
-    facts.planned = facts.iterations = solver["MAX_ITER"]
+    if expect.detector(values) != "c4":
+        facts.other = (
+            f"{network['META_ARCHITECTURE']} {network['BACKBONE']['NAME']} {values['DATASETS']['TRAIN']}"
+        )
+    facts.planned = solver["MAX_ITER"]
     facts.batch, facts.rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]
     facts.scheduler = solver["LR_SCHEDULER_NAME"]
-    facts.norm, facts.stride_in_1x1 = network["RESNETS"]["NORM"], network["RESNETS"]["STRIDE_IN_1X1"]
-    facts.precise_bn = values["TEST"]["PRECISE_BN"]["ENABLED"]
-    facts.image_format, facts.mean = values["INPUT"]["FORMAT"], network["PIXEL_MEAN"]
+    facts.norm, facts.precise_bn = network["RESNETS"]["NORM"], values["TEST"]["PRECISE_BN"]["ENABLED"]
+    mean, deviation = network["PIXEL_MEAN"][0], network["PIXEL_STD"][0]
+    facts.pixels = (values["INPUT"]["FORMAT"], mean, deviation, network["RESNETS"]["STRIDE_IN_1X1"])
 
 
 def _of_log(facts: Facts, text: str) -> bool:
@@ -159,18 +195,23 @@ def _of_log(facts: Facts, text: str) -> bool:
             except (ValueError, KeyError, TypeError):
                 continue
     if steps:
-        facts.iterations, facts.last_rate = max(steps)
-        facts.iterations += 1
-        if facts.planned and facts.planned - facts.iterations < 20:  # the log's last lines are 20 apart
+        last, facts.last_rate = steps[-1]  # a resumed run goes on in the same file
+        facts.iterations = last + 1
+        if facts.planned and abs(facts.planned - facts.iterations) < 20:  # a log's lines are 20 apart
             facts.iterations = facts.planned
     if world := re.search(r"World size: (\d+)|num_gpus=(\d+)", text):
         facts.gpus = int(world[1] or world[2])
+    if pools := re.findall(r"BN over (\d+) images", text):
+        facts.pool = int(pools[-1])
     facts.checked = bool(re.search(r"Loading (checkpoint )?from", text))
-    blocks = re.findall(r"not found in the checkpoint:\n(.*?)(?=^\[\d\d/|^\d{4}-|\Z)", text, re.S | re.M)
+    blocks = re.findall(rf"not found in the checkpoint:\n(.*?)(?={LINE}|\Z)", text, re.S | re.M)
+    blocks += re.findall(r"Skip loading parameter '([\w.]+)'", text)
     names = re.findall(r"(?:backbone|roi_heads\.res5\.\d)[\w.]*(?:\{[^}]*\})?", "\n".join(blocks))
     facts.unloaded = [name for name in names if not name.startswith("backbone.fpn")]
-    if facts.precise_bn and steps and "recise-" not in text and "iter: " in text:
-        facts.precise_bn = False
+    if "Initializing model from scratch" in text and not facts.checked:
+        facts.unloaded = ["every tensor"]
+    if "iter: " in text:  # metrics.json does not tell
+        facts.precise_ran = "recise-" in text
     return bool(steps or blocks or facts.gpus)
 
 
@@ -179,7 +220,7 @@ def find(facts: Facts, row: str, result: tuple[float, float]) -> Iterator[Cause]
     target = expect.expected(row, "c4", FULL)
     assert target
     yield from _length(facts, row, result, target.box.mid)
-    yield _weights(facts, result)
+    yield _weights(facts, row, result)
     yield _rate(facts)
     yield from _normalisation(facts)
     yield _input(facts, row)
@@ -204,23 +245,22 @@ def _length(facts: Facts, row: str, result: tuple[float, float], full: float) ->
     expected = expect.expected(row, "c4", length)
     assert expected
     trained = f"{_count(length)} iterations of 16 images (2x is 180k)"
-    ended = facts.last_rate is None or not facts.rate or facts.last_rate < 0.05 * facts.rate
-    if length > 0.97 * FULL:
+    if length > 0.97 * FULL and facts.iterations is None:
+        text = f"the config plans {trained}; only a log shows whether they were trained"
+        yield Cause("schedule", POSSIBLE, text, (0.0, max(0.0, full - box)))
+    elif length > 0.97 * FULL:
         yield Cause("schedule", EXCLUDED, f"trained for {trained}", (0.0, 0.0))
     else:
         lost = (max(0.0, full - expected.box.high), full - expected.box.low)
         again = "make finetune SCHEDULE=2x, or HOURS= for what your time allows, with the AP to expect"
         yield Cause("schedule", SEEN, f"trained for {trained}: {expected.box} was to expect; {again}", lost)
-    if ended:
-        known = (
-            "the learning rate ended near 0"
-            if facts.last_rate is not None
-            else "the config ends its schedule"
-        )
-        yield Cause("undecayed stop", EXCLUDED, known, (0.0, 0.0))
+    if facts.last_rate is None or facts.rate is None:
+        text = f"only a log shows where it stopped; this result is near {stopped or 'no such stop'}"
+        yield Cause("undecayed stop", POSSIBLE, text, (0.0, max(0.0, full - box)))
         return
-    assert facts.last_rate is not None
-    assert facts.rate is not None
+    if facts.last_rate < 0.05 * facts.rate:
+        yield Cause("undecayed stop", EXCLUDED, "the learning rate ended near 0", (0.0, 0.0))
+        return
     part = expect.undecayed("c4", length)
     lost = (0.0, expected.box.low)
     if part:
@@ -235,15 +275,16 @@ def _count(iterations: float) -> str:
     return f"{iterations / 1000:.3g}k"
 
 
-def _weights(facts: Facts, result: tuple[float, float]) -> Cause:
+def _weights(facts: Facts, row: str, result: tuple[float, float]) -> Cause:
+    if row == "random":
+        return Cause("weights not loaded", EXCLUDED, "random weights are what this row is of", (0.0, 0.0))
     length = facts.length or FULL
     random = expect.expected("random", "c4", length)
     assert random
     at = f"random weights give {random.box} / {random.mask} after {_count(length)} iterations"
     if facts.unloaded:
-        text = (
-            f"the log says that {facts.unloaded[0]} and {len(facts.unloaded) - 1} more stayed random; {at}"
-        )
+        more = f" and {len(facts.unloaded) - 1} more" if facts.unloaded[1:] else ""
+        text = f"the log says that {facts.unloaded[0]}{more} stayed random; {at}"
         return Cause("weights not loaded", SEEN, text, None)
     if facts.checked and not facts.unloaded:
         return Cause(
@@ -262,11 +303,17 @@ def _weights(facts: Facts, result: tuple[float, float]) -> Cause:
     )
 
 
-def _effect(cause: str, severe: bool = False) -> tuple[tuple[float, float], str]:
-    """The range over the published sizes, and where they are from; of the severest setting if asked for."""
+def _effect(cause: str, severe: bool | None = None) -> tuple[tuple[float, float], str]:
+    """The range over the published sizes, and where they are from.
+
+    Args:
+        cause: as configs/expected.yaml names it.
+        severe: only of the severest setting, or only of the others.
+    """
     found: list[Effect] = [effect for effect in expect.published().effects if effect.cause == cause]
-    if severe:
-        found = [max(found, key=lambda effect: effect.box[1])]
+    if severe is not None:
+        worst = max(found, key=lambda effect: effect.box[1])
+        found = [effect for effect in found if (effect is worst) == severe]
     low, high = min(e.box[0] for e in found), max(e.box[1] for e in found)
     return (low, high), "; ".join(f"{e.setting} ({e.source})" for e in found)
 
@@ -275,7 +322,7 @@ def _rate(facts: Facts) -> Cause:
     both, source = _effect("lr-too-high")
     if facts.rate is None or facts.batch is None or facts.scheduler is None:
         return Cause("learning rate", POSSIBLE, f"too high for a smaller batch: {source}", both)
-    right = PAPER_LR.get(facts.scheduler, 0.02) * facts.batch / 16
+    right = BASE_LR.get(facts.scheduler, 0.02) * facts.batch / 16
     times = facts.rate / right
     text = f"{facts.rate:g} for {facts.batch} images; the recipe's, scaled with the batch, is {right:.3g}"
     if times < 1.5:
@@ -286,12 +333,7 @@ def _rate(facts: Facts) -> Cause:
             (0.0, 0.0) if times > 0.6 else None,
         )
     cost, source = _effect("lr-too-high", severe=times >= 4)
-    return Cause(
-        "learning rate",
-        SEEN,
-        f"{text}, {times:.1f} times less; {source}",
-        cost if times >= 4 else (1.1, cost[1]),
-    )
+    return Cause("learning rate", SEEN, f"{text}, {times:.1f} times less; {source}", cost)
 
 
 def _normalisation(facts: Facts) -> Iterator[Cause]:
@@ -304,32 +346,32 @@ def _normalisation(facts: Facts) -> Iterator[Cause]:
         yield Cause(name, SEEN, f"BN is frozen, the recipe trains it over 16 images; {source}", cost)
     else:
         share = facts.batch and facts.gpus and facts.batch // facts.gpus
-        pool = facts.batch if facts.norm == "SyncBN" else share
+        pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)
         if pool is None:
             yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost)
         elif pool >= 8:
             yield Cause(name, EXCLUDED, f"over {pool} images", (0.0, 0.0))
         else:
             yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost)
-    if facts.precise_bn:
-        yield Cause("PreciseBN", EXCLUDED, "it ran, or the config runs it", (0.0, 0.0))
+    if facts.precise_ran:
+        yield Cause("PreciseBN", EXCLUDED, "it ran", (0.0, 0.0))
     else:
-        known = "it did not run" if facts.precise_bn is False else "left out by a run that is stopped early"
-        verdict = SEEN if facts.precise_bn is False else POSSIBLE
-        yield Cause("PreciseBN", verdict, f"{known}: BN then evaluates with running averages")
+        cut = bool(facts.iterations and facts.planned and facts.iterations < facts.planned)
+        absent = facts.precise_ran is False or facts.precise_bn is False or cut
+        known = "it did not run" if absent else "left out by a run that is stopped early"
+        text = f"{known}: BN then evaluates with running averages"
+        yield Cause("PreciseBN", SEEN if absent else POSSIBLE, text)
 
 
 def _input(facts: Facts, row: str) -> Cause:
     name = "colour order, mean, stride"
     (low, _), bgr = _effect("bgr")
     (_, high), wrong = _effect("wrong-input")
-    if facts.image_format is None or facts.mean is None:
+    if facts.pixels is None:
         return Cause(name, POSSIBLE, f"not those of the weights; {bgr}; {wrong}", (low, high))
-    msra = row == "supervised"
-    right = ("BGR", 103.53, True) if msra else ("RGB", 123.675, False)
-    found = (facts.image_format, facts.mean[0], facts.stride_in_1x1)
-    shown = "format {}, first mean {:g}, stride in the 1x1 convolutions {}"
-    if found == right:
-        return Cause(name, EXCLUDED, shown.format(*found), (0.0, 0.0))
-    text = f"{shown.format(*found)}; the weights want {shown.format(*right)}; {bgr}; {wrong}"
+    right = (MSRA, TORCH) if row == "supervised" else (TORCH,)
+    shown = "format {}, first mean {:g}, first deviation {:g}, stride in the 1x1 convolutions {}"
+    if facts.pixels in right:
+        return Cause(name, EXCLUDED, shown.format(*facts.pixels), (0.0, 0.0))
+    text = f"{shown.format(*facts.pixels)}; the weights want {shown.format(*right[0])}; {bgr}; {wrong}"
     return Cause(name, SEEN, text, (low, high))

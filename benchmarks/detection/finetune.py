@@ -1,7 +1,7 @@
 """The finetune stage: a detector from converted weights, by Detectron2, within the user's means."""
 
+import logging
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,8 +56,9 @@ def finetune(
     proof.check_pixel_path(cfg, converted)
     wish = wish or plan.Wish()
     folder = records.stage_folder(run, "finetune")
-    begun = any((folder / name).exists() for name in records.MARKERS)
     with join() as processes:
+        begun = records.begun(folder) if processes.first and not force else None
+        kept = processes.tell(begun.config if begun else None)
         processes.same("converted weights", records.Artifact.of(weights).sha256)
         processes.same("settings", [model.plain(cfg), seed, asdict(wish)])
         names, categories = data.training(cfg, dataset)
@@ -66,8 +67,10 @@ def finetune(
             ["DATASETS.TRAIN", names, "DATASETS.TEST", (), "OUTPUT_DIR", str(folder),
              "MODEL.WEIGHTS", str(weights), "SEED", seed]
         )  # fmt: skip
-        here, chosen = plan.choose(run, model.plain(cfg), here, processes, wish, begun=begun and not force)
-        for key in ("MAX_ITER", "STEPS", "WARMUP_ITERS"):
+        saved = checkpoint.checkpoints(folder) if kept else []
+        done = processes.tell(checkpoint.step_of(saved[0]) if saved else 0)
+        here, chosen = plan.choose(run, model.plain(cfg), here, processes, wish, kept, done)
+        for key in budget.SCHEDULE:
             cfg.SOLVER[key] = here.SOLVER[key]
         perform(
             processes,
@@ -80,6 +83,7 @@ def finetune(
                 "detectron2": model.plain(cfg),
                 "precision": chosen.precision,
                 "bn_images": budget.bn_images(cfg, processes.size, chosen.images),
+                **({"hours": wish.hours} if wish.hours else {}),
             },
             inputs={"weights": weights, **data.inputs(cfg, dataset, train=True)},
             force=force,
@@ -106,27 +110,31 @@ def _train(
     metrics = job.folder / "metrics.json"
     if processes.first:
         files.cut_lines(metrics, "iteration", start - 1)  # before the trainer opens it
-    seed_all_rng(seed + processes.rank + start)
+    seed_all_rng(seed + 1_000_003 * processes.rank + start)
+    pool = budget.bn_images(cfg, processes.size, chosen.images)
     with graceful() as stop:
         with quiet.log_to(log):
+            told = logging.getLogger(__name__)  # what triplet explain reads
+            told.info("World size: %d; BN over %d images", processes.size, pool)
+            told.info("Running with full config:\n%s", cfg.dump())
             trainer = Trainer(cfg, processes, chosen.images, chosen.precision, start)
             count = proof.load_and_check(trainer.network, Path(cfg.MODEL.WEIGHTS))
             if state:
                 trainer.restore(state)
-        with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
-            watch = Watch(bar, stop, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
-            trainer.register_hooks([watch])
-            try:
+        try:
+            with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
+                watch = Watch(bar, stop, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
+                trainer.register_hooks([watch])
                 with quiet.log_to(log):
                     trainer.train(start, trainer.max_iter)
-            except FloatingPointError as error:
-                reason = " ".join(str(error).split())[:120]
-                raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
-            except torch.OutOfMemoryError:
-                raise KitError(
-                    f"the GPU is full with {chosen.images} images in a pass; "
-                    "add --images-per-gpu with a smaller number, and --force"
-                ) from None
+            if passes := trainer.precise_passes:
+                with Bar("precise BN", passes, quiet=not processes.first) as bar, quiet.log_to(log):
+                    trainer.precise_bn(bar)
+        except FloatingPointError as error:
+            reason = " ".join(str(error).split())[:120]
+            raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
+        except torch.OutOfMemoryError:
+            raise KitError(f"{budget.full(chosen.images)}, and --force") from None
     if not processes.first:
         return
     final, resolved = job.folder / "model_final.pth", job.folder / "config.yaml"
@@ -137,11 +145,12 @@ def _train(
     job.results.update(
         loaded_tensors=count,
         iterations=trainer.max_iter,
+        images=data_size(cfg),
         images_per_batch=batch,
         epochs=round(trainer.max_iter * batch / data_size(cfg), 3),
         passes=batch // processes.size // chosen.images,
         categories=categories,
     )
     if watch.steps:
-        job.images_per_second = round(watch.steps * batch / (time.monotonic() - watch.began), 2)
+        job.images_per_second = round(watch.steps * batch / watch.seconds, 2)
     checkpoint.keep(job.folder, 0)

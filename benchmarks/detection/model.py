@@ -32,7 +32,7 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     """Detectron2's defaults, a yacs YAML on top, ``KEY.SUB=value`` overrides on top of that.
 
-    On a machine without a GPU the model runs on the CPU.
+    Where it runs is this machine's matter: on a GPU where there is one.
 
     Raises:
         KitError: no such file, or a key or value that Detectron2 does not know.
@@ -49,8 +49,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     except (LookupError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).strip("'\"").split())
         raise KitError(f"{path}: Detectron2 refuses it: {reason}") from None
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
 
 

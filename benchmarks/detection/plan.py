@@ -1,10 +1,11 @@
 """Before a finetuning: what fits these GPUs and hours, how long it takes, and what AP to expect."""
 
+import gc
 import itertools
-import json
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,8 +19,8 @@ from triplet import records
 from triplet.errors import KitError
 from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, amount, duration, say
-from triplet.report.collect import collect
 from triplet.signals import graceful
+from triplet.weights import proof
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer
@@ -27,8 +28,6 @@ from detectron2.utils.events import EventStorage
 
 WARM, TIMED = 3, 12
 """Iterations of a calibration; the first ones choose kernels and start the loader."""
-COCO_IMAGES = 117_266
-"""Of train2017 that have objects."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class Wish:
 
 
 def choose(
-    run: str, settings: dict, cfg: CfgNode, processes: Processes, wish: Wish, *, begun: bool
+    run: str, settings: dict, cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None, done: int
 ) -> tuple[CfgNode, Plan]:
     """Decide how to train a config, and say what that means.
 
-    What was measured and decided is kept in the run's ``plan`` record, so that a finetuning that has begun
-    keeps its schedule, on other GPUs too.
+    What was measured is kept in the run's ``plan`` record. What was decided stands in the finetuning's own:
+    once it has begun, its schedule and precision stay, whatever is measured then.
 
     Args:
         run: whose plan it is.
@@ -72,7 +71,8 @@ def choose(
         cfg: the same, with its data and weights.
         processes: all of them; each must call this.
         wish: what the user asks for.
-        begun: whether the finetuning has.
+        kept: config of the finetuning's record, None before it has begun.
+        done: iterations that it has behind it.
 
     Returns:
         The config with its final schedule, and the plan.
@@ -82,34 +82,37 @@ def choose(
     """
     if wish.schedule and wish.hours:
         raise KitError("--hours and --schedule both say how long to train: give one of them")
-    precision = wish.precision or trainer.best_precision()
+    precision = wish.precision or (kept and kept["precision"]) or processes.tell(trainer.best_precision())
     share = budget.per_process(cfg, processes.size)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
     whole = cfg
-    if wish.hours or (processes.device.type == "cuda" and not wish.images):
+    if wish.hours or processes.device.type == "cuda":
         folder = records.stage_folder(run, "plan")
-        config = {"detectron2": settings, **asdict(wish), "processes": processes.size, "gpu": _gpu()}
-        before = records.read(folder) if processes.first else None
+        asked = {"images": wish.images, "precision": precision, "schedule": wish.schedule}
+        config = {"detectron2": settings, **asked, "processes": processes.size, "gpu": _gpu()}
 
         def work(job: records.Job) -> None:
             log = job.folder / "log.txt" if processes.first else Path(os.devnull)
-            found = measure(cfg, processes, precision, wish.images, log=log)
-            part = budget.part_in(wish.hours, found.seconds or 0, cfg) if wish.hours else 1.0
-            if begun and before and before.config["hours"] == wish.hours:
-                part = before.results["part"]
-            job.results.update(part=part, plan=asdict(found))
+            job.results.update(asdict(measure(cfg, processes, precision, wish.images, log=log)))
 
-        changed = before is not None and before.config != json.loads(json.dumps(config))
-        perform(processes, "plan", folder, work=work, config=config, inputs={}, force=changed or not begun)
+        perform(
+            processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not kept
+        )
         record = records.read(folder) if processes.first else None
-        results = processes.tell(record.results if record else None)
-        cfg, chosen = budget.compress(cfg, results["part"]), Plan(**results["plan"])
+        chosen = Plan(**processes.tell(record.results if record else None))
     else:
         _divides(share, wish.images or share)
         chosen = Plan(processes.size, wish.images or share, precision)
+    if kept and wish.hours:
+        cfg = cfg.clone()
+        cfg.defrost()
+        for key in budget.SCHEDULE:
+            cfg.SOLVER[key] = kept["detectron2"]["SOLVER"][key]
+    elif wish.hours:
+        cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds or 0, cfg))
     if processes.first:
-        for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg)):
+        for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg), done):
             say(f"finetune: {line}")
     return cfg, chosen
 
@@ -134,7 +137,7 @@ def ahead(
     share = budget.per_process(cfg, gpus)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
-    whole, precision = cfg, wish.precision or ("float16" if memory else trainer.best_precision())
+    whole, precision = cfg, wish.precision or ("bfloat16" if memory else trainer.best_precision())
     alone = cfg.clone()
     alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = share, ()
     if memory is None and torch.cuda.is_available():
@@ -159,7 +162,7 @@ def ahead(
         if not chosen.seconds:
             raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds, cfg))
-    for line in describe(cfg, whole, chosen, row, COCO_IMAGES):
+    for line in describe(cfg, whole, chosen, row, expect.IMAGES):
         say(f"plan: {line}")
 
 
@@ -185,8 +188,9 @@ def counted(cfg: CfgNode, precision: str) -> Memory:
         with EventStorage(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             losses = network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
     del losses
-    half = 1.0 if precision == "float32" else 0.5
-    return Memory(fixed=1e9 + 3.5 * sum(own.values()), image=1.2 * half * sum(kept.values()))
+    half = 0.5 if trainer.PRECISIONS[precision] else 1.0
+    image = 1.2 * half * sum(kept.values())
+    return Memory(one=1e9 + 3.5 * sum(own.values()) + image, more=image)
 
 
 def _gpu() -> str:
@@ -202,10 +206,11 @@ def _divides(share: int, images: int) -> None:
 
 
 def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | None, *, log: Path) -> Plan:
-    """Train for some iterations from random weights.
+    """Train for some iterations at a learning rate of 0.
 
     Args:
-        cfg: names the data (DATASETS.TRAIN) where loading is to count; else the images are synthetic.
+        cfg: names the data (DATASETS.TRAIN) where loading is to count, and then the weights; else the
+            images are synthetic, the weights random.
         processes: all of them; each must call this.
         precision: one of trainer.PRECISIONS.
         images: of a process in a pass; by default the most that fit its GPU.
@@ -216,52 +221,83 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
         Interrupted: stopped by a signal.
     """
     share = budget.per_process(cfg, processes.size)
+    _divides(share, images or share)
     gpu = processes.device.type == "cuda"
-    with quiet.log_to(log):
-        network = trainer.build(cfg, processes, precision)
-    optimizer = build_optimizer(cfg, network)
-
-    def run(steps: trainer.Steps, count: int) -> float:
-        with EventStorage() as steps.storage:
-            for steps.iter in range(count):
-                if steps.iter == WARM:
-                    began = _now(processes)
-                steps.run_step()
-                bar.step()
-                if steps.stopping:
-                    raise stop.interrupted("nothing was trained yet")
-            return (_now(processes) - began) / (count - WARM) if count > WARM else 0.0
-
-    def peak(size: int) -> float:
-        torch.cuda.reset_peak_memory_stats()
-        repeated = itertools.repeat(synthetic.images(cfg, size, seed=0, largest=True))
-        run(steps(repeated, size), 2)
-        return max(processes.gather(torch.cuda.max_memory_reserved()))
-
-    def steps(loader: Any, size: int) -> trainer.Steps:
-        made = trainer.Steps(network, loader, optimizer, processes, size, precision)
-        made.stop = stop
-        return made
-
     measuring = gpu and images is None and share > 1
-    total = WARM + TIMED + 4 * measuring
-    with graceful() as stop, Bar("calibrate", total, quiet=not processes.first) as bar:
+    times: list[float] = []
+    with graceful() as stop, Bar("calibrate", WARM + TIMED, quiet=not processes.first) as bar:
         try:
             if measuring:
-                memory = Memory.through(peak(1), peak(2))
-                images = budget.images_in_a_pass(share, memory, processes.memory or 0)
+                with quiet.log_to(log):
+                    one, two = (max(processes.gather(_peak(cfg, processes, precision, n))) for n in (1, 2))
+                images = budget.images_in_a_pass(share, Memory.through(one, two), processes.memory or 0)
             images = images or share
-            _divides(share, images)
-            torch.cuda.empty_cache()
+            if gpu:
+                _forget()
             with quiet.log_to(log):
                 loader = trainer.batches(cfg, processes) if cfg.DATASETS.TRAIN else _endless(cfg, processes)
-                seconds = run(steps(loader, images), WARM + TIMED)
+                steps = _steps(cfg, processes, precision, loader, images)
+                steps.stop = stop
+
+                def each(done: int) -> None:
+                    if done in (WARM, WARM + TIMED):
+                        times.append(_now(processes))
+                    if steps.stopping:
+                        raise stop.interrupted("nothing was trained yet")
+                    bar.step()
+
+                _run(steps, WARM + TIMED, each)
+                seconds = (times[1] - times[0]) / TIMED
         except torch.OutOfMemoryError:
+            raise KitError(budget.full(images or share)) from None
+        except FloatingPointError as error:
             raise KitError(
-                f"the GPU is full with {images or 'two'} images in a pass; lower --images-per-gpu"
+                f"calibrating in {precision}: {' '.join(str(error).split())[:120]}; add --precision float32"
             ) from None
     full = max(processes.gather(torch.cuda.max_memory_reserved())) if gpu else None
     return Plan(processes.size, images, precision, round(max(processes.gather(seconds)), 4), full)
+
+
+def _steps(cfg: CfgNode, processes: Processes, precision: str, loader: Any, images: int) -> trainer.Steps:
+    network = trainer.build(cfg, processes, precision)
+    if cfg.DATASETS.TRAIN:
+        proof.load_and_check(trainer.bare(network), Path(cfg.MODEL.WEIGHTS))
+    optimizer = build_optimizer(cfg, network)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return trainer.Steps(network, loader, optimizer, processes, images, precision)
+
+
+def _run(steps: trainer.Steps, count: int, each: Callable[[int], None] = lambda done: None) -> None:
+    """Take steps, and after each call ``each`` with their number."""
+    with EventStorage() as steps.storage:
+        for steps.iter in range(count):
+            steps.run_step()
+            each(steps.iter + 1)
+
+
+def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> float:
+    """Bytes that training on so many of the largest images takes on this GPU; infinite: more than it has.
+
+    Each process measures alone (BN over its own images takes as much as over all), so that none waits in a
+    collective for one that is out of memory.
+    """
+    _forget()
+    own = type(cfg).load_cfg(cfg.dump().replace("SyncBN", "BN"))
+    alone = Processes(0, 1, processes.device)
+    repeated = itertools.repeat(synthetic.images(cfg, images, seed=0, largest=True))
+    try:
+        _run(_steps(own, alone, precision, repeated, images), 2)
+    except torch.OutOfMemoryError:
+        return math.inf
+    return torch.cuda.max_memory_reserved()
+
+
+def _forget() -> None:
+    """Give back what earlier models took."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 
 
 def _endless(cfg: CfgNode, processes: Processes) -> Iterator[list[dict[str, Any]]]:
@@ -276,7 +312,9 @@ def _now(processes: Processes) -> float:
     return time.monotonic()
 
 
-def describe(cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int) -> Iterator[str]:
+def describe(
+    cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int, done: int = 0
+) -> Iterator[str]:
     """What a plan means, a line each.
 
     Args:
@@ -285,6 +323,7 @@ def describe(cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int) 
         chosen: how it is trained.
         row: of the table, for the AP to expect.
         images: of the data set.
+        done: iterations that lie behind it.
     """
     solver, batch = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH
     passes = batch // chosen.processes // chosen.images
@@ -307,17 +346,21 @@ def describe(cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int) 
         f"learning rate {solver.BASE_LR:g}, warm-up {solver.WARMUP_ITERS}, {decay}"
     )
     if chosen.seconds:
-        lasts = solver.MAX_ITER * chosen.seconds / (1 - budget.RESERVE)
+        lasts = budget.lasts(chosen.seconds, cfg, done)
         end = datetime.now().astimezone() + timedelta(seconds=lasts)
         memory = f", {amount(chosen.peak)} {chosen.known} on the fullest GPU" if chosen.peak else ""
-        yield f"{chosen.seconds:.3g} s an iteration{memory}: {duration(lasts)}, until {end:%a %d %b %H:%M}"
+        left = f" for the {solver.MAX_ITER - done} left" if done else ""
+        yield (
+            f"{chosen.seconds:.3g} s an iteration{memory}: {duration(lasts)}{left}, "
+            f"until {end:%a %d %b %H:%M}"
+        )
         if cfg.SOLVER.MAX_ITER < whole.SOLVER.MAX_ITER:
             iterations = whole.SOLVER.MAX_ITER
-            takes = duration(iterations * chosen.seconds / (1 - budget.RESERVE))
+            takes = duration(budget.lasts(chosen.seconds, whole))
             part = f"{solver.MAX_ITER / iterations:.1%}"
             yield f"all {iterations} iterations would take {takes}; the schedule is compressed to {part}"
-    kind = expect.detector(cfg)
-    own = expect.own_curves(collect(records.root("checkpoints"))) if kind else []
+    kind = expect.detector(cfg) if images == expect.IMAGES else None
+    own = expect.of_this_machine() if kind == "c4" else []
     found = kind and expect.expected(row, kind, solver.MAX_ITER * batch / 16, own)
     if found:
         yield f"to expect of {row}: box AP {found.box}, mask AP {found.mask}; from {found.basis}"

@@ -23,28 +23,37 @@ from triplet.pretrain.distributed import Processes
 from triplet.progress import Bar
 from triplet.signals import Stop, ignore_in_worker
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.data.build import worker_init_reset_seed
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import SimpleTrainer, default_writers, hooks
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Of autocast. What it leaves in float32, and everything in tf32, may round factors to TF32 on a GPU."""
+SAVE_EVERY = 600.0
+"""Seconds between checkpoints at most."""
 
 
 def best_precision() -> str:
-    """float16 on a GPU, float32 without one. (In bfloat16 Detectron2 rounds RoI boxes to 2 or 4 pixels.)"""
-    return "float16" if torch.cuda.is_available() else "float32"
+    """The GPU's fastest: bfloat16, float16 before Ampere, float32 before Volta or without a GPU."""
+    if not torch.cuda.is_available() or (capability := torch.cuda.get_device_capability()) < (7, 0):
+        return "float32"
+    return "bfloat16" if capability >= (8, 0) else "float16"
 
 
 def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     """The model of a config as these processes train it.
 
-    BN over all GPUs is torch's SyncBatchNorm; the CPU, where torch has none, takes Detectron2's own.
+    BN over all GPUs is torch's SyncBatchNorm; the CPU, where torch has none, takes Detectron2's own. Sets
+    CUDA's switches for the whole process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
     """
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    allow_tf32(precision != "float32")
     if comm._LOCAL_PROCESS_GROUP is None and processes.size > 1:
         local = processes.size // processes.nodes
         for first in range(0, processes.size, local):
@@ -55,13 +64,46 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     if processes.size > 1 and not cuda:
         cfg = type(cfg).load_cfg(cfg.dump().replace("SyncBN", "naiveSyncBN_N"))
     network = model.build(cfg)
+    if dtype := PRECISIONS[precision]:
+        pool_in_float32(network, dtype)
     if cuda and precision != "float32":
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.size == 1:
         return network
+    devices = [processes.device] if cuda else None
     return DistributedDataParallel(
-        network, device_ids=[processes.device] if cuda else None, broadcast_buffers=False
+        network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
     )
+
+
+def allow_tf32(yes: bool) -> None:
+    """Whether convolutions and matrix products of float32 may round their factors to TF32, on GPUs."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The Detectron2 model itself."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def pool_in_float32(network: nn.Module, dtype: torch.dtype) -> None:
+    """Let RoIs be pooled from float32 features, and handed on in ``dtype`` while training.
+
+    Detectron2's ROIAlign casts the boxes to the features' dtype, which in bfloat16 moves them by up to 4
+    pixels. (Under autocast torchvision pools in float32 anyway.)
+    """
+
+    def before(pooler: nn.Module, arguments: tuple[list[Tensor], Any]) -> tuple[list[Tensor], Any]:
+        features, boxes = arguments
+        return [feature.float() for feature in features], boxes
+
+    def after(pooler: nn.Module, arguments: Any, pooled: Tensor) -> Tensor:
+        return pooled.to(dtype) if torch.is_autocast_enabled(pooled.device.type) else pooled
+
+    for module in network.modules():
+        if isinstance(module, ROIPooler):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
 
 
 def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list[dict[str, Any]]]:
@@ -82,16 +124,17 @@ def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list
     images = MapDataset(annotated, DatasetMapper(cfg, True))
     order = TrainingSampler(len(annotated), seed=cfg.SEED)
     cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
+    workers = cfg.DATALOADER.NUM_WORKERS
+    if workers == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
+        workers = min(cores, workers if processes.device.type == "cpu" else 8)
     loader = DataLoader(
         images,
         sampler=_Later(order, start * share),
-        num_workers=min(cfg.DATALOADER.NUM_WORKERS, cores) if processes.device.type == "cpu" else max(
-            cfg.DATALOADER.NUM_WORKERS, min(cores, 8)
-        ),
+        num_workers=workers,
         batch_size=None,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
-    )  # fmt: skip
+    )
     return AspectRatioGroupedDataset(loader, share)
 
 
@@ -183,7 +226,7 @@ class Steps(SimpleTrainer):
     def backward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Gradients of this process's share of a batch, and its losses."""
         losses: dict[str, Tensor] = {}
-        passes = [batch[i : i + self.images] for i in range(0, len(batch), self.images)]
+        passes = self.passes(batch)
         for number, images in enumerate(passes, 1):
             last = number == len(passes)
             alone = isinstance(self.model, DistributedDataParallel) and not last
@@ -196,6 +239,10 @@ class Steps(SimpleTrainer):
                 losses[name] = losses.get(name, 0) + value.detach().float() / len(passes)
         return losses
 
+    def passes(self, batch: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """A batch in parts that are forwarded one after the other."""
+        return [batch[i : i + self.images] for i in range(0, len(batch), self.images)]
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "scaler": self.scaler.state_dict()}
 
@@ -205,7 +252,7 @@ class Steps(SimpleTrainer):
 
 
 class Trainer(Steps):
-    """Steps with Detectron2's schedule, precise BN, logs and checkpoints.
+    """Steps with Detectron2's schedule and logs, then precise BN.
 
     Args:
         cfg: names the data (DATASETS.TRAIN), the folder (OUTPUT_DIR) and the seed.
@@ -220,20 +267,44 @@ class Trainer(Steps):
         optimizer = build_optimizer(cfg, network)
         loader = batches(cfg, processes, start)
         super().__init__(network, loader, optimizer, processes, images, precision)
+        self.cfg = cfg
         self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = start, cfg.SOLVER.MAX_ITER
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
-        if cfg.TEST.PRECISE_BN.ENABLED and hooks.get_bn_modules(network):
-            passes = math.ceil(per_process(cfg, processes.size) / images)
-            count = cfg.TEST.PRECISE_BN.NUM_ITER * passes  # as many images as in one pass a batch
-            self.register_hooks([hooks.PreciseBN(0, network, _Passes(cfg, processes, images), count)])
         if processes.first:
             self.register_hooks([hooks.PeriodicWriter(default_writers(cfg.OUTPUT_DIR, self.max_iter))])
 
     @property
     def network(self) -> nn.Module:
         """The Detectron2 model itself."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        return bare(self.model)
+
+    @property
+    def precise_passes(self) -> int:
+        """Of precise BN: as many images as the config's number of batches; 0 where there is none to do."""
+        precise = self.cfg.TEST.PRECISE_BN
+        if not precise.ENABLED or not hooks.get_bn_modules(self.network):
+            return 0
+        return precise.NUM_ITER * per_process(self.cfg, self.processes.size) // self.images
+
+    def precise_bn(self, bar: Bar) -> None:
+        """Replace the running statistics by those of the final weights, over fresh batches.
+
+        Raises:
+            Interrupted: stopped by a signal; nothing of it is kept.
+        """
+        count = self.precise_passes
+
+        def passes() -> Iterator[list[dict[str, Any]]]:
+            for batch in batches(self.cfg, self.processes):
+                for images in self.passes(batch):
+                    told = torch.tensor(float(bool(self.stop)), device=self.processes.device)
+                    if self.processes.mean(told) > 0:
+                        raise self.stop.interrupted(f"trained; precise BN was at {bar.done} of {count}")
+                    yield images
+                    bar.step()
+
+        hooks.PreciseBN(0, self.network, passes(), count).update_stats()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what ``Watch`` has saved."""
@@ -241,37 +312,36 @@ class Trainer(Steps):
         self.load_state_dict(state["trainer"])
 
 
-class _Passes:
-    """What precise BN forwards: fresh batches in passes, made when asked for."""
-
-    def __init__(self, cfg: CfgNode, processes: Processes, images: int) -> None:
-        self.cfg, self.processes, self.images = cfg, processes, images
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in batches(self.cfg, self.processes):
-            for i in range(0, len(batch), self.images):
-                yield batch[i : i + self.images]
-
-
 class Watch(hooks.HookBase):
-    """Shows progress, saves every ``period`` iterations, and stops between two iterations when asked to."""
+    """Shows progress, saves every ``period`` iterations or ten minutes, stops between two of them if told.
+
+    Args:
+        bar: of progress.
+        stop: whether a stop was asked for.
+        folder: of the checkpoints.
+        period: iterations.
+    """
 
     def __init__(self, bar: Bar, stop: Stop, folder: Path, period: int) -> None:
         self.bar, self.stop, self.folder, self.period = bar, stop, folder, period
-        self.steps, self.began = 0, time.monotonic()
+        self.steps, self.seconds = 0, 0.0
+        """Done in this session, and what they took."""
 
     def before_train(self) -> None:
         self.trainer.stop = self.stop
-        self.began = time.monotonic()
+        self.began = self.saved = time.monotonic()
 
     def after_step(self) -> None:
-        self.steps += 1
+        now = time.monotonic()
+        self.steps, self.seconds = self.steps + 1, now - self.began
         done = self.trainer.iter + 1
         self.bar.step(f"loss {sum(self.trainer.latest.values()):.3f}")
-        if done == self.trainer.max_iter:
-            return
-        if self.trainer.stopping or done % self.period == 0:
+        if done == self.trainer.max_iter and not self.trainer.precise_passes:
+            return  # what it leaves is written at once
+        due = done % self.period == 0 or now - self.saved > SAVE_EVERY or done == self.trainer.max_iter
+        if self.trainer.stopping or due:
             self._save(done)
+            self.saved = now
         if self.trainer.stopping:
             raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
 

@@ -21,8 +21,9 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
 def detection(budget: Budget, images: int) -> Case:
     """One optimiser step each: on a GPU of the authors' R50-C4, on the CPU of the demo's quarter of it.
 
-    ``detectron2`` is SimpleTrainer, ``detectron2 amp`` AMPTrainer (float16, GPUs only). All start from
-    the same weights and take the same synthetic images in turn; loading is not counted.
+    ``detectron2`` is SimpleTrainer, ``detectron2 amp`` AMPTrainer (float16, GPUs only), both with TF32, as
+    all but ``float32``. All start from the same weights and take the same synthetic images in turn; loading
+    is not counted.
 
     Args:
         budget: where, and how long.
@@ -47,14 +48,16 @@ def detection(budget: Budget, images: int) -> Case:
 
     steppers = {"detectron2": stock(SimpleTrainer), "float32": ours("float32")}
     if cuda:
-        steppers |= {"detectron2 amp": stock(AMPTrainer), "bfloat16": ours("bfloat16")}
+        halves = {precision: ours(precision) for precision in ("tf32", "float16", "bfloat16")}
+        steppers |= {"detectron2 amp": stock(AMPTrainer), **halves}
 
-    def run(stepper: Any) -> None:
+    def run(name: str, stepper: Any) -> None:
+        trainer.allow_tf32(name != "float32")
         with EventStorage() as stepper.storage:
             stepper.run_step()
 
     variants = [
-        Variant(name, partial(run, stepper), images=images, ours="detectron2" not in name)
+        Variant(name, partial(run, name, stepper), images=images, ours="detectron2" not in name)
         for name, stepper in steppers.items()
     ]
     sizes = {"config": path.name, "images": images}

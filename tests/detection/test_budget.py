@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,13 +66,42 @@ def test_a_pass_is_the_largest_equal_part_that_fits(one, more, limit, share):
 
 def test_memory_goes_through_what_was_measured():
     memory = Memory.through(6e9, 9e9)
+    assert memory == Memory(one=6e9, more=3e9)
     assert (memory.peak(1), memory.peak(2), memory.peak(8)) == (6e9, 9e9, 27e9)
     assert budget.images_in_a_pass(16, memory, 24e9) == 4
 
 
+def test_when_two_images_do_not_fit_one_is_taken():
+    assert budget.images_in_a_pass(16, Memory.through(7e9, math.inf), 8e9) == 1
+    with pytest.raises(KitError, match=r"one image takes more, the GPU has 4\.0 GB; train on smaller"):
+        budget.images_in_a_pass(16, Memory.through(math.inf, math.inf), 4e9)
+
+
+def test_out_of_memory_says_what_to_give():
+    assert budget.full(8) == "the GPU is full with 8 images in a pass; add --images-per-gpu 4"
+    assert "smaller images" in budget.full(1)
+
+
 def test_what_hours_allow():
     assert budget.part_in(1000, 0.5, MOCO) == 1
-    assert budget.part_in(10, 0.95, MOCO) == pytest.approx(0.2)
+    precise = MOCO.TEST.PRECISE_BN.NUM_ITER / 3  # goes forward only
+    assert budget.part_in(10, 0.95, MOCO) == pytest.approx(0.2 - precise / 180_000)
+    assert budget.part_in(0.001, 0.95, MOCO) == 0
+    frozen = MOCO.clone()
+    frozen.MODEL.RESNETS.NORM = "FrozenBN"
+    assert budget.part_in(10, 0.95, frozen) == pytest.approx(0.2)
+
+
+@given(hours=st.floats(0.5, 100), seconds=st.floats(0.05, 5))
+def test_a_schedule_compressed_to_hours_lasts_that_long(hours, seconds):
+    part = budget.part_in(hours, seconds, MOCO)
+    if part * MOCO.SOLVER.MAX_ITER < budget.FEWEST:
+        return
+    cfg = budget.compress(MOCO, part)
+    lasts = budget.lasts(seconds, cfg)
+    assert lasts <= hours * 3600 + seconds
+    assert part == 1 or lasts == pytest.approx(hours * 3600, abs=seconds)
+    assert budget.lasts(seconds, cfg, done=50) == pytest.approx(lasts - 50 * seconds / (1 - budget.RESERVE))
 
 
 def test_a_batch_that_processes_cannot_share():

@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 
 from benchmarks.detection import expect, model
 from tests.conftest import KIT
+from triplet import records
 from triplet.methods import load_methods
+from triplet.report.collect import Run
 
 ROWS = list(load_methods())
 
@@ -56,16 +58,59 @@ def test_what_is_not_published_is_not_expected():
     assert expect.expected("moco", "c4", 300).box.low == 0
 
 
-def test_an_own_run_counts_like_a_published_one():
-    own = expect.Curve(
-        detector="c4",
-        init="moco",
-        source="own run moco",
-        points=[(45_000, 30.0, 27.0), (180_000, 40.9, 35.5)],
-    )
-    before, after = (expect.expected("triplet", "c4", 45_000, curves) for curves in ([], [own]))
-    assert after.box.mid < before.box.mid
-    assert "own run moco" in after.basis
+def test_an_own_run_moves_what_is_expected_half_of_the_way():
+    at = {n: expect.expected("triplet", "c4", n) for n in (45_000, 180_000)}
+    theirs = expect.expected("moco", "c4", 45_000)
+    own = expect.Own("moco", "moco", 45_000, (theirs.box.mid * 0.8, theirs.mask.mid))
+    after = expect.expected("triplet", "c4", 45_000, [own])
+    assert after.box.mid == pytest.approx(0.9 * at[45_000].box.mid)
+    assert after.mask.mid == pytest.approx(at[45_000].mask.mid)
+    assert after.box.low < at[45_000].box.low
+    assert after.box.high == at[45_000].box.high
+    assert "moved by 1 of your runs (moco)" in after.basis
+    # of another length it tells nothing
+    assert expect.expected("triplet", "c4", 180_000, [own]) == at[180_000]
+
+
+@pytest.fixture
+def finished():
+    """The records of a run on all of COCO as the recipe has it, and what to change in them."""
+
+    def make(config=(), **changes):
+        cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml", config)
+        names = ("stage", "kit", "commit", "command", "started", "ended")
+        common = {**dict.fromkeys(names, ""), **{name: {} for name in ("inputs", "outputs", "versions")}}
+        common |= {"hardware": {}, "world_size": 8, "seed": 0, "seconds": 1.0}
+        settings = {"detectron2": model.plain(cfg), "bn_images": changes.pop("bn_images", 16)}
+        results = {"iterations": 45_000, "images_per_batch": 16, "images": expect.IMAGES, **changes}
+        reached = {"images": 5000, "bbox": {"AP": 35.0}, "segm": {"AP": 31.0}}
+        finetune = records.Record(**common, config=settings, results=results)
+        return Run(
+            "byol", {"finetune": finetune, "eval": records.Record(**common, config={}, results=reached)}
+        )
+
+    return make
+
+
+def test_only_runs_of_the_recipe_count(finished):
+    (own,) = expect.own_runs([finished()])
+    assert own == expect.Own("byol", "byol", 45_000, (35.0, 31.0))
+    for run in (
+        finished(bn_images=2),
+        finished(images=1000),
+        finished(["SOLVER.BASE_LR=0.4"]),
+        finished(["MODEL.ROI_HEADS.NUM_CLASSES=6"]),
+        finished(["MODEL.RESNETS.DEPTH=101"]),
+    ):
+        assert expect.own_runs([run]) == []
+
+
+def test_a_damaged_record_of_another_run_is_no_obstacle(places, capsys):
+    folder = records.stage_folder("byol", "eval")
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text("{")
+    assert expect.of_this_machine() == []
+    assert "own runs are left out: " in capsys.readouterr().out
 
 
 def test_stops_before_the_rate_falls():

@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.detection import explain, trainer
+from benchmarks.detection import finetune as finetuning
 from tests.conftest import KIT
 from triplet import cli, records
+from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.networks import Networks
 
@@ -37,7 +41,8 @@ def command(drawn, *overrides, stage="finetune"):
 def test_finetune_then_eval(run, drawn, capsys):
     assert cli.main(["eval", "--run", "row"]) == 2
     assert "run first: make finetune RUN=row" in capsys.readouterr().err
-    assert cli.main(command(drawn, *SHORT)) == 0
+    # So short a training is sure of nothing; without a threshold it finds something all the same.
+    assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0")) == 0
     record = records.require("row", "finetune")
     assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
     assert record.results["categories"][0] == "striped disc"
@@ -52,15 +57,66 @@ def test_finetune_then_eval(run, drawn, capsys):
     ]
     for key in ("conv1.weight", "conv1.norm.running_mean"):
         assert not torch.equal(model[f"backbone.stem.{key}"].cpu(), torch.tensor(weights[f"stem.{key}"]))
-    code = cli.main(["eval", "--run", "row"])
-    out, err = capsys.readouterr()
-    # So short a training may find nothing at all, which is said and is no result.
-    if code == 0:
-        results = records.require("row", "eval").results
-        assert 0 <= results["bbox"]["AP"] <= 100
-        assert "box AP" in out
-    else:
-        assert "it was not trained" in err
+    assert cli.main(["eval", "--run", "row"]) == 0
+    results = records.require("row", "eval").results
+    assert 0 <= results["bbox"]["AP"] <= 100
+    assert "box AP" in capsys.readouterr().out
+    # What the log tells triplet explain.
+    facts = explain.read(None, folder / "log.txt")
+    assert (facts.iterations, facts.planned, facts.gpus, facts.pool) == (
+        6,
+        6,
+        1,
+        record.config["bn_images"],
+    )
+    assert facts.checked
+    assert facts.precise_ran
+    assert facts.unloaded == []
+    assert cli.main(["explain", "--result", "25.1", "22.3", "--log", str(folder / "log.txt")]) == 2
+    assert "there is none to compare GeneralizedRCNN" in capsys.readouterr().err
+
+
+def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
+    assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.0")) == 0
+    assert cli.main(["eval", "--run", "row"]) == 2
+    assert "it was not trained" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stop_in_precise_bn_loses_no_training(run, drawn):
+    long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "triplet.cli", *command(drawn, *long)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    folder = records.stage_folder("row", "finetune")
+    log = folder / "log.txt"
+    while not log.exists() or "Running precise-BN" not in log.read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate()
+    assert process.returncode == 143, error
+    assert "trained; precise BN was at" in error
+    assert [path.name for path in folder.glob("step_*.pth")] == ["step_0000006.pth"]
+    trained = torch.load(folder / "step_0000006.pth", weights_only=True)["model"]
+    assert cli.main(command(drawn, *long)) == 0
+    final = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    moved = {name for name in final if not torch.equal(final[name], trained[name])}
+    assert moved
+    assert all(
+        name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked") for name in moved
+    )
+
+
+def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
+    """However long the iterations of a small machine take."""
+    steps = []
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "write", lambda path, state: steps.append(state.get("step")))
+    with pytest.raises(KitError, match="nothing at"):  # as no model was written
+        finetuning.finetune("row", Path(DEMO), drawn, [*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
+    assert steps == [1, 2, 3, 4, 5, None]
 
 
 @pytest.mark.slow

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.detection import budget, data, model, plan
+from benchmarks.detection import budget, data, expect, model, plan
+from benchmarks.detection import finetune as finetuning
+from tests.conftest import KIT
 from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
 from tests.pretrain.test_distributed import launch
 from triplet import cli, records
+from triplet.errors import Interrupted
 from triplet.pretrain.distributed import Processes
 
 TWO = [
@@ -25,7 +28,8 @@ TWO = [
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_stop_and_go_on(run, drawn):  # noqa: F811
+@pytest.mark.parametrize("processes", [2, 1])
+def test_two_processes_stop_and_so_many_go_on(run, drawn, processes):  # noqa: F811
     arguments = command(drawn, *TWO, "--images-per-gpu", "1")
     running = launch(2, *arguments)
     folder = records.stage_folder("row", "finetune")
@@ -41,11 +45,11 @@ def test_two_processes_stop_and_go_on(run, drawn):  # noqa: F811
     (saved,) = folder.glob("step_*.pth")
     done = int(saved.stem.removeprefix("step_"))
     assert 20 <= done < 40
-    again = launch(2, *arguments)
+    again = launch(processes, *arguments[:-1], str(2 // processes))
     out, error = again.communicate()
     assert again.returncode == 0, error
     record = records.require("row", "finetune")
-    assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (2, 2, 2)
+    assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (processes, 2, 2)
     lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
     assert lines == sorted(set(lines))
     assert lines[-1] == 39
@@ -69,6 +73,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     monkeypatch.setattr(budget, "FEWEST", 4)
     cfg = model.load_config(Path(DEMO), ["SOLVER.IMS_PER_BATCH=2"])
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
+    cfg.MODEL.WEIGHTS = str(records.stage_folder("row", "convert") / "detectron2.pkl")
     alone = Processes(0, 1, torch.device("cpu"))
     measured = plan.measure(cfg, alone, "float32", None, log=run / "log.txt")
     assert (measured.images, measured.peak) == (2, None)
@@ -94,8 +99,51 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     assert capsys.readouterr().out.count("done already") == 2
     assert cli.main([*arguments[:-1], "1"]) == 2
     assert (
-        "holds a finetune of something else (config.detectron2.SOLVER.MAX_ITER" in capsys.readouterr().err
+        f"holds a finetune of something else (config.hours {float(hours)} -> 1.0)"
+        in capsys.readouterr().err
     )
+    assert cli.main(arguments) == 0  # another number of hours lost nothing
+    assert "done already" in capsys.readouterr().out
+
+
+def test_what_has_begun_keeps_its_schedule(run, drawn, capsys, monkeypatch):  # noqa: F811
+    """Though the machine has become slower meanwhile, and the plan's record is gone."""
+    monkeypatch.setattr(budget, "FEWEST", 4)
+    seconds = iter((1.0, 9.0, 9.0))
+
+    def measured(cfg, processes, precision, images, *, log):
+        return plan.Plan(1, 2, precision, next(seconds))
+
+    monkeypatch.setattr(plan, "measure", measured)
+    arguments = [
+        *command(drawn, "SOLVER.IMS_PER_BATCH=2", "TEST.PRECISE_BN.ENABLED=False"),
+        "--hours",
+        "0.0025",
+    ]
+    monkeypatch.setattr(finetuning, "_train", stopped)
+    assert cli.main(arguments) == 143
+    folder = records.stage_folder("row", "plan")
+    first = records.begun(records.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"]
+    assert first["MAX_ITER"] == round(0.0025 * 3600 * 0.95)
+    (folder / "record.json").unlink()
+    assert cli.main(arguments) == 143
+    assert records.read(folder).results["seconds"] == 9.0
+    assert records.begun(records.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"] == first
+    assert "9 s an iteration" in capsys.readouterr().out
+
+
+def stopped(*_):
+    raise Interrupted("stopped")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--hours", "0"), ("--hours", "nan"), ("--images-per-gpu", "0"), ("--gpus", "-1"), ("--seconds", "0")],
+)
+def test_nothing_is_no_budget(capsys, option, value):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", option, value])
+    assert f"argument {option}: found {value}, expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,11 +175,25 @@ def test_plan_before_there_is_data(places, capsys):
     assert "may be 1, 2, 4, 8, 16" in capsys.readouterr().err
 
 
+def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
+    cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
+    chosen = plan.Plan(8, 2, "float32")
+    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n)) for n in (expect.IMAGES, 1000)}
+    assert "to expect of triplet: box AP 41.7" in told[expect.IMAGES]
+    assert "nothing is published for this detector, data and row" in told[1000]
+
+
+def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
+    cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
+    told = "\n".join(plan.describe(cfg, cfg, plan.Plan(8, 2, "float32", 0.4), "triplet", 1000, 90_000))
+    assert "0.4 s an iteration: 10.5 h for the 90000 left, until" in told
+
+
 def test_memory_is_counted_where_there_is_no_gpu():
     """Twice the pixels are up to twice the activations (RoIs stay); half precision is half of them."""
     small, large = (model.load_config(Path(DEMO), [f"INPUT.MAX_SIZE_TRAIN={size}"]) for size in (128, 256))
     need = {name: plan.counted(cfg, "float32") for name, cfg in (("small", small), ("large", large))}
-    assert 1.3 < need["large"].image / need["small"].image < 2
+    assert 1.3 < need["large"].more / need["small"].more < 2
     half = plan.counted(small, "bfloat16")
-    assert half.image == pytest.approx(need["small"].image / 2, rel=0.05)
-    assert half.fixed == need["small"].fixed
+    assert half.more == pytest.approx(need["small"].more / 2, rel=0.05)
+    assert half.one - half.more == pytest.approx(need["small"].one - need["small"].more)

@@ -1,5 +1,6 @@
 """Optimiser steps in passes and processes, and how data goes on after a stop."""
 
+import os
 import sys
 
 import pytest
@@ -12,6 +13,8 @@ from tests.pretrain.test_distributed import launch
 from triplet.errors import KitError
 from triplet.pretrain.distributed import Processes
 
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -80,6 +83,21 @@ def test_passes_and_processes_take_the_same_steps(tmp_path):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_the_loss_scale_is_kept_in_a_checkpoint():
+    made = []
+    for _ in range(2):
+        network = Toy()
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        made.append(trainer.Steps(network, toy_batches(8), optimizer, ALONE, 8, "float16"))
+    first, second = made
+    with EventStorage() as first.storage:
+        first.iter = 0
+        first.run_step()
+    first.scaler.update(new_scale=1024.0)
+    second.load_state_dict(first.state_dict())
+    assert second.scaler.get_scale() == 1024.0
+
+
 def test_a_loss_that_is_not_finite_changes_nothing():
     network = Toy()
     before = [p.clone() for p in network.parameters()]
@@ -120,6 +138,35 @@ def test_bfloat16_follows_float32(demo):
         # The RoI heads sample from proposals whose order rounding changes.
         tolerance = 0.02 if "rpn" in name else 0.3
         assert found["bfloat16"][name] == pytest.approx(value, rel=tolerance), name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_boxes_reach_the_pooling_exactly(demo, precision, monkeypatch):
+    """In bfloat16 they would be rounded to 8 bits; half of COCO's coordinates lie above 256 pixels."""
+    network = trainer.build(demo, ALONE, precision)
+    pooler = next(m for m in network.modules() if isinstance(m, ROIPooler))
+    box = torch.tensor([[257.3, 301.1, 333.7, 411.9]])
+    seen = []
+    module = sys.modules["detectron2.layers.roi_align"]
+    align = module.roi_align
+    monkeypatch.setattr(
+        module, "roi_align", lambda x, rois, *more: seen.append(rois) or align(x, rois, *more)
+    )
+    features = torch.randn(1, 4, 40, 40, dtype=trainer.PRECISIONS[precision] or torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        pooled = pooler([features], [Boxes(box)])
+    assert torch.equal(seen[0][:, 1:], box)
+    assert pooled.dtype == features.dtype
+    exact = pooler([features.float()], [Boxes(box)])
+    torch.testing.assert_close(pooled.float(), exact, rtol=1e-2, atol=1e-2)
+
+
+def test_workers_are_as_many_as_the_user_says(drawn, demo):
+    cfg = demo.clone()
+    cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
+    for asked, given in ((4, min(4, len(os.sched_getaffinity(0)))), (0, 0), (7, 7)):
+        cfg.DATALOADER.NUM_WORKERS = asked
+        assert trainer.batches(cfg, ALONE).dataset.num_workers == given
 
 
 def files(loader, count):

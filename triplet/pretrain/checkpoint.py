@@ -71,7 +71,12 @@ def write(path: Path, state: dict[str, Any]) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of an unfinished run, newest first."""
     found = (path for path in folder.glob("step_*.pth") if re.fullmatch(r"step_\d+\.pth", path.name))
-    return sorted(found, key=lambda path: int(path.stem[5:]), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """How many steps a checkpoint of that name has behind it."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def keep(folder: Path, count: int) -> None:
@@ -138,7 +143,7 @@ def newest(folder: Path, load: Callable[[Path], object]) -> int:
             reason = " ".join(str(error).split())[:120]
             say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
         else:
-            return int(path.stem[5:])
+            return step_of(path)
     if found:
         raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
     return 0

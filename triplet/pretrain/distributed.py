@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce  # has a gradient, and can be compiled
 
 from triplet import records
-from triplet.errors import KitError
+from triplet.errors import Interrupted, KitError
 
 T = TypeVar("T")
 
@@ -139,8 +139,10 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
         ) from None
     try:
         yield Processes(rank, size, device)
-    finally:
+    except Interrupted:  # all of them agreed on that; after an error others may wait in a collective
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def perform(

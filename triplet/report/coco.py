@@ -55,7 +55,7 @@ class Line:
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
     """Box and mask lines of every row: one for each way that it was run, or what makes one."""
-    own = expect.own_curves([run for run in runs if run.of_the_table])
+    own = expect.own_runs(runs)
     found = []
     for row, method in methods.items():
         of_row = [run for run in runs if run.of_the_table and run.row == row]
@@ -80,14 +80,15 @@ def _with(line: Line, **changes: object) -> Line:
     return Line(**{**vars(line), **changes})
 
 
-def _line(bare: Line, group: list[Run], own: list[expect.Curve]) -> Line:
+def _line(bare: Line, group: list[Run], own: list[expect.Own]) -> Line:
     task = next(key for key, column in TASKS.items() if column == bare.task)
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
-    curves = [curve for curve in own if curve.init != bare.row]
-    expected = expect.expected(bare.row, "c4", first.iterations, curves)
-    band = getattr(expected, bare.task) if expected else None
     finetune = first.stages["finetune"]
+    others = [run for run in own if run.row != bare.row]
+    whole = finetune.results.get("images", expect.IMAGES) == expect.IMAGES
+    expected = expect.expected(bare.row, "c4", first.iterations, others) if whole else None
+    band = getattr(expected, bare.task) if expected else None
     return _with(
         bare,
         label=bare.label + (f" ({first.experiment})" if first.experiment else ""),
@@ -188,8 +189,9 @@ def facts(run: Run) -> explain.Facts:
     known = explain.Facts(checked=True)
     explain.of_config(known, run.detectron2)
     finetune = run.stages["finetune"]
-    known.iterations = finetune.results.get("iterations", known.iterations)
-    known.gpus = finetune.world_size
+    known.iterations = finetune.results.get("iterations", known.planned)
+    known.gpus, known.pool = finetune.world_size, finetune.config.get("bn_images")
+    known.last_rate, known.precise_ran = 0.0, known.precise_bn  # it is finished
     return known
 
 
