@@ -191,7 +191,7 @@ def test_every_number_is_flat_with_its_record(places):
 def test_energy_is_gpu_hours_by_power(places):
     making.run("triplet", 41.5, 36.0, processes=8)
     run = collect(places / "checkpoints")[0]
-    power = costs.Power(utilisation=0.5, pue=1.2, tdp={"H100": 700})
+    power = costs.Power(utilisation=0.5, pue=1.2, tdp={"A10": 1, "H10": 1, "H100 PCIe": 1, "H100": 700})
     slow = {"seconds": 7200.0, "hardware": {"gpus": ["NVIDIA H100 80GB HBM3"] * 8}}
     run.stages["finetune"] = run.stages["finetune"].model_copy(update=slow)
     by_stage = {cost.stage: cost for cost in costs.costs([run], power)}

@@ -1,5 +1,6 @@
 """Time, GPU hours and energy of stages."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ class Power(Settings):
     pue: Annotated[float, Field(ge=1)]
     """All of a data centre's power over its computers'."""
     tdp: dict[str, float]
-    """Watts, by a part of a GPU's name."""
+    """Watts, by words of a GPU's name."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _cost(run: str, stage: str, record: Record, power: Power) -> Cost:
     # A process has a GPU of its own, on any number of machines; what one alone leaves idle is not counted.
     count = record.world_size if names[0] else 0
     hours = record.seconds / 3600
-    watts = next((watts for name, watts in power.tdp.items() if name in names[0]), None)
+    watts = next((power.tdp[name] for name in power.tdp if re.search(rf"\b{name}\b", names[0])), None)
     energy = None
     if watts is not None and count:
         energy = hours * count * watts / 1000 * power.utilisation * power.pue
