@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def svm(
 
 
 def _work(settings: Svm, weights: Path, data: Path, splits: list[Split], job: Job) -> None:
+    fits = list(_fits(settings, splits, job.folder))  # first: it refuses too few images
     _extract(settings, weights, data, splits, job.folder)
-    fits = list(_fits(settings, splits, job.folder))
     workers = settings.workers or len(os.sched_getaffinity(0))
     done = _fit_all(fits, job.folder / "fits.jsonl", workers)
     for path in job.folder.glob("*_feat?.npy"):  # half a gigabyte each, and done with
@@ -127,8 +127,18 @@ def _extract(settings: Svm, weights: Path, data: Path, splits: list[Split], fold
 
 
 def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.Fit]:
-    """All that is to be fitted: each class with each cost, and on each low-shot draw."""
+    """All that is to be fitted: each class with each cost, and on each low-shot draw.
+
+    Raises:
+        KitError: a class with fewer images than that takes.
+    """
     train, test = splits
+    for name, count in zip(train.classes, (train.targets == 1).sum(axis=0), strict=True):
+        if count < settings.folds:
+            raise KitError(
+                f"{count} training images show class {name}, and {settings.folds} folds need as many; "
+                "set folds to fewer"
+            )
     for layer in settings.layers:
         paths = _path(folder, "trainval", layer), _path(folder, "test", layer)
         for number in range(len(train.classes)):
@@ -161,10 +171,10 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
         Bar("svm: fits", len(fits), len(fits) - len(left)) as bar,
     ):
         try:
-            running: set[Future[dict[str, Any]]] = {pool.submit(svm_fit.run, fit) for fit in left}
+            running = {pool.submit(svm_fit.run, fit): fit for fit in left}
             while running and not stop:
-                finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for each in finished:
+                for each in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                    fit = running.pop(each)
                     found = each.result()
                     done[tuple(found["key"])] = found
                     file.write(json.dumps(found) + "\n")
@@ -176,9 +186,9 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
                     "a fitting process was killed, perhaps for want of memory: set workers to fewer; the "
                     "same command goes on"
                 ) from None
-        except ValueError as error:  # of scikit-learn: a class with fewer images than folds
+        except ValueError as error:  # of scikit-learn, which looks at its input closely
             pool.shutdown(wait=False, cancel_futures=True)
-            raise KitError(f"a fit cannot be made: {' '.join(str(error).split())[:160]}") from None
+            raise KitError(f"fit {fit.key} cannot be made: {' '.join(str(error).split())[:160]}") from None
         if stop:
             for child in multiprocessing.active_children():
                 child.kill()

@@ -195,3 +195,14 @@ def test_a_stopped_run_goes_on_and_tells_bright_from_dark(places, voc, weights, 
         assert results[layer]["low_shot"]["2"]["mean"] == 100
     assert (results["images"], results["test_images"], results["classes"]) == (18, 9, 3)
     assert "svm: mAP 100.00 by feat4; low-shot 1: 100.00, 2: 100.00" in capsys.readouterr().out
+
+
+def test_a_class_with_fewer_images_than_folds_is_named_before_any_work(places, voc, weights, capsys):
+    path = places / "svm.yaml"
+    path.write_text(CONFIG)
+    arguments = ["svm", "--run", "r", "--config", str(path), "--data", str(voc), "--weights", str(weights)]
+    assert cli.main([*arguments, "folds=7"]) == 2
+    assert "6 training images show class aeroplane, and 7 folds need as many" in capsys.readouterr().err
+    assert cli.main([*arguments, "shots=[7]"]) == 2
+    assert "class 0 has 6 images with target 1, expected 7 for 7 shots" in capsys.readouterr().err
+    assert not [*(places / "checkpoints").rglob("*.npy")]
