@@ -60,19 +60,22 @@ def svm(
     splits = [read_split(data, split) for split in SPLITS]
     if splits[0].classes != splits[1].classes:
         raise KitError(f"{data}: trainval lists {len(splits[0].classes)} classes, test others")
+    folder = records.stage_folder(run, "svm") / config.stem
+    fits = list(_fits(settings, splits, folder))  # before anything is recorded: it refuses too few images
     records.perform(
         "svm",
-        records.stage_folder(run, "svm") / config.stem,
+        folder,
         config=settings.model_dump(mode="json", exclude=NEUTRAL),
         inputs={"images": data / "JPEGImages", "lists": data / "ImageSets", "weights": path},
-        work=lambda job: _work(settings, path, data, splits, job),
+        work=lambda job: _work(settings, path, data, splits, fits, job),
         force=force,
         seed=settings.seed,
     )
 
 
-def _work(settings: Svm, weights: Path, data: Path, splits: list[Split], job: Job) -> None:
-    fits = list(_fits(settings, splits, job.folder))  # first: it refuses too few images
+def _work(
+    settings: Svm, weights: Path, data: Path, splits: list[Split], fits: list[svm_fit.Fit], job: Job
+) -> None:
     _extract(settings, weights, data, splits, job.folder)
     workers = settings.workers or len(os.sched_getaffinity(0))
     done = _fit_all(fits, job.folder / "fits.jsonl", workers)
