@@ -101,6 +101,7 @@ def choose(
         )
         record = records.read(folder) if processes.first else None
         chosen = Plan(**processes.tell(record.results if record else None))
+        _forget(processes)
     else:
         _divides(share, wish.images or share)
         chosen = Plan(processes.size, wish.images or share, precision)
@@ -232,8 +233,7 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
                     one, two = (max(processes.gather(_peak(cfg, processes, precision, n))) for n in (1, 2))
                 images = budget.images_in_a_pass(share, Memory.through(one, two), processes.memory or 0)
             images = images or share
-            if gpu:
-                _forget()
+            _forget(processes)
             with quiet.log_to(log):
                 loader = trainer.batches(cfg, processes) if cfg.DATASETS.TRAIN else _endless(cfg, processes)
                 steps = _steps(cfg, processes, precision, loader, images)
@@ -282,7 +282,7 @@ def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> fl
     Each process measures alone (BN over its own images takes as much as over all), so that none waits in a
     collective for one that is out of memory.
     """
-    _forget()
+    _forget(processes)
     own = type(cfg).load_cfg(cfg.dump().replace("SyncBN", "BN"))
     alone = Processes(0, 1, processes.device)
     repeated = itertools.repeat(synthetic.images(cfg, images, seed=0, largest=True))
@@ -293,11 +293,12 @@ def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> fl
     return torch.cuda.max_memory_reserved()
 
 
-def _forget() -> None:
+def _forget(processes: Processes) -> None:
     """Give back what earlier models took."""
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    if processes.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _endless(cfg: CfgNode, processes: Processes) -> Iterator[list[dict[str, Any]]]:

@@ -191,7 +191,7 @@ def test_closing_ends_every_process(installed, files):
 
 
 CONFIG = """
-model: {depth: 18, width: 4, hidden: 16, outputs: 8}
+model: {depth: 18, width: 8, hidden: 16, outputs: 8}
 views: {size: 32, backend: dali, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
 loss: {group: 12}
 optimizer: {learning_rate: 0.3, groups: 1, accumulate: 2}

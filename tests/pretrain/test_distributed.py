@@ -17,7 +17,7 @@ from tests.pretrain.test_trainer import metrics
 pytestmark = pytest.mark.slow
 
 CONFIG = """
-model: {depth: 18, width: 4, hidden: 16, outputs: 8}
+model: {depth: 18, width: 8, hidden: 16, outputs: 8}
 views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
 loss: {group: 11}
 optimizer: {learning_rate: 0.3, groups: 2, accumulate: 2}

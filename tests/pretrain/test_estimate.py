@@ -66,7 +66,7 @@ def test_drawn_resolutions_are_averaged():
     thinned = estimate(config, plan(config, 8)).flop / 1e9
     assert 36.7 < thinned < 36.7 * 1.1
     few = Pretrain(
-        model=Model(depth=18, width=4, hidden=16, outputs=8),
+        model=Model(depth=18, width=8, hidden=16, outputs=8),
         views=config.views.model_copy(
             update={k: SideRange(smallest=64, largest=96, step=8) for k in ("online", "target")}
         ),

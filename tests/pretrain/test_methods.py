@@ -145,7 +145,7 @@ def settings(method, **more):
     return parse(
         {
             "method": method,
-            "model": {"depth": 18, "width": 4, "hidden": 16, "outputs": 8},
+            "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
             "views": {"size": 32, "patches": {"resize": 120, "crop": 105, "jitter": 3}},
             "loss": {"group": 12},
             "contrast": {"queue": 48, "negatives": 10, "momentum": 0.5},

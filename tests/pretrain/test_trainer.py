@@ -31,7 +31,7 @@ from triplet.pretrain.trainer import pretrain as train
 from triplet.pretrain.views import draw_sizes
 
 SMALL = """
-model: {depth: 18, width: 4, hidden: 16, outputs: 8}
+model: {depth: 18, width: 8, hidden: 16, outputs: 8}
 views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
 loss: {group: 12}
 optimizer: {learning_rate: 0.3, groups: 1, accumulate: 2}
@@ -156,7 +156,7 @@ def test_each_step_is_the_recipes(places, drawn):
     """Against a plain loop in float64: two groups, two accumulated micro-batches, settings of its own."""
     config = parse(
         {
-            "model": {"depth": 18, "width": 4, "hidden": 16, "outputs": 8},
+            "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
             "views": {"size": 32, "online": {"smallest": 32, "largest": 48},
                       "target": {"smallest": 40, "largest": 64}},
             "loss": {"group": 12, "gamma": 1.5, "margin": 7.0, "nearest": 6, "skip": 2},

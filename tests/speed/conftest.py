@@ -7,7 +7,7 @@ from triplet.config import parse
 from triplet.pretrain.config import Pretrain
 
 SMALL = {
-    "model": {"depth": 18, "width": 4, "hidden": 16, "outputs": 8},
+    "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
     "views": {
         "size": 48,
         "online": {"smallest": 32, "largest": 48},

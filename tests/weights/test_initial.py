@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_filled(tmp_path):
 def test_a_run_starts_from_them_and_records_them(places, drawn, capsys):
     config = places / "config.yaml"
     config.write_text(
-        "model: {depth: 18, width: 4, hidden: 16, outputs: 8}\n"
+        "model: {depth: 18, width: 8, hidden: 16, outputs: 8}\n"
         "views: {size: 32, online: {smallest: 32, largest: 32}, target: {smallest: 32, largest: 32}}\n"
         "loss: {group: 12}\noptimizer: {groups: 1, accumulate: 1, learning_rate: 1e-30}\n"
         "schedule: {epochs: 1, warmup_epochs: 0}\nworkers: 0\n"

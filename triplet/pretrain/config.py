@@ -35,7 +35,9 @@ class SideRange(Settings):
 
 class Model(Settings):
     depth: Literal[18, 50] = 50
-    width: Annotated[int, Field(ge=4, le=256)] = 64
+    # With fewer than 8 input channels torch 2.11's oneDNN writes past its memory on AVX2, in the backward
+    # pass of channels-last 1x1 convolutions.
+    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64
     hidden: Annotated[int, Field(ge=0)] = 4096
     """Width of the projector's hidden layer; 0 for a linear one (MoCo)."""
     outputs: Annotated[int, Field(ge=1)] = 256
