@@ -172,7 +172,7 @@ def test_each_step_is_the_recipes(places, drawn):
         train(config, images, job, Processes(0, 1, torch.device("cpu")))
 
         torch.manual_seed(3)
-        networks = Networks(18, 4, 16, 8).train()
+        networks = Networks(18, 8, 16, 8).train()
         names = [n for n, _ in networks.named_parameters() if not n.startswith("target.")]
         excluded = [n for n in names if n.endswith("bias") or ".bn" in n]
         trained = dict(networks.named_parameters())
@@ -267,7 +267,7 @@ def test_only_damaged_checkpoints_are_refused(stopped, config, drawn, capsys):
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
-    networks = Networks(18, 4, 8, 8)
+    networks = Networks(18, 8, 8, 8)
     optimizer = LARS(networks.parameters(), 0.1)
     for step in (5, 10, 100):
         checkpoint.save(tmp_path / f"step_{step:07d}.pth", networks, optimizer, step, 1)
@@ -280,7 +280,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     """A limit on the size of files stands in for a full disk."""
-    networks = Networks(18, 4, 8, 8)
+    networks = Networks(18, 8, 8, 8)
     optimizer = LARS(networks.parameters(), 0.1)
     path = tmp_path / "step_0000005.pth"
     checkpoint.save(path, networks, optimizer, 5, 1)

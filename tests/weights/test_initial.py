@@ -14,7 +14,7 @@ from triplet.weights.initial import AUTHORS, load_initial
 
 def networks(seed, hidden=16):
     torch.manual_seed(seed)
-    made = Networks(18, 4, hidden, 8)
+    made = Networks(18, 8, hidden, 8)
     for name, buffer in made.named_buffers():
         if "running" in name:
             buffer.uniform_(0.5, 2)
@@ -79,8 +79,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_filled(tmp_path):
         ({"state_dict": missing}, r"predictor\.fc1\.bias is missing"),
         ({"state_dict": infinite}, r"target\.projector\.fc0\.bias has shape .* not finite"),
         (raw(networks(1, hidden=32)), r"projector\.\S+ has shape"),
-        ({"state_dict": Networks(18, 8, 16, 8).online.backbone.state_dict()},
-         r"ResNet-18 of width 8, the config's is another; set model\.depth=18 model\.width=8"),
+        ({"state_dict": Networks(18, 16, 16, 8).online.backbone.state_dict()},
+         r"ResNet-18 of width 16, the config's is another; set model\.depth=18 model\.width=16"),
     ):  # fmt: skip
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(KitError, match=message):
