@@ -128,6 +128,7 @@ def test_each_step_is_logged_as_json_and_for_tensorboard(places, run):
     assert [event.value for event in losses] == pytest.approx([line["loss"] for line in found])
 
 
+@pytest.mark.slow
 def test_a_killed_runs_tensorboard_shows_each_step_once(places, run):
     arguments = run("run", "schedule.epochs=40")
     process = start(*arguments)

@@ -3,6 +3,9 @@ import torch
 import torchvision
 from torch import nn
 
+from triplet.config import parse
+from triplet.errors import KitError
+from triplet.pretrain.config import Pretrain
 from triplet.pretrain.networks import Backbone, Networks
 from triplet.pretrain.step import Sizes, triplet_step
 
@@ -80,3 +83,9 @@ def test_the_step_predicts_the_other_view():
         torch.testing.assert_close(prediction, p)
         torch.testing.assert_close(target, z)
     torch.testing.assert_close(total, p1.sum() + p2.sum())
+
+
+@pytest.mark.parametrize("width", [4, 12])
+def test_widths_that_torch_gets_wrong_on_some_processors_are_refused(width):
+    with pytest.raises(KitError, match=r"model\.width: .*(multiple of 8|greater than or equal to 8)"):
+        parse({"model": {"width": width}}, Pretrain, "test")

@@ -120,7 +120,12 @@ def assert_same_run(folder, whole):
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGKILL, 2)],
+    [
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, whole, number, workers):
     """With loader processes the whole group gets the signal, as from `timeout` or Slurm."""
