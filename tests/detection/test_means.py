@@ -28,8 +28,8 @@ TWO = [
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("processes", [2, 1])
-def test_two_processes_stop_and_so_many_go_on(run, drawn, processes):  # noqa: F811
+def test_two_processes_stop_and_one_goes_on(run, drawn):  # noqa: F811
+    """Either number: all that is asked for is that BN stays over as many images."""
     arguments = command(drawn, *TWO, "--images-per-gpu", "1")
     running = launch(2, *arguments)
     folder = records.stage_folder("row", "finetune")
@@ -45,11 +45,11 @@ def test_two_processes_stop_and_so_many_go_on(run, drawn, processes):  # noqa: F
     (saved,) = folder.glob("step_*.pth")
     done = int(saved.stem.removeprefix("step_"))
     assert 20 <= done < 40
-    again = launch(processes, *arguments[:-1], str(2 // processes))
+    again = launch(1, *arguments[:-1], "2")
     out, error = again.communicate()
     assert again.returncode == 0, error
     record = records.require("row", "finetune")
-    assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (processes, 2, 2)
+    assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (1, 2, 2)
     lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
     assert lines == sorted(set(lines))
     assert lines[-1] == 39
