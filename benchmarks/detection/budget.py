@@ -149,8 +149,7 @@ def lasts(seconds: float, cfg: CfgNode, done: int = 0) -> float:
 def _precise_bn(cfg: CfgNode) -> float:
     """Iterations that precise BN is worth in time."""
     precise = cfg.TEST.PRECISE_BN
-    trained = cfg.MODEL.RESNETS.NORM in ("BN", "SyncBN")
-    return precise.NUM_ITER * FORWARD if precise.ENABLED and trained else 0.0
+    return precise.NUM_ITER * FORWARD if precise.ENABLED and bn_images(cfg, 1, 1) else 0.0
 
 
 def bn_images(cfg: CfgNode, processes: int, images: int) -> int:

@@ -20,7 +20,7 @@ from triplet.config import Settings, parse_file
 from triplet.errors import KitError
 from triplet.methods import load_methods
 from triplet.progress import say
-from triplet.report.collect import Run, collect
+from triplet.report.collect import Run, collect, recipe
 
 PATH = Path(__file__).parents[2] / "configs" / "expected.yaml"
 NOISE = 0.3
@@ -34,8 +34,6 @@ CHAINED = 90_000
 """Where curves end that do not reach FULL."""
 IMAGES = 117_266
 """Of train2017 that have objects: what the published runs trained on."""
-BASE_LR = {"WarmupCosineLR": 0.05, "WarmupMultiStepLR": 0.02}
-"""Learning rates for 16 images: the authors' schedule's and the baselines'."""
 NEAR = 2.0
 """An own run tells of schedules up to so many times longer or shorter than its own."""
 
@@ -246,13 +244,15 @@ def _own(run: Run) -> Own | None:
     finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
     if finetune is None or box is None or mask is None or not run.of_the_table:
         return None
-    solver = run.detectron2["SOLVER"]
-    batch = solver["IMS_PER_BATCH"]
-    rate = BASE_LR.get(solver["LR_SCHEDULER_NAME"], 0) * batch / 16
-    alike = abs(solver["BASE_LR"] - rate) <= 0.01 * rate and finetune.config.get("bn_images", 0) >= 8
-    if not alike or finetune.results.get("images", IMAGES) != IMAGES or _full(run.row, "c4") is None:
+    alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
+    if not alike or not on_all_images(run) or _full(run.row, "c4") is None:
         return None
-    return Own(run.name, run.row, finetune.results["iterations"] * batch / 16, (box, mask))
+    return Own(run.name, run.row, run.iterations, (box, mask))
+
+
+def on_all_images(run: Run) -> bool:
+    """Whether it was finetuned on all of train2017; older records do not tell, and count."""
+    return run.stages["finetune"].results.get("images", IMAGES) == IMAGES
 
 
 def undecayed(kind: str, iterations: float) -> tuple[float, float] | None:

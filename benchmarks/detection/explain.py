@@ -10,14 +10,13 @@ from typing import Any
 import yaml
 
 from benchmarks.detection import expect
-from benchmarks.detection.expect import BASE_LR, FULL, NOISE, Effect
+from benchmarks.detection.expect import FULL, NOISE, Effect
 from triplet.errors import KitError
 from triplet.methods import load_methods
 from triplet.progress import say
+from triplet.report.collect import RECIPES
 
 SEEN, POSSIBLE, EXCLUDED = "seen", "possible", "excluded"
-
-
 LINE = r"^\[\d\d/\d\d |^\d{4}-\d\d-\d\d "
 """How a line begins in Detectron2's log, and in the kit's."""
 # What the weights' pixels were: format, first mean, first deviation, stride in the 1x1 convolutions.
@@ -286,13 +285,9 @@ def _weights(facts: Facts, row: str, result: tuple[float, float]) -> Cause:
         more = f" and {len(facts.unloaded) - 1} more" if facts.unloaded[1:] else ""
         text = f"the log says that {facts.unloaded[0]}{more} stayed random; {at}"
         return Cause("weights not loaded", SEEN, text, None)
-    if facts.checked and not facts.unloaded:
-        return Cause(
-            "weights not loaded",
-            EXCLUDED,
-            "the log names no backbone tensor that stayed random",
-            (0.0, 0.0),
-        )
+    if facts.checked:
+        text = "the log names no backbone tensor that stayed random"
+        return Cause("weights not loaded", EXCLUDED, text, (0.0, 0.0))
     if facts.length is None and result[0] < random.box.low:
         text = f"{at}, more than this: so it cannot be the only cause"
         return Cause("weights not loaded", POSSIBLE, text, None)
@@ -322,7 +317,8 @@ def _rate(facts: Facts) -> Cause:
     both, source = _effect("lr-too-high")
     if facts.rate is None or facts.batch is None or facts.scheduler is None:
         return Cause("learning rate", POSSIBLE, f"too high for a smaller batch: {source}", both)
-    right = BASE_LR.get(facts.scheduler, 0.02) * facts.batch / 16
+    _, rate = RECIPES.get(facts.scheduler, ("own", 0.02))
+    right = rate * facts.batch / 16
     times = facts.rate / right
     text = f"{facts.rate:g} for {facts.batch} images; the recipe's, scaled with the batch, is {right:.3g}"
     if times < 1.5:

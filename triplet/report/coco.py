@@ -86,7 +86,7 @@ def _line(bare: Line, group: list[Run], own: list[expect.Own]) -> Line:
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
     finetune = first.stages["finetune"]
     others = [run for run in own if run.row != bare.row]
-    whole = finetune.results.get("images", expect.IMAGES) == expect.IMAGES
+    whole = expect.on_all_images(first)
     expected = expect.expected(bare.row, "c4", first.iterations, others) if whole else None
     band = getattr(expected, bare.task) if expected else None
     return _with(

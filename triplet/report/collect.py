@@ -14,6 +14,8 @@ STAGES = ("pretrain", "convert", "finetune", "eval")
 SEVERAL = ("linear", "knn", "semi", "svm")
 """Stages of which a run may have several, each in a folder named after its config."""
 METRICS = ("AP", "AP50", "AP75")
+RECIPES = {"WarmupCosineLR": ("authors", 0.05), "WarmupMultiStepLR": ("moco", 0.02)}
+"""By the scheduler of a finetuning: which recipe has it, and its learning rate for 16 images."""
 VAL2017 = 5_000
 """Images."""
 # What a stage reads of the one before: (stage, its input, stage before, its output).
@@ -192,9 +194,11 @@ def groups(runs: list[Run]) -> Iterator[list[Run]]:
 
 
 def recipe(run: Run) -> str:
-    """``authors`` (cosine) or ``moco`` (steps), as their learning rates tell; '' without a finetuning."""
+    """``authors`` (cosine) or ``moco`` (steps) at their learning rates, else ``own``; '' without a
+    finetuning."""
     solver = run.detectron2.get("SOLVER", {})
+    if not solver:
+        return ""
     peak = solver.get("BASE_LR", 0) * 16 / solver.get("IMS_PER_BATCH", 16)
-    known = {("WarmupCosineLR", 0.05): "authors", ("WarmupMultiStepLR", 0.02): "moco"}
-    name = known.get((solver.get("LR_SCHEDULER_NAME", ""), round(peak, 6)), "own")
-    return name if solver else ""
+    name, rate = RECIPES.get(solver.get("LR_SCHEDULER_NAME", ""), ("own", 0.0))
+    return name if round(peak, 6) == rate else "own"
