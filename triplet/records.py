@@ -268,11 +268,7 @@ def perform(
                 _empty(folder)
                 done = begun = None
             elif changes:
-                shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
-                raise KitError(
-                    f"{portable(folder)} holds a {stage} of something else ({shown}); "
-                    "add --force to replace it (make: FORCE=1), or choose another --run"
-                )
+                raise other(folder, stage, changes)
             elif done and all(artifact.intact() for artifact in done.outputs.values()):
                 say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
                 return done
@@ -311,6 +307,22 @@ def perform(
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         (folder / "started.json").unlink()
         return record
+
+
+def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitError:
+    """That a folder holds something of another plan.
+
+    Args:
+        folder: of the stage.
+        stage: its name.
+        changes: see ``Plan.changes``.
+        holds: what starting over would delete, where it is worth naming.
+    """
+    shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
+    return KitError(
+        f"{portable(folder)} holds a {stage} of something else ({shown}){holds and f', {holds}'}; "
+        "add --force to replace it (make: FORCE=1), or choose another --run"
+    )
 
 
 class _Started(BaseModel):

@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
+
 from triplet.errors import KitError
 
 from detectron2.config import CfgNode
@@ -19,7 +21,7 @@ FEWEST = 100
 MARGIN = 0.9
 """Of a GPU's memory: other sizes of images, and fragmentation, take some more than was measured."""
 RESERVE = 0.05
-"""Of the hours: loading, checkpoints and evaluation."""
+"""Of the hours: loading and checkpoints."""
 FORWARD = 1 / 3
 """Of an iteration: precise BN goes forward only."""
 
@@ -72,6 +74,12 @@ def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
         takes = "more" if math.isinf(memory.one) else f"{memory.one / 1e9:.1f} GB"
         raise KitError(f"one image takes {takes}, the GPU has {limit / 1e9:.1f} GB; {SMALLER}")
     return max(n for n in divisors(share) if memory.peak(n) <= MARGIN * limit)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that a GPU is full, in torch's words or in those of CUDA's libraries."""
+    told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)
 
 
 def full(images: int) -> str:
@@ -153,6 +161,39 @@ def _precise_bn(cfg: CfgNode) -> float:
 
 
 def bn_images(cfg: CfgNode, processes: int, images: int) -> int:
-    """Images over which a BN layer of the backbone takes its statistics; 0 where it is frozen or none."""
+    """Images over which a BN layer of the backbone takes its statistics; 0 where it is frozen.
+
+    Raises:
+        KitError: another norm, which no weights of the table have.
+    """
     norm = cfg.MODEL.RESNETS.NORM
-    return {"SyncBN": processes * images, "BN": images}.get(norm, 0)
+    pools = {"SyncBN": processes * images, "BN": images, "FrozenBN": 0}
+    if norm not in pools:
+        raise KitError(f"MODEL.RESNETS.NORM is {norm!r}; finetuning knows {', '.join(pools)}")
+    return pools[norm]
+
+
+def images_of_pool(cfg: CfgNode, processes: int, pool: int) -> int | None:
+    """Images of a process in a pass that give BN statistics over ``pool``; None, any, where it is 0.
+
+    Raises:
+        KitError: so many processes cannot have that.
+    """
+    if not pool:
+        return None
+
+    def images(count: int) -> int:
+        return pool // count if cfg.MODEL.RESNETS.NORM == "SyncBN" else pool
+
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    fitting = [
+        n
+        for n in divisors(batch)
+        if images(n) and bn_images(cfg, n, images(n)) == pool and batch // n % images(n) == 0
+    ]
+    if processes not in fitting:
+        raise KitError(
+            f"this finetuning has BN over {pool} images, which {processes} processes cannot have: "
+            f"GPUS x NODES may be {', '.join(map(str, fitting))}; or begin anew with --force"
+        )
+    return images(processes)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.detection import compat  # noqa: F401
+from benchmarks.detection import model
 from triplet import coco
 from triplet.errors import KitError
 
@@ -82,7 +82,8 @@ def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
         KitError: another layout, damaged annotations, missing images, or another number of categories than
             the model has.
     """
-    found = [(part.name, _register(part)) for part in parts(cfg, folder, train=True)]
+    needed = ("bbox", "segmentation") if cfg.MODEL.MASK_ON else ("bbox",)
+    found = [(part.name, _register(part, needed)) for part in parts(cfg, folder, train=True)]
     categories = found[0][1]
     if odd := [name for name, theirs in found if theirs != categories]:
         raise KitError(f"{odd[0]} has other categories than {found[0][0]}")
@@ -126,8 +127,8 @@ def _find(folder: Path, declared: str) -> Part:
     return part
 
 
-def _register(part: Part) -> list[str]:
-    """Make it known; returns the names of its categories."""
+def _register(part: Part, needed: Sequence[str] = ("bbox",)) -> list[str]:
+    """Make it known; returns the names of its categories. Each annotation must have what is needed."""
     if part.name in DatasetCatalog:
         DatasetCatalog.remove(part.name)
         MetadataCatalog.remove(part.name)
@@ -135,6 +136,12 @@ def _register(part: Part) -> list[str]:
         return _register_voc(part, part.listed)
     truth = coco.read(part.annotations.parents[1], part.images.name, part.kind)
     _all_there(part.images, [image["file_name"] for image in truth["images"]])
+    known = {category["id"] for category in truth["categories"]}
+    for each in truth["annotations"]:
+        lacks = [key for key in needed if not each.get(key)]
+        if lacks or each.get("category_id") not in known:
+            what = f"no {lacks[0]}" if lacks else f"a category_id that is none ({each.get('category_id')})"
+            raise KitError(f"{part.annotations}: annotation {each.get('id')} has {what}")
     more = {}
     if part.kind == "person_keypoints":
         of_detectron2 = MetadataCatalog.get("keypoints_coco_2017_val")
@@ -168,9 +175,9 @@ def _all_there(folder: Path, names: Sequence[str]) -> None:
 
 
 def _check_count(cfg: CfgNode, folder: Path, categories: Sequence[str]) -> None:
-    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    if len(categories) != cfg.MODEL[key].NUM_CLASSES:
+    key, count = model.categories(cfg)
+    if len(categories) != count:
         raise KitError(
-            f"{folder} has {len(categories)} categories, the config expects {cfg.MODEL[key].NUM_CLASSES}; "
-            f"add MODEL.{key}.NUM_CLASSES={len(categories)}"
+            f"{folder} has {len(categories)} categories, the config expects {count}; "
+            f"add {key}={len(categories)}"
         )

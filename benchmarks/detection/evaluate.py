@@ -32,7 +32,7 @@ def evaluate(
     *,
     weights: Path | None = None,
     config: Path | None = None,
-    engine: str = "ultrafast",
+    engine: str = scores.FASTEST,
     force: bool = False,
 ) -> None:
     """Evaluate a model on the data that its config's DATASETS.TEST names (COCO's val2017 where none).
@@ -73,7 +73,11 @@ def evaluate(
             "eval",
             records.stage_folder(run, "eval"),
             work=lambda job: _evaluate(cfg, weights, dataset, known, engine, job, processes),
-            config={"dataset": records.portable(dataset), **settings},
+            config={
+                "dataset": records.portable(dataset),
+                **settings,
+                **({"engine": engine} if engine != scores.FASTEST else {}),
+            },
             inputs={"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)},
             force=force,
             seed=finetuned.seed if finetuned else None,
@@ -99,6 +103,7 @@ def _evaluate(
                 f"finetuned on ({', '.join(known[:3])}, ...)"
             )
         voc = PascalVOCDetectionEvaluator(name) if MetadataCatalog.get(name).get("year") else None
+        model.allow_tf32(False)
         with quiet.log_to(log):
             network = model.build(cfg)
             model.load_trained(network, weights)

@@ -145,7 +145,7 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) ->
         None where nothing is published of the row.
     """
     full = _full(row, kind)
-    if full is None:
+    if not full:
         return None
     curves = published().curves
     if row == "random":
@@ -156,13 +156,15 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) ->
             for curve in curves
             if curve.init != "random" and (curve.detector == kind or curve.source == "budgeted")
         ]
-    box, mask = (_band(value, share(used, task, iterations)) for task, value in enumerate(full))
+    box, mask = (
+        _band([values[task] for values in full], share(used, task, iterations))
+        for task in range(len(TASKS))
+    )
     lengths = sorted({point[0] for curve in used for point in curve.points})
     sources = sorted({curve.source for curve in used})
-    basis = (
-        f"its published {full[0]:.1f} / {full[1]:.1f} at 2x, and {len(used)} published curves at "
-        f"{len(lengths)} lengths ({', '.join(sources)})"
-    )
+    whole = " and ".join(f"{box:.1f} / {mask:.1f}" for box, mask in full)
+    basis = f"its published {whole} at 2x, and {len(used)} published curves at {len(lengths)} lengths"
+    basis += f" ({', '.join(sources)})"
     if not lengths[0] <= iterations <= lengths[-1]:
         basis += "; nothing was published of such a length: the nearest one stands for it"
     near = [run for run in own if kind == "c4" and 1 / NEAR <= run.iterations / iterations <= NEAR]
@@ -181,21 +183,20 @@ def _moved(band: Band, runs: Sequence[Own], task: int) -> Band:
     return Band(min(band.low, band.low * half), band.mid * half, max(band.high, band.high * half))
 
 
-def _band(full: float, part: tuple[float, float, float]) -> Band:
+def _band(full: Sequence[float], part: tuple[float, float, float]) -> Band:
     low, mid, high = part
-    return Band(max(0.0, full * low - NOISE), full * mid, full * high + NOISE)
+    return Band(max(0.0, min(full) * low - NOISE), mean(full) * mid, max(full) * high + NOISE)
 
 
 @functools.cache
-def _full(row: str, kind: str) -> tuple[float, float] | None:
-    """Box and mask AP of a row at FULL."""
+def _full(row: str, kind: str) -> list[tuple[float, float]]:
+    """Box and mask AP of a row at FULL: of C4 as the table has them, else as each source has."""
     if kind == "c4":
         method = load_methods().get(row)
-        return (method.readme.box, method.readme.mask) if method else None
+        return [(method.readme.box, method.readme.mask)] if method else []
     found = [curve for curve in published().curves if curve.detector == kind and curve.init == row]
     values = [(curve.at(FULL, 0), curve.at(FULL, 1)) for curve in found]
-    whole = [(box, mask) for box, mask in values if box is not None and mask is not None]
-    return (mean(v[0] for v in whole), mean(v[1] for v in whole)) if whole else None
+    return [(box, mask) for box, mask in values if box is not None and mask is not None]
 
 
 def share(curves: Sequence[Curve], task: int, iterations: float) -> tuple[float, float, float]:
@@ -245,7 +246,7 @@ def _own(run: Run) -> Own | None:
     if finetune is None or box is None or mask is None or not run.of_the_table:
         return None
     alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
-    if not alike or not on_all_images(run) or _full(run.row, "c4") is None:
+    if not alike or not on_all_images(run) or not _full(run.row, "c4"):
         return None
     return Own(run.name, run.row, run.iterations, (box, mask))
 
@@ -255,11 +256,12 @@ def on_all_images(run: Run) -> bool:
     return run.stages["finetune"].results.get("images", IMAGES) == IMAGES
 
 
-def undecayed(kind: str, iterations: float) -> tuple[float, float] | None:
-    """Box and mask AP of a training stopped before its rate fell, in parts of its end's; None past that."""
-    curve = next((curve for curve in published().undecayed if curve.detector == kind), None)
-    if curve is None or iterations > curve.points[-2][0]:
-        return None
+def undecayed(kind: str, iterations: float) -> tuple[float, float]:
+    """Box and mask AP of a training stopped before its rate fell, in parts of its end's.
+
+    Past the last point before the rate fell it is that point's: nothing is gained there any more.
+    """
+    curve = next(curve for curve in published().undecayed if curve.detector == kind)
     grid = np.log([point[0] for point in curve.points[:-1]])
     end = curve.points[-1]
     box, mask = (

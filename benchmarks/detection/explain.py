@@ -230,9 +230,14 @@ def _length(facts: Facts, row: str, result: tuple[float, float], full: float) ->
     lengths = [round(FULL * 2 ** (-step / 8)) for step in range(8 * 7)]
     fits = [n for n in lengths if (e := expect.expected(row, "c4", n)) and e.box.holds(box)]
     alike = f"a compressed schedule of {_count(fits[-1])} to {_count(fits[0])} iterations" if fits else ""
-    stops = [n for n in lengths if (part := expect.undecayed("c4", n)) and abs(part[0] * full - box) < 1]
+    stops = [n for n in lengths if abs(expect.undecayed("c4", n)[0] * full - box) < 1]
     stopped = f"a stop after {_count(stops[-1])} to {_count(stops[0])} of 180k" if stops else ""
     length = facts.length
+    if length is None and facts.iterations is not None:
+        text = f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
+        yield Cause("schedule", POSSIBLE, text, (0.0, max(0.0, full - box)))
+        yield Cause("undecayed stop", POSSIBLE, text, (0.0, max(0.0, full - box)))
+        return
     if length is None:
         text = "trained on fewer images than 180k iterations of 16; this result is what is expected of "
         yield Cause("schedule", POSSIBLE, text + (alike or "no length of it"), (0.0, max(0.0, full - box)))
@@ -260,14 +265,14 @@ def _length(facts: Facts, row: str, result: tuple[float, float], full: float) ->
     if facts.last_rate < 0.05 * facts.rate:
         yield Cause("undecayed stop", EXCLUDED, "the learning rate ended near 0", (0.0, 0.0))
         return
-    part = expect.undecayed("c4", length)
-    lost = (0.0, expected.box.low)
-    if part:
-        lost = tuple(
-            sorted(max(0.0, end - part[0] * full) for end in (expected.box.low, expected.box.high))
-        )  # type: ignore[assignment]
+    reached = expect.undecayed("c4", length)[0] * full
+    stop = (max(0.0, expected.box.low - reached), max(0.0, expected.box.high - reached))
     text = f"the last learning rate was {facts.last_rate:g}, {facts.last_rate / facts.rate:.0%} of its peak"
-    yield Cause("undecayed stop", SEEN, f"{text}: compress the schedule instead of cutting it short", lost)
+    text += ": compress the schedule instead of cutting it short"
+    if facts.last_rate < 0.5 * facts.rate:  # published is only what stops before that reach
+        yield Cause("undecayed stop", SEEN, f"{text}; a stop before it fell costs {_span(stop)}", None)
+    else:
+        yield Cause("undecayed stop", SEEN, text, stop)
 
 
 def _count(iterations: float) -> str:
@@ -349,8 +354,8 @@ def _normalisation(facts: Facts) -> Iterator[Cause]:
             yield Cause(name, EXCLUDED, f"over {pool} images", (0.0, 0.0))
         else:
             yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost)
-    if facts.precise_ran:
-        yield Cause("PreciseBN", EXCLUDED, "it ran", (0.0, 0.0))
+    if facts.precise_ran or facts.norm == "FrozenBN":
+        yield Cause("PreciseBN", EXCLUDED, "it ran" if facts.precise_ran else "BN is frozen", (0.0, 0.0))
     else:
         cut = bool(facts.iterations and facts.planned and facts.iterations < facts.planned)
         absent = facts.precise_ran is False or facts.precise_bn is False or cut

@@ -69,26 +69,40 @@ def finetune(
         )  # fmt: skip
         saved = checkpoint.checkpoints(folder) if kept else []
         done = processes.tell(checkpoint.step_of(saved[0]) if saved else 0)
-        here, chosen = plan.choose(run, model.plain(cfg), here, processes, wish, kept, done)
-        for key in budget.SCHEDULE:
-            cfg.SOLVER[key] = here.SOLVER[key]
+        whole, settings = here, model.plain(cfg)
+        here, wish = plan.settle(whole, processes, wish, kept)
+
+        def planned(precision: str | None, images: int | None) -> dict[str, Any]:
+            for key in budget.SCHEDULE:
+                cfg.SOLVER[key] = here.SOLVER[key]
+            return {
+                "dataset": records.portable(dataset),
+                "seed": seed,
+                "detectron2": model.plain(cfg),
+                "precision": precision,
+                "bn_images": budget.bn_images(cfg, processes.size, images or 1),
+                **({"hours": wish.hours} if wish.hours else {}),
+            }
+
+        if kept:  # before anything is measured
+            before = records.Plan(stage="finetune", config=kept, inputs={})
+            ours = records.Plan(stage="finetune", config=planned(wish.precision, wish.images), inputs={})
+            if changes := before.changes(ours):
+                trained = f"with {done} iterations trained" if done else ""
+                raise records.other(folder, "finetune", changes, trained)
+        here, chosen = plan.choose(run, settings, whole, here, processes, wish, bool(kept), done)
         perform(
             processes,
             "finetune",
             folder,
             work=lambda job: _train(here, chosen, processes, job, seed, categories),
-            config={
-                "dataset": records.portable(dataset),
-                "seed": seed,
-                "detectron2": model.plain(cfg),
-                "precision": chosen.precision,
-                "bn_images": budget.bn_images(cfg, processes.size, chosen.images),
-                **({"hours": wish.hours} if wish.hours else {}),
-            },
+            config=planned(chosen.precision, chosen.images),
             inputs={"weights": weights, **data.inputs(cfg, dataset, train=True)},
             force=force,
             seed=seed,
         )
+        if processes.first:  # only now is the model on record
+            checkpoint.keep(folder, 0)
 
 
 def _train(
@@ -113,15 +127,16 @@ def _train(
     seed_all_rng(seed + 1_000_003 * processes.rank + start)
     pool = budget.bn_images(cfg, processes.size, chosen.images)
     with graceful() as stop:
-        with quiet.log_to(log):
-            told = logging.getLogger(__name__)  # what triplet explain reads
-            told.info("World size: %d; BN over %d images", processes.size, pool)
-            told.info("Running with full config:\n%s", cfg.dump())
-            trainer = Trainer(cfg, processes, chosen.images, chosen.precision, start)
-            count = proof.load_and_check(trainer.network, Path(cfg.MODEL.WEIGHTS))
-            if state:
-                trainer.restore(state)
         try:
+            with quiet.log_to(log):
+                told = logging.getLogger(__name__)  # what triplet explain reads
+                told.info("World size: %d; BN over %d images", processes.size, pool)
+                told.info("Running with full config:\n%s", cfg.dump())
+                trainer = Trainer(cfg, processes, chosen.images, chosen.precision, start)
+                count = proof.load_and_check(trainer.network, Path(cfg.MODEL.WEIGHTS))
+                if state:
+                    trainer.restore(state)
+                    state.clear()
             with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
                 watch = Watch(bar, stop, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
                 trainer.register_hooks([watch])
@@ -133,8 +148,14 @@ def _train(
         except FloatingPointError as error:
             reason = " ".join(str(error).split())[:120]
             raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
-        except torch.OutOfMemoryError:
-            raise KitError(f"{budget.full(chosen.images)}, and --force") from None
+        except RuntimeError as error:
+            if not budget.out_of_memory(error):
+                raise
+            reached = checkpoint.checkpoints(job.folder)
+            if pool and reached:  # fewer images would be another training
+                at = f"it goes on from iteration {checkpoint.step_of(reached[0])}"
+                raise KitError(f"the GPU is full; free it of others, then the same command: {at}") from None
+            raise KitError(budget.full(chosen.images) + ", and --force" * bool(pool)) from None
     if not processes.first:
         return
     final, resolved = job.folder / "model_final.pth", job.folder / "config.yaml"
@@ -153,4 +174,3 @@ def _train(
     )
     if watch.steps:
         job.images_per_second = round(watch.steps * batch / watch.seconds, 2)
-    checkpoint.keep(job.folder, 0)

@@ -53,15 +53,46 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def categories(cfg: CfgNode) -> tuple[str, int]:
+    """Number of categories that the model tells apart, after the setting that says so."""
+    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    return f"MODEL.{key}.NUM_CLASSES", cfg.MODEL[key].NUM_CLASSES
+
+
+def with_norm(cfg: CfgNode, norm: str) -> CfgNode:
+    """The config with every SyncBN in it replaced."""
+    changed = cfg.clone()
+    changed.defrost()
+
+    def visit(node: CfgNode) -> None:
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                visit(value)
+            elif key == "NORM" and value == "SyncBN":
+                node[key] = norm
+
+    visit(changed)
+    return changed
+
+
+def allow_tf32(yes: bool) -> None:
+    """Whether convolutions and matrix products of float32 may round their factors to TF32, on GPUs."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
+
+
 def build(cfg: CfgNode) -> nn.Module:
     """The model of a config, randomly initialised, on the config's device."""
     return build_model(cfg)
 
 
 def plain(cfg: CfgNode) -> dict[str, Any]:
-    """A config as plain values, less where it runs."""
+    """A config as plain values, less where it runs and how often it saves."""
     values = yaml.safe_load(cfg.dump())
-    del values["MODEL"]["DEVICE"]
+    del (
+        values["MODEL"]["DEVICE"],
+        values["DATALOADER"]["NUM_WORKERS"],
+        values["SOLVER"]["CHECKPOINT_PERIOD"],
+    )
     return values
 
 

@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from triplet import records
 from triplet.errors import KitError
 from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, amount, duration, say
+from triplet.report import deviations
 from triplet.signals import graceful
 from triplet.weights import proof
 
@@ -28,6 +29,8 @@ from detectron2.utils.events import EventStorage
 
 WARM, TIMED = 3, 12
 """Iterations of a calibration; the first ones choose kernels and start the loader."""
+VOC_IMAGES = 5_011 + 11_540
+"""Of VOC 2007's and 2012's trainval."""
 
 
 @dataclass(frozen=True)
@@ -57,36 +60,68 @@ class Wish:
     precision: str | None = None
 
 
-def choose(
-    run: str, settings: dict, cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None, done: int
-) -> tuple[CfgNode, Plan]:
-    """Decide how to train a config, and say what that means.
+def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) -> tuple[CfgNode, Wish]:
+    """Decide what needs no measuring.
 
-    What was measured is kept in the run's ``plan`` record. What was decided stands in the finetuning's own:
-    once it has begun, its schedule and precision stay, whatever is measured then.
+    Once a finetuning has begun, its schedule, its precision and the images that BN sees stay, whatever
+    would be measured then.
+
+    Args:
+        cfg: with its whole schedule.
+        processes: all of them; each must call this.
+        wish: what the user asks for.
+        kept: config of the finetuning's record, None before it has begun.
+
+    Returns:
+        The config with the schedule as far as it is known, and the wish with what else is.
+
+    Raises:
+        KitError: no such schedule, or one or processes that do not fit.
+    """
+    if wish.schedule and wish.hours:
+        raise KitError("--hours and --schedule both say how long to train: give one of them")
+    share = budget.per_process(cfg, processes.size)
+    budget.bn_images(cfg, 1, 1)
+    images = wish.images
+    if kept and images is None:
+        images = budget.images_of_pool(cfg, processes.size, kept["bn_images"])
+    _divides(share, images or share)
+    if wish.schedule:
+        cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
+    elif kept and wish.hours:
+        cfg = cfg.clone()
+        cfg.defrost()
+        for key in budget.SCHEDULE:
+            cfg.SOLVER[key] = kept["detectron2"]["SOLVER"][key]
+    best = kept["precision"] if kept else processes.tell(trainer.best_precision())
+    return cfg, replace(wish, images=images, precision=wish.precision or best)
+
+
+def choose(
+    run: str, settings: dict, whole: CfgNode, cfg: CfgNode, processes: Processes, wish: Wish, begun: bool,
+    done: int,
+) -> tuple[CfgNode, Plan]:  # fmt: skip
+    """Decide the rest, measuring where there is a GPU or hours to keep to, and say what that means.
+
+    What was measured is kept in the run's ``plan`` record.
 
     Args:
         run: whose plan it is.
         settings: the config before any compression, as plain values, for the record.
-        cfg: the same, with its data and weights.
+        whole: the same, with its data and weights.
+        cfg: as ``settle`` returns it.
         processes: all of them; each must call this.
-        wish: what the user asks for.
-        kept: config of the finetuning's record, None before it has begun.
+        wish: likewise.
+        begun: whether the finetuning has.
         done: iterations that it has behind it.
 
     Returns:
         The config with its final schedule, and the plan.
 
     Raises:
-        KitError: no such schedule, or one that does not fit.
+        KitError: a schedule that does not fit the hours, or images that do not fit the GPU.
     """
-    if wish.schedule and wish.hours:
-        raise KitError("--hours and --schedule both say how long to train: give one of them")
-    precision = wish.precision or (kept and kept["precision"]) or processes.tell(trainer.best_precision())
-    share = budget.per_process(cfg, processes.size)
-    if wish.schedule:
-        cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
-    whole = cfg
+    precision = wish.precision or trainer.best_precision()
     if wish.hours or processes.device.type == "cuda":
         folder = records.stage_folder(run, "plan")
         asked = {"images": wish.images, "precision": precision, "schedule": wish.schedule}
@@ -97,23 +132,19 @@ def choose(
             job.results.update(asdict(measure(cfg, processes, precision, wish.images, log=log)))
 
         perform(
-            processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not kept
+            processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not begun
         )
         record = records.read(folder) if processes.first else None
         chosen = Plan(**processes.tell(record.results if record else None))
         _forget(processes)
     else:
-        _divides(share, wish.images or share)
-        chosen = Plan(processes.size, wish.images or share, precision)
-    if kept and wish.hours:
-        cfg = cfg.clone()
-        cfg.defrost()
-        for key in budget.SCHEDULE:
-            cfg.SOLVER[key] = kept["detectron2"]["SOLVER"][key]
-    elif wish.hours:
+        images = wish.images or budget.per_process(cfg, processes.size)
+        chosen = Plan(processes.size, images, precision)
+    if wish.hours and not begun:
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds or 0, cfg))
     if processes.first:
-        for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg), done):
+        own = [each for each in expect.of_this_machine() if each.run != run]
+        for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg), own, done):
             say(f"finetune: {line}")
     return cfg, chosen
 
@@ -136,6 +167,7 @@ def ahead(
     """
     cfg = model.load_config(config)
     share = budget.per_process(cfg, gpus)
+    budget.bn_images(cfg, 1, 1)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
     whole, precision = cfg, wish.precision or ("bfloat16" if memory else trainer.best_precision())
@@ -153,6 +185,8 @@ def ahead(
             need = counted(alone, precision)
             images = wish.images or budget.images_in_a_pass(share, need, memory * 1e9)
             peak = need.peak(images)
+        elif wish.images is None:
+            say("plan: what fits the GPU is not known here; give its memory as --memory GB (make: MEMORY=)")
         _divides(share, images)
         kind = expect.detector(cfg)
         if seconds is None and kind:
@@ -163,7 +197,7 @@ def ahead(
         if not chosen.seconds:
             raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds, cfg))
-    for line in describe(cfg, whole, chosen, row, expect.IMAGES):
+    for line in describe(cfg, whole, chosen, row, _size(cfg), expect.of_this_machine()):
         say(f"plan: {line}")
 
 
@@ -192,6 +226,13 @@ def counted(cfg: CfgNode, precision: str) -> Memory:
     half = 0.5 if trainer.PRECISIONS[precision] else 1.0
     image = 1.2 * half * sum(kept.values())
     return Memory(one=1e9 + 3.5 * sum(own.values()) + image, more=image)
+
+
+def _size(cfg: CfgNode) -> int | None:
+    """Images of the data that a config names, where it is known without having them."""
+    if model.categories(cfg)[1] == 80 and cfg.DATASETS.TRAIN == ("coco_2017_train",):
+        return expect.IMAGES
+    return VOC_IMAGES if cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval") else None
 
 
 def _gpu() -> str:
@@ -229,9 +270,15 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
     with graceful() as stop, Bar("calibrate", WARM + TIMED, quiet=not processes.first) as bar:
         try:
             if measuring:
-                with quiet.log_to(log):
-                    one, two = (max(processes.gather(_peak(cfg, processes, precision, n))) for n in (1, 2))
-                images = budget.images_in_a_pass(share, Memory.through(one, two), processes.memory or 0)
+                limit = processes.memory or 0.0
+
+                def peak(count: int) -> float:
+                    with quiet.log_to(log):
+                        return max(processes.gather(_peak(cfg, processes, precision, count)))
+
+                images = budget.images_in_a_pass(share, Memory.through(peak(1), peak(2)), limit)
+                while images > 2 and peak(images) > budget.MARGIN * limit:
+                    images = max(n for n in budget.divisors(share) if n < images)
             images = images or share
             _forget(processes)
             with quiet.log_to(log):
@@ -248,7 +295,9 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
 
                 _run(steps, WARM + TIMED, each)
                 seconds = (times[1] - times[0]) / TIMED
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not budget.out_of_memory(error):
+                raise
             raise KitError(budget.full(images or share)) from None
         except FloatingPointError as error:
             raise KitError(
@@ -265,7 +314,12 @@ def _steps(cfg: CfgNode, processes: Processes, precision: str, loader: Any, imag
     optimizer = build_optimizer(cfg, network)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    return trainer.Steps(network, loader, optimizer, processes, images, precision)
+    steps = trainer.Steps(network, loader, optimizer, processes, images, precision)
+    # Else the first steps may overflow, and are left out.
+    steps.scaler = torch.amp.GradScaler(
+        processes.device.type, init_scale=1.0, enabled=precision == "float16"
+    )
+    return steps
 
 
 def _run(steps: trainer.Steps, count: int, each: Callable[[int], None] = lambda done: None) -> None:
@@ -283,12 +337,14 @@ def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> fl
     collective for one that is out of memory.
     """
     _forget(processes)
-    own = type(cfg).load_cfg(cfg.dump().replace("SyncBN", "BN"))
+    own = model.with_norm(cfg, "BN")
     alone = Processes(0, 1, processes.device)
     repeated = itertools.repeat(synthetic.images(cfg, images, seed=0, largest=True))
     try:
         _run(_steps(own, alone, precision, repeated, images), 2)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not budget.out_of_memory(error):
+            raise
         return math.inf
     return torch.cuda.max_memory_reserved()
 
@@ -314,8 +370,9 @@ def _now(processes: Processes) -> float:
 
 
 def describe(
-    cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int, done: int = 0
-) -> Iterator[str]:
+    cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int | None, own: Sequence[expect.Own],
+    done: int = 0,
+) -> Iterator[str]:  # fmt: skip
     """What a plan means, a line each.
 
     Args:
@@ -323,14 +380,15 @@ def describe(
         whole: before hours compressed it.
         chosen: how it is trained.
         row: of the table, for the AP to expect.
-        images: of the data set.
+        images: of the data set; None: not known.
+        own: this machine's runs.
         done: iterations that lie behind it.
     """
     solver, batch = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH
     passes = batch // chosen.processes // chosen.images
     parts = f"{chosen.processes} x {chosen.images}" + (f" x {passes} passes" if passes > 1 else "")
     pool = budget.bn_images(cfg, chosen.processes, chosen.images)
-    full = budget.bn_images(cfg, 1, batch) if cfg.MODEL.RESNETS.NORM == "SyncBN" else pool
+    full = batch if cfg.MODEL.RESNETS.NORM == "SyncBN" else pool
     bn = (
         "BN frozen"
         if not pool
@@ -342,8 +400,9 @@ def describe(
         if "Cosine" in solver.LR_SCHEDULER_NAME
         else f"steps at {', '.join(map(str, solver.STEPS))}"
     )
+    epochs = f" = {solver.MAX_ITER * batch / images:.2f} epochs of {images} images" if images else ""
     yield (
-        f"{solver.MAX_ITER} iterations = {solver.MAX_ITER * batch / images:.2f} epochs of {images} images, "
+        f"{solver.MAX_ITER} iterations{epochs}, "
         f"learning rate {solver.BASE_LR:g}, warm-up {solver.WARMUP_ITERS}, {decay}"
     )
     if chosen.seconds:
@@ -361,11 +420,13 @@ def describe(
             part = f"{solver.MAX_ITER / iterations:.1%}"
             yield f"all {iterations} iterations would take {takes}; the schedule is compressed to {part}"
     kind = expect.detector(cfg) if images == expect.IMAGES else None
-    own = expect.of_this_machine() if kind == "c4" else []
     found = kind and expect.expected(row, kind, solver.MAX_ITER * batch / 16, own)
     if found:
         yield f"to expect of {row}: box AP {found.box}, mask AP {found.mask}; from {found.basis}"
-        if 0 < pool < min(full, 8):
-            yield f"that is for BN over 16 images; what {pool} cost is not known for these weights"
+        config, changes = deviations.nearest(model.plain(cfg), kind or "")
+        if pool < full:
+            changes.append(f"BN over {full} images -> {pool}")
+        if changes:
+            yield f"that is for {config}; not known is what this costs: {', '.join(changes)}"
     else:
         yield f"to expect of {row}: nothing is published for this detector, data and row"

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import compat  # noqa: F401
+from benchmarks.detection import model
 
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
@@ -40,7 +40,7 @@ def images(cfg: CfgNode, count: int, seed: int, *, largest: bool = False) -> lis
         boxes = torch.cat([corner, corner + extent], 1) * scale
         objects = Instances(size)
         objects.gt_boxes = Boxes(boxes)
-        objects.gt_classes = pick(cfg.MODEL.ROI_HEADS.NUM_CLASSES, (OBJECTS,))
+        objects.gt_classes = pick(model.categories(cfg)[1], (OBJECTS,))
         if cfg.MODEL.MASK_ON:
             x0, y0, x1, y1 = boxes.T
             corners = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 1)

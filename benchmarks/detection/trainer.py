@@ -26,12 +26,11 @@ from triplet.signals import Stop, ignore_in_worker
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.data.build import worker_init_reset_seed
-from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
+from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import SimpleTrainer, default_writers, hooks
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from detectron2.utils import comm
 
 PRECISIONS = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Of autocast. What it leaves in float32, and everything in tf32, may round factors to TF32 on a GPU."""
@@ -53,16 +52,10 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     CUDA's switches for the whole process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
     """
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    allow_tf32(precision != "float32")
-    if comm._LOCAL_PROCESS_GROUP is None and processes.size > 1:
-        local = processes.size // processes.nodes
-        for first in range(0, processes.size, local):
-            group = torch.distributed.new_group(list(range(first, first + local)))
-            if first <= processes.rank < first + local:
-                comm._LOCAL_PROCESS_GROUP = group
+    model.allow_tf32(precision != "float32")
     cuda = processes.device.type == "cuda"
     if processes.size > 1 and not cuda:
-        cfg = type(cfg).load_cfg(cfg.dump().replace("SyncBN", "naiveSyncBN_N"))
+        cfg = model.with_norm(cfg, "naiveSyncBN_N")
     network = model.build(cfg)
     if dtype := PRECISIONS[precision]:
         pool_in_float32(network, dtype)
@@ -74,11 +67,6 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     return DistributedDataParallel(
         network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
     )
-
-
-def allow_tf32(yes: bool) -> None:
-    """Whether convolutions and matrix products of float32 may round their factors to TF32, on GPUs."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -113,46 +101,49 @@ def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list
     worker processes leave signals to their parent.
 
     Raises:
-        KitError: a batch that the processes cannot share, or settings that are not heeded here.
+        KitError: a batch that the processes cannot share, or settings that are not heeded here; while
+            iterating: an image or its annotations that cannot be read.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler" or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         raise KitError(
             "DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING: only the defaults are supported"
         )
     share = per_process(cfg, processes.size)
-    annotated = _annotated(cfg)
-    images = MapDataset(annotated, DatasetMapper(cfg, True))
+    annotated, wide = _annotated(cfg)
     order = TrainingSampler(len(annotated), seed=cfg.SEED)
     cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
         workers = min(cores, workers if processes.device.type == "cpu" else 8)
     loader = DataLoader(
-        images,
-        sampler=_Later(order, start * share),
+        MapDataset(annotated, _Mapper(cfg)),
+        sampler=_Grouped(order, wide, share, start),
         num_workers=workers,
         batch_size=None,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
     )
-    return AspectRatioGroupedDataset(loader, share)
+    return _Batches(loader, share)
 
 
 def data_size(cfg: CfgNode) -> int:
     """Images that a config trains on."""
-    return len(_annotated(cfg))
+    return len(_annotated(cfg)[0])
 
 
-def _annotated(cfg: CfgNode) -> DatasetFromList:
+def _annotated(cfg: CfgNode) -> tuple[DatasetFromList, list[bool]]:
+    """The images, and which of them are wider than high."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     return _read(tuple(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, keypoints)
 
 
 @functools.cache
-def _read(names: tuple[str, ...], filter_empty: bool, min_keypoints: int) -> DatasetFromList:
+def _read(
+    names: tuple[str, ...], filter_empty: bool, min_keypoints: int
+) -> tuple[DatasetFromList, list[bool]]:
     """Read and serialised once for calibration, training and precise BN; the objects themselves can go."""
     dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
-    return DatasetFromList(dicts, copy=False)
+    return DatasetFromList(dicts, copy=False), [image["width"] > image["height"] for image in dicts]
 
 
 def _as_it_is(image: Any) -> Any:
@@ -164,14 +155,54 @@ def _start_worker(worker: int) -> None:
     worker_init_reset_seed(worker)
 
 
-class _Later(torch.utils.data.Sampler):
-    """A sampler without its first indices."""
+class _Mapper(DatasetMapper):
+    """Hands on what went wrong as a value: what a worker process raises would carry its traceback along."""
 
-    def __init__(self, sampler: Iterable[int], skip: int) -> None:
-        self.sampler, self.skip = sampler, skip
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg, True)
+
+    def __call__(self, image: dict[str, Any]) -> dict[str, Any] | KitError | None:
+        try:
+            return super().__call__(image)
+        except Exception as error:  # decoders and damaged annotations raise whatever they like
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            return KitError(f"{image['file_name']} or its annotations cannot be read ({reason}); mend it")
+
+
+class _Grouped(torch.utils.data.Sampler):
+    """A sampler's indices from batch ``start`` on, wide and high images in batches of their own.
+
+    What Detectron2's AspectRatioGroupedDataset does with loaded images.
+    """
+
+    def __init__(self, sampler: Iterable[int], wide: list[bool], share: int, start: int) -> None:
+        self.sampler, self.wide, self.share, self.start = sampler, wide, share, start
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.islice(self.sampler, self.skip, None)
+        return itertools.chain.from_iterable(itertools.islice(self._batches(), self.start, None))
+
+    def _batches(self) -> Iterator[list[int]]:
+        groups: dict[bool, list[int]] = {True: [], False: []}
+        for index in self.sampler:
+            group = groups[self.wide[index]]
+            group.append(index)
+            if len(group) == self.share:
+                yield group.copy()
+                group.clear()
+
+
+class _Batches:
+    """A loader's images in lists of ``share``."""
+
+    def __init__(self, loader: DataLoader, share: int) -> None:
+        self.loader, self.share = loader, share
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        images = iter(self.loader)
+        while batch := list(itertools.islice(images, self.share)):
+            if broken := next((image for image in batch if isinstance(image, KitError)), None):
+                raise broken
+            yield batch
 
 
 class Steps(SimpleTrainer):
@@ -197,7 +228,6 @@ class Steps(SimpleTrainer):
         self.processes, self.images, self.stop = processes, images, Stop()
         self.dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
-        self.batches = iter(loader)
         self.latest: dict[str, float] = {}
         self.stopping = False
 
@@ -208,7 +238,7 @@ class Steps(SimpleTrainer):
             FloatingPointError: on every process, before the weights change.
         """
         began = time.perf_counter()
-        batch = next(self.batches)
+        batch = next(self._data_loader_iter)
         waited = time.perf_counter() - began
         self.optimizer.zero_grad()
         losses = self.backward(batch)
@@ -336,8 +366,6 @@ class Watch(hooks.HookBase):
         self.steps, self.seconds = self.steps + 1, now - self.began
         done = self.trainer.iter + 1
         self.bar.step(f"loss {sum(self.trainer.latest.values()):.3f}")
-        if done == self.trainer.max_iter and not self.trainer.precise_passes:
-            return  # what it leaves is written at once
         due = done % self.period == 0 or now - self.saved > SAVE_EVERY or done == self.trainer.max_iter
         if self.trainer.stopping or due:
             self._save(done)

@@ -52,7 +52,7 @@ def detection(budget: Budget, images: int) -> Case:
         steppers |= {"detectron2 amp": stock(AMPTrainer), **halves}
 
     def run(name: str, stepper: Any) -> None:
-        trainer.allow_tf32(name != "float32")
+        model.allow_tf32(name != "float32")
         with EventStorage() as stepper.storage:
             stepper.run_step()
 

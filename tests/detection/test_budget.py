@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +83,19 @@ def test_out_of_memory_says_what_to_give():
     assert "smaller images" in budget.full(1)
 
 
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("The size of tensor a (3) must match"), False),
+    ],
+)
+def test_full_gpus_are_told_from_other_errors(error, full):
+    assert budget.out_of_memory(error) == full
+
+
 def test_what_hours_allow():
     assert budget.part_in(1000, 0.5, MOCO) == 1
     precise = MOCO.TEST.PRECISE_BN.NUM_ITER / 3  # goes forward only
@@ -116,3 +130,28 @@ def test_bn_pool():
     assert budget.bn_images(demo, 2, 2) == 2
     frozen = model.load_config(KIT / "configs/detection/demo.yaml", ["MODEL.RESNETS.NORM=FrozenBN"])
     assert budget.bn_images(frozen, 2, 2) == 0
+    other = model.load_config(KIT / "configs/detection/demo.yaml", ["MODEL.RESNETS.NORM=GN"])
+    with pytest.raises(KitError, match="NORM is 'GN'; finetuning knows SyncBN, BN, FrozenBN"):
+        budget.bn_images(other, 2, 2)
+
+
+def test_other_processes_keep_the_pool_or_say_who_can():
+    assert [budget.images_of_pool(MOCO, n, 8) for n in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    with pytest.raises(KitError, match=r"16 processes cannot have: GPUS x NODES may be 1, 2, 4, 8; or"):
+        budget.images_of_pool(MOCO, 16, 8)
+    demo = model.load_config(KIT / "configs/detection/demo.yaml")  # BN: a process's own images
+    batch = demo.SOLVER.IMS_PER_BATCH
+    assert budget.images_of_pool(demo, 2, 2) == budget.images_of_pool(demo, 1, 2) == 2
+    with pytest.raises(KitError, match="cannot have"):
+        budget.images_of_pool(demo, batch, 2)
+    assert budget.images_of_pool(demo, 3, 0) is None
+
+
+@given(pool=st.sampled_from([1, 2, 4, 8, 16]), processes=st.sampled_from([1, 2, 4, 8, 16]))
+def test_a_pool_that_is_kept_is_the_same(pool, processes):
+    try:
+        images = budget.images_of_pool(MOCO, processes, pool)
+    except KitError:
+        assert processes > pool
+    else:
+        assert budget.bn_images(MOCO, processes, images) == pool

@@ -51,6 +51,15 @@ def test_bands_hold_what_was_published_of_other_weights():
         assert full * low - 2 * expect.NOISE <= curve.at(90_000, 0) <= full * high + 2 * expect.NOISE
 
 
+def test_where_sources_differ_both_are_within():
+    found = expect.expected("supervised", "fpn", expect.FULL)
+    for curve in expect.published().curves:
+        if (curve.detector, curve.init) == ("fpn", "supervised") and (box := curve.at(expect.FULL, 0)):
+            assert found.box.holds(box)
+            assert found.mask.holds(curve.at(expect.FULL, 1))
+            assert f"{box:.1f} / " in found.basis
+
+
 def test_what_is_not_published_is_not_expected():
     assert expect.expected("triplet", "fpn", 90_000) is None
     assert expect.expected("mine", "c4", 90_000) is None
@@ -115,7 +124,8 @@ def test_a_damaged_record_of_another_run_is_no_obstacle(places, capsys):
 
 def test_stops_before_the_rate_falls():
     assert expect.undecayed("c4", 36_645)[0] == pytest.approx(27.0 / 38.3)
-    assert expect.undecayed("c4", 170_000) is None
+    # nothing is gained after the last point before it falls
+    assert expect.undecayed("c4", 170_000) == expect.undecayed("c4", 124_593)
 
 
 @pytest.mark.parametrize(

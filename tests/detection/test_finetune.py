@@ -1,5 +1,6 @@
 """Real Detectron2 on a few drawn images: train, stop, resume, evaluate."""
 
+import copy
 import json
 import os
 import pickle
@@ -13,13 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.detection import explain, trainer
+from benchmarks.detection import data, explain, model, trainer
 from benchmarks.detection import finetune as finetuning
 from tests.conftest import KIT
-from triplet import cli, records
+from triplet import cli, files, records
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
+from triplet.pretrain.distributed import Processes
 from triplet.pretrain.networks import Networks
+
+from detectron2.utils.events import EventStorage
 
 DEMO = str(KIT / "configs" / "detection" / "demo.yaml")
 SHORT = ["SOLVER.MAX_ITER=6", "SOLVER.STEPS=(4,)", "TEST.PRECISE_BN.NUM_ITER=2"]
@@ -116,7 +120,7 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", lambda path, state: steps.append(state.get("step")))
     with pytest.raises(KitError, match="nothing at"):  # as no model was written
         finetuning.finetune("row", Path(DEMO), drawn, [*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
-    assert steps == [1, 2, 3, 4, 5, None]
+    assert steps == [1, 2, 3, 4, 5, 6, None]
 
 
 @pytest.mark.slow
@@ -175,17 +179,120 @@ def test_a_diverging_training_is_one_line(run, drawn, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_resume_with_nothing_left_to_train_finishes(run, drawn):
-    """Killed between the last iteration and the record."""
-    assert cli.main(command(drawn, *SHORT)) == 0
+@pytest.mark.slow
+def test_killed_before_the_record_loses_no_training(run, drawn):
+    """Between the last iteration and the record; what is finished is not trained again."""
+    long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "triplet.cli", *command(drawn, *long)], stderr=subprocess.PIPE, text=True
+    )
     folder = records.stage_folder("row", "finetune")
-    record = records.read(folder)
-    started = {"plan": record.model_dump(include={"stage", "config", "inputs"})}
-    started |= {"started": record.started, "seconds": 1.0}
-    (folder / "record.json").unlink()
-    (folder / "started.json").write_text(json.dumps(started))
+    while not (folder / "step_0000006.pth").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert records.read(folder) is None
+    assert cli.main(command(drawn, *long)) == 0
+    assert "Starting training from iteration 6" in (folder / "log.txt").read_text()
+    assert records.require("row", "finetune").results["iterations"] == 6
+    assert not list(folder.glob("step_*"))
+
+
+@pytest.fixture
+def unfinished(run, drawn, capsys):
+    """The folder of a training that is through, when the disk was full before its record was written."""
+    write = files.write_text
+
+    def full(path, text):
+        if path.name == "record.json" and path.parent.name == "finetune":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write_text", full)
+        patch.setattr(trainer, "SAVE_EVERY", 0.0)
+        assert cli.main(command(drawn, *SHORT)) == 2
+    assert "No space left" in capsys.readouterr().err
+    folder = records.stage_folder("row", "finetune")
+    assert [path.stem for path in checkpoint.checkpoints(folder)] == ["step_0000006", "step_0000005"]
+    return folder
+
+
+def test_a_finished_training_outlives_a_full_disk(unfinished, drawn):
+    """The last checkpoints go when the record is there, not before."""
     assert cli.main(command(drawn, *SHORT)) == 0
-    assert records.require("row", "finetune").results == record.results
+    assert "Starting training from iteration 6" in (unfinished / "log.txt").read_text()
+    assert not list(unfinished.glob("step_*"))
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_used(unfinished, drawn, capsys):
+    with (unfinished / "step_0000006.pth").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"damage")
+    assert cli.main(command(drawn, *SHORT)) == 0
+    assert "step_0000006.pth is damaged (its SHA-256 is another one)" in capsys.readouterr().out
+    assert "Starting training from iteration 5" in (unfinished / "log.txt").read_text()
+
+
+def test_another_command_is_refused_before_measuring_and_hears_what_it_would_delete(
+    unfinished, drawn, capsys
+):
+    assert cli.main(command(drawn, *SHORT, "SOLVER.WEIGHT_DECAY=0.5", "--hours", "1")) == 2
+    error = capsys.readouterr().err
+    assert "config.detectron2.SOLVER.WEIGHT_DECAY 0.0001 -> 0.5" in error
+    assert "with 6 iterations trained; add --force" in error
+    assert not records.stage_folder("row", "plan").exists()
+
+
+def test_workers_and_periods_may_change_on_the_way(unfinished, drawn):
+    changed = ["DATALOADER.NUM_WORKERS=1", "SOLVER.CHECKPOINT_PERIOD=3"]
+    assert cli.main(command(drawn, *SHORT, *changed)) == 0
+
+
+def test_a_frozen_backbone_can_be_finetuned(run, drawn):
+    assert cli.main(command(drawn, *SHORT, "MODEL.RESNETS.NORM=FrozenBN")) == 0
+    record = records.require("row", "finetune")
+    assert (record.results["loaded_tensors"], record.config["bn_images"]) == (265, 0)
+
+
+def test_a_restored_trainer_takes_the_steps_that_the_first_would_have_taken(run, drawn):
+    """Momentum, learning rate and schedule are those of the run that was never stopped."""
+    cfg = model.load_config(Path(DEMO), [*SHORT, "SOLVER.WARMUP_ITERS=4"])
+    cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = data.training(cfg, drawn)[0], str(run / "restored")
+    Path(cfg.OUTPUT_DIR).mkdir()
+    alone = Processes(0, 1, torch.device("cpu"))
+
+    def steps(first, last, state=None):
+        made = trainer.Trainer(cfg, alone, 2, "float32", first)
+        if state:
+            made.restore(copy.deepcopy(state))
+        rates = []
+        with EventStorage(first) as made.storage:
+            made.before_train()
+            for made.iter in range(first, last):
+                torch.manual_seed(made.iter)
+                made.run_step()
+                rates.append(made.optimizer.param_groups[0]["lr"])
+                made.after_step()
+        return made, rates
+
+    torch.manual_seed(0)
+    early, before = steps(0, 3)
+    saved = copy.deepcopy({"model": early.network.state_dict(), "trainer": early.state_dict()})
+    _, after = steps(3, 6, saved)
+    resumed, _ = steps(3, 3, saved)
+    torch.manual_seed(0)
+    _, whole = steps(0, 6)
+    assert before + after == pytest.approx(whole)
+    assert len(set(whole)) > 3  # it warms up, and falls
+    ours, theirs = (
+        [s["momentum_buffer"] for s in made.optimizer.state.values()] for made in (resumed, early)
+    )
+    assert ours
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+        assert a.abs().sum() > 0
 
 
 def test_other_categories_are_not_evaluated(run, drawn, tmp_path, capsys):

@@ -163,6 +163,7 @@ def test_plan_before_there_is_data(places, capsys):
     assert cli.main(["plan", "--gpus", "8", "--schedule", "1/4x", "--seconds", "0.4"]) == 0
     out = capsys.readouterr().out
     assert "16 images an iteration = 8 x 2, float32; BN over 16" in out
+    assert "what fits the GPU is not known here; give its memory as --memory GB" in out
     assert "22500 iterations = 3.07 epochs of 117266 images, learning rate 0.05, warm-up 1250" in out
     assert "0.4 s an iteration: 2.6 h" in out
     assert "to expect of triplet: box AP 33.5 (" in out
@@ -178,15 +179,35 @@ def test_plan_before_there_is_data(places, capsys):
 def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
     chosen = plan.Plan(8, 2, "float32")
-    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n)) for n in (expect.IMAGES, 1000)}
+    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n, [])) for n in (expect.IMAGES, 1000)}
     assert "to expect of triplet: box AP 41.7" in told[expect.IMAGES]
     assert "nothing is published for this detector, data and row" in told[1000]
 
 
 def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
-    told = "\n".join(plan.describe(cfg, cfg, plan.Plan(8, 2, "float32", 0.4), "triplet", 1000, 90_000))
+    chosen = plan.Plan(8, 2, "float32", 0.4)
+    told = "\n".join(plan.describe(cfg, cfg, chosen, "triplet", 1000, [], 90_000))
     assert "0.4 s an iteration: 10.5 h for the 90000 left, until" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "images", "said"),
+    [
+        ("coco_r50_c4_2x_authors", [], 2, ""),
+        ("coco_r50_c4_1x_moco", ["SOLVER.IMS_PER_BATCH=8", "SOLVER.BASE_LR=0.01"], 1, ""),
+        ("coco_r50_c4_2x_authors", ["SOLVER.BASE_LR=1.0"], 2, "this costs: SOLVER.BASE_LR 0.05 -> 1"),
+        ("coco_r50_c4_2x_authors", [], 1, "this costs: BN over 16 images -> 8"),
+        ("coco_r50_fpn_2x_moco", ["MODEL.RESNETS.NORM=FrozenBN"], 2, "NORM SyncBN -> FrozenBN"),
+    ],
+)
+def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overrides, images, said):
+    cfg = model.load_config(KIT / f"configs/detection/{name}.yaml", overrides)
+    chosen = plan.Plan(8, images, "float32")
+    told = "\n".join(plan.describe(cfg, cfg, chosen, "supervised", expect.IMAGES, []))
+    assert "to expect of supervised: box AP" in told
+    assert said in told
+    assert ("not known is what this costs" in told) == bool(said)
 
 
 def test_memory_is_counted_where_there_is_no_gpu():

@@ -1,7 +1,10 @@
 """Optimiser steps in passes and processes, and how data goes on after a stop."""
 
+import itertools
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from tests.pretrain.test_distributed import launch
 from triplet.errors import KitError
 from triplet.pretrain.distributed import Processes
 
+from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
@@ -166,7 +170,7 @@ def test_workers_are_as_many_as_the_user_says(drawn, demo):
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     for asked, given in ((4, min(4, len(os.sched_getaffinity(0)))), (0, 0), (7, 7)):
         cfg.DATALOADER.NUM_WORKERS = asked
-        assert trainer.batches(cfg, ALONE).dataset.num_workers == given
+        assert trainer.batches(cfg, ALONE).loader.num_workers == given
 
 
 def files(loader, count):
@@ -185,11 +189,51 @@ def test_a_resumed_run_goes_on_in_the_data(drawn, demo):
         assert len(one) == len(other) == 1
 
 
+def test_wide_and_high_images_stay_apart_as_in_detectron2_also_after_a_resume():
+    random = torch.Generator().manual_seed(0)
+    wide = [bool(torch.rand((), generator=random) < 0.7) for _ in range(31)]
+    order = [int(torch.randint(31, (), generator=random)) for _ in range(600)]
+    images = [{"width": 2 + wide[n], "height": 2, "n": n} for n in order]
+    theirs = [[image["n"] for image in batch] for batch in AspectRatioGroupedDataset(images, 4)]
+    for start in (0, 1, 7, 100):
+        flat = list(trainer._Grouped(order, wide, 4, start))
+        assert [flat[i : i + 4] for i in range(0, len(flat), 4)] == theirs[start:]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(drawn, demo, tmp_path, workers):
+    folder = tmp_path / "damaged"
+    shutil.copytree(drawn, folder)
+    image = min((folder / "train2017").iterdir())
+    image.write_bytes(image.read_bytes()[:300])
+    cfg = demo.clone()
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.DATASETS.TRAIN = data.training(cfg, folder)[0]
+    with pytest.raises(KitError, match="or its annotations cannot be read") as caught:
+        for _ in itertools.islice(trainer.batches(cfg, ALONE), trainer.data_size(cfg)):
+            pass
+    assert str(caught.value).startswith(str(image))
+    assert "\n" not in str(caught.value)
+
+
 def test_samplers_that_are_not_heeded_are_refused(drawn, demo):
     cfg = demo.clone()
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     with pytest.raises(KitError, match="only the defaults are supported"):
         trainer.batches(cfg, ALONE)
+
+
+@pytest.mark.parametrize("name", ["coco_r50_retinanet_1x_moco", "keypoint_r50_fpn_2x_moco"])
+def test_synthetic_images_have_the_categories_of_each_detector(name):
+    cfg = model.load_config(KIT / f"configs/detection/{name}.yaml")
+    key, count = model.categories(cfg)
+    classes = torch.cat([i["instances"].gt_classes for i in synthetic.images(cfg, 20, seed=0)])
+    assert classes.max() < count
+    with pytest.raises(KitError, match=f"the config expects {count}; add {key}=2"):
+        data._check_count(cfg, Path("here"), ["a", "b"])
+    with EventStorage():
+        losses = trainer.build(cfg, ALONE, "float32")(synthetic.images(cfg, 1, seed=0))
+    assert all(value.isfinite() for value in losses.values())
 
 
 @pytest.mark.parametrize("largest", [False, True])

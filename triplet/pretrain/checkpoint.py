@@ -61,8 +61,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
     try:
         with files.atomic(path) as temporary:
             torch.save(state, temporary)
-            digest = files.sha256(temporary)
-        files.write_text(_digest(path), f"{digest}  {path.name}\n")
+            # First, so that no checkpoint is without.
+            files.write_text(_digest(path), f"{files.sha256(temporary)}  {path.name}\n")
     except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} could not be written ({reason}); free disk space, then go on") from None

@@ -36,10 +36,11 @@ class Processes:
 
     @property
     def memory(self) -> float | None:
-        """Bytes of the smallest GPU, None without one."""
+        """Bytes that this kit may take of the fullest GPU, None without one."""
         if self.device.type != "cuda":
             return None
-        return min(self.gather(torch.cuda.get_device_properties(self.device).total_memory))
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return min(self.gather(free + torch.cuda.memory_reserved(self.device)))
 
     @property
     def first(self) -> bool:
@@ -129,7 +130,9 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
         yield Processes(0, 1, device)
         return
     try:
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
+        dist.init_process_group(
+            "nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout), device_id=device if gpu else None
+        )
         dist.barrier()
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=patience))
     except (dist.DistError, RuntimeError, ValueError) as error:

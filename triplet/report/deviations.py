@@ -157,6 +157,28 @@ def reference(run: Run, methods: Mapping[str, Method]) -> str:
     return min(released(), key=lambda name: len(_differing(ours, released()[name])))
 
 
+def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]:
+    """The released 2x config that is nearest to a resolved one, and what differs: ``key theirs -> ours``.
+
+    The length of the schedule does not count, nor a learning rate that is scaled with the batch.
+
+    Args:
+        settings: of Detectron2.
+        detector: c4 or fpn.
+    """
+    ours = flat(settings)
+    ours["SOLVER.BASE_LR"] *= 16 / ours["SOLVER.IMS_PER_BATCH"]
+    ours["SOLVER.IMS_PER_BATCH"] = 16
+
+    def differ(name: str) -> list[str]:
+        return [key for key in _differing(ours, released()[name]) if _kind(key) not in ("schedule", "data")]
+
+    names = [name for name in released() if f"coco_R_50_{detector.upper()}_2x" in name]
+    name = min(names, key=lambda name: len(differ(name)))
+    theirs = released()[name]
+    return name, [f"{key} {_shown(theirs[key])} -> {_shown(ours[key])}" for key in differ(name)]
+
+
 def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Keys of both whose values differ; a key that only one version of Detectron2 knows is none."""
     cosine = "WarmupCosineLR"  # which has no steps
