@@ -245,6 +245,24 @@ def test_another_command_is_refused_before_measuring_and_hears_what_it_would_del
     assert not records.stage_folder("row", "plan").exists()
 
 
+def full_gpu(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_full_gpu_is_one_line_that_says_what_to_do(unfinished, drawn, capsys, monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "precise_bn", full_gpu)
+    assert cli.main(command(drawn, *SHORT)) == 2
+    error = capsys.readouterr().err
+    assert "the GPU is full; free it of others, then the same command: it goes on from iteration 6" in error
+    assert cli.main([*command(drawn, *SHORT), "--force"]) == 2
+    capsys.readouterr()
+    monkeypatch.setattr(trainer.Trainer, "train", full_gpu)
+    assert cli.main([*command(drawn, *SHORT), "--force"]) == 2
+    error = capsys.readouterr().err
+    assert "is full with 4 images in a pass; add --images-per-gpu 2, and --force" in error
+    assert error.count("\n") == 1
+
+
 def test_workers_and_periods_may_change_on_the_way(unfinished, drawn):
     changed = ["DATALOADER.NUM_WORKERS=1", "SOLVER.CHECKPOINT_PERIOD=3"]
     assert cli.main(command(drawn, *SHORT, *changed)) == 0

@@ -19,7 +19,7 @@ from triplet.errors import Interrupted
 from triplet.pretrain.distributed import Processes
 
 TWO = [
-    "SOLVER.MAX_ITER=40",
+    "SOLVER.MAX_ITER=60",
     "SOLVER.STEPS=(30,)",
     "TEST.PRECISE_BN.NUM_ITER=1",
     "MODEL.RESNETS.NORM=SyncBN",
@@ -28,34 +28,62 @@ TWO = [
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_stop_and_one_goes_on(run, drawn):  # noqa: F811
-    """Either number: all that is asked for is that BN stays over as many images."""
-    arguments = command(drawn, *TWO, "--images-per-gpu", "1")
-    running = launch(2, *arguments)
+def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F811
+    """Any number: all that is asked for is that BN stays over as many images."""
+    arguments = command(drawn, *TWO)
     folder = records.stage_folder("row", "finetune")
-    while not (folder / "metrics.json").exists() or not (folder / "metrics.json").stat().st_size:
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
-    out, error = running.communicate()
-    assert running.returncode == 143, error
-    assert "4 images an iteration = 2 x 1 x 2 passes, float32; BN over 2, where the recipe has 4" in out
-    assert error.count("stopped by") == 1
-    assert "Traceback" not in error
-    (saved,) = folder.glob("step_*.pth")
-    done = int(saved.stem.removeprefix("step_"))
-    assert 20 <= done < 40
-    again = launch(1, *arguments[:-1], "2")
+    metrics = folder / "metrics.json"
+    done = 0
+    for more in (["--images-per-gpu", "1"], []):  # what has begun keeps it
+        running = launch(2, *arguments, *more)
+        while not metrics.exists() or len(metrics.read_text().splitlines()) <= done // 20:
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        out, error = running.communicate()
+        assert running.returncode == 143, error
+        assert "4 images an iteration = 2 x 1 x 2 passes, float32; BN over 2, where the recipe has 4" in out
+        assert error.count("stopped by") == 1
+        assert "Traceback" not in error
+        newest = max(folder.glob("step_*.pth"))
+        before, done = done, int(newest.stem.removeprefix("step_"))
+        assert before + 20 <= done < 60
+    assert f"Starting training from iteration {before}" in (folder / "log.txt").read_text()
+    again = launch(1, *arguments)
     out, error = again.communicate()
     assert again.returncode == 0, error
     record = records.require("row", "finetune")
     assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (1, 2, 2)
     lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
     assert lines == sorted(set(lines))
-    assert lines[-1] == 39
+    assert lines[-1] == 59
     assert f"Starting training from iteration {done}" in (folder / "log.txt").read_text()
     state = torch.load(folder / "model_final.pth", weights_only=True)["model"]
     assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+@pytest.mark.slow
+def test_two_processes_measure_for_hours(run, drawn):  # noqa: F811
+    short = ["SOLVER.MAX_ITER=4", "SOLVER.STEPS=(2,)", "TEST.PRECISE_BN.ENABLED=False"]
+    arguments = command(drawn, *short, "--hours", "9")
+    stopped = launch(2, *arguments)
+    log = records.stage_folder("row", "plan") / "log.txt"
+    while not log.exists():
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    _, error = stopped.communicate()
+    assert stopped.returncode == 143, error
+    assert "nothing was trained yet" in error
+    assert "Traceback" not in error
+    running = launch(2, *arguments)
+    out, error = running.communicate()
+    assert running.returncode == 0, error
+    assert "4 images an iteration = 2 x 2, float32" in out
+    measured = records.require("row", "plan").results
+    assert (measured["processes"], measured["images"]) == (2, 2)
+    assert measured["seconds"] > 0
+    assert records.require("row", "finetune").world_size == 2
 
 
 @pytest.mark.slow

@@ -173,6 +173,39 @@ def test_workers_are_as_many_as_the_user_says(drawn, demo):
         assert trainer.batches(cfg, ALONE).loader.num_workers == given
 
 
+@pytest.mark.parametrize(
+    ("capability", "best"),
+    [
+        (None, "float32"),
+        ((6, 1), "float32"),
+        ((7, 5), "float16"),
+        ((8, 0), "bfloat16"),
+        ((9, 0), "bfloat16"),
+    ],
+)
+def test_each_generation_of_gpus_has_its_precision(monkeypatch, capability, best):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert trainer.best_precision() == best
+
+
+def test_the_layout_of_memory_changes_nothing(demo):
+    """What a GPU trains in: channels last."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = trainer.build(demo, ALONE, "float32").to(memory_format=layout)
+        torch.manual_seed(1)
+        with EventStorage():
+            losses = network(synthetic.images(demo, 2, seed=0))
+        sum(losses.values()).backward()
+        found.append((losses, network.backbone.stem.conv1.weight.grad))
+    (plain, gradient), (last, other) = found
+    for name, value in plain.items():
+        torch.testing.assert_close(last[name], value, rtol=1e-3, atol=1e-4)
+    assert torch.cosine_similarity(other.flatten(), gradient.flatten(), dim=0) > 0.999
+
+
 def files(loader, count):
     made = iter(loader)
     return [sorted(image["file_name"] for image in next(made)) for _ in range(count)]
