@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test test-slow lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test test-slow test-gpu lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
   linear knn semi svm speed report tensorboard \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -86,6 +86,9 @@ test: .venv/complete ## the fast tests, two at a time
 
 test-slow: .venv/complete ## the slow ones: several processes, stops and resumes, the whole chain
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -m slow $(ARGS)
+
+test-gpu: .venv/complete ## those that need a GPU; the others leave it alone
+	@TEST_GPU=1 .venv/bin/pytest -m gpu $(ARGS)
 
 lint: .venv/complete ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -1,6 +1,7 @@
 """``triplet <stage> ...``: arguments in, one line out when something is wrong."""
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -18,6 +19,8 @@ from triplet.progress import first_here, say
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
     argv = sys.argv[1:] if argv is None else argv
+    # Batches of many resolutions leave holes in fixed segments; torch reads it when it first uses a GPU.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     arguments = _parse(argv)
     records.command.set(shlex.join(["triplet", *argv]))
     try:

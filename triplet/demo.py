@@ -1,11 +1,13 @@
 """The whole pipeline in small: the commands of the real job, one after the other."""
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from triplet import cli, coco, records
@@ -50,6 +52,8 @@ def demo(
     Returns:
         The exit code of the first stage that failed, else 0.
     """
+    if not torch.cuda.is_available():  # even where there is a GPU whose driver is too old
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     settings = load(config, Demo)
     began = time.monotonic()
     again = ["--force"] if force else []

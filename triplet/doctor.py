@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from triplet import records
+from triplet import records, toolchain
 from triplet.methods import load_methods
 from triplet.pull.sources import load_sources
 
@@ -72,6 +72,13 @@ def _environment() -> list[Finding]:
         found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
     detectron2 = _detectron2()
     found.append(Finding("Detectron2", detectron2 or "-", bool(detectron2), "make setup", required=True))
+    lacking = toolchain.missing()
+    found.append(
+        Finding(
+            "compiler", "-" if lacking else "C++, and Python's headers", not lacking,
+            f"only for compile=true (recipes named fast): install {' and '.join(lacking)}",
+        )
+    )  # fmt: skip
     openselfsup = _version("openselfsup") or os.environ.get("OPENSELFSUP", "")
     found.append(
         Finding(

@@ -86,7 +86,9 @@ def finetune(
 
         if kept:  # before anything is measured
             before = records.Plan(stage="finetune", config=kept, inputs={})
-            ours = records.Plan(stage="finetune", config=planned(wish.precision, wish.images), inputs={})
+            ours = records.Plan(
+                stage="finetune", config=planned(wish.precision, wish.images or wish.kept), inputs={}
+            )
             if changes := before.changes(ours):
                 trained = f"with {done} iterations trained" if done else ""
                 raise records.other(folder, "finetune", changes, trained)

@@ -58,6 +58,8 @@ class Wish:
     """See budget.part."""
     images: int | None = None
     precision: str | None = None
+    kept: int | None = None
+    """Images in a pass where that is settled though nobody asked: by what has begun."""
 
 
 def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) -> tuple[CfgNode, Wish]:
@@ -82,10 +84,10 @@ def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) ->
         raise KitError("--hours and --schedule both say how long to train: give one of them")
     share = budget.per_process(cfg, processes.size)
     budget.bn_images(cfg, 1, 1)
-    images = wish.images
-    if kept and images is None:
+    images = None
+    if kept and wish.images is None:
         images = budget.images_of_pool(cfg, processes.size, kept["bn_images"])
-    _divides(share, images or share)
+    _divides(share, wish.images or images or share)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
     elif kept and wish.hours:
@@ -94,7 +96,7 @@ def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) ->
         for key in budget.SCHEDULE:
             cfg.SOLVER[key] = kept["detectron2"]["SOLVER"][key]
     best = kept["precision"] if kept else processes.tell(trainer.best_precision())
-    return cfg, replace(wish, images=images, precision=wish.precision or best)
+    return cfg, replace(wish, kept=images, precision=wish.precision or best)
 
 
 def choose(
@@ -121,7 +123,7 @@ def choose(
     Raises:
         KitError: a schedule that does not fit the hours, or images that do not fit the GPU.
     """
-    precision = wish.precision or trainer.best_precision()
+    precision, images = wish.precision or trainer.best_precision(), wish.images or wish.kept
     if wish.hours or processes.device.type == "cuda":
         folder = records.stage_folder(run, "plan")
         asked = {"images": wish.images, "precision": precision, "schedule": wish.schedule}
@@ -129,17 +131,17 @@ def choose(
 
         def work(job: records.Job) -> None:
             log = job.folder / "log.txt" if processes.first else Path(os.devnull)
-            job.results.update(asdict(measure(cfg, processes, precision, wish.images, log=log)))
+            job.results.update(asdict(measure(cfg, processes, precision, images, log=log)))
 
         perform(
             processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not begun
         )
         record = records.read(folder) if processes.first else None
         chosen = Plan(**processes.tell(record.results if record else None))
+        chosen = replace(chosen, images=images or chosen.images)
         _forget(processes)
     else:
-        images = wish.images or budget.per_process(cfg, processes.size)
-        chosen = Plan(processes.size, images, precision)
+        chosen = Plan(processes.size, images or budget.per_process(cfg, processes.size), precision)
     if wish.hours and not begun:
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds or 0, cfg))
     if processes.first:
@@ -270,7 +272,7 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
     with graceful() as stop, Bar("calibrate", WARM + TIMED, quiet=not processes.first) as bar:
         try:
             if measuring:
-                limit = processes.memory or 0.0
+                limit = processes.free or 0.0
 
                 def peak(count: int) -> float:
                     with quiet.log_to(log):

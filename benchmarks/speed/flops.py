@@ -20,7 +20,7 @@ PEAKS = {
     "RTX 4090": 165.2e12,
     "RTX 3090": 71e12,
 }
-OTHERS = ("NVL", "RTX 3090 Ti", "RTX 4090 D", "RTX 4090 Laptop")
+OTHERS = ("NVL", "MIG", "RTX 3090 Ti", "RTX 4090 D", "RTX 4090 Laptop")
 """Names that contain one of the above and are slower or faster."""
 
 

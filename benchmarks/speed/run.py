@@ -2,8 +2,8 @@
 
 import argparse
 import contextlib
+import gc
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -24,13 +24,14 @@ from benchmarks.speed.timing import Budget, Case
 from triplet import files
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.pretrain.config import Pretrain
+from triplet.pretrain.config import Pretrain, share_of_cores
 from triplet.progress import say
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 RELEASED = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
 FAST = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e-fast_imagenet.yaml"
-NAMES = ("head", "update", "data", "step", "detection")
+NAMES = ("step", "head", "update", "data", "detection")
+"""Of the parts, the one that matters most first."""
 THREADS = 1
 """Of this process: what is compared is code, not how it spreads over cores."""
 
@@ -49,14 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with _threads(THREADS):
-            _run(arguments, shlex.join(["python", "-m", "benchmarks.speed.run", *argv]))
-    except torch.OutOfMemoryError as error:
-        return _fail(
-            f"the GPU's memory is too small ({str(error).splitlines()[0]:.60}); give a lower --batch"
-        )
+            failed = _run(arguments, shlex.join(["python", "-m", "benchmarks.speed.run", *argv]))
     except (KitError, OSError) as error:
         return _fail(str(error))
-    return 0
+    return _fail("; ".join(failed)) if failed else 0
 
 
 def _fail(message: str) -> int:
@@ -90,18 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace, command: str) -> None:
+def _run(arguments: argparse.Namespace, command: str) -> list[str]:
+    """Measure every part that is asked for; a line for each that failed."""
     device = _device(arguments.device)
     smoke = arguments.smoke
     budget = Budget(device, seconds=0.0 if smoke else arguments.seconds, rounds=2 if smoke else 5)
     names = NAMES if arguments.what == "all" else (arguments.what,)
     cases: list[dict[str, Any]] = []
     together: list[dict[str, Any]] = []
+    failed: list[str] = []
 
     def save() -> None:  # after each case, so that a run that is cut short leaves something
         if arguments.output:
             header = results.header(command, THREADS, smoke=smoke)
-            content = {**header, "cases": cases, "loader_and_step": together}
+            content = {**header, "cases": cases, "loader_and_step": together, "failed": failed}
             files.write_text(arguments.output, json.dumps(content, indent=1) + "\n")
 
     def note(case: Case) -> None:
@@ -111,42 +110,60 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
     name = results.device_name(device)
     if device.type == "cuda" and peak(name) is None:
         say(f"no peak is known of {name}: MFU is left out; see benchmarks/speed/flops.py")
+    setup = _setup(arguments, device)
     with tempfile.TemporaryDirectory() as temporary:
         photos = arguments.images
-        setup = _setup(arguments, device)
         if photos is None and {"data", "step"} & set(names):
             say("drawing images")
             photos = draw_photos(Path(temporary), max(64, 2 * setup.released.micro_batch))
-        if "head" in names:
-            for count in (16,) if smoke else (64, 196, 1024):
-                say(f"measuring the loss head, n = {count}")
-                note(pieces.head(count, setup.released, budget))
-        if "update" in names:
-            say("measuring LARS and EMA")
-            note(pieces.update(load(RELEASED, Pretrain, SMOKE if smoke else ()), budget))
-        if "data" in names:
-            say("measuring the data pipeline")
-            note(pieces.pipeline(_data(smoke), photos, replace(budget, device=torch.device("cpu"))))
-        if "step" in names:
-            say("measuring the training step")
+
+        def measure_step() -> None:
             case, kits = step(setup, budget)
             note(case)
             # The last kit is the one that a run on this device would use.
-            workers = max(1, len(os.sched_getaffinity(0)) - 1)
+            workers = share_of_cores()
             for backend in backends(device):
                 say(f"measuring loader and step together, views by {backend}")
                 together.append(fed(kits[-1], backend, photos, workers, budget))
                 save()
-        if "detection" in names:
-            say("measuring a detection step")
-            note(detection(budget, 1 if smoke else 8 if device.type == "cuda" else 4))
+
+        def measure_head() -> None:
+            for count in (16,) if smoke else (64, 196, 1024):
+                note(pieces.head(count, setup.released, budget))
+
+        on_cpu = replace(budget, device=torch.device("cpu"))
+        whole = load(RELEASED, Pretrain, SMOKE if smoke else ())
+        images = 1 if smoke else 8 if device.type == "cuda" else 4
+        parts = {
+            "step": ("the training step", measure_step),
+            "head": ("the loss head", measure_head),
+            "update": ("LARS and EMA", lambda: note(pieces.update(whole, budget))),
+            "data": ("the data pipeline", lambda: note(pieces.pipeline(_data(smoke), photos, on_cpu))),
+            "detection": ("a detection step", lambda: note(detection(budget, images))),
+        }
+        for part in names:
+            what, measure = parts[part]
+            say(f"measuring {what}")
+            try:
+                measure()
+            except (KitError, RuntimeError) as error:  # the others count all the same
+                reason = " ".join(str(error).split())[:200]
+                lower = "; give a lower --batch" if isinstance(error, torch.OutOfMemoryError) else ""
+                failed.append(f"{what}: {reason}{lower}")
+                save()
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
     print(results.table(cases, together))
+    return failed
 
 
 def _device(name: str | None) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise KitError("no GPU that torch can use was found; run with --device cpu")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())  # DALI wants its number
 
 
 def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:

@@ -182,5 +182,6 @@ def step(setup: Setup, budget: Budget) -> tuple[Case, list[Kit]]:
     }  # fmt: skip
     width = "" if config.model.width == 64 else f" at width {config.model.width}"
     name = f"training step, ResNet-{config.model.depth}{width}, {config.micro_batch} images"
-    case = Case("step", name, budget.device, sizes, interleave(variants, budget), missing)
-    return case, [each for each in found if isinstance(each, Kit)]
+    case = Case("step", name, budget.device, sizes, interleave(variants, budget, missing), missing)
+    measured = {timing.variant.name for timing in case.timings}
+    return case, [each for each in found if isinstance(each, Kit) and each.name in measured]

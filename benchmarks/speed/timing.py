@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from triplet.errors import KitError
+
 RANGE = (5, 95)
 """Percentiles between which a time or a ratio is said to lie."""
 
@@ -101,18 +103,35 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {"median": float(np.median(values)), "low": float(low), "high": float(high)}
 
 
-def interleave(variants: Sequence[Variant], budget: Budget) -> list[Timing]:
+def interleave(
+    variants: Sequence[Variant], budget: Budget, failed: list[str] | None = None
+) -> list[Timing]:
     """Time the variants A B A B ..., each repetition to its end on the device.
 
     The warm-up is left out, and what the first repetition took is kept apart.
+
+    Args:
+        variants: of one computation.
+        budget: where, and how long.
+        failed: takes a line for each variant that does not get through its warm-up, and is then left out;
+            None: what it raises goes on.
     """
-    timings = [Timing(variant) for variant in variants]
-    for timing in timings:
-        timing.first = _repeat(timing, budget.device)
-        for _ in range(budget.warmup):
-            once = _repeat(timing, budget.device)
+    timings = []
+    for timing in map(Timing, variants):
+        try:
+            timing.first = _repeat(timing, budget.device)
+            for _ in range(budget.warmup):
+                once = _repeat(timing, budget.device)
+        except RuntimeError as error:  # no compiler, no memory, no kernel
+            if failed is None:
+                raise
+            failed.append(f"{timing.variant.name} failed: {' '.join(str(error).split())[:200]}")
+            continue
         timing.calls = max(1, math.ceil(timing.variant.block / once))
         timing.peak = 0  # tuning tries algorithms with more memory than the chosen ones need
+        timings.append(timing)
+    if not timings:
+        raise KitError("; ".join(failed or ["nothing to measure"]))
     began = time.perf_counter()
     while len(timings[-1].seconds) < budget.rounds or time.perf_counter() - began < budget.seconds:
         for timing in timings:

@@ -208,7 +208,7 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, one_thread,
     arguments = run(stage, text, *extra, name="killed")
     process = start(arguments)
     folder = places / "checkpoints" / "killed" / stage / stage
-    while not list(folder.glob("step_*.pth.sha256")):
+    while not list(folder.glob("step_*.pth")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     process.send_signal(number)

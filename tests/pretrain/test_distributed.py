@@ -93,7 +93,7 @@ def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn):
     assert alone.wait() == 0
     running = launch(2, *arguments("two", config, drawn, longer), script=script)
     folder = places / "checkpoints" / "two" / "pretrain"
-    while not list(folder.glob("step_*.pth.sha256")):
+    while not list(folder.glob("step_*.pth")):
         assert running.poll() is None, running.communicate()
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
@@ -131,7 +131,7 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
         )  # fmt: skip
 
     nodes = [node(number) for number in (0, 1)]
-    while not (found := next(places.glob("node*/nodes/pretrain/step_*.pth.sha256"), None)):
+    while not (found := next(places.glob("node*/nodes/pretrain/step_*.pth"), None)):
         assert nodes[0].poll() is None, nodes[0].communicate()
         time.sleep(0.02)
     for each in nodes:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule, Views
-from triplet.pretrain.layout import Order, plan
+from triplet.pretrain.layout import Order, permutation, plan
 
 
 def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
@@ -67,6 +67,18 @@ def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
             assert together.keys() == set(range(first, first + accumulate))
             # In order: so consecutive groups of 11 are the same groups in every layout.
             assert all(items == order.micro_batch(i) for i, items in together.items())
+
+
+def test_an_epochs_end_draws_no_order_twice():
+    """Teams, and loaders that read ahead, go to and fro between two epochs."""
+    config = settings(epochs=9, accumulate=2)
+    order = Order(23, config)
+    permutation.cache_clear()
+    for iteration in (1, 2, 1, 2, 3, 2, 3, 4):
+        order.micro_batch(iteration)
+    assert permutation.cache_info().misses == 3
+    with pytest.raises(ValueError, match="read-only"):
+        permutation(23, 0, 0)[0] = 1
 
 
 def test_the_authors_recipe_on_other_machines():

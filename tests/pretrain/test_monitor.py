@@ -133,7 +133,7 @@ def test_a_killed_runs_tensorboard_shows_each_step_once(places, run):
     arguments = run("run", "schedule.epochs=40")
     process = start(*arguments)
     folder = places / "checkpoints" / "run" / "pretrain"
-    while not list(folder.glob("step_*.pth.sha256")):
+    while not list(folder.glob("step_*.pth")):
         assert process.poll() is None
     process.kill()
     process.wait()

@@ -1,10 +1,13 @@
 import pytest
 import torch
+import torch.distributed as dist
 import torchvision
 from torch import nn
 
+from triplet import toolchain
 from triplet.config import parse
 from triplet.errors import KitError
+from triplet.pretrain import distributed, trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.networks import Backbone, Networks
 from triplet.pretrain.step import Sizes, triplet_step
@@ -83,6 +86,64 @@ def test_the_step_predicts_the_other_view():
         torch.testing.assert_close(prediction, p)
         torch.testing.assert_close(target, z)
     torch.testing.assert_close(total, p1.sum() + p2.sum())
+
+
+TWO = distributed.Processes(0, 2, torch.device("cpu"))
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of one."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_pooled_statistics_are_those_of_torch(alone, offset):
+    """Also of features far from 0, once the running mean is near theirs."""
+    torch.manual_seed(0)
+    ours, theirs = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
+    for layer in (ours, theirs):
+        layer.running_mean.fill_(0.9 * offset)
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(0.5, 2, 5))
+    (layer,) = (m for m in distributed.pool_batch_norm(ours, TWO, 2).modules() if hasattr(m, "group"))
+    assert isinstance(layer, distributed.PooledBatchNorm)
+    images = 3 * torch.randn(6, 5, 7, 7) + offset
+    made = []
+    for network in (ours, theirs):
+        x = images.clone().requires_grad_()
+        y = network(x)
+        (y.square() * torch.arange(7)).sum().backward()
+        made.append((y, x.grad, network.weight.grad, network.running_mean, network.running_var))
+    for a, b in zip(*made, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+def test_one_group_needs_no_groups():
+    layer = nn.Sequential(nn.BatchNorm2d(3))
+    distributed.group_batch_norm(layer, 1)
+    assert type(layer[0]) is nn.BatchNorm2d
+    distributed.group_batch_norm(layer, 2)
+    assert type(layer[0]) is distributed.GroupBatchNorm
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_left_out_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "DEVICE", tmp_path)  # a machine with a driver too old
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with distributed.join() as processes:  # nobody asked for it: CUDA_VISIBLE_DEVICES is empty in tests
+        assert processes.device.type == "cpu"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(KitError, match="torch cannot use the GPU here"), distributed.join():
+        pass
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    with pytest.raises(KitError, match=r"compile=true needs a C\+\+ compiler.*or add compile=false"):
+        trainer.compile_networks(nn.Module())
 
 
 @pytest.mark.parametrize("width", [4, 12])

@@ -14,8 +14,6 @@ from triplet.pretrain.config import Views
 from triplet.pretrain.recolor import box_weights, recolor
 from triplet.pretrain.views import BACKENDS, Draws, draw_view, view_rng
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 def draws(**fields):
     plain = dict(box=(0, 0, 1, 1), flip=False, jitter=(), grayscale=False, blur_radius=None, solarize=False)
@@ -156,7 +154,7 @@ def test_degenerate_batches():
         assert torch.equal(recolor(batch(image), everything), by_pil([image], everything))
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_and_the_host_does_not_wait():
     pixels = batch(*(noise(64, 48, i) for i in range(64)))
     each = [draw_view(Views(), (64, 48), i % 2, view_rng(0, 0, i, i % 2)) for i in range(64)]

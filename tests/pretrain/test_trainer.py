@@ -132,7 +132,7 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, w
     arguments = command("killed", config, drawn, LONGER, f"workers={workers}")
     process = start(*arguments, start_new_session=True)
     folder = places / "checkpoints" / "killed" / "pretrain"
-    while not list(folder.glob("step_*.pth.sha256")):  # at least one checkpoint
+    while not list(folder.glob("step_*.pth")):  # at least one checkpoint
         assert process.poll() is None
         time.sleep(0.005)
     if workers and number != signal.SIGKILL:
@@ -241,7 +241,7 @@ def stopped(places, config, drawn):
     """The folder of a run that was killed after several checkpoints."""
     process = start(*command("run", config, drawn, LONGER))
     folder = places / "checkpoints" / "run" / "pretrain"
-    while len(list(folder.glob("step_*.pth.sha256"))) < 2:
+    while len(checkpoint.checkpoints(folder)) < 2:
         assert process.poll() is None
         time.sleep(0.005)
     process.kill()
@@ -278,6 +278,9 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
         checkpoint.save(tmp_path / f"step_{step:07d}.pth", networks, optimizer, step, 1)
         checkpoint.keep(tmp_path, 2)
     assert [int(path.stem[5:]) for path in checkpoint.checkpoints(tmp_path)] == [100, 10]
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / ".step_0000200.pth.77.tmp").write_bytes(b"killed while saving")
+    checkpoint.keep(tmp_path, 2)
     assert len(list(tmp_path.iterdir())) == 4
     sums = subprocess.run(["sha256sum", "-c", "step_0000100.pth.sha256"], cwd=tmp_path, capture_output=True)
     assert sums.returncode == 0

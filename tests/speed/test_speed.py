@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.speed import download, fed, flops, photos, results, run, timing
 from benchmarks.speed.steps import Setup, sizes_of
+from triplet.errors import KitError
 from triplet.pretrain.config import SideRange, Views
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import plan
@@ -46,6 +47,7 @@ def test_peaks_are_known_by_the_exact_device():
         "GH200 480GB",
         "RTX A1000",
         "RTX 3090 Ti",
+        "H100 80GB HBM3 MIG 1g.10gb",
         "Tesla T4",
     ):
         assert flops.peak(f"NVIDIA {name}") is None, name
@@ -117,7 +119,8 @@ def test_smoke(tmp_path, capsys):
     assert {"command", "date", "commit", "hardware", "versions", "threads"} <= content.keys()
     assert content["command"].startswith("python -m benchmarks.speed.run all --smoke")
     names = [each["benchmark"] for each in content["cases"]]
-    assert names == ["head", "update", "data", "step", "detection"]
+    assert names == ["step", "head", "update", "data", "detection"]
+    assert content["failed"] == []
     for each in content["cases"]:
         pair = {"float32", "detectron2"} if each["benchmark"] == "detection" else {"kit", "released"}
         assert pair <= {name.partition(",")[0] for name in each["variants"]}
@@ -130,6 +133,37 @@ def test_smoke(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "kit over released: " in out
     assert "waiting for data" in out
+
+
+def broken(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_variant_that_fails_leaves_the_others():
+    failed = []
+    variants = [timing.Variant("a", broken), timing.Variant("b", lambda: None)]
+    (left,) = timing.interleave(variants, timing.Budget(CPU, 0.0), failed)
+    assert left.variant.name == "b"
+    assert failed == ["a failed: CUDA out of memory. Tried to allocate 2.00 GiB"]
+    with pytest.raises(KitError, match="a failed: CUDA"):
+        timing.interleave(variants[:1], timing.Budget(CPU, 0.0), [])
+
+
+def test_a_part_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "step", broken)
+    monkeypatch.setattr(run, "detection", broken)
+    output = tmp_path / "speed.json"
+    assert run.main(["all", "--smoke", "--device", "cpu", "--output", str(output)]) == 2
+    content = json.loads(output.read_text())
+    assert [each["benchmark"] for each in content["cases"]] == ["head", "update", "data"]
+    assert [line.partition(":")[0] for line in content["failed"]] == [
+        "the training step",
+        "a detection step",
+    ]
+    captured = capsys.readouterr()
+    assert "kit over released" in captured.out
+    assert "the training step: CUDA out of memory. Tried to allocate 2.00 GiB; give a lower" in captured.err
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

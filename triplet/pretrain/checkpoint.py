@@ -80,7 +80,9 @@ def step_of(path: Path) -> int:
 
 
 def keep(folder: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints."""
+    """Delete all but the newest ``count`` checkpoints, and what killed processes left half-written."""
+    for unfinished in folder.glob(".step_*.tmp"):
+        unfinished.unlink()
     for path in checkpoints(folder)[count:]:
         _digest(path).unlink(missing_ok=True)
         path.unlink()

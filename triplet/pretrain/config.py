@@ -15,8 +15,9 @@ Pixels = Annotated[int, Field(ge=32, le=1024)]
 
 
 def share_of_cores() -> int:
-    """Processes that may load images for this one: its share of the cores, less one."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+    """Processes that may load images for this one: its share of the cores, less one, at most 32."""
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(max(1, share - 1), 32)
 
 
 class SideRange(Settings):

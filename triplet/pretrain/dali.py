@@ -172,8 +172,10 @@ def _decoded(
         try:
             pixels = _run(pipeline, device)
         except RuntimeError as error:
+            reason = " ".join(str(error).split())[-300:]
+            if "out of memory" in str(error) or "cudaErrorMemoryAllocation" in str(error):
+                raise KitError(f"DALI finds the GPU full ({reason}); lower images_per_gpu") from None
             if failed or not inside:
-                reason = " ".join(str(error).split())[-300:]
                 raise KitError(f"DALI fails ({reason}); do without it: views.backend=opencv") from None
             # An image got past its header and is damaged. After an error a pipeline is of no more use.
             inside[0] = _plain(encoded, inside[0])
@@ -230,7 +232,9 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
             output_type=types.RGB,
             adjust_orientation=False,  # nor does PIL turn by EXIF
             jpeg_fancy_upsampling=True,  # the chroma as PIL's libjpeg; nvJPEG would repeat its pixels
-            **({"affine": False} if gpu else {}),  # processes of one node would crowd on the same cores
+            # Processes of one node would crowd on the same cores; and a GPU that has a JPEG engine would
+            # decode by it what stands in some places of a batch, to other pixels.
+            **({"affine": False, "hw_decoder_load": 0.0} if gpu else {}),
         )
         views = []
         for view in (0, 1):

@@ -19,6 +19,8 @@ from triplet.pretrain.views import Pixels, draw_view, render_view, view_rng
 from triplet.signals import ignore_in_worker
 
 MOST_REPLACED = 10
+PREFETCHED = 8 * 2**30
+"""Bytes of batches that a process has ready at most, while each of its loaders has one."""
 
 
 def decode(data: bytes) -> Image.Image:
@@ -98,7 +100,16 @@ def load(
     read."""
     config = layout.config
     views = ViewPairs(images, config.views, config.seed, config.views_per_image)
-    return stream(views, _Items(layout, order, rank, start), _collate, config.loaders, device)
+    count = config.views_per_image
+    pixels = (config.views.patches.side if count == 9 else config.views.size) ** 2
+    items = _Items(layout, order, rank, start)
+    return stream(views, items, _collate, config.loaders, device, layout.images * count * 3 * pixels)
+
+
+def prefetched(loaders: int, size: int) -> int:
+    """Batches of ``size`` bytes that each loader process makes ahead: 4, fewer where all would be more than
+    PREFETCHED."""
+    return max(1, min(4, PREFETCHED // max(1, loaders * size)))
 
 
 def stream(
@@ -107,6 +118,7 @@ def stream(
     collate: Callable[[list[Any]], tuple[Tensor, Any]],
     loaders: int,
     device: torch.device,
+    size: int = 0,
 ) -> Generator[tuple[Tensor, Any], None, None]:
     """Batches of a data set, their first part on ``device``; close it to end its processes.
 
@@ -116,6 +128,7 @@ def stream(
         collate: makes a batch of its items.
         loaders: processes that load, 0 for this one.
         device: where to.
+        size: bytes of a batch, so that fewer are prefetched where they are large.
 
     Raises:
         KitError: one of the data set's own, in whatever process.
@@ -128,7 +141,7 @@ def stream(
         worker_init_fn=ignore_in_worker,
         pin_memory=device.type == "cuda",
         persistent_workers=loaders > 0,
-        prefetch_factor=4 if loaders else None,
+        prefetch_factor=prefetched(loaders, size) if loaders else None,
     )
     iterator: Any = iter(loader)
     try:

@@ -19,6 +19,10 @@ from triplet import records
 from triplet.errors import Interrupted, KitError
 
 T = TypeVar("T")
+PATIENCE = 1800.0
+"""Seconds to wait for processes that have joined."""
+DEVICE = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is, and given to this container."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,14 @@ class Processes:
 
     @property
     def memory(self) -> float | None:
-        """Bytes that this kit may take of the fullest GPU, None without one."""
+        """Bytes of the smallest GPU, None without one."""
+        if self.device.type != "cuda":
+            return None
+        return min(self.gather(torch.cuda.get_device_properties(self.device).total_memory))
+
+    @property
+    def free(self) -> float | None:
+        """Bytes left on the fullest GPU, what this process holds included; None without one."""
         if self.device.type != "cuda":
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -98,7 +109,7 @@ class Processes:
 
 
 @contextmanager
-def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
+def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes]:
     """Find the other processes that torchrun started, or be alone.
 
     Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which make sets to the number
@@ -121,6 +132,11 @@ def join(timeout: float = 120, patience: float = 1800) -> Iterator[Processes]:
             "make command, with GPUS=.. NODES=.. RDZV=host:port, on every node"
         )
     gpu = torch.cuda.is_available()
+    if not gpu and DEVICE.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        raise KitError(
+            f"torch cannot use the GPU here ({DEVICE}): update its driver, make doctor says to what; "
+            "or set CUDA_VISIBLE_DEVICES to nothing, to work on the CPU"
+        )
     if gpu and local >= torch.cuda.device_count():
         raise KitError(f"found {torch.cuda.device_count()} GPUs for {local + 1} processes; lower GPUS")
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
@@ -186,9 +202,10 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
     On the CPU, where torch has none, and in compiled networks: torch.nn.SyncBatchNorm waits for the device
     in each layer, which breaks every graph there.
 
-    (N, C) or (N, C, H, W) with equal N on every process. Mean and variance take two passes, so that
-    float32 loses nothing to cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm. Lower
-    precisions are normalised in float32.
+    (N, C) or (N, C, H, W) with equal N on every process. Sums and sums of squares go over in one piece,
+    shifted by the running mean, which all processes of the group share, so that float32 loses little to
+    cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm. Lower precisions are normalised
+    in float32.
     """
 
     group: dist.ProcessGroup
@@ -205,19 +222,21 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = (0,) if input.dim() == 2 else (0, 2, 3)
         shape = (1, -1) if input.dim() == 2 else (1, -1, 1, 1)
-        processes = dist.get_world_size(self.group)
-        count = input.numel() // input.shape[1] * processes
-        mean = all_reduce(x.sum(axes), "sum", self.group) / count
-        centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes), "sum", self.group) / count
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        count = input.numel() // input.shape[1] * dist.get_world_size(self.group)
+        guess = self.running_mean.clone()
+        shifted = x - guess.view(shape)
+        sums = torch.stack([shifted.sum(axes), shifted.square().sum(axes)])
+        first, second = all_reduce(sums, "sum", self.group) / count
+        mean, variance = guess + first, (second - first.square()).clamp(min=0)
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
             self.num_batches_tracked += 1
         scale = torch.rsqrt(variance + self.eps) * self.weight
+        centred = shifted - first.view(shape)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
@@ -237,7 +256,7 @@ def pool_batch_norm(
     group = dist.group.WORLD
     if ranks < processes.size:
         for first in range(0, processes.size, ranks):
-            made = dist.new_group(list(range(first, first + ranks)))
+            made = dist.new_group(list(range(first, first + ranks)), timeout=timedelta(seconds=PATIENCE))
             if first <= processes.rank < first + ranks:
                 group = made
     if processes.device.type == "cuda" and not compiled:
@@ -275,7 +294,7 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 def group_batch_norm(module: nn.Module, groups: int) -> None:
     """Let every BN layer, in place, normalise each of this many parts of a batch alone."""
-    for layer in module.modules():
+    for layer in module.modules() if groups > 1 else ():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.__class__ = GroupBatchNorm  # type: ignore[assignment]  # keeps names and tensors
             layer.groups = groups  # type: ignore[assignment]

@@ -13,8 +13,9 @@ from triplet.pretrain.layout import Layout, plan
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.networks import Networks
 
-ROOM = 0.85
-"""Share of a GPU's memory that tensors may take: the framework has its own needs."""
+ROOM = 0.75
+"""Share of a GPU's memory that tensors kept for the backward pass may take: its own gradients, cuDNN's
+workspaces, fragments and CUDA want the rest."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ Either way the step is the same one. Only where a GPU cannot hold its share of a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
@@ -113,9 +115,12 @@ def plan(config: Pretrain, processes: int) -> Layout:
     return Layout(config, teams=processes // ranks, ranks=ranks, splits=held // fitting)
 
 
-def permutation(images: int, seed: int, epoch: int) -> list[int]:
+@lru_cache(maxsize=4)  # teams of processes, and what reads ahead, stand on both sides of an epoch's end
+def permutation(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """In which order an epoch takes its images: a function of the seed and the epoch alone."""
-    return np.random.default_rng((seed, epoch, 0x0DE5)).permutation(images).tolist()
+    drawn = np.random.default_rng((seed, epoch, 0x0DE5)).permutation(images)
+    drawn.setflags(write=False)
+    return drawn
 
 
 class Order:
@@ -134,7 +139,6 @@ class Order:
                 f"(loss.group {config.loss.group} x optimizer.groups {config.optimizer.groups}); "
                 "give more images or lower optimizer.groups"
             )
-        self._epoch, self._permutation = -1, list[int]()
 
     @property
     def steps(self) -> int:
@@ -165,7 +169,6 @@ class Order:
     def micro_batch(self, iteration: int) -> list[tuple[int, int]]:
         """(epoch, index) of the images of a micro-batch."""
         epoch, place = divmod(iteration, self.per_epoch)
-        if epoch != self._epoch:
-            self._permutation, self._epoch = permutation(self.images, self.config.seed, epoch), epoch
         size = self.config.micro_batch
-        return [(epoch, index) for index in self._permutation[place * size : (place + 1) * size]]
+        order = permutation(self.images, self.config.seed, epoch)
+        return [(epoch, index) for index in order[place * size : (place + 1) * size].tolist()]

@@ -50,8 +50,8 @@ def recolor(pixels: Tensor, draws: Sequence[Draws]) -> Tensor:
     steps = [step for step in _steps(draws) if step.views]
     if not steps:
         return pixels
-    views = _send(torch.tensor([i for step in steps for i in step.views]), pixels.device)
-    numbers = _send(torch.from_numpy(np.concatenate([s.numbers.ravel() for s in steps])), pixels.device)
+    views = send(torch.tensor([i for step in steps for i in step.views]), pixels.device)
+    numbers = send(torch.from_numpy(np.concatenate([s.numbers.ravel() for s in steps])), pixels.device)
     for step, index, flat in zip(
         steps,
         views.split([len(step.views) for step in steps]),
@@ -80,7 +80,7 @@ def _steps(draws: Sequence[Draws]) -> Iterator[Step]:
     yield Step(_solarize, solar, none[solar])
 
 
-def _send(values: Tensor, device: torch.device) -> Tensor:
+def send(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from triplet import files
+from triplet import files, toolchain
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import checkpoint, data
@@ -26,6 +26,7 @@ from triplet.pretrain.methods.common import Batch
 from triplet.pretrain.monitor import MEASURES, Knn, Log, Pace, measure, memory
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import LARS, ema_update, parameter_groups
+from triplet.pretrain.recolor import send
 from triplet.pretrain.schedule import ema_momentum, learning_rate
 from triplet.pretrain.step import Sizes, triplet_step
 from triplet.pretrain.views import draw_sizes, normalize
@@ -86,7 +87,7 @@ class Baseline(nn.Module):
         ]
         batch = Batch(
             config=self.config, iteration=each.iteration,
-            indices=torch.tensor([index for _, index in each.items], device=pixels.device),
+            indices=send(torch.tensor([index for _, index in each.items]), pixels.device),
             first=each.first, gather=self.processes.rows, processes=self.processes.size,
         )  # fmt: skip
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.mixed):
@@ -141,7 +142,17 @@ def measures(config: Pretrain) -> tuple[str, ...]:
 
 
 def compile_networks(networks: nn.Module) -> None:
-    """torch.compile each network in place, once for each resolution; names and tensors stay."""
+    """torch.compile each network in place, once for each resolution; names and tensors stay.
+
+    Raises:
+        KitError: no C compiler or no headers of Python, which torch.compile builds its launchers with.
+    """
+    if lacking := toolchain.missing():
+        raise KitError(
+            f"compile=true needs {' and '.join(lacking)}: install g++ and python3-dev (whatever the system "
+            "calls them), or add compile=false"
+        )
+    torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
     torch._dynamo.config.recompile_limit = 256  # the default, 8, is fewer than there are resolutions
     for network in networks.children():
         network.compile(dynamic=False)

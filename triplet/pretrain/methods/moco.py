@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
 from triplet.pretrain.optim import ema_update
+from triplet.pretrain.recolor import send
 
 MEASURES = ("accuracy",)
 PASSES = (1, 1)
@@ -58,7 +59,7 @@ def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
         ema_update(networks.target, networks.online, settings.momentum)
         everyone = batch.gather(views[1])
         rng = np.random.default_rng((batch.config.seed, batch.iteration, 0x5F1E))
-        order = torch.from_numpy(rng.permutation(len(everyone))).to(query.device)
+        order = send(torch.from_numpy(rng.permutation(len(everyone))), query.device)
         mine = everyone[order[batch.own]].contiguous(memory_format=torch.channels_last)
         shuffled = batch.gather(unit(networks.target(mine)))
         keys = torch.empty_like(shuffled)
