@@ -50,6 +50,9 @@ ifneq ($(NODES),1)
     $(error NODES=$(NODES) needs RDZV=host:port, of one of the nodes and the same on each)
   endif
 endif
+ifneq ($(shell [ "$(GPUS)" -gt 0 ] 2>/dev/null && [ "$(NODES)" -gt 0 ] 2>/dev/null && echo yes),yes)
+  $(error GPUS and NODES are whole numbers from 1 on: found GPUS='$(GPUS)' NODES='$(NODES)')
+endif
 processes = $(shell echo $$(($(GPUS) * $(NODES))))
 ifeq ($(processes),1)
   launch = $(call triplet,$(1))
@@ -122,8 +125,8 @@ length = $(if $(HOURS),--hours "$(HOURS)") $(if $(SCHEDULE),--schedule "$(SCHEDU
 finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
 	@$(call launch,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" $(length) $(force) $(ARGS)
 
-plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
-	@$(call triplet,plan,finetune,triplet plan) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(GPUS)" \
+plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
+	@$(call triplet,plan,finetune,triplet plan) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(processes)" \
 	  $(if $(MEMORY),--memory "$(MEMORY)") $(length) $(ARGS)
 
 explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)

@@ -19,12 +19,32 @@ def test_every_stage_explains_itself(stage, capsys):
     assert f"triplet {stage}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["report", "extra"], ["eval", "--run", "r", "--frce"], ["evl"]])
-def test_unknown_arguments_are_refused(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", "extra"], "triplet: unrecognized arguments: extra; see triplet --help"),
+        (["eval", "--run", "r", "--frce"], "unrecognized arguments: --frce"),
+        (["evl"], "invalid choice: 'evl'"),
+        (["plan", "--memory", "much"], "plan: argument --memory: found much, expected a number above 0"),
+        (["plan", "--gpus", "1.5"], "found 1.5, expected a whole number from 1 on; see triplet plan"),
+    ],
+)
+def test_mistyped_arguments_get_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("processes", ["0", "two"])
+def test_a_launch_of_nothing_gets_one_line(processes):
+    command = [sys.executable, "-m", "triplet.launch", "--nproc-per-node", processes, "--no-python", "true"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "GPUS and NODES are whole numbers from 1 on" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_version_and_list_of_stages():

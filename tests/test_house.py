@@ -63,9 +63,11 @@ def test_every_path_of_the_readme_exists():
     ("arguments", "message"),
     [
         (["demo", "RUNTIME=podman"], "RUNTIME is local or docker: found 'podman'"),
+        (["pretrain", "GPUS=all"], "whole numbers from 1 on: found GPUS='all' NODES='1'"),
+        (["finetune", "GPUS=0"], "whole numbers from 1 on: found GPUS='0' NODES='1'"),
     ],
 )
-def test_an_unknown_runtime_is_refused(arguments, message):
+def test_what_cannot_be_run_is_refused(arguments, message):
     done = make(*arguments)
     assert done.returncode != 0
     assert message in done.stderr

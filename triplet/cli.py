@@ -1,13 +1,14 @@
 """``triplet <stage> ...``: arguments in, one line out when something is wrong."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from triplet import __version__, records
 from triplet.errors import Interrupted, KitError
@@ -53,8 +54,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="triplet",
         description="From images to the COCO table of the Triplet paper, one stage at a time.",
     )
@@ -259,15 +267,17 @@ def _overrides(stage: argparse.ArgumentParser, example: str) -> None:
 
 
 def _positive(text: str) -> float:
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text}, expected more than 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
 
 
 def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on")
 
 
 def _length(stage: argparse.ArgumentParser) -> None:

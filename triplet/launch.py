@@ -38,6 +38,14 @@ def main() -> int:
         return 128 - code if code < 0 else code
     except SignalException as stopped:
         return 128 + stopped.sigval
+    except (ValueError, AssertionError) as error:
+        reason = f" ({error})" if str(error) else ""
+        print(
+            f"triplet.launch: torchrun refuses its arguments{reason}; "
+            "GPUS and NODES are whole numbers from 1 on",
+            file=sys.stderr,
+        )
+        return 2
     except RendezvousError as error:
         print(
             f"triplet.launch: the nodes did not meet ({error}); start the same command on every node, with "
