@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from triplet import __version__, records
+from triplet import __version__, records, toolchain
 from triplet.errors import Interrupted, KitError
 from triplet.progress import first_here, say
 
@@ -20,8 +19,7 @@ from triplet.progress import first_here, say
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
     argv = sys.argv[1:] if argv is None else argv
-    # Batches of many resolutions leave holes in fixed segments; torch reads it when it first uses a GPU.
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    toolchain.expandable_segments()
     arguments = _parse(argv)
     records.command.set(shlex.join(["triplet", *argv]))
     try:
@@ -35,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first_here():
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
         return 143
+    except RuntimeError as error:
+        if "CUDA driver error" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        advice = "the driver may lack expandable segments: set PYTORCH_ALLOC_CONF=expandable_segments:False"
+        print(f"triplet {arguments.stage}: {reason}; {advice}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno is None:
             raise

@@ -72,10 +72,10 @@ def _environment() -> list[Finding]:
         found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
     detectron2 = _detectron2()
     found.append(Finding("Detectron2", detectron2 or "-", bool(detectron2), "make setup", required=True))
-    lacking = toolchain.missing()
+    lacking = toolchain.missing(gpu=True)
     found.append(
         Finding(
-            "compiler", "-" if lacking else "C++, and Python's headers", not lacking,
+            "compiler", "-" if lacking else "C, and Python's headers", not lacking,
             f"only for compile=true (recipes named fast): install {' and '.join(lacking)}",
         )
     )  # fmt: skip

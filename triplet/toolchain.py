@@ -1,4 +1,4 @@
-"""What torch.compile needs beside torch: it builds its kernels' launchers on the spot."""
+"""What torch.compile and torch's memory on a GPU need of the machine."""
 
 import os
 import shutil
@@ -6,11 +6,28 @@ import sysconfig
 from pathlib import Path
 
 
-def missing() -> list[str]:
-    """Of a C++ compiler and Python's headers, what this machine lacks."""
-    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+def missing(*, gpu: bool) -> list[str]:
+    """Of a compiler and Python's headers, what torch.compile lacks here: it builds launchers on the spot.
+
+    Args:
+        gpu: for Triton, which calls $CC, gcc or clang; else for inductor, which calls $CXX or g++.
+    """
+    variable, names = ("CC", ("gcc", "clang")) if gpu else ("CXX", ("g++",))
+    compilers = [os.environ[variable]] if variable in os.environ else names
+    places = [
+        sysconfig.get_path("include", scheme) for scheme in ("posix_prefix", sysconfig.get_default_scheme())
+    ]
     there = {
-        "a C++ compiler": any(map(shutil.which, compilers)),
-        "Python's headers": Path(sysconfig.get_path("include"), "Python.h").exists(),
+        f"a {'C' if gpu else 'C++'} compiler": any(map(shutil.which, compilers)),
+        "Python's headers": any(Path(place, "Python.h").exists() for place in places),
     }
     return [what for what, found in there.items() if not found]
+
+
+def expandable_segments() -> None:
+    """Let torch's memory on a GPU grow in place: passes of many resolutions leave holes in fixed segments.
+
+    Torch reads it when it first uses a GPU. Not where drivers are known not to have it: WSL and Jetson.
+    """
+    if not any(map(os.path.exists, ("/dev/dxg", "/etc/nv_tegra_release"))):
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

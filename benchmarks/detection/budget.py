@@ -82,8 +82,18 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)
 
 
-def full(images: int) -> str:
-    """What to say, and to do, when a GPU is out of memory with so many images in a pass."""
+def full(images: int, *, kept: bool = False) -> str:
+    """What to say, and to do, when a GPU is out of memory with so many images in a pass.
+
+    Args:
+        images: of a process.
+        kept: BN has to stay over as many: with fewer it would be another training.
+    """
+    if kept:
+        return (
+            f"the GPU is full with the {images} images in a pass that this finetuning has begun with; free "
+            "it of others, or take more GPUs, and run the same command: it goes on where it stopped"
+        )
     less = max((n for n in divisors(images) if n < images), default=0)
     advice = f"add --images-per-gpu {less}" if less else SMALLER
     return f"the GPU is full with {images} images in a pass; {advice}"

@@ -34,6 +34,8 @@ CHAINED = 90_000
 """Where curves end that do not reach FULL."""
 IMAGES = 117_266
 """Of train2017 that have objects: what the published runs trained on."""
+BATCH = 16
+"""Images of a step of the published runs, and under their BN."""
 NEAR = 2.0
 """An own run tells of schedules up to so many times longer or shorter than its own."""
 
@@ -256,12 +258,21 @@ def on_all_images(run: Run) -> bool:
     return run.stages["finetune"].results.get("images", IMAGES) == IMAGES
 
 
+def _undecayed(kind: str) -> Curve:
+    return next(curve for curve in published().undecayed if curve.detector == kind)
+
+
+def decays(kind: str) -> int:
+    """Iterations after which the rate fell in the training that ``undecayed`` knows."""
+    return _undecayed(kind).points[-2][0]
+
+
 def undecayed(kind: str, iterations: float) -> tuple[float, float]:
     """Box and mask AP of a training stopped before its rate fell, in parts of its end's.
 
     Past the last point before the rate fell it is that point's: nothing is gained there any more.
     """
-    curve = next(curve for curve in published().undecayed if curve.detector == kind)
+    curve = _undecayed(kind)
     grid = np.log([point[0] for point in curve.points[:-1]])
     end = curve.points[-1]
     box, mask = (

@@ -230,7 +230,8 @@ def _length(facts: Facts, row: str, result: tuple[float, float], full: float) ->
     lengths = [round(FULL * 2 ** (-step / 8)) for step in range(8 * 7)]
     fits = [n for n in lengths if (e := expect.expected(row, "c4", n)) and e.box.holds(box)]
     alike = f"a compressed schedule of {_count(fits[-1])} to {_count(fits[0])} iterations" if fits else ""
-    stops = [n for n in lengths if abs(expect.undecayed("c4", n)[0] * full - box) < 1]
+    undecayed = [n for n in lengths if n <= expect.decays("c4")]
+    stops = [n for n in undecayed if abs(expect.undecayed("c4", n)[0] * full - box) < 1]
     stopped = f"a stop after {_count(stops[-1])} to {_count(stops[0])} of 180k" if stops else ""
     length = facts.length
     if length is None and facts.iterations is not None:

@@ -89,7 +89,9 @@ def finetune(
             ours = records.Plan(
                 stage="finetune", config=planned(wish.precision, wish.images or wish.kept), inputs={}
             )
-            if changes := before.changes(ours):
+            if changes := processes.tell(
+                before.changes(ours)
+            ):  # the first's: paths may differ on other nodes
                 trained = f"with {done} iterations trained" if done else ""
                 raise records.other(folder, "finetune", changes, trained)
         here, chosen = plan.choose(run, settings, whole, here, processes, wish, bool(kept), done)
@@ -128,6 +130,7 @@ def _train(
         files.cut_lines(metrics, "iteration", start - 1)  # before the trainer opens it
     seed_all_rng(seed + 1_000_003 * processes.rank + start)
     pool = budget.bn_images(cfg, processes.size, chosen.images)
+    watch: Watch | None = None
     with graceful() as stop:
         try:
             with quiet.log_to(log):
@@ -153,10 +156,8 @@ def _train(
         except RuntimeError as error:
             if not budget.out_of_memory(error):
                 raise
-            reached = checkpoint.checkpoints(job.folder)
-            if pool and reached:  # fewer images would be another training
-                at = f"it goes on from iteration {checkpoint.step_of(reached[0])}"
-                raise KitError(f"the GPU is full; free it of others, then the same command: {at}") from None
+            if pool and (watch.reached if watch else start):
+                raise KitError(budget.full(chosen.images, kept=True)) from None
             raise KitError(budget.full(chosen.images) + ", and --force" * bool(pool)) from None
     if not processes.first:
         return
@@ -174,5 +175,5 @@ def _train(
         passes=batch // processes.size // chosen.images,
         categories=categories,
     )
-    if watch.steps:
+    if watch and watch.steps:
         job.images_per_second = round(watch.steps * batch / watch.seconds, 2)

@@ -85,8 +85,8 @@ def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) ->
     share = budget.per_process(cfg, processes.size)
     budget.bn_images(cfg, 1, 1)
     images = None
-    if kept and wish.images is None:
-        images = budget.images_of_pool(cfg, processes.size, kept["bn_images"])
+    if kept and wish.images is None and _pools_alike(cfg, kept["detectron2"]):
+        images = budget.images_of_pool(cfg, processes.size, kept.get("bn_images", 0))
     _divides(share, wish.images or images or share)
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
@@ -95,8 +95,14 @@ def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) ->
         cfg.defrost()
         for key in budget.SCHEDULE:
             cfg.SOLVER[key] = kept["detectron2"]["SOLVER"][key]
-    best = kept["precision"] if kept else processes.tell(trainer.best_precision())
-    return cfg, replace(wish, kept=images, precision=wish.precision or best)
+    precision = wish.precision or (kept or {}).get("precision") or processes.tell(trainer.best_precision())
+    return cfg, replace(wish, kept=images, precision=precision)
+
+
+def _pools_alike(cfg: CfgNode, kept: dict) -> bool:
+    """Whether batch and norm are those of what has begun; else that is refused, and named, soon after."""
+    theirs = kept["SOLVER"]["IMS_PER_BATCH"], kept["MODEL"]["RESNETS"]["NORM"]
+    return theirs == (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.NORM)
 
 
 def choose(
@@ -131,7 +137,7 @@ def choose(
 
         def work(job: records.Job) -> None:
             log = job.folder / "log.txt" if processes.first else Path(os.devnull)
-            job.results.update(asdict(measure(cfg, processes, precision, images, log=log)))
+            job.results.update(asdict(measure(cfg, processes, precision, images, log=log, kept=wish.kept)))
 
         perform(
             processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not begun
@@ -232,9 +238,10 @@ def counted(cfg: CfgNode, precision: str) -> Memory:
 
 def _size(cfg: CfgNode) -> int | None:
     """Images of the data that a config names, where it is known without having them."""
-    if model.categories(cfg)[1] == 80 and cfg.DATASETS.TRAIN == ("coco_2017_train",):
+    names = [name.rpartition("/")[2] for name in cfg.DATASETS.TRAIN or ["coco_2017_train"]]
+    if model.categories(cfg)[1] == 80 and names == ["coco_2017_train"]:
         return expect.IMAGES
-    return VOC_IMAGES if cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval") else None
+    return VOC_IMAGES if names == ["voc_2007_trainval", "voc_2012_trainval"] else None
 
 
 def _gpu() -> str:
@@ -249,7 +256,10 @@ def _divides(share: int, images: int) -> None:
         )
 
 
-def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | None, *, log: Path) -> Plan:
+def measure(
+    cfg: CfgNode, processes: Processes, precision: str, images: int | None, *, log: Path,
+    kept: int | None = None,
+) -> Plan:  # fmt: skip
     """Train for some iterations at a learning rate of 0.
 
     Args:
@@ -259,6 +269,7 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
         precision: one of trainer.PRECISIONS.
         images: of a process in a pass; by default the most that fit its GPU.
         log: of Detectron2.
+        kept: images that what has begun cannot do without.
 
     Raises:
         KitError: not even one image fits a GPU.
@@ -300,7 +311,7 @@ def measure(cfg: CfgNode, processes: Processes, precision: str, images: int | No
         except RuntimeError as error:
             if not budget.out_of_memory(error):
                 raise
-            raise KitError(budget.full(images or share)) from None
+            raise KitError(budget.full(images or share, kept=bool(kept))) from None
         except FloatingPointError as error:
             raise KitError(
                 f"calibrating in {precision}: {' '.join(str(error).split())[:120]}; add --precision float32"
@@ -426,8 +437,8 @@ def describe(
     if found:
         yield f"to expect of {row}: box AP {found.box}, mask AP {found.mask}; from {found.basis}"
         config, changes = deviations.nearest(model.plain(cfg), kind or "")
-        if pool < full:
-            changes.append(f"BN over {full} images -> {pool}")
+        if 0 < pool < expect.BATCH:
+            changes.append(f"BN over {expect.BATCH} images -> {pool}")
         if changes:
             yield f"that is for {config}; not known is what this costs: {', '.join(changes)}"
     else:

@@ -356,9 +356,12 @@ class Watch(hooks.HookBase):
         self.bar, self.stop, self.folder, self.period = bar, stop, folder, period
         self.steps, self.seconds = 0, 0.0
         """Done in this session, and what they took."""
+        self.reached = 0
+        """Iterations that the newest checkpoint has."""
 
     def before_train(self) -> None:
         self.trainer.stop = self.stop
+        self.reached = self.trainer.start_iter
         self.began = self.saved = time.monotonic()
 
     def after_step(self) -> None:
@@ -374,6 +377,7 @@ class Watch(hooks.HookBase):
             raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
 
     def _save(self, done: int) -> None:
+        self.reached = done
         state = {
             "step": done,
             "model": self.trainer.network.state_dict(),

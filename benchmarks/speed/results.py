@@ -48,6 +48,7 @@ def _ratio(benchmark: str, device: str, **sizes: Any) -> Callable[[Case], tuple[
         return max(
             ((each["of"], each["median"]) for each in case.ratios() if each["over"] == "released"),
             key=lambda named: named[1],
+            default=None,  # the released code did not get through
         )
 
     return found
@@ -58,8 +59,8 @@ def _best_mfu(case: Case) -> tuple[str, float] | None:
     if case.benchmark != "step" or not any(known in name for known in ("H100", "H200")):
         return None
     known = [(t.variant.name, mfu(t, case.device) or 0.0) for t in case.timings if t.variant.ours]
-    best = max(known, key=lambda named: named[1])
-    return best if best[1] else None
+    best = max(known, key=lambda named: named[1], default=None)
+    return best if best and best[1] else None
 
 
 FULL = {"depth": 50, "width": 64}

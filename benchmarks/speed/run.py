@@ -21,7 +21,7 @@ from benchmarks.speed.flops import peak
 from benchmarks.speed.photos import draw_photos
 from benchmarks.speed.steps import Setup, step
 from benchmarks.speed.timing import Budget, Case
-from triplet import files
+from triplet import files, toolchain
 from triplet.config import load
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain, share_of_cores
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, write JSON; returns 0, or 2 with one line that says what is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
+    toolchain.expandable_segments()  # as the kit's own commands
     try:
         with _threads(THREADS):
             failed = _run(arguments, shlex.join(["python", "-m", "benchmarks.speed.run", *argv]))
@@ -120,6 +121,8 @@ def _run(arguments: argparse.Namespace, command: str) -> list[str]:
         def measure_step() -> None:
             case, kits = step(setup, budget)
             note(case)
+            if not kits:
+                raise KitError("no step of the kit's got through")
             # The last kit is the one that a run on this device would use.
             workers = share_of_cores()
             for backend in backends(device):

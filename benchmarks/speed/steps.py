@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.speed import others, released
 from benchmarks.speed.flops import step_flop
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
+from triplet.errors import KitError
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain, SideRange
 from triplet.pretrain.layout import Order
@@ -95,15 +96,19 @@ def contestants(setup: Setup, device: torch.device) -> tuple[list[Contestant], l
     cuda = device.type == "cuda"
     released_sizes = setup.released.model_copy(update={"precision": "bfloat16" if cuda else "float32"})
     found: list[Contestant] = [Kit(released_sizes, device)]
+    without: list[str] = []
     if cuda:
         fast = setup.fast.model_copy(update={"compile": False})
         found.append(Kit(fast, device, "kit, fast sizes"))
         if setup.compile:
             compiled = fast.model_copy(update={"compile": True})
-            found.append(Kit(compiled, device, "kit, fast sizes, compiled"))
+            try:
+                found.append(Kit(compiled, device, "kit, fast sizes, compiled"))
+            except KitError as error:  # no compiler
+                without.append(str(error))
     found.append(released.Step(setup.released, device))
     built, missing = others.installed(setup.released, device)
-    return [*found, *built], missing
+    return [*found, *built], [*without, *missing]
 
 
 def sizes_of(setup: Setup, config: Pretrain) -> list[Sizes]:

@@ -81,6 +81,7 @@ def test_when_two_images_do_not_fit_one_is_taken():
 def test_out_of_memory_says_what_to_give():
     assert budget.full(8) == "the GPU is full with 8 images in a pass; add --images-per-gpu 4"
     assert "smaller images" in budget.full(1)
+    assert "--images-per-gpu" not in budget.full(8, kept=True)
 
 
 @pytest.mark.parametrize(

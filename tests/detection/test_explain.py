@@ -77,6 +77,12 @@ def test_a_stop_late_but_undecayed_costs_what_is_published(capsys, tmp_path):
     )  # GluonCV's ended at 38.3 and was at 30.3 before the rate fell
 
 
+def test_the_end_of_a_schedule_is_no_stop(capsys):
+    _, out, _ = run(capsys, result=("32.0", "27.0"))
+    assert "a stop after 58.4k to 124k of 180k" in out or "of 180k" in out
+    assert "180k of 180k" not in out
+
+
 def test_a_stop_after_the_first_step_has_no_size(capsys, tmp_path):
     moco = AUTHORS.with_name("coco_r50_c4_2x_moco.yaml")
     _, out, _ = run(

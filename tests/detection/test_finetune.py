@@ -253,7 +253,8 @@ def test_a_full_gpu_is_one_line_that_says_what_to_do(unfinished, drawn, capsys, 
     monkeypatch.setattr(trainer.Trainer, "precise_bn", full_gpu)
     assert cli.main(command(drawn, *SHORT)) == 2
     error = capsys.readouterr().err
-    assert "the GPU is full; free it of others, then the same command: it goes on from iteration 6" in error
+    assert "is full with the 4 images in a pass that this finetuning has begun with; free" in error
+    assert "--force" not in error
     assert cli.main([*command(drawn, *SHORT), "--force"]) == 2
     capsys.readouterr()
     monkeypatch.setattr(trainer.Trainer, "train", full_gpu)
@@ -263,15 +264,32 @@ def test_a_full_gpu_is_one_line_that_says_what_to_do(unfinished, drawn, capsys, 
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("SOLVER.IMS_PER_BATCH=8", "SOLVER.IMS_PER_BATCH 4 -> 8"),
+        ("MODEL.RESNETS.NORM=FrozenBN", "MODEL.RESNETS.NORM BN -> FrozenBN"),
+        ("MODEL.RESNETS.NORM=SyncBN", "MODEL.RESNETS.NORM BN -> SyncBN"),
+    ],
+)
+def test_what_decides_on_bn_is_named_when_it_changes(unfinished, drawn, capsys, change, said):
+    assert cli.main(command(drawn, *SHORT, change)) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_workers_and_periods_may_change_on_the_way(unfinished, drawn):
     changed = ["DATALOADER.NUM_WORKERS=1", "SOLVER.CHECKPOINT_PERIOD=3"]
     assert cli.main(command(drawn, *SHORT, *changed)) == 0
 
 
-def test_a_frozen_backbone_can_be_finetuned(run, drawn):
-    assert cli.main(command(drawn, *SHORT, "MODEL.RESNETS.NORM=FrozenBN")) == 0
+@pytest.mark.parametrize(
+    ("change", "loaded", "pool"),
+    [("MODEL.RESNETS.NORM=FrozenBN", 265, 0), ("MODEL.BACKBONE.FREEZE_AT=2", 307, 4)],
+)
+def test_a_frozen_backbone_can_be_finetuned(run, drawn, change, loaded, pool):
+    assert cli.main(command(drawn, *SHORT, change)) == 0
     record = records.require("row", "finetune")
-    assert (record.results["loaded_tensors"], record.config["bn_images"]) == (265, 0)
+    assert (record.results["loaded_tensors"], record.config["bn_images"]) == (loaded, pool)
 
 
 def test_a_restored_trainer_takes_the_steps_that_the_first_would_have_taken(run, drawn):

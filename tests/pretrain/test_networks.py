@@ -102,7 +102,7 @@ def alone(tmp_path):
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_pooled_statistics_are_those_of_torch(alone, offset):
-    """Also of features far from 0, once the running mean is near theirs."""
+    """Also of features far from 0."""
     torch.manual_seed(0)
     ours, theirs = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
     for layer in (ours, theirs):
@@ -131,19 +131,38 @@ def test_one_group_needs_no_groups():
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_left_out_in_silence(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "DEVICE", tmp_path)  # a machine with a driver too old
+    (tmp_path / "nvidia0").touch()  # a machine with a driver too old
+    monkeypatch.setattr(distributed, "DEVICES", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with distributed.join() as processes:  # nobody asked for it: CUDA_VISIBLE_DEVICES is empty in tests
         assert processes.device.type == "cpu"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with pytest.raises(KitError, match="torch cannot use the GPU here"), distributed.join():
+    with (
+        pytest.raises(KitError, match=r"torch cannot use the GPU here .*nvidia0.*update"),
+        distributed.join(),
+    ):
         pass
+    (tmp_path / "nvidia0").unlink()  # a container without it
+    (tmp_path / "nvidiactl").touch()
+    with distributed.join() as processes:
+        assert processes.device.type == "cpu"
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     with pytest.raises(KitError, match=r"compile=true needs a C\+\+ compiler.*or add compile=false"):
-        trainer.compile_networks(nn.Module())
+        trainer.compile_networks(nn.Linear(1, 1))
+
+
+def test_compilers_are_those_that_the_tools_call(monkeypatch):
+    monkeypatch.setattr(
+        toolchain.shutil, "which", lambda name: {"g++": "/g++", "clang": "/clang"}.get(name)
+    )
+    for gpu, variable in ((True, "CC"), (False, "CXX")):
+        monkeypatch.delenv(variable, raising=False)
+        assert not any("compiler" in what for what in toolchain.missing(gpu=gpu))
+        monkeypatch.setenv(variable, "ccache gcc")  # not one program
+        assert any("compiler" in what for what in toolchain.missing(gpu=gpu))
 
 
 @pytest.mark.parametrize("width", [4, 12])

@@ -100,6 +100,18 @@ def test_goals_are_judged_where_they_belong():
     assert not results.judge(case("step", [1.0], [20.0], depth=50, width=64)), "a goal on the GPU"
 
 
+def test_goals_are_not_judged_by_what_did_not_get_through():
+    one = case("step", [1.0], [8.0], depth=50, width=64)
+    one.device = torch.device("cuda")
+    (left, _) = one.timings
+    one.timings = [left]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "device_name", lambda device: "NVIDIA H100 80GB HBM3")
+        assert results.judge(one) == []
+        one.timings = []
+        assert results.judge(one) == []
+
+
 def test_fast_sizes_are_the_nearest_to_the_released_ones(config):
     few = SideRange(smallest=32, largest=48, step=16)
     fast = config.model_copy(update={"views": config.views.model_copy(update=dict(online=few, target=few))})

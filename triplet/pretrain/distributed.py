@@ -21,8 +21,7 @@ from triplet.errors import Interrupted, KitError
 T = TypeVar("T")
 PATIENCE = 1800.0
 """Seconds to wait for processes that have joined."""
-DEVICE = Path("/dev/nvidiactl")
-"""There where NVIDIA's driver is, and given to this container."""
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,11 @@ def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes
             "make command, with GPUS=.. NODES=.. RDZV=host:port, on every node"
         )
     gpu = torch.cuda.is_available()
-    if not gpu and DEVICE.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+    if not gpu and (card := _card()):
+        why = "update its driver, make doctor says to what" if torch.version.cuda else "it has no CUDA"
         raise KitError(
-            f"torch cannot use the GPU here ({DEVICE}): update its driver, make doctor says to what; "
-            "or set CUDA_VISIBLE_DEVICES to nothing, to work on the CPU"
+            f"torch cannot use the GPU here ({card}): {why}; or set CUDA_VISIBLE_DEVICES to nothing, to "
+            "work on the CPU"
         )
     if gpu and local >= torch.cuda.device_count():
         raise KitError(f"found {torch.cuda.device_count()} GPUs for {local + 1} processes; lower GPUS")
@@ -162,6 +162,14 @@ def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _card() -> Path | None:
+    """A GPU that the machine or the container gives this process, which nobody told to leave it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
+        return None
+    cards = sorted(DEVICES.glob("nvidia[0-9]*"))
+    return next((card for card in cards if os.access(card, os.R_OK | os.W_OK)), None)
 
 
 def perform(
@@ -202,10 +210,9 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
     On the CPU, where torch has none, and in compiled networks: torch.nn.SyncBatchNorm waits for the device
     in each layer, which breaks every graph there.
 
-    (N, C) or (N, C, H, W) with equal N on every process. Sums and sums of squares go over in one piece,
-    shifted by the running mean, which all processes of the group share, so that float32 loses little to
-    cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm. Lower precisions are normalised
-    in float32.
+    (N, C) or (N, C, H, W) with equal N on every process. Mean and variance take two passes, so that
+    float32 loses nothing to cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm. Lower
+    precisions are normalised in float32.
     """
 
     group: dist.ProcessGroup
@@ -222,21 +229,19 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = (0,) if input.dim() == 2 else (0, 2, 3)
         shape = (1, -1) if input.dim() == 2 else (1, -1, 1, 1)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        count = input.numel() // input.shape[1] * dist.get_world_size(self.group)
-        guess = self.running_mean.clone()
-        shifted = x - guess.view(shape)
-        sums = torch.stack([shifted.sum(axes), shifted.square().sum(axes)])
-        first, second = all_reduce(sums, "sum", self.group) / count
-        mean, variance = guess + first, (second - first.square()).clamp(min=0)
+        processes = dist.get_world_size(self.group)
+        count = input.numel() // input.shape[1] * processes
+        mean = all_reduce(x.sum(axes), "sum", self.group) / count
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes), "sum", self.group) / count
         with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
             self.num_batches_tracked += 1
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        centred = shifted - first.view(shape)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 

@@ -147,7 +147,7 @@ def compile_networks(networks: nn.Module) -> None:
     Raises:
         KitError: no C compiler or no headers of Python, which torch.compile builds its launchers with.
     """
-    if lacking := toolchain.missing():
+    if lacking := toolchain.missing(gpu=next(networks.parameters()).is_cuda):
         raise KitError(
             f"compile=true needs {' and '.join(lacking)}: install g++ and python3-dev (whatever the system "
             "calls them), or add compile=false"

@@ -167,7 +167,7 @@ def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]
         detector: c4 or fpn.
     """
     ours = flat(settings)
-    ours["SOLVER.BASE_LR"] *= 16 / ours["SOLVER.IMS_PER_BATCH"]
+    ours["SOLVER.BASE_LR"] = round(ours["SOLVER.BASE_LR"] * 16 / ours["SOLVER.IMS_PER_BATCH"], 6)
     ours["SOLVER.IMS_PER_BATCH"] = 16
 
     def differ(name: str) -> list[str]:

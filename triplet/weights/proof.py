@@ -56,8 +56,8 @@ def load_and_check(model: Any, path: Path) -> int:
         path: what ``triplet convert`` wrote.
 
     Returns:
-        The number of tensors that were loaded: 318 for a ResNet-50; 265 into frozen BN, which counts no
-        batches.
+        The number of tensors that were loaded: 318 for a ResNet-50; 265 where all of its BN is
+        frozen.
 
     Raises:
         KitError: a tensor has no place in the model, or differs after loading.
@@ -68,12 +68,12 @@ def load_and_check(model: Any, path: Path) -> int:
     # A C4 head takes res5 into the RoI head; its extra norm is not the backbone's, nor is a pyramid.
     homes = ("backbone.bottom_up.", "backbone.", "roi_heads.")
     wanted = {k for k in state if re.match(r"backbone\.(?!fpn_|top_block\.)|roi_heads\.res5\.\d", k)}
-    frozen = not any(k.endswith("num_batches_tracked") for k in wanted)
     loaded = 0
     for name, array in arrays.items():
-        if name.endswith("num_batches_tracked") and frozen:
-            continue
         places = [home + name for home in homes if home + name in state]
+        sibling = name.replace("num_batches_tracked", "running_mean")
+        if not places and sibling != name and any(home + sibling in state for home in homes):
+            continue  # frozen BN has statistics and counts no batches
         if len(places) != 1:
             raise KitError(f"{path}: {name} has {len(places)} places in the model, expected 1")
         if not torch.equal(state[places[0]].cpu(), torch.from_numpy(array)):
