@@ -82,9 +82,26 @@ def test_slurm_gives_the_warning_that_the_script_waits_for():
     assert {"--signal=B:USR1@300", "--requeue", "--ntasks-per-node=1"} <= set(options)
 
 
+def test_skypilot_sets_up_what_the_kit_needs(tmp_path):
+    """With stand-ins, as root and not."""
+    task = yaml.safe_load(SKY.read_text())
+    for commands in (["apt-get", "make"], ["apt-get", "make", "sudo"]):
+        folder = tmp_path / commands[-1]
+        folder.mkdir()
+        said = folder / "said"
+        for name in commands:
+            tool = folder / name
+            tool.write_text(f'#!/bin/sh\necho "{name} $*" >> {said}\n')
+            tool.chmod(0o755)
+        subprocess.run(["/bin/bash", "-euc", task["setup"]], env={"PATH": str(folder)}, check=True)
+        *_, packages, last = said.read_text().splitlines()
+        assert packages.startswith("sudo apt-get" if "sudo" in commands else "apt-get")
+        assert {"git", "g++", "make", "python3-dev", "python3-venv"} <= {*packages.split()}
+        assert last == "make setup"
+
+
 def test_skypilot_runs_make_on_every_node():
     task = yaml.safe_load(SKY.read_text())
-    assert task["setup"] == "make setup"
     environment = {
         **task["envs"], "PATH": os.environ["PATH"], "MAKEFLAGS": "--dry-run",
         "SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_NUM_NODES": "2",

@@ -89,9 +89,8 @@ def finetune(
             ours = records.Plan(
                 stage="finetune", config=planned(wish.precision, wish.images or wish.kept), inputs={}
             )
-            if changes := processes.tell(
-                before.changes(ours)
-            ):  # the first's: paths may differ on other nodes
+            # The first one's, as in the record: on other nodes the data may lie elsewhere.
+            if changes := processes.tell(before.changes(ours)):
                 trained = f"with {done} iterations trained" if done else ""
                 raise records.other(folder, "finetune", changes, trained)
         here, chosen = plan.choose(run, settings, whole, here, processes, wish, bool(kept), done)
