@@ -77,6 +77,7 @@ def test_the_markdown_is_whole_tables(places):
         assert lines[i - 2] == ""
 
 
+@pytest.mark.slow
 def test_the_page_stays_small(places):
     """As many runs as nobody has, each with pictures: what does not fit is left out and said to be."""
     full()
