@@ -1,4 +1,4 @@
-"""The two ways in which a stage ends without its result."""
+"""The two ways in which a stage ends without its result, and what a full GPU says."""
 
 
 class KitError(Exception):
@@ -7,3 +7,12 @@ class KitError(Exception):
 
 class Interrupted(Exception):
     """The stage was asked to stop, saved what it had, and goes on when run again. Exit code 143."""
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that a GPU is full, in torch's words or in those of CUDA and its libraries."""
+    told = (
+        "out of memory", "cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    )  # fmt: skip
+    return any(words in str(error) for words in told)

@@ -2,10 +2,10 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-
-import torch
+from typing import Any
 
 from triplet.errors import KitError
 
@@ -76,12 +76,6 @@ def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
     return max(n for n in divisors(share) if memory.peak(n) <= MARGIN * limit)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it says that a GPU is full, in torch's words or in those of CUDA's libraries."""
-    told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)
-
-
 def full(images: int, *, kept: bool = False) -> str:
     """What to say, and to do, when a GPU is out of memory with so many images in a pass.
 
@@ -139,6 +133,15 @@ def compress(cfg: CfgNode, fraction: float) -> CfgNode:
     shorter.SOLVER.STEPS = tuple(round(step * fraction) for step in solver.STEPS)
     shorter.SOLVER.WARMUP_ITERS = round(solver.WARMUP_ITERS * fraction)
     return shorter
+
+
+def with_schedule(cfg: CfgNode, solver: Mapping[str, Any]) -> CfgNode:
+    """The config with another one's schedule, of which ``solver`` is the section SOLVER."""
+    changed = cfg.clone()
+    changed.defrost()
+    for key in SCHEDULE:
+        changed.SOLVER[key] = solver[key]
+    return changed
 
 
 def part_in(hours: float, seconds: float, cfg: CfgNode) -> float:

@@ -12,7 +12,7 @@ import torch
 from benchmarks.detection import budget, data, model, plan, quiet
 from benchmarks.detection.trainer import Trainer, Watch, data_size
 from triplet import files, records
-from triplet.errors import KitError
+from triplet.errors import KitError, out_of_memory
 from triplet.pretrain import checkpoint
 from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar
@@ -69,16 +69,14 @@ def finetune(
         )  # fmt: skip
         saved = checkpoint.checkpoints(folder) if kept else []
         done = processes.tell(checkpoint.step_of(saved[0]) if saved else 0)
-        whole, settings = here, model.plain(cfg)
+        whole = here
         here, wish = plan.settle(whole, processes, wish, kept)
 
         def planned(precision: str | None, images: int | None) -> dict[str, Any]:
-            for key in budget.SCHEDULE:
-                cfg.SOLVER[key] = here.SOLVER[key]
             return {
                 "dataset": records.portable(dataset),
                 "seed": seed,
-                "detectron2": model.plain(cfg),
+                "detectron2": model.plain(budget.with_schedule(cfg, here.SOLVER)),
                 "precision": precision,
                 "bn_images": budget.bn_images(cfg, processes.size, images or 1),
                 **({"hours": wish.hours} if wish.hours else {}),
@@ -93,7 +91,7 @@ def finetune(
             if changes := processes.tell(before.changes(ours)):
                 trained = f"with {done} iterations trained" if done else ""
                 raise records.other(folder, "finetune", changes, trained)
-        here, chosen = plan.choose(run, settings, whole, here, processes, wish, bool(kept), done)
+        here, chosen = plan.choose(run, model.plain(cfg), whole, here, processes, wish, bool(kept), done)
         perform(
             processes,
             "finetune",
@@ -153,7 +151,7 @@ def _train(
             reason = " ".join(str(error).split())[:120]
             raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
         except RuntimeError as error:
-            if not budget.out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if pool and (watch.reached if watch else start):
                 raise KitError(budget.full(chosen.images, kept=True)) from None

@@ -16,7 +16,7 @@ import torch
 from benchmarks.detection import budget, expect, model, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
 from triplet import records
-from triplet.errors import KitError
+from triplet.errors import KitError, out_of_memory
 from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, amount, duration, say
 from triplet.report import deviations
@@ -91,10 +91,7 @@ def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) ->
     if wish.schedule:
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
     elif kept and wish.hours:
-        cfg = cfg.clone()
-        cfg.defrost()
-        for key in budget.SCHEDULE:
-            cfg.SOLVER[key] = kept["detectron2"]["SOLVER"][key]
+        cfg = budget.with_schedule(cfg, kept["detectron2"]["SOLVER"])
     precision = wish.precision or (kept or {}).get("precision") or processes.tell(trainer.best_precision())
     return cfg, replace(wish, kept=images, precision=precision)
 
@@ -309,7 +306,7 @@ def measure(
                 _run(steps, WARM + TIMED, each)
                 seconds = (times[1] - times[0]) / TIMED
         except RuntimeError as error:
-            if not budget.out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise KitError(budget.full(images or share, kept=bool(kept))) from None
         except FloatingPointError as error:
@@ -356,7 +353,7 @@ def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> fl
     try:
         _run(_steps(own, alone, precision, repeated, images), 2)
     except RuntimeError as error:
-        if not budget.out_of_memory(error):
+        if not out_of_memory(error):
             raise
         return math.inf
     return torch.cuda.max_memory_reserved()

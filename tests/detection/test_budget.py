@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from benchmarks.detection import budget, model
 from benchmarks.detection.budget import Memory
 from tests.conftest import KIT
-from triplet.errors import KitError
+from triplet.errors import KitError, out_of_memory
 
 AUTHORS = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
 MOCO = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")
@@ -90,11 +90,12 @@ def test_out_of_memory_says_what_to_give():
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2)"), True),
         (RuntimeError("The size of tensor a (3) must match"), False),
     ],
 )
 def test_full_gpus_are_told_from_other_errors(error, full):
-    assert budget.out_of_memory(error) == full
+    assert out_of_memory(error) == full
 
 
 def test_what_hours_allow():

@@ -26,6 +26,18 @@ TWO = [
 ]
 
 
+def stop(running, ready):
+    """Send SIGTERM once it is ready; what a stage that was stopped cleanly has said."""
+    while not ready():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    out, error = running.communicate()
+    assert running.returncode == 143, error
+    assert "Traceback" not in error
+    return out, error
+
+
 def last(metrics):
     """The iteration that a training has logged last."""
     lines = metrics.read_text().splitlines()
@@ -42,15 +54,9 @@ def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F8
     done = 0
     for more in (["--images-per-gpu", "1"], []):  # what has begun keeps it
         running = launch(2, *arguments, *more)
-        while not metrics.exists() or last(metrics) <= done:
-            assert running.poll() is None, running.communicate()
-            time.sleep(0.05)
-        running.send_signal(signal.SIGTERM)
-        out, error = running.communicate()
-        assert running.returncode == 143, error
+        out, error = stop(running, lambda done=done: metrics.exists() and last(metrics) > done)
         assert "4 images an iteration = 2 x 1 x 2 passes, float32; BN over 2, where the recipe has 4" in out
         assert error.count("stopped by") == 1
-        assert "Traceback" not in error
         newest = max(folder.glob("step_*.pth"))
         before, done = done, int(newest.stem.removeprefix("step_"))
         assert before < done < 60
@@ -72,16 +78,9 @@ def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F8
 def test_two_processes_measure_for_hours(run, drawn):  # noqa: F811
     short = ["SOLVER.MAX_ITER=4", "SOLVER.STEPS=(2,)", "TEST.PRECISE_BN.ENABLED=False"]
     arguments = command(drawn, *short, "--hours", "9")
-    stopped = launch(2, *arguments)
     log = records.stage_folder("row", "plan") / "log.txt"
-    while not log.exists():
-        assert stopped.poll() is None, stopped.communicate()
-        time.sleep(0.02)
-    stopped.send_signal(signal.SIGTERM)
-    _, error = stopped.communicate()
-    assert stopped.returncode == 143, error
+    _, error = stop(launch(2, *arguments), log.exists)
     assert "nothing was trained yet" in error
-    assert "Traceback" not in error
     running = launch(2, *arguments)
     out, error = running.communicate()
     assert running.returncode == 0, error

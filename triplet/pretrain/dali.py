@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from triplet.errors import KitError
+from triplet.errors import KitError, out_of_memory
 from triplet.images import Images
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import MOST_REPLACED, _Items
@@ -173,7 +173,7 @@ def _decoded(
             pixels = _run(pipeline, device)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-300:]
-            if "out of memory" in str(error) or "cudaErrorMemoryAllocation" in str(error):
+            if out_of_memory(error):
                 raise KitError(f"DALI finds the GPU full ({reason}); lower images_per_gpu") from None
             if failed or not inside:
                 raise KitError(f"DALI fails ({reason}); do without it: views.backend=opencv") from None
