@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test test-slow test-gpu lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test check test-slow test-gpu lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
   linear knn semi svm speed report tensorboard \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -85,10 +85,13 @@ demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layou
 	  $(if $(filter command environment,$(origin IMAGES)),--images "$(IMAGES)") $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
-	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -m "not slow" $(ARGS)
+	@.venv/bin/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-test-slow: .venv/complete ## the slow ones: several processes, stops and resumes, the whole chain
-	@OMP_NUM_THREADS=1 .venv/bin/pytest -m slow $(ARGS)
+check: lint ## the quick loop: lint, types, and the fast tests that the changes since the last check can affect
+	@.venv/bin/pytest --testmon -m "not slow" $(ARGS)
+
+test-slow: .venv/complete ## the slow ones, two at a time: several processes, stops and resumes, the whole chain
+	@.venv/bin/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 test-gpu: .venv/complete ## those that need a GPU; the others leave it alone
 	@TEST_GPU=1 .venv/bin/pytest -m gpu $(ARGS)

@@ -1,18 +1,29 @@
 """What all tests share: places of their own, and a drawn data set."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-if "TEST_GPU" not in os.environ:  # before anyone asks torch
+# Before torch is imported: processes share the cores, and rounding depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+from tests.support.processes import SERVER, fork_server
 from triplet.pull.drawn import Drawn, draw_dataset
 
 KIT = Path(__file__).parent.parent
 
 TINY = Drawn(unlabelled=48, train=12, val=6, radii=(18, 30), large=(28, 50), objects=(1, 3))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of pytest-xdist share one fork server."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[SERVER] = fork_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,13 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU; make test-gpu"))
 
 
+@contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """Data sets, checkpoints and reports below a folder; the working directory is the kit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(KIT)
+        for name in ("datasets", "checkpoints", "reports"):
+            patch.setenv(f"TRIPLET_{name.upper()}", str(folder / name))
+        yield folder
+
+
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Data sets, checkpoints and reports below tmp_path; the working directory stays the kit."""
-    monkeypatch.chdir(KIT)
-    for name in ("datasets", "checkpoints", "reports"):
-        monkeypatch.setenv(f"TRIPLET_{name.upper()}", str(tmp_path / name))
-    return tmp_path
+def places(tmp_path: Path) -> Iterator[Path]:
+    """The three places below tmp_path."""
+    with placed(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,12 @@
 """The small chain from pull to report, as its user runs it: `triplet demo`, with a tiny budget."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.conftest import KIT
+from tests.support.processes import run as kit
 from triplet.report.collect import collect
 
 pytestmark = pytest.mark.slow
@@ -42,11 +40,8 @@ def world(tmp_path_factory):
     (folder / "demo.yaml").write_text(tiny.replace("DETECTION", str(folder / "detection.yaml")))
 
     def run(*arguments):
-        places = {f"TRIPLET_{n.upper()}": str(folder / n) for n in ("datasets", "checkpoints", "reports")}
-        return subprocess.run(
-            [sys.executable, "-m", "triplet.cli", "demo", "--config", f"{folder}/demo.yaml", *arguments],
-            capture_output=True, text=True, cwd=KIT, env={**os.environ, **places},
-        )  # fmt: skip
+        places = {f"TRIPLET_{n.upper()}": folder / n for n in ("datasets", "checkpoints", "reports")}
+        return kit("demo", "--config", folder / "demo.yaml", *arguments, **places)
 
     return folder, run, run()
 

@@ -2,15 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tarfile
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.processes import run, start, wait_until
 from triplet import cli, images
 from triplet.errors import KitError
 from triplet.images import open_images
@@ -20,9 +18,9 @@ from triplet.images import open_images
 def classes(tmp_path):
     """Two classes of five small images, with names that need care."""
     folder = tmp_path / "source"
-    for label, start in (("cat", 0), ("naïve dog", 5)):
+    for label, first in (("cat", 0), ("naïve dog", 5)):
         (folder / label).mkdir(parents=True)
-        for i in range(start, start + 5):
+        for i in range(first, first + 5):
             colour = Image.new("RGB", (40 + i, 30), (i * 20, 99, 255 - i * 20))
             colour.save(folder / label / f"photo {i}.{'jpg' if i % 2 else 'png'}")
     return folder
@@ -92,12 +90,9 @@ def test_a_stopped_pack_goes_on_after_its_last_whole_shard(classes, places):
     for i in range(150):
         big.save(classes / "cat" / f"z{i:03d}.png", compress_level=0)
     folder = places / "datasets" / "packed"
-    command = [sys.executable, "-m", "triplet.cli", "pack", str(classes), "--name", "packed",
-               "--per-shard", "8"]  # fmt: skip
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (folder / "shard-000001.json").exists():
-        assert running.poll() is None
-        time.sleep(0.001)
+    command = ["pack", classes, "--name", "packed", "--per-shard", "8"]
+    running = start(*command)
+    wait_until((folder / "shard-000001.json").exists, running)
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate()
     assert running.returncode == 143, error
@@ -108,7 +103,7 @@ def test_a_stopped_pack_goes_on_after_its_last_whole_shard(classes, places):
         open_images(folder)
     first = (folder / "shard-000000.tar").stat().st_mtime_ns
     (folder / "shard-000001.tar").write_bytes(b"damaged meanwhile")
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert run(*command).returncode == 0
     assert (folder / "shard-000000.tar").stat().st_mtime_ns == first
     assert content(open_images(folder)) == content(open_images(classes))
 

@@ -2,12 +2,17 @@ import json
 import multiprocessing
 import os
 import subprocess
+import sys
 import time
 
 import pytest
 
-from triplet import records
+from tests.support.killed_at import Killer
+from triplet import files, records
 from triplet.errors import KitError
+from triplet.report.crate import all_records
+
+BEGUN = {"started": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
 
 
 class Stage:
@@ -18,6 +23,11 @@ class Stage:
         self.input = places / "input.txt"
         self.input.write_text("one")
         self.worked = 0
+
+    def plan(self):
+        inputs = {"text": records.Artifact.of(self.input)}
+        config = {"rate": 1, "pair": [1, 2]}
+        return records.Plan(stage="copy", config=config, inputs=inputs).model_dump()
 
     def perform(self, fail=None, **options):
         def work(job):
@@ -264,3 +274,86 @@ def test_record_is_plain_json(stage):
     content = json.loads((stage.folder / "record.json").read_text())
     assert content["stage"] == "copy"
     assert content["inputs"]["text"]["path"].startswith("/")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "a/../../b", ".", "", "a\0b"])
+def test_names_lead_to_no_other_place(places, name):
+    for folder in (lambda: records.stage_folder(name, "copy"), lambda: records.dataset_folder(name)):
+        with pytest.raises(KitError, match="names a folder below"):
+            folder()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["checkpoints//etc/passwd", "checkpoints/../../secret", "datasets//etc/passwd", "reports/a/../../../b",
+     "/etc/passwd", "../secret", "checkpoints/run/copy/link", "checkpoints/run/copy/folder/secret"],
+)  # fmt: skip
+def test_an_output_outside_of_the_kits_places_is_an_error_wherever_records_are_read(stage, places, path):
+    stage.perform()
+    secret = places / "secret"
+    secret.write_text("secret")
+    (stage.folder / "link").symlink_to(secret)
+    (stage.folder / "folder").symlink_to(places)
+    written = stage.folder / "record.json"
+    content = json.loads(written.read_text())
+    content["outputs"]["copy"]["path"] = path
+    written.write_text(json.dumps(content))
+    for reading in (
+        lambda: records.read(stage.folder),
+        lambda: records.require("run", "copy"),
+        lambda: stage.perform(),
+        all_records,
+    ):
+        with pytest.raises(KitError, match=r"lies outside of .*remove that record"):
+            reading()
+
+
+def test_a_data_set_may_be_a_link_to_another_disk(stage, places):
+    (places / "disk").mkdir()
+    (places / "datasets").mkdir()
+    (places / "datasets" / "mine").symlink_to(places / "disk")
+
+    def work(job):
+        (job.folder / "images.txt").write_text("")
+        job.outputs["images"] = job.folder / "images.txt"
+
+    folder = places / "datasets" / "mine"
+    assert records.perform("pull", folder, config={}, inputs={}, work=work) == records.read(folder)
+
+
+def test_force_does_not_empty_what_another_stage_has_made(stage):
+    stage.perform()
+    other = dict(config={}, inputs={}, work=lambda job: None, force=True)
+    with pytest.raises(KitError, match=r"run/copy holds a copy, which --force would delete"):
+        records.perform("pull", stage.folder, **other)
+    assert (stage.folder / "output.txt").exists()
+    (stage.folder / "record.json").rename(stage.folder / "started.json")  # as one that is in the middle
+    content = json.loads((stage.folder / "started.json").read_text())
+    plan = {"plan": {k: content[k] for k in ("stage", "config", "inputs")}, "started": "", "seconds": 0}
+    (stage.folder / "started.json").write_text(json.dumps(plan))
+    with pytest.raises(KitError, match="holds a copy"):
+        records.perform("pull", stage.folder, **other)
+    assert stage.perform(force=True)
+
+
+def test_what_an_unfinished_stage_needs_is_deleted_after_the_record_is_written(stage):
+    """A kill at any change to a file leaves the one or the other, and the next call tidies up."""
+    step, survived, number = stage.folder / "step_1", False, 0
+    while not survived:
+        number += 1
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        for left in stage.folder.iterdir():
+            left.unlink()
+        files.write_text(stage.folder / "started.json", json.dumps(BEGUN | {"plan": stage.plan()}))
+        step.write_text("state")
+        child = os.fork()
+        if not child:
+            sys.addaudithook(Killer("output.txt", number))
+            stage.perform(scratch=("step_*",))
+            os._exit(0)
+        survived = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        recorded = (stage.folder / "record.json").exists()
+        assert recorded or step.exists(), number
+        stage.perform(scratch=("step_*",))
+        assert sorted(p.name for p in stage.folder.iterdir()) == [".lock", "output.txt", "record.json"]
+    assert number > 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from triplet import __version__, records, toolchain
-from triplet.errors import Interrupted, KitError
+from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here, say
 
 # Stages are imported where they run: `triplet doctor` must work where torch does not.
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"triplet {arguments.stage}: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as error:
-        if first_here():
+        if first_here() or isinstance(error, WorkerKilled):
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
-        return 143
+        return getattr(error, "code", 143)
     except RuntimeError as error:
         if "CUDA driver error" not in str(error):
             raise

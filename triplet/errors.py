@@ -6,7 +6,15 @@ class KitError(Exception):
 
 
 class Interrupted(Exception):
-    """The stage was asked to stop, saved what it had, and goes on when run again. Exit code 143."""
+    """The stage was asked to stop, saved what it had, and goes on when run again."""
+
+    code = 143
+
+
+class WorkerKilled(Interrupted):
+    """The same, because a process that loads data was killed."""
+
+    code = 2
 
 
 def out_of_memory(error: RuntimeError) -> bool:

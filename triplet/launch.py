@@ -16,7 +16,8 @@ Slurm and compose wait for 300."""
 
 def main() -> int:
     """The exit code of the first process that failed, 0 when none did, 2 when they did not meet."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's choice as well, which it explains at length
+    if "OMP_NUM_THREADS" not in os.environ:  # torchrun's choice as well, which it explains at length
+        os.environ |= {"OMP_NUM_THREADS": "1", "TRIPLET_OWN_THREADS": "1"}  # see Processes.use_cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     logging.disable(logging.ERROR)
     from torch.distributed import run

@@ -13,12 +13,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -32,6 +32,7 @@ M = TypeVar("M", bound=BaseModel)
 command = ContextVar("command", default="")
 """What the user typed; the command line sets it."""
 MARKERS = ("record.json", "started.json")
+PLACES = ("datasets", "checkpoints", "reports")
 FOREIGN = ".foreign"
 """Marks a folder that held files before a stage first worked there: it is never emptied."""
 PACKAGES = (
@@ -59,10 +60,20 @@ def root(name: str) -> Path:
 
 def stage_folder(run: str, stage: str) -> Path:
     """Folder of a stage of a run, a path below the checkpoints such as ``demo/seed0/triplet``."""
-    parts = Path(run).parts
-    if not parts or Path(run).is_absolute() or ".." in parts:
-        raise KitError(f"--run names a folder below checkpoints/, for example 'triplet': found {run!r}")
-    return root("checkpoints") / run / stage
+    return _below("checkpoints", run, "--run", "triplet") / stage
+
+
+def dataset_folder(name: str) -> Path:
+    """Folder of a data set that the kit makes, a path below the data sets such as ``demo``."""
+    return _below("datasets", name, "--name", "packed")
+
+
+def _below(place: str, name: str, option: str, example: str) -> Path:
+    """A folder below a place; KitError for a name that leads out of it, or is the place itself."""
+    path = PurePath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise KitError(f"{option} names a folder below {place}/, for example {example!r}: found {name!r}")
+    return root(place) / name
 
 
 class Artifact(BaseModel):
@@ -101,16 +112,20 @@ class Artifact(BaseModel):
 
 def portable(path: Path) -> str:
     """``<root>/<rest>`` for what lies in one of the places, else the absolute path."""
-    for name in ("datasets", "checkpoints", "reports"):
+    for name in PLACES:
         if path.absolute().is_relative_to(root(name)):
             return (Path(name) / path.absolute().relative_to(root(name))).as_posix()
     return path.absolute().as_posix()
 
 
 def local(path: str) -> Path:
-    """The inverse of ``portable``."""
+    """The inverse of ``portable``; KitError for a portable path that leads out of its place."""
     name, _, rest = path.partition("/")
-    return root(name) / rest if name in ("datasets", "checkpoints", "reports") else Path(path)
+    if name not in PLACES:
+        return Path(path)
+    if PurePath(rest).is_absolute() or ".." in PurePath(rest).parts or "\0" in rest:
+        raise KitError(f"a record names {path!r}, which lies outside of {name}/; remove that record")
+    return root(name) / rest
 
 
 class Plan(BaseModel):
@@ -177,8 +192,23 @@ class Job:
 
 
 def read(folder: Path) -> Record | None:
-    """The record in a stage's folder, None if the stage is not done; KitError if it is damaged."""
-    return _load(folder / "record.json", Record)
+    """The record in a stage's folder, None if the stage is not done.
+
+    Raises:
+        KitError: it is damaged, or names an output outside of the kit's places: what a record of others
+            names is neither shown nor packed unless it lies there.
+    """
+    record = _load(folder / "record.json", Record)
+    for artifact in record.outputs.values() if record else ():
+        place, path = artifact.path.partition("/")[0], local(artifact.path)
+        # Data sets may well be links to another disk.
+        inside = place == "datasets" or path.resolve().is_relative_to(root(place).resolve())
+        if place not in PLACES or not inside:
+            raise KitError(
+                f"{folder / 'record.json'} names the output {artifact.path}, which lies outside of "
+                f"{'/, '.join(PLACES)}/; remove that record"
+            )
+    return record
 
 
 def begun(folder: Path) -> Plan | None:
@@ -215,6 +245,7 @@ def perform(
     force: bool = False,
     clear: bool = True,
     derived: bool = False,
+    scratch: Sequence[str] = (),
     seed: int | None = None,
     world_size: int = 1,
 ) -> Record:
@@ -232,6 +263,8 @@ def perform(
         force: start over, whatever is there.
         clear: whether starting over empties the folder.
         derived: what is there of another plan is replaced without asking: nobody's result.
+        scratch: patterns of files in the folder that only an unfinished stage needs. They are deleted once
+            the record is written, not before: a stage that is killed meanwhile goes on from them.
         seed: for the record.
         world_size: number of processes, for the record.
 
@@ -253,6 +286,11 @@ def perform(
             raise KitError(f"{folder} holds files of unknown origin; add --force to empty it")
         if others and not exclusive:
             (folder / FOREIGN).touch()
+        if force and clear and (theirs := _stage_of(folder)) not in (None, stage):
+            raise KitError(
+                f"{portable(folder)} holds a {theirs}, which --force would delete; choose another name, or "
+                "delete the folder by hand"
+            )
         if force and clear and ours and (folder / FOREIGN).exists():
             raise KitError(
                 f"{folder} held files before the kit worked there, which --force would delete; "
@@ -261,19 +299,20 @@ def perform(
         if force and clear and (ours or exclusive):
             _empty(folder)
         done = None if force else read(folder)
-        begun = None if force else _load(folder / "started.json", _Started)
-        if previous := done or (begun and begun.plan):
+        unfinished = None if force else _load(folder / "started.json", _Started)
+        if previous := done or (unfinished and unfinished.plan):
             changes = previous.changes(plan)
             if changes and derived:
                 _empty(folder)
-                done = begun = None
+                done = unfinished = None
             elif changes:
                 raise other(folder, stage, changes)
             elif done and all(artifact.intact() for artifact in done.outputs.values()):
+                _tidy(folder, scratch)
                 say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
                 return done
         (folder / "record.json").unlink(missing_ok=True)
-        began = begun or _Started(plan=plan, started=_now(), seconds=0.0)
+        began = unfinished or _Started(plan=plan, started=_now(), seconds=0.0)
         clock = datetime.now(UTC)
 
         def spent() -> float:
@@ -305,7 +344,7 @@ def perform(
             image=os.environ.get("TRIPLET_IMAGE"),
         )
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
-        (folder / "started.json").unlink()
+        _tidy(folder, scratch)
         return record
 
 
@@ -358,6 +397,22 @@ def _locked(folder: Path) -> Iterator[None]:
 _held: set[IO[str]] = set()
 # A loader process that outlives a killed stage for some seconds must not hold its lock.
 os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
+
+
+def _tidy(folder: Path, scratch: Sequence[str]) -> None:
+    """Delete what a stage that is on record needs no more."""
+    unfinished = (f".{name}.*.tmp" for name in MARKERS)  # what a killed process was writing
+    for pattern in ("started.json", *unfinished, *scratch):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _stage_of(folder: Path) -> str | None:
+    """The stage whose record, or beginning, a folder holds; None for none that can be read."""
+    with suppress(KitError):
+        if plan := begun(folder):
+            return plan.stage
+    return None
 
 
 def _empty(folder: Path) -> None:

@@ -6,21 +6,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from triplet.errors import Interrupted
+from triplet.errors import Interrupted, WorkerKilled
 from triplet.progress import first_here, say
 
 
 class Stop:
-    """Whether a stop was asked for."""
+    """Whether a stop was asked for, or cannot be avoided."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._lost = False
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self._lost or self.signal is not None
+
+    def lost_worker(self) -> None:
+        """A process that loads data was killed."""
+        self._lost = True
 
     def interrupted(self, what: str) -> Interrupted:
         """The exception that ends the stage after it saved."""
+        if self._lost and not self.signal:
+            return WorkerKilled(
+                "a process that loads images was killed, mostly for want of memory: give the job more of "
+                f"it, or take fewer loader processes; {what}; run the same command to go on"
+            )
         name = self.signal.name if self.signal else "a request"
         return Interrupted(f"stopped by {name}: {what}; run the same command to go on")
 

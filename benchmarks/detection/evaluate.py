@@ -1,9 +1,10 @@
 """The eval stage: COCO's or PASCAL VOC's numbers for a finetuned model."""
 
+import contextlib
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from triplet.errors import KitError
 from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
+from triplet.training.loading import load
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
@@ -68,6 +70,7 @@ def evaluate(
         settings = {}
         known = finetuned.results["categories"]
     with join() as processes:
+        processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
         perform(
             processes,
             "eval",
@@ -109,8 +112,13 @@ def _evaluate(
             model.load_trained(network, weights)
             cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
             loader = build_detection_test_loader(cfg, name)
-        with Bar("eval", len(loader), quiet=not processes.first) as bar, quiet.log_to(log):
-            found = _detect(network, loader, voc, bar, stop)
+        images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
+        with (
+            Bar("eval", len(loader), quiet=not processes.first) as bar,
+            quiet.log_to(log),
+            contextlib.closing(images),
+        ):
+            found = _detect(network, images, voc, bar, stop)
         if any(processes.gather(bool(stop))):
             raise stop.interrupted(f"{bar.done} of {bar.total} images evaluated")
         with quiet.log_to(log):
@@ -142,7 +150,11 @@ def _evaluate(
 
 @torch.no_grad()
 def _detect(
-    network: nn.Module, loader: Any, voc: PascalVOCDetectionEvaluator | None, bar: Bar, stop: Stop
+    network: nn.Module,
+    images: Iterable[dict[str, Any]],
+    voc: PascalVOCDetectionEvaluator | None,
+    bar: Bar,
+    stop: Stop,
 ) -> list[dict[str, Any]]:
     """This process's detections in COCO's result format, categories counted from 0.
 
@@ -154,19 +166,14 @@ def _detect(
     if voc:
         voc.reset()
     found: list[dict[str, Any]] = []
-    try:
-        for batch in loader:
-            if stop:
-                break
-            outputs = network(batch)
-            if voc:
-                voc.process(batch, outputs)
-            for image, output in zip(batch, outputs, strict=True):
-                found += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
-            bar.step()
-    except RuntimeError:
-        if not stop:  # else a loader process was killed by the signal that stops this one
-            raise
+    for image in images:
+        if stop:
+            break
+        (output,) = network([image])
+        if voc:
+            voc.process([image], [output])
+        found += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+        bar.step()
     return found
 
 

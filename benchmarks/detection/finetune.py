@@ -1,5 +1,6 @@
 """The finetune stage: a detector from converted weights, by Detectron2, within the user's means."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.detection import budget, data, model, plan, quiet
-from benchmarks.detection.trainer import Trainer, Watch, data_size
+from benchmarks.detection.trainer import Trainer, Watch, data_size, loaders
 from triplet import files, records
 from triplet.errors import KitError, out_of_memory
 from triplet.pretrain import checkpoint
 from triplet.pretrain.distributed import Processes, join, perform
-from triplet.progress import Bar
+from triplet.progress import Bar, say
 from triplet.signals import graceful
 from triplet.weights import proof
 
@@ -57,6 +58,7 @@ def finetune(
     wish = wish or plan.Wish()
     folder = records.stage_folder(run, "finetune")
     with join() as processes:
+        processes.use_cores(loaders(cfg, processes))
         begun = records.begun(folder) if processes.first and not force else None
         kept = processes.tell(begun.config if begun else None)
         processes.same("converted weights", records.Artifact.of(weights).sha256)
@@ -100,10 +102,9 @@ def finetune(
             config=planned(chosen.precision, chosen.images),
             inputs={"weights": weights, **data.inputs(cfg, dataset, train=True)},
             force=force,
+            scratch=checkpoint.SCRATCH,
             seed=seed,
         )
-        if processes.first:  # only now is the model on record
-            checkpoint.keep(folder, 0)
 
 
 def _train(
@@ -127,20 +128,23 @@ def _train(
         files.cut_lines(metrics, "iteration", start - 1)  # before the trainer opens it
     seed_all_rng(seed + 1_000_003 * processes.rank + start)
     pool = budget.bn_images(cfg, processes.size, chosen.images)
+    if processes.first:
+        say(f"finetune: {processes.use_cores(loaders(cfg, processes))}")
     watch: Watch | None = None
-    with graceful() as stop:
+    with graceful() as stop, contextlib.ExitStack() as closing:
         try:
             with quiet.log_to(log):
                 told = logging.getLogger(__name__)  # what triplet explain reads
                 told.info("World size: %d; BN over %d images", processes.size, pool)
                 told.info("Running with full config:\n%s", cfg.dump())
-                trainer = Trainer(cfg, processes, chosen.images, chosen.precision, start)
+                trainer = Trainer(cfg, processes, chosen.images, chosen.precision, start, stop)
+                closing.enter_context(contextlib.closing(trainer.data_loader))
                 count = proof.load_and_check(trainer.network, Path(cfg.MODEL.WEIGHTS))
                 if state:
                     trainer.restore(state)
                     state.clear()
             with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
-                watch = Watch(bar, stop, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
+                watch = Watch(bar, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
                 trainer.register_hooks([watch])
                 with quiet.log_to(log):
                     trainer.train(start, trainer.max_iter)

@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from benchmarks.detection import compat  # noqa: F401
+from triplet import files
 from triplet.errors import KitError
 from triplet.weights import detectron2_format
 
@@ -102,6 +103,8 @@ def load_trained(network: nn.Module, path: Path) -> None:
     Raises:
         KitError: damaged, more than tensors and plain values, or of another model.
     """
+    if damage := files.damage(path):
+        raise KitError(f"{path} is damaged ({damage}); fetch it again, or run its stage again with --force")
     try:
         if path.suffix == ".pkl":
             found = {k: torch.as_tensor(v) for k, v in detectron2_format.read(path).items()}

@@ -1,11 +1,12 @@
 """Before a finetuning: what fits these GPUs and hours, how long it takes, and what AP to expect."""
 
+import contextlib
 import gc
 import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from triplet.errors import KitError, out_of_memory
 from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, amount, duration, say
 from triplet.report import deviations
-from triplet.signals import graceful
+from triplet.signals import Stop, graceful
 from triplet.weights import proof
 
 from detectron2.config import CfgNode
@@ -277,7 +278,11 @@ def measure(
     gpu = processes.device.type == "cuda"
     measuring = gpu and images is None and share > 1
     times: list[float] = []
-    with graceful() as stop, Bar("calibrate", WARM + TIMED, quiet=not processes.first) as bar:
+    with (
+        graceful() as stop,
+        contextlib.ExitStack() as loaded,
+        Bar("calibrate", WARM + TIMED, quiet=not processes.first) as bar,
+    ):
         try:
             if measuring:
                 limit = processes.free or 0.0
@@ -292,7 +297,7 @@ def measure(
             images = images or share
             _forget(processes)
             with quiet.log_to(log):
-                loader = trainer.batches(cfg, processes) if cfg.DATASETS.TRAIN else _endless(cfg, processes)
+                loader = loaded.enter_context(contextlib.closing(_batches(cfg, processes, stop)))
                 steps = _steps(cfg, processes, precision, loader, images)
                 steps.stop = stop
 
@@ -367,10 +372,13 @@ def _forget(processes: Processes) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _endless(cfg: CfgNode, processes: Processes) -> Iterator[list[dict[str, Any]]]:
+def _batches(cfg: CfgNode, processes: Processes, stop: Stop) -> Generator[list[dict[str, Any]], None, None]:
+    """Batches of the config's data, or synthetic ones where it names none."""
+    if cfg.DATASETS.TRAIN:
+        yield from trainer.batches(cfg, processes, stop)
     share = budget.per_process(cfg, processes.size)
     made = [synthetic.images(cfg, share, seed=8 * processes.rank + number) for number in range(4)]
-    return itertools.cycle(made)
+    yield from itertools.cycle(made)
 
 
 def _now(processes: Processes) -> float:

@@ -1,11 +1,12 @@
 """Detectron2's training on the user's GPUs: the config's batch, in as many passes as memory wants."""
 
+import contextlib
 import functools
 import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from benchmarks.detection import compat, model  # noqa: F401
 from benchmarks.detection.budget import per_process
@@ -22,6 +22,7 @@ from triplet.pretrain import checkpoint
 from triplet.pretrain.distributed import Processes
 from triplet.progress import Bar
 from triplet.signals import Stop, ignore_in_worker
+from triplet.training.loading import load
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
@@ -94,11 +95,13 @@ def pool_in_float32(network: nn.Module, dtype: torch.dtype) -> None:
             module.register_forward_hook(after)
 
 
-def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list[dict[str, Any]]]:
-    """This process's share of each batch, from iteration ``start`` on, without end.
+def batches(
+    cfg: CfgNode, processes: Processes, stop: Stop, start: int = 0
+) -> Generator[list[dict[str, Any]], None, None]:
+    """This process's share of each batch, from iteration ``start`` on, without end; close it at the end.
 
     As Detectron2's own loader, except that a resumed run goes on in the data where it stopped, and that
-    worker processes leave signals to their parent.
+    processes end as ``loading.load`` says.
 
     Raises:
         KitError: a batch that the processes cannot share, or settings that are not heeded here; while
@@ -111,19 +114,23 @@ def batches(cfg: CfgNode, processes: Processes, start: int = 0) -> Iterable[list
     share = per_process(cfg, processes.size)
     annotated, wide = _annotated(cfg)
     order = TrainingSampler(len(annotated), seed=cfg.SEED)
-    cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
-    workers = cfg.DATALOADER.NUM_WORKERS
-    if workers == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
-        workers = min(cores, workers if processes.device.type == "cpu" else 8)
-    loader = DataLoader(
+    images = load(
         MapDataset(annotated, _Mapper(cfg)),
-        sampler=_Grouped(order, wide, share, start),
-        num_workers=workers,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
+        _Grouped(order, wide, share, start),
+        workers=loaders(cfg, processes),
+        stop=stop,
+        start_worker=_start_worker,
     )
-    return _Batches(loader, share)
+    return _in_batches(images, share)
+
+
+def loaders(cfg: CfgNode, processes: Processes) -> int:
+    """Processes that load images for each that trains: the config's, or what the machine can have."""
+    cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
+    chosen: int = cfg.DATALOADER.NUM_WORKERS
+    if chosen == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
+        return min(cores, chosen if processes.device.type == "cpu" else 8)
+    return chosen
 
 
 def data_size(cfg: CfgNode) -> int:
@@ -144,10 +151,6 @@ def _read(
     """Read and serialised once for calibration, training and precise BN; the objects themselves can go."""
     dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
     return DatasetFromList(dicts, copy=False), [image["width"] > image["height"] for image in dicts]
-
-
-def _as_it_is(image: Any) -> Any:
-    return image
 
 
 def _start_worker(worker: int) -> None:
@@ -191,15 +194,12 @@ class _Grouped(torch.utils.data.Sampler):
                 group.clear()
 
 
-class _Batches:
-    """A loader's images in lists of ``share``."""
-
-    def __init__(self, loader: DataLoader, share: int) -> None:
-        self.loader, self.share = loader, share
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        images = iter(self.loader)
-        while batch := list(itertools.islice(images, self.share)):
+def _in_batches(
+    images: Generator[Any, None, None], share: int
+) -> Generator[list[dict[str, Any]], None, None]:
+    """Images in lists of ``share``."""
+    with contextlib.closing(images):
+        while batch := list(itertools.islice(images, share)):
             if broken := next((image for image in batch if isinstance(image, KitError)), None):
                 raise broken
             yield batch
@@ -218,14 +218,15 @@ class Steps(SimpleTrainer):
         processes: all of them; each must take the same steps.
         images: of this process in a pass.
         precision: one of PRECISIONS, of autocast.
+        stop: whether a stop was asked for.
     """
 
     def __init__(
         self, network: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, processes: Processes,
-        images: int, precision: str,
+        images: int, precision: str, stop: Stop | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, loader, optimizer)
-        self.processes, self.images, self.stop = processes, images, Stop()
+        self.processes, self.images, self.stop = processes, images, Stop() if stop is None else stop
         self.dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
         self.latest: dict[str, float] = {}
@@ -290,13 +291,16 @@ class Trainer(Steps):
         images: of a process in a pass.
         precision: one of PRECISIONS.
         start: iterations that earlier sessions have done.
+        stop: whether a stop was asked for.
     """
 
-    def __init__(self, cfg: CfgNode, processes: Processes, images: int, precision: str, start: int) -> None:
+    def __init__(
+        self, cfg: CfgNode, processes: Processes, images: int, precision: str, start: int, stop: Stop
+    ) -> None:
         network = build(cfg, processes, precision)
         optimizer = build_optimizer(cfg, network)
-        loader = batches(cfg, processes, start)
-        super().__init__(network, loader, optimizer, processes, images, precision)
+        loader = batches(cfg, processes, stop, start)
+        super().__init__(network, loader, optimizer, processes, images, precision, stop)
         self.cfg = cfg
         self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = start, cfg.SOLVER.MAX_ITER
@@ -325,8 +329,8 @@ class Trainer(Steps):
         """
         count = self.precise_passes
 
-        def passes() -> Iterator[list[dict[str, Any]]]:
-            for batch in batches(self.cfg, self.processes):
+        def passes(loaded: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+            for batch in loaded:
                 for images in self.passes(batch):
                     told = torch.tensor(float(bool(self.stop)), device=self.processes.device)
                     if self.processes.mean(told) > 0:
@@ -334,7 +338,8 @@ class Trainer(Steps):
                     yield images
                     bar.step()
 
-        hooks.PreciseBN(0, self.network, passes(), count).update_stats()
+        with contextlib.closing(batches(self.cfg, self.processes, self.stop)) as loaded:
+            hooks.PreciseBN(0, self.network, passes(loaded), count).update_stats()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what ``Watch`` has saved."""
@@ -347,20 +352,18 @@ class Watch(hooks.HookBase):
 
     Args:
         bar: of progress.
-        stop: whether a stop was asked for.
         folder: of the checkpoints.
         period: iterations.
     """
 
-    def __init__(self, bar: Bar, stop: Stop, folder: Path, period: int) -> None:
-        self.bar, self.stop, self.folder, self.period = bar, stop, folder, period
+    def __init__(self, bar: Bar, folder: Path, period: int) -> None:
+        self.bar, self.folder, self.period = bar, folder, period
         self.steps, self.seconds = 0, 0.0
         """Done in this session, and what they took."""
         self.reached = 0
         """Iterations that the newest checkpoint has."""
 
     def before_train(self) -> None:
-        self.trainer.stop = self.stop
         self.reached = self.trainer.start_iter
         self.began = self.saved = time.monotonic()
 
@@ -374,7 +377,7 @@ class Watch(hooks.HookBase):
             self._save(done)
             self.saved = now
         if self.trainer.stopping:
-            raise self.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
+            raise self.trainer.stop.interrupted(f"{done} of {self.trainer.max_iter} iterations")
 
     def _save(self, done: int) -> None:
         self.reached = done

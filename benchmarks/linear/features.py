@@ -140,7 +140,7 @@ def _write(
             found = np.empty((len(items), backbone.channels), dtype=np.float16)
             filled = 0
             with contextlib.closing(
-                stream(dataset, batches, collate, config.loaders, processes.device)
+                stream(dataset, batches, collate, config.loaders, processes.device, stop)
             ) as loaded:
                 for pixels, _ in loaded:
                     if stop:

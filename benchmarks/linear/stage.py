@@ -8,6 +8,7 @@ from benchmarks.linear.config import NEUTRAL, Common
 from benchmarks.linear.data import Labelled, open_sets
 from triplet import records
 from triplet.methods import weights_of
+from triplet.pretrain import checkpoint
 from triplet.pretrain.distributed import Processes, join, perform
 
 
@@ -62,6 +63,7 @@ def run_stage(
         inputs["classes"] = classes
     with join() as processes:
         processes.same("config", settings.model_dump(mode="json"))
+        processes.use_cores(settings.loaders)
         processes.same("file of weights", records.Artifact.of(path).sha256)
         ours, theirs = open_sets(train, test, classes)
         processes.same(
@@ -80,5 +82,6 @@ def run_stage(
             config=settings.model_dump(mode="json", exclude=NEUTRAL),
             inputs=inputs,
             force=force,
+            scratch=checkpoint.SCRATCH,
             seed=settings.seed,
         )

@@ -23,6 +23,7 @@ from triplet.config import load
 from triplet.errors import KitError
 from triplet.methods import weights_of
 from triplet.pretrain.data import stream
+from triplet.pretrain.distributed import Processes
 from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import graceful
@@ -69,6 +70,7 @@ def svm(
         inputs={"images": data / "JPEGImages", "lists": data / "ImageSets", "weights": path},
         work=lambda job: _work(settings, path, data, splits, fits, job),
         force=force,
+        scratch=("*_feat?.npy",),  # half a gigabyte each
         seed=settings.seed,
     )
 
@@ -76,11 +78,11 @@ def svm(
 def _work(
     settings: Svm, weights: Path, data: Path, splits: list[Split], fits: list[svm_fit.Fit], job: Job
 ) -> None:
-    _extract(settings, weights, data, splits, job.folder)
+    alone = Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    alone.use_cores(settings.loaders)
+    _extract(settings, weights, data, splits, job.folder, alone.device)
     workers = settings.workers or len(os.sched_getaffinity(0))
     done = _fit_all(fits, job.folder / "fits.jsonl", workers)
-    for path in job.folder.glob("*_feat?.npy"):  # half a gigabyte each, and done with
-        path.unlink()
     for layer in settings.layers:
         job.results[f"feat{layer}"] = summary(settings, layer, len(splits[0].classes), done)
     best = max(settings.layers, key=lambda layer: job.results[f"feat{layer}"]["mAP"])
@@ -97,9 +99,10 @@ def _path(folder: Path, split: str, layer: int) -> Path:
 
 
 @torch.no_grad()
-def _extract(settings: Svm, weights: Path, data: Path, splits: list[Split], folder: Path) -> None:
+def _extract(
+    settings: Svm, weights: Path, data: Path, splits: list[Split], folder: Path, device: torch.device
+) -> None:
     """Write the features of both splits that are not there yet."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, _ = load_backbone(weights)
     backbone.to(device).eval()
     mixed, layers = settings.precision == "bfloat16", settings.layers
@@ -113,7 +116,7 @@ def _extract(settings: Svm, weights: Path, data: Path, splits: list[Split], fold
             graceful() as stop,
             Bar(f"svm: features of {name}", len(places)) as bar,
             contextlib.closing(
-                stream(Squares(data, split), batches, collate, settings.loaders, device)
+                stream(Squares(data, split), batches, collate, settings.loaders, device, stop)
             ) as loaded,
         ):
             for pixels, _ in loaded:

@@ -94,7 +94,7 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
         contextlib.closing(
             stream(
                 Crops(train, config.images, config.seed),
-                order.batches(start, processes.rank, processes.size), collate, config.loaders, device,
+                order.batches(start, processes.rank, processes.size), collate, config.loaders, device, stop,
             )
         ) as batches,
     ):  # fmt: skip
@@ -173,7 +173,7 @@ def evaluate(
     labels = torch.from_numpy(test.labels).to(processes.device)
     right = torch.zeros(2, dtype=torch.int64, device=processes.device)
     model.eval()
-    with contextlib.closing(centres(test, config, processes)) as batches:
+    with contextlib.closing(centres(test, config, processes, stop)) as batches:
         for pixels, places in batches:
             if stop:
                 break
@@ -187,11 +187,11 @@ def evaluate(
 
 
 def centres(
-    test: Labelled, config: Common, processes: Processes
+    test: Labelled, config: Common, processes: Processes, stop: Stop
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """The pixels and places of a process's share of the images, see ``stream``."""
     mine = share(len(test), processes.rank, processes.size, EVALUATED)
-    return stream(Centres(test, config.images), mine, collate, config.loaders, processes.device)
+    return stream(Centres(test, config.images), mine, collate, config.loaders, processes.device, stop)
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -209,7 +209,6 @@ def _save(job: Job, model: Classifier, optimizer: SGD, step: int, order: Order) 
 def _finish(job: Job, model: Classifier, training: Training, order: Order) -> None:
     final = job.folder / "checkpoint.pth"
     checkpoint.save(final, model.learned, None, order.steps, training.epochs)
-    checkpoint.keep(job.folder, 0)
     job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
     history = model.head.history.tolist()
     best = max(range(len(history)), key=lambda epoch: history[epoch][0])

@@ -14,6 +14,7 @@ from triplet.images import open_images
 from triplet.pretrain import data, trainer
 from triplet.pretrain.layout import Order, plan
 from triplet.pretrain.step import Sizes
+from triplet.signals import Stop
 
 
 def backends(device: torch.device) -> list[str]:
@@ -48,13 +49,13 @@ def fed(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> d
     torch.backends.cudnn.benchmark = kit.cudnn_benchmark
     _meet_every_size(kit)
 
-    batches = load(images, layout, order, 0, 0, budget.device)
+    batches = load(images, layout, order, 0, 0, budget.device, Stop())
     for _ in range(4 * workers + 2):  # as many as are ready before anyone asks
         next(batches)
     alone, taken = _repeat(budget.seconds / 3, budget.rounds, lambda: next(batches), budget.device)
     batches.close()
 
-    batches = load(images, layout, order, 0, 0, budget.device)
+    batches = load(images, layout, order, 0, 0, budget.device, Stop())
     passes, shares = layout.steps(order, 0, 0), list[float]()
 
     def train() -> None:

@@ -16,6 +16,7 @@ from triplet.pretrain.layout import Order, plan
 from triplet.pretrain.loss import truncated_triplet_loss
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.optim import ema_update
+from triplet.signals import Stop
 
 BLOCK = 0.02
 """Seconds of calls in a repetition of something short."""
@@ -110,7 +111,7 @@ def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
     def kit(backend: str) -> Iterator[Any]:
         views = here.views.model_copy(update={"backend": backend})
         layout = plan(here.model_copy(update={"views": views}), 1)
-        return data.load(images, layout, Order(len(images), here), 0, 0, budget.device)
+        return data.load(images, layout, Order(len(images), here), 0, 0, budget.device, Stop())
 
     batches: dict[str, Iterator[Any]] = {
         "kit, opencv": kit("opencv"),

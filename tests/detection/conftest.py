@@ -9,7 +9,10 @@ import yaml
 from PIL import Image
 
 from benchmarks.detection import model
-from tests.conftest import KIT
+from tests.conftest import KIT, placed
+from triplet import cli
+from triplet.pretrain import checkpoint
+from triplet.pretrain.networks import Networks
 
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
@@ -67,6 +70,18 @@ def keypoints(drawn, truth, tmp_path_factory):
     for split in ("train2017", "val2017"):
         (folder / split).symlink_to(drawn / "val2017")
         (folder / "annotations" / f"person_keypoints_{split}.json").write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory):
+    """The places of a run whose drawn weights are converted; not to be changed."""
+    folder = tmp_path_factory.mktemp("converted")
+    torch.manual_seed(0)
+    checkpoint.save(folder / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    with placed(folder):
+        arguments = ["--run", "row", "--config", str(DEMO), "--weights", str(folder / "c.pth")]
+        assert cli.main(["convert", *arguments]) == 0
     return folder
 
 

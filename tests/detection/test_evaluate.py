@@ -3,7 +3,6 @@
 import json
 import pickle
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 from benchmarks.detection import data, model, pictures
 from tests.conftest import KIT, TINY
 from tests.detection.conftest import DEMO
-from tests.pretrain.test_distributed import launch
+from tests.support.processes import launch, wait_until
 from triplet import cli, records
 from triplet.errors import KitError
 from triplet.pull.drawn import draw_dataset
@@ -88,9 +87,7 @@ def test_a_stop_is_clean(places, tmp_path, untrained):
     draw_dataset(tmp_path / "many", TINY.model_copy(update={"unlabelled": 1, "val": 100}))
     running = launch(2, "eval", "--run", "row", *untrained(), "--data", str(tmp_path / "many"))
     folder = records.stage_folder("row", "eval")
-    while not all((folder / name).exists() for name in ("log.txt", "log.1.txt")):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.01)
+    wait_until(lambda: all((folder / name).exists() for name in ("log.txt", "log.1.txt")), running)
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=60)
     assert running.returncode == 143, error

@@ -1,14 +1,13 @@
 """Real Detectron2 on a few drawn images: train, stop, resume, evaluate."""
 
+import contextlib
 import copy
+import io
 import json
 import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,14 @@ import torch
 
 from benchmarks.detection import data, explain, model, trainer
 from benchmarks.detection import finetune as finetuning
-from tests.conftest import KIT
+from tests.conftest import KIT, placed
+from tests.support.processes import children, group_is_gone, start, wait_until
 from triplet import cli, files, records
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.distributed import Processes
 from triplet.pretrain.networks import Networks
+from triplet.signals import Stop
 
 from detectron2.utils.events import EventStorage
 
@@ -30,12 +31,9 @@ SHORT = ["SOLVER.MAX_ITER=6", "SOLVER.STEPS=(4,)", "TEST.PRECISE_BN.NUM_ITER=2"]
 
 
 @pytest.fixture
-def run(places, tmp_path):
-    """A run whose weights are converted."""
-    torch.manual_seed(0)
-    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
-    arguments = ["--run", "row", "--config", DEMO, "--weights", str(tmp_path / "c.pth")]
-    assert cli.main(["convert", *arguments]) == 0
+def run(places, converted):
+    """The places of a run whose weights are converted."""
+    shutil.copytree(converted / "checkpoints", places / "checkpoints")
     return places
 
 
@@ -90,15 +88,10 @@ def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
 @pytest.mark.slow
 def test_a_stop_in_precise_bn_loses_no_training(run, drawn):
     long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *command(drawn, *long)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start(*command(drawn, *long))
     folder = records.stage_folder("row", "finetune")
     log = folder / "log.txt"
-    while not log.exists() or "Running precise-BN" not in log.read_text():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    wait_until(lambda: log.exists() and "Running precise-BN" in log.read_text(), process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate()
     assert process.returncode == 143, error
@@ -127,15 +120,10 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *command(drawn, *longer)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    process = start(*command(drawn, *longer))
     folder = records.stage_folder("row", "finetune")
-    while not (folder / "metrics.json").exists() or not (folder / "metrics.json").stat().st_size:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    metrics = folder / "metrics.json"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate()
@@ -150,6 +138,38 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
     assert lines == sorted(set(lines))
     assert lines[-1] == 59
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_ends_the_run(run, drawn, tmp_path, workers):
+    """In one line, and all of its processes with it."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(drawn, folder)
+    image = min((folder / "train2017").iterdir())
+    image.write_bytes(image.read_bytes()[:300])
+    more = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", f"DATALOADER.NUM_WORKERS={workers}"]
+    process = start(*command(folder, *more), session=True)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert f"{image} or its annotations cannot be read" in error
+    assert error.count("\n") == 1
+    assert group_is_gone(process)
+
+
+def test_a_killed_loader_process_costs_nothing(run, drawn):
+    more = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "DATALOADER.NUM_WORKERS=2"]
+    process = start(*command(drawn, *more), session=True)
+    folder = records.stage_folder("row", "finetune")
+    metrics = folder / "metrics.json"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2, error
+    assert "a process that loads images was killed, mostly for want of memory" in error
+    assert error.count("\n") == 1
+    assert group_is_gone(process)
+    (saved,) = folder.glob("step_*.pth")
+    assert f"{checkpoint.step_of(saved)} of 60 iterations; run the same command to go on" in error
 
 
 def test_other_weights_do_not_resume_this_run(run, drawn, capsys):
@@ -184,13 +204,9 @@ def test_a_diverging_training_is_one_line(run, drawn, capsys):
 def test_killed_before_the_record_loses_no_training(run, drawn):
     """Between the last iteration and the record; what is finished is not trained again."""
     long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *command(drawn, *long)], stderr=subprocess.PIPE, text=True
-    )
+    process = start(*command(drawn, *long))
     folder = records.stage_folder("row", "finetune")
-    while not (folder / "step_0000006.pth").exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    wait_until((folder / "step_0000006.pth").exists, process)
     process.kill()
     process.communicate()
     assert records.read(folder) is None
@@ -200,9 +216,9 @@ def test_killed_before_the_record_loses_no_training(run, drawn):
     assert not list(folder.glob("step_*"))
 
 
-@pytest.fixture
-def unfinished(run, drawn, capsys):
-    """The folder of a training that is through, when the disk was full before its record was written."""
+@pytest.fixture(scope="session")
+def through(converted, drawn, tmp_path_factory):
+    """The places of a training that was through when the disk was full before its record was written."""
     write = files.write_text
 
     def full(path, text):
@@ -210,11 +226,21 @@ def unfinished(run, drawn, capsys):
             raise OSError(28, "No space left on device", str(path))
         write(path, text)
 
-    with pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp("through")
+    shutil.copytree(converted / "checkpoints", folder / "checkpoints")
+    with placed(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "write_text", full)
         patch.setattr(trainer, "SAVE_EVERY", 0.0)
-        assert cli.main(command(drawn, *SHORT)) == 2
-    assert "No space left" in capsys.readouterr().err
+        with contextlib.redirect_stderr(io.StringIO()) as error:
+            assert cli.main(command(drawn, *SHORT)) == 2
+    assert "No space left" in error.getvalue()
+    return folder
+
+
+@pytest.fixture
+def unfinished(places, through):
+    """The folder of that training."""
+    shutil.copytree(through / "checkpoints", places / "checkpoints")
     folder = records.stage_folder("row", "finetune")
     assert [path.stem for path in checkpoint.checkpoints(folder)] == ["step_0000006", "step_0000005"]
     return folder
@@ -302,7 +328,7 @@ def test_a_restored_trainer_takes_the_steps_that_the_first_would_have_taken(run,
     alone = Processes(0, 1, torch.device("cpu"))
 
     def steps(first, last, state=None):
-        made = trainer.Trainer(cfg, alone, 2, "float32", first)
+        made = trainer.Trainer(cfg, alone, 2, "float32", first, Stop())
         if state:
             made.restore(copy.deepcopy(state))
         rates = []

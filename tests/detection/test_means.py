@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from benchmarks.detection import budget, data, expect, model, plan
 from benchmarks.detection import finetune as finetuning
 from tests.conftest import KIT
 from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
-from tests.pretrain.test_distributed import launch
+from tests.support.processes import launch, wait_until
 from triplet import cli, records
 from triplet.errors import Interrupted
 from triplet.pretrain.distributed import Processes
@@ -28,9 +27,7 @@ TWO = [
 
 def stop(running, ready):
     """Send SIGTERM once it is ready; what a stage that was stopped cleanly has said."""
-    while not ready():
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
+    wait_until(ready, running)
     running.send_signal(signal.SIGTERM)
     out, error = running.communicate()
     assert running.returncode == 143, error

@@ -12,9 +12,10 @@ from torch import nn
 
 from benchmarks.detection import data, model, synthetic, trainer
 from tests.conftest import KIT
-from tests.pretrain.test_distributed import launch
+from tests.support.processes import launch
 from triplet.errors import KitError
 from triplet.pretrain.distributed import Processes
+from triplet.signals import Stop
 
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.modeling.poolers import ROIPooler
@@ -55,31 +56,13 @@ def toy_steps(processes, images, count=3, network=None):
     return [p.detach().clone() for p in network.parameters()], steps
 
 
-PAIR = """
-import sys, torch
-from torch.nn.parallel import DistributedDataParallel
-from tests.detection.test_trainer import Toy, toy_steps
-from triplet.pretrain.distributed import join
-with join() as processes:
-    found, steps = toy_steps(processes, 2, network=DistributedDataParallel(Toy()))
-    steps.stop.signal = 15 if processes.rank else None
-    steps.iter = 3
-    from detectron2.utils.events import EventStorage
-    with EventStorage() as steps.storage:
-        steps.run_step()
-    assert steps.stopping, processes.rank
-    torch.save(found, f"{sys.argv[1]}.{processes.rank}")
-"""
-
-
 @pytest.mark.slow
 def test_passes_and_processes_take_the_same_steps(tmp_path):
     whole, _ = toy_steps(ALONE, 8)
     for images in (1, 2, 4):
         for a, b in zip(whole, toy_steps(ALONE, images)[0], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    (tmp_path / "pair.py").write_text(PAIR)
-    running = launch(2, str(tmp_path / "found"), script=(sys.executable, str(tmp_path / "pair.py")))
+    running = launch(2, tmp_path / "found", program=(Path(__file__).with_name("pair_of_steps.py"),))
     _, error = running.communicate()
     assert running.returncode == 0, error
     for rank in (0, 1):
@@ -170,7 +153,7 @@ def test_workers_are_as_many_as_the_user_says(drawn, demo):
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     for asked, given in ((4, min(4, len(os.sched_getaffinity(0)))), (0, 0), (7, 7)):
         cfg.DATALOADER.NUM_WORKERS = asked
-        assert trainer.batches(cfg, ALONE).loader.num_workers == given
+        assert trainer.loaders(cfg, ALONE) == given
 
 
 @pytest.mark.parametrize(
@@ -215,9 +198,11 @@ def test_a_resumed_run_goes_on_in_the_data(drawn, demo):
     cfg = demo.clone()
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     cfg.SEED = 5
-    whole = files(trainer.batches(cfg, ALONE), 9)
-    assert files(trainer.batches(cfg, ALONE, start=4), 5) == whole[4:]
-    shares = [files(trainer.batches(cfg, Processes(rank, 2, torch.device("cpu"))), 4) for rank in (0, 1)]
+    whole = files(trainer.batches(cfg, ALONE, Stop()), 9)
+    assert files(trainer.batches(cfg, ALONE, Stop(), 4), 5) == whole[4:]
+    shares = [
+        files(trainer.batches(cfg, Processes(rank, 2, torch.device("cpu")), Stop()), 4) for rank in (0, 1)
+    ]
     for one, other in zip(*shares, strict=True):
         assert len(one) == len(other) == 1
 
@@ -243,7 +228,7 @@ def test_an_image_that_cannot_be_read_is_named(drawn, demo, tmp_path, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
     cfg.DATASETS.TRAIN = data.training(cfg, folder)[0]
     with pytest.raises(KitError, match="or its annotations cannot be read") as caught:
-        for _ in itertools.islice(trainer.batches(cfg, ALONE), trainer.data_size(cfg)):
+        for _ in itertools.islice(trainer.batches(cfg, ALONE, Stop()), trainer.data_size(cfg)):
             pass
     assert str(caught.value).startswith(str(image))
     assert "\n" not in str(caught.value)
@@ -253,7 +238,7 @@ def test_samplers_that_are_not_heeded_are_refused(drawn, demo):
     cfg = demo.clone()
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     with pytest.raises(KitError, match="only the defaults are supported"):
-        trainer.batches(cfg, ALONE)
+        trainer.batches(cfg, ALONE, Stop())
 
 
 @pytest.mark.parametrize("name", ["coco_r50_retinanet_1x_moco", "keypoint_r50_fpn_2x_moco"])

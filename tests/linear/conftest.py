@@ -64,12 +64,3 @@ def run(places, imagenet, weights):
         ]  # fmt: skip
 
     return arguments
-
-
-@pytest.fixture
-def one_thread():
-    """As the processes that tests start have: other numbers round differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

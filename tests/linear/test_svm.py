@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,6 +18,7 @@ from benchmarks.linear.svm_fit import Fit, average_precision
 from benchmarks.linear.svm_fit import run as fit
 from benchmarks.linear.voc import low_shot, pooled_layers, read_split, square
 from tests.conftest import KIT
+from tests.support.processes import start, wait_until
 from triplet import cli
 from triplet.config import load
 from triplet.errors import KitError
@@ -171,15 +169,10 @@ def test_a_stopped_run_goes_on_and_tells_bright_from_dark(places, voc, weights, 
     path = places / "svm.yaml"
     path.write_text(CONFIG)
     arguments = ["svm", "--run", "r", "--config", str(path), "--data", str(voc), "--weights", str(weights)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *arguments], cwd=KIT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(KIT)},
-    )  # fmt: skip
+    process = start(*arguments, session=True)
     folder = places / "checkpoints" / "r" / "svm" / "svm"
     log = folder / "fits.jsonl"
-    while not (log.exists() and log.read_text().count("\n") > 1):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
+    wait_until(lambda: log.exists() and log.read_text().count("\n") > 1, process)
     os.killpg(process.pid, signal.SIGTERM)  # as from Slurm: the processes that fit get it too
     out, error = process.communicate()
     first = log.read_text().splitlines()

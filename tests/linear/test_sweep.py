@@ -23,7 +23,7 @@ from benchmarks.linear.features import Features
 from benchmarks.linear.sweep import Heads, hold_out, score, train
 from tests.conftest import KIT
 from tests.linear.conftest import IMAGES, NAMES, SWEEP, draw
-from tests.pretrain.test_distributed import launch
+from tests.support.processes import launch
 from triplet import cli
 from triplet.config import load
 from triplet.pretrain.views import normalize
@@ -217,7 +217,7 @@ def test_whole_shards_survive_a_stop(places, run, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_features_and_the_heads(places, run, one_thread):
+def test_two_processes_share_the_features_and_the_heads(places, run):
     running = launch(2, *run("linear", SWEEP, name="p2"))
     assert cli.main(run("linear", SWEEP, name="p1")) == 0
     _, error = running.communicate()
@@ -230,7 +230,7 @@ def test_two_processes_share_the_features_and_the_heads(places, run, one_thread)
 
 
 @pytest.mark.slow
-def test_a_process_without_test_images_leaves_the_others_result(places, run, tmp_path, one_thread):
+def test_a_process_without_test_images_leaves_the_others_result(places, run, tmp_path):
     draw(tmp_path / "train", 5, 0)
     draw(tmp_path / "val", 1, 1)
     (tmp_path / "two").write_text("\n".join(NAMES[:2]))

@@ -5,9 +5,6 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -21,7 +18,7 @@ from benchmarks.linear.stage import Task
 from benchmarks.linear.training import correct, evaluate, fit, make_optimizer, rate
 from tests.conftest import KIT
 from tests.linear.conftest import PROBE, draw
-from tests.pretrain.test_distributed import DOUBLE, launch
+from tests.support.processes import DOUBLE, children, group_is_gone, launch, start, wait_until
 from triplet import cli
 from triplet.config import load
 from triplet.errors import KitError
@@ -184,14 +181,6 @@ def test_finetuning_moves_the_backbone_and_the_probe_does_not(places, run, weigh
 LONG = PROBE.replace("epochs: 8", "epochs: 16, checkpoint_every: 3, evaluate_every: 4")
 
 
-def start(arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *arguments], cwd=KIT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(KIT)},
-    )  # fmt: skip
-
-
 def learned(places, run, stage="linear"):
     """What a run ends with, but for what the clock says."""
     lines = (places / "checkpoints" / run / stage / stage / "metrics.jsonl").read_text().splitlines()
@@ -201,16 +190,14 @@ def learned(places, run, stage="linear"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "number"), [("linear", signal.SIGTERM), ("semi", signal.SIGKILL)])
-def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, one_thread, stage, number):
+def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, stage, number):
     extra = ("--draw",) if stage == "semi" else ()
     text = LONG + ("percent: 40\n" if stage == "semi" else "")
     assert cli.main(run(stage, text, *extra, name="whole")) == 0
     arguments = run(stage, text, *extra, name="killed")
-    process = start(arguments)
+    process = start(*arguments)
     folder = places / "checkpoints" / "killed" / stage / stage
-    while not list(folder.glob("step_*.pth")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
+    wait_until(lambda: list(folder.glob("step_*.pth")), process)
     process.send_signal(number)
     out, error = process.communicate()
     if number == signal.SIGTERM:
@@ -225,15 +212,28 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, run, one_thread,
     assert record(places, stage, "killed")["results"] == record(places, stage, "whole")["results"]
 
 
+def test_a_killed_loader_process_costs_nothing(places, run):
+    arguments = run("linear", LONG, "workers=2")
+    process = start(*arguments, session=True)
+    folder = places / "checkpoints" / "run" / "linear" / "linear"
+    wait_until(lambda: list(folder.glob("step_*.pth")), process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2, error
+    assert "a process that loads images was killed, mostly for want of memory" in error
+    assert error.count("\n") == 1
+    assert group_is_gone(process)
+    assert list(folder.glob("step_*.pth"))
+    assert cli.main(arguments) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["linear", "semi"])
 def test_two_processes_train_as_one(places, run, stage):
     """In float64; 45 images are filled up to 48, and the finetuned network pools its BN statistics."""
-    (places / "double.py").write_text(DOUBLE)
     extra = ("--draw", "percent=40", "training.learning_rate=0.01") if stage == "semi" else ()
     text = PROBE.replace("epochs: 8", "epochs: 3") + ("percent: 1\n" if stage == "semi" else "")
-    script = (sys.executable, str(places / "double.py"))
-    running = launch(2, *run(stage, text, *extra, name="p2"), script=script)
+    running = launch(2, *run(stage, text, *extra, name="p2"), program=DOUBLE)
     torch.set_default_dtype(torch.float64)
     try:
         assert cli.main(run(stage, text, *extra, name="p1")) == 0

@@ -1,16 +1,12 @@
 """Our trainer and the Triplet plug-in in OpenSelfSup's own loop, from the same weights and batches."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from scripts.golden_whole_model import initial, views
-from tests.conftest import KIT
 from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, OUTPUTS, SEED, SIDES, WARMUP
 from tests.pretrain.test_authors import theirs
+from tests.support.processes import run_module
 from triplet.config import load
 from triplet.methods import recipe
 from triplet.openselfsup.train import to_openselfsup
@@ -29,18 +25,11 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(*command, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=KIT, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def trained(openselfsup, tmp_path_factory):
     """The file that ten steps of theirs leave."""
     folder = tmp_path_factory.mktemp("theirs")
-    done = run("tests.openselfsup.theirs", folder)
+    done = run_module("tests.openselfsup.theirs", folder)
     assert done.returncode == 0, done.stderr
     return folder / "theirs.pth"
 

@@ -3,16 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
 from tests.conftest import KIT
-from tests.openselfsup.test_parity import run
-from tests.pretrain.test_distributed import launch
+from tests.support.processes import launch, run, start, wait_until
 from triplet.pretrain import checkpoint
 from triplet.pretrain.networks import Networks
 from triplet.weights.read import read_backbone
@@ -46,7 +42,7 @@ ROWS = {
 
 def pretrain(name, drawn, *more):
     return [
-        "triplet.cli", "pretrain", "--engine", "openselfsup", "--run", name,
+        "pretrain", "--engine", "openselfsup", "--run", name,
         "--data", str(drawn / "unlabelled"), *more,
     ]  # fmt: skip
 
@@ -58,14 +54,8 @@ def lines(folder):
 def test_a_stopped_run_goes_on_within_its_epoch_and_is_done(openselfsup, places, drawn):
     command = pretrain("run/triplet", drawn, *DEMO, "total_epochs=3", "data.workers_per_gpu=1")
     folder = places / "checkpoints" / "run" / "triplet" / "pretrain"
-    running = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=KIT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        start_new_session=True,
-    )  # fmt: skip
-    while not (folder / "metrics.jsonl").exists() or len(lines(folder)) < 5:
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.05)
+    running = start(*command, session=True, CUDA_VISIBLE_DEVICES="")
+    wait_until(lambda: (folder / "metrics.jsonl").exists() and len(lines(folder)) >= 5, running)
     os.killpg(running.pid, signal.SIGTERM)  # as torchrun does: loaders too
     out, error = running.communicate()
     assert running.returncode == 143, error
@@ -121,7 +111,7 @@ def test_every_baseline_of_the_zoo_trains(openselfsup, places, drawn, row):
 
 def test_two_processes_share_a_queue(openselfsup, places, drawn):
     running = launch(
-        2, *pretrain("two/moco", drawn, *SMALL, *ROWS["moco"], "gpus=2")[1:], CUDA_VISIBLE_DEVICES=""
+        2, *pretrain("two/moco", drawn, *SMALL, *ROWS["moco"], "gpus=2"), CUDA_VISIBLE_DEVICES=""
     )
     _, error = running.communicate()
     assert running.returncode == 0, error

@@ -137,15 +137,6 @@ def duplicate(run: Run) -> Run:
     return replace(run, objective=objective, optimizer=make_optimizer(objective.networks, run.config))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """float64 convolutions gain little from more, and lose much where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def fresh() -> Run:
     """Not to be changed: duplicate it."""

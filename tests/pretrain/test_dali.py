@@ -4,7 +4,6 @@ import io
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,12 +13,14 @@ import torch
 from PIL import Image
 
 from tests.pretrain.test_layout import settings
+from tests.support.processes import start, wait_until
 from triplet import cli
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import dali, data
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Order, plan
+from triplet.signals import Stop
 
 SIZE = 64
 GEOMETRY = dict(jitter=0, grayscale=0, blur=(0, 0), solarize=(0, 0))
@@ -67,7 +68,7 @@ def load(source, files, start=0, workers=0, device=CPU, epochs=1, **views):
     views = Views(size=SIZE, backend="dali" if source is dali else "pil", **views)
     config = config.model_copy(update={"views": views})
     images = Memory(files)
-    return source.load(images, plan(config, 1), Order(len(images), config), 0, start, device)
+    return source.load(images, plan(config, 1), Order(len(images), config), 0, start, device, Stop())
 
 
 def pixels(batches):
@@ -120,9 +121,9 @@ def test_whole_views_are_close_to_the_cpu_path(installed, files):
 def test_a_resumed_run_and_any_number_of_workers_see_the_same(installed, files):
     whole = list(load(dali, files, epochs=3))
     assert len(whole) == 9
-    for start, workers in ((4, 0), (2, 2), (8, 1)):
-        rest = list(load(dali, files, start, workers, epochs=3))
-        assert len(rest) == 9 - start
+    for first, workers in ((4, 0), (2, 2), (8, 1)):
+        rest = list(load(dali, files, first, workers, epochs=3))
+        assert len(rest) == 9 - first
         assert torch.equal(pixels(rest), pixels(whole[start:]))
     assert list(load(dali, files, start=9, epochs=3)) == []
 
@@ -206,14 +207,9 @@ def test_a_stopped_run_leaves_no_process_and_goes_on(installed, places, drawn):
     (places / "dali.yaml").write_text(CONFIG)
     arguments = ["pretrain", "--run", "run", "--config", str(places / "dali.yaml"),
                  "--data", str(drawn / "unlabelled")]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *arguments], start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    process = start(*arguments, session=True)
     folder = places / "checkpoints" / "run" / "pretrain"
-    while not list(folder.glob("step_*.pth")):
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: list(folder.glob("step_*.pth")), process)
     os.killpg(process.pid, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)

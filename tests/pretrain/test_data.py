@@ -12,10 +12,13 @@ from triplet.images import open_images
 from triplet.pretrain.config import Views, share_of_cores
 from triplet.pretrain.data import PREFETCHED, ViewPairs, load, prefetched
 from triplet.pretrain.layout import Order, plan
+from triplet.signals import Stop
 
 
 def batches(images, config, start=0):
-    return list(load(images, plan(config, 1), Order(len(images), config), 0, start, torch.device("cpu")))
+    return list(
+        load(images, plan(config, 1), Order(len(images), config), 0, start, torch.device("cpu"), Stop())
+    )
 
 
 def test_loader_gives_pairs_of_views_in_order(drawn):

@@ -4,15 +4,16 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import KIT
 from tests.pretrain.test_trainer import metrics
+from tests.support.processes import DOUBLE, launch, make, start, wait_until
+from triplet.errors import KitError
+from triplet.pretrain.distributed import Processes, join
 
 pytestmark = pytest.mark.slow
 
@@ -25,31 +26,13 @@ schedule: {epochs: 10, warmup_epochs: 2}
 workers: 0
 checkpoint_every: 3
 """
-# The command line, in float64.
-DOUBLE = """
-import sys, torch
-torch.set_default_dtype(torch.float64)
-from triplet import cli
-sys.exit(cli.main())
-"""
 
 
 @pytest.fixture
 def config(places):
     path = places / "config.yaml"
     path.write_text(CONFIG)
-    (places / "double.py").write_text(DOUBLE)
     return path
-
-
-def launch(processes, *arguments, script=(sys.executable, "-m", "triplet.cli"), **environment):
-    """Start processes as `make pretrain` does."""
-    command = [sys.executable, "-m", "triplet.launch", "--standalone",
-               "--nproc-per-node", str(processes), "--no-python", "--", *script, *arguments]  # fmt: skip
-    return subprocess.Popen(
-        command, cwd=KIT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(KIT), **environment},
-    )  # fmt: skip
 
 
 def arguments(run, config, drawn, *extra):
@@ -72,8 +55,7 @@ def close(a, b, tolerance):
 def test_one_two_and_four_processes_train_the_same(places, config, drawn):
     """Four are two teams of two: they take the two micro-batches of a step side by side."""
     for processes in (1, 2, 4):
-        script = (sys.executable, str(places / "double.py"))
-        running = launch(processes, *arguments(f"p{processes}", config, drawn), script=script)
+        running = launch(processes, *arguments(f"p{processes}", config, drawn), program=DOUBLE)
         out, error = running.communicate()
         assert running.returncode == 0, error
         assert f"= {processes} processes x" in out
@@ -88,14 +70,11 @@ def test_one_two_and_four_processes_train_the_same(places, config, drawn):
 @pytest.mark.timeout(600)
 def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn):
     longer = "schedule.epochs=30"
-    script = (sys.executable, str(places / "double.py"))
-    alone = launch(1, *arguments("one", config, drawn, longer), script=script)
+    alone = launch(1, *arguments("one", config, drawn, longer), program=DOUBLE)
     assert alone.wait() == 0
-    running = launch(2, *arguments("two", config, drawn, longer), script=script)
+    running = launch(2, *arguments("two", config, drawn, longer), program=DOUBLE)
     folder = places / "checkpoints" / "two" / "pretrain"
-    while not list(folder.glob("step_*.pth")):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
+    wait_until(lambda: list(folder.glob("step_*.pth")), running)
     running.send_signal(signal.SIGTERM)
     out, error = running.communicate()
     assert running.returncode == 143
@@ -103,7 +82,7 @@ def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn):
     assert error.count("stopped by") == 1
     assert "Traceback" not in error
     assert not (folder / "record.json").exists()
-    again = launch(2, *arguments("two", config, drawn, longer), script=script)
+    again = launch(2, *arguments("two", config, drawn, longer), program=DOUBLE)
     _, error = again.communicate()
     assert again.returncode == 0, error
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -119,15 +98,11 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
         port = free.getsockname()[1]
 
     def node(number):
-        time.sleep(3 * number)  # on one machine the agent with the lower process number comes first
-        settings = {
-            "NODES": 2, "RDZV": f"127.0.0.1:{port}", "RUN": "nodes", "PRETRAIN": config,
-            "IMAGES": drawn / "unlabelled", "ARGS": "schedule.epochs=40",
-        }  # fmt: skip
-        place = {"OMP_NUM_THREADS": "1", "TRIPLET_CHECKPOINTS": str(places / f"node{number}")}
-        return subprocess.Popen(
-            ["make", "pretrain", *(f"{name}={value}" for name, value in settings.items())],
-            cwd=KIT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **place},
+        time.sleep(number)  # on one machine the agent with the lower process number comes first
+        return make(
+            "pretrain", NODES=2, RDZV=f"127.0.0.1:{port}", RUN="nodes", PRETRAIN=config,
+            IMAGES=drawn / "unlabelled", ARGS="schedule.epochs=40",
+            environment={"TRIPLET_CHECKPOINTS": places / f"node{number}"},
         )  # fmt: skip
 
     nodes = [node(number) for number in (0, 1)]
@@ -168,37 +143,9 @@ def test_compiled_processes_train_as_one_that_is_not(places, config, drawn):
     assert len({round(loss, 1) for loss in losses[0]}) > 3  # other images, other losses
 
 
-TEAMS = """
-import sys, torch
-from pathlib import Path
-from torch import nn
-from triplet.images import open_images
-from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule
-from triplet.pretrain.distributed import join
-from triplet.pretrain.trainer import Unreadable, average_statistics
-
-folder = Path(sys.argv[1])
-with join() as processes:
-    norm = nn.BatchNorm1d(3)
-    norm.running_mean.fill_(processes.rank)
-    average_statistics(norm, processes)
-    assert norm.running_mean.tolist() == [0.5] * 3
-    assert norm.running_var.tolist() == [1.0] * 3
-
-    config = Pretrain(
-        loss=Loss(group=11), optimizer=Optimizer(groups=1, accumulate=2), schedule=Schedule(epochs=10),
-        unreadable=0.05,
-    )
-    unreadable = Unreadable(folder, open_images(Path(sys.argv[2])), config, processes)
-    for found in ({4}, {4, 7 + processes.rank}):  # both meet the same one, then each one of its own
-        unreadable.add(found) if processes.mean(torch.tensor([float(unreadable.news(found))])) else None
-"""
-
-
 def test_teams_share_statistics_and_what_cannot_be_read(places, drawn):
-    (places / "teams.py").write_text(TEAMS)
-    script = (sys.executable, str(places / "teams.py"))
-    running = launch(2, str(places), str(drawn / "unlabelled"), script=script)
+    program = (Path(__file__).with_name("team_statistics.py"),)
+    running = launch(2, places, drawn / "unlabelled", program=program)
     out, error = running.communicate(timeout=120)
     assert "3 of 48 images cannot be read, listed in" in error
     assert out.count("cannot be read, replaced by another: 000000000004.png\n") == 1
@@ -207,18 +154,14 @@ def test_teams_share_statistics_and_what_cannot_be_read(places, drawn):
 
 
 def test_a_process_that_never_comes_is_waited_for_no_longer_than_said():
-    script = (
-        "from triplet.errors import KitError\nfrom triplet.pretrain.distributed import join\n"
-        "try:\n    join(timeout=2).__enter__()\nexcept KitError as error:\n    print(error)"
-    )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=KIT, capture_output=True, text=True, timeout=60,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.stdout.startswith("process 0 of 2 did not find the others within 2 s")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(KitError, match="process 0 of 2 did not find the others within 2 s"):
+            join(timeout=2).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -237,6 +180,32 @@ def test_a_wrong_number_is_refused(places, config, drawn, processes, environment
     assert not (places / "checkpoints" / "run" / "pretrain" / "checkpoint.pth").exists()
 
 
+def test_threads_are_the_cores_that_processes_and_loaders_leave(places, config, drawn):
+    """Unless the user has said how many."""
+    cores = len(os.sched_getaffinity(0))
+    zero = "schedule.epochs=0"
+    for given, loaders, threads in ((None, 0, max(1, cores // 2)), (None, 9, 1), (3, 0, 3)):
+        more = [zero, "schedule.warmup_epochs=0", f"workers={loaders}", "--force"]
+        out, error = launch(2, *arguments("run", config, drawn, *more), OMP_NUM_THREADS=given).communicate()
+        assert f"pretrain: {threads} threads and {loaders} loaders a process on {cores} cores" in out, error
+        assert ("as OMP_NUM_THREADS says" in out) == (given is not None)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "loaders", "threads"),
+    [(16, 1, 15, 1), (16, 1, 4, 12), (16, 4, 2, 2), (2, 4, 0, 1)],
+)
+def test_threads_by_cores(monkeypatch, cores, processes, loaders, threads):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
+    said = Processes(0, processes, torch.device("cpu")).use_cores(loaders)
+    found = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert found == threads
+    assert said.startswith(f"{threads} threads and {loaders} loaders a process on {cores} cores")
+
+
 def test_processes_that_differ_refuse_to_start(places, config, drawn):
     """Each with its own arguments, as two nodes started by hand would be."""
     for port, second, message in [
@@ -244,11 +213,9 @@ def test_processes_that_differ_refuse_to_start(places, config, drawn):
         ("29612", ["--data", str(drawn / "train2017")], "process 1 has another set of images"),
     ]:
         started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "triplet.cli", *arguments("run", config, drawn), *extra],
-                cwd=KIT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            start(
+                *arguments("run", config, drawn), *extra, RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank,
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
             )
             for rank, extra in enumerate([[], second])
         ]  # fmt: skip

@@ -3,7 +3,7 @@ stop."""
 
 import os
 import signal
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from tests.pretrain.test_distributed import launch
+from tests.support.processes import launch
 from triplet import records
 from triplet.config import parse
 from triplet.errors import Interrupted, KitError
@@ -123,23 +123,6 @@ def test_a_stepped_learning_rate_falls_to_a_tenth():
     assert rates == pytest.approx([1.0] * 6 + [0.1] * 4 + [0.01] * 2)
 
 
-SMALL = """
-import sys, torch
-from pathlib import Path
-from triplet import records
-from triplet.images import open_images
-from triplet.pretrain.distributed import join
-from triplet.pretrain.trainer import pretrain
-from tests.pretrain.test_methods import settings
-torch.set_default_dtype(torch.float64)
-with join() as processes:
-    for method in sys.argv[3:]:
-        folder = Path(sys.argv[1]) / method
-        folder.mkdir(parents=True, exist_ok=True)
-        pretrain(settings(method), open_images(Path(sys.argv[2])), records.Job(folder), processes)
-"""
-
-
 def settings(method, **more):
     """Two groups of 12 a step, 6 steps."""
     return parse(
@@ -176,12 +159,9 @@ def trained(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_and_two_processes_train_the_same(drawn, tmp_path):
-    (tmp_path / "small.py").write_text(SMALL)
+    program = (Path(__file__).with_name("small_baselines.py"),)
     for count in (1, 2):
-        running = launch(
-            count, str(tmp_path / str(count)), str(drawn / "unlabelled"), *METHODS,
-            script=(sys.executable, str(tmp_path / "small.py")),
-        )  # fmt: skip
+        running = launch(count, tmp_path / str(count), drawn / "unlabelled", *METHODS, program=program)
         _, error = running.communicate()
         assert running.returncode == 0, error
     for method in METHODS:

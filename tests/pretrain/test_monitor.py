@@ -8,8 +8,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
-from tests.pretrain.test_distributed import launch
-from tests.pretrain.test_trainer import SMALL, metrics, start
+from tests.pretrain.test_trainer import SMALL, metrics
+from tests.support.processes import launch, start, wait_until
 from triplet import cli
 from triplet.config import parse
 from triplet.errors import KitError
@@ -133,8 +133,7 @@ def test_a_killed_runs_tensorboard_shows_each_step_once(places, run):
     arguments = run("run", "schedule.epochs=40")
     process = start(*arguments)
     folder = places / "checkpoints" / "run" / "pretrain"
-    while not list(folder.glob("step_*.pth")):
-        assert process.poll() is None
+    wait_until(lambda: list(folder.glob("step_*.pth")), process)
     process.kill()
     process.wait()
     assert start(*arguments).wait() == 0

@@ -8,14 +8,13 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from tests.pretrain.test_loss import row_by_row
+from tests.support.processes import children, group_is_gone, killed_at, run, start, wait_until
 from triplet import cli, records
 from triplet.config import parse
 from triplet.errors import KitError
@@ -55,14 +54,6 @@ LONGER = "schedule.epochs=20"
 
 def command(run, config, drawn, *extra):
     return ["pretrain", "--run", run, "--config", str(config), "--data", str(drawn / "unlabelled"), *extra]
-
-
-def start(*arguments, start_new_session=False, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "triplet.cli", *arguments], start_new_session=start_new_session,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
 
 
 def final(places, run):
@@ -130,11 +121,9 @@ def assert_same_run(folder, whole):
 def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, whole, number, workers):
     """With loader processes the whole group gets the signal, as from `timeout` or Slurm."""
     arguments = command("killed", config, drawn, LONGER, f"workers={workers}")
-    process = start(*arguments, start_new_session=True)
+    process = start(*arguments, session=True)
     folder = places / "checkpoints" / "killed" / "pretrain"
-    while not list(folder.glob("step_*.pth")):  # at least one checkpoint
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: list(folder.glob("step_*.pth")), process)
     if workers and number != signal.SIGKILL:
         os.killpg(process.pid, number)
     else:
@@ -155,6 +144,47 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, w
     assert 0 < torch.load(found[0], weights_only=True)["step"] < 40
     assert start(*arguments).wait() == 0
     assert_same_run(folder, whole)
+
+
+def test_a_killed_loader_process_costs_nothing(places, config, drawn, whole):
+    """As the kernel kills one where memory is short."""
+    arguments = command("run", config, drawn, LONGER, "workers=2")
+    process = start(*arguments, session=True)
+    folder = places / "checkpoints" / "run" / "pretrain"
+    wait_until(lambda: list(folder.glob("step_*.pth")), process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1
+    assert "a process that loads images was killed, mostly for want of memory" in error
+    assert group_is_gone(process)
+    newest = checkpoint.checkpoints(folder)[0]
+    assert f"{checkpoint.step_of(newest)} of 40 steps; run the same command to go on" in error
+    assert run(*arguments).returncode == 0
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_of_a_file_the_end_loses_no_step(places, config, drawn):
+    """From the last step on: either the record is there, or the checkpoint of that step."""
+    arguments = command("run", config, drawn)
+    folder, kept = places / "checkpoints" / "run", places / "kept"
+    assert killed_at("checkpoint.pth", 1, *arguments).returncode == -signal.SIGKILL
+    shutil.copytree(folder, kept)
+    number, done = 1, False
+    while not done:
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+        number += 1
+        done = killed_at("checkpoint.pth", number, *arguments).returncode == 0
+        last = [checkpoint.step_of(path) for path in checkpoint.checkpoints(folder / "pretrain")]
+        record = records.read(folder / "pretrain")
+        assert record or last[0] == 12, number
+        assert run(*arguments).returncode == 0
+        assert not list((folder / "pretrain").glob("step_*"))
+        assert len(metrics(places, "run")) == 12
+        assert records.read(folder / "pretrain").results["final"]["iteration"] == 24
+    assert number > 8
 
 
 def test_each_step_is_the_recipes(places, drawn):
@@ -241,9 +271,7 @@ def stopped(places, config, drawn):
     """The folder of a run that was killed after several checkpoints."""
     process = start(*command("run", config, drawn, LONGER))
     folder = places / "checkpoints" / "run" / "pretrain"
-    while len(checkpoint.checkpoints(folder)) < 2:
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: len(checkpoint.checkpoints(folder)) >= 2, process)
     process.kill()
     process.wait()
     return folder

@@ -156,6 +156,67 @@ def test_the_page_in_a_browser(shown, browser, width, scheme):
     page.close()
 
 
+HOSTILE = (
+    """"><svg onload=ran=1><img src=x onerror=ran=1>'</script><script>ran=1</script>{{ 7*7 }}$\\frac{$"""
+)
+
+
+def spoil(value, key=""):
+    """Hostile text behind every text of a record, but for what must hold for it to be read."""
+    if isinstance(value, dict):
+        return {k + HOSTILE * (key == "bbox"): spoil(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [spoil(each, key) for each in value]
+    kept = key in ("path", "sha256", "stage", "started", "ended", "best_layer")
+    return value + HOSTILE if isinstance(value, str) and not kept else value
+
+
+@pytest.mark.browser
+def test_nothing_that_a_record_holds_runs_in_the_page(places, browser):
+    named = HOSTILE.replace("/", "")  # a folder's name holds all but that
+    full()
+    making.run(f"x{named}/triplet", 24.0, 21.0, images=60, pictures=2)
+    making.others(f"y{named}")
+    making.perform(
+        "triplet", f"linear/{named}", results={"best": {"epoch": 1, "top1": 70.0, "top5": 90.0}},
+        texts={"metrics": making.as_lines([{"iteration": 1, "loss": 2.0}])},
+    )  # fmt: skip
+    for path in (places / "checkpoints").rglob("record.json"):
+        path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    for path in (places / "checkpoints").rglob("metrics.jsonl"):
+        path.write_text(path.read_text() + json.dumps({HOSTILE: HOSTILE, "iteration": 999}) + "\n")
+    assert cli.main(["report"]) == 0
+    page = browser.new_page()
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((places / "reports" / "index.html").as_uri())
+    assert page.evaluate("typeof ran") == "undefined"
+    assert page.locator("[onload], [onerror]").count() == 0
+    assert said == []
+    assert "onerror=ran" in page.content(), "it is shown as text"
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_page_runs_no_script_but_its_own(shown, browser):
+    """Should an escape be forgotten: the page's policy stops what comes in."""
+    page = browser.new_page()
+    page.goto(shown[1])
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:, onerror=ran=1>')")
+    page.evaluate("s = document.createElement('script'); s.text = 'ran=1'; document.body.append(s)")
+    page.wait_for_timeout(200)
+    assert page.evaluate("typeof ran") == "undefined"
+    page.close()
+
+
+def test_no_cell_of_the_csv_is_a_formula(places):
+    making.run("=cmd|' /C calc'!A0/+x/triplet", 41.5, 35.1)
+    assert cli.main(["report"]) == 0
+    rows = list(csv.reader(io.StringIO((places / "reports" / "results.csv").read_text())))
+    assert any(cell.startswith("'=cmd") for row in rows for cell in row)
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
+
+
 @pytest.mark.browser
 def test_tables_sort_by_the_keyboard(shown, browser):
     page = browser.new_page()

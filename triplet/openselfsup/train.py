@@ -60,6 +60,7 @@ def pretrain(
                 f"gpus={processes.size}"
             )
         processes.same("config", settings.plain(resolved))
+        processes.use_cores(resolved.data.workers_per_gpu)
 
         def work(images: Images, job: records.Job) -> None:
             train(resolved, source, len(images), job, processes, weights)

@@ -107,7 +107,6 @@ class Watch(Hook):
         if self.processes.first:
             found = self._state(runner, runner.iter)
             checkpoint.write(self.final, {**found, "optimizer": None})
-            checkpoint.keep(self.folder, 0)
 
     def _save(self, runner: Any) -> None:
         if self.processes.first:

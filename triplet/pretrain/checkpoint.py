@@ -74,6 +74,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
+SCRATCH = ("step_*.pth", "step_*.pth.sha256", ".step_*.tmp", ".checkpoint.pth*.tmp")
+"""Patterns of what an unfinished run keeps; see ``records.perform``."""
+
+
 def step_of(path: Path) -> int:
     """How many steps a checkpoint of that name has behind it."""
     return int(path.stem.removeprefix("step_"))

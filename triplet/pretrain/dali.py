@@ -9,6 +9,7 @@ Pixels differ from the CPU path's by the rounding of DALI's resampling and, on a
 decoding. One rule differs: PIL refuses a JPEG with an unknown marker inside, DALI takes what it can.
 """
 
+import contextlib
 import io
 import itertools
 from collections import deque
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from triplet.errors import KitError, out_of_memory
 from triplet.images import Images
@@ -31,7 +32,8 @@ from triplet.pretrain.layout import Layout, Order
 from triplet.pretrain.recolor import recolor
 from triplet.pretrain.views import Draws, draw_view, view_rng
 from triplet.progress import say
-from triplet.signals import ignore_in_worker
+from triplet.signals import Stop
+from triplet.training.loading import load as load_items
 
 AHEAD = 2
 """Batches that DALI works on while one is in use."""
@@ -122,34 +124,19 @@ def _for_dali(file: Image.Image, data: bytes) -> bool:
 
 
 def load(
-    images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device
+    images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
     (n, 2, 3, size, size) uint8 views on ``device``, and the indices of images that could not be read."""
     config = layout.config
     _dali()  # before processes are started
     encoded = Encoded(images, config.views, config.seed)
-    loader = DataLoader(
-        encoded,
-        sampler=_Items(layout, order, rank, start),
-        batch_size=None,
-        num_workers=config.loaders,
-        worker_init_fn=ignore_in_worker,
-        persistent_workers=config.loaders > 0,
-        prefetch_factor=2 if config.loaders else None,
-    )
-    batches: Any = iter(loader)
-    try:
+    items = _Items(layout, order, rank, start)
+    with contextlib.closing(load_items(encoded, items, workers=config.loaders, stop=stop)) as batches:
         for batch, pixels in _decoded(encoded, batches, layout, device):
             draws = [each for pair in batch.draws for each in pair]
             parts = [recolor(pixels[i : i + PART], draws[i : i + PART]) for i in range(0, len(draws), PART)]
             yield torch.cat(parts).unflatten(0, (-1, 2)), batch.unreadable
-    except KitError as error:  # a worker's arrives with its traceback in the message
-        raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
-    finally:
-        # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
-        if config.loaders:
-            batches._shutdown_workers()
 
 
 def _decoded(

@@ -1,5 +1,6 @@
 """Unlabelled images as batches of views."""
 
+import contextlib
 import io
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from triplet.errors import KitError
 from triplet.images import Images
@@ -16,7 +17,8 @@ from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Layout, Order
 from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.views import Pixels, draw_view, render_view, view_rng
-from triplet.signals import ignore_in_worker
+from triplet.signals import Stop
+from triplet.training.loading import load as load_items
 
 MOST_REPLACED = 10
 PREFETCHED = 8 * 2**30
@@ -93,7 +95,7 @@ def _collate(items: list[tuple[Pixels, list[int]]]) -> tuple[Tensor, list[int]]:
 
 
 def load(
-    images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device
+    images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
     (n, count, 3, size, size) uint8 views on ``device``, and the indices of images that could not be
@@ -103,7 +105,7 @@ def load(
     count = config.views_per_image
     pixels = (config.views.patches.side if count == 9 else config.views.size) ** 2
     items = _Items(layout, order, rank, start)
-    return stream(views, items, _collate, config.loaders, device, layout.images * count * 3 * pixels)
+    return stream(views, items, _collate, config.loaders, device, stop, layout.images * count * 3 * pixels)
 
 
 def prefetched(loaders: int, size: int) -> int:
@@ -112,12 +114,23 @@ def prefetched(loaders: int, size: int) -> int:
     return max(1, min(4, PREFETCHED // max(1, loaders * size)))
 
 
+class _Batched(Dataset[Any]):
+    """Batches of another data set's items."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], tuple[Tensor, Any]]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitem__(self, keys: list[Any]) -> tuple[Tensor, Any]:
+        return self.collate([self.dataset[key] for key in keys])
+
+
 def stream(
     dataset: Dataset[Any],
     batches: Iterable[list[Any]],
     collate: Callable[[list[Any]], tuple[Tensor, Any]],
     loaders: int,
     device: torch.device,
+    stop: Stop,
     size: int = 0,
 ) -> Generator[tuple[Tensor, Any], None, None]:
     """Batches of a data set, their first part on ``device``; close it to end its processes.
@@ -128,28 +141,16 @@ def stream(
         collate: makes a batch of its items.
         loaders: processes that load, 0 for this one.
         device: where to.
+        stop: see ``loading.load``.
         size: bytes of a batch, so that fewer are prefetched where they are large.
 
     Raises:
         KitError: one of the data set's own, in whatever process.
     """
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=loaders,
-        worker_init_fn=ignore_in_worker,
-        pin_memory=device.type == "cuda",
-        persistent_workers=loaders > 0,
-        prefetch_factor=prefetched(loaders, size) if loaders else None,
-    )
-    iterator: Any = iter(loader)
-    try:
-        for first, second in iterator:
+    loaded = load_items(
+        _Batched(dataset, collate), batches, workers=loaders, stop=stop,
+        prefetch=prefetched(loaders, size) if loaders else 1, pin=device.type == "cuda",
+    )  # fmt: skip
+    with contextlib.closing(loaded):
+        for first, second in loaded:
             yield first.to(device, non_blocking=True), second
-    except KitError as error:  # a worker's arrives with its traceback in the message
-        raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
-    finally:
-        # At exit Python ends its children by SIGTERM and waits; these ignore it, so they end here.
-        if loaders:
-            iterator._shutdown_workers()

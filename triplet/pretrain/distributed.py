@@ -22,6 +22,8 @@ T = TypeVar("T")
 PATIENCE = 1800.0
 """Seconds to wait for processes that have joined."""
 DEVICES = Path("/dev")
+OWN_THREADS = "TRIPLET_OWN_THREADS"
+"""Variable that is set where OMP_NUM_THREADS is not the user's choice."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,25 @@ class Processes:
             dist.all_reduce(values)
             values /= self.size
         return values
+
+    def use_cores(self, loaders: int) -> str:
+        """Let torch compute on the CPU cores that this machine's processes and their loaders leave.
+
+        More threads than cores make a small network several times slower. An OMP_NUM_THREADS that the user
+        has set stands.
+
+        Args:
+            loaders: processes that load data for each process.
+
+        Returns:
+            One phrase that says what each process has.
+        """
+        cores = len(os.sched_getaffinity(0))
+        chosen = "OMP_NUM_THREADS" not in os.environ or OWN_THREADS in os.environ
+        if chosen:
+            torch.set_num_threads(max(1, cores * self.nodes // self.size - loaders))
+        by = "OMP_NUM_THREADS changes the former" if chosen else "as OMP_NUM_THREADS says"
+        return f"{torch.get_num_threads()} threads and {loaders} loaders a process on {cores} cores ({by})"
 
 
 @contextmanager

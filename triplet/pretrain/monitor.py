@@ -1,9 +1,9 @@
 """What a run says of itself: a line of JSON and TensorBoard scalars for each step, k-NN now and then."""
 
+import contextlib
 import json
 import resource
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from triplet import files
 from triplet.errors import KitError
@@ -26,7 +26,8 @@ from triplet.pretrain.loss import distances
 from triplet.pretrain.networks import Networks
 from triplet.pretrain.views import centre_view, normalize
 from triplet.progress import duration
-from triplet.signals import ignore_in_worker
+from triplet.signals import Stop
+from triplet.training.loading import load
 
 MEASURES = ("loss", "positive_cosine", "negative_cosine", "feature_std", "feature_rank")
 
@@ -62,7 +63,7 @@ class Log:
 
     def __init__(self, folder: Path, start: int, iterations: int, *, first: bool) -> None:
         self.last: dict[str, Any] = {}
-        self._stack = ExitStack()
+        self._stack = contextlib.ExitStack()
         self._first = first
         if not first:
             return
@@ -154,17 +155,17 @@ def memory(device: torch.device) -> int:
 
 
 class _Centres(Dataset[Tensor]):
-    """(3, size, size) uint8: the shorter side to 256/224 of the size, then the centre."""
+    """(n, 3, size, size) uint8 of n images: the shorter side to 256/224 of the size, then the centre."""
 
-    def __init__(self, images: Images, indices: list[int], size: int) -> None:
-        self.images, self.indices, self.size = images, indices, size
+    def __init__(self, images: Images, size: int) -> None:
+        self.images, self.size = images, size
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    def __getitem__(self, indices: list[int]) -> Tensor:
+        return torch.stack([self._centre(index) for index in indices])
 
-    def __getitem__(self, item: int) -> Tensor:
+    def _centre(self, index: int) -> Tensor:
         try:
-            image = decode(self.images.read(self.indices[item]))
+            image = decode(self.images.read(index))
         except Exception:  # counted where it is trained on; here it is a grey square
             image = Image.new("RGB", (self.size, self.size), (124, 116, 104))
         pixels = centre_view(image, round(self.size * 256 / 224), self.size)
@@ -195,22 +196,21 @@ class Knn:
         self.mine = chosen[processes.rank :: processes.size].tolist()
 
     @torch.no_grad()
-    def __call__(self, networks: Networks) -> float:
-        """Percent of the second half classified right by the first."""
+    def __call__(self, networks: Networks, stop: Stop) -> float:
+        """Percent of the second half classified right by the first; ``stop`` as of ``loading.load``."""
         backbone, device = networks.online.backbone, self.processes.device
-        loader = DataLoader(
-            _Centres(self.images, self.mine, self.config.views.size),
-            batch_size=128,
-            num_workers=self.config.loaders,
-            worker_init_fn=ignore_in_worker,
-        )
+        batches = [self.mine[i : i + 128] for i in range(0, len(self.mine), 128)]
+        centres = _Centres(self.images, self.config.views.size)
         dtype, mixed = next(backbone.parameters()).dtype, self.config.precision == "bfloat16"
         found = []
         backbone.eval()
         try:
-            for pixels in loader:
-                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                    found.append(backbone(normalize(pixels.to(device), dtype)).mean((2, 3)).float())
+            with contextlib.closing(
+                load(centres, batches, workers=self.config.loaders, stop=stop)
+            ) as loaded:
+                for pixels in loaded:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                        found.append(backbone(normalize(pixels.to(device), dtype)).mean((2, 3)).float())
         finally:
             backbone.train()
         parts = self.processes.gather(torch.cat(found).cpu())

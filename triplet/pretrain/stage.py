@@ -7,7 +7,7 @@ from typing import Any
 from triplet import records
 from triplet.config import load
 from triplet.images import Images, open_images
-from triplet.pretrain import distributed
+from triplet.pretrain import checkpoint, distributed
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.distributed import Processes, join
 from triplet.pretrain.estimate import fit
@@ -99,5 +99,6 @@ def perform(
         config=config,
         inputs=inputs,
         force=force,
+        scratch=checkpoint.SCRATCH,
         seed=seed,
     )

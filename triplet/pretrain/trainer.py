@@ -179,6 +179,7 @@ def pretrain(
         Interrupted: stopped by a signal, after saving.
     """
     layout, order = plan(config, processes.size), Order(len(images), config)
+    cores = processes.use_cores(config.loaders)
     torch.manual_seed(config.seed)
     objective = make_objective(config, len(images), layout, processes).train()
     networks: Any = objective.networks
@@ -201,6 +202,7 @@ def pretrain(
     if processes.first:
         say(f"pretrain: {layout.describe()}; {order.describe()}")
         say(f"pretrain: {estimate(config, layout).describe()}; weights: {origin}")
+        say(f"pretrain: {cores}")
 
     unreadable = Unreadable(job.folder, images, config, processes)
     pace = Pace(config.batch, order.steps, start)
@@ -209,7 +211,7 @@ def pretrain(
         Log(job.folder, start, config.optimizer.accumulate, first=processes.first) as log,
         Bar("pretrain", order.steps, start, quiet=not processes.first) as bar,
         contextlib.closing(
-            _loader(config)(images, layout, order, processes.rank, start, processes.device)
+            _loader(config)(images, layout, order, processes.rank, start, processes.device, stop)
         ) as batches,
     ):
         for step, passes in enumerate(layout.steps(order, processes.rank, start), start):
@@ -239,13 +241,13 @@ def pretrain(
             if (evaluating or saving) and layout.teams > 1:
                 average_statistics(networks, processes)
             if knn and evaluating:
-                values["knn"] = knn(networks)
+                values["knn"] = knn(networks, stop)
                 pace.pause()
             log.write(done, values)
-            if saving and done < order.steps:
+            if saving:
                 if processes.first:
                     _save(job.folder, networks, optimizer, done, order)
-                if stopping:
+                if stopping and done < order.steps:
                     processes.tell()  # whoever ends first takes the others along: not before it is saved
                     raise stop.interrupted(f"{done} of {order.steps} steps")
             if processes.first and (forecast := pace.forecast(done)):
@@ -350,7 +352,6 @@ def _finish(
 ) -> None:
     final = job.folder / "checkpoint.pth"
     checkpoint.save(final, networks, None, order.steps, config.schedule.epochs)
-    checkpoint.keep(job.folder, 0)
     job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
     job.results.update(
         images=order.images, batch=config.batch, epochs=config.schedule.epochs, steps=order.steps,

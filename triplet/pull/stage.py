@@ -148,7 +148,7 @@ def _pull_source(target: Target, given: Given | None, stop: Stop, force: bool) -
 
 def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
     """Draw the demo's data set into ``datasets/<name>``."""
-    folder = records.root("datasets") / name
+    folder = records.dataset_folder(name)
     _pull(
         folder, {"drawn": config.model_dump(mode="json")}, (*COCO, "unlabelled"),
         lambda: draw_dataset(folder, config), force=force,
@@ -157,7 +157,7 @@ def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
 
 def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False) -> None:
     """Take a part of a folder in COCO 2017's layout into ``datasets/<name>``."""
-    folder = records.root("datasets") / name
+    folder = records.dataset_folder(name)
     if source.resolve() == folder.resolve():  # before anything is written there
         raise KitError(f"{source} cannot be a subset of itself; give another --name")
     _pull(

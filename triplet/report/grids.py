@@ -40,7 +40,12 @@ class Grid:
 
 def anchor(run: str) -> str:
     """Of a run's records on the page."""
-    return "run-" + re.sub(r"\W+", "-", run)
+    return f"run-{slug(run)}"
+
+
+def slug(text: str) -> str:
+    """A text as a part of an anchor, or of a file's name."""
+    return re.sub(r"[^0-9A-Za-z]+", "-", text)
 
 
 def why(cause: str) -> str:
@@ -171,7 +176,7 @@ def of_experiment(name: str, runs: list[Run]) -> Grid:
     """Rows that were trained alike, random first, with each row's gain over random in the same seed."""
     columns = ["Row", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS)]
     grid = Grid(
-        "experiment-" + re.sub(r"\W+", "-", name), f"Experiment {name}",
+        f"experiment-{slug(name)}", f"Experiment {name}",
         "Rows trained alike, but for the weights they start from; mean ± standard deviation over seeds. "
         "They were not evaluated as the paper's table is (all of val2017, R50-C4): no published number "
         "lies beside them.",

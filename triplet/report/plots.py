@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ def _categories(run: Run) -> dict[str, float | None]:
 def _style(name: str) -> Any:
     return plt.rc_context(
         {
+            "text.parse_math": False,  # names of others are no formulas
             "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10,
             "axes.spines.top": False, "axes.spines.right": False,
         }
@@ -190,7 +192,7 @@ def _finish(figure: Figure, name: str, caption: str) -> Plot:
     for black in ("#000000", "#262626"):
         svg = svg.replace(black, "currentColor")
     # Text has no fill of its own and would stay black on a dark page.
-    head = f'<svg fill="currentColor" role="img" aria-labelledby="caption-{name}" '
+    head = f'<svg fill="currentColor" role="img" aria-labelledby="caption-{escape(name)}" '
     return Plot(name, caption, svg.replace("<svg ", head, 1), image.getvalue())
 
 

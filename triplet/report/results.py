@@ -42,10 +42,19 @@ def _number(run: Run, stage: str, table: str, task: str, metric: str, value: flo
     return dict(zip(COLUMNS, found, strict=True))
 
 
+def _plain(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
+
+
 def as_csv(lines: list[dict[str, Any]]) -> str:
-    """The same as a table."""
+    """The same as a table; text that a spreadsheet would execute begins with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: _plain(value) for key, value in line.items()} for line in lines)
     return buffer.getvalue()

@@ -1,5 +1,7 @@
 """The report stage: records in; a page, Markdown, CSV, JSON and plots out."""
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,7 +124,7 @@ def draw(runs: list[Run]) -> list[Plot]:
     for stage in sorted(
         {stage for run in runs for stage in run.stages if stage.startswith(("linear", "semi"))}
     ):
-        name = stage.replace("/", "-").replace(".", "-")
+        name = grids.slug(stage)
         found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
     tables = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
     for name, alike in tables.items():
@@ -131,7 +133,7 @@ def draw(runs: list[Run]) -> list[Plot]:
         base = next((rows[row] for row in BASES if row in rows), None)
         ours = rows.get("triplet")
         if base and ours:
-            found.append(plots.categories(f"categories-{grids.anchor(name)}", ours, base))
+            found.append(plots.categories(f"categories-{grids.slug(name)}", ours, base))
     return [plot for plot in found if plot]
 
 
@@ -161,4 +163,6 @@ def _render(template: str, content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(content)
+    script = "\n" + (Path(__file__).parent / "sort.js").read_text()
+    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(**content, script=script, policy=policy)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from triplet import files
 from triplet.errors import KitError
 from triplet.pretrain import checkpoint
 from triplet.pretrain.networks import BLOCKS
@@ -122,10 +123,10 @@ def _there(path: Path) -> Path:
 
 
 def _load(path: Path) -> Any:
+    if damage := files.damage(_there(path)):
+        raise KitError(f"{path} is damaged ({damage}); fetch it again")
     try:
-        return torch.load(_there(path), map_location="cpu", weights_only=True)
-    except KitError:
-        raise
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged file makes it
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None

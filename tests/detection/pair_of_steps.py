@@ -1,0 +1,20 @@
+"""Steps of two processes, of which the second is told to stop: ``python pair_of_steps.py FILE``."""
+
+import sys
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.detection.test_trainer import Toy, toy_steps
+from triplet.pretrain.distributed import join
+
+from detectron2.utils.events import EventStorage
+
+with join() as processes:
+    found, steps = toy_steps(processes, 2, network=DistributedDataParallel(Toy()))
+    steps.stop.signal = 15 if processes.rank else None
+    steps.iter = 3
+    with EventStorage() as steps.storage:
+        steps.run_step()
+    assert steps.stopping, processes.rank
+    torch.save(found, f"{sys.argv[1]}.{processes.rank}")

@@ -1,0 +1,19 @@
+"""Short float64 trainings of baselines: ``python small_baselines.py FOLDER IMAGES METHOD ...``."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.pretrain.test_methods import settings
+from triplet import records
+from triplet.images import open_images
+from triplet.pretrain.distributed import join
+from triplet.pretrain.trainer import pretrain
+
+torch.set_default_dtype(torch.float64)
+with join() as processes:
+    for method in sys.argv[3:]:
+        folder = Path(sys.argv[1]) / method
+        folder.mkdir(parents=True, exist_ok=True)
+        pretrain(settings(method), open_images(Path(sys.argv[2])), records.Job(folder), processes)

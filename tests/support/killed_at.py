@@ -1,0 +1,35 @@
+"""The kit's command line, killed at one of its changes to files.
+
+``python killed_at.py NAME NUMBER ARGUMENTS``: from the first time on that a file whose name contains NAME
+is opened for writing, each opening for writing, renaming and removal counts; before the one of that NUMBER
+the process kills itself.
+"""
+
+import os
+import signal
+import sys
+
+from triplet import cli
+
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")
+
+
+class Killer:
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.left, self.begun = name, number, False
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        writes = (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if not writes and event not in CHANGES:
+            return
+        self.begun = self.begun or (bool(writes) and self.name in str(arguments[0]))
+        self.left -= self.begun
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.addaudithook(Killer(sys.argv[1], int(sys.argv[2])))
+    sys.exit(cli.main(sys.argv[3:]))

@@ -1,0 +1,88 @@
+"""Loaders in real processes, which end on every way out."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from triplet.errors import KitError, WorkerKilled
+from triplet.signals import Stop
+from triplet.training.loading import load
+
+
+class Numbers:
+    """Item n: n, and the process that made it."""
+
+    def __getitem__(self, n):
+        if n == 66:
+            raise KitError("66 is unreadable: mend it")
+        if n == 99 and multiprocessing.parent_process():
+            time.sleep(600)
+        return n, os.getpid()
+
+
+class Evens:
+    """An order that can be iterated more than once."""
+
+    def __iter__(self):
+        return iter(range(0, 60, 2))
+
+
+def ended():
+    """Whether no process of this one is left, seconds later."""
+    until = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.01)
+    return not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_items_come_in_order_from_so_many_processes(workers):
+    found = list(load(Numbers(), Evens(), workers=workers, stop=Stop()))
+    assert [n for n, _ in found] == list(range(0, 60, 2))
+    made_by = {pid for _, pid in found}
+    assert len(made_by) == max(1, workers)
+    assert (os.getpid() in made_by) == (workers == 0)
+    assert ended()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_killed_worker_sets_the_stop_and_loses_no_item(workers):
+    """As the kernel does where memory is short; nothing is raised between two items."""
+    stop, found = Stop(), []
+    handler = signal.getsignal(signal.SIGCHLD)
+    items = load(Numbers(), Evens(), workers=workers, stop=stop)
+    for n, pid in items:
+        found.append(n)
+        if len(found) == 4:
+            assert not stop
+            assert signal.getsignal(signal.SIGCHLD) == handler
+            os.kill(pid, signal.SIGKILL)
+    assert found == list(range(0, 60, 2))
+    assert stop
+    error = stop.interrupted("7 of 9 steps")
+    assert isinstance(error, WorkerKilled)
+    assert error.code == 2
+    assert "for want of memory" in str(error)
+    assert "7 of 9 steps; run the same command to go on" in str(error)
+    assert ended()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_set_arrives_as_it_was_raised(workers):
+    with pytest.raises(KitError, match=r"^66 is unreadable: mend it$") as caught:
+        list(load(Numbers(), [1, 2, 66, 3], workers=workers, stop=Stop()))
+    assert ended(), f"though the error is alive: {caught}"
+
+
+@pytest.mark.parametrize("order", [range(0, 60, 2), [2, 4, 99, 99, 99]], ids=["busy", "stuck"])
+def test_closing_ends_the_processes_at_once(order):
+    items = load(Numbers(), order, workers=2, stop=Stop())
+    next(items)
+    assert len(multiprocessing.active_children()) == 2
+    began = time.monotonic()
+    items.close()
+    assert ended()
+    assert time.monotonic() - began < 20

@@ -1,0 +1,1 @@
+"""What every training and evaluation of the kit shares."""
