@@ -32,8 +32,9 @@ ifeq ($(RUNTIME),local)
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
-  # What is named by a path of this machine is mounted there, read-only.
-  mounts = $(foreach path,$(filter /%,$(DATA) $(IMAGES) $(VAL) $(COCO) $(VOC) $(WEIGHTS) $(FROM) $(CLASSES) $(LIST) $(DETECTION) $(LOG) $(VERIFY)),-v $(path):$(path):ro)
+  # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
+  paths = DATA IMAGES VAL COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
+  mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
   triplet = docker compose run --rm $(mounts)$(if $(3), --entrypoint "$(3)") $(or $(2),$(1))
   environment = ready
 else

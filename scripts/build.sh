@@ -9,6 +9,9 @@ die() { echo "build: $*" >&2; exit 2; }
 revision() { git -C "$1" describe --always --dirty=+ --abbrev=12 --exclude='*' 2>/dev/null || echo unknown; }
 
 export IMAGE=${IMAGE:-triplet-kit} DETECTRON2=${DETECTRON2:-git} OPENSELFSUP=${OPENSELFSUP:-1} FORCE_CUDA=${FORCE_CUDA:-1}
+command -v docker >/dev/null || die "found no docker; install Docker Engine with its compose and buildx plug-ins"
+docker buildx version >/dev/null 2>&1 ||
+  die "found docker without buildx, which builds the image; install its package docker-buildx-plugin (Debian: docker-buildx)"
 case $DETECTRON2 in git | pypi) ;; *) die "DETECTRON2 is git or pypi: found '$DETECTRON2'" ;; esac
 case $OPENSELFSUP in 0 | 1) ;; *) die "OPENSELFSUP is 0 or 1: found '$OPENSELFSUP'" ;; esac
 

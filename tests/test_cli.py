@@ -1,8 +1,6 @@
-import subprocess
-import sys
-
 import pytest
 
+from tests.support.processes import run, run_module
 from triplet import __version__, cli, doctor
 
 STAGES = (
@@ -40,21 +38,16 @@ def test_mistyped_arguments_get_one_line(arguments, said, capsys):
 
 @pytest.mark.parametrize("processes", ["0", "two"])
 def test_a_launch_of_nothing_gets_one_line(processes):
-    command = [sys.executable, "-m", "triplet.launch", "--nproc-per-node", processes, "--no-python", "true"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_module("triplet.launch", "--nproc-per-node", processes, "--no-python", "true")
     assert done.returncode == 2
     assert "GPUS and NODES are whole numbers from 1 on" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_version_and_list_of_stages():
-    def run(argument):
-        return subprocess.run(
-            [sys.executable, "-m", "triplet.cli", argument], capture_output=True, text=True
-        ).stdout
-
-    assert run("--version").strip() == __version__
-    assert all(stage in run("--help") for stage in STAGES)
+    assert run("--version").stdout.strip() == __version__
+    said = run("--help").stdout
+    assert all(stage in said for stage in STAGES)
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,42 @@ def test_folders_of_the_user_are_never_deleted(kit, tmp_path_factory):
         assert done.returncode == 2
         assert "by hand" in done.stderr
     assert os.listdir(elsewhere) == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (None, "found no docker; install Docker Engine with its compose and buildx plug-ins"),
+        (
+            '"compose version") ;;',
+            "found docker without buildx, which builds the image; install",
+        ),
+    ],
+)
+def test_building_asks_for_buildx_first(kit, answers, message):
+    if answers:
+        docker(kit, answers)
+    done = run(kit, "build.sh", PATH=str(kit / "bin") + ":" + tools(kit))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def tools(kit):
+    """A folder with what scripts need, and no docker."""
+    folder = kit / "tools"
+    folder.mkdir()
+    for name in ("bash", "env", "dirname", "git", "sed", "date", "id", "mkdir", "cat"):
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    return str(folder)
+
+
+def test_building_says_which_variant_it_builds(kit):
+    shutil.copytree(KIT / "docker", kit / "docker")
+    (kit / "triplet").mkdir()
+    shutil.copy(KIT / "triplet" / "__init__.py", kit / "triplet")
+    docker(kit, '"buildx version") ;; "compose "*) exit 3 ;;')
+    done = run(kit, "build.sh", DETECTRON2="pypi", OPENSELFSUP="0")
+    assert "Detectron2: PyPI's sdist, not compiled; OpenSelfSup: left out (OPENSELFSUP=0)" in done.stdout
+    assert done.returncode == 2

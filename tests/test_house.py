@@ -139,8 +139,13 @@ def test_with_docker_make_runs_the_service_of_the_same_name():
     assert "docker compose run --rm  download coco" in make("-n", "pull-data", "RUNTIME=docker").stdout
     done = make("-n", "pretrain", "RUNTIME=docker", "GPUS=8", "IMAGES=/disk/train")
     assert "GPUS=8 NODES=1 RDZV=localhost:0" in done.stdout
-    assert "docker compose run --rm -v /disk/train:/disk/train:ro pretrain" in done.stdout
+    assert 'docker compose run --rm -v "/disk/train:/disk/train:ro" pretrain' in " ".join(
+        done.stdout.split()
+    )
     assert "LAUNCH_NETWORK" not in done.stdout
+    done = make("-n", "convert", "RUNTIME=docker", "WEIGHTS=/my dir/w.pth", "DETECTION=c.yaml")
+    assert done.stdout.count(" -v ") == 1
+    assert ' -v "/my dir/w.pth:/my dir/w.pth:ro" ' in done.stdout
     assert (
         "LAUNCH_NETWORK=host GPUS=1 NODES=2"
         in make("-n", "pretrain", "RUNTIME=docker", "NODES=2", "RDZV=a:1").stdout

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -18,6 +19,17 @@ from triplet.progress import first_here, say
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
+    code = _run(argv)
+    if code and "LOCAL_RANK" in os.environ:
+        # One of several that have not left their group: gloo's threads abort an exit in good order when
+        # another process is gone first, and the exit code would be theirs.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     toolchain.expandable_segments()
     arguments = _parse(argv)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
 from pydantic import Field
@@ -115,22 +115,23 @@ def _side_by_side(chains: dict[str, list[list[str]]], cores: int) -> int:
     """
     sys.stdout.flush()
     context = multiprocessing.get_context("fork")
-    running, readers = {}, []
+    running, readers, rows = [], [], context.Value("i", len(chains))
     for row, chain in chains.items():
         here, there = os.pipe()
-        running[row] = context.Process(target=_row, args=(chain, there, max(1, cores // len(chains))))
-        running[row].start()
+        running.append(context.Process(target=_row, args=(chain, there, cores, rows)))
+        running[-1].start()
         os.close(there)
         prefix = f"{row:{max(map(len, chains))}} | "
         readers.append(threading.Thread(target=_relay, args=(here, prefix)))
     for reader in readers:  # threads, once nothing is forked any more
         reader.start()
-    code, left, told = 0, list(running.values()), False
+    code, left, told = 0, list(running), False
     with graceful() as stop:
         while left:
             wait([process.sentinel for process in left], timeout=1)
             for process in [process for process in left if process.exitcode is not None]:
                 left.remove(process)
+                rows.value = len(left)
                 ended = process.exitcode or 0
                 code = code or (ended if ended >= 0 else 128 - ended)
             if (stop or code) and not told:
@@ -148,16 +149,20 @@ def _relay(descriptor: int, prefix: str) -> None:
             say(prefix + line.rstrip("\n"))
 
 
-def _row(chain: list[list[str]], output: int, threads: int) -> NoReturn:
-    """The process of one row."""
+def _row(chain: list[list[str]], output: int, cores: int, rows: Any) -> NoReturn:
+    """The process of one row; each of its stages takes the cores that the other rows leave at its start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
-    if "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        torch.set_num_threads(threads)
-    sys.exit(_in_turn([chain]))
+    chosen = "OMP_NUM_THREADS" not in os.environ
+    for command in chain:
+        if chosen:
+            os.environ["OMP_NUM_THREADS"] = str(max(1, cores // rows.value))
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        if code := _call(command):
+            sys.exit(code)
+    sys.exit(0)
 
 
 def _call(command: list[str]) -> int:

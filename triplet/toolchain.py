@@ -24,6 +24,16 @@ def missing(*, gpu: bool) -> list[str]:
     return [what for what, found in there.items() if not found]
 
 
+def keep_compiled_code(folder: Path) -> None:
+    """Let torch.compile and Triton keep what they compile below a folder, for each user apart.
+
+    Their default is the machine's /tmp, which a container loses: each restart would compile anew, in every
+    process. What the user has set stands.
+    """
+    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        os.environ.setdefault(variable, str(folder / str(os.getuid()) / name))
+
+
 def expandable_segments() -> None:
     """Let torch's memory on a GPU grow in place: passes of many resolutions leave holes in fixed segments.
 

@@ -165,9 +165,12 @@ def _remove(name: str, checkout: Path) -> None:
 
 @pytest.fixture(scope="session")
 def kit(build, checkout) -> Iterator[Kit]:
-    """The image without anything from GitHub, and the checkout with a tiny chain among its configs."""
+    """The image without anything from GitHub, and the checkout with a tiny chain among its configs.
+
+    A package of OpenSelfSup's shape goes through the stages that build OpenSelfSup.
+    """
     name = "localhost/triplet-test"
-    done = build(name, DETECTRON2="pypi", OPENSELFSUP="0")
+    done = build(name, DETECTRON2="pypi", OPENSELFSUP="1", OPENSELFSUP_SOURCE=str(HERE / "stand_in"))
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.copytree(TINY, checkout / "configs" / "tiny")
     kit = Kit(checkout, _image_id(name))

@@ -123,7 +123,7 @@ def test_several_processes_share_a_step(kit, chain):
 def test_a_stopped_pretraining_goes_on(kit, chain, how):
     """Typed at a terminal, stopped in the middle; nothing that was done is done again."""
     name = f"triplet-test-{how.lower().replace(' ', '-')}"
-    given = {**CHAIN, "RUN": f"{name}/triplet", "ARGS": "schedule.epochs=100"}
+    given = {**CHAIN, "RUN": f"{name}/triplet", "ARGS": "schedule.epochs=30"}
     terminal, theirs = pty.openpty()
     started = subprocess.Popen(
         ["docker", "compose", "run", "--rm", "--name", name, "pretrain"], cwd=kit.folder,

@@ -124,7 +124,7 @@ def test_a_resumed_run_and_any_number_of_workers_see_the_same(installed, files):
     for first, workers in ((4, 0), (2, 2), (8, 1)):
         rest = list(load(dali, files, first, workers, epochs=3))
         assert len(rest) == 9 - first
-        assert torch.equal(pixels(rest), pixels(whole[start:]))
+        assert torch.equal(pixels(rest), pixels(whole[first:]))
     assert list(load(dali, files, start=9, epochs=3)) == []
 
 

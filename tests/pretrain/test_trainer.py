@@ -49,7 +49,7 @@ def config(places):
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
-LONGER = "schedule.epochs=20"
+LONGER = "schedule.epochs=12"
 
 
 def command(run, config, drawn, *extra):
@@ -141,7 +141,7 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, w
     found = checkpoint.checkpoints(folder)
     assert 1 <= len(found) <= 2
     assert not (folder / "record.json").exists()
-    assert 0 < torch.load(found[0], weights_only=True)["step"] < 40
+    assert 0 < torch.load(found[0], weights_only=True)["step"] < 24
     assert start(*arguments).wait() == 0
     assert_same_run(folder, whole)
 
@@ -159,7 +159,7 @@ def test_a_killed_loader_process_costs_nothing(places, config, drawn, whole):
     assert "a process that loads images was killed, mostly for want of memory" in error
     assert group_is_gone(process)
     newest = checkpoint.checkpoints(folder)[0]
-    assert f"{checkpoint.step_of(newest)} of 40 steps; run the same command to go on" in error
+    assert f"{checkpoint.step_of(newest)} of 24 steps; run the same command to go on" in error
     assert run(*arguments).returncode == 0
     assert_same_run(folder, whole)
 
@@ -180,10 +180,11 @@ def test_killed_at_any_change_of_a_file_the_end_loses_no_step(places, config, dr
         last = [checkpoint.step_of(path) for path in checkpoint.checkpoints(folder / "pretrain")]
         record = records.read(folder / "pretrain")
         assert record or last[0] == 12, number
-        assert run(*arguments).returncode == 0
-        assert not list((folder / "pretrain").glob("step_*"))
-        assert len(metrics(places, "run")) == 12
-        assert records.read(folder / "pretrain").results["final"]["iteration"] == 24
+        if number % 6 == 0 or done:  # the rest of the time is better spent
+            assert run(*arguments).returncode == 0
+            assert not list((folder / "pretrain").glob("step_*"))
+            assert len(metrics(places, "run")) == 12
+            assert records.read(folder / "pretrain").results["final"]["iteration"] == 24
     assert number > 8
 
 

@@ -7,18 +7,17 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import KIT
 from tests.pull import serving as s
 from tests.pull.conftest import tarred
 from tests.pull.test_imagenet import SORTED, WNIDS, devkit
 from tests.pull.test_unpack import tar_bytes
 from tests.pull.test_unpack import tarred as tars
+from tests.support.processes import Process
 from triplet import cli, records
 from triplet.pull import fetch, inspect, stage
 
@@ -295,20 +294,9 @@ def test_imagenet_from_a_gated_mirror(imagenet, monkeypatch, capsys, places):
     assert not [p for p in places.rglob("*") if p.is_file() and b"secret-token" in p.read_bytes()]
 
 
-RUN = """
-import sys
-from pathlib import Path
-from triplet import cli
-from triplet.pull import sources
-sources.CONFIGS = Path(sys.argv[1])
-sys.exit(cli.main(sys.argv[2:]))
-"""
-
-
 def test_sigterm_stops_and_the_same_command_goes_on(kit, places):
     kit.server.piece, kit.server.pause = 500, 0.02
-    command = [sys.executable, "-c", RUN, str(kit.configs), *PULL]
-    run = subprocess.Popen(command, cwd=KIT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = Process(Path(__file__).with_name("with_sources.py"), kit.configs, *PULL)
     part = kit.folder / ".downloads" / "train2017.zip.part"
     until = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < until:
@@ -335,7 +323,7 @@ def in_child():
 
 
 def test_kill_at_30_random_moments(kit):
-    kit.server.piece, kit.server.pause = 2000, 0.002
+    kit.server.piece, kit.server.pause = 4000, 0.002
     began = time.monotonic()
     assert os.waitpid(in_child(), 0)[1] == 0
     took = time.monotonic() - began

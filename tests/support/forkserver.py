@@ -133,5 +133,7 @@ if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
     fork_workers()
+    # Seconds after which a loader whose worker was killed finds out; torch's own are 5.
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
     if asked := serve(sys.argv[1]):
         become(*asked)

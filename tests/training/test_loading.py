@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from triplet.errors import KitError, WorkerKilled
 from triplet.signals import Stop
@@ -36,6 +37,12 @@ def ended():
     while multiprocessing.active_children() and time.monotonic() < until:
         time.sleep(0.01)
     return not multiprocessing.active_children()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Torch looks for killed workers every 5 seconds."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -210,3 +210,37 @@ def test_code_in_a_file_does_not_run(tmp_path, save):
     with pytest.raises(KitError, match="no PyTorch file of tensors"):
         read_backbone(tmp_path / "w.pth")
     assert not Evil.ran
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=60, deadline=None)
+def test_a_flipped_bit_changes_no_weight(flippable, place, bit):
+    """It is refused, or lies where nothing is stored."""
+    path, content, state = flippable
+    spoilt = bytearray(content)
+    spoilt[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(spoilt)
+    try:
+        found = read_backbone(path)
+    except KitError:
+        return
+    assert same(found, state)
+
+
+@pytest.fixture(scope="module")
+def flippable(tmp_path_factory):
+    """A file of weights, its bytes, and what it holds."""
+    torch.manual_seed(0)
+    state = Backbone(18, 8).state_dict()
+    path = tmp_path_factory.mktemp("flipped") / "weights.pth"
+    torch.save({"state_dict": state}, path)
+    return path, path.read_bytes(), state
+
+
+def test_a_file_without_checksums_is_read(file, state):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = file({"state_dict": state})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert same(read_backbone(path), state)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from triplet import files, toolchain
+from triplet import files, records, toolchain
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import checkpoint, data
@@ -152,6 +152,7 @@ def compile_networks(networks: nn.Module) -> None:
             f"compile=true needs {' and '.join(lacking)}: install g++ and python3-dev (whatever the system "
             "calls them), or add compile=false"
         )
+    toolchain.keep_compiled_code(records.root("checkpoints") / ".compiled")
     torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
     torch._dynamo.config.recompile_limit = 256  # the default, 8, is fewer than there are resolutions
     for network in networks.children():

@@ -157,8 +157,8 @@ def _again(
         return
     with predictions as file:
         inside = truth.path.startswith("datasets/") and ".." not in PurePosixPath(truth.path).parts
-        path = records.local(truth.path)
-        if not (inside or anywhere) or not path.is_file():
+        path = records.local(truth.path) if inside or anywhere else None
+        if path is None or not path.is_file():
             yield Finding(what, ABSENT, f"{truth.path} is not here; run: make pull-data")
             return
         if Artifact.of(path).sha256 != truth.sha256:

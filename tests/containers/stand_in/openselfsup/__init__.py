@@ -1,0 +1,1 @@
+"""Stands in for OpenSelfSup where no checkout is given."""
