@@ -116,7 +116,8 @@ def checkout(tmp_path_factory, engine) -> Path:
     """This checkout with what is not committed yet, and a tiny chain among its configs."""
     folder = tmp_path_factory.mktemp("containers") / "triplet-test"
     assert call("git", "clone", "--quiet", str(KIT), str(folder)).returncode == 0
-    changed = call("git", "ls-files", "-z", "--modified", "--others", "--exclude-standard").stdout
+    changed = call("git", "diff", "--name-only", "-z", "HEAD").stdout  # staged or not
+    changed += call("git", "ls-files", "-z", "--others", "--exclude-standard").stdout
     for name in filter(None, changed.split("\0")):
         (folder / name).unlink(missing_ok=True)
         if (KIT / name).is_file():  # not a link to an environment
