@@ -21,6 +21,7 @@ from triplet.pretrain.distributed import Processes, join
 from triplet.pretrain.monitor import Log, Pace
 from triplet.progress import Bar, say
 from triplet.signals import graceful
+from triplet.training.loading import from_worker
 from triplet.weights.initial import AUTHORS
 from triplet.weights.read import read_backbone, read_state
 
@@ -190,7 +191,7 @@ def train(
         try:
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)
         except KitError as error:  # a loader's arrives with its traceback in the message
-            raise KitError(str(error).rpartition("KitError: ")[2].strip()) from None
+            raise from_worker(error) from None
     if processes.first:
         job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
         job.results.update(
