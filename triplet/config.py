@@ -1,6 +1,7 @@
 """YAML in, typed settings out, and one line when something in it is wrong."""
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -54,8 +55,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Any:
     changes = _dotted(overrides)
     try:
         text = path.read_text()
-        if not isinstance(content := yaml.safe_load(text), dict):
-            raise KitError(f"{path}: expected keys with values, found {content!r:.40}")
+        events = itertools.islice(yaml.parse(text, Loader=yaml.SafeLoader), 3)  # OmegaConf takes any text
+        if not any(isinstance(event, yaml.MappingStartEvent) for event in events):
+            raise KitError(f"{path}: expected keys with values, found {text!r:.40}")
         merged = OmegaConf.merge(OmegaConf.create(text), changes)
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None

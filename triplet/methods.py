@@ -1,5 +1,6 @@
 """The rows of the COCO table, configs/methods.yaml, and what a run takes from its row by default."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,9 +46,10 @@ class Methods(RootModel[dict[str, Method]]):
     """By the name that a run of the row has."""
 
 
-def load_methods(path: Path = CONFIGS / "methods.yaml") -> dict[str, Method]:
+@functools.cache
+def load_methods() -> dict[str, Method]:
     """The table's rows in order; KitError when the file does not fit the schema."""
-    return parse_file(path, Methods).root
+    return parse_file(CONFIGS / "methods.yaml", Methods).root
 
 
 def weights_of(run: str) -> Path:

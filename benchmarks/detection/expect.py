@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -180,14 +180,14 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) ->
 def _moved(band: Band, runs: Sequence[Own], task: int) -> Band:
     """A band half of the way to where own runs lie relative to theirs, and wide enough for both."""
     theirs = [(run, expected(run.row, "c4", run.iterations)) for run in runs]
-    ratio = mean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)
+    ratio = fmean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)
     half = (1 + ratio) / 2
     return Band(min(band.low, band.low * half), band.mid * half, max(band.high, band.high * half))
 
 
 def _band(full: Sequence[float], part: tuple[float, float, float]) -> Band:
     low, mid, high = part
-    return Band(max(0.0, min(full) * low - NOISE), mean(full) * mid, max(full) * high + NOISE)
+    return Band(max(0.0, min(full) * low - NOISE), fmean(full) * mid, max(full) * high + NOISE)
 
 
 @functools.cache
@@ -208,7 +208,7 @@ def share(curves: Sequence[Curve], task: int, iterations: float) -> tuple[float,
     three curves or more tell how far initialisations lie apart; where there are none, ALONE is taken.
     """
     pairs = [(curve.at(CHAINED, task), curve.at(FULL, task)) for curve in curves]
-    chain = mean(a / b for a, b in pairs if a is not None and b is not None)
+    chain = fmean(a / b for a, b in pairs if a is not None and b is not None)
     found: dict[int, list[float]] = {}
     for curve in curves:
         full, chained = curve.at(FULL, task), curve.at(CHAINED, task)
@@ -220,10 +220,10 @@ def share(curves: Sequence[Curve], task: int, iterations: float) -> tuple[float,
         grid = sorted(values)
         return float(np.interp(np.log(max(iterations, 1)), np.log(grid), [values[n] for n in grid]))
 
-    mid = between({n: mean(parts) for n, parts in found.items()})
+    mid = between({n: fmean(parts) for n, parts in found.items()})
     several = {n: parts for n, parts in found.items() if len(parts) > 2}
     down, up = (
-        between({n: abs(pick(parts) - mean(parts)) for n, parts in several.items()}) if several else ALONE
+        between({n: abs(pick(parts) - fmean(parts)) for n, parts in several.items()}) if several else ALONE
         for pick in (min, max)
     )
     return (0.0 if iterations < min(found) else mid - down), mid, mid + up

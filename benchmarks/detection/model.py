@@ -1,5 +1,6 @@
 """Mask R-CNN R50-C4 as the paper and MoCo finetune it: config in, Detectron2 model out."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def build(cfg: CfgNode) -> nn.Module:
 
 def plain(cfg: CfgNode) -> dict[str, Any]:
     """A config as plain values, less where it runs and how often it saves."""
-    values = yaml.safe_load(cfg.dump())
+    values: dict[str, Any] = json.loads(json.dumps(cfg))
     del (
         values["MODEL"]["DEVICE"],
         values["DATALOADER"]["NUM_WORKERS"],

@@ -129,12 +129,14 @@ def test_compiled_processes_train_as_one_that_is_not(places, config, drawn):
     """With BN over both of them inside the graphs."""
     one = "{smallest: 32, largest: 32}"  # each is compiled for itself, which takes a while here
     names, losses = [], []
+    shallow = Path(__file__).with_name("shallow.py")
     # Where the kit puts it, whatever other tests have compiled.
     compiler = {"TORCHINDUCTOR_CACHE_DIR": None, "TRITON_CACHE_DIR": None}
     for processes in (1, 2):
         options = [f"views.online={one}", f"views.target={one}", "schedule.epochs=4",
                    "optimizer.accumulate=1", f"compile={processes > 1}"]  # fmt: skip
-        running = launch(processes, *arguments(f"p{processes}", config, drawn, *options), **compiler)
+        command = arguments(f"p{processes}", config, drawn, *options)
+        running = launch(processes, *command, program=(shallow,), **compiler)
         _, error = running.communicate()
         assert running.returncode == 0, error
         names.append(list(final(places, f"p{processes}")))

@@ -184,6 +184,9 @@ def _style(name: str) -> Any:
 
 def _finish(figure: Figure, name: str, caption: str) -> Plot:
     buffer, image = io.StringIO(), io.BytesIO()
+    if layout := figure.get_layout_engine():  # once for both formats
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     figure.savefig(image, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
