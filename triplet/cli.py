@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from triplet import __version__, records, toolchain
+from triplet import __version__, paths, records, toolchain
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here, say
 
@@ -332,7 +332,7 @@ def _coco(stage: argparse.ArgumentParser, default: str | None) -> None:
 
 def _folder(name: str) -> Path:
     """What the user named: below datasets/ where that exists, else a path as it stands."""
-    known = records.root("datasets") / name
+    known = paths.root("datasets") / name
     return known if known.exists() or not Path(name).exists() else Path(name)
 
 

@@ -3,12 +3,12 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from triplet.errors import KitError
 
@@ -19,6 +19,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=32, le=1024)]
 # The last three: an override such as '[=1', and YAML that contains itself.
 _UNREADABLE = (
     yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import torch
 from pydantic import Field
 
-from triplet import cli, coco, records
+from triplet import cli, coco, paths
 from triplet.config import Settings, load
 from triplet.progress import say
 from triplet.pull.drawn import Drawn
@@ -72,7 +72,7 @@ def demo(
         unlabelled = images or Path(f"{name}/train2017")
     if code := _call([*pull, *again]):
         return code
-    classes = len(coco.read(records.root("datasets") / name, "train2017")["categories"])
+    classes = len(coco.read(paths.root("datasets") / name, "train2017")["categories"])
     cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
     for seed in seeds or settings.seeds:
         chains = {}

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
-from triplet import records
+from triplet import paths, records
 from triplet.config import Settings, parse_file
 from triplet.errors import KitError
+from triplet.paths import CONFIGS
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 MSRA = "_msra"
 """Ends the name of a detection config for BGR images."""
 
@@ -61,14 +61,14 @@ def weights_of(run: str) -> Path:
     """
     name = Path(run).name
     known = any(name in method.weights for method in load_methods().values())
-    folder = records.root("checkpoints") / "weights" / name
+    folder = paths.root("checkpoints") / "weights" / name
     repeated = "/".join(part for part in Path(run).parts if not re.fullmatch(r"seed\d+", part))
     if (
-        not records.stage_folder(run, "pretrain").exists()
-        and records.stage_folder(repeated, "pretrain").exists()
+        not paths.stage_folder(run, "pretrain").exists()
+        and paths.stage_folder(repeated, "pretrain").exists()
     ):
         run = repeated
-    if not known or records.stage_folder(run, "pretrain").exists():
+    if not known or paths.stage_folder(run, "pretrain").exists():
         return records.output(records.require(run, "pretrain"), "checkpoint")
     if (record := records.read(folder)) is None:
         raise KitError(
@@ -97,7 +97,7 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
         )
     if weights is not None:
         caffe2 = weights.suffix == ".pkl"
-    elif converted := records.read(records.stage_folder(run, "convert")):
+    elif converted := records.read(paths.stage_folder(run, "convert")):
         caffe2 = converted.results["format"] == "caffe2"
     else:
         caffe2 = method.weights.get(name) == "caffe2"

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from benchmarks.detection import data, model, pictures, quiet, scores
-from triplet import files, records
+from triplet import files, paths, records
 from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
+from triplet.training.distributed import Processes, join, perform
 from triplet.training.loading import load
 
 from detectron2.config import CfgNode
@@ -66,7 +66,7 @@ def evaluate(
         cfg = model.load_config(config)
         # The trainer's own config names no data to test on.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
-        dataset = dataset or records.local(finetuned.config["dataset"])
+        dataset = dataset or paths.local(finetuned.config["dataset"])
         settings = {}
         known = finetuned.results["categories"]
     with join() as processes:
@@ -74,10 +74,10 @@ def evaluate(
         perform(
             processes,
             "eval",
-            records.stage_folder(run, "eval"),
+            paths.stage_folder(run, "eval"),
             work=lambda job: _evaluate(cfg, weights, dataset, known, engine, job, processes),
             config={
-                "dataset": records.portable(dataset),
+                "dataset": paths.portable(dataset),
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },

@@ -9,20 +9,20 @@ length then move the expectation half of the way to what they reached, and widen
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 import numpy as np
 
-from triplet import records
+from triplet import paths
 from triplet.config import Settings, parse_file
 from triplet.errors import KitError
 from triplet.methods import load_methods
+from triplet.paths import CONFIGS
 from triplet.progress import say
 from triplet.report.collect import Run, collect, recipe
 
-PATH = Path(__file__).parents[2] / "configs" / "expected.yaml"
+PATH = CONFIGS / "expected.yaml"
 NOISE = 0.3
 """AP by which two runs of the same thing on COCO differ."""
 FULL = 180_000
@@ -237,7 +237,7 @@ def own_runs(runs: Sequence[Run]) -> list[Own]:
 def of_this_machine() -> list[Own]:
     """The same from the checkpoints; none, and a line about it, where a record of theirs is damaged."""
     try:
-        return own_runs(collect(records.root("checkpoints")))
+        return own_runs(collect(paths.root("checkpoints")))
     except KitError as error:
         say(f"own runs are left out: {error}")
         return []

@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.detection import budget, expect, model, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
-from triplet import records
+from triplet import paths, records
 from triplet.errors import KitError, out_of_memory
-from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, amount, duration, say
 from triplet.report import deviations
 from triplet.signals import Stop, graceful
+from triplet.training.distributed import Processes, join, perform
 from triplet.weights import proof
 
 from detectron2.config import CfgNode
@@ -129,7 +129,7 @@ def choose(
     """
     precision, images = wish.precision or trainer.best_precision(), wish.images or wish.kept
     if wish.hours or processes.device.type == "cuda":
-        folder = records.stage_folder(run, "plan")
+        folder = paths.stage_folder(run, "plan")
         asked = {"images": wish.images, "precision": precision, "schedule": wish.schedule}
         config = {"detectron2": settings, **asked, "processes": processes.size, "gpu": _gpu()}
 

@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from triplet.models.networks import Networks
 from triplet.pretrain.config import Model
-from triplet.pretrain.networks import Networks
 from triplet.pretrain.step import Sizes
 
 # Dense bfloat16 with float32 accumulation, no sparsity, in FLOP/s, by a part of the device's name.

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from benchmarks.detection import expect, model
 from tests.conftest import KIT
-from triplet import records
+from triplet import paths, records
 from triplet.methods import load_methods
 from triplet.report.collect import Run
 
@@ -115,7 +115,7 @@ def test_only_runs_of_the_recipe_count(finished):
 
 
 def test_a_damaged_record_of_another_run_is_no_obstacle(places, capsys):
-    folder = records.stage_folder("byol", "eval")
+    folder = paths.stage_folder("byol", "eval")
     folder.mkdir(parents=True)
     (folder / "record.json").write_text("{")
     assert expect.of_this_machine() == []

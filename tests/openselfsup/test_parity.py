@@ -9,10 +9,10 @@ from tests.pretrain.test_authors import theirs
 from tests.support.processes import run_module
 from triplet.config import load
 from triplet.methods import recipe
+from triplet.models.networks import Networks
 from triplet.openselfsup.train import to_openselfsup
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order
-from triplet.pretrain.networks import Networks
 from triplet.pretrain.trainer import Objective, advance, make_optimizer
 from triplet.pretrain.views import draw_sizes
 from triplet.weights.initial import load_initial

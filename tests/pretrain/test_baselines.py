@@ -15,10 +15,10 @@ from scripts.golden_whole_model import MEASURES, fingerprint
 from triplet.config import load
 from triplet.methods import recipe
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.distributed import Processes
 from triplet.pretrain.layout import Order, Pass
 from triplet.pretrain.methods import npid
 from triplet.pretrain.trainer import Baseline, advance, make_optimizer
+from triplet.training.distributed import Processes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "baselines.npz")
 TOLERANCE = 1e-9

@@ -5,9 +5,9 @@ import json
 from PIL import Image
 
 from benchmarks.detection.scores import Truth
-from triplet import records
+from triplet import paths, records
 from triplet.config import load
-from triplet.methods import CONFIGS
+from triplet.paths import CONFIGS
 from triplet.pretrain.config import Pretrain
 from triplet.report.deviations import released
 
@@ -36,7 +36,7 @@ def settings(reference=MOCO, **changes):
 
 def perform(name, stage, *, inputs=(), results=(), texts=(), config=None, **more):
     """A stage that writes these texts (output -> content) and has these results."""
-    folder = records.stage_folder(name, stage)
+    folder = paths.stage_folder(name, stage)
 
     def work(job):
         for output, text in dict(texts).items():
@@ -80,7 +80,7 @@ def run(
     detectron2 = settings(reference, **changes)
     solver = detectron2["SOLVER"]
     pretrain(name, seed, force=force)
-    folder = records.stage_folder(name, "pretrain").parent
+    folder = paths.stage_folder(name, "pretrain").parent
     perform(
         name, "convert", seed=seed, force=force, inputs={"weights": folder / "pretrain" / "checkpoint"},
         texts={"weights": f"converted {name} {box}"}, results={"format": "extracted"},
@@ -170,7 +170,7 @@ def evaluated(places, name="demo/seed0/triplet", shift=0.0):
     pretrain(name)
     records.perform(
         "eval",
-        records.stage_folder(name, "eval"),
+        paths.stage_folder(name, "eval"),
         config={},
         inputs={"annotations": annotations},
         work=work,

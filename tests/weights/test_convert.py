@@ -11,8 +11,8 @@ from benchmarks.detection import model as detection
 from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
+from triplet.training import checkpoint
 from triplet.weights import detectron2_format, proof, read_backbone
 
 DEMO = KIT / "configs" / "detection" / "demo.yaml"

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from triplet.errors import KitError
+from triplet.models.networks import Networks
 from triplet.pretrain.config import TOGETHER, Model, Pretrain, SideRange
 from triplet.pretrain.layout import Layout, plan
 from triplet.pretrain.methods import METHODS
-from triplet.pretrain.networks import Networks
 
 ROOM = 0.75
 """Share of a GPU's memory that tensors kept for the backward pass may take: its own gradients, cuDNN's

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from triplet import files, records
+from triplet import files, paths
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.pull import sources
@@ -32,7 +32,7 @@ class Lock:
     """
 
     def __init__(self) -> None:
-        self.own = records.root("checkpoints") / "weights" / "SHA256SUMS"
+        self.own = paths.root("checkpoints") / "weights" / "SHA256SUMS"
         self.shared = sources.CONFIGS / "SHA256SUMS"
 
     def find(self, name: str) -> str | None:
@@ -55,7 +55,7 @@ class Lock:
                     raise KitError(f"{name} would be byte for byte {twin}: it is not the file of this row")
             known[name] = sha256
             files.write_text(self.own, "".join(f"{known[key]}  {key}\n" for key in sorted(known)))
-        say(f"pull: recorded the SHA-256 of {name} in {records.portable(self.own)}")
+        say(f"pull: recorded the SHA-256 of {name} in {paths.portable(self.own)}")
 
 
 def _read_sums(path: Path) -> dict[str, str]:

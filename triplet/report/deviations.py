@@ -8,7 +8,6 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,10 +17,11 @@ from benchmarks.detection import explain
 from triplet.config import Settings
 from triplet.config import parse as parse_settings
 from triplet.methods import Method
+from triplet.paths import CONFIGS
 from triplet.report.coco import facts
 from triplet.report.collect import Run
 
-FOLDER = Path(__file__).parents[2] / "configs" / "released"
+FOLDER = CONFIGS / "released"
 # What a key of Detectron2's decides, by how it begins; the first that fits.
 KINDS = {
     "SOLVER.MAX_ITER": "schedule", "SOLVER.STEPS": "schedule", "SOLVER.WARMUP": "schedule",

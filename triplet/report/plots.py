@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.detection import expect
-from triplet import files, records
+from triplet import files, paths
 from triplet.report.collect import Run
 
 # Okabe and Ito's colours, told apart with any colour vision, and lines that differ in more than colour.
@@ -209,7 +209,7 @@ def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     record = run.stages.get(stage)
     if record is None or "metrics" not in record.outputs:
         return []
-    path = records.local(record.outputs["metrics"].path)
+    path = paths.local(record.outputs["metrics"].path)
     if not path.exists():
         return []
     lines = [json.loads(line) for line in path.read_text().splitlines() if line]

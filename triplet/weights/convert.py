@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.detection import model as detection
 from benchmarks.detection import quiet
-from triplet import records
+from triplet import paths, records
 from triplet.errors import KitError
 from triplet.methods import MSRA, detection_config, load_methods, weights_of
 from triplet.progress import say
@@ -33,7 +33,7 @@ def convert(
     weights = weights or weights_of(run)
     config = config or detection_config(run, weights)
     if chosen:
-        say(f"convert: {records.portable(weights)} for {config}")
+        say(f"convert: {paths.portable(weights)} for {config}")
     cfg = detection.load_config(config)
     cfg.MODEL.DEVICE = "cpu"  # a GPU's TF32 convolutions differ by more than a wrong file might
     target = {
@@ -83,7 +83,7 @@ def convert(
 
     records.perform(
         "convert",
-        records.stage_folder(run, "convert"),
+        paths.stage_folder(run, "convert"),
         config=target,
         inputs={"weights": weights},
         work=work,

@@ -14,7 +14,7 @@ from torchvision.models.resnet import Bottleneck
 from benchmarks.detection import compat  # noqa: F401
 from triplet import records
 from triplet.errors import KitError
-from triplet.pretrain.networks import Backbone as Network
+from triplet.models.resnet import Backbone as Network
 from triplet.weights import Backbone, caffe2, detectron2_format
 
 from detectron2.checkpoint import DetectionCheckpointer
