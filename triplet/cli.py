@@ -371,7 +371,7 @@ def _pack(a: argparse.Namespace) -> None:
 
 
 def _pretrain(a: argparse.Namespace) -> None:
-    from triplet.methods import recipe
+    from triplet.published.defaults import recipe
 
     if a.engine == "openselfsup":
         from triplet.openselfsup.train import pretrain
@@ -391,7 +391,7 @@ def _convert(a: argparse.Namespace) -> None:
 def _finetune(a: argparse.Namespace) -> None:
     from benchmarks.detection.finetune import finetune
     from benchmarks.detection.plan import Wish
-    from triplet.methods import detection_config
+    from triplet.published.defaults import detection_config
 
     if a.config is None:
         records.require(a.run, "convert")  # it says in which colour order the weights are
@@ -404,7 +404,7 @@ def _finetune(a: argparse.Namespace) -> None:
 
 def _plan(a: argparse.Namespace) -> None:
     from benchmarks.detection.plan import Wish, ahead
-    from triplet.methods import detection_config
+    from triplet.published.defaults import detection_config
 
     wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
     ahead(a.config or detection_config(a.method), a.method, a.gpus, a.memory, a.seconds, wish)

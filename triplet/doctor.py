@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from triplet import paths, toolchain
-from triplet.methods import load_methods
+from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
 
 NEEDED_DISK = 60

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.detection import data, model, pictures, quiet, scores
-from triplet import files, paths, records
+from benchmarks.detection import data, model, pictures, quiet
+from triplet import files, paths, records, scores
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
@@ -24,8 +24,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
-
-LABELS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
 
 def evaluate(
@@ -142,7 +140,7 @@ def _evaluate(
         "eval: "
         + ", ".join(
             f"{label} AP {results[task]['AP']:.1f} (AP50 {results[task]['AP50']:.1f})"
-            for task, label in LABELS.items()
+            for task, label in scores.LABELS.items()
             if task in results
         )
     )

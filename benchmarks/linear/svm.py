@@ -21,8 +21,8 @@ from benchmarks.linear.voc import Split, Squares, low_shot, pooled_layers, read_
 from triplet import files, paths, records
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.methods import weights_of
 from triplet.progress import Bar, say
+from triplet.published.defaults import weights_of
 from triplet.records import Job
 from triplet.signals import graceful
 from triplet.training.distributed import Processes

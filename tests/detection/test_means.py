@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.detection import budget, data, expect, model, plan
+from benchmarks.detection import budget, data, model, plan
 from benchmarks.detection import finetune as finetuning
 from tests.conftest import KIT
 from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
 from tests.support.processes import launch, wait_until
 from triplet import cli, paths, records
 from triplet.errors import Interrupted
+from triplet.published import curves
 from triplet.training.distributed import Processes
 
 TWO = [
@@ -209,8 +210,8 @@ def test_plan_before_there_is_data(places, capsys):
 def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
     chosen = plan.Plan(8, 2, "float32")
-    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n, [])) for n in (expect.IMAGES, 1000)}
-    assert "to expect of triplet: box AP 41.7" in told[expect.IMAGES]
+    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n, [])) for n in (curves.IMAGES, 1000)}
+    assert "to expect of triplet: box AP 41.7" in told[curves.IMAGES]
     assert "nothing is published for this detector, data and row" in told[1000]
 
 
@@ -241,7 +242,7 @@ def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
 def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overrides, images, said):
     cfg = model.load_config(KIT / f"configs/detection/{name}.yaml", overrides)
     chosen = plan.Plan(8, images, "float32")
-    told = "\n".join(plan.describe(cfg, cfg, chosen, "supervised", expect.IMAGES, []))
+    told = "\n".join(plan.describe(cfg, cfg, chosen, "supervised", curves.IMAGES, []))
     assert "to expect of supervised: box AP" in told
     assert said in told
     assert ("not known is what this costs" in told) == bool(said)
@@ -250,8 +251,8 @@ def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overri
 @pytest.mark.parametrize(
     ("names", "size"),
     [
-        ((), expect.IMAGES),
-        (("/data/coco/coco_2017_train",), expect.IMAGES),
+        ((), curves.IMAGES),
+        (("/data/coco/coco_2017_train",), curves.IMAGES),
         (("voc_2007_trainval", "voc_2012_trainval"), 16_551),
         (("voc_2007_trainval",), None),
     ],

@@ -4,12 +4,12 @@ import json
 
 from PIL import Image
 
-from benchmarks.detection.scores import Truth
 from triplet import paths, records
 from triplet.config import load
 from triplet.paths import CONFIGS
 from triplet.pretrain.config import Pretrain
-from triplet.report.deviations import released
+from triplet.published.configs import released
+from triplet.scores import Truth
 
 WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
 AUTHORS, MOCO = "authors/coco_R_50_C4_2x_moco", "openselfsup/coco_R_50_C4_2x_moco"

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.detection.expect import FULL, NOISE, Band
 from tests.report import making
 from triplet import paths
-from triplet.methods import load_methods
+from triplet.published.curves import FULL, NOISE, Band
+from triplet.published.rows import load_methods
 from triplet.report import coco, costs, grids, results, targets
-from triplet.report.collect import Score, collect
 from triplet.report.stage import contents, experiments
+from triplet.runs import Score, collect
 
 METHODS = load_methods()
 

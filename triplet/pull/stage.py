@@ -9,8 +9,8 @@ from typing import Any
 
 from triplet import coco, paths, records
 from triplet.errors import Interrupted, KitError
-from triplet.methods import load_methods
 from triplet.progress import say
+from triplet.published.rows import load_methods
 from triplet.pull.drawn import Drawn, draw_dataset
 from triplet.pull.fetch import Given, fetch_dataset, fetch_weights
 from triplet.pull.sources import Source, load_sources

@@ -9,7 +9,7 @@ from pydantic import Field
 from triplet.config import Settings, load
 from triplet.paths import CONFIGS
 from triplet.records import Record
-from triplet.report.collect import Run
+from triplet.runs import Run
 
 PATH = CONFIGS / "power.yaml"
 FORMULA = "GPU hours x thermal design power x utilisation x PUE"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from triplet import paths
-from triplet.report.collect import Run
+from triplet.runs import Run
 
 WIDTH = 480
 """Pixels."""

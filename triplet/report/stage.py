@@ -12,13 +12,13 @@ import jinja2
 import triplet
 from triplet import environment, files, paths, records
 from triplet.config import load
-from triplet.methods import Method, load_methods
 from triplet.progress import say
+from triplet.published.rows import Method, load_methods
 from triplet.records import Record
 from triplet.report import coco, costs, crate, grids, plots, provenance, results, targets, verify
-from triplet.report.collect import Run, collect
 from triplet.report.pictures import Picture, pictures
 from triplet.report.plots import Plot
+from triplet.runs import Run, collect
 
 LARGEST = 2_000_000
 """Bytes of the page."""

@@ -14,14 +14,14 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from benchmarks.detection.scores import ENGINES, NUMBERS, Truth
 from triplet import paths
 from triplet.errors import KitError
 from triplet.progress import Bar
 from triplet.records import Artifact, Record
 from triplet.report import crate
-from triplet.report.collect import assemble
 from triplet.report.results import flat
+from triplet.runs import assemble
+from triplet.scores import ENGINES, NUMBERS, Truth
 
 OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6

@@ -6,8 +6,9 @@ from benchmarks.detection import model as detection
 from benchmarks.detection import quiet
 from triplet import paths, records
 from triplet.errors import KitError
-from triplet.methods import MSRA, detection_config, load_methods, weights_of
 from triplet.progress import say
+from triplet.published.defaults import MSRA, detection_config, weights_of
+from triplet.published.rows import load_methods
 from triplet.weights import detectron2_format, proof
 from triplet.weights.read import read_backbone
 

@@ -9,8 +9,9 @@ import torch
 from tests.weights.test_caffe2 import caffe2_name
 from triplet import cli, paths, records
 from triplet.errors import KitError
-from triplet.methods import MSRA, detection_config, load_methods, weights_of
 from triplet.models.resnet import Backbone
+from triplet.published.defaults import MSRA, detection_config, weights_of
+from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
 
 NAMES = [(row, name) for row, method in load_methods().items() for name in method.weights]
