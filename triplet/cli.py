@@ -383,7 +383,7 @@ def _pretrain(a: argparse.Namespace) -> None:
 
 
 def _convert(a: argparse.Namespace) -> None:
-    from triplet.weights.convert import convert
+    from benchmarks.detection.convert import convert
 
     convert(a.run, a.config, a.weights, force=a.force)
 
@@ -461,7 +461,7 @@ def _report(a: argparse.Namespace) -> int | None:
 def _demo(a: argparse.Namespace) -> int:
     from triplet.demo import demo
 
-    return demo(a.config, data=a.data, images=a.images, seeds=a.seeds, force=a.force)
+    return demo(a.config, main, data=a.data, images=a.images, seeds=a.seeds, force=a.force)
 
 
 def _doctor(a: argparse.Namespace) -> int:

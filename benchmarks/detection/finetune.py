@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, data, model, plan, quiet
+from benchmarks.detection import budget, data, model, plan, proof, quiet
 from benchmarks.detection.trainer import Trainer, Watch, data_size, loaders
 from triplet import files, paths, records
 from triplet.errors import KitError, out_of_memory
@@ -18,7 +18,6 @@ from triplet.progress import Bar, say
 from triplet.signals import graceful
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, join, perform
-from triplet.weights import proof
 
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng

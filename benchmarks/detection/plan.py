@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, model, quiet, synthetic, trainer
+from benchmarks.detection import budget, model, proof, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
 from triplet import paths, records
 from triplet.errors import KitError, out_of_memory
@@ -23,7 +23,6 @@ from triplet.published import configs, curves
 from triplet.runs import of_this_machine
 from triplet.signals import Stop, graceful
 from triplet.training.distributed import Processes, join, perform
-from triplet.weights import proof
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from benchmarks.detection import model as detection
-from benchmarks.detection import quiet
+from benchmarks.detection import proof, quiet
 from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published.defaults import MSRA, detection_config, weights_of
 from triplet.published.rows import load_methods
-from triplet.weights import detectron2_format, proof
+from triplet.weights import detectron2_format
 from triplet.weights.read import read_backbone
 
 TOLERANCE = 1e-4
