@@ -23,6 +23,7 @@ from triplet.published import configs, curves
 from triplet.runs import of_this_machine
 from triplet.signals import Stop, graceful
 from triplet.training.distributed import Processes, join, perform
+from triplet.training.memory import kept_for_backward
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer
@@ -215,23 +216,17 @@ def counted(cfg: CfgNode, precision: str) -> Memory:
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    kept: dict[int, int] = {}
     with quiet.log_to(Path(os.devnull)):
         network = model.build(cfg)
-        own = {p.untyped_storage().data_ptr(): p.numel() * p.element_size() for p in network.parameters()}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with EventStorage(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
-    del losses
+        parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+        with (
+            EventStorage(),
+            kept_for_backward(network, lambda tensor: tensor.untyped_storage().nbytes()) as kept,
+        ):
+            network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
     half = 0.5 if trainer.PRECISIONS[precision] else 1.0
     image = 1.2 * half * sum(kept.values())
-    return Memory(one=1e9 + 3.5 * sum(own.values()) + image, more=image)
+    return Memory(one=1e9 + 3.5 * parameters + image, more=image)
 
 
 def _size(cfg: CfgNode) -> int | None:

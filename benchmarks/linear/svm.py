@@ -205,10 +205,8 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
 def _read(log: Path) -> Done:
     """What an earlier session has found; a line that a kill left half written is dropped."""
     found: Done = {}
-    for line in log.read_text().splitlines() if log.exists() else ():
-        with contextlib.suppress(ValueError):
-            values = json.loads(line)
-            found[tuple(values["key"])] = values
+    for _, values in files.json_lines(log):
+        found[tuple(values["key"])] = values
     files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
     return found
 

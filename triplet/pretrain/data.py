@@ -1,6 +1,7 @@
 """Unlabelled images as batches of views."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,34 @@ from triplet.signals import Stop
 from triplet.training.loading import stream
 
 MOST_REPLACED = 10
+Found = TypeVar("Found")
+
+
+def read_or_next(
+    images: Images, index: int, read: Callable[[int], Found | None]
+) -> tuple[Found, int, list[int]]:
+    """Read an image, or instead of one that cannot be read the next one in the list that can.
+
+    Args:
+        images: of the list.
+        index: of the image that is wanted.
+        read: gives what is read of an image by its index, None for one that cannot be read.
+
+    Returns:
+        What was read, the index that it is of, and the indices that it stands in for.
+
+    Raises:
+        KitError: MOST_REPLACED images in a row, or all, cannot be read.
+    """
+    first, unreadable = index, list[int]()
+    while (found := read(index)) is None:
+        unreadable.append(index)
+        if len(unreadable) == min(len(images), MOST_REPLACED):
+            raise KitError(
+                f"{len(unreadable)} images in a row cannot be read, from {images.name(first)} on"
+            )
+        index = (index + 1) % len(images)
+    return found, index, unreadable
 
 
 class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
@@ -37,14 +66,7 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, list[int]]:
         epoch, index = item
-        unreadable: list[int] = []
-        while (image := self._read(index)) is None:
-            unreadable.append(index)
-            if len(unreadable) == min(len(self), MOST_REPLACED):
-                raise KitError(
-                    f"{len(unreadable)} images in a row cannot be read, from {self.images.name(item[1])} on"
-                )
-            index = (index + 1) % len(self)
+        image, index, unreadable = read_or_next(self.images, index, self._read)
         if self.count == 9:
             return draw_patches(
                 image, self.config.patches, view_rng(self.seed, epoch, index, 0)

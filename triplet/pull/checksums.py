@@ -24,6 +24,20 @@ def digest(path: Path, kind: str, stop: Stop, *, title: str) -> str:
     return hasher.hexdigest()
 
 
+def mismatch(path: Path, checksum: str, stop: Stop, name: str) -> str:
+    """How a file differs from a checksum ``md5:...`` or ``sha256:...``; '' where it has it.
+
+    Args:
+        path: of the file.
+        checksum: what is expected.
+        stop: see ``digest``.
+        name: of the file, for the progress.
+    """
+    kind, _, expected = checksum.partition(":")
+    found = digest(path, kind, stop, title=f"pull: verifying {name}")
+    return "" if found == expected else f"{kind} is {found}, expected {expected}"
+
+
 class Lock:
     """SHA-256 of files whose publisher gives none, as `sha256sum` writes and checks them.
 
