@@ -18,7 +18,7 @@ NAMES = ("cat", "dog", "zebra")
 
 
 def nested(flat):
-    """The inverse of ``deviations.flat``."""
+    """The inverse of ``published.configs.flat``."""
     found = {}
     for key, value in flat.items():
         *path, last = key.split(".")
