@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import KIT
 from tests.support.processes import run as kit
-from triplet.report.collect import collect
+from triplet.runs import collect
 
 pytestmark = pytest.mark.slow
 

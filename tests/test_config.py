@@ -6,8 +6,8 @@ from tests.conftest import KIT
 from triplet.config import load
 from triplet.demo import Demo
 from triplet.errors import KitError
-from triplet.methods import load_methods
 from triplet.pretrain.config import Pretrain
+from triplet.published.rows import load_methods
 from triplet.pull.drawn import Drawn
 
 GOOD = "loss: {group: 196}\noptimizer: {groups: 8, accumulate: 4}\nschedule: {epochs: 200}\n"

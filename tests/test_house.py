@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from tests.conftest import KIT
+from tests.support.imports import PACKAGES, broken_rules, drawn_arrows, picture, read_imports
 
 README = (KIT / "README.md").read_text()
 MAKEFILE = (KIT / "Makefile").read_text()
@@ -236,3 +237,79 @@ def test_setup_refuses_another_python(tmp_path):
     assert done.returncode == 2
     assert "found no Python 3.11 or 3.12" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+IMPORTS = read_imports(KIT)
+
+
+def test_imports_follow_the_architecture():
+    """benchmarks stands on triplet, the command line on both, and nothing goes round in a circle."""
+    assert "triplet.pretrain.trainer" in IMPORTS["triplet.pretrain.stage"]
+    assert "benchmarks.detection.finetune" in IMPORTS["triplet.cli"], "imports inside functions count"
+    assert broken_rules(IMPORTS) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "rule"),
+    [
+        (
+            {"triplet/page.py": "from benchmarks.a import b", "benchmarks/a/b.py": ""},
+            "triplet.page imports benchmarks.a.b: of triplet, only triplet.cli may",
+        ),
+        (
+            {"triplet/demo.py": "from triplet import cli", "triplet/cli/__init__.py": ""},
+            "triplet.demo imports triplet.cli: nothing may import the command line",
+        ),
+        (
+            {"triplet/a.py": "def f():\n    from triplet import b", "triplet/b.py": "from .a import f"},
+            "modules import each other in a circle: triplet.",
+        ),
+        (
+            {
+                "triplet/a/one.py": "from triplet.b.one import x", "triplet/a/two.py": "",
+                "triplet/b/one.py": "", "triplet/b/two.py": "import triplet.a.two",
+            },
+            "packages import each other in a circle: triplet.",
+        ),
+        (
+            {
+                "triplet/a/__init__.py": "from triplet.b import x", "triplet/a/one.py": "",
+                "triplet/b.py": "import triplet.a.one",
+            },
+            "modules import each other in a circle: triplet.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_is_named(tmp_path, files, rule):
+    for name, text in {"triplet/__init__.py": "", "benchmarks/__init__.py": "", **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert any(line.startswith(rule) for line in broken_rules(read_imports(tmp_path)))
+
+
+def test_the_picture_of_the_architecture_is_the_imports():
+    assert drawn_arrows((KIT / "docs" / "architecture.md").read_text()) == picture(IMPORTS)
+
+
+def test_the_architecture_names_every_package_and_only_what_exists():
+    page = (KIT / "docs" / "architecture.md").read_text()
+    folders = {
+        path.parent.relative_to(KIT) for path in KIT.glob("*/*/__init__.py") if path.parts[-3] in PACKAGES
+    }
+    assert {f"`{folder}/`" for folder in folders} <= set(re.findall(r"`[\w/]+/`", page))
+    for path in re.findall(r"`((?:triplet|benchmarks|configs|tests|docs)/[\w./]*)`", page):
+        assert (KIT / path).exists(), path
+
+
+def test_what_others_import_keeps_its_place():
+    from triplet.pretrain import schedule
+    from triplet.pretrain.loss import truncated_triplet_loss
+    from triplet.pretrain.optim import LARS
+    from triplet.weights import Backbone, read_backbone
+
+    assert callable(truncated_triplet_loss)
+    assert LARS.__module__ == "triplet.training.optim"
+    assert schedule.learning_rate(0, peak=1.0, iterations_per_epoch=1, epochs=1, warmup_epochs=0) == 1.0
+    assert schedule.ema_momentum(0, iterations=1, base=0.5) == 0.5
+    assert read_backbone.__module__ == Backbone.__module__ == "triplet.weights.read"

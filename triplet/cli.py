@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from triplet import __version__, records, toolchain
+from triplet import __version__, paths, records, toolchain
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here, say
 
@@ -332,7 +332,7 @@ def _coco(stage: argparse.ArgumentParser, default: str | None) -> None:
 
 def _folder(name: str) -> Path:
     """What the user named: below datasets/ where that exists, else a path as it stands."""
-    known = records.root("datasets") / name
+    known = paths.root("datasets") / name
     return known if known.exists() or not Path(name).exists() else Path(name)
 
 
@@ -371,7 +371,7 @@ def _pack(a: argparse.Namespace) -> None:
 
 
 def _pretrain(a: argparse.Namespace) -> None:
-    from triplet.methods import recipe
+    from triplet.published.defaults import recipe
 
     if a.engine == "openselfsup":
         from triplet.openselfsup.train import pretrain
@@ -383,7 +383,7 @@ def _pretrain(a: argparse.Namespace) -> None:
 
 
 def _convert(a: argparse.Namespace) -> None:
-    from triplet.weights.convert import convert
+    from benchmarks.detection.convert import convert
 
     convert(a.run, a.config, a.weights, force=a.force)
 
@@ -391,7 +391,7 @@ def _convert(a: argparse.Namespace) -> None:
 def _finetune(a: argparse.Namespace) -> None:
     from benchmarks.detection.finetune import finetune
     from benchmarks.detection.plan import Wish
-    from triplet.methods import detection_config
+    from triplet.published.defaults import detection_config
 
     if a.config is None:
         records.require(a.run, "convert")  # it says in which colour order the weights are
@@ -404,7 +404,7 @@ def _finetune(a: argparse.Namespace) -> None:
 
 def _plan(a: argparse.Namespace) -> None:
     from benchmarks.detection.plan import Wish, ahead
-    from triplet.methods import detection_config
+    from triplet.published.defaults import detection_config
 
     wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
     ahead(a.config or detection_config(a.method), a.method, a.gpus, a.memory, a.seconds, wish)
@@ -461,7 +461,7 @@ def _report(a: argparse.Namespace) -> int | None:
 def _demo(a: argparse.Namespace) -> int:
     from triplet.demo import demo
 
-    return demo(a.config, data=a.data, images=a.images, seeds=a.seeds, force=a.force)
+    return demo(a.config, main, data=a.data, images=a.images, seeds=a.seeds, force=a.force)
 
 
 def _doctor(a: argparse.Namespace) -> int:

@@ -4,12 +4,12 @@ import difflib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from triplet.errors import KitError
 
@@ -20,6 +20,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=32, le=1024)]
 # The last three: an override such as '[=1', and YAML that contains itself.
 _UNREADABLE = (
     yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError,
@@ -92,13 +95,24 @@ def parse(values: Any, schema: type[R], source: str) -> R:
         raise KitError(f"{source}: {_explain(first, schema)}{rest}") from None
 
 
+def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) -> str:
+    """A hint at the name that was meant: the nearest of all, or else a list of ``names``.
+
+    Args:
+        word: what was found.
+        names: what could stand there.
+        others: further names that are right but not worth listing.
+    """
+    near = difflib.get_close_matches(word, [*names, *others], n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+
+
 def _explain(error: Any, schema: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "(top level)"
     if error["type"] == "extra_forbidden":
-        names = _names(schema, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-        return f"unknown key {key!r}; {hint}"
+        return (
+            f"unknown key {key!r}; {did_you_mean(str(error['loc'][-1]), _names(schema, error['loc'][:-1]))}"
+        )
     if error["type"] == "missing":
         return f"missing key {key!r}"
     message = error["msg"].removeprefix("Value error, ")

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,12 +15,15 @@ from typing import Annotated, Any, NoReturn
 import torch
 from pydantic import Field
 
-from triplet import cli, coco, records
+from triplet import coco, paths
 from triplet.config import Settings, load
 from triplet.progress import say
 from triplet.pull.drawn import Drawn
 from triplet.pull.subset import Subset
 from triplet.signals import graceful
+
+Command = Callable[[list[str]], int]
+"""Runs a command of the kit, given its arguments; returns its exit code."""
 
 
 class Demo(Settings):
@@ -40,6 +43,7 @@ class Demo(Settings):
 
 def demo(
     config: Path,
+    call: Command,
     *,
     data: Path | None = None,
     images: Path | None = None,
@@ -50,6 +54,7 @@ def demo(
 
     Args:
         config: configs/demo.yaml.
+        call: runs one command of the kit, such as ``["eval", "--run", "demo"]``, and returns its exit code.
         data: a folder in COCO 2017's layout, of which a subset is used instead of drawn images.
         images: a folder of images to pretrain on; with ``data`` alone, the subset's train images.
         seeds: instead of the config's.
@@ -70,9 +75,9 @@ def demo(
     else:
         pull = ["pull", "subset", "--config", str(config), "--from", str(data), "--name", name]
         unlabelled = images or Path(f"{name}/train2017")
-    if code := _call([*pull, *again]):
+    if code := _call(call, [*pull, *again]):
         return code
-    classes = len(coco.read(records.root("datasets") / name, "train2017")["categories"])
+    classes = len(coco.read(paths.root("datasets") / name, "train2017")["categories"])
     cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
     for seed in seeds or settings.seeds:
         chains = {}
@@ -88,25 +93,26 @@ def demo(
                 ["eval", *run],
             )  # fmt: skip
             chains[row] = [[*command[:3], *again, *command[3:]] for command in commands]
-        if code := _side_by_side(chains, cores) if cores > 1 else _in_turn(chains.values()):
+        if code := _side_by_side(call, chains, cores) if cores > 1 else _in_turn(call, chains.values()):
             return code
-    code = _call(["report"])
+    code = _call(call, ["report"])
     say(f"demo: {time.monotonic() - began:.0f} s in all")
     return code
 
 
-def _in_turn(chains: Iterable[list[list[str]]]) -> int:
+def _in_turn(call: Command, chains: Iterable[list[list[str]]]) -> int:
     """Run commands until one fails; its exit code, or 0."""
-    return next((code for chain in chains for command in chain if (code := _call(command))), 0)
+    return next((code for chain in chains for command in chain if (code := _call(call, command))), 0)
 
 
-def _side_by_side(chains: dict[str, list[list[str]]], cores: int) -> int:
+def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int) -> int:
     """Run each row's commands in a process of its own, and print what they say behind the row's name.
 
     A detector as small as the demo's gains next to nothing from a second core. The first row that fails, or
     a signal, stops the others, which save what they have.
 
     Args:
+        call: see ``demo``.
         chains: commands of each row.
         cores: of this machine, which the rows share.
 
@@ -118,7 +124,7 @@ def _side_by_side(chains: dict[str, list[list[str]]], cores: int) -> int:
     running, readers, rows = [], [], context.Value("i", len(chains))
     for row, chain in chains.items():
         here, there = os.pipe()
-        running.append(context.Process(target=_row, args=(chain, there, cores, rows)))
+        running.append(context.Process(target=_row, args=(call, chain, there, cores, rows)))
         running[-1].start()
         os.close(there)
         prefix = f"{row:{max(map(len, chains))}} | "
@@ -149,7 +155,7 @@ def _relay(descriptor: int, prefix: str) -> None:
             say(prefix + line.rstrip("\n"))
 
 
-def _row(chain: list[list[str]], output: int, cores: int, rows: Any) -> NoReturn:
+def _row(call: Command, chain: list[list[str]], output: int, cores: int, rows: Any) -> NoReturn:
     """The process of one row; each of its stages takes the cores that the other rows leave at its start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
@@ -160,11 +166,11 @@ def _row(chain: list[list[str]], output: int, cores: int, rows: Any) -> NoReturn
         if chosen:
             os.environ["OMP_NUM_THREADS"] = str(max(1, cores // rows.value))
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        if code := _call(command):
+        if code := _call(call, command):
             sys.exit(code)
     sys.exit(0)
 
 
-def _call(command: list[str]) -> int:
+def _call(call: Command, command: list[str]) -> int:
     say(f"\n$ triplet {shlex.join(command)}")
-    return cli.main(command)
+    return call(command)

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from triplet import records, toolchain
-from triplet.methods import load_methods
+from triplet import paths, toolchain
+from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
 
 NEEDED_DISK = 60
@@ -157,7 +157,7 @@ def _containers() -> list[Finding]:
 def _room() -> list[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     found = [Finding("memory", f"{memory:.0f} GB", memory >= 6, "the demo needs about 4 GB")]
-    place = records.root("datasets")
+    place = paths.root("datasets")
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
@@ -182,7 +182,7 @@ def _data() -> list[Finding]:
     found = []
     advice = {"imagenet": "only to pretrain: triplet pull imagenet, or put or link the images at {}/train"}
     for name, source in load_sources().datasets.items():
-        folder = records.root("datasets") / name
+        folder = paths.root("datasets") / name
         there = all((folder / item).exists() for item in source.provides)
         there |= name == "imagenet" and (folder / "train").is_dir()  # all that pretraining needs
         to_do = advice.get(name, "triplet pull {0.name}").format(folder)
@@ -190,13 +190,13 @@ def _data() -> list[Finding]:
     pulled = [
         name
         for name in load_sources().weights
-        if (records.root("checkpoints") / "weights" / name / "record.json").exists()
+        if (paths.root("checkpoints") / "weights" / name / "record.json").exists()
     ]
     found.append(
         Finding("weights", ", ".join(pulled) or "-", bool(pulled), "triplet pull weights --method triplet")
     )
     converted = [
-        name for name in load_methods() if (records.stage_folder(name, "convert") / "record.json").exists()
+        name for name in load_methods() if (paths.stage_folder(name, "convert") / "record.json").exists()
     ]
     found.append(
         Finding(

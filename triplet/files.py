@@ -102,6 +102,19 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
                 yield os.path.relpath(path, folder), os.stat(path).st_size
 
 
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a log, each with what it says; none without a file.
+
+    A line that a kill left half written is left out.
+    """
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        yield line, values
+
+
 def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
     """Keep the JSON lines of a log whose ``key`` is at most ``last``: what a resumed run goes on from.
 
@@ -109,11 +122,7 @@ def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
     """
     kept: list[str] = []
     found: dict[str, Any] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
+    for line, values in json_lines(path):
         if values[key] <= last:
             kept.append(line + "\n")
             found = values

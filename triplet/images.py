@@ -1,10 +1,12 @@
 """Where images come from: a folder, a list, or tar shards. Each gives encoded files by number."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel
 
 from triplet import files
@@ -33,6 +35,12 @@ class Index(BaseModel):
 
     shards: list[str]
     images: int
+
+
+def decode(data: bytes) -> Image.Image:
+    """RGB pixels of an encoded image; raises whatever Pillow's plug-ins do on a damaged file."""
+    with Image.open(io.BytesIO(data)) as file:
+        return file.convert("RGB")
 
 
 class Images:

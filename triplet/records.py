@@ -6,74 +6,31 @@ is written last and atomically, so its presence means done.
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 import triplet
-from triplet import files
+from triplet import environment, files
 from triplet.errors import KitError
+from triplet.paths import PLACES, local, portable, root, stage_folder
 from triplet.progress import say
 
 M = TypeVar("M", bound=BaseModel)
 command = ContextVar("command", default="")
 """What the user typed; the command line sets it."""
 MARKERS = ("record.json", "started.json")
-PLACES = ("datasets", "checkpoints", "reports")
 FOREIGN = ".foreign"
 """Marks a folder that held files before a stage first worked there: it is never emptied."""
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "detectron2",
-    "pb1-detectron2",
-    "mmcv",
-    "pycocotools",
-    "ultrafast-pycocotools",
-    "scikit-learn",
-    "numpy",
-    "pillow",
-)
-
-
-def root(name: str) -> Path:
-    """One of the three places: ``datasets``, ``checkpoints`` or ``reports``.
-
-    Each is a folder of the working directory unless TRIPLET_DATASETS, TRIPLET_CHECKPOINTS or
-    TRIPLET_REPORTS names another.
-    """
-    return Path(os.environ.get(f"TRIPLET_{name.upper()}") or name).absolute()
-
-
-def stage_folder(run: str, stage: str) -> Path:
-    """Folder of a stage of a run, a path below the checkpoints such as ``demo/seed0/triplet``."""
-    return _below("checkpoints", run, "--run", "triplet") / stage
-
-
-def dataset_folder(name: str) -> Path:
-    """Folder of a data set that the kit makes, a path below the data sets such as ``demo``."""
-    return _below("datasets", name, "--name", "packed")
-
-
-def _below(place: str, name: str, option: str, example: str) -> Path:
-    """A folder below a place; KitError for a name that leads out of it, or is the place itself."""
-    path = PurePath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise KitError(f"{option} names a folder below {place}/, for example {example!r}: found {name!r}")
-    return root(place) / name
 
 
 class Artifact(BaseModel):
@@ -108,24 +65,6 @@ class Artifact(BaseModel):
         if path.is_dir():
             return Artifact.of(path).sha256 == self.sha256
         return path.is_file() and path.stat().st_size == self.bytes
-
-
-def portable(path: Path) -> str:
-    """``<root>/<rest>`` for what lies in one of the places, else the absolute path."""
-    for name in PLACES:
-        if path.absolute().is_relative_to(root(name)):
-            return (Path(name) / path.absolute().relative_to(root(name))).as_posix()
-    return path.absolute().as_posix()
-
-
-def local(path: str) -> Path:
-    """The inverse of ``portable``; KitError for a portable path that leads out of its place."""
-    name, _, rest = path.partition("/")
-    if name not in PLACES:
-        return Path(path)
-    if PurePath(rest).is_absolute() or ".." in PurePath(rest).parts or "\0" in rest:
-        raise KitError(f"a record names {path!r}, which lies outside of {name}/; remove that record")
-    return root(name) / rest
 
 
 class Plan(BaseModel):
@@ -331,17 +270,17 @@ def perform(
             outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
             results=job.results,
             kit=triplet.__version__,
-            commit=commit(),
+            commit=environment.commit(),
             command=command.get(),
-            versions=versions(),
-            hardware=hardware(),
+            versions=environment.versions(),
+            hardware=environment.hardware(),
             world_size=world_size,
             seed=seed,
             started=began.started,
             ended=_now(),
             seconds=round(spent(), 3),
             images_per_second=job.images_per_second,
-            image=os.environ.get("TRIPLET_IMAGE"),
+            image=environment.image(),
         )
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         _tidy(folder, scratch)
@@ -426,48 +365,3 @@ def _empty(folder: Path) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def commit() -> str:
-    """Commit of the kit: of the image (TRIPLET_COMMIT) or of the checkout, ``+`` when modified."""
-    if baked := os.environ.get("TRIPLET_COMMIT"):
-        return baked
-    here = Path(__file__).parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory in bytes, GPUs."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    gpus: list[str] = []
-    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": gpus,
-    }

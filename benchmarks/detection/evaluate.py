@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.detection import data, model, pictures, quiet, scores
-from triplet import files, records
+from benchmarks.detection import data, model, pictures, quiet
+from triplet import files, paths, records, scores
 from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
+from triplet.training.distributed import Processes, join, perform
 from triplet.training.loading import load
 
 from detectron2.config import CfgNode
@@ -24,8 +24,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
-
-LABELS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
 
 def evaluate(
@@ -66,7 +64,7 @@ def evaluate(
         cfg = model.load_config(config)
         # The trainer's own config names no data to test on.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
-        dataset = dataset or records.local(finetuned.config["dataset"])
+        dataset = dataset or paths.local(finetuned.config["dataset"])
         settings = {}
         known = finetuned.results["categories"]
     with join() as processes:
@@ -74,10 +72,10 @@ def evaluate(
         perform(
             processes,
             "eval",
-            records.stage_folder(run, "eval"),
+            paths.stage_folder(run, "eval"),
             work=lambda job: _evaluate(cfg, weights, dataset, known, engine, job, processes),
             config={
-                "dataset": records.portable(dataset),
+                "dataset": paths.portable(dataset),
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
@@ -142,7 +140,7 @@ def _evaluate(
         "eval: "
         + ", ".join(
             f"{label} AP {results[task]['AP']:.1f} (AP50 {results[task]['AP50']:.1f})"
-            for task, label in LABELS.items()
+            for task, label in scores.LABELS.items()
             if task in results
         )
     )

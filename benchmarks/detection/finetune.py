@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, data, model, plan, quiet
+from benchmarks.detection import budget, data, model, plan, proof, quiet
 from benchmarks.detection.trainer import Trainer, Watch, data_size, loaders
-from triplet import files, records
+from triplet import files, paths, records
 from triplet.errors import KitError, out_of_memory
-from triplet.pretrain import checkpoint
-from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, say
 from triplet.signals import graceful
-from triplet.weights import proof
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, join, perform
 
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
@@ -56,7 +55,7 @@ def finetune(
     cfg = model.load_config(config, overrides)
     proof.check_pixel_path(cfg, converted)
     wish = wish or plan.Wish()
-    folder = records.stage_folder(run, "finetune")
+    folder = paths.stage_folder(run, "finetune")
     with join() as processes:
         processes.use_cores(loaders(cfg, processes))
         begun = records.begun(folder) if processes.first and not force else None
@@ -76,7 +75,7 @@ def finetune(
 
         def planned(precision: str | None, images: int | None) -> dict[str, Any]:
             return {
-                "dataset": records.portable(dataset),
+                "dataset": paths.portable(dataset),
                 "seed": seed,
                 "detectron2": model.plain(budget.with_schedule(cfg, here.SOLVER)),
                 "precision": precision,

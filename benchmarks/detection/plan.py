@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, expect, model, quiet, synthetic, trainer
+from benchmarks.detection import budget, model, proof, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
-from triplet import records
+from triplet import paths, records
 from triplet.errors import KitError, out_of_memory
-from triplet.pretrain.distributed import Processes, join, perform
 from triplet.progress import Bar, amount, duration, say
-from triplet.report import deviations
+from triplet.published import configs, curves
+from triplet.runs import of_this_machine
 from triplet.signals import Stop, graceful
-from triplet.weights import proof
+from triplet.training.distributed import Processes, join, perform
+from triplet.training.memory import kept_for_backward
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer
@@ -129,7 +130,7 @@ def choose(
     """
     precision, images = wish.precision or trainer.best_precision(), wish.images or wish.kept
     if wish.hours or processes.device.type == "cuda":
-        folder = records.stage_folder(run, "plan")
+        folder = paths.stage_folder(run, "plan")
         asked = {"images": wish.images, "precision": precision, "schedule": wish.schedule}
         config = {"detectron2": settings, **asked, "processes": processes.size, "gpu": _gpu()}
 
@@ -149,7 +150,7 @@ def choose(
     if wish.hours and not begun:
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds or 0, cfg))
     if processes.first:
-        own = [each for each in expect.of_this_machine() if each.run != run]
+        own = [each for each in of_this_machine() if each.run != run]
         for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg), own, done):
             say(f"finetune: {line}")
     return cfg, chosen
@@ -194,16 +195,16 @@ def ahead(
         elif wish.images is None:
             say("plan: what fits the GPU is not known here; give its memory as --memory GB (make: MEMORY=)")
         _divides(share, images)
-        kind = expect.detector(cfg)
+        kind = curves.detector(cfg)
         if seconds is None and kind:
-            seconds = expect.published().speed[kind].seconds * 8 / gpus
+            seconds = curves.published().speed[kind].seconds * 8 / gpus
             say("plan: seconds are those of V100s in Detectron2's model zoo; give yours as --seconds")
         chosen = Plan(gpus, images, precision, seconds, peak, "counted")
     if wish.hours:
         if not chosen.seconds:
             raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds, cfg))
-    for line in describe(cfg, whole, chosen, row, _size(cfg), expect.of_this_machine()):
+    for line in describe(cfg, whole, chosen, row, _size(cfg), of_this_machine()):
         say(f"plan: {line}")
 
 
@@ -215,30 +216,24 @@ def counted(cfg: CfgNode, precision: str) -> Memory:
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    kept: dict[int, int] = {}
     with quiet.log_to(Path(os.devnull)):
         network = model.build(cfg)
-        own = {p.untyped_storage().data_ptr(): p.numel() * p.element_size() for p in network.parameters()}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with EventStorage(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
-    del losses
+        parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+        with (
+            EventStorage(),
+            kept_for_backward(network, lambda tensor: tensor.untyped_storage().nbytes()) as kept,
+        ):
+            network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
     half = 0.5 if trainer.PRECISIONS[precision] else 1.0
     image = 1.2 * half * sum(kept.values())
-    return Memory(one=1e9 + 3.5 * sum(own.values()) + image, more=image)
+    return Memory(one=1e9 + 3.5 * parameters + image, more=image)
 
 
 def _size(cfg: CfgNode) -> int | None:
     """Images of the data that a config names, where it is known without having them."""
     names = [name.rpartition("/")[2] for name in cfg.DATASETS.TRAIN or ["coco_2017_train"]]
     if model.categories(cfg)[1] == 80 and names == ["coco_2017_train"]:
-        return expect.IMAGES
+        return curves.IMAGES
     return VOC_IMAGES if names == ["voc_2007_trainval", "voc_2012_trainval"] else None
 
 
@@ -388,7 +383,7 @@ def _now(processes: Processes) -> float:
 
 
 def describe(
-    cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int | None, own: Sequence[expect.Own],
+    cfg: CfgNode, whole: CfgNode, chosen: Plan, row: str, images: int | None, own: Sequence[curves.Own],
     done: int = 0,
 ) -> Iterator[str]:  # fmt: skip
     """What a plan means, a line each.
@@ -437,13 +432,13 @@ def describe(
             takes = duration(budget.lasts(chosen.seconds, whole))
             part = f"{solver.MAX_ITER / iterations:.1%}"
             yield f"all {iterations} iterations would take {takes}; the schedule is compressed to {part}"
-    kind = expect.detector(cfg) if images == expect.IMAGES else None
-    found = kind and expect.expected(row, kind, solver.MAX_ITER * batch / 16, own)
+    kind = curves.detector(cfg) if images == curves.IMAGES else None
+    found = kind and curves.expected(row, kind, solver.MAX_ITER * batch / 16, own)
     if found:
         yield f"to expect of {row}: box AP {found.box}, mask AP {found.mask}; from {found.basis}"
-        config, changes = deviations.nearest(model.plain(cfg), kind or "")
-        if 0 < pool < expect.BATCH:
-            changes.append(f"BN over {expect.BATCH} images -> {pool}")
+        config, changes = configs.nearest(model.plain(cfg), kind or "")
+        if 0 < pool < curves.BATCH:
+            changes.append(f"BN over {curves.BATCH} images -> {pool}")
         if changes:
             yield f"that is for {config}; not known is what this costs: {', '.join(changes)}"
     else:

@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.detection import compat, model  # noqa: F401
 from benchmarks.detection.budget import per_process
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.distributed import Processes
 from triplet.progress import Bar
 from triplet.signals import Stop, ignore_in_worker
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes
 from triplet.training.loading import load
 
 from detectron2.config import CfgNode, get_cfg

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.linear.linear import linear
 from benchmarks.linear.semi import semi
-from triplet import files, records
+from triplet import environment, files, paths, records
 from triplet.pretrain.stage import pretrain
 from triplet.progress import Bar
 from triplet.pull.drawn import CLASSES, draw_image
@@ -70,7 +70,7 @@ def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
         "supervised", other, [*COMMON, f"seed={seed}"], listed=None, draw=True, train=images / "other",
         weights=initial, **sets,
     )  # fmt: skip
-    supervised = records.stage_folder("supervised", "semi") / "supervised" / "checkpoint.pth"
+    supervised = paths.stage_folder("supervised", "semi") / "supervised" / "checkpoint.pth"
     for row, weights in (("random", initial), ("supervised", supervised)):
         where: dict[str, Any] = dict(train=images / "train", weights=weights, **sets)
         top: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def _last(run: str, config: Path) -> float:
-    record = records.read(records.stage_folder(run, "linear") / config.stem)
+    record = records.read(paths.stage_folder(run, "linear") / config.stem)
     assert record
     return float(record.results["last"]["top1"])
 
@@ -100,8 +100,8 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": f"python -m benchmarks.linear.compare --seeds {' '.join(map(str, arguments.seeds))}",
         "date": datetime.now(UTC).date().isoformat(),
-        "images": COUNTS, "epochs": EPOCHS, "commit": records.commit(), "versions": records.versions(),
-        "hardware": records.hardware(), "runs": [],
+        "images": COUNTS, "epochs": EPOCHS, "commit": environment.commit(),
+        "versions": environment.versions(), "hardware": environment.hardware(), "runs": [],
     }  # fmt: skip
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from triplet.config import Settings
-from triplet.pretrain.config import Pixels, Positive, Probability, share_of_cores
+from triplet.config import Pixels, Positive, Probability, Settings
+from triplet.environment import share_of_cores
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]

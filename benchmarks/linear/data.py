@@ -14,9 +14,8 @@ from torch.utils.data import Dataset
 from benchmarks.linear.config import Images as Config
 from benchmarks.linear.config import Training
 from triplet.errors import KitError
-from triplet.images import Images, open_images
+from triplet.images import Images, decode, open_images
 from triplet.pretrain.config import Views
-from triplet.pretrain.data import decode
 from triplet.pretrain.layout import permutation
 from triplet.pretrain.views import Pixels, centre_view, draw_view, render_view, view_rng
 

@@ -15,13 +15,13 @@ from benchmarks.linear.backbone import load_backbone, pooled
 from benchmarks.linear.config import Common
 from benchmarks.linear.data import Centres, Crops, Labelled, collate
 from benchmarks.linear.stage import Task
-from triplet import files, records
+from triplet import files, paths
 from triplet.errors import KitError
-from triplet.pretrain.data import stream
-from triplet.pretrain.distributed import Processes, perform
 from triplet.progress import Bar
 from triplet.records import Job
 from triplet.signals import graceful
+from triplet.training.distributed import Processes, perform
+from triplet.training.loading import stream
 
 ROWS = 65_536
 """Of a shard: 0.3 GB of a ResNet-50's."""
@@ -85,7 +85,7 @@ def extract(
     processes, inputs = task.processes, task.inputs
     if processes.nodes > 1:
         raise KitError(f"features are kept on one machine: found {processes.nodes} nodes, leave NODES out")
-    folder = records.stage_folder(task.run, "features") / ("crops" if crops else "centres")
+    folder = paths.stage_folder(task.run, "features") / ("crops" if crops else "centres")
     views: dict[str, tuple[Dataset[Any], list[Any]]] = {}
     for name, data in sets.items():
         places = range(len(data))

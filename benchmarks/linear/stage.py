@@ -6,10 +6,10 @@ from pathlib import Path
 
 from benchmarks.linear.config import NEUTRAL, Common
 from benchmarks.linear.data import Labelled, open_sets
-from triplet import records
-from triplet.methods import weights_of
-from triplet.pretrain import checkpoint
-from triplet.pretrain.distributed import Processes, join, perform
+from triplet import paths, records
+from triplet.published.defaults import weights_of
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, join, perform
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run_stage(
         perform(
             processes,
             stage,
-            records.stage_folder(run, stage) / config.stem,
+            paths.stage_folder(run, stage) / config.stem,
             lambda job: work(Task(run, ours, theirs, inputs, processes, job)),
             config=settings.model_dump(mode="json", exclude=NEUTRAL),
             inputs=inputs,

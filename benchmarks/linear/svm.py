@@ -18,15 +18,15 @@ from benchmarks.linear.backbone import load_backbone
 from benchmarks.linear.config import NEUTRAL, Svm
 from benchmarks.linear.data import collate
 from benchmarks.linear.voc import Split, Squares, low_shot, pooled_layers, read_split
-from triplet import files, records
+from triplet import files, paths, records
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.methods import weights_of
-from triplet.pretrain.data import stream
-from triplet.pretrain.distributed import Processes
 from triplet.progress import Bar, say
+from triplet.published.defaults import weights_of
 from triplet.records import Job
 from triplet.signals import graceful
+from triplet.training.distributed import Processes
+from triplet.training.loading import stream
 
 BATCH = 64
 SPLITS = ("trainval", "test")
@@ -61,7 +61,7 @@ def svm(
     splits = [read_split(data, split) for split in SPLITS]
     if splits[0].classes != splits[1].classes:
         raise KitError(f"{data}: trainval lists {len(splits[0].classes)} classes, test others")
-    folder = records.stage_folder(run, "svm") / config.stem
+    folder = paths.stage_folder(run, "svm") / config.stem
     fits = list(_fits(settings, splits, folder))  # before anything is recorded: it refuses too few images
     records.perform(
         "svm",
@@ -146,21 +146,21 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
                 "set folds to fewer"
             )
     for layer in settings.layers:
-        paths = _path(folder, "trainval", layer), _path(folder, "test", layer)
+        features = _path(folder, "trainval", layer), _path(folder, "test", layer)
         for number in range(len(train.classes)):
             targets, answers = train.targets[:, number], test.targets[:, number]
             # Difficult images count as without the class in training, and not at all in the test.
             labels = np.where(targets == 1, 1, -1)
             for cost in settings.costs:
                 yield svm_fit.Fit(
-                    (layer, number, cost), *paths, np.arange(len(labels)), labels, answers, (cost,),
+                    (layer, number, cost), *features, np.arange(len(labels)), labels, answers, (cost,),
                     settings.folds, settings.seed,
                 )  # fmt: skip
             for shots in settings.shots:
                 for sample in range(settings.samples):
                     rows = low_shot(train.targets, number, shots, sample, settings.seed)
                     yield svm_fit.Fit(
-                        (layer, number, "shots", shots, sample), *paths, rows, labels[rows], answers,
+                        (layer, number, "shots", shots, sample), *features, rows, labels[rows], answers,
                         settings.costs, 0, settings.seed,
                     )  # fmt: skip
 
@@ -205,10 +205,8 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
 def _read(log: Path) -> Done:
     """What an earlier session has found; a line that a kill left half written is dropped."""
     found: Done = {}
-    for line in log.read_text().splitlines() if log.exists() else ():
-        with contextlib.suppress(ValueError):
-            values = json.loads(line)
-            found[tuple(values["key"])] = values
+    for _, values in files.json_lines(log):
+        found[tuple(values["key"])] = values
     files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
     return found
 

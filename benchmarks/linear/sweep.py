@@ -16,9 +16,9 @@ from benchmarks.linear.stage import Task
 from benchmarks.linear.training import correct
 from triplet.errors import KitError
 from triplet.pretrain.layout import permutation
-from triplet.pretrain.schedule import learning_rate
 from triplet.progress import Bar, say
 from triplet.signals import graceful
+from triplet.training.schedule import learning_rate
 
 Source = Callable[[NDArray[Any]], Tensor]
 """(k,) places -> (k, channels) features."""

@@ -15,14 +15,14 @@ from benchmarks.linear.config import Common, Training
 from benchmarks.linear.data import Centres, Crops, Labelled, Order, collate, share
 from benchmarks.linear.stage import Task
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.data import stream
-from triplet.pretrain.distributed import Processes, pool_batch_norm
-from triplet.pretrain.monitor import Log, Pace
-from triplet.pretrain.schedule import learning_rate
 from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import Stop, graceful
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, pool_batch_norm
+from triplet.training.loading import stream
+from triplet.training.metrics import Log, Pace
+from triplet.training.schedule import learning_rate
 
 LOG_EVERY = 50
 """Steps, as mmcv's log_config there."""

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
 from triplet.errors import KitError
-from triplet.pretrain.data import decode
-from triplet.pretrain.networks import Backbone
+from triplet.images import decode
+from triplet.models.resnet import Backbone
 from triplet.pretrain.views import Pixels, normalize
 
 # Kernel, stride and padding of the average pooling after the stem and each stage, for images of 224 px:

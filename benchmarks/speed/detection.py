@@ -2,20 +2,18 @@
 
 import itertools
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.detection import model, synthetic, trainer
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
-from triplet.pretrain.distributed import Processes
+from triplet.paths import CONFIGS
+from triplet.training.distributed import Processes
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
 
 
 def detection(budget: Budget, images: int) -> Case:
@@ -30,7 +28,7 @@ def detection(budget: Budget, images: int) -> Case:
         images: in a step.
     """
     cuda = budget.device.type == "cuda"
-    path = CONFIGS / ("coco_r50_c4_2x_authors.yaml" if cuda else "demo.yaml")
+    path = CONFIGS / "detection" / ("coco_r50_c4_2x_authors.yaml" if cuda else "demo.yaml")
     cfg = model.load_config(path, [f"SOLVER.IMS_PER_BATCH={images}", "SOLVER.BASE_LR=1e-4"])
     made = [synthetic.images(cfg, images, seed) for seed in range(4)]
     alone = Processes(0, 1, budget.device)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from pycocotools import mask as masks
 
-from benchmarks.detection.scores import ENGINES, Truth
 from benchmarks.speed import results
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet import files
 from triplet.progress import say
+from triplet.scores import ENGINES, Truth
 
 SIDES = (640, 480)
 """Width and height of an image: COCO's usual."""

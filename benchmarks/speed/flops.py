@@ -1,13 +1,9 @@
 """Arithmetic of a step and what a GPU could do at most, for model FLOP utilisation."""
 
 import re
-from functools import cache
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from triplet.pretrain.config import Model
-from triplet.pretrain.networks import Networks
+from triplet.pretrain.estimate import encoder_flop
 from triplet.pretrain.step import Sizes
 
 # Dense bfloat16 with float32 accumulation, no sparsity, in FLOP/s, by a part of the device's name.
@@ -36,20 +32,7 @@ def step_flop(model: Model, sizes: Sizes) -> float:
 
     Convolutions and matrix products are counted, a multiply-add as 2; backward as twice the forward.
     """
-    online = _encoder(model, sizes.online_1) + _encoder(model, sizes.online_2)
-    target = _encoder(model, sizes.target_1) + _encoder(model, sizes.target_2)
+    online = encoder_flop(model, sizes.online_1) + encoder_flop(model, sizes.online_2)
+    target = encoder_flop(model, sizes.target_1) + encoder_flop(model, sizes.target_2)
     predictor = 2 * 2 * (model.outputs * model.hidden + model.hidden * model.outputs)
     return float(3 * (online + predictor) + target)
-
-
-@cache
-def _networks(model: Model) -> Networks:
-    with torch.device("meta"):
-        return Networks(**model.model_dump()).eval()
-
-
-@cache
-def _encoder(model: Model, side: int) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _networks(model).target(torch.empty(1, 3, side, side, device="meta"))
-    return counter.get_total_flops()

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.speed.released import SCALE
+from triplet.models.resnet import Backbone
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.networks import Backbone
 from triplet.pretrain.step import Sizes, resize
 
 INSTALL = {

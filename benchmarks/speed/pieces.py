@@ -10,13 +10,13 @@ import torch
 from benchmarks.speed import released
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet.images import open_images
+from triplet.models.networks import Networks
 from triplet.pretrain import data, trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order, plan
 from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.networks import Networks
-from triplet.pretrain.optim import ema_update
 from triplet.signals import Stop
+from triplet.training.optim import ema_update
 
 BLOCK = 0.02
 """Seconds of calls in a repetition of something short."""

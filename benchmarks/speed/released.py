@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from triplet.images import Images
+from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain, Views
-from triplet.pretrain.networks import Networks
 from triplet.pretrain.step import Sizes
 
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.speed.flops import peak
 from benchmarks.speed.timing import Case, Timing, spread
-from triplet import records
+from triplet import environment
 
 PACKAGES = ("opencv-python-headless", "nvidia-dali-cuda130", "lightly", "solo-learn")
 """Whose versions matter here, besides those of every record."""
@@ -121,7 +121,7 @@ def as_json(case: Case) -> dict[str, Any]:
 
 def header(command: str, threads: int, *, smoke: bool) -> dict[str, Any]:
     """What a number means nothing without."""
-    versions = records.versions()
+    versions = environment.versions()
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -133,9 +133,9 @@ def header(command: str, threads: int, *, smoke: bool) -> dict[str, Any]:
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "smoke": smoke,
-        "commit": records.commit(),
+        "commit": environment.commit(),
         "threads": threads,
-        "hardware": records.hardware(),
+        "hardware": environment.hardware(),
         "versions": versions,
     }
 

@@ -23,13 +23,14 @@ from benchmarks.speed.steps import Setup, step
 from benchmarks.speed.timing import Budget, Case
 from triplet import files, toolchain
 from triplet.config import load
+from triplet.environment import share_of_cores
 from triplet.errors import KitError
-from triplet.pretrain.config import Pretrain, share_of_cores
+from triplet.paths import CONFIGS
+from triplet.pretrain.config import Pretrain
 from triplet.progress import say
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
-RELEASED = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
-FAST = CONFIGS / "triplet_resnet50_8x196x4-larscos-1000e-fast_imagenet.yaml"
+RELEASED = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
+FAST = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e-fast_imagenet.yaml"
 NAMES = ("step", "head", "update", "data", "detection")
 """Of the parts, the one that matters most first."""
 THREADS = 1

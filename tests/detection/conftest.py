@@ -11,8 +11,8 @@ from PIL import Image
 from benchmarks.detection import model
 from tests.conftest import KIT, placed
 from triplet import cli
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
+from triplet.training import checkpoint
 
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 

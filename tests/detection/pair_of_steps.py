@@ -6,7 +6,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.detection.test_trainer import Toy, toy_steps
-from triplet.pretrain.distributed import join
+from triplet.training.distributed import join
 
 from detectron2.utils.events import EventStorage
 

@@ -13,7 +13,7 @@ from benchmarks.detection import data, model, pictures
 from tests.conftest import KIT, TINY
 from tests.detection.conftest import DEMO
 from tests.support.processes import launch, wait_until
-from triplet import cli, records
+from triplet import cli, paths, records
 from triplet.errors import KitError
 from triplet.pull.drawn import draw_dataset
 
@@ -86,7 +86,7 @@ def test_keypoints(places, keypoints, untrained):
 def test_a_stop_is_clean(places, tmp_path, untrained):
     draw_dataset(tmp_path / "many", TINY.model_copy(update={"unlabelled": 1, "val": 100}))
     running = launch(2, "eval", "--run", "row", *untrained(), "--data", str(tmp_path / "many"))
-    folder = records.stage_folder("row", "eval")
+    folder = paths.stage_folder("row", "eval")
     wait_until(lambda: all((folder / name).exists() for name in ("log.txt", "log.1.txt")), running)
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=60)

@@ -17,12 +17,12 @@ from benchmarks.detection import data, explain, model, trainer
 from benchmarks.detection import finetune as finetuning
 from tests.conftest import KIT, placed
 from tests.support.processes import children, group_is_gone, start, wait_until
-from triplet import cli, files, records
+from triplet import cli, files, paths, records
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.distributed import Processes
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
 from triplet.signals import Stop
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes
 
 from detectron2.utils.events import EventStorage
 
@@ -49,15 +49,13 @@ def test_finetune_then_eval(run, drawn, capsys):
     record = records.require("row", "finetune")
     assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
     assert record.results["categories"][0] == "striped disc"
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     assert not list(folder.glob("step_*"))
     assert "Loading from" in (folder / "log.txt").read_text()
     assert "Loading from" not in capsys.readouterr().out
     # Six iterations moved the backbone away from what was loaded, precise BN moved the statistics.
     model = torch.load(folder / "model_final.pth", weights_only=True)["model"]
-    weights = pickle.loads((records.stage_folder("row", "convert") / "detectron2.pkl").read_bytes())[
-        "model"
-    ]
+    weights = pickle.loads((paths.stage_folder("row", "convert") / "detectron2.pkl").read_bytes())["model"]
     for key in ("conv1.weight", "conv1.norm.running_mean"):
         assert not torch.equal(model[f"backbone.stem.{key}"].cpu(), torch.tensor(weights[f"stem.{key}"]))
     assert cli.main(["eval", "--run", "row"]) == 0
@@ -89,7 +87,7 @@ def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
 def test_a_stop_in_precise_bn_loses_no_training(run, drawn):
     long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
     process = start(*command(drawn, *long))
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     log = folder / "log.txt"
     wait_until(lambda: log.exists() and "Running precise-BN" in log.read_text(), process)
     process.send_signal(signal.SIGTERM)
@@ -121,7 +119,7 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
 def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
     process = start(*command(drawn, *longer))
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     metrics = folder / "metrics.json"
     wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
     process.send_signal(signal.SIGTERM)
@@ -159,7 +157,7 @@ def test_an_image_that_cannot_be_read_ends_the_run(run, drawn, tmp_path, workers
 def test_a_killed_loader_process_costs_nothing(run, drawn):
     more = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "DATALOADER.NUM_WORKERS=2"]
     process = start(*command(drawn, *more), session=True)
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     metrics = folder / "metrics.json"
     wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
@@ -182,7 +180,7 @@ def test_other_weights_do_not_resume_this_run(run, drawn, capsys):
 
 
 def test_weights_that_were_tampered_with_stop_before_training(run, drawn, capsys):
-    path = records.stage_folder("row", "convert") / "detectron2.pkl"
+    path = paths.stage_folder("row", "convert") / "detectron2.pkl"
     content = pickle.loads(path.read_bytes())
     del content["matching_heuristics"]
     path.write_bytes(pickle.dumps(content))
@@ -190,7 +188,7 @@ def test_weights_that_were_tampered_with_stop_before_training(run, drawn, capsys
     assert (
         "is changed since it was recorded; run again: triplet convert --run row" in capsys.readouterr().err
     )
-    assert not (records.stage_folder("row", "finetune") / "metrics.json").exists()
+    assert not (paths.stage_folder("row", "finetune") / "metrics.json").exists()
 
 
 def test_a_diverging_training_is_one_line(run, drawn, capsys):
@@ -205,7 +203,7 @@ def test_killed_before_the_record_loses_no_training(run, drawn):
     """Between the last iteration and the record; what is finished is not trained again."""
     long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
     process = start(*command(drawn, *long))
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     wait_until((folder / "step_0000006.pth").exists, process)
     process.kill()
     process.communicate()
@@ -241,7 +239,7 @@ def through(converted, drawn, tmp_path_factory):
 def unfinished(places, through):
     """The folder of that training."""
     shutil.copytree(through / "checkpoints", places / "checkpoints")
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     assert [path.stem for path in checkpoint.checkpoints(folder)] == ["step_0000006", "step_0000005"]
     return folder
 
@@ -269,7 +267,7 @@ def test_another_command_is_refused_before_measuring_and_hears_what_it_would_del
     error = capsys.readouterr().err
     assert "config.detectron2.SOLVER.WEIGHT_DECAY 0.0001 -> 0.5" in error
     assert "with 6 iterations trained; add --force" in error
-    assert not records.stage_folder("row", "plan").exists()
+    assert not paths.stage_folder("row", "plan").exists()
 
 
 def full_gpu(*_):

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.detection import budget, data, expect, model, plan
+from benchmarks.detection import budget, data, model, plan
 from benchmarks.detection import finetune as finetuning
 from tests.conftest import KIT
 from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
 from tests.support.processes import launch, wait_until
-from triplet import cli, records
+from triplet import cli, paths, records
 from triplet.errors import Interrupted
-from triplet.pretrain.distributed import Processes
+from triplet.published import curves
+from triplet.training.distributed import Processes
 
 TWO = [
     "SOLVER.MAX_ITER=60",
@@ -46,7 +47,7 @@ def last(metrics):
 def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F811
     """Any number: all that is asked for is that BN stays over as many images."""
     arguments = command(drawn, *TWO)
-    folder = records.stage_folder("row", "finetune")
+    folder = paths.stage_folder("row", "finetune")
     metrics = folder / "metrics.json"
     done = 0
     for more in (["--images-per-gpu", "1"], []):  # what has begun keeps it
@@ -75,7 +76,7 @@ def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F8
 def test_two_processes_measure_for_hours(run, drawn):  # noqa: F811
     short = ["SOLVER.MAX_ITER=4", "SOLVER.STEPS=(2,)", "TEST.PRECISE_BN.ENABLED=False"]
     arguments = command(drawn, *short, "--hours", "9")
-    log = records.stage_folder("row", "plan") / "log.txt"
+    log = paths.stage_folder("row", "plan") / "log.txt"
     _, error = stop(launch(2, *arguments), log.exists)
     assert "nothing was trained yet" in error
     running = launch(2, *arguments)
@@ -94,7 +95,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F
     _, error = running.communicate()
     assert running.returncode == 2
     assert "2 processes cannot share a batch of 3 images" in error
-    assert not (records.stage_folder("row", "finetune") / "record.json").exists()
+    assert not (paths.stage_folder("row", "finetune") / "record.json").exists()
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     monkeypatch.setattr(budget, "FEWEST", 4)
     cfg = model.load_config(Path(DEMO), ["SOLVER.IMS_PER_BATCH=2"])
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
-    cfg.MODEL.WEIGHTS = str(records.stage_folder("row", "convert") / "detectron2.pkl")
+    cfg.MODEL.WEIGHTS = str(paths.stage_folder("row", "convert") / "detectron2.pkl")
     alone = Processes(0, 1, torch.device("cpu"))
     measured = plan.measure(cfg, alone, "float32", None, log=run / "log.txt")
     assert (measured.images, measured.peak) == (2, None)
@@ -152,13 +153,13 @@ def test_what_has_begun_keeps_its_schedule(run, drawn, capsys, monkeypatch):  # 
     ]
     monkeypatch.setattr(finetuning, "_train", stopped)
     assert cli.main(arguments) == 143
-    folder = records.stage_folder("row", "plan")
-    first = records.begun(records.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"]
+    folder = paths.stage_folder("row", "plan")
+    first = records.begun(paths.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"]
     assert first["MAX_ITER"] == round(0.0025 * 3600 * 0.95)
     (folder / "record.json").unlink()
     assert cli.main(arguments) == 143
     assert records.read(folder).results["seconds"] == 9.0
-    assert records.begun(records.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"] == first
+    assert records.begun(paths.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"] == first
     assert "9 s an iteration" in capsys.readouterr().out
 
 
@@ -209,8 +210,8 @@ def test_plan_before_there_is_data(places, capsys):
 def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
     chosen = plan.Plan(8, 2, "float32")
-    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n, [])) for n in (expect.IMAGES, 1000)}
-    assert "to expect of triplet: box AP 41.7" in told[expect.IMAGES]
+    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n, [])) for n in (curves.IMAGES, 1000)}
+    assert "to expect of triplet: box AP 41.7" in told[curves.IMAGES]
     assert "nothing is published for this detector, data and row" in told[1000]
 
 
@@ -241,7 +242,7 @@ def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
 def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overrides, images, said):
     cfg = model.load_config(KIT / f"configs/detection/{name}.yaml", overrides)
     chosen = plan.Plan(8, images, "float32")
-    told = "\n".join(plan.describe(cfg, cfg, chosen, "supervised", expect.IMAGES, []))
+    told = "\n".join(plan.describe(cfg, cfg, chosen, "supervised", curves.IMAGES, []))
     assert "to expect of supervised: box AP" in told
     assert said in told
     assert ("not known is what this costs" in told) == bool(said)
@@ -250,8 +251,8 @@ def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overri
 @pytest.mark.parametrize(
     ("names", "size"),
     [
-        ((), expect.IMAGES),
-        (("/data/coco/coco_2017_train",), expect.IMAGES),
+        ((), curves.IMAGES),
+        (("/data/coco/coco_2017_train",), curves.IMAGES),
         (("voc_2007_trainval", "voc_2012_trainval"), 16_551),
         (("voc_2007_trainval",), None),
     ],

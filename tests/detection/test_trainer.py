@@ -14,8 +14,8 @@ from benchmarks.detection import data, model, synthetic, trainer
 from tests.conftest import KIT
 from tests.support.processes import launch
 from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes
 from triplet.signals import Stop
+from triplet.training.distributed import Processes
 
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.modeling.poolers import ROIPooler

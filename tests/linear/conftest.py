@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from triplet.pretrain.networks import Backbone
+from triplet.models.resnet import Backbone
 
 NAMES = ("n01440764", "n02102040", "n03028079")
 

@@ -22,7 +22,7 @@ from tests.support.processes import start, wait_until
 from triplet import cli
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.pretrain.networks import Backbone
+from triplet.models.resnet import Backbone
 
 CLASSES = ("aeroplane", "bird", "cat")
 CONFIG = "layers: [4, 5]\ncosts: [1, 1.0e-4]\nfolds: 2\nshots: [1, 2]\nsamples: 2\nworkers: 0\n"

@@ -22,11 +22,11 @@ from tests.support.processes import DOUBLE, children, group_is_gone, launch, sta
 from triplet import cli
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes
-from triplet.pretrain.networks import Backbone
+from triplet.models.resnet import Backbone
 from triplet.pretrain.views import normalize
 from triplet.records import Job
 from triplet.signals import Stop
+from triplet.training.distributed import Processes
 
 CONFIGS = KIT / "configs" / "linear"
 PER_EPOCH = 5005

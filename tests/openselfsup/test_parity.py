@@ -8,13 +8,13 @@ from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, 
 from tests.pretrain.test_authors import theirs
 from tests.support.processes import run_module
 from triplet.config import load
-from triplet.methods import recipe
+from triplet.models.networks import Networks
 from triplet.openselfsup.train import to_openselfsup
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order
-from triplet.pretrain.networks import Networks
 from triplet.pretrain.trainer import Objective, advance, make_optimizer
 from triplet.pretrain.views import draw_sizes
+from triplet.published.defaults import recipe
 from triplet.weights.initial import load_initial
 
 SMALL = [

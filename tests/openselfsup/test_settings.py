@@ -6,10 +6,11 @@ import pytest
 
 from tests.conftest import KIT
 from triplet.errors import KitError
-from triplet.methods import load_methods, recipe
 from triplet.openselfsup import shims
 from triplet.openselfsup.settings import plain, resolve
 from triplet.openselfsup.train import iterations
+from triplet.published.defaults import recipe
+from triplet.published.rows import load_methods
 
 OURS = sorted((KIT / "configs" / "openselfsup").glob("*.yaml"))
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.conftest import KIT
 from tests.support.processes import launch, run, start, wait_until
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
+from triplet.training import checkpoint
 from triplet.weights.read import read_backbone
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import torch
 from tests.pretrain.test_methods import settings
 from triplet import records
 from triplet.images import open_images
-from triplet.pretrain.distributed import join
 from triplet.pretrain.trainer import pretrain
+from triplet.training.distributed import join
 
 torch.set_default_dtype(torch.float64)
 with join() as processes:

@@ -8,8 +8,8 @@ from torch import nn
 
 from triplet.images import open_images
 from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule
-from triplet.pretrain.distributed import join
 from triplet.pretrain.trainer import Unreadable, average_statistics
+from triplet.training.distributed import join
 
 folder = Path(sys.argv[1])
 with join() as processes:

@@ -30,13 +30,14 @@ from scripts.golden_whole_model import (
     initial,
     views,
 )
-from triplet.pretrain import optim, schedule, step
+from triplet.pretrain import step
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order
-from triplet.pretrain.optim import LARS, ema_update
 from triplet.pretrain.step import Sizes, resize
 from triplet.pretrain.trainer import Objective, advance, make_optimizer
 from triplet.pretrain.views import normalize
+from triplet.training import optim, schedule
+from triplet.training.optim import LARS, ema_update
 from triplet.weights.initial import AUTHORS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "whole_model.npz")

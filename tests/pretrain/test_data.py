@@ -1,16 +1,12 @@
-import os
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.pretrain.test_layout import settings
 from triplet.errors import KitError
 from triplet.images import open_images
-from triplet.pretrain.config import Views, share_of_cores
-from triplet.pretrain.data import PREFETCHED, ViewPairs, load, prefetched
+from triplet.pretrain.config import Views
+from triplet.pretrain.data import ViewPairs, load
 from triplet.pretrain.layout import Order, plan
 from triplet.signals import Stop
 
@@ -30,21 +26,6 @@ def test_loader_gives_pairs_of_views_in_order(drawn):
     assert plain[0][0].dtype == torch.uint8
     parallel = batches(images, config.model_copy(update={"workers": 2}), start=3)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(plain[3:], parallel, strict=True))
-
-
-@given(loaders=st.integers(1, 32), size=st.integers(0, 2**30))
-def test_large_batches_are_not_piled_up(loaders, size):
-    ahead = prefetched(loaders, size)
-    assert 1 <= ahead <= 4
-    assert ahead == 1 or ahead * loaders * size <= PREFETCHED
-    assert ahead == 4 or (ahead + 1) * loaders * size > PREFETCHED
-
-
-def test_a_machine_of_many_cores_does_not_load_with_all(monkeypatch):
-    for cores, processes, loaders in ((2, 1, 1), (16, 1, 15), (256, 1, 32), (128, 8, 15), (4, 8, 1)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert share_of_cores() == loaders
 
 
 def test_epochs_differ(drawn):

@@ -12,8 +12,6 @@ import torch
 
 from tests.pretrain.test_trainer import metrics
 from tests.support.processes import DOUBLE, launch, make, start, wait_until
-from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes, join
 
 pytestmark = pytest.mark.slow
 
@@ -159,17 +157,6 @@ def test_teams_share_statistics_and_what_cannot_be_read(places, drawn):
     assert names == ["000000000004.png", "000000000007.png", "000000000008.png"]
 
 
-def test_a_process_that_never_comes_is_waited_for_no_longer_than_said():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        with pytest.raises(KitError, match="process 0 of 2 did not find the others within 2 s"):
-            join(timeout=2).__enter__()
-
-
 @pytest.mark.parametrize(
     ("processes", "environment", "message"),
     [
@@ -195,21 +182,6 @@ def test_threads_are_the_cores_that_processes_and_loaders_leave(places, config, 
         out, error = launch(2, *arguments("run", config, drawn, *more), OMP_NUM_THREADS=given).communicate()
         assert f"pretrain: {threads} threads and {loaders} loaders a process on {cores} cores" in out, error
         assert ("as OMP_NUM_THREADS says" in out) == (given is not None)
-
-
-@pytest.mark.parametrize(
-    ("cores", "processes", "loaders", "threads"),
-    [(16, 1, 15, 1), (16, 1, 4, 12), (16, 4, 2, 2), (2, 4, 0, 1)],
-)
-def test_threads_by_cores(monkeypatch, cores, processes, loaders, threads):
-    before = torch.get_num_threads()
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
-    said = Processes(0, processes, torch.device("cpu")).use_cores(loaders)
-    found = torch.get_num_threads()
-    torch.set_num_threads(before)
-    assert found == threads
-    assert said.startswith(f"{threads} threads and {loaders} loaders a process on {cores} cores")
 
 
 def test_processes_that_differ_refuse_to_start(places, config, drawn):

@@ -6,11 +6,11 @@ import torch
 from tests.conftest import KIT
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.methods import recipe
+from triplet.models.networks import Networks
 from triplet.pretrain.config import Model, Pretrain, SideRange
 from triplet.pretrain.estimate import ROOM, _kept, estimate, fit
 from triplet.pretrain.layout import Order, plan
-from triplet.pretrain.networks import Networks
+from triplet.published.defaults import recipe
 
 CONFIGS = sorted((KIT / "configs" / "pretrain").glob("*.yaml"))
 AUTHORS = KIT / "configs" / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"

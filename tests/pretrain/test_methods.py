@@ -17,9 +17,7 @@ from triplet import records
 from triplet.config import parse
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
-from triplet.pretrain import checkpoint
 from triplet.pretrain.config import Patches, Pretrain
-from triplet.pretrain.distributed import Processes, group_batch_norm
 from triplet.pretrain.layout import plan
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.methods.byol import byol_loss
@@ -28,8 +26,10 @@ from triplet.pretrain.methods.moco import enqueue
 from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
-from triplet.pretrain.schedule import learning_rate
 from triplet.pretrain.trainer import pretrain
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, group_batch_norm
+from triplet.training.schedule import learning_rate
 from triplet.weights.read import read_backbone
 
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -15,9 +15,9 @@ from triplet.config import parse
 from triplet.errors import KitError
 from triplet.images import open_images
 from triplet.pretrain.config import Loss, Pretrain
-from triplet.pretrain.distributed import Processes
 from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.monitor import MEASURES, Knn, Pace, measure
+from triplet.pretrain.monitor import MEASURES, Knn, measure
+from triplet.training.distributed import Processes
 
 LOSS = Loss(group=16)
 
@@ -151,17 +151,3 @@ def test_the_log_says_what_the_run_costs_and_how_long_it_takes(places, run):
     assert "GFLOP an image, about" in out
     assert "weights: drawn from the seed" in out
     assert out.count("images/s: about") == 1
-
-
-def test_pace_counts_only_its_own_session(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    pace = Pace(batch=100, steps=1000, start=500)
-    told = []
-    for done in range(501, 531):
-        now[0] += 30 if done < 505 else 2  # compiling at first
-        values = pace.step(0.5)
-        told.append(pace.forecast(done))
-    assert values == {"step_time": 2.0, "data_time": 0.5, "images_per_second": 50.0}
-    assert [line for line in told if line] == ["50.0 images/s: about 16 min to go, 33 min in all"]
-    assert pace.average() == pytest.approx(100 * 30 / (4 * 30 + 26 * 2), rel=0.01)

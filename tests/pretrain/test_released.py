@@ -8,7 +8,7 @@ from scripts.golden_pretrain import OUTPUT
 from tests.conftest import KIT
 from triplet.config import load
 from triplet.pretrain.config import Pretrain
-from triplet.report.deviations import flat
+from triplet.published.configs import flat
 
 THEIRS = json.loads(OUTPUT.read_text())
 OURS = {

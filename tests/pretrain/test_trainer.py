@@ -19,15 +19,15 @@ from triplet import cli, records
 from triplet.config import parse
 from triplet.errors import KitError
 from triplet.images import open_images
-from triplet.pretrain import checkpoint
+from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.data import ViewPairs
-from triplet.pretrain.distributed import Processes
 from triplet.pretrain.layout import Order
-from triplet.pretrain.networks import Networks
-from triplet.pretrain.optim import LARS
 from triplet.pretrain.trainer import pretrain as train
 from triplet.pretrain.views import draw_sizes
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes
+from triplet.training.optim import LARS
 
 SMALL = """
 model: {depth: 18, width: 8, hidden: 16, outputs: 8}

@@ -4,7 +4,7 @@ import pytest
 
 from triplet.config import parse
 from triplet.errors import KitError
-from triplet.methods import load_methods
+from triplet.published.rows import load_methods
 from triplet.pull import stage
 from triplet.pull.sources import Source, load_sources
 

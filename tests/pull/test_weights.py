@@ -10,7 +10,7 @@ import torch
 
 from tests.pull import serving as s
 from triplet import cli, records
-from triplet.pretrain.networks import Backbone
+from triplet.models.resnet import Backbone
 from triplet.pull import checksums
 
 FORM = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>

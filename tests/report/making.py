@@ -4,12 +4,12 @@ import json
 
 from PIL import Image
 
-from benchmarks.detection.scores import Truth
-from triplet import records
+from triplet import paths, records
 from triplet.config import load
-from triplet.methods import CONFIGS
+from triplet.paths import CONFIGS
 from triplet.pretrain.config import Pretrain
-from triplet.report.deviations import released
+from triplet.published.configs import released
+from triplet.scores import Truth
 
 WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
 AUTHORS, MOCO = "authors/coco_R_50_C4_2x_moco", "openselfsup/coco_R_50_C4_2x_moco"
@@ -18,7 +18,7 @@ NAMES = ("cat", "dog", "zebra")
 
 
 def nested(flat):
-    """The inverse of ``deviations.flat``."""
+    """The inverse of ``published.configs.flat``."""
     found = {}
     for key, value in flat.items():
         *path, last = key.split(".")
@@ -36,7 +36,7 @@ def settings(reference=MOCO, **changes):
 
 def perform(name, stage, *, inputs=(), results=(), texts=(), config=None, **more):
     """A stage that writes these texts (output -> content) and has these results."""
-    folder = records.stage_folder(name, stage)
+    folder = paths.stage_folder(name, stage)
 
     def work(job):
         for output, text in dict(texts).items():
@@ -80,7 +80,7 @@ def run(
     detectron2 = settings(reference, **changes)
     solver = detectron2["SOLVER"]
     pretrain(name, seed, force=force)
-    folder = records.stage_folder(name, "pretrain").parent
+    folder = paths.stage_folder(name, "pretrain").parent
     perform(
         name, "convert", seed=seed, force=force, inputs={"weights": folder / "pretrain" / "checkpoint"},
         texts={"weights": f"converted {name} {box}"}, results={"format": "extracted"},
@@ -170,7 +170,7 @@ def evaluated(places, name="demo/seed0/triplet", shift=0.0):
     pretrain(name)
     records.perform(
         "eval",
-        records.stage_folder(name, "eval"),
+        paths.stage_folder(name, "eval"),
         config={},
         inputs={"annotations": annotations},
         work=work,

@@ -5,9 +5,10 @@ import pytest
 from benchmarks.detection import model
 from tests.conftest import KIT
 from tests.report import making
-from triplet.methods import load_methods
+from triplet.published import configs
+from triplet.published.rows import load_methods
 from triplet.report import deviations
-from triplet.report.collect import collect
+from triplet.runs import collect
 
 METHODS = load_methods()
 
@@ -90,8 +91,6 @@ def test_the_two_recipes_differ_in_these_settings():
 
 def test_the_kits_own_config_resolves_as_the_report_takes_it():
     """Detectron2 at hand beside the defaults that were written down."""
-    ours = deviations.flat(
-        model.plain(model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml"))
-    )
-    theirs = deviations.released()["openselfsup/coco_R_50_C4_2x_moco"]
-    assert deviations._differing(ours, theirs) == []
+    ours = configs.flat(model.plain(model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")))
+    theirs = configs.released()["openselfsup/coco_R_50_C4_2x_moco"]
+    assert configs.differing(ours, theirs) == []

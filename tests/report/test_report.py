@@ -12,9 +12,9 @@ import pytest
 from tests.conftest import KIT
 from tests.report import making
 from triplet import cli
-from triplet.methods import load_methods
+from triplet.published.rows import load_methods
 from triplet.report import stage
-from triplet.report.collect import collect
+from triplet.runs import collect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

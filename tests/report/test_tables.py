@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.detection.expect import FULL, NOISE, Band
 from tests.report import making
-from triplet import records
-from triplet.methods import load_methods
+from triplet import paths
+from triplet.published.curves import FULL, NOISE, Band
+from triplet.published.rows import load_methods
 from triplet.report import coco, costs, grids, results, targets
-from triplet.report.collect import Score, collect
 from triplet.report.stage import contents, experiments
+from triplet.runs import Score, collect
 
 METHODS = load_methods()
 
@@ -180,7 +180,7 @@ def test_every_number_is_flat_with_its_record(places):
     making.run("seed2/triplet", 41.5, 36.0, seed=2)
     making.others("triplet")
     flat = results.flat(collect(places / "checkpoints"))
-    assert all(records.local(number["record"]).exists() for number in flat)
+    assert all(paths.local(number["record"]).exists() for number in flat)
     box = next(n for n in flat if (n["table"], n["task"], n["metric"]) == ("coco", "box", "AP"))
     assert (box["run"], box["row"], box["seed"], box["value"]) == ("seed2/triplet", "triplet", 2, 41.5)
     linear = [n["value"] for n in flat if n["table"] == "linear"]
@@ -206,7 +206,7 @@ def test_later_stages_of_another_model_are_left_out(places):
     making.run("triplet", 41.5, 35.1)
     making.perform(
         "triplet", "finetune", force=True, texts={"model": "another"},
-        inputs={"weights": records.stage_folder("triplet", "convert") / "weights"},
+        inputs={"weights": paths.stage_folder("triplet", "convert") / "weights"},
     )  # fmt: skip
     (run,) = collect(places / "checkpoints")
     assert set(run.stages) == {"pretrain", "convert", "finetune"}

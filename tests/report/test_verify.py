@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import KIT
 from tests.report import making
-from triplet import cli, files, records
+from triplet import cli, files, paths
 from triplet.report import crate, provenance, verify
 
 
@@ -66,8 +66,8 @@ def test_what_is_as_recorded_matches(places, capsys):
 
 def test_a_changed_output_is_flagged(places, capsys):
     making.run("triplet", 41.5, 36.0)
-    (records.stage_folder("triplet", "convert") / "weights").write_text("other")
-    (records.stage_folder("triplet", "finetune") / "model").unlink()
+    (paths.stage_folder("triplet", "convert") / "weights").write_text("other")
+    (paths.stage_folder("triplet", "finetune") / "model").unlink()
     assert cli.main(["report", "--verify"]) == 2
     said = capsys.readouterr().out
     assert (

@@ -10,14 +10,14 @@ from torchvision import transforms
 from benchmarks.speed import photos, released
 from benchmarks.speed.steps import Kit
 from triplet.images import open_images
+from triplet.models.networks import Networks
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import ViewPairs
 from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.networks import Networks
-from triplet.pretrain.optim import ema_update
 from triplet.pretrain.step import Sizes
 from triplet.pretrain.views import draw_view, normalize, view_rng
+from triplet.training.optim import ema_update
 
 CPU = torch.device("cpu")
 

@@ -28,7 +28,7 @@ import torch
 PRELOADED = (
     "torch.distributed.run",
     "triplet.pretrain.stage",
-    "triplet.weights.convert",
+    "benchmarks.detection.convert",
     "triplet.report.stage",
     "triplet.demo",
     "benchmarks.detection.finetune",

@@ -7,10 +7,12 @@ import time
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from triplet.errors import KitError, WorkerKilled
 from triplet.signals import Stop
-from triplet.training.loading import load
+from triplet.training.loading import PREFETCHED, load, prefetched
 
 
 class Numbers:
@@ -93,3 +95,11 @@ def test_closing_ends_the_processes_at_once(order):
     items.close()
     assert ended()
     assert time.monotonic() - began < 20
+
+
+@given(loaders=st.integers(1, 32), size=st.integers(0, 2**30))
+def test_large_batches_are_not_piled_up(loaders, size):
+    ahead = prefetched(loaders, size)
+    assert 1 <= ahead <= 4
+    assert ahead == 1 or ahead * loaders * size <= PREFETCHED
+    assert ahead == 4 or (ahead + 1) * loaders * size > PREFETCHED

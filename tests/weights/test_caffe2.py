@@ -13,7 +13,8 @@ from benchmarks.linear.backbone import load_backbone
 from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
-from triplet.pretrain.networks import Backbone, Networks
+from triplet.models.networks import Networks
+from triplet.models.resnet import Backbone
 from triplet.weights import detectron2_format, read_backbone
 from triplet.weights.caffe2 import EPSILON
 from triplet.weights.initial import load_initial

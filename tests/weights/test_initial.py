@@ -7,8 +7,8 @@ import torch
 
 from triplet import cli
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
+from triplet.training import checkpoint
 from triplet.weights.initial import AUTHORS, load_initial
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import Backbone, Networks
+from triplet.models.networks import Networks
+from triplet.models.resnet import Backbone
+from triplet.training import checkpoint
 from triplet.weights import read_backbone
 
 

@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from triplet.errors import KitError
-from triplet.images import open_images
+from triplet.images import decode, open_images
 from triplet.pretrain.config import SideRange, Views
-from triplet.pretrain.data import decode
 from triplet.pretrain.loss import truncated_triplet_loss
 from triplet.pretrain.step import resize
 from triplet.pretrain.views import draw_sizes

@@ -4,12 +4,11 @@ OpenSelfSup's configs are Python files, which are run to be read. So they come f
 what a user gives is YAML.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from triplet.config import nested, read
+from triplet.config import did_you_mean, nested, read
 from triplet.errors import KitError
 
 NEW = {"gpus", "seed", "data.drop_last"}
@@ -65,9 +64,7 @@ def _known(config: Any, key: str, path: Path) -> None:
             config = config[part]
         else:
             names = sorted(map(str, config)) if isinstance(config, dict) else []
-            near = difflib.get_close_matches(part, [*names, *NEW], n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-            raise KitError(f"{path}: unknown key {key!r}; {hint}")
+            raise KitError(f"{path}: unknown key {key!r}; {did_you_mean(part, names, sorted(NEW))}")
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from torch import nn
 
 from triplet.errors import KitError
 from triplet.openselfsup import apex
-from triplet.pretrain.distributed import PooledBatchNorm
 from triplet.signals import ignore_in_worker
+from triplet.training.distributed import PooledBatchNorm
 
 
 def locate() -> Path:

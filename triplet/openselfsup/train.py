@@ -12,16 +12,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from triplet import records
+from triplet import paths, records
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.openselfsup import settings, shims
-from triplet.pretrain import checkpoint, stage
-from triplet.pretrain.distributed import Processes, join
-from triplet.pretrain.monitor import Log, Pace
+from triplet.pretrain import stage
 from triplet.progress import Bar, say
 from triplet.signals import graceful
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, join
 from triplet.training.loading import from_worker
+from triplet.training.metrics import Log, Pace
 from triplet.weights.initial import AUTHORS
 from triplet.weights.read import read_backbone, read_state
 
@@ -67,7 +68,7 @@ def pretrain(
             train(resolved, source, len(images), job, processes, weights)
 
         stage.perform(
-            records.stage_folder(run, "pretrain"), settings.plain(resolved), source, work, processes,
+            paths.stage_folder(run, "pretrain"), settings.plain(resolved), source, work, processes,
             weights=weights, force=force, seed=resolved.seed,
         )  # fmt: skip
 

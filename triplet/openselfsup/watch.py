@@ -13,11 +13,11 @@ from openselfsup.datasets.loader.sampler import DistributedSampler
 from torch import Tensor
 
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.distributed import Processes
-from triplet.pretrain.monitor import Log, Pace, memory
 from triplet.progress import Bar, say
 from triplet.signals import Stop
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes
+from triplet.training.metrics import Log, Pace, memory
 
 
 class Watch(Hook):

@@ -1,23 +1,14 @@
 """The schema of configs/pretrain/*.yaml. Where a default stands, it is the authors' value."""
 
-import os
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from triplet.config import Settings
+from triplet.config import Pixels, Positive, Probability, Settings
+from triplet.environment import share_of_cores
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 TOGETHER = ("simclr", "moco")
 """Methods that look at all images of a micro-batch at once."""
-Pixels = Annotated[int, Field(ge=32, le=1024)]
-
-
-def share_of_cores() -> int:
-    """Processes that may load images for this one: its share of the cores, less one, at most 32."""
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(max(1, share - 1), 32)
 
 
 class SideRange(Settings):

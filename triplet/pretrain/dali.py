@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from triplet.errors import KitError, out_of_memory
 from triplet.images import Images
 from triplet.pretrain.config import Views
-from triplet.pretrain.data import MOST_REPLACED, _Items
+from triplet.pretrain.data import _Items, read_or_next
 from triplet.pretrain.layout import Layout, Order
 from triplet.pretrain.recolor import recolor
 from triplet.pretrain.views import Draws, draw_view, view_rng
@@ -86,15 +86,9 @@ class Encoded(Dataset[Batch]):
         )
 
     def _sample(self, epoch: int, index: int, plain: bool) -> Sample:
-        first, unreadable = index, list[int]()
-        while (found := self._read(index, plain)) is None:
-            unreadable.append(index)
-            if len(unreadable) == min(len(self.images), MOST_REPLACED):
-                raise KitError(
-                    f"{len(unreadable)} images in a row cannot be read, from {self.images.name(first)} on"
-                )
-            index = (index + 1) % len(self.images)
-        data, size = found
+        (data, size), index, unreadable = read_or_next(
+            self.images, index, lambda index: self._read(index, plain)
+        )
         one, other = (
             draw_view(self.config, size, view, view_rng(self.seed, epoch, index, view)) for view in (0, 1)
         )

@@ -1,9 +1,7 @@
 """Unlabelled images as batches of views."""
 
-import contextlib
-import io
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,23 +10,43 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from triplet.errors import KitError
-from triplet.images import Images
+from triplet.images import Images, decode
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Layout, Order
 from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.views import Pixels, draw_view, render_view, view_rng
 from triplet.signals import Stop
-from triplet.training.loading import load as load_items
+from triplet.training.loading import stream
 
 MOST_REPLACED = 10
-PREFETCHED = 8 * 2**30
-"""Bytes of batches that a process has ready at most, while each of its loaders has one."""
+Found = TypeVar("Found")
 
 
-def decode(data: bytes) -> Image.Image:
-    """RGB pixels of an encoded image; raises whatever Pillow's plug-ins do on a damaged file."""
-    with Image.open(io.BytesIO(data)) as file:
-        return file.convert("RGB")
+def read_or_next(
+    images: Images, index: int, read: Callable[[int], Found | None]
+) -> tuple[Found, int, list[int]]:
+    """Read an image, or instead of one that cannot be read the next one in the list that can.
+
+    Args:
+        images: of the list.
+        index: of the image that is wanted.
+        read: gives what is read of an image by its index, None for one that cannot be read.
+
+    Returns:
+        What was read, the index that it is of, and the indices that it stands in for.
+
+    Raises:
+        KitError: MOST_REPLACED images in a row, or all, cannot be read.
+    """
+    first, unreadable = index, list[int]()
+    while (found := read(index)) is None:
+        unreadable.append(index)
+        if len(unreadable) == min(len(images), MOST_REPLACED):
+            raise KitError(
+                f"{len(unreadable)} images in a row cannot be read, from {images.name(first)} on"
+            )
+        index = (index + 1) % len(images)
+    return found, index, unreadable
 
 
 class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
@@ -48,14 +66,7 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, list[int]]:
         epoch, index = item
-        unreadable: list[int] = []
-        while (image := self._read(index)) is None:
-            unreadable.append(index)
-            if len(unreadable) == min(len(self), MOST_REPLACED):
-                raise KitError(
-                    f"{len(unreadable)} images in a row cannot be read, from {self.images.name(item[1])} on"
-                )
-            index = (index + 1) % len(self)
+        image, index, unreadable = read_or_next(self.images, index, self._read)
         if self.count == 9:
             return draw_patches(
                 image, self.config.patches, view_rng(self.seed, epoch, index, 0)
@@ -106,51 +117,3 @@ def load(
     pixels = (config.views.patches.side if count == 9 else config.views.size) ** 2
     items = _Items(layout, order, rank, start)
     return stream(views, items, _collate, config.loaders, device, stop, layout.images * count * 3 * pixels)
-
-
-def prefetched(loaders: int, size: int) -> int:
-    """Batches of ``size`` bytes that each loader process makes ahead: 4, fewer where all would be more than
-    PREFETCHED."""
-    return max(1, min(4, PREFETCHED // max(1, loaders * size)))
-
-
-class _Batched(Dataset[Any]):
-    """Batches of another data set's items."""
-
-    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], tuple[Tensor, Any]]) -> None:
-        self.dataset, self.collate = dataset, collate
-
-    def __getitem__(self, keys: list[Any]) -> tuple[Tensor, Any]:
-        return self.collate([self.dataset[key] for key in keys])
-
-
-def stream(
-    dataset: Dataset[Any],
-    batches: Iterable[list[Any]],
-    collate: Callable[[list[Any]], tuple[Tensor, Any]],
-    loaders: int,
-    device: torch.device,
-    stop: Stop,
-    size: int = 0,
-) -> Generator[tuple[Tensor, Any], None, None]:
-    """Batches of a data set, their first part on ``device``; close it to end its processes.
-
-    Args:
-        dataset: of items that can be loaded in any order.
-        batches: which items, a list for each batch.
-        collate: makes a batch of its items.
-        loaders: processes that load, 0 for this one.
-        device: where to.
-        stop: see ``loading.load``.
-        size: bytes of a batch, so that fewer are prefetched where they are large.
-
-    Raises:
-        KitError: one of the data set's own, in whatever process.
-    """
-    loaded = load_items(
-        _Batched(dataset, collate), batches, workers=loaders, stop=stop,
-        prefetch=prefetched(loaders, size) if loaders else 1, pin=device.type == "cuda",
-    )  # fmt: skip
-    with contextlib.closing(loaded):
-        for first, second in loaded:
-            yield first.to(device, non_blocking=True), second

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from triplet.errors import KitError
+from triplet.models.networks import Networks
 from triplet.pretrain.config import TOGETHER, Model, Pretrain, SideRange
 from triplet.pretrain.layout import Layout, plan
 from triplet.pretrain.methods import METHODS
-from triplet.pretrain.networks import Networks
+from triplet.training.memory import kept_for_backward
 
 ROOM = 0.75
 """Share of a GPU's memory that tensors kept for the backward pass may take: its own gradients, cuDNN's
@@ -113,18 +114,21 @@ def _networks(model: Model) -> Networks:
 
 
 @cache
+def encoder_flop(model: Model, side: int) -> float:
+    """FLOP of one forward pass of an encoder for one image of side x side pixels; a multiply-add is 2."""
+    encoder = _networks(model).target.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(2, 3, side, side, device="meta"))
+    return counter.get_total_flops() / 2
+
+
+@cache
 def _mean_flop(model: Model, sides: SideRange) -> float:
     """Of one forward pass of an encoder for one image, over the sides that are drawn."""
-    encoder = _networks(model).target.eval()
     every = range(sides.smallest, sides.largest + 1, sides.step)
     # 7 shares no factor with the strides: what rounding up costs on odd sides is met as often as it is.
-    counts = []
     thinned = every[(len(every) - 1) % 7 // 2 :: 7] if len(every) > 32 else every
-    for side in thinned:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            encoder(torch.empty(2, 3, side, side, device="meta"))
-        counts.append(counter.get_total_flops() / 2)
-    return sum(counts) / len(counts)
+    return sum(encoder_flop(model, side) for side in thinned) / len(thinned)
 
 
 @cache
@@ -132,18 +136,11 @@ def _kept(model: Model, side: int, precision: str) -> int:
     """Bytes per image that one view's forward pass keeps for the backward."""
     networks = _networks(model)
     dtype = getattr(torch, precision)
-    weights = {p.untyped_storage()._cdata for p in networks.parameters()}
-    images, kept = 8, dict[int, int]()
-    alive = []  # a freed storage's address may come again
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        alive.append(tensor)
-        if storage._cdata not in weights:
-            size = dtype.itemsize if tensor.is_floating_point() else tensor.element_size()
-            kept[storage._cdata] = tensor.numel() * size
-        return tensor
+    def size(tensor: Tensor) -> int:
+        return tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    images = 8
+    with kept_for_backward(networks, size) as kept:
         networks.predictor(networks.online(torch.empty(images, 3, side, side, device="meta")))
     return sum(kept.values()) // images

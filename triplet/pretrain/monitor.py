@@ -1,12 +1,6 @@
-"""What a run says of itself: a line of JSON and TensorBoard scalars for each step, k-NN now and then."""
+"""What a pretraining measures of itself: the loss and its features in each step, k-NN now and then."""
 
 import contextlib
-import json
-import resource
-import time
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,18 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from triplet import files
 from triplet.errors import KitError
-from triplet.images import Images
+from triplet.images import Images, decode
 from triplet.knn import accuracy, knn_predict
+from triplet.models.networks import Networks
 from triplet.pretrain.config import Loss, Pretrain
-from triplet.pretrain.data import decode
-from triplet.pretrain.distributed import Processes
 from triplet.pretrain.loss import distances
-from triplet.pretrain.networks import Networks
 from triplet.pretrain.views import centre_view, normalize
-from triplet.progress import duration
 from triplet.signals import Stop
+from triplet.training.distributed import Processes
 from triplet.training.loading import load
 
 MEASURES = ("loss", "positive_cosine", "negative_cosine", "feature_std", "feature_rank")
@@ -49,109 +40,6 @@ def measure(loss: Tensor, predictions: Tensor, targets: Tensor, config: Loss) ->
     spread = z.std(0).mean() * z.shape[1] ** 0.5
     rank = covariance.diagonal().sum().square() / covariance.square().sum().clamp(min=1e-30)
     return torch.stack([loss.detach().float(), -positive.mean() / 2, -deputy.mean() / 2, spread, rank])
-
-
-class Log:
-    """``metrics.jsonl`` and ``tensorboard/`` of a run; says nothing unless this is the first process.
-
-    Args:
-        folder: of the run.
-        start: optimiser steps done; later lines of an earlier session are cut off.
-        iterations: micro-batches in a step.
-        first: whether to write at all.
-    """
-
-    def __init__(self, folder: Path, start: int, iterations: int, *, first: bool) -> None:
-        self.last: dict[str, Any] = {}
-        self._stack = contextlib.ExitStack()
-        self._first = first
-        if not first:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = folder / "metrics.jsonl"
-        self.last = files.cut_lines(path, "iteration", start * iterations)
-        self._lines = self._stack.enter_context(path.open("a"))
-        self._board = self._stack.enter_context(
-            SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log one optimiser step, whole at once so that a reader never sees half a line."""
-        self.last = values
-        if not self._first:
-            return
-        self._lines.write(json.dumps(values) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-
-
-class Pace:
-    """How fast a run goes, and how long it will take.
-
-    Args:
-        batch: images in an optimiser step, over all processes.
-        steps: of the whole run.
-        start: of them done already.
-    """
-
-    SETTLED, KNOWN = 10, 20
-    """Steps of a session after which the time is taken, and then told: the first ones compile, tune and
-    fill caches."""
-
-    def __init__(self, batch: int, steps: int, start: int) -> None:
-        self.batch, self.steps, self.start = batch, steps, start
-        self._began = self._last = time.monotonic()
-        self._done, self._settled = 0, 0.0
-
-    def step(self, waited: float) -> dict[str, float]:
-        """What the log says of a step that ends now, ``waited`` seconds of which went by without data."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        self._done += 1
-        if self._done == self.SETTLED:
-            self._settled = now
-        return {
-            "step_time": round(seconds, 4),
-            "data_time": round(waited, 4),
-            "images_per_second": round(self.batch / max(seconds, 1e-9), 2),
-        }
-
-    def pause(self) -> None:
-        """What happened since the step's end is no part of the next one."""
-        self._last = time.monotonic()
-
-    def forecast(self, done: int) -> str | None:
-        """Once, after the first steps of a session: how long the run will take."""
-        if self._done != self.KNOWN or done == self.steps:
-            return None
-        step = (self._last - self._settled) / (self.KNOWN - self.SETTLED)
-        left, whole = duration(step * (self.steps - done)), duration(step * self.steps)
-        return f"{self.batch / step:.1f} images/s: about {left} to go, {whole} in all"
-
-    def average(self) -> float | None:
-        """Images per second of this session, None if it did nothing."""
-        seconds = time.monotonic() - self._began
-        return round(self._done * self.batch / seconds, 2) if self._done else None
-
-
-def memory(device: torch.device) -> int:
-    """Most bytes that this process has held so far: on its GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class _Centres(Dataset[Tensor]):

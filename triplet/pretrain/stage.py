@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from triplet import records
+from triplet import paths, records
 from triplet.config import load
 from triplet.images import Images, open_images
-from triplet.pretrain import checkpoint, distributed
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.distributed import Processes, join
 from triplet.pretrain.estimate import fit
 from triplet.pretrain.layout import plan
 from triplet.pretrain.trainer import pretrain as train
+from triplet.training import checkpoint, distributed
+from triplet.training.distributed import Processes, join
 
 # Where these stand does not change the result.
 NEUTRAL = {"workers", "unreadable", "checkpoint_every", "keep", "monitor"}
@@ -43,7 +43,7 @@ def pretrain(
         KitError: bad settings or data, or processes that do not fit together.
     """
     settings = load(config, Pretrain, overrides)
-    output = records.stage_folder(run, "pretrain")
+    output = paths.stage_folder(run, "pretrain")
     with join() as processes:
         plan(settings, processes.size)
         processes.same("config", settings.model_dump(mode="json"))

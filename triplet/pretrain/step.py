@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,29 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from triplet import files, records, toolchain
+from triplet import files, paths, toolchain
 from triplet.errors import KitError
 from triplet.images import Images
-from triplet.pretrain import checkpoint, data
+from triplet.models.networks import Networks
+from triplet.pretrain import data
 from triplet.pretrain.config import TOGETHER, Pretrain
-from triplet.pretrain.distributed import Processes, group_batch_norm, pool_batch_norm
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import Layout, Order, Pass, plan
 from triplet.pretrain.loss import truncated_triplet_loss
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.methods.common import Batch
-from triplet.pretrain.monitor import MEASURES, Knn, Log, Pace, measure, memory
-from triplet.pretrain.networks import Networks
-from triplet.pretrain.optim import LARS, ema_update, parameter_groups
+from triplet.pretrain.monitor import MEASURES, Knn, measure
 from triplet.pretrain.recolor import send
-from triplet.pretrain.schedule import ema_momentum, learning_rate
 from triplet.pretrain.step import Sizes, triplet_step
 from triplet.pretrain.views import draw_sizes, normalize
 from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import graceful
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, group_batch_norm, pool_batch_norm
+from triplet.training.metrics import Log, Pace, memory
+from triplet.training.optim import LARS, ema_update, parameter_groups
+from triplet.training.schedule import ema_momentum, learning_rate
 from triplet.weights.initial import load_initial
 
 Batches = Generator[tuple[Tensor, list[int]], None, None]
@@ -152,7 +154,7 @@ def compile_networks(networks: nn.Module) -> None:
             f"compile=true needs {' and '.join(lacking)}: install g++ and python3-dev (whatever the system "
             "calls them), or add compile=false"
         )
-    toolchain.keep_compiled_code(records.root("checkpoints") / ".compiled")
+    toolchain.keep_compiled_code(paths.root("checkpoints") / ".compiled")
     torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
     torch._dynamo.config.recompile_limit = 256  # the default, 8, is fewer than there are resolutions
     for network in networks.children():

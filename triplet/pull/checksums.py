@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from triplet import files, records
+from triplet import files, paths
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.pull import sources
@@ -24,6 +24,20 @@ def digest(path: Path, kind: str, stop: Stop, *, title: str) -> str:
     return hasher.hexdigest()
 
 
+def mismatch(path: Path, checksum: str, stop: Stop, name: str) -> str:
+    """How a file differs from a checksum ``md5:...`` or ``sha256:...``; '' where it has it.
+
+    Args:
+        path: of the file.
+        checksum: what is expected.
+        stop: see ``digest``.
+        name: of the file, for the progress.
+    """
+    kind, _, expected = checksum.partition(":")
+    found = digest(path, kind, stop, title=f"pull: verifying {name}")
+    return "" if found == expected else f"{kind} is {found}, expected {expected}"
+
+
 class Lock:
     """SHA-256 of files whose publisher gives none, as `sha256sum` writes and checks them.
 
@@ -32,7 +46,7 @@ class Lock:
     """
 
     def __init__(self) -> None:
-        self.own = records.root("checkpoints") / "weights" / "SHA256SUMS"
+        self.own = paths.root("checkpoints") / "weights" / "SHA256SUMS"
         self.shared = sources.CONFIGS / "SHA256SUMS"
 
     def find(self, name: str) -> str | None:
@@ -55,7 +69,7 @@ class Lock:
                     raise KitError(f"{name} would be byte for byte {twin}: it is not the file of this row")
             known[name] = sha256
             files.write_text(self.own, "".join(f"{known[key]}  {key}\n" for key in sorted(known)))
-        say(f"pull: recorded the SHA-256 of {name} in {records.portable(self.own)}")
+        say(f"pull: recorded the SHA-256 of {name} in {paths.portable(self.own)}")
 
 
 def _read_sums(path: Path) -> dict[str, str]:

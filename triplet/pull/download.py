@@ -389,11 +389,8 @@ class _Transfer:
             raise _Mismatch("gave an empty file")
         if self.wanted.bytes and self.position != self.wanted.bytes:
             raise _Mismatch(f"gave {self.position} bytes, expected {self.wanted.bytes}")
-        if self.wanted.checksum:
-            kind, _, expected = self.wanted.checksum.partition(":")
-            title = f"pull: verifying {self.wanted.name}"
-            found = checksums.digest(self.part, kind, self.stop, title=title)
-            if found != expected:
-                raise _Mismatch(f"gave a file whose {kind} is {found}, expected {expected}")
+        expected = self.wanted.checksum
+        if expected and (wrong := checksums.mismatch(self.part, expected, self.stop, self.wanted.name)):
+            raise _Mismatch(f"gave a file whose {wrong}")
         files.publish(self.part, self.path)
         self.notes.unlink(missing_ok=True)

@@ -237,11 +237,8 @@ def verify(path: Path, file: SourceFile, checksum: str | None, stop: Stop) -> No
     """KitError unless a file has the length and the checksum that are known; Interrupted when stopped."""
     if file.bytes and path.stat().st_size != file.bytes:
         raise KitError(f"{path} has {path.stat().st_size} bytes, {file.name} as published has {file.bytes}")
-    if checksum:
-        kind, _, expected = checksum.partition(":")
-        found = checksums.digest(path, kind, stop, title=f"pull: verifying {path.name}")
-        if found != expected:
-            raise KitError(f"{path}: its {kind} is {found}, expected {expected}; fetch it again")
+    if checksum and (wrong := checksums.mismatch(path, checksum, stop, path.name)):
+        raise KitError(f"{path}: its {wrong}; fetch it again")
 
 
 def _take(source: Source, given: Path, folder: Path, stop: Stop) -> None:

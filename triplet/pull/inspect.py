@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from triplet import records
+from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import amount, duration, say
 from triplet.pull import checksums
@@ -37,7 +37,7 @@ def check(wanted: Sequence[Target]) -> int:
         for line in found:
             say(f"pull: {target.name}: {line}")
         if not found:
-            say(f"pull: {target.name}: whole ({records.portable(target.folder)})")
+            say(f"pull: {target.name}: whole ({paths.portable(target.folder)})")
         wrong += bool(found)
     if wrong:
         say(f"pull: {wrong} of {len(wanted)} not whole; to start one over: triplet pull NAME --force")

@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from triplet import files, images, records
+from triplet import files, images, paths, records
 from triplet.errors import KitError
 from triplet.progress import Bar
 from triplet.signals import Stop, graceful
@@ -31,7 +31,7 @@ def pack(name: str, source: Path, *, per_shard: int = 10_000, force: bool = Fals
     if per_shard < 1:
         raise KitError(f"--per-shard must be at least 1: found {per_shard}")
     found = images.open_images(source)
-    folder = records.dataset_folder(name)
+    folder = paths.dataset_folder(name)
     if folder.resolve() == source.resolve() or folder.resolve() in source.resolve().parents:
         raise KitError(f"--name {name} is where the images are; choose another name")
     starts = range(0, len(found), per_shard)

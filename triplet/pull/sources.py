@@ -1,7 +1,6 @@
 """configs/sources.yaml: what can be fetched, from where, and what must be there afterwards."""
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -9,8 +8,8 @@ from pydantic import Field, model_validator
 
 from triplet.config import Settings, load
 from triplet.errors import KitError
+from triplet.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 Inside = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """A path below a source's folder."""
 LOCAL = ("localhost", "127.0.0.1", "::1")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triplet import coco, records
+from triplet import coco, paths, records
 from triplet.errors import Interrupted, KitError
-from triplet.methods import load_methods
 from triplet.progress import say
+from triplet.published.rows import load_methods
 from triplet.pull.drawn import Drawn, draw_dataset
 from triplet.pull.fetch import Given, fetch_dataset, fetch_weights
 from triplet.pull.sources import Source, load_sources
@@ -60,13 +60,13 @@ def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[
     if unknown := next((name for name in methods or () if name not in sources.weights), None):
         raise KitError(f"no weights of {unknown!r}; known: {', '.join(sources.weights)}")
     found = [
-        Target(name, source, records.root("datasets") / name)
+        Target(name, source, paths.root("datasets") / name)
         for name, source in sources.datasets.items()
         if name in wanted
     ]
     if "weights" in wanted:
         found += [
-            Target(f"weights --method {row}", source, records.root("checkpoints") / "weights" / row, row)
+            Target(f"weights --method {row}", source, paths.root("checkpoints") / "weights" / row, row)
             for row, source in sources.weights.items()
             if not methods or row in methods
         ]
@@ -148,7 +148,7 @@ def _pull_source(target: Target, given: Given | None, stop: Stop, force: bool) -
 
 def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
     """Draw the demo's data set into ``datasets/<name>``."""
-    folder = records.dataset_folder(name)
+    folder = paths.dataset_folder(name)
     _pull(
         folder, {"drawn": config.model_dump(mode="json")}, (*COCO, "unlabelled"),
         lambda: draw_dataset(folder, config), force=force,
@@ -157,7 +157,7 @@ def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
 
 def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False) -> None:
     """Take a part of a folder in COCO 2017's layout into ``datasets/<name>``."""
-    folder = records.dataset_folder(name)
+    folder = paths.dataset_folder(name)
     if source.resolve() == folder.resolve():  # before anything is written there
         raise KitError(f"{source} cannot be a subset of itself; give another --name")
     _pull(

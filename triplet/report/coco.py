@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.detection import expect, explain
-from benchmarks.detection.expect import FULL, NOISE, Band
-from triplet.methods import Method
-from triplet.report.collect import STAGES, Run, Score, groups, recipe, score
-
-TASKS = {"bbox": "box", "segm": "mask"}
-STUDENT = (25.1, 22.3)
-"""Box and mask AP of an earlier reproduction (github parkjungha/triplet, README) from the released 75.9 %
-weights and the authors' config. It blames "insufficient training epochs" and does not say how many."""
+from triplet.published.causes import Cause, Facts, find, of_config
+from triplet.published.curves import FULL, NOISE, Band, Own
+from triplet.published.curves import expected as expected_ap
+from triplet.published.rows import Method, Published
+from triplet.runs import STAGES, Run, Score, groups, on_all_images, own_runs, recipe, score
+from triplet.scores import TASKS
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Line:
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
     """Box and mask lines of every row: one for each way that it was run, or what makes one."""
-    own = expect.own_runs(runs)
+    own = own_runs(runs)
     found = []
     for row, method in methods.items():
         of_row = [run for run in runs if run.of_the_table and run.row == row]
@@ -65,8 +62,10 @@ def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
             found += [_line(bare, group, own) for group in alike]
             if not alike:
                 found.append(_with(bare, command=missing(row, runs, method)))
-        if row == "triplet":
-            found += [_student(_published(row, method, column)) for column in TASKS.values()]
+        if method.student:
+            found += [
+                _student(_published(row, method, column), method.student) for column in TASKS.values()
+            ]
     return sorted(found, key=lambda line: list(TASKS.values()).index(line.task))
 
 
@@ -80,14 +79,14 @@ def _with(line: Line, **changes: object) -> Line:
     return Line(**{**vars(line), **changes})
 
 
-def _line(bare: Line, group: list[Run], own: list[expect.Own]) -> Line:
+def _line(bare: Line, group: list[Run], own: list[Own]) -> Line:
     task = next(key for key, column in TASKS.items() if column == bare.task)
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
     finetune = first.stages["finetune"]
     others = [run for run in own if run.row != bare.row]
-    whole = expect.on_all_images(first)
-    expected = expect.expected(bare.row, "c4", first.iterations, others) if whole else None
+    whole = on_all_images(first)
+    expected = expected_ap(bare.row, "c4", first.iterations, others) if whole else None
     band = getattr(expected, bare.task) if expected else None
     return _with(
         bare,
@@ -104,9 +103,8 @@ def _line(bare: Line, group: list[Run], own: list[expect.Own]) -> Line:
     )
 
 
-def _student(bare: Line) -> Line:
-    value = STUDENT[list(TASKS.values()).index(bare.task)]
-    ours = Score((value,))
+def _student(bare: Line, student: Published) -> Line:
+    ours = Score((getattr(student, bare.task),))
     return _with(
         bare,
         label=f"{bare.label}, a student's run",
@@ -160,13 +158,16 @@ def missing(row: str, runs: list[Run], method: Method) -> str:
     return f"make {steps} METHOD={row}"
 
 
-def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[explain.Cause]]:
+def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cause]]:
     """What may have made results fall short of README's numbers by more than noise, the likeliest first.
 
     By the ``cause`` of their lines: the student's, of whom nothing but the numbers is known, and ours, the
     mean over seeds.
     """
-    found = {"the student's run": _sorted(explain.Facts(), "triplet", STUDENT)}
+    found = {}
+    for row, method in methods.items():
+        if method.student:
+            found["the student's run"] = _sorted(Facts(), row, (method.student.box, method.student.mask))
     for group in groups([run for run in runs if run.of_the_table and run.row in methods]):
         box, mask = (score([run.value(task, "AP") for run in group]) for task in TASKS)
         readme = methods[group[0].row].readme
@@ -184,10 +185,10 @@ def cause_of(group: list[Run]) -> str:
     return f"{group[0].label}, {recipe(group[0])}, {schedule(group[0].iterations)}"
 
 
-def facts(run: Run) -> explain.Facts:
+def facts(run: Run) -> Facts:
     """What the record of a finetuning tells: its weights were loaded, or it would not have begun."""
-    known = explain.Facts(checked=True)
-    explain.of_config(known, run.detectron2)
+    known = Facts(checked=True)
+    of_config(known, run.detectron2)
     finetune = run.stages["finetune"]
     known.iterations = finetune.results.get("iterations", known.planned)
     known.gpus, known.pool = finetune.world_size, finetune.config.get("bn_images")
@@ -195,8 +196,8 @@ def facts(run: Run) -> explain.Facts:
     return known
 
 
-def _sorted(known: explain.Facts, row: str, result: tuple[float, float]) -> list[explain.Cause]:
-    return sorted(explain.find(known, row, result), key=explain.Cause.order)
+def _sorted(known: Facts, row: str, result: tuple[float, float]) -> list[Cause]:
+    return sorted(find(known, row, result), key=Cause.order)
 
 
 @dataclass(frozen=True)

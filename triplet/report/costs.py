@@ -2,16 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from triplet.config import Settings, load
+from triplet.paths import CONFIGS
 from triplet.records import Record
-from triplet.report.collect import Run
+from triplet.runs import Run
 
-PATH = Path(__file__).parents[2] / "configs" / "power.yaml"
+PATH = CONFIGS / "power.yaml"
 FORMULA = "GPU hours x thermal design power x utilisation x PUE"
 
 

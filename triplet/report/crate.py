@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import triplet
-from triplet import files, records
+from triplet import environment, files, paths, records
 from triplet.records import Artifact, Record
 
 METADATA = "ro-crate-metadata.json"
@@ -30,12 +30,12 @@ def all_records() -> dict[str, Record]:
     """Every record of this machine's stages, by the portable path of its file."""
     found = {}
     # Data sets have millions of files, and their records above them.
-    paths = [
-        *records.root("checkpoints").rglob("record.json"), *records.root("datasets").glob("*/record.json")
+    places = [
+        *paths.root("checkpoints").rglob("record.json"), *paths.root("datasets").glob("*/record.json")
     ]  # fmt: skip
-    for path in sorted(paths):
+    for path in sorted(places):
         if record := records.read(path.parent):
-            found[records.portable(path)] = record
+            found[paths.portable(path)] = record
     return found
 
 
@@ -47,21 +47,21 @@ def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> i
         known: records by the portable path of their file.
         report: files that the report stage wrote.
     """
-    paths = {records.portable(path): path for path in report}
+    members = {paths.portable(path): path for path in report}
     for name, record in known.items():
-        paths[name] = records.local(name)
-        log = paths[name].with_name("log.txt")
+        members[name] = paths.local(name)
+        log = members[name].with_name("log.txt")
         if log.is_file():
-            paths[records.portable(log)] = log
+            members[paths.portable(log)] = log
         for artifact in record.outputs.values():
             if artifact.path.startswith("checkpoints/"):  # a data set is named, not copied
-                paths |= _small(records.local(artifact.path))
-    hashes = {name: Artifact.of(path) for name, path in sorted(paths.items())}
+                members |= _small(paths.local(artifact.path))
+    hashes = {name: Artifact.of(path) for name, path in sorted(members.items())}
     metadata = json.dumps(describe(hashes, known), indent=1)
     with files.atomic(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as crate:
         crate.writestr(zipfile.ZipInfo(METADATA), metadata, zipfile.ZIP_DEFLATED)
         for name in hashes:
-            crate.write(paths[name], name)
+            crate.write(members[name], name)
     return len(hashes)
 
 
@@ -70,7 +70,7 @@ def _small(path: Path) -> dict[str, Path]:
     inside = [path] if path.is_file() else [path / name for name, _ in files.walk(path)]
     if any(file.suffix in LEFT_OUT for file in inside):
         return {}
-    return {records.portable(file): file for file in inside}
+    return {paths.portable(file): file for file in inside}
 
 
 def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str,
         },
         {
             "@id": "#kit", "@type": "SoftwareApplication", "name": "triplet-kit",
-            "softwareVersion": f"{triplet.__version__} ({records.commit()})",
+            "softwareVersion": f"{triplet.__version__} ({environment.commit()})",
         },
         *(
             {

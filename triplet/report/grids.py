@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.detection.explain import EXCLUDED, Cause
-from triplet.methods import Method
+from triplet.published.causes import EXCLUDED, Cause
+from triplet.published.rows import Method
 from triplet.records import Artifact, Record
 from triplet.report import coco, deviations, provenance, targets
-from triplet.report.coco import TASKS
-from triplet.report.collect import METRICS, Run, Score, score
 from triplet.report.costs import Cost
+from triplet.runs import METRICS, Run, Score, score
+from triplet.scores import TASKS
 
 NONE = "–"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from triplet import records
-from triplet.report.collect import Run
+from triplet import paths
+from triplet.runs import Run
 
 WIDTH = 480
 """Pixels."""
@@ -46,7 +46,7 @@ def _names(run: Run) -> list[str]:
 
 
 def _read(run: Run, name: str) -> Picture | None:
-    path = records.local(run.stages["eval"].outputs["pictures"].path) / name
+    path = paths.local(run.stages["eval"].outputs["pictures"].path) / name
     try:
         with Image.open(path) as image:
             image.thumbnail((WIDTH, WIDTH))

@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.detection import expect
-from triplet import files, records
-from triplet.report.collect import Run
+from triplet import files, paths
+from triplet.published.curves import expected, published
+from triplet.runs import Run
 
 # Okabe and Ito's colours, told apart with any colour vision, and lines that differ in more than colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -104,15 +104,13 @@ def curves(
 def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
     """Box AP against the length of the finetuning: published points, the row's expected band, our runs."""
     grid = np.geomspace(6_000, 240_000, 40)
-    bands = [expected.box for n in grid if (expected := expect.expected(row, "c4", n))]
+    bands = [found.box for n in grid if (found := expected(row, "c4", n))]
     with _style("budget"):
         figure, axis = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
         low, high = [band.low for band in bands], [band.high for band in bands]
         axis.fill_between(grid, low, high, color=COLOURS[0], alpha=0.18, lw=0, label=f"expected of {row}")
         axis.plot(grid, [band.mid for band in bands], color=COLOURS[0], lw=1.5)
-        points = [
-            point for curve in expect.published().curves if curve.detector == "c4" for point in curve.points
-        ]
+        points = [point for curve in published().curves if curve.detector == "c4" for point in curve.points]
         axis.plot(
             [p[0] for p in points], [p[1] for p in points], "o", mfc="none", color="gray", ms=5,
             label="published, all rows of R50-C4",
@@ -212,7 +210,7 @@ def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     record = run.stages.get(stage)
     if record is None or "metrics" not in record.outputs:
         return []
-    path = records.local(record.outputs["metrics"].path)
+    path = paths.local(record.outputs["metrics"].path)
     if not path.exists():
         return []
     lines = [json.loads(line) for line in path.read_text().splitlines() if line]

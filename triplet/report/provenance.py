@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from triplet import records
+from triplet import paths
 from triplet.records import Record
 
 
@@ -32,8 +32,8 @@ def chain(name: str, known: Mapping[str, Record]) -> list[str]:
 
 def log_of(name: str) -> str:
     """Portable path of the log beside a record; '' for none."""
-    path = records.local(name).with_name("log.txt")
-    return records.portable(path) if path.is_file() else ""
+    path = paths.local(name).with_name("log.txt")
+    return paths.portable(path) if path.is_file() else ""
 
 
 def document(numbers: list[dict[str, Any]], known: Mapping[str, Record]) -> dict[str, Any]:

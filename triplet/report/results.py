@@ -5,9 +5,9 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from triplet.report.coco import TASKS
-from triplet.report.collect import METRICS, Run
 from triplet.report.targets import BENCHMARKS, measured
+from triplet.runs import METRICS, Run
+from triplet.scores import TASKS
 
 COLUMNS = ("run", "experiment", "row", "seed", "table", "task", "metric", "value", "record")
 

@@ -10,15 +10,15 @@ from typing import Any
 import jinja2
 
 import triplet
-from triplet import files, records
+from triplet import environment, files, paths, records
 from triplet.config import load
-from triplet.methods import Method, load_methods
 from triplet.progress import say
+from triplet.published.rows import Method, load_methods
 from triplet.records import Record
 from triplet.report import coco, costs, crate, grids, plots, provenance, results, targets, verify
-from triplet.report.collect import Run, collect
 from triplet.report.pictures import Picture, pictures
 from triplet.report.plots import Plot
+from triplet.runs import Run, collect
 
 LARGEST = 2_000_000
 """Bytes of the page."""
@@ -32,8 +32,8 @@ def report(export: Path | None = None) -> None:
     Args:
         export: where to write all of it as an RO-Crate (ZIP), too.
     """
-    folder = records.root("reports")
-    runs = collect(records.root("checkpoints"))
+    folder = paths.root("reports")
+    runs = collect(paths.root("checkpoints"))
     known = crate.all_records()
 
     def work(job: records.Job) -> None:
@@ -54,9 +54,9 @@ def report(export: Path | None = None) -> None:
         job.outputs["plots"] = folder / "plots"
         job.results["runs"] = len(runs)
 
-    inputs = {name: records.local(name) for name in known}
+    inputs = {name: paths.local(name) for name in known}
     records.perform("report", folder, config={}, inputs=inputs, work=work, force=True, clear=False)
-    say(f"report: {records.portable(folder / 'index.html')} ({len(runs)} runs)")
+    say(f"report: {paths.portable(folder / 'index.html')} ({len(runs)} runs)")
     if export:
         written = [folder / name for name in ("index.html", "report.md", "results.csv", "results.json",
                                               "provenance.json")]  # fmt: skip
@@ -89,7 +89,7 @@ def contents(runs: list[Run], methods: Mapping[str, Method], known: Mapping[str,
     )
     return {
         "version": triplet.__version__,
-        "commit": records.commit(),
+        "commit": environment.commit(),
         "runs": runs,
         "coco": grids.of_coco(coco.lines(runs, methods)),
         "short": [grids.of_causes(name, found) for name, found in coco.causes(runs, methods).items()],
@@ -156,7 +156,7 @@ def page(
 
 
 def _render(template: str, content: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(("html.j2",)),
         undefined=jinja2.StrictUndefined,
@@ -165,4 +165,4 @@ def _render(template: str, content: dict[str, Any]) -> str:
     )
     script = "\n" + (Path(__file__).parent / "sort.js").read_text()
     policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(**content, script=script, policy=policy)
+    return templates.get_template(template).render(**content, script=script, policy=policy)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from triplet.methods import Method
-from triplet.published import Value, load_published
+from triplet.published.rows import Method
+from triplet.published.tables import Value, load_published
 from triplet.pull.sources import load_sources
 from triplet.report.coco import missing
-from triplet.report.collect import Run, Score, recipe, score
+from triplet.runs import Run, Score, recipe, score
 
 SHOTS = ("1", "2", "4", "8", "16", "32", "64", "96")
 # name -> title, metrics, what it is, the command that makes it

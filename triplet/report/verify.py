@@ -14,14 +14,14 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from benchmarks.detection.scores import ENGINES, NUMBERS, Truth
-from triplet import records
+from triplet import paths
 from triplet.errors import KitError
 from triplet.progress import Bar
 from triplet.records import Artifact, Record
 from triplet.report import crate
-from triplet.report.collect import assemble
 from triplet.report.results import flat
+from triplet.runs import assemble
+from triplet.scores import ENGINES, NUMBERS, Truth
 
 OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6
@@ -47,9 +47,9 @@ def local() -> list[Finding]:
     with Bar("verify", len(known)) as bar:
         for name, record in known.items():
             for output, artifact in record.outputs.items():
-                found.append(_compare(f"{name}: {output}", artifact, _here(records.local(artifact.path))))
+                found.append(_compare(f"{name}: {output}", artifact, _here(paths.local(artifact.path))))
             if "predictions" in record.outputs:
-                path = records.local(record.outputs["predictions"].path)
+                path = paths.local(record.outputs["predictions"].path)
                 found += _again(name, record, path.open("rb") if path.is_file() else None, anywhere=True)
             bar.step()
     return found
@@ -157,7 +157,7 @@ def _again(
         return
     with predictions as file:
         inside = truth.path.startswith("datasets/") and ".." not in PurePosixPath(truth.path).parts
-        path = records.local(truth.path) if inside or anywhere else None
+        path = paths.local(truth.path) if inside or anywhere else None
         if path is None or not path.is_file():
             yield Finding(what, ABSENT, f"{truth.path} is not here; run: make pull-data")
             return

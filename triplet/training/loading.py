@@ -7,10 +7,15 @@ from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import wait
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from triplet.errors import KitError
 from triplet.signals import Stop, ignore_in_worker
+
+PREFETCHED = 8 * 2**30
+"""Bytes of batches that a process has ready at most, while each of its loaders has one."""
 
 
 def load(
@@ -91,3 +96,51 @@ def from_worker(error: KitError) -> KitError:
 
 def _unchanged(item: Any) -> Any:
     return item
+
+
+def prefetched(loaders: int, size: int) -> int:
+    """Batches of ``size`` bytes that each loader process makes ahead: 4, fewer where all would be more than
+    PREFETCHED."""
+    return max(1, min(4, PREFETCHED // max(1, loaders * size)))
+
+
+class _Batched(Dataset[Any]):
+    """Batches of another data set's items."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], tuple[Tensor, Any]]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitem__(self, keys: list[Any]) -> tuple[Tensor, Any]:
+        return self.collate([self.dataset[key] for key in keys])
+
+
+def stream(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    collate: Callable[[list[Any]], tuple[Tensor, Any]],
+    loaders: int,
+    device: torch.device,
+    stop: Stop,
+    size: int = 0,
+) -> Generator[tuple[Tensor, Any], None, None]:
+    """Batches of a data set, their first part on ``device``; close it to end its processes.
+
+    Args:
+        dataset: of items that can be loaded in any order.
+        batches: which items, a list for each batch.
+        collate: makes a batch of its items.
+        loaders: processes that load, 0 for this one.
+        device: where to.
+        stop: see ``loading.load``.
+        size: bytes of a batch, so that fewer are prefetched where they are large.
+
+    Raises:
+        KitError: one of the data set's own, in whatever process.
+    """
+    loaded = load(
+        _Batched(dataset, collate), batches, workers=loaders, stop=stop,
+        prefetch=prefetched(loaders, size) if loaders else 1, pin=device.type == "cuda",
+    )  # fmt: skip
+    with contextlib.closing(loaded):
+        for first, second in loaded:
+            yield first.to(device, non_blocking=True), second

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from triplet.errors import KitError
-from triplet.pretrain.networks import Networks
+from triplet.models.networks import Networks
 from triplet.weights.read import read_backbone, read_state
 
 # The authors' raw epoch file -> ours. Their `backbone.*` is a second copy of `online_net.0.*`.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import BLOCKS
-from triplet.pretrain.networks import Backbone as Network
+from triplet.models.resnet import BLOCKS
+from triplet.models.resnet import Backbone as Network
+from triplet.training import checkpoint
 from triplet.weights.caffe2 import read_caffe2
 
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods.common import Batch, unit
-from triplet.pretrain.networks import Networks
 
 MEASURES = ("positive_cosine",)
 PASSES = (2, 2)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.models.resnet import Backbone
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.networks import Backbone
 
 
 @dataclass(frozen=True)

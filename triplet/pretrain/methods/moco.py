@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
-from triplet.pretrain.optim import ema_update
 from triplet.pretrain.recolor import send
+from triplet.training.optim import ema_update
 
 MEASURES = ("accuracy",)
 PASSES = (1, 1)

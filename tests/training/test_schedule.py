@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triplet.pretrain.schedule import ema_momentum, learning_rate
+from triplet.training.schedule import ema_momentum, learning_rate
 
 RECIPE = dict(peak=4.8, iterations_per_epoch=818, epochs=1000, warmup_epochs=10, warmup_ratio=1e-4)
 

@@ -9,25 +9,21 @@ length then move the expectation half of the way to what they reached, and widen
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
-from triplet import records
 from triplet.config import Settings, parse_file
-from triplet.errors import KitError
-from triplet.methods import load_methods
-from triplet.progress import say
-from triplet.report.collect import Run, collect, recipe
+from triplet.paths import CONFIGS
+from triplet.published.rows import load_methods
+from triplet.scores import TASKS
 
-PATH = Path(__file__).parents[2] / "configs" / "expected.yaml"
+PATH = CONFIGS / "expected.yaml"
 NOISE = 0.3
 """AP by which two runs of the same thing on COCO differ."""
 FULL = 180_000
 """Iterations of 16 images: the 2x schedule."""
-TASKS = ("box", "mask")
 ALONE = 0.05
 """Of the AP at FULL: how far a row may lie from a single published curve."""
 CHAINED = 90_000
@@ -51,7 +47,7 @@ class Curve(Settings):
     doubt: str = ""
 
     def at(self, iterations: int, task: int) -> float | None:
-        """AP of a task (index in TASKS) at one of its points."""
+        """AP of a task (0 box, 1 mask) at one of its points."""
         return next((point[1 + task] for point in self.points if point[0] == iterations), None)
 
 
@@ -141,12 +137,12 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) ->
         row: its name in methods.yaml.
         kind: of detector, c4 or fpn.
         iterations: at batch 16.
-        own: this machine's runs of the C4 detector, see ``own_runs``.
+        own: this machine's runs of the C4 detector, see ``runs.own_runs``.
 
     Returns:
         None where nothing is published of the row.
     """
-    full = _full(row, kind)
+    full = full_ap(row, kind)
     if not full:
         return None
     curves = published().curves
@@ -191,7 +187,7 @@ def _band(full: Sequence[float], part: tuple[float, float, float]) -> Band:
 
 
 @functools.cache
-def _full(row: str, kind: str) -> list[tuple[float, float]]:
+def full_ap(row: str, kind: str) -> list[tuple[float, float]]:
     """Box and mask AP of a row at FULL: of C4 as the table has them, else as each source has."""
     if kind == "c4":
         method = load_methods().get(row)
@@ -227,35 +223,6 @@ def share(curves: Sequence[Curve], task: int, iterations: float) -> tuple[float,
         for pick in (min, max)
     )
     return (0.0 if iterations < min(found) else mid - down), mid, mid + up
-
-
-def own_runs(runs: Sequence[Run]) -> list[Own]:
-    """Those that count: R50-C4 on all of COCO at the recipe's rate, BN over 8 images or more."""
-    return [own for run in runs if (own := _own(run))]
-
-
-def of_this_machine() -> list[Own]:
-    """The same from the checkpoints; none, and a line about it, where a record of theirs is damaged."""
-    try:
-        return own_runs(collect(records.root("checkpoints")))
-    except KitError as error:
-        say(f"own runs are left out: {error}")
-        return []
-
-
-def _own(run: Run) -> Own | None:
-    finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
-    if finetune is None or box is None or mask is None or not run.of_the_table:
-        return None
-    alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
-    if not alike or not on_all_images(run) or not _full(run.row, "c4"):
-        return None
-    return Own(run.name, run.row, run.iterations, (box, mask))
-
-
-def on_all_images(run: Run) -> bool:
-    """Whether it was finetuned on all of train2017; older records do not tell, and count."""
-    return run.stages["finetune"].results.get("images", IMAGES) == IMAGES
 
 
 def _undecayed(kind: str) -> Curve:

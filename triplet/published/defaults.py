@@ -1,55 +1,15 @@
-"""The rows of the COCO table, configs/methods.yaml, and what a run takes from its row by default."""
+"""What a run takes from its row of the table by default: weights, detection config, recipe."""
 
-import functools
 import re
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import Field, RootModel
-
-from triplet import records
-from triplet.config import Settings, parse_file
+from triplet import paths, records
 from triplet.errors import KitError
+from triplet.paths import CONFIGS
+from triplet.published.rows import load_methods
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 MSRA = "_msra"
 """Ends the name of a detection config for BGR images."""
-
-
-class Published(Settings):
-    """Average precision over IoU 0.50:0.95, in percent."""
-
-    box: float
-    mask: float
-    box50: float | None = None
-    """At IoU 0.50."""
-    box75: float | None = None
-    mask50: float | None = None
-    mask75: float | None = None
-
-
-class Method(Settings):
-    label: str
-    weights: Annotated[dict[str, Literal["caffe2", "extracted", "torchvision"]], Field(min_length=1)]
-    """Names in configs/sources.yaml, and the format that ``triplet.weights`` finds."""
-    detection: str
-    """Name of a file in configs/detection/."""
-    readme: Published
-    zoo: Published | None = None
-    untrained: bool = False
-    """Its weights are initial ones."""
-    pretrain: str | None = None
-    """Name of its recipe, for either engine; None for a row that is not pretrained here."""
-
-
-class Methods(RootModel[dict[str, Method]]):
-    """By the name that a run of the row has."""
-
-
-@functools.cache
-def load_methods() -> dict[str, Method]:
-    """The table's rows in order; KitError when the file does not fit the schema."""
-    return parse_file(CONFIGS / "methods.yaml", Methods).root
 
 
 def weights_of(run: str) -> Path:
@@ -63,14 +23,14 @@ def weights_of(run: str) -> Path:
     """
     name = Path(run).name
     known = any(name in method.weights for method in load_methods().values())
-    folder = records.root("checkpoints") / "weights" / name
+    folder = paths.root("checkpoints") / "weights" / name
     repeated = "/".join(part for part in Path(run).parts if not re.fullmatch(r"seed\d+", part))
     if (
-        not records.stage_folder(run, "pretrain").exists()
-        and records.stage_folder(repeated, "pretrain").exists()
+        not paths.stage_folder(run, "pretrain").exists()
+        and paths.stage_folder(repeated, "pretrain").exists()
     ):
         run = repeated
-    if not known or records.stage_folder(run, "pretrain").exists():
+    if not known or paths.stage_folder(run, "pretrain").exists():
         return records.output(records.require(run, "pretrain"), "checkpoint")
     if (record := records.read(folder)) is None:
         raise KitError(
@@ -99,7 +59,7 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
         )
     if weights is not None:
         caffe2 = weights.suffix == ".pkl"
-    elif converted := records.read(records.stage_folder(run, "convert")):
+    elif converted := records.read(paths.stage_folder(run, "convert")):
         caffe2 = converted.results["format"] == "caffe2"
     else:
         caffe2 = method.weights.get(name) == "caffe2"

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from benchmarks.detection import model as detection
+from benchmarks.detection import proof
 from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
-from triplet.pretrain import checkpoint
-from triplet.pretrain.networks import Networks
-from triplet.weights import detectron2_format, proof, read_backbone
+from triplet.models.networks import Networks
+from triplet.training import checkpoint
+from triplet.weights import detectron2_format, read_backbone
 
 DEMO = KIT / "configs" / "detection" / "demo.yaml"
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as masks
 
-from benchmarks.detection import compat, scores  # noqa: F401
+from benchmarks.detection import compat  # noqa: F401
+from triplet import scores
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances

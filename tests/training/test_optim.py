@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from triplet.pretrain.networks import Encoder
-from triplet.pretrain.optim import LARS, ema_update, parameter_groups
+from triplet.models.networks import Encoder
+from triplet.training.optim import LARS, ema_update, parameter_groups
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "lars.npz")
 

@@ -9,6 +9,9 @@ from typing import Any
 ENGINES = {"ultrafast": "ultrafast_pycocotools", "pycocotools": "pycocotools"}
 """Modules: a fast one, and COCO's own."""
 FASTEST = "ultrafast"
+TASKS = {"bbox": "box", "segm": "mask"}
+"""Tasks of the table by COCO's name, with the word for each."""
+LABELS = TASKS | {"keypoints": "keypoint"}
 _BOXES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"
 )  # fmt: skip

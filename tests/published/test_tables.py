@@ -1,8 +1,8 @@
 import pytest
 
 from triplet.errors import KitError
-from triplet.methods import load_methods
-from triplet.published import load_published
+from triplet.published.rows import load_methods
+from triplet.published.tables import load_published
 
 
 def test_the_targets_are_those_of_the_readme_and_the_zoo():

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from triplet import files
 from triplet.errors import KitError
-from triplet.pretrain.distributed import Processes
 from triplet.progress import say
+from triplet.training.distributed import Processes
 
 FORMAT = "triplet-kit/1"
 _BROKEN = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from triplet.config import Settings, parse_file
+from triplet.paths import CONFIGS
 
-PATH = Path(__file__).parent.parent / "configs" / "published.yaml"
+PATH = CONFIGS / "published.yaml"
 Benchmark = Literal["linear", "linear-multi", "semi-1percent", "semi-10percent", "svm", "voc-detection"]
 
 

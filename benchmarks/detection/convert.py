@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from benchmarks.detection import model as detection
-from benchmarks.detection import quiet
-from triplet import records
+from benchmarks.detection import proof, quiet
+from triplet import paths, records
 from triplet.errors import KitError
-from triplet.methods import MSRA, detection_config, load_methods, weights_of
 from triplet.progress import say
-from triplet.weights import detectron2_format, proof
+from triplet.published.defaults import MSRA, detection_config, weights_of
+from triplet.published.rows import load_methods
+from triplet.weights import detectron2_format
 from triplet.weights.read import read_backbone
 
 TOLERANCE = 1e-4
@@ -33,7 +34,7 @@ def convert(
     weights = weights or weights_of(run)
     config = config or detection_config(run, weights)
     if chosen:
-        say(f"convert: {records.portable(weights)} for {config}")
+        say(f"convert: {paths.portable(weights)} for {config}")
     cfg = detection.load_config(config)
     cfg.MODEL.DEVICE = "cpu"  # a GPU's TF32 convolutions differ by more than a wrong file might
     target = {
@@ -83,7 +84,7 @@ def convert(
 
     records.perform(
         "convert",
-        records.stage_folder(run, "convert"),
+        paths.stage_folder(run, "convert"),
         config=target,
         inputs={"weights": weights},
         work=work,

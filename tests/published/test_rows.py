@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.weights.test_caffe2 import caffe2_name
-from triplet import cli, records
+from triplet import cli, paths, records
 from triplet.errors import KitError
-from triplet.methods import MSRA, detection_config, load_methods, weights_of
-from triplet.pretrain.networks import Backbone
+from triplet.models.resnet import Backbone
+from triplet.published.defaults import MSRA, detection_config, weights_of
+from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
 
 NAMES = [(row, name) for row, method in load_methods().items() for name in method.weights]
@@ -78,7 +79,7 @@ def test_nothing_to_convert_says_which_two_commands_help(places, capsys):
 
 
 def test_a_pretraining_that_was_begun_is_not_passed_over_for_published_weights(places):
-    records.stage_folder("byol", "pretrain").mkdir(parents=True)
+    paths.stage_folder("byol", "pretrain").mkdir(parents=True)
     with pytest.raises(KitError, match="run 'byol' has no finished pretrain stage"):
         weights_of("byol")
 
@@ -107,7 +108,7 @@ def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
 
 def test_a_repeated_seed_converts_the_pretraining_that_it_repeats(places, tmp_path):
     """And not published weights of the same name."""
-    path = records.stage_folder("triplet", "pretrain") / "checkpoint.pth"
+    path = paths.stage_folder("triplet", "pretrain") / "checkpoint.pth"
 
     def work(job):
         path.write_bytes(b"own")

@@ -1,21 +1,23 @@
 """Records in, comparable results out."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from statistics import mean, stdev
 from typing import Any
 
-from triplet import records
+from triplet import paths, records
+from triplet.errors import KitError
+from triplet.progress import say
+from triplet.published.configs import recipes
+from triplet.published.curves import IMAGES, Own, detector, full_ap
 from triplet.records import Record
 
 STAGES = ("pretrain", "convert", "finetune", "eval")
 SEVERAL = ("linear", "knn", "semi", "svm")
 """Stages of which a run may have several, each in a folder named after its config."""
 METRICS = ("AP", "AP50", "AP75")
-RECIPES = {"WarmupCosineLR": ("authors", 0.05), "WarmupMultiStepLR": ("moco", 0.02)}
-"""By the scheduler of a finetuning: which recipe has it, and its learning rate for 16 images."""
 VAL2017 = 5_000
 """Images."""
 # What a stage reads of the one before: (stage, its input, stage before, its output).
@@ -66,8 +68,6 @@ class Run:
         evaluated = self.stages.get("eval")
         if evaluated is None or not self.detectron2 or evaluated.results.get("images") != VAL2017:
             return False
-        from benchmarks.detection.expect import detector  # which reads runs, too
-
         return detector(self.detectron2) == "c4" and evaluated.results.get("engine") != "voc"
 
     @property
@@ -200,5 +200,34 @@ def recipe(run: Run) -> str:
     if not solver:
         return ""
     peak = solver.get("BASE_LR", 0) * 16 / solver.get("IMS_PER_BATCH", 16)
-    name, rate = RECIPES.get(solver.get("LR_SCHEDULER_NAME", ""), ("own", 0.0))
+    name, rate = recipes().get(solver.get("LR_SCHEDULER_NAME", ""), ("own", 0.0))
     return name if round(peak, 6) == rate else "own"
+
+
+def own_runs(runs: Sequence[Run]) -> list[Own]:
+    """Those that count: R50-C4 on all of COCO at the recipe's rate, BN over 8 images or more."""
+    return [own for run in runs if (own := _own(run))]
+
+
+def of_this_machine() -> list[Own]:
+    """The same from the checkpoints; none, and a line about it, where a record of theirs is damaged."""
+    try:
+        return own_runs(collect(paths.root("checkpoints")))
+    except KitError as error:
+        say(f"own runs are left out: {error}")
+        return []
+
+
+def _own(run: Run) -> Own | None:
+    finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
+    if finetune is None or box is None or mask is None or not run.of_the_table:
+        return None
+    alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
+    if not alike or not on_all_images(run) or not full_ap(run.row, "c4"):
+        return None
+    return Own(run.name, run.row, run.iterations, (box, mask))
+
+
+def on_all_images(run: Run) -> bool:
+    """Whether it was finetuned on all of train2017; older records do not tell, and count."""
+    return run.stages["finetune"].results.get("images", IMAGES) == IMAGES

@@ -14,7 +14,8 @@ from torchvision.models.resnet import Bottleneck
 from benchmarks.detection import compat  # noqa: F401
 from triplet import records
 from triplet.errors import KitError
-from triplet.pretrain.networks import Backbone as Network
+from triplet.models.resnet import Backbone as Network
+from triplet.pretrain.views import normalize
 from triplet.weights import Backbone, caffe2, detectron2_format
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -102,8 +103,6 @@ def feature_difference(model: Any, weights: Backbone, image_format: str) -> floa
     Returns:
         The larger of both stages' max |a - b| / max |b|.
     """
-    from triplet.pretrain.views import normalize
-
     rgb = torch.randint(0, 256, (3, 64, 96), generator=torch.Generator().manual_seed(0))
     pixels = rgb.flip(0) if image_format == "BGR" else rgb
     trained = model.training

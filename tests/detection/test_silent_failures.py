@@ -16,8 +16,8 @@ import torch
 from benchmarks.detection import model as detection
 from benchmarks.detection import quiet
 from tests.conftest import KIT
-from triplet import cli, records
-from triplet.pretrain.networks import Backbone
+from triplet import cli, paths, records
+from triplet.models.resnet import Backbone
 from triplet.weights.detectron2_format import detectron2_name
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -198,7 +198,7 @@ def test_the_kit_stops_or_gets_it_right(name, state, places, tmp_path, capsys):
         assert code == 2
         assert re.search(row.stops, error), error
         for left in ("record.json", "detectron2.pkl"):
-            assert not (records.stage_folder("row", "convert") / left).exists()
+            assert not (paths.stage_folder("row", "convert") / left).exists()
         return
     assert code == 0, error
     path = records.output(records.require("row", "convert"), "weights")
@@ -216,7 +216,7 @@ def test_finetuning_under_another_config_stops(name, state, places, tmp_path, dr
     wrong = str(config_of(TABLE[name], tmp_path))
     assert cli.main(["finetune", "--run", "row", "--config", wrong, "--data", str(drawn)]) == 2
     assert "the weights were proved with " in capsys.readouterr().err
-    assert not (records.stage_folder("row", "finetune") / "metrics.json").exists()
+    assert not (paths.stage_folder("row", "finetune") / "metrics.json").exists()
 
 
 def test_resuming_with_the_weights_of_another_method(state, places, tmp_path, drawn, capsys):

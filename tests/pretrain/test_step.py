@@ -1,0 +1,45 @@
+"""The step, and the networks that are trained: compiled or not, and of which widths."""
+
+import pytest
+import torch
+from torch import nn
+
+from triplet import toolchain
+from triplet.config import parse
+from triplet.errors import KitError
+from triplet.models.networks import Networks
+from triplet.pretrain import trainer
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.step import Sizes, triplet_step
+
+
+def test_the_step_predicts_the_other_view():
+    torch.manual_seed(0)
+    networks = Networks(18, 8, 16, 8).eval()  # in train mode the second pass would see other statistics
+    v1, v2 = torch.randn(2, 12, 3, 32, 32)
+    calls = []
+
+    def loss(prediction, target):
+        calls.append((prediction, target))
+        return prediction.sum()
+
+    total, _, _ = triplet_step(networks, v1, v2, Sizes(32, 32, 32, 32), loss)
+    with torch.no_grad():
+        p1, p2 = (networks.predictor(networks.online(v)) for v in (v1, v2))
+        z1, z2 = networks.target(v1), networks.target(v2)
+    for (prediction, target), (p, z) in zip(calls, [(p1, z2), (p2, z1)], strict=True):
+        torch.testing.assert_close(prediction, p)
+        torch.testing.assert_close(target, z)
+    torch.testing.assert_close(total, p1.sum() + p2.sum())
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    with pytest.raises(KitError, match=r"compile=true needs a C\+\+ compiler.*or add compile=false"):
+        trainer.compile_networks(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("width", [4, 12])
+def test_widths_that_torch_gets_wrong_on_some_processors_are_refused(width):
+    with pytest.raises(KitError, match=r"model\.width: .*(multiple of 8|greater than or equal to 8)"):
+        parse({"model": {"width": width}}, Pretrain, "test")

@@ -1,0 +1,78 @@
+"""What a result was made with: the versions, the hardware, the image and the commit of the kit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "detectron2",
+    "pb1-detectron2",
+    "mmcv",
+    "pycocotools",
+    "ultrafast-pycocotools",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+)
+
+
+def commit() -> str:
+    """Commit of the kit: of the image (TRIPLET_COMMIT) or of the checkout, ``+`` when modified."""
+    if baked := os.environ.get("TRIPLET_COMMIT"):
+        return baked
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory in bytes, GPUs."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    gpus: list[str] = []
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": gpus,
+    }
+
+
+def image() -> str | None:
+    """The container's image by its digest or ID (TRIPLET_IMAGE), None outside of a container."""
+    return os.environ.get("TRIPLET_IMAGE")
+
+
+def share_of_cores() -> int:
+    """Processes that may load images for this one: its share of the cores, less one, at most 32."""
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(max(1, share - 1), 32)

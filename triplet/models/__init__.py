@@ -1,0 +1,1 @@
+"""The networks that pretraining, the reading of weights and the benchmarks share."""

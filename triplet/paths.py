@@ -1,0 +1,54 @@
+"""Where everything lies: the three places, the folders of runs and stages, the kit's own configs."""
+
+import os
+from pathlib import Path, PurePath
+
+from triplet.errors import KitError
+
+PLACES = ("datasets", "checkpoints", "reports")
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def root(name: str) -> Path:
+    """One of the three places: ``datasets``, ``checkpoints`` or ``reports``.
+
+    Each is a folder of the working directory unless TRIPLET_DATASETS, TRIPLET_CHECKPOINTS or
+    TRIPLET_REPORTS names another.
+    """
+    return Path(os.environ.get(f"TRIPLET_{name.upper()}") or name).absolute()
+
+
+def stage_folder(run: str, stage: str) -> Path:
+    """Folder of a stage of a run, a path below the checkpoints such as ``demo/seed0/triplet``."""
+    return _below("checkpoints", run, "--run", "triplet") / stage
+
+
+def dataset_folder(name: str) -> Path:
+    """Folder of a data set that the kit makes, a path below the data sets such as ``demo``."""
+    return _below("datasets", name, "--name", "packed")
+
+
+def _below(place: str, name: str, option: str, example: str) -> Path:
+    """A folder below a place; KitError for a name that leads out of it, or is the place itself."""
+    path = PurePath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise KitError(f"{option} names a folder below {place}/, for example {example!r}: found {name!r}")
+    return root(place) / name
+
+
+def portable(path: Path) -> str:
+    """``<root>/<rest>`` for what lies in one of the places, else the absolute path."""
+    for name in PLACES:
+        if path.absolute().is_relative_to(root(name)):
+            return (Path(name) / path.absolute().relative_to(root(name))).as_posix()
+    return path.absolute().as_posix()
+
+
+def local(path: str) -> Path:
+    """The inverse of ``portable``; KitError for a portable path that leads out of its place."""
+    name, _, rest = path.partition("/")
+    if name not in PLACES:
+        return Path(path)
+    if PurePath(rest).is_absolute() or ".." in PurePath(rest).parts or "\0" in rest:
+        raise KitError(f"a record names {path!r}, which lies outside of {name}/; remove that record")
+    return root(name) / rest

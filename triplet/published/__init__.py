@@ -1,0 +1,1 @@
+"""What others have published: rows, tables, released configs, expected AP, and causes of a shortfall."""

@@ -1,0 +1,135 @@
+"""The released configs, resolved (configs/released/), and in which settings another one differs from them.
+
+configs/released/ holds detection.json (what differs from Detectron2's defaults, which lie beside it),
+pretrain.json (what the authors' configs fix) and stated.yaml (what README and file names say).
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import RootModel
+
+from triplet.config import Settings
+from triplet.config import parse as parse_settings
+from triplet.paths import CONFIGS
+
+FOLDER = CONFIGS / "released"
+
+
+# What a key of Detectron2's decides, by how it begins; the first that fits.
+KINDS = {
+    "SOLVER.MAX_ITER": "schedule", "SOLVER.STEPS": "schedule", "SOLVER.WARMUP": "schedule",
+    "SOLVER.LR_SCHEDULER": "learning rate", "SOLVER.BASE_LR": "learning rate",
+    "SOLVER.IMS_PER_BATCH": "batch", "SOLVER.": "optimiser",
+    "MODEL.RESNETS.NORM": "BN statistics", "TEST.PRECISE_BN": "PreciseBN",
+    "INPUT.FORMAT": "input", "MODEL.PIXEL": "input", "MODEL.RESNETS.STRIDE_IN_1X1": "input",
+    "INPUT.": "augmentation", "DATASETS.": "data", "TEST.": "evaluation", "MODEL.": "model",
+}  # fmt: skip
+
+
+# Where files lie and what the machine is; nothing that a result depends on.
+NEUTRAL = (
+    "MODEL.WEIGHTS", "MODEL.DEVICE", "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "VERSION", "VIS_PERIOD",
+    "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.AMP", "SEED", "TEST.EVAL_PERIOD",
+    "SOLVER.REFERENCE",
+)  # fmt: skip
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + str(key)] = json.loads(json.dumps(value))
+    return found
+
+
+@functools.cache
+def released() -> dict[str, dict[str, Any]]:
+    """The released detection configs, resolved and flat, by ``<authors or openselfsup>/<file>``."""
+    defaults = flat(json.loads((FOLDER / "detectron2_defaults.json").read_text()))
+    found = json.loads((FOLDER / "detection.json").read_text())
+    return {name: defaults | values for name, values in found.items()}
+
+
+@functools.cache
+def pretrainings() -> dict[str, dict[str, Any]]:
+    """The released pretraining configs, by file; ``batch`` is what an optimiser step sees."""
+    found = json.loads((FOLDER / "pretrain.json").read_text())
+    for values in found.values():
+        values["batch"] = values["loss.group"] * values["optimizer.groups"] * values["optimizer.accumulate"]
+    return found
+
+
+class Statement(Settings):
+    source: str
+    quote: str
+    config: str
+    """In pretrain.json."""
+    key: str
+    low: float
+    high: float
+
+
+def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]:
+    """The released 2x config that is nearest to a resolved one, and what differs: ``key theirs -> ours``.
+
+    The length of the schedule does not count, nor a learning rate that is scaled with the batch.
+
+    Args:
+        settings: of Detectron2.
+        detector: c4 or fpn.
+    """
+    ours = flat(settings)
+    ours["SOLVER.BASE_LR"] = round(ours["SOLVER.BASE_LR"] * 16 / ours["SOLVER.IMS_PER_BATCH"], 6)
+    ours["SOLVER.IMS_PER_BATCH"] = 16
+
+    def differ(name: str) -> list[str]:
+        return [
+            key for key in differing(ours, released()[name]) if kind_of(key) not in ("schedule", "data")
+        ]
+
+    names = [name for name in released() if f"coco_R_50_{detector.upper()}_2x" in name]
+    name = min(names, key=lambda name: len(differ(name)))
+    theirs = released()[name]
+    return name, [f"{key} {shown(theirs[key])} -> {shown(ours[key])}" for key in differ(name)]
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Keys of both whose values differ; a key that only one version of Detectron2 knows is none."""
+    cosine = "WarmupCosineLR"  # which has no steps
+    both = ours["SOLVER.LR_SCHEDULER_NAME"] == theirs["SOLVER.LR_SCHEDULER_NAME"] == cosine
+    neutral = (*NEUTRAL, "SOLVER.STEPS") if both else NEUTRAL
+    return [
+        key for key in theirs if key in ours and ours[key] != theirs[key] and not key.startswith(neutral)
+    ]
+
+
+def kind_of(key: str) -> str:
+    return next((kind for start, kind in KINDS.items() if key.startswith(start)), "other")
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@functools.cache
+def recipes() -> dict[str, tuple[str, float]]:
+    """The table's two COCO recipes by their scheduler: name, and learning rate for 16 images."""
+    found = {}
+    for name, who in (("authors", "authors"), ("moco", "openselfsup")):
+        settings = released()[f"{who}/coco_R_50_C4_2x_moco"]
+        rate = settings["SOLVER.BASE_LR"] * 16 / settings["SOLVER.IMS_PER_BATCH"]
+        found[settings["SOLVER.LR_SCHEDULER_NAME"]] = name, rate
+    return found
+
+
+def statements() -> list[Statement]:
+    """What README and file names say of a setting of a released pretraining config."""
+    text = yaml.safe_load((FOLDER / "stated.yaml").read_text())
+    return parse_settings(text, RootModel[list[Statement]], "stated.yaml").root

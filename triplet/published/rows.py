@@ -1,0 +1,47 @@
+"""The rows of the COCO table: configs/methods.yaml."""
+
+import functools
+from typing import Annotated, Literal
+
+from pydantic import Field, RootModel
+
+from triplet.config import Settings, parse_file
+from triplet.paths import CONFIGS
+
+
+class Published(Settings):
+    """Average precision over IoU 0.50:0.95, in percent."""
+
+    box: float
+    mask: float
+    box50: float | None = None
+    """At IoU 0.50."""
+    box75: float | None = None
+    mask50: float | None = None
+    mask75: float | None = None
+
+
+class Method(Settings):
+    label: str
+    weights: Annotated[dict[str, Literal["caffe2", "extracted", "torchvision"]], Field(min_length=1)]
+    """Names in configs/sources.yaml, and the format that ``triplet.weights`` finds."""
+    detection: str
+    """Name of a file in configs/detection/."""
+    readme: Published
+    zoo: Published | None = None
+    student: Published | None = None
+    """Of a later reproduction by others."""
+    untrained: bool = False
+    """Its weights are initial ones."""
+    pretrain: str | None = None
+    """Name of its recipe, for either engine; None for a row that is not pretrained here."""
+
+
+class Methods(RootModel[dict[str, Method]]):
+    """By the name that a run of the row has."""
+
+
+@functools.cache
+def load_methods() -> dict[str, Method]:
+    """The table's rows in order; KitError when the file does not fit the schema."""
+    return parse_file(CONFIGS / "methods.yaml", Methods).root

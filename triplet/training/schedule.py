@@ -1,0 +1,54 @@
+"""Learning rate and EMA momentum as functions of the iteration.
+
+Iterations count micro-batches: one forward and backward pass each, before gradient accumulation.
+"""
+
+from collections.abc import Sequence
+from math import cos, pi
+
+
+def learning_rate(
+    iteration: int,
+    *,
+    peak: float,
+    iterations_per_epoch: int,
+    epochs: int,
+    warmup_epochs: float = 10,
+    warmup_ratio: float = 1e-4,
+    steps: Sequence[int] = (),
+) -> float:
+    """Cosine to zero, or steps, changed once an epoch, under a linear warm-up that changes each iteration.
+
+    During warm-up the factor multiplies the epoch's value, as mmcv 0.x does it.
+
+    Args:
+        iteration: from 0.
+        peak: the configured learning rate.
+        iterations_per_epoch: micro-batches in an epoch.
+        epochs: of the whole run.
+        warmup_epochs: length of the warm-up.
+        warmup_ratio: factor at iteration 0.
+        steps: epochs from which on the rate is a tenth of what it was; none for the cosine.
+    """
+    epoch = iteration // iterations_per_epoch
+    annealed = 0.5 * peak * (1 + cos(pi * epoch / epochs))
+    if steps:
+        annealed = peak * 0.1 ** sum(epoch >= step for step in steps)
+    warmup = warmup_epochs * iterations_per_epoch
+    if iteration >= warmup:
+        return annealed
+    return annealed * (1 - (1 - iteration / warmup) * (1 - warmup_ratio))
+
+
+def ema_momentum(iteration: int, *, iterations: int, base: float = 0.99) -> float:
+    """Share of the target network that an EMA update keeps: from base, by a cosine, to 1.
+
+    The authors recompute it only on the iterations that step the optimiser (iteration + 1 divisible
+    by the accumulation count); at those iterations this is their value.
+
+    Args:
+        iteration: from 0.
+        iterations: of the whole run.
+        base: momentum at iteration 0.
+    """
+    return 1 - (1 - base) * (cos(pi * iteration / iterations) + 1) / 2
