@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
+import signal
 
 import pytest
 
 from tests.conftest import KIT
+from tests.support.processes import group_is_gone, start, wait_until
 from tests.support.processes import run as kit
 from triplet.runs import collect
 
@@ -131,3 +134,18 @@ def test_real_data_by_path(world, drawn):
     assert record["inputs"]["images"]["path"] == "datasets/demo-tiny/train2017"
     assert record["inputs"]["images"]["files"] == 6
     assert records["demo-tiny/seed0/triplet/pretrain"]["inputs"]["images"]["files"] == 48
+
+
+def test_a_stopped_demo_stops_both_rows_which_save(world, tmp_path):
+    folder, *_ = world
+    shutil.copytree(folder / "datasets", tmp_path / "datasets")
+    places = {f"TRIPLET_{n.upper()}": tmp_path / n for n in ("datasets", "checkpoints", "reports")}
+    running = start("demo", "--config", folder / "demo.yaml", session=True, **places)
+    begun = tmp_path / "checkpoints/demo/seed0/random/finetune/started.json"
+    wait_until(begun.exists, running)
+    running.send_signal(signal.SIGTERM)
+    out, error = running.communicate(timeout=60)
+    assert running.returncode == 143, error
+    assert "triplet finetune: stopped by SIGTERM" in error
+    assert "triplet report" not in out
+    assert group_is_gone(running)
