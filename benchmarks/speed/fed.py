@@ -13,7 +13,7 @@ from benchmarks.speed.timing import Budget, spread
 from triplet.images import open_images
 from triplet.pretrain import data, trainer
 from triplet.pretrain.layout import Order, plan
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import Sizes
 from triplet.signals import Stop
 
 

@@ -4,7 +4,7 @@ import re
 
 from triplet.pretrain.config import Model
 from triplet.pretrain.estimate import encoder_flop
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import Sizes
 
 # Dense bfloat16 with float32 accumulation, no sparsity, in FLOP/s, by a part of the device's name.
 # H100 SXM and H200: NVIDIA's data sheets (1979 TFLOPS "with sparsity"). A100: its data sheet. RTX 4090: the

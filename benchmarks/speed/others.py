@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from benchmarks.speed.released import SCALE
 from triplet.models.resnet import Backbone
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.step import Sizes, resize
+from triplet.pretrain.methods.triplet import resize
+from triplet.pretrain.views import Sizes
 
 INSTALL = {
     "lightly": "pip install lightly",

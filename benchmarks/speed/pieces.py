@@ -14,7 +14,7 @@ from triplet.models.networks import Networks
 from triplet.pretrain import data, trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order, plan
-from triplet.pretrain.loss import truncated_triplet_loss
+from triplet.pretrain.methods.triplet import truncated_triplet_loss
 from triplet.signals import Stop
 from triplet.training.optim import ema_update
 

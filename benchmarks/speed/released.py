@@ -23,7 +23,7 @@ from torchvision import transforms
 from triplet.images import Images
 from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain, Views
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import Sizes
 
 
 def head(prediction: Tensor, target: Tensor, gamma: float = 2.0, margin: float = 100.0) -> Tensor:

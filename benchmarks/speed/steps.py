@@ -13,10 +13,11 @@ from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet.errors import KitError
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain, SideRange
-from triplet.pretrain.layout import Order
-from triplet.pretrain.step import Sizes
-from triplet.pretrain.views import draw_sizes, normalize
+from triplet.pretrain.layout import Order, Pass
+from triplet.pretrain.objective import Objective
+from triplet.pretrain.views import Sizes, draw_sizes, normalize
 from triplet.progress import say
+from triplet.training.distributed import Processes
 
 EPOCHS_OF = 1000
 """Micro-batches in an epoch, for the schedules; nothing here depends on it."""
@@ -54,18 +55,20 @@ class Kit:
     def __init__(self, config: Pretrain, device: torch.device, name: str = "kit") -> None:
         self.name, self.config, self.device = name, config, device
         self.cudnn_benchmark = config.views.few  # as the trainer has it
-        self.objective = trainer.Objective(config).train().to(device)
+        images = EPOCHS_OF * config.micro_batch
+        self.objective = Objective(config, images, Processes(0, 1, device)).train().to(device)
         self.networks = self.objective.networks
         nn.utils.convert_conv2d_weight_memory_format(self.objective, torch.channels_last)
         if config.compile:
             trainer.compile_networks(self.networks)
         self.optimizer = trainer.make_optimizer(self.networks, config)
-        self.order = Order(EPOCHS_OF * config.micro_batch, config)
+        self.order = Order(images, config)
+        self.each = Pass(0, tuple((0, index) for index in range(config.micro_batch)))
         self.seen: list[Tensor] = []
 
     def micro_batch(self, pairs: Tensor, sizes: Sizes) -> None:
         """Forward and backward of (n, 2, 3, h, w) uint8 views that lie on the host."""
-        loss, values = self.objective(pairs.to(self.device, non_blocking=True), sizes)
+        loss, values = self.objective(pairs.to(self.device, non_blocking=True), self.each, sizes)
         (loss / self.config.optimizer.accumulate).backward()
         self.seen.append(values)
 

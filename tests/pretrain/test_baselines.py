@@ -16,7 +16,8 @@ from triplet.config import load
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import Order, Pass
 from triplet.pretrain.methods import npid
-from triplet.pretrain.trainer import Baseline, advance, make_optimizer
+from triplet.pretrain.objective import Objective
+from triplet.pretrain.trainer import advance, make_optimizer
 from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
 
@@ -45,7 +46,7 @@ class Run:
         self.name, self.case, self.config = name, CASES[name], config
         self.order = Order(self.case.images, config)
         alone = Processes(0, 1, torch.device("cpu"))
-        self.objective = Baseline(config, self.case.images, alone).double().train()
+        self.objective = Objective(config, self.case.images, alone).double().train()
         self.networks = self.objective.networks
         if name == "relative-loc":
             self.networks.dropout = 0.0

@@ -19,7 +19,7 @@ from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
 from triplet.pretrain.config import Patches, Pretrain
 from triplet.pretrain.layout import plan
-from triplet.pretrain.methods import METHODS
+from triplet.pretrain.methods import METHODS, check
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
 from triplet.pretrain.methods.moco import enqueue
@@ -213,8 +213,11 @@ def test_a_stopped_training_goes_on_with_its_queue_or_memory(drawn, tmp_path, me
     ],
 )
 def test_what_does_not_fit_a_method_is_refused(method, more, message):
+    config = settings(method, **more)
     with pytest.raises(KitError, match=message):
-        settings(method, **more)
+        check(config)
+    with pytest.raises(KitError, match=message):
+        plan(config, 1)
 
 
 def test_a_batch_that_is_seen_whole_is_not_cut(drawn, tmp_path):

@@ -15,8 +15,7 @@ from triplet.pretrain import trainer
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import ViewPairs
 from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.step import Sizes
-from triplet.pretrain.views import draw_view, normalize, view_rng
+from triplet.pretrain.views import Sizes, draw_view, normalize, view_rng
 from triplet.training.optim import ema_update
 
 CPU = torch.device("cpu")

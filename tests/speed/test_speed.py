@@ -15,7 +15,7 @@ from triplet.errors import KitError
 from triplet.pretrain.config import SideRange, Views
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import plan
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import Sizes
 
 CPU = torch.device("cpu")
 

@@ -21,8 +21,7 @@ from torch import Tensor
 from triplet.errors import KitError
 from triplet.images import decode, open_images
 from triplet.pretrain.config import SideRange, Views
-from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.step import resize
+from triplet.pretrain.methods.triplet import resize, truncated_triplet_loss
 from triplet.pretrain.views import draw_sizes
 
 

@@ -7,9 +7,6 @@ from pydantic import Field, model_validator
 from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
-TOGETHER = ("simclr", "moco")
-"""Methods that look at all images of a micro-batch at once."""
-
 
 class SideRange(Settings):
     """Sides in pixels from which a network's input resolution is drawn, uniformly."""
@@ -171,7 +168,10 @@ class Monitor(Settings):
 
 
 class Pretrain(Settings):
-    """One pretraining run: what the optimiser sees, whatever machine it runs on."""
+    """One pretraining run: what the optimiser sees, whatever machine it runs on.
+
+    Whether the parts fit the method is checked by ``methods.check``.
+    """
 
     method: Literal["triplet", "byol", "moco", "npid", "relative-loc", "rotation-pred", "simclr"] = (
         "triplet"
@@ -205,24 +205,11 @@ class Pretrain(Settings):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.model.hidden == 0 and self.method != "moco":
-            raise ValueError("model.hidden must be at least 1: only MoCo has a linear projector")
-        if self.method in TOGETHER and self.optimizer.accumulate > 1:
-            raise ValueError(f"optimizer.accumulate must be 1 for {self.method}: its batch is seen whole")
-        if self.method == "moco" and self.contrast.queue % self.micro_batch:
-            raise ValueError(f"contrast.queue must be a multiple of the batch, {self.micro_batch}")
-        if self.views.backend == "dali" and self.views_per_image != 2:
-            raise ValueError("views.backend=dali makes two views of an image; take opencv")
         if self.views.backend == "dali" and (
             self.views.grayscale_first or self.views.interpolation != "bicubic"
         ):
             raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
         return self
-
-    @property
-    def views_per_image(self) -> int:
-        """That the method sees; relative location's are patches."""
-        return {"npid": 1, "rotation-pred": 1, "relative-loc": 9}.get(self.method, 2)
 
     @property
     def loaders(self) -> int:

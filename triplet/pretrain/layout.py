@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods import METHODS, check
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Layout:
 
     def describe(self) -> str:
         """One line for the log."""
-        negatives = f"negatives among {self.config.loss.group}, " if self.config.method == "triplet" else ""
+        in_group = METHODS[self.config.method].TRAITS.negatives_in_group
+        negatives = f"negatives among {self.config.loss.group}, " if in_group else ""
         line = (
             f"{self.config.batch} images a step = {self.teams * self.ranks} processes x {self.passes} "
             f"passes x {self.images} images; {negatives}BN over {self.bn_images}"
@@ -90,7 +92,13 @@ class Layout:
 
 
 def plan(config: Pretrain, processes: int) -> Layout:
-    """The layout for a number of processes; KitError when the step does not divide among them."""
+    """The layout for a number of processes.
+
+    Raises:
+        KitError: settings that do not fit the method, see ``methods.check``; or the step does not divide
+            among the processes.
+    """
+    check(config)
     groups, accumulate = config.optimizer.groups, config.optimizer.accumulate
     possible = [
         n for n in range(1, groups * accumulate + 1)

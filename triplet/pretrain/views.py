@@ -20,7 +20,6 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from triplet.pretrain.config import SideRange, Views
-from triplet.pretrain.step import Sizes
 
 Pixels = NDArray[Any]
 """(height, width, 3) uint8 RGB."""
@@ -30,6 +29,16 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # ImageNet's, RGB, of values in 0..255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Side in pixels to which each network sees each view in this step, the same on every rank."""
+
+    online_1: int
+    online_2: int
+    target_1: int
+    target_2: int
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,23 @@ def render_view(
     if draws.flip:
         image = ImageOps.mirror(image)
     return BACKENDS[backend](image, draws)
+
+
+def augmented_views(
+    image: Image.Image, config: Views, rng: Callable[[int], np.random.Generator], count: int
+) -> Pixels:
+    """(count, side, side, 3) uint8 views of an RGB image.
+
+    Args:
+        image: RGB.
+        config: of the views.
+        rng: from the number of a view to its generator, see ``view_rng``.
+        count: 1 or 2.
+    """
+    drawn = [draw_view(config, image.size, view, rng(view)) for view in range(count)]
+    return np.stack(
+        [render_view(image, each, config.size, config.backend, config.interpolation) for each in drawn]
+    )
 
 
 def _pil(image: Image.Image, draws: Draws) -> Pixels:

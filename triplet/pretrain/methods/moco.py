@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
 from triplet.pretrain.recolor import send
 from triplet.training.optim import ema_update
 
-MEASURES = ("accuracy",)
-PASSES = (1, 1)
-EMA = False  # within the step
+
+def queue_holds_whole_batches(config: Pretrain) -> None:
+    """Raise KitError for a queue that is not a multiple of the batch."""
+    if config.contrast.queue % config.micro_batch:
+        raise KitError(f"contrast.queue must be a multiple of the batch, {config.micro_batch}")
+
+
+# The key encoder moves within the step, before it is used.
+TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True, check=queue_holds_whole_batches)
 
 
 class Moco(nn.Module):
@@ -80,3 +87,8 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     places = (pointer + torch.arange(len(keys), device=queue.device)) % queue.shape[1]
     queue[:, places] = keys.T.to(queue.dtype)
     pointer.copy_((pointer + len(keys)) % queue.shape[1])
+
+
+def work(config: Pretrain) -> Work:
+    """One view asks, the other one is the key."""
+    return Work.at(config.views.size, online=1, target=1)

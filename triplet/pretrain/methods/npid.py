@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
 
-MEASURES = ("accuracy",)
-PASSES = (1, 0)
-EMA = False
+TRAITS = Traits(measures=("accuracy",), views=1)
 
 
 class Npid(nn.Module):
@@ -53,3 +51,9 @@ def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
         moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new
         bank[everyone] = F.normalize(moved)
     return loss, [found]
+
+
+def work(config: Pretrain) -> Work:
+    """One view; the negatives' features, in float32, are kept for the backward pass."""
+    negatives = 4 * config.contrast.negatives * config.model.outputs
+    return Work.at(config.views.size, online=1, more_kept=negatives)
