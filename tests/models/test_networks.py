@@ -7,7 +7,7 @@ from tests.support.batches import triplet_batch
 from triplet.models.networks import Networks
 from triplet.models.resnet import Backbone
 from triplet.pretrain.methods import triplet
-from triplet.pretrain.views import Sizes
+from triplet.pretrain.views import InputResolutions
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -58,7 +58,7 @@ def test_target_is_a_frozen_copy_in_train_mode(monkeypatch):
         return (prediction * target).sum()
 
     monkeypatch.setattr(triplet, "truncated_triplet_loss", loss_of)
-    loss, _ = triplet.step(networks, views, triplet_batch(Sizes(32, 32, 48, 64), group=12))
+    loss, _ = triplet.step(networks, views, triplet_batch(InputResolutions(32, 32, 48, 64), group=12))
     loss.backward()
     assert len(targets) == 2
     assert not any(target.requires_grad for target in targets)

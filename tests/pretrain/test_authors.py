@@ -31,12 +31,12 @@ from scripts.golden_whole_model import (
     views,
 )
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.layout import Order, Pass
+from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import triplet
 from triplet.pretrain.methods.triplet import resize
 from triplet.pretrain.objective import Objective
 from triplet.pretrain.trainer import advance, make_optimizer
-from triplet.pretrain.views import Sizes, normalize
+from triplet.pretrain.views import InputResolutions, normalize
 from triplet.training import optim, schedule
 from triplet.training.distributed import Processes
 from triplet.training.optim import LARS, ema_update
@@ -68,16 +68,18 @@ class Run:
     def golden(self, key: str) -> np.ndarray:
         return GOLDEN[f"{self.case}_{key}"]
 
-    def micro_batch(self, iteration: int) -> tuple[Tensor, Sizes]:
+    def micro_batch(self, iteration: int) -> tuple[Tensor, InputResolutions]:
         pairs = np.stack([views(i) for i in self.golden("indices")[iteration].tolist()])
-        return torch.from_numpy(pairs), Sizes(*(self.golden("sides")[iteration] // SHRINK).tolist())
+        return torch.from_numpy(pairs), InputResolutions(
+            *(self.golden("sides")[iteration] // SHRINK).tolist()
+        )
 
     def passes(self, number: int, divide: int = ACCUMULATE) -> float:
         """Gradients of an optimiser step (none under no_grad); the largest deviation of its losses."""
         worst = 0.0
         for iteration in range(number * ACCUMULATE, (number + 1) * ACCUMULATE):
             pairs, sizes = self.micro_batch(iteration)
-            loss, _ = self.objective(pairs, Pass(iteration, ()), sizes)
+            loss, _ = self.objective(pairs, MicroBatch(iteration, ()), sizes)
             if loss.requires_grad:
                 (loss / divide).backward()
             worst = max(worst, abs(loss.item() - self.golden("loss")[iteration].item()))
@@ -317,7 +319,7 @@ def view_2_first(run: Run, mistake: Mistake) -> None:
 
     def swapped(iteration):
         pairs, sizes = right(iteration)
-        one = Sizes(sizes.online_2, sizes.online_1, sizes.target_2, sizes.target_1)
+        one = InputResolutions(sizes.online_2, sizes.online_1, sizes.target_2, sizes.target_1)
         return pairs.flip(1), one
 
     mistake.setattr(run, "micro_batch", swapped)
@@ -328,7 +330,7 @@ def sides_of_the_other_network(run: Run, mistake: Mistake) -> None:
 
     def swapped(iteration):
         pairs, sizes = right(iteration)
-        return pairs, Sizes(sizes.target_1, sizes.target_2, sizes.online_1, sizes.online_2)
+        return pairs, InputResolutions(sizes.target_1, sizes.target_2, sizes.online_1, sizes.online_2)
 
     mistake.setattr(run, "micro_batch", swapped)
 

@@ -18,7 +18,7 @@ from triplet.config import parse
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
 from triplet.pretrain.config import Patches, Pretrain
-from triplet.pretrain.layout import plan
+from triplet.pretrain.layout import make_layout
 from triplet.pretrain.methods import METHODS, check
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
@@ -131,7 +131,7 @@ def settings(method, **more):
             "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
             "views": {"size": 32, "patches": {"resize": 120, "crop": 105, "jitter": 3}},
             "loss": {"group": 12},
-            "contrast": {"queue": 48, "negatives": 10, "momentum": 0.5},
+            "contrastive": {"queue": 48, "negatives": 10, "momentum": 0.5},
             "batch_norm": "group" if method in ("moco", "relative-loc") else "shared",
             "optimizer": {
                 "name": "lars" if method in ("byol", "simclr") else "sgd",
@@ -145,11 +145,11 @@ def settings(method, **more):
 
 
 def test_the_log_says_over_what_bn_goes():
-    alone = plan(settings("relative-loc", images_per_gpu=12), 1)
+    alone = make_layout(settings("relative-loc", images_per_gpu=12), 1)
     assert (alone.splits, alone.bn_images) == (2, 12)
     assert alone.describe() == "24 images a step = 1 processes x 2 passes x 12 images; BN over 12"
-    assert plan(settings("moco"), 1).bn_images == plan(settings("moco"), 2).bn_images == 12
-    assert plan(settings("byol"), 2).describe().endswith("12 images; BN over 24")
+    assert make_layout(settings("moco"), 1).bn_images == make_layout(settings("moco"), 2).bn_images == 12
+    assert make_layout(settings("byol"), 2).describe().endswith("12 images; BN over 24")
 
 
 def trained(folder):
@@ -202,7 +202,7 @@ def test_a_stopped_training_goes_on_with_its_queue_or_memory(drawn, tmp_path, me
 @pytest.mark.parametrize(
     ("method", "more", "message"),
     [
-        ("moco", {"contrast": {"queue": 50}}, "contrast.queue must be a multiple of the batch, 24"),
+        ("moco", {"contrastive": {"queue": 50}}, "contrastive.queue must be a multiple of the batch, 24"),
         (
             "simclr",
             {"optimizer": {"groups": 2, "accumulate": 2}},
@@ -217,7 +217,7 @@ def test_what_does_not_fit_a_method_is_refused(method, more, message):
     with pytest.raises(KitError, match=message):
         check(config)
     with pytest.raises(KitError, match=message):
-        plan(config, 1)
+        make_layout(config, 1)
 
 
 def test_a_batch_that_is_seen_whole_is_not_cut(drawn, tmp_path):

@@ -12,7 +12,7 @@ from triplet.models.networks import Networks
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods import triplet
-from triplet.pretrain.views import Sizes
+from triplet.pretrain.views import InputResolutions
 
 
 def test_the_step_predicts_the_other_view(monkeypatch):
@@ -27,7 +27,7 @@ def test_the_step_predicts_the_other_view(monkeypatch):
 
     monkeypatch.setattr(triplet, "truncated_triplet_loss", loss)
     given = {"gamma": 3.0, "margin": 1.0, "nearest": 5, "skip": 2, "group": 6}
-    total, _ = triplet.step(networks, [v1, v2], triplet_batch(Sizes(32, 32, 32, 32), **given))
+    total, _ = triplet.step(networks, [v1, v2], triplet_batch(InputResolutions(32, 32, 32, 32), **given))
     with torch.no_grad():
         p1, p2 = (networks.predictor(networks.online(v)) for v in (v1, v2))
         z1, z2 = networks.target(v1), networks.target(v2)

@@ -8,7 +8,7 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 
-class SideRange(Settings):
+class ResolutionRange(Settings):
     """Sides in pixels from which a network's input resolution is drawn, uniformly."""
 
     smallest: Pixels
@@ -76,13 +76,13 @@ class Views(Settings):
     backend: Literal["pil", "opencv", "dali"] = "pil"
     """What makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on the GPU
     (see dali.py)."""
-    online: SideRange = SideRange(smallest=96, largest=224)
-    target: SideRange = SideRange(smallest=128, largest=224)
+    online: ResolutionRange = ResolutionRange(smallest=96, largest=224)
+    target: ResolutionRange = ResolutionRange(smallest=128, largest=224)
     patches: Patches = Patches()
     """Of relative location, which takes nothing else from here."""
 
     @property
-    def few(self) -> bool:
+    def few_resolutions(self) -> bool:
         """Whether the resolutions are few, so that tuning kernels for each pays."""
         return self.online.step > 1 and self.target.step > 1
 
@@ -114,7 +114,7 @@ class Loss(Settings):
         return self
 
 
-class Contrast(Settings):
+class Contrastive(Settings):
     """Of SimCLR, MoCo and NPID."""
 
     temperature: Positive = 0.07
@@ -180,7 +180,7 @@ class Pretrain(Settings):
     views: Views = Views()
     loss: Loss
     """Of the Triplet method; of the others ``group`` alone, the images of one GPU in the original."""
-    contrast: Contrast = Contrast()
+    contrastive: Contrastive = Contrastive()
     batch_norm: Literal["shared", "group"] = "shared"
     """Over a micro-batch, or over each group alone as on a GPU of its own."""
     optimizer: Optimizer

@@ -28,9 +28,9 @@ from triplet.errors import KitError, out_of_memory
 from triplet.images import Images
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import _Items, read_or_next
+from triplet.pretrain.gpu_augment import gpu_augment
 from triplet.pretrain.layout import Layout, Order
-from triplet.pretrain.recolor import recolor
-from triplet.pretrain.views import Draws, draw_view, view_rng
+from triplet.pretrain.views import AugmentationParams, sample_augmentation, view_rng
 from triplet.progress import say
 from triplet.signals import Stop
 from triplet.training.loading import load as load_items
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
     """One image, not decoded yet."""
 
     data: bytes
-    draws: tuple[Draws, Draws]
+    draws: tuple[AugmentationParams, AugmentationParams]
     unreadable: list[int]
     """Indices that it stands in for."""
 
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     data: Tensor
     """All files, one after the other: one piece of shared memory instead of hundreds."""
     sizes: list[int]
-    draws: list[tuple[Draws, Draws]]
+    draws: list[tuple[AugmentationParams, AugmentationParams]]
     unreadable: list[int]
 
 
@@ -90,7 +90,8 @@ class Encoded(Dataset[Batch]):
             self.images, index, lambda index: self._read(index, plain)
         )
         one, other = (
-            draw_view(self.config, size, view, view_rng(self.seed, epoch, index, view)) for view in (0, 1)
+            sample_augmentation(self.config, size, view, view_rng(self.seed, epoch, index, view))
+            for view in (0, 1)
         )
         return Sample(data, (one, other), unreadable)
 
@@ -129,7 +130,9 @@ def load(
     with contextlib.closing(load_items(encoded, items, workers=config.loaders, stop=stop)) as batches:
         for batch, pixels in _decoded(encoded, batches, layout, device):
             draws = [each for pair in batch.draws for each in pair]
-            parts = [recolor(pixels[i : i + PART], draws[i : i + PART]) for i in range(0, len(draws), PART)]
+            parts = [
+                gpu_augment(pixels[i : i + PART], draws[i : i + PART]) for i in range(0, len(draws), PART)
+            ]
             yield torch.cat(parts).unflatten(0, (-1, 2)), batch.unreadable
 
 

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from triplet.errors import KitError
 from triplet.models.networks import Networks
-from triplet.pretrain.config import Model, Pretrain, SideRange
-from triplet.pretrain.layout import Layout, plan
+from triplet.pretrain.config import Model, Pretrain, ResolutionRange
+from triplet.pretrain.layout import Layout, make_layout
 from triplet.pretrain.methods import METHODS
 from triplet.training.memory import kept_for_backward
 
@@ -69,12 +69,12 @@ def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
     """
     if config.images_per_gpu:
         return config
-    layout, traits = plan(config, processes), METHODS[config.method].TRAITS
+    layout, traits = make_layout(config, processes), METHODS[config.method].TRAITS
     whole, in_group = traits.needs_whole_batch, traits.negatives_in_group
     groups = layout.images // config.loss.group
     for held in (n for n in range(groups, groups - 1 if whole else 0, -1) if groups % n == 0):
         limited = config.model_copy(update={"images_per_gpu": held * config.loss.group})
-        needed = estimate(config, plan(limited, processes)).memory
+        needed = estimate(config, make_layout(limited, processes)).memory
         if needed <= memory * ROOM:
             return config if held == groups else limited
     negative = "negative " if in_group else ""
@@ -108,7 +108,7 @@ def encoder_flop(model: Model, side: int) -> float:
 
 
 @cache
-def _mean_flop(model: Model, sides: SideRange) -> float:
+def _mean_flop(model: Model, sides: ResolutionRange) -> float:
     """Of one forward pass of an encoder for one image, over the sides that are drawn."""
     every = range(sides.smallest, sides.largest + 1, sides.step)
     # 7 shares no factor with the strides: what rounding up costs on odd sides is met as often as it is.

@@ -23,7 +23,7 @@ from triplet.pretrain.methods import METHODS, check
 
 
 @dataclass(frozen=True)
-class Pass:
+class MicroBatch:
     """One forward and backward pass of one process."""
 
     iteration: int
@@ -76,7 +76,7 @@ class Layout:
             line += f" (the config asks for {self.config.micro_batch}: images_per_gpu forbids it)"
         return line
 
-    def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[Pass]]:
+    def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[MicroBatch]]:
         """The passes of a process, a list for each optimiser step from ``start`` on."""
         accumulate = self.config.optimizer.accumulate
         share = self.images * self.splits
@@ -87,11 +87,11 @@ class Layout:
                 iteration = step * accumulate + round_ * self.teams + self.team(rank)
                 items = order.micro_batch(iteration)[first : first + share]
                 for cut in range(0, share, self.images):
-                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images]), first + cut))
+                    passes.append(MicroBatch(iteration, tuple(items[cut : cut + self.images]), first + cut))
             yield passes
 
 
-def plan(config: Pretrain, processes: int) -> Layout:
+def make_layout(config: Pretrain, processes: int) -> Layout:
     """The layout for a number of processes.
 
     Raises:

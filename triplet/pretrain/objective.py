@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.layout import Layout, Pass
+from triplet.pretrain.gpu_augment import send
+from triplet.pretrain.layout import Layout, MicroBatch
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.methods.common import Batch
-from triplet.pretrain.recolor import send
-from triplet.pretrain.views import Sizes, draw_sizes, normalize
+from triplet.pretrain.views import InputResolutions, draw_resolutions, normalize
 from triplet.training.distributed import Processes
 
 
@@ -35,7 +35,7 @@ class Objective(nn.Module):
         return ("loss", *self.method.TRAITS.measures)
 
     def forward(
-        self, pixels: Tensor, each: Pass, resolutions: Sizes | None = None
+        self, pixels: Tensor, each: MicroBatch, resolutions: InputResolutions | None = None
     ) -> tuple[Tensor, Tensor]:
         """One pass of this process.
 
@@ -54,7 +54,7 @@ class Objective(nn.Module):
             for view in pixels.unbind(1)
         ]
         if resolutions is None and self.method.TRAITS.draws_resolutions:
-            resolutions = draw_sizes(config.views, config.seed, each.iteration)
+            resolutions = draw_resolutions(config.views, config.seed, each.iteration)
         indices = torch.tensor([index for _, index in each.items], dtype=torch.int64)
         batch = Batch(
             config=config,

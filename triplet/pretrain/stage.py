@@ -9,7 +9,7 @@ from triplet.config import load
 from triplet.images import Images, open_images
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import fit
-from triplet.pretrain.layout import plan
+from triplet.pretrain.layout import make_layout
 from triplet.pretrain.trainer import pretrain as train
 from triplet.training import checkpoint, distributed
 from triplet.training.distributed import Processes, join
@@ -45,7 +45,7 @@ def pretrain(
     settings = load(config, Pretrain, overrides)
     output = paths.stage_folder(run, "pretrain")
     with join() as processes:
-        plan(settings, processes.size)
+        make_layout(settings, processes.size)
         processes.same("config", settings.model_dump(mode="json"))
         if memory := processes.memory:
             settings = fit(settings, processes.size, memory)

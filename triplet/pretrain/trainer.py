@@ -19,7 +19,7 @@ from triplet.images import Images
 from triplet.pretrain import data
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import estimate
-from triplet.pretrain.layout import Layout, Order, Pass, plan
+from triplet.pretrain.layout import Layout, MicroBatch, Order, make_layout
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.monitor import Knn
 from triplet.pretrain.objective import Objective, make_objective
@@ -143,7 +143,7 @@ def prepare(
 ) -> Training:
     """Build networks and optimiser on the processes' devices, and load the last checkpoint; see
     ``pretrain``."""
-    layout, order = plan(config, processes.size), Order(len(images), config)
+    layout, order = make_layout(config, processes.size), Order(len(images), config)
     torch.manual_seed(config.seed)
     objective = make_objective(config, len(images), layout, processes).train()
     networks: Any = objective.networks
@@ -155,7 +155,9 @@ def prepare(
     else:
         pool_batch_norm(objective, processes, layout.ranks, compiled=config.compile)
     # Tuning kernels for each resolution pays where they are few.
-    torch.backends.cudnn.benchmark = config.views.few or not objective.method.TRAITS.draws_resolutions
+    torch.backends.cudnn.benchmark = (
+        config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions
+    )
     if config.compile:
         compile_networks(networks)
     model: nn.Module = objective
@@ -211,7 +213,7 @@ def train(run: Training, pace: Pace, unreadable: Unreadable, knn: Knn | None) ->
 def _take_step(
     run: Training,
     step: int,
-    passes: list[Pass],
+    passes: list[MicroBatch],
     batches: Batches,
     unreadable: Unreadable,
     pace: Pace,
@@ -248,7 +250,7 @@ def _loader(config: Pretrain) -> Callable[..., Batches]:
 
 
 def accumulate(
-    model: nn.Module, config: Pretrain, passes: list[Pass], batches: Batches
+    model: nn.Module, config: Pretrain, passes: list[MicroBatch], batches: Batches
 ) -> tuple[Tensor, float, set[int]]:
     """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
 

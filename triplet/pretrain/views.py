@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from triplet.pretrain.config import SideRange, Views
+from triplet.pretrain.config import ResolutionRange, Views
 
 Pixels = NDArray[Any]
 """(height, width, 3) uint8 RGB."""
@@ -32,7 +32,7 @@ STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class InputResolutions:
     """Side in pixels to which each network sees each view in this step, the same on every rank."""
 
     online_1: int
@@ -42,7 +42,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationParams:
     """Everything random about one view of one image."""
 
     box: tuple[int, int, int, int]
@@ -55,7 +55,9 @@ class Draws:
     solarize: bool
 
 
-def draw_view(config: Views, size: tuple[int, int], view: int, rng: np.random.Generator) -> Draws:
+def sample_augmentation(
+    config: Views, size: tuple[int, int], view: int, rng: np.random.Generator
+) -> AugmentationParams:
     """Draw one view of an image.
 
     Args:
@@ -76,7 +78,7 @@ def draw_view(config: Views, size: tuple[int, int], view: int, rng: np.random.Ge
     grayscale = rng.random() < config.grayscale
     if grayscale and config.grayscale_first:
         jitter.insert(0, ("saturation", 0.0))  # which is PIL's way to grey
-    return Draws(
+    return AugmentationParams(
         box=box,
         flip=flip,
         jitter=tuple(jitter),
@@ -107,7 +109,11 @@ def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generato
 
 
 def render_view(
-    image: Image.Image, draws: Draws, side: int, backend: str = "pil", interpolation: str = "bicubic"
+    image: Image.Image,
+    draws: AugmentationParams,
+    side: int,
+    backend: str = "pil",
+    interpolation: str = "bicubic",
 ) -> Pixels:
     """(side, side, 3) uint8 RGB: the released transforms, in their order.
 
@@ -140,13 +146,13 @@ def augmented_views(
         rng: from the number of a view to its generator, see ``view_rng``.
         count: 1 or 2.
     """
-    drawn = [draw_view(config, image.size, view, rng(view)) for view in range(count)]
+    drawn = [sample_augmentation(config, image.size, view, rng(view)) for view in range(count)]
     return np.stack(
         [render_view(image, each, config.size, config.backend, config.interpolation) for each in drawn]
     )
 
 
-def _pil(image: Image.Image, draws: Draws) -> Pixels:
+def _pil(image: Image.Image, draws: AugmentationParams) -> Pixels:
     for name, factor in draws.jitter:
         image = getattr(TF, f"adjust_{name}")(image, factor)
     if draws.grayscale:
@@ -158,7 +164,7 @@ def _pil(image: Image.Image, draws: Draws) -> Pixels:
     return np.asarray(image)
 
 
-def _opencv(image: Image.Image, draws: Draws) -> Pixels:
+def _opencv(image: Image.Image, draws: AugmentationParams) -> Pixels:
     cv2.setNumThreads(0)  # one image a process: threads within an image only get in each other's way
     pixels = np.asarray(image)
     for name, factor in draws.jitter:
@@ -198,7 +204,7 @@ def _hue(pixels: Pixels, factor: float) -> Pixels:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-BACKENDS: dict[str, Callable[[Image.Image, Draws], Pixels]] = {"pil": _pil, "opencv": _opencv}
+BACKENDS: dict[str, Callable[[Image.Image, AugmentationParams], Pixels]] = {"pil": _pil, "opencv": _opencv}
 JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
     "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
 }  # fmt: skip
@@ -222,17 +228,17 @@ def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tenso
     return mean, std
 
 
-def draw_sizes(config: Views, seed: int, iteration: int) -> Sizes:
+def draw_resolutions(config: Views, seed: int, iteration: int) -> InputResolutions:
     """The four resolutions of one iteration: a function of seed and iteration, equal on all ranks."""
     rng = np.random.default_rng((seed, iteration, 0x51DE5))
 
-    def draw(sides: SideRange) -> int:
+    def draw(sides: ResolutionRange) -> int:
         return (
             int(rng.integers(0, (sides.largest - sides.smallest) // sides.step + 1)) * (sides.step)
             + sides.smallest
         )
 
-    return Sizes(
+    return InputResolutions(
         online_1=draw(config.online),
         online_2=draw(config.online),
         target_1=draw(config.target),

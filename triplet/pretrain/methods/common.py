@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from triplet.errors import KitError
 from triplet.models.resnet import Backbone
-from triplet.pretrain.config import Model, Pretrain, SideRange, Views
-from triplet.pretrain.views import Pixels, Sizes, augmented_views
+from triplet.pretrain.config import Model, Pretrain, ResolutionRange, Views
+from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
 
 
 def needs_hidden_layer(config: Pretrain) -> None:
@@ -64,9 +64,9 @@ class Work:
     """Passes through the online encoder, with a backward pass each."""
     target: int
     """Passes through the target encoder, without one."""
-    online_sides: SideRange
+    online_sides: ResolutionRange
     """Sides in pixels of the online encoder's input."""
-    target_sides: SideRange
+    target_sides: ResolutionRange
     more_flop: float = 0.0
     """FLOP beyond the encoders, forward and backward; a multiply-add is 2."""
     more_kept: float = 0.0
@@ -75,7 +75,7 @@ class Work:
     @classmethod
     def at(cls, side: int, online: int, target: int = 0, **more: float) -> Self:
         """Of a method whose encoders see one resolution."""
-        sides = SideRange.model_construct(smallest=side, largest=side, step=1)
+        sides = ResolutionRange.model_construct(smallest=side, largest=side, step=1)
         return cls(online, target, sides, sides, **more)
 
 
@@ -98,7 +98,7 @@ class Batch:
     gather: Callable[[Tensor], Tensor]
     """(n, ...) of each process -> (N, ...) of all, in order; the gradient goes to the own part alone."""
     processes: int
-    resolutions: Sizes | None = None
+    resolutions: InputResolutions | None = None
     """Input sides of the iteration, the same in all processes; None for a method that draws none."""
 
     @property

@@ -11,15 +11,15 @@ from torch.nn import functional as F
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
+from triplet.pretrain.gpu_augment import send
 from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
-from triplet.pretrain.recolor import send
 from triplet.training.optim import ema_update
 
 
 def queue_holds_whole_batches(config: Pretrain) -> None:
     """Raise KitError for a queue that is not a multiple of the batch."""
-    if config.contrast.queue % config.micro_batch:
-        raise KitError(f"contrast.queue must be a multiple of the batch, {config.micro_batch}")
+    if config.contrastive.queue % config.micro_batch:
+        raise KitError(f"contrastive.queue must be a multiple of the batch, {config.micro_batch}")
 
 
 # The key encoder moves within the step, before it is used.
@@ -45,7 +45,7 @@ class Moco(nn.Module):
 
         self.online = Encoder(config, projector)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrast.queue), dim=0))
+        self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrastive.queue), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
 
 
@@ -60,7 +60,7 @@ def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
     Keys are computed on images shuffled over the groups that share BN statistics, so that those tell
     nothing.
     """
-    settings = batch.config.contrast
+    settings = batch.config.contrastive
     query = unit(networks.online(views[0]))
     with torch.no_grad():
         ema_update(networks.target, networks.online, settings.momentum)

@@ -32,7 +32,7 @@ def build(config: Pretrain, images: int) -> Npid:
 
 def draw(images: int, batch: Batch) -> Tensor:
     """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup."""
-    shape, device = (batch.config.loss.group, batch.config.contrast.negatives), batch.indices.device
+    shape, device = (batch.config.loss.group, batch.config.contrastive.negatives), batch.indices.device
     return torch.cat(
         [torch.randint(images, shape, generator=each, device=device) for each in batch.generators()]
     )
@@ -40,7 +40,7 @@ def draw(images: int, batch: Batch) -> Tensor:
 
 def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
     """One (n, 3, h, w) view: find its own entry among drawn ones; then all processes' entries move."""
-    settings, bank = batch.config.contrast, networks.bank
+    settings, bank = batch.config.contrastive, networks.bank
     feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
     with torch.autocast(feature.device.type, enabled=False):
         positive = (bank[batch.indices] * feature).sum(1)
@@ -55,5 +55,5 @@ def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
 
 def work(config: Pretrain) -> Work:
     """One view; the negatives' features, in float32, are kept for the backward pass."""
-    negatives = 4 * config.contrast.negatives * config.model.outputs
+    negatives = 4 * config.contrastive.negatives * config.model.outputs
     return Work.at(config.views.size, online=1, more_kept=negatives)

@@ -57,7 +57,7 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, 
     with torch.autocast(z.device.type, enabled=False):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         z = z / (z.norm(dim=1, keepdim=True) + 1e-10)
-        loss, found = nt_xent(batch.gather(z), batch.config.contrast.temperature)
+        loss, found = nt_xent(batch.gather(z), batch.config.contrastive.temperature)
     share = batch.processes / batch.config.optimizer.groups  # DDP divides by the processes
     return loss.detach() + share * (loss - loss.detach()), [found]
 
