@@ -200,7 +200,7 @@ class Pretrain(Settings):
     """Share of images that may be unreadable before the run stops."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Optimiser steps between checkpoints."""
-    keep: Annotated[int, Field(ge=1)] = 2
+    max_to_keep: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints that are kept."""
 
     @model_validator(mode="after")

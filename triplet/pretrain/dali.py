@@ -50,7 +50,7 @@ class Sample(NamedTuple):
     """Indices that it stands in for."""
 
 
-class Batch(NamedTuple):
+class EncodedBatch(NamedTuple):
     """The images of one pass."""
 
     items: list[tuple[int, int]]
@@ -62,8 +62,8 @@ class Batch(NamedTuple):
     unreadable: list[int]
 
 
-class Encoded(Dataset[Batch]):
-    """Item [(epoch, index), ...]: a Batch of those images.
+class Encoded(Dataset[EncodedBatch]):
+    """Item [(epoch, index), ...]: those images as one EncodedBatch.
 
     An image that cannot be read is replaced as in ``data.ViewPairs``.
     """
@@ -71,13 +71,13 @@ class Encoded(Dataset[Batch]):
     def __init__(self, images: Images, config: Views, seed: int) -> None:
         self.images, self.config, self.seed = images, config, seed
 
-    def __getitem__(self, items: list[tuple[int, int]]) -> Batch:
+    def __getitem__(self, items: list[tuple[int, int]]) -> EncodedBatch:
         return self.batch(items, plain=False)
 
-    def batch(self, items: list[tuple[int, int]], plain: bool) -> Batch:
+    def batch(self, items: list[tuple[int, int]], plain: bool) -> EncodedBatch:
         """The images, all of them decoded by PIL where ``plain``."""
         samples = [self._sample(epoch, index, plain) for epoch, index in items]
-        return Batch(
+        return EncodedBatch(
             items=items,
             data=torch.from_numpy(np.concatenate([np.frombuffer(s.data, dtype=np.uint8) for s in samples])),
             sizes=[len(s.data) for s in samples],
@@ -137,10 +137,10 @@ def load(
 
 
 def _decoded(
-    encoded: Encoded, batches: Iterator[Batch], layout: Layout, device: torch.device
-) -> Iterator[tuple[Batch, Tensor]]:
+    encoded: Encoded, batches: Iterator[EncodedBatch], layout: Layout, device: torch.device
+) -> Iterator[tuple[EncodedBatch, Tensor]]:
     """Each batch with its (2n, 3, size, size) uint8 views, but for their colours."""
-    ready, inside = deque[Batch](), deque[Batch]()  # for DALI, and in DALI
+    ready, inside = deque[EncodedBatch](), deque[EncodedBatch]()  # for DALI, and in DALI
 
     def source() -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
         if not ready:
@@ -171,7 +171,7 @@ def _decoded(
         yield inside.popleft(), pixels
 
 
-def _plain(encoded: Encoded, batch: Batch) -> Batch:
+def _plain(encoded: Encoded, batch: EncodedBatch) -> EncodedBatch:
     """The same images, decoded by PIL."""
     plain = encoded.batch(batch.items, plain=True)
     damaged = sorted({*plain.unreadable} - {*batch.unreadable})
@@ -190,7 +190,7 @@ def _dali() -> Any:
         ) from None
 
 
-def _arrays(batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+def _arrays(batch: EncodedBatch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
     """Encoded images, and (n, 2, 5) left, top, width, height, mirrored of each view."""
     draws = [[[*view.box, view.flip] for view in pair] for pair in batch.draws]
     return [each.numpy() for each in batch.data.split(batch.sizes)], np.array(draws, dtype=np.int32)

@@ -61,7 +61,7 @@ class Objective(nn.Module):
             iteration=each.iteration,
             indices=send(indices, pixels.device),
             first=each.first,
-            gather=self.processes.rows,
+            gather=self.processes.all_gather,
             processes=self.processes.size,
             resolutions=resolutions,
         )

@@ -29,7 +29,7 @@ from triplet.records import Job
 from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, group_batch_norm, pool_batch_norm
-from triplet.training.metrics import Log, Pace, memory
+from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 from triplet.training.optim import LARS, ema_update, parameter_groups
 from triplet.training.schedule import ema_momentum, learning_rate
 from triplet.weights.initial import load_initial
@@ -124,14 +124,14 @@ def pretrain(
     cores = processes.use_cores(config.loaders)
     run = prepare(config, images, job, processes, weights)
     knn = Knn(config, images, processes) if config.monitor.every else None
-    if processes.first:
+    if processes.is_main_process:
         say(f"pretrain: {run.layout.describe()}; {run.order.describe()}")
         say(f"pretrain: {estimate(config, run.layout).describe()}; weights: {run.origin}")
         say(f"pretrain: {cores}")
     unreadable = Unreadable(job.folder, images, config, processes)
-    pace = Pace(config.batch, run.order.steps, run.start)
+    pace = ThroughputMeter(config.batch, run.order.steps, run.start)
     last = train(run, pace, unreadable, knn)
-    if processes.first:
+    if processes.is_main_process:
         _finish(run, last)
         job.results["unreadable"] = unreadable.names
         job.results["weights"] = run.origin
@@ -170,7 +170,9 @@ def prepare(
     )
 
 
-def train(run: Training, pace: Pace, unreadable: Unreadable, knn: Knn | None) -> dict[str, float]:
+def train(
+    run: Training, pace: ThroughputMeter, unreadable: Unreadable, knn: Knn | None
+) -> dict[str, float]:
     """Take all optimiser steps that are left, with logs and checkpoints.
 
     Returns:
@@ -181,8 +183,10 @@ def train(run: Training, pace: Pace, unreadable: Unreadable, knn: Knn | None) ->
     load = _loader(config)
     with (
         graceful() as stop,
-        Log(folder, run.start, config.optimizer.accumulate, first=processes.first) as log,
-        Bar("pretrain", order.steps, run.start, quiet=not processes.first) as bar,
+        MetricLogger(
+            folder, run.start, config.optimizer.accumulate, is_main_process=processes.is_main_process
+        ) as log,
+        Bar("pretrain", order.steps, run.start, quiet=not processes.is_main_process) as bar,
         contextlib.closing(
             load(run.images, layout, order, rank, run.start, processes.device, stop)
         ) as batches,
@@ -199,12 +203,13 @@ def train(run: Training, pace: Pace, unreadable: Unreadable, knn: Knn | None) ->
                 pace.pause()
             log.write(done, values)
             if saving:
-                if processes.first:
+                if processes.is_main_process:
                     _save(run, done)
                 if stopping and done < order.steps:
-                    processes.tell()  # whoever ends first takes the others along: not before it is saved
+                    # A barrier: torchrun kills the other ranks when one exits.
+                    processes.broadcast_object()
                     raise stop.interrupted(f"{done} of {order.steps} steps")
-            if processes.first and (forecast := pace.forecast(done)):
+            if processes.is_main_process and (forecast := pace.forecast(done)):
                 say(f"pretrain: {forecast}")
             bar.step(f"loss {values['loss']:.3f}")
         return log.last
@@ -216,7 +221,7 @@ def _take_step(
     passes: list[MicroBatch],
     batches: Batches,
     unreadable: Unreadable,
-    pace: Pace,
+    pace: ThroughputMeter,
     stop: Stop,
 ) -> tuple[dict[str, Any], bool]:
     """One optimiser step: what the log says of it, and whether any process is asked to stop."""
@@ -324,7 +329,7 @@ def _save(run: Training, step: int) -> None:
     folder = run.job.folder
     path = folder / f"step_{step:07d}.pth"
     checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step))
-    checkpoint.keep(folder, run.config.keep)
+    checkpoint.keep(folder, run.config.max_to_keep)
 
 
 def _finish(run: Training, last: dict[str, float]) -> None:

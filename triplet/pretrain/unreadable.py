@@ -17,8 +17,10 @@ class Unreadable:
         self._file, self._images, self._config, self._processes = (
             folder / "unreadable.txt", images, config, processes
         )  # fmt: skip
-        known = self._file.read_text().splitlines() if processes.first and self._file.exists() else []
-        self.names: list[str] = processes.tell(known)
+        known = (
+            self._file.read_text().splitlines() if processes.is_main_process and self._file.exists() else []
+        )
+        self.names: list[str] = processes.broadcast_object(known)
 
     def news(self, indices: set[int]) -> int:
         """How many of these are not known yet."""
@@ -29,7 +31,7 @@ class Unreadable:
         found = set().union(*self._processes.gather(indices))
         new = sorted({self._images.name(index) for index in found} - {*self.names})
         self.names = sorted([*self.names, *new])
-        if self._processes.first:
+        if self._processes.is_main_process:
             files.write_text(self._file, "".join(f"{name}\n" for name in self.names))
             say(f"pretrain: cannot be read, replaced by another: {', '.join(new)}")
         if len(self.names) > self._config.unreadable * len(self._images):
