@@ -18,7 +18,7 @@ from triplet.config import parse
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
 from triplet.pretrain.config import Patches, Pretrain
-from triplet.pretrain.layout import make_layout
+from triplet.pretrain.layout import MicroBatch, make_layout
 from triplet.pretrain.methods import METHODS, check
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
@@ -26,6 +26,7 @@ from triplet.pretrain.methods.moco import enqueue
 from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
+from triplet.pretrain.objective import make_objective
 from triplet.pretrain.trainer import pretrain
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, group_batch_norm
@@ -142,6 +143,26 @@ def settings(method, **more):
             **more,
         }, Pretrain, "test",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_what_its_protocol_says(method):
+    config = settings(method)
+    traits = METHODS[method].TRAITS
+    objective = make_objective(config, 24, make_layout(config, 1), ALONE).train()
+    side = traits.view_side(config.views)
+    pixels = torch.randint(256, (24, traits.views, 3, side, side), dtype=torch.uint8)
+    loss, values = objective(pixels, MicroBatch(0, tuple((0, index) for index in range(24))))
+    assert loss.shape == ()
+    assert values.shape == (len(objective.measures),)
+    assert values[0] == pytest.approx(loss.item())
+    assert not values.requires_grad
+    loss.backward()
+    assert objective.networks.online.backbone.conv1.weight.grad is not None
+    if traits.ema_target:
+        online, target = objective.networks.online, objective.networks.target
+        assert [p.shape for p in online.parameters()] == [p.shape for p in target.parameters()]
+        assert all(p.grad is None for p in target.parameters())
 
 
 def test_the_log_says_over_what_bn_goes():

@@ -7,7 +7,7 @@ from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.gpu_augment import send
 from triplet.pretrain.layout import Layout, MicroBatch
-from triplet.pretrain.methods import METHODS
+from triplet.pretrain.methods import METHODS, PretrainMethod
 from triplet.pretrain.methods.common import Batch
 from triplet.pretrain.views import InputResolutions, draw_resolutions, normalize
 from triplet.training.distributed import Processes
@@ -25,9 +25,13 @@ class Objective(nn.Module):
     def __init__(self, config: Pretrain, images: int, processes: Processes) -> None:
         super().__init__()
         self.config, self.processes = config, processes
-        self.method = METHODS[config.method]
         self.networks = self.method.build(config, images)
         self.mixed = config.precision == "bfloat16"
+
+    @property
+    def method(self) -> PretrainMethod:
+        """What the config names; not kept, so that an objective can be copied, which a module cannot."""
+        return METHODS[self.config.method]
 
     @property
     def measures(self) -> tuple[str, ...]:
