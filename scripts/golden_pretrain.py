@@ -30,6 +30,7 @@ def translate(theirs: dict[str, Any]) -> dict[str, Any]:
     colours, radii = jitter["transforms"][0], blur["transforms"][0]
     precision = "float16" if theirs["use_fp16"] else "float32"
     return {
+        "method": "triplet",
         "model.depth": model["backbone"]["depth"],
         "model.hidden": model["neck"]["hid_channels"],
         "model.outputs": model["neck"]["out_channels"],

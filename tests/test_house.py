@@ -220,6 +220,14 @@ def test_no_file_grows_over_500_lines():
             assert len(path.read_text().splitlines()) <= 500, path
 
 
+def test_no_method_is_asked_for_by_its_name():
+    """What differs between methods of pretraining is in their modules; see triplet/pretrain/methods."""
+    for path in tracked():
+        if path.suffix == ".py" and path.relative_to(KIT).parts[0] in PACKAGES:
+            found = re.search(r"method\W{1,4}\s*(==|!=|in\b|not in\b)\s*[\[({]?[\"'].*", path.read_text())
+            assert not found, f"{path}: {found and found[0]}"
+
+
 def test_shell_scripts_parse():
     for path in [*(KIT / "scripts").glob("*.s[hl]*"), KIT / ".ci" / "run"]:
         assert subprocess.run(["bash", "-n", path]).returncode == 0

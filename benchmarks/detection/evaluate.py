@@ -94,7 +94,7 @@ def _evaluate(
     job: records.Job,
     processes: Processes,
 ) -> None:
-    log = job.folder / ("log.txt" if processes.first else f"log.{processes.rank}.txt")
+    log = job.folder / ("log.txt" if processes.is_main_process else f"log.{processes.rank}.txt")
     job.folder.mkdir(parents=True, exist_ok=True)  # of another machine
     with graceful() as stop:
         name, categories = data.testing(cfg, dataset)
@@ -112,7 +112,7 @@ def _evaluate(
             loader = build_detection_test_loader(cfg, name)
         images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
         with (
-            Bar("eval", len(loader), quiet=not processes.first) as bar,
+            Bar("eval", len(loader), quiet=not processes.is_main_process) as bar,
             quiet.log_to(log),
             contextlib.closing(images),
         ):
@@ -123,7 +123,7 @@ def _evaluate(
             parts = comm.gather(found)
             summary = voc.evaluate() if voc else None  # gathers, too
         comm._get_global_gloo_group.cache_clear()  # else a thread of the group's outlives it into the exit
-    if not processes.first:
+    if not processes.is_main_process:
         return
     detections = list(itertools.chain.from_iterable(parts))
     if not detections:

@@ -58,10 +58,10 @@ def finetune(
     folder = paths.stage_folder(run, "finetune")
     with join() as processes:
         processes.use_cores(loaders(cfg, processes))
-        begun = records.begun(folder) if processes.first and not force else None
-        kept = processes.tell(begun.config if begun else None)
-        processes.same("converted weights", records.Artifact.of(weights).sha256)
-        processes.same("settings", [model.plain(cfg), seed, asdict(wish)])
+        begun = records.begun(folder) if processes.is_main_process and not force else None
+        kept = processes.broadcast_object(begun.config if begun else None)
+        processes.assert_same("converted weights", records.Artifact.of(weights).sha256)
+        processes.assert_same("settings", [model.plain(cfg), seed, asdict(wish)])
         names, categories = data.training(cfg, dataset)
         here = cfg.clone()
         here.merge_from_list(
@@ -69,7 +69,7 @@ def finetune(
              "MODEL.WEIGHTS", str(weights), "SEED", seed]
         )  # fmt: skip
         saved = checkpoint.checkpoints(folder) if kept else []
-        done = processes.tell(checkpoint.step_of(saved[0]) if saved else 0)
+        done = processes.broadcast_object(checkpoint.step_of(saved[0]) if saved else 0)
         whole = here
         here, wish = plan.settle(whole, processes, wish, kept)
 
@@ -89,7 +89,7 @@ def finetune(
                 stage="finetune", config=planned(wish.precision, wish.images or wish.kept), inputs={}
             )
             # The first one's, as in the record: on other nodes the data may lie elsewhere.
-            if changes := processes.tell(before.changes(ours)):
+            if changes := processes.broadcast_object(before.changes(ours)):
                 trained = f"with {done} iterations trained" if done else ""
                 raise records.other(folder, "finetune", changes, trained)
         here, chosen = plan.choose(run, model.plain(cfg), whole, here, processes, wish, bool(kept), done)
@@ -114,20 +114,20 @@ def _train(
     seed: int,
     categories: list[str],
 ) -> None:
-    log = job.folder / "log.txt" if processes.first else Path(os.devnull)
+    log = job.folder / "log.txt" if processes.is_main_process else Path(os.devnull)
     saved: dict[str, Any] = {}
-    if processes.first:
+    if processes.is_main_process:
         checkpoint.newest(
             job.folder, lambda path: saved.update(torch.load(path, map_location="cpu", weights_only=True))
         )
-    state = processes.tell(saved)
+    state = processes.broadcast_object(saved)
     start = state.get("step", 0)
     metrics = job.folder / "metrics.json"
-    if processes.first:
+    if processes.is_main_process:
         files.cut_lines(metrics, "iteration", start - 1)  # before the trainer opens it
     seed_all_rng(seed + 1_000_003 * processes.rank + start)
     pool = budget.bn_images(cfg, processes.size, chosen.images)
-    if processes.first:
+    if processes.is_main_process:
         say(f"finetune: {processes.use_cores(loaders(cfg, processes))}")
     watch: Watch | None = None
     with graceful() as stop, contextlib.ExitStack() as closing:
@@ -142,13 +142,16 @@ def _train(
                 if state:
                     trainer.restore(state)
                     state.clear()
-            with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
+            with Bar("finetune", trainer.max_iter, start, quiet=not processes.is_main_process) as bar:
                 watch = Watch(bar, job.folder, cfg.SOLVER.CHECKPOINT_PERIOD)
                 trainer.register_hooks([watch])
                 with quiet.log_to(log):
                     trainer.train(start, trainer.max_iter)
             if passes := trainer.precise_passes:
-                with Bar("precise BN", passes, quiet=not processes.first) as bar, quiet.log_to(log):
+                with (
+                    Bar("precise BN", passes, quiet=not processes.is_main_process) as bar,
+                    quiet.log_to(log),
+                ):
                     trainer.precise_bn(bar)
         except FloatingPointError as error:
             reason = " ".join(str(error).split())[:120]
@@ -159,7 +162,7 @@ def _train(
             if pool and (watch.reached if watch else start):
                 raise KitError(budget.full(chosen.images, kept=True)) from None
             raise KitError(budget.full(chosen.images) + ", and --force" * bool(pool)) from None
-    if not processes.first:
+    if not processes.is_main_process:
         return
     final, resolved = job.folder / "model_final.pth", job.folder / "config.yaml"
     checkpoint.write(final, {"model": trainer.network.state_dict()})

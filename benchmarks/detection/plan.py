@@ -94,7 +94,11 @@ def settle(cfg: CfgNode, processes: Processes, wish: Wish, kept: dict | None) ->
         cfg = budget.compress(cfg, budget.part(wish.schedule, cfg))
     elif kept and wish.hours:
         cfg = budget.with_schedule(cfg, kept["detectron2"]["SOLVER"])
-    precision = wish.precision or (kept or {}).get("precision") or processes.tell(trainer.best_precision())
+    precision = (
+        wish.precision
+        or (kept or {}).get("precision")
+        or processes.broadcast_object(trainer.best_precision())
+    )
     return cfg, replace(wish, kept=images, precision=precision)
 
 
@@ -135,21 +139,21 @@ def choose(
         config = {"detectron2": settings, **asked, "processes": processes.size, "gpu": _gpu()}
 
         def work(job: records.Job) -> None:
-            log = job.folder / "log.txt" if processes.first else Path(os.devnull)
+            log = job.folder / "log.txt" if processes.is_main_process else Path(os.devnull)
             job.results.update(asdict(measure(cfg, processes, precision, images, log=log, kept=wish.kept)))
 
         perform(
             processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not begun
         )
-        record = records.read(folder) if processes.first else None
-        chosen = Plan(**processes.tell(record.results if record else None))
+        record = records.read(folder) if processes.is_main_process else None
+        chosen = Plan(**processes.broadcast_object(record.results if record else None))
         chosen = replace(chosen, images=images or chosen.images)
         _forget(processes)
     else:
         chosen = Plan(processes.size, images or budget.per_process(cfg, processes.size), precision)
     if wish.hours and not begun:
         cfg = budget.compress(cfg, budget.part_in(wish.hours, chosen.seconds or 0, cfg))
-    if processes.first:
+    if processes.is_main_process:
         own = [each for each in of_this_machine() if each.run != run]
         for line in describe(cfg, whole, chosen, Path(run).name, trainer.data_size(cfg), own, done):
             say(f"finetune: {line}")
@@ -276,7 +280,7 @@ def measure(
     with (
         graceful() as stop,
         contextlib.ExitStack() as loaded,
-        Bar("calibrate", WARM + TIMED, quiet=not processes.first) as bar,
+        Bar("calibrate", WARM + TIMED, quiet=not processes.is_main_process) as bar,
     ):
         try:
             if measuring:

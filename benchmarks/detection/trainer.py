@@ -305,7 +305,7 @@ class Trainer(Steps):
         self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = start, cfg.SOLVER.MAX_ITER
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
-        if processes.first:
+        if processes.is_main_process:
             self.register_hooks([hooks.PeriodicWriter(default_writers(cfg.OUTPUT_DIR, self.max_iter))])
 
     @property
@@ -386,6 +386,6 @@ class Watch(hooks.HookBase):
             "model": self.trainer.network.state_dict(),
             "trainer": self.trainer.state_dict(),
         }
-        if self.trainer.processes.first:
+        if self.trainer.processes.is_main_process:
             checkpoint.write(self.folder / f"step_{done:07d}.pth", state)
             checkpoint.keep(self.folder, 2)

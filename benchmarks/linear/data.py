@@ -17,7 +17,7 @@ from triplet.errors import KitError
 from triplet.images import Images, decode, open_images
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import permutation
-from triplet.pretrain.views import Pixels, centre_view, draw_view, render_view, view_rng
+from triplet.pretrain.views import Pixels, centre_view, render_view, sample_augmentation, view_rng
 
 SORT = "make pull-data PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its development kit"
 
@@ -121,7 +121,7 @@ class Crops(Dataset[tuple[Pixels, int]]):
         epoch, place = item
         index = int(self.data.indices[place])
         image = _decoded(self.data.images, index)
-        draws = draw_view(self.views, image.size, 0, view_rng(self.seed, epoch, index, 0))
+        draws = sample_augmentation(self.views, image.size, 0, view_rng(self.seed, epoch, index, 0))
         return render_view(image, draws, self.views.size, interpolation="bilinear"), place
 
 

@@ -134,7 +134,7 @@ def _write(
     torch.backends.cudnn.benchmark = True  # images have one size
     mixed, total = config.precision == "bfloat16", sum(len(items) for *_, items in shards)
     done = total - sum(len(items) for *_, items in left)
-    with graceful() as stop, Bar("features", total, done, quiet=not processes.first) as bar:
+    with graceful() as stop, Bar("features", total, done, quiet=not processes.is_main_process) as bar:
         for path, dataset, items in left:
             batches = [items[first : first + BATCH] for first in range(0, len(items), BATCH)]
             found = np.empty((len(items), backbone.channels), dtype=np.float16)

@@ -36,7 +36,7 @@ def _classify(settings: Knn, task: Task) -> None:
     labels, answers = (torch.from_numpy(data.labels).to(device) for data in (task.train, task.test))
     mine = torch.arange(processes.rank, len(queries), processes.size, device=device)
     right = dict.fromkeys(settings.neighbours, 0.0)
-    with graceful() as stop, Bar("knn", len(mine), quiet=not processes.first) as bar:
+    with graceful() as stop, Bar("knn", len(mine), quiet=not processes.is_main_process) as bar:
         for places in mine.split(QUERIES):
             if stop:
                 raise stop.interrupted(
@@ -55,6 +55,6 @@ def _classify(settings: Knn, task: Task) -> None:
     task.job.results |= {
         "images": len(bank), "test_images": len(queries), "classes": len(task.train.classes)
     }  # fmt: skip
-    if processes.first:
+    if processes.is_main_process:
         found_all = ", ".join(f"{task.job.results[f'top1_{k}']:.2f} (k = {k})" for k in settings.neighbours)
         say(f"knn: top-1 {found_all}")

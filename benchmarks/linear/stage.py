@@ -62,18 +62,20 @@ def run_stage(
     if classes:
         inputs["classes"] = classes
     with join() as processes:
-        processes.same("config", settings.model_dump(mode="json"))
+        processes.assert_same("config", settings.model_dump(mode="json"))
         processes.use_cores(settings.loaders)
-        processes.same("file of weights", records.Artifact.of(path).sha256)
+        processes.assert_same("file of weights", records.Artifact.of(path).sha256)
         ours, theirs = open_sets(train, test, classes)
-        processes.same(
+        processes.assert_same(
             "set of images",
             [[s.images.names(), s.indices.tolist(), s.labels.tolist()] for s in (ours, theirs)],
         )
         for name, file in (more or {}).items():
-            processes.same(name, records.Artifact.of(file).sha256)
+            processes.assert_same(name, records.Artifact.of(file).sha256)
         if processes.nodes > 1:  # names may agree where files are cut short
-            processes.same("copy of the images", [records.Artifact.of(p).sha256 for p in (train, test)])
+            processes.assert_same(
+                "copy of the images", [records.Artifact.of(p).sha256 for p in (train, test)]
+            )
         perform(
             processes,
             stage,

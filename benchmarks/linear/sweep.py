@@ -189,7 +189,9 @@ def evaluate(config: Linear, sweep: Sweep, task: Task) -> None:
         config.seed,
         device,
     )
-    train(views, labels, np.flatnonzero(~held), heads, sweep, config.seed, quiet=not processes.first)
+    train(
+        views, labels, np.flatnonzero(~held), heads, sweep, config.seed, quiet=not processes.is_main_process
+    )
     chosen_by = score(views[0], np.flatnonzero(held), labels, heads)[:, 0].tolist()
     top = score(tested, np.arange(len(theirs)), answers, heads).tolist()
     shares = processes.gather(list(zip(grid[mine], chosen_by, top, strict=True)))
@@ -204,7 +206,7 @@ def evaluate(config: Linear, sweep: Sweep, task: Task) -> None:
     ]
     job.results |= {"images": int((~held).sum()), "test_images": len(theirs), "classes": len(ours.classes)}
     job.results["views"] = len(views)
-    if processes.first:
+    if processes.is_main_process:
         say(
             f"linear: top-1 {top1:.2f} (fast protocol: learning rate {rate} and decay {decay}, "
             f"the best of {len(grid)} heads on held-out images)"

@@ -21,7 +21,7 @@ from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, pool_batch_norm
 from triplet.training.loading import stream
-from triplet.training.metrics import Log, Pace
+from triplet.training.metrics import MetricLogger, ThroughputMeter
 from triplet.training.schedule import learning_rate
 
 LOG_EVERY = 50
@@ -81,16 +81,16 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
         DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
     )
     labels, history = torch.from_numpy(train.labels).to(device), model.head.history
-    pace = Pace(training.batch, order.steps, start)
-    if processes.first:
+    pace = ThroughputMeter(training.batch, order.steps, start)
+    if processes.is_main_process:
         say(
             f"{title}: {len(train)} images of {len(train.classes)} classes, {order.per_epoch} steps of "
             f"{training.batch} an epoch, {training.epochs} epochs; {len(test)} test images"
         )
     with (
         graceful() as stop,
-        Log(job.folder, start, 1, first=processes.first) as log,
-        Bar(title, order.steps, start, quiet=not processes.first) as bar,
+        MetricLogger(job.folder, start, 1, is_main_process=processes.is_main_process) as log,
+        Bar(title, order.steps, start, quiet=not processes.is_main_process) as bar,
         contextlib.closing(
             stream(
                 Crops(train, config.images, config.seed),
@@ -100,9 +100,10 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
     ):  # fmt: skip
 
         def save_and_stop(step: int) -> NoReturn:
-            if processes.first:
+            if processes.is_main_process:
                 _save(job, model, optimizer, step, order)
-            processes.tell()  # whoever ends first takes the others along: not before it is saved
+            # A barrier: torchrun kills the other ranks when one exits.
+            processes.broadcast_object()
             raise stop.interrupted(f"{step} of {order.steps} steps")
 
         for step in range(start, order.steps + 1):
@@ -117,7 +118,7 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
                 pace.pause()
             if step == order.steps:
                 break
-            if step > start and step % training.checkpoint_every == 0 and processes.first:
+            if step > start and step % training.checkpoint_every == 0 and processes.is_main_process:
                 _save(job, model, optimizer, step, order)
             lr = rate(step, training, order.per_epoch)
             for group in optimizer.param_groups:
@@ -136,7 +137,7 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
                 save_and_stop(step + 1)
             bar.step(f"loss {mean:.3f}")
 
-    if processes.first:
+    if processes.is_main_process:
         _finish(job, model, training, order)
         job.results |= {"images": len(train), "test_images": len(test), "classes": len(train.classes)}
         job.images_per_second = pace.average()

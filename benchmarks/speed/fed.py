@@ -12,8 +12,8 @@ from benchmarks.speed.steps import Kit, host_batches
 from benchmarks.speed.timing import Budget, spread
 from triplet.images import open_images
 from triplet.pretrain import data, trainer
-from triplet.pretrain.layout import Order, plan
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.layout import Order, make_layout
+from triplet.pretrain.views import InputResolutions
 from triplet.signals import Stop
 
 
@@ -44,7 +44,7 @@ def fed(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> d
     schedule = kit.config.schedule.model_copy(update={"epochs": 10**6})  # more than can be measured
     config = kit.config.model_copy(update={"views": views, "workers": workers, "schedule": schedule})
     images = open_images(folder)
-    layout, order = plan(config, 1), Order(len(images), config)
+    layout, order = make_layout(config, 1), Order(len(images), config)
     load: Any = data.load if backend != "dali" else importlib.import_module("triplet.pretrain.dali").load
     torch.backends.cudnn.benchmark = kit.cudnn_benchmark
     _meet_every_size(kit)
@@ -88,7 +88,9 @@ def _meet_every_size(kit: Kit) -> None:
     online, target = kit.config.views.online, kit.config.views.target
     batch = host_batches(kit.config, kit.device)[kit.wants]
     for side in range(online.smallest, online.largest + 1, online.step):
-        kit.micro_batch(batch, Sizes(side, side, max(side, target.smallest), max(side, target.smallest)))
+        kit.micro_batch(
+            batch, InputResolutions(side, side, max(side, target.smallest), max(side, target.smallest))
+        )
     kit.update()
 
 

@@ -4,7 +4,7 @@ import re
 
 from triplet.pretrain.config import Model
 from triplet.pretrain.estimate import encoder_flop
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import InputResolutions
 
 # Dense bfloat16 with float32 accumulation, no sparsity, in FLOP/s, by a part of the device's name.
 # H100 SXM and H200: NVIDIA's data sheets (1979 TFLOPS "with sparsity"). A100: its data sheet. RTX 4090: the
@@ -27,7 +27,7 @@ def peak(device_name: str) -> float | None:
     return next((flop for name, flop in PEAKS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
-def step_flop(model: Model, sizes: Sizes) -> float:
+def step_flop(model: Model, sizes: InputResolutions) -> float:
     """FLOP for one image of one step: both views through both networks, and back through the online one.
 
     Convolutions and matrix products are counted, a multiply-add as 2; backward as twice the forward.

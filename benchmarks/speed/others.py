@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from benchmarks.speed.released import SCALE
 from triplet.models.resnet import Backbone
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.step import Sizes, resize
+from triplet.pretrain.methods.triplet import resize
+from triplet.pretrain.views import InputResolutions
 
 INSTALL = {
     "lightly": "pip install lightly",
@@ -72,7 +73,7 @@ class _Byol:
             images = images.to(memory_format=torch.channels_last)
         return self.networks[projector](self.networks[backbone](images).mean((2, 3)))
 
-    def micro_batch(self, views: Tensor, sizes: Sizes) -> None:
+    def micro_batch(self, views: Tensor, sizes: InputResolutions) -> None:
         """Forward and backward of (n, 2, 3, h, w) normalised float views that lie on the host."""
         images = views.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.float16, enabled=self.mixed):

@@ -13,8 +13,8 @@ from triplet.images import open_images
 from triplet.models.networks import Networks
 from triplet.pretrain import data, trainer
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.layout import Order, plan
-from triplet.pretrain.loss import truncated_triplet_loss
+from triplet.pretrain.layout import Order, make_layout
+from triplet.pretrain.methods.triplet import truncated_triplet_loss
 from triplet.signals import Stop
 from triplet.training.optim import ema_update
 
@@ -110,7 +110,7 @@ def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
 
     def kit(backend: str) -> Iterator[Any]:
         views = here.views.model_copy(update={"backend": backend})
-        layout = plan(here.model_copy(update={"views": views}), 1)
+        layout = make_layout(here.model_copy(update={"views": views}), 1)
         return data.load(images, layout, Order(len(images), here), 0, 0, budget.device, Stop())
 
     batches: dict[str, Iterator[Any]] = {

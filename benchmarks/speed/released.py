@@ -23,7 +23,7 @@ from torchvision import transforms
 from triplet.images import Images
 from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain, Views
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.views import InputResolutions
 
 
 def head(prediction: Tensor, target: Tensor, gamma: float = 2.0, margin: float = 100.0) -> Tensor:
@@ -134,7 +134,7 @@ class Step:
         self.optimizer = make_optimizer(self.networks, config)
         self.scaler = torch.amp.GradScaler(device.type, SCALE, enabled=self.mixed)
 
-    def micro_batch(self, views: Tensor, sizes: Sizes) -> float:
+    def micro_batch(self, views: Tensor, sizes: InputResolutions) -> float:
         """Forward and backward of (n, 2, 3, h, w) normalised float views that lie on the host; the loss."""
         networks = self.networks
         images = views.to(self.device)

@@ -12,11 +12,12 @@ from benchmarks.speed.flops import step_flop
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet.errors import KitError
 from triplet.pretrain import trainer
-from triplet.pretrain.config import Pretrain, SideRange
-from triplet.pretrain.layout import Order
-from triplet.pretrain.step import Sizes
-from triplet.pretrain.views import draw_sizes, normalize
+from triplet.pretrain.config import Pretrain, ResolutionRange
+from triplet.pretrain.layout import MicroBatch, Order
+from triplet.pretrain.objective import Objective
+from triplet.pretrain.views import InputResolutions, draw_resolutions, normalize
 from triplet.progress import say
+from triplet.training.distributed import Processes
 
 EPOCHS_OF = 1000
 """Micro-batches in an epoch, for the schedules; nothing here depends on it."""
@@ -39,7 +40,7 @@ class Contestant(Protocol):
     def optimizer(self) -> torch.optim.Optimizer:
         """What holds the momentum."""
 
-    def micro_batch(self, views: Tensor, sizes: Sizes, /) -> object:
+    def micro_batch(self, views: Tensor, sizes: InputResolutions, /) -> object:
         """Forward and backward of a batch that lies on the host."""
 
     def update(self) -> None:
@@ -53,19 +54,21 @@ class Kit:
 
     def __init__(self, config: Pretrain, device: torch.device, name: str = "kit") -> None:
         self.name, self.config, self.device = name, config, device
-        self.cudnn_benchmark = config.views.few  # as the trainer has it
-        self.objective = trainer.Objective(config).train().to(device)
+        self.cudnn_benchmark = config.views.few_resolutions  # as the trainer has it
+        images = EPOCHS_OF * config.micro_batch
+        self.objective = Objective(config, images, Processes(0, 1, device)).train().to(device)
         self.networks = self.objective.networks
         nn.utils.convert_conv2d_weight_memory_format(self.objective, torch.channels_last)
         if config.compile:
             trainer.compile_networks(self.networks)
         self.optimizer = trainer.make_optimizer(self.networks, config)
-        self.order = Order(EPOCHS_OF * config.micro_batch, config)
+        self.order = Order(images, config)
+        self.each = MicroBatch(0, tuple((0, index) for index in range(config.micro_batch)))
         self.seen: list[Tensor] = []
 
-    def micro_batch(self, pairs: Tensor, sizes: Sizes) -> None:
+    def micro_batch(self, pairs: Tensor, sizes: InputResolutions) -> None:
         """Forward and backward of (n, 2, 3, h, w) uint8 views that lie on the host."""
-        loss, values = self.objective(pairs.to(self.device, non_blocking=True), sizes)
+        loss, values = self.objective(pairs.to(self.device, non_blocking=True), self.each, sizes)
         (loss / self.config.optimizer.accumulate).backward()
         self.seen.append(values)
 
@@ -111,18 +114,18 @@ def contestants(setup: Setup, device: torch.device) -> tuple[list[Contestant], l
     return [*found, *built], [*without, *missing]
 
 
-def sizes_of(setup: Setup, config: Pretrain) -> list[Sizes]:
+def sizes_of(setup: Setup, config: Pretrain) -> list[InputResolutions]:
     """Of the passes of a repetition: the released draws, moved to the nearest that the config knows."""
 
-    def nearest(sides: SideRange, side: int) -> int:
+    def nearest(sides: ResolutionRange, side: int) -> int:
         return min(
             range(sides.smallest, sides.largest + 1, sides.step), key=lambda known: abs(known - side)
         )
 
-    drawn = [draw_sizes(setup.released.views, setup.released.seed, i) for i in range(setup.passes)]
+    drawn = [draw_resolutions(setup.released.views, setup.released.seed, i) for i in range(setup.passes)]
     online, target = config.views.online, config.views.target
     return [
-        Sizes(
+        InputResolutions(
             nearest(online, s.online_1), nearest(online, s.online_2),
             nearest(target, s.target_1), nearest(target, s.target_2),
         )
@@ -142,7 +145,7 @@ def host_batches(config: Pretrain, device: torch.device) -> dict[str, Tensor]:
     return {"uint8": pairs.pin_memory(), "float32": views, "pinned float32": views.pin_memory()}
 
 
-def variant(each: Contestant, sizes: Sequence[Sizes], batch: Tensor) -> Variant:
+def variant(each: Contestant, sizes: Sequence[InputResolutions], batch: Tensor) -> Variant:
     """A repetition: every pass, an update after each ``accumulate`` of them."""
     config = each.config
 

@@ -3,9 +3,11 @@ import torch
 import torchvision
 from torch import nn
 
+from tests.support.batches import triplet_batch
 from triplet.models.networks import Networks
 from triplet.models.resnet import Backbone
-from triplet.pretrain.step import Sizes, triplet_step
+from triplet.pretrain.methods import triplet
+from triplet.pretrain.views import InputResolutions
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -40,7 +42,7 @@ def test_initialisation_is_the_authors():
     assert (networks.online.backbone.layer1[0].bn3.weight == 1).all()
 
 
-def test_target_is_a_frozen_copy_in_train_mode():
+def test_target_is_a_frozen_copy_in_train_mode(monkeypatch):
     torch.manual_seed(0)
     networks = Networks(18, 8, 16, 8).train()
     for ours, theirs in zip(networks.online.parameters(), networks.target.parameters(), strict=True):
@@ -48,12 +50,18 @@ def test_target_is_a_frozen_copy_in_train_mode():
         assert ours.requires_grad
         assert not theirs.requires_grad
     views = torch.randn(2, 12, 3, 32, 32)
-    loss, predictions, targets = triplet_step(
-        networks, views[0], views[1], Sizes(32, 32, 48, 64), lambda p, z: (p * z).sum()
-    )
+    targets = []
+
+    def loss_of(prediction, target, **options):
+        targets.append(target)
+        assert prediction.shape == target.shape == (12, 8)
+        return (prediction * target).sum()
+
+    monkeypatch.setattr(triplet, "truncated_triplet_loss", loss_of)
+    loss, _ = triplet.step(networks, views, triplet_batch(InputResolutions(32, 32, 48, 64), group=12))
     loss.backward()
-    assert predictions.shape == targets.shape == (24, 8)
-    assert not targets.requires_grad
+    assert len(targets) == 2
+    assert not any(target.requires_grad for target in targets)
     assert all(p.grad is None for p in networks.target.parameters())
     assert all(p.grad is not None for p in networks.predictor.parameters())
     assert networks.target.backbone.bn1.num_batches_tracked == 2

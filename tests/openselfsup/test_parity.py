@@ -11,10 +11,11 @@ from triplet.config import load
 from triplet.models.networks import Networks
 from triplet.openselfsup.train import to_openselfsup
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.layout import Order
-from triplet.pretrain.trainer import Objective, advance, make_optimizer
-from triplet.pretrain.views import draw_sizes
+from triplet.pretrain.layout import MicroBatch, Order
+from triplet.pretrain.objective import Objective
+from triplet.pretrain.trainer import advance, make_optimizer
 from triplet.published.defaults import recipe
+from triplet.training.distributed import Processes
 from triplet.weights.initial import load_initial
 
 SMALL = [
@@ -40,7 +41,8 @@ def test_ten_steps_are_ours(trained):
     """To 1e-9 in float64: losses, learning rates, every tensor at the end."""
     found = torch.load(trained, weights_only=True)
     config = load(recipe("triplet", "pretrain"), Pretrain, SMALL)
-    order, objective = Order(IMAGES, config), Objective(config).double().train()
+    order, alone = Order(IMAGES, config), Processes(0, 1, torch.device("cpu"))
+    objective = Objective(config, IMAGES, alone).double().train()
     networks = objective.networks
     with torch.no_grad():
         for name, parameter in networks.named_parameters():
@@ -50,7 +52,7 @@ def test_ten_steps_are_ours(trained):
     for step in range(10):
         for iteration in range(step * ACCUMULATE, (step + 1) * ACCUMULATE):
             pairs = torch.stack([torch.from_numpy(views(i)) for i in found["indices"][iteration]])
-            loss, _ = objective(pairs, draw_sizes(config.views, config.seed, iteration))
+            loss, _ = objective(pairs, MicroBatch(iteration, ()))
             (loss / ACCUMULATE).backward()
             assert loss.item() == pytest.approx(found["loss"][iteration], abs=1e-9)
         rate, _ = advance(networks, optimizer, config, order, step)

@@ -8,7 +8,8 @@ from torch import nn
 
 from triplet.images import open_images
 from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule
-from triplet.pretrain.trainer import Unreadable, average_statistics
+from triplet.pretrain.trainer import average_statistics
+from triplet.pretrain.unreadable import Unreadable
 from triplet.training.distributed import join
 
 folder = Path(sys.argv[1])

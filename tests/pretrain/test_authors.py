@@ -30,17 +30,20 @@ from scripts.golden_whole_model import (
     initial,
     views,
 )
-from triplet.pretrain import step
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.layout import Order
-from triplet.pretrain.step import Sizes, resize
-from triplet.pretrain.trainer import Objective, advance, make_optimizer
-from triplet.pretrain.views import normalize
+from triplet.pretrain.layout import MicroBatch, Order
+from triplet.pretrain.methods import triplet
+from triplet.pretrain.methods.triplet import resize
+from triplet.pretrain.objective import Objective
+from triplet.pretrain.trainer import advance, make_optimizer
+from triplet.pretrain.views import InputResolutions, normalize
 from triplet.training import optim, schedule
+from triplet.training.distributed import Processes
 from triplet.training.optim import LARS, ema_update
 from triplet.weights.initial import AUTHORS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "whole_model.npz")
+ALONE = Processes(0, 1, torch.device("cpu"))
 TOLERANCE = 1e-9
 DIFFERENT = 1e-5
 """What is wrong on purpose must show by more than this."""
@@ -65,15 +68,18 @@ class Run:
     def golden(self, key: str) -> np.ndarray:
         return GOLDEN[f"{self.case}_{key}"]
 
-    def micro_batch(self, iteration: int) -> tuple[Tensor, Sizes]:
+    def micro_batch(self, iteration: int) -> tuple[Tensor, InputResolutions]:
         pairs = np.stack([views(i) for i in self.golden("indices")[iteration].tolist()])
-        return torch.from_numpy(pairs), Sizes(*(self.golden("sides")[iteration] // SHRINK).tolist())
+        return torch.from_numpy(pairs), InputResolutions(
+            *(self.golden("sides")[iteration] // SHRINK).tolist()
+        )
 
     def passes(self, number: int, divide: int = ACCUMULATE) -> float:
         """Gradients of an optimiser step (none under no_grad); the largest deviation of its losses."""
         worst = 0.0
         for iteration in range(number * ACCUMULATE, (number + 1) * ACCUMULATE):
-            loss, _ = self.objective(*self.micro_batch(iteration))
+            pairs, sizes = self.micro_batch(iteration)
+            loss, _ = self.objective(pairs, MicroBatch(iteration, ()), sizes)
             if loss.requires_grad:
                 (loss / divide).backward()
             worst = max(worst, abs(loss.item() - self.golden("loss")[iteration].item()))
@@ -122,7 +128,7 @@ def make(case: str) -> Run:
             schedule=dict(epochs=shape.epochs, warmup_epochs=shape.warmup_epochs),
         )
     )
-    objective = Objective(config).double().train()
+    objective = Objective(config, shape.images, ALONE).double().train()
     with torch.no_grad():
         for name, parameter in objective.networks.named_parameters():
             parameter.copy_(torch.from_numpy(initial(theirs(name), tuple(parameter.shape))))
@@ -199,7 +205,7 @@ def test_their_order_is_optimizer_then_ema():
 
 def test_the_target_starts_as_a_copy(fresh):
     assert GOLDEN["r18_target_copied"]
-    networks = Objective(fresh.config).networks
+    networks = Objective(fresh.config, fresh.order.images, ALONE).networks
     for online, target in zip(networks.online.parameters(), networks.target.parameters(), strict=True):
         assert torch.equal(online, target)
 
@@ -313,7 +319,7 @@ def view_2_first(run: Run, mistake: Mistake) -> None:
 
     def swapped(iteration):
         pairs, sizes = right(iteration)
-        one = Sizes(sizes.online_2, sizes.online_1, sizes.target_2, sizes.target_1)
+        one = InputResolutions(sizes.online_2, sizes.online_1, sizes.target_2, sizes.target_1)
         return pairs.flip(1), one
 
     mistake.setattr(run, "micro_batch", swapped)
@@ -324,13 +330,13 @@ def sides_of_the_other_network(run: Run, mistake: Mistake) -> None:
 
     def swapped(iteration):
         pairs, sizes = right(iteration)
-        return pairs, Sizes(sizes.target_1, sizes.target_2, sizes.online_1, sizes.online_2)
+        return pairs, InputResolutions(sizes.target_1, sizes.target_2, sizes.online_1, sizes.online_2)
 
     mistake.setattr(run, "micro_batch", swapped)
 
 
 def resize_otherwise(run: Run, mistake: Mistake, **options) -> None:
-    mistake.setattr(step, "resize", lambda view, side: F.interpolate(view, (side, side), **options))
+    mistake.setattr(triplet, "resize", lambda view, side: F.interpolate(view, (side, side), **options))
 
 
 @pytest.mark.parametrize(

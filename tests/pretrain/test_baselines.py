@@ -14,9 +14,10 @@ from scripts.golden_baselines import BATCH, CASES, COUNTED, KEEP, STEPS, pixels,
 from scripts.golden_whole_model import MEASURES, fingerprint
 from triplet.config import load
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.layout import Order, Pass
+from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import npid
-from triplet.pretrain.trainer import Baseline, advance, make_optimizer
+from triplet.pretrain.objective import Objective
+from triplet.pretrain.trainer import advance, make_optimizer
 from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
 
@@ -34,7 +35,7 @@ def settings(name: str) -> Pretrain:
         small += [f"schedule.warmup_epochs={script.WARMUP}"]
     if config.schedule.steps:
         small += [f"schedule.steps={list(script.DROPS)}"]
-    small += [f"contrast.queue={script.QUEUE}", f"contrast.negatives={script.NEGATIVES}"]
+    small += [f"contrastive.queue={script.QUEUE}", f"contrastive.negatives={script.NEGATIVES}"]
     return load(recipe(name, "pretrain"), Pretrain, small)
 
 
@@ -45,7 +46,7 @@ class Run:
         self.name, self.case, self.config = name, CASES[name], config
         self.order = Order(self.case.images, config)
         alone = Processes(0, 1, torch.device("cpu"))
-        self.objective = Baseline(config, self.case.images, alone).double().train()
+        self.objective = Objective(config, self.case.images, alone).double().train()
         self.networks = self.objective.networks
         if name == "relative-loc":
             self.networks.dropout = 0.0
@@ -69,7 +70,7 @@ class Run:
         worst = 0.0
         for _ in range(self.config.optimizer.accumulate):
             indices = self.golden("indices")[self.iteration].tolist()
-            each = Pass(self.iteration, tuple((0, index) for index in indices))
+            each = MicroBatch(self.iteration, tuple((0, index) for index in indices))
             images = torch.from_numpy(np.stack([pixels(self.name, index) for index in indices]))
             loss, _ = self.objective(images, each)
             (loss / self.config.optimizer.accumulate).backward()
@@ -123,9 +124,9 @@ def test_ten_steps_are_openselfsups(name):
     ("name", "section", "wrong"),
     [
         ("byol", "schedule", {"ema_base": 0.98}),
-        ("simclr", "contrast", {"temperature": 0.11}),
-        ("moco", "contrast", {"momentum": 0.99}),
-        ("npid", "contrast", {"momentum": 0.4}),
+        ("simclr", "contrastive", {"temperature": 0.11}),
+        ("moco", "contrastive", {"momentum": 0.99}),
+        ("npid", "contrastive", {"momentum": 0.4}),
         ("relative-loc", "optimizer", {"head_weight_decay": None}),
         ("rotation-pred", "optimizer", {"weight_decay": 1e-3}),
     ],

@@ -19,7 +19,7 @@ from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import dali, data
 from triplet.pretrain.config import Views
-from triplet.pretrain.layout import Order, plan
+from triplet.pretrain.layout import Order, make_layout
 from triplet.signals import Stop
 
 SIZE = 64
@@ -68,7 +68,7 @@ def load(source, files, start=0, workers=0, device=CPU, epochs=1, **views):
     views = Views(size=SIZE, backend="dali" if source is dali else "pil", **views)
     config = config.model_copy(update={"views": views})
     images = Memory(files)
-    return source.load(images, plan(config, 1), Order(len(images), config), 0, start, device, Stop())
+    return source.load(images, make_layout(config, 1), Order(len(images), config), 0, start, device, Stop())
 
 
 def pixels(batches):

@@ -7,13 +7,21 @@ from triplet.errors import KitError
 from triplet.images import open_images
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import ViewPairs, load
-from triplet.pretrain.layout import Order, plan
+from triplet.pretrain.layout import Order, make_layout
 from triplet.signals import Stop
 
 
 def batches(images, config, start=0):
     return list(
-        load(images, plan(config, 1), Order(len(images), config), 0, start, torch.device("cpu"), Stop())
+        load(
+            images,
+            make_layout(config, 1),
+            Order(len(images), config),
+            0,
+            start,
+            torch.device("cpu"),
+            Stop(),
+        )
     )
 
 

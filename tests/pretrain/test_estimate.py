@@ -7,9 +7,9 @@ from tests.conftest import KIT
 from triplet.config import load
 from triplet.errors import KitError
 from triplet.models.networks import Networks
-from triplet.pretrain.config import Model, Pretrain, SideRange
+from triplet.pretrain.config import Model, Pretrain, ResolutionRange
 from triplet.pretrain.estimate import ROOM, _kept, estimate, fit
-from triplet.pretrain.layout import Order, plan
+from triplet.pretrain.layout import Order, make_layout
 from triplet.published.defaults import recipe
 
 CONFIGS = sorted((KIT / "configs" / "pretrain").glob("*.yaml"))
@@ -18,10 +18,13 @@ AUTHORS = KIT / "configs" / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e
 
 def test_arithmetic_is_the_papers():
     """65.4 GFLOP at 224 px (recipe.md, section 3: convolutions only): 2 x (3 + 1) x 4.09 GMAC x 2."""
-    fixed = {"online": SideRange(smallest=224, largest=224), "target": SideRange(smallest=224, largest=224)}
+    fixed = {
+        "online": ResolutionRange(smallest=224, largest=224),
+        "target": ResolutionRange(smallest=224, largest=224),
+    }
     config = load(AUTHORS, Pretrain)
     config = config.model_copy(update={"views": config.views.model_copy(update=fixed)})
-    assert estimate(config, plan(config, 8)).flop / 1e9 == pytest.approx(65.4, rel=0.01)
+    assert estimate(config, make_layout(config, 8)).flop / 1e9 == pytest.approx(65.4, rel=0.01)
 
 
 def test_a_share_that_does_not_fit_is_cut():
@@ -30,9 +33,9 @@ def test_a_share_that_does_not_fit_is_cut():
     assert fit(config, 8, 24 * 2**30) == config
     cut = fit(config, 1, 80 * 2**30)
     assert cut.images_per_gpu == 2 * 196
-    assert estimate(cut, plan(cut, 1)).memory <= 80 * 2**30 * ROOM
+    assert estimate(cut, make_layout(cut, 1)).memory <= 80 * 2**30 * ROOM
     more = cut.model_copy(update={"images_per_gpu": 4 * 196})
-    assert estimate(more, plan(more, 1)).memory > 80 * 2**30 * ROOM
+    assert estimate(more, make_layout(more, 1)).memory > 80 * 2**30 * ROOM
     own = config.model_copy(update={"images_per_gpu": 196})
     assert fit(own, 1, 1.0) == own, "what the user sets is left alone"
     with pytest.raises(
@@ -63,12 +66,12 @@ def test_advice_on_memory_can_be_followed():
 def test_drawn_resolutions_are_averaged():
     """The recipe's 36.7 takes cost for proportional to the area; rounding up at odd sides adds to it."""
     config = load(AUTHORS, Pretrain)
-    thinned = estimate(config, plan(config, 8)).flop / 1e9
+    thinned = estimate(config, make_layout(config, 8)).flop / 1e9
     assert 36.7 < thinned < 36.7 * 1.1
     few = Pretrain(
         model=Model(depth=18, width=8, hidden=16, outputs=8),
         views=config.views.model_copy(
-            update={k: SideRange(smallest=64, largest=96, step=8) for k in ("online", "target")}
+            update={k: ResolutionRange(smallest=64, largest=96, step=8) for k in ("online", "target")}
         ),
         loss=config.loss, optimizer=config.optimizer, schedule=config.schedule,
     )  # fmt: skip
@@ -77,15 +80,15 @@ def test_drawn_resolutions_are_averaged():
             few.model_copy(
                 update={
                     "views": few.views.model_copy(
-                        update={k: SideRange(smallest=s, largest=s) for k in ("online", "target")}
+                        update={k: ResolutionRange(smallest=s, largest=s) for k in ("online", "target")}
                     )
                 }
             ),
-            plan(few, 8),
+            make_layout(few, 8),
         ).flop
         for s in range(64, 97, 8)
     ]
-    assert estimate(few, plan(few, 8)).flop == pytest.approx(sum(each) / 5)
+    assert estimate(few, make_layout(few, 8)).flop == pytest.approx(sum(each) / 5)
 
 
 def test_memory_is_what_a_real_backward_holds():
@@ -113,7 +116,7 @@ def test_memory_is_what_a_real_backward_holds():
 def test_every_config_loads_and_can_be_costed(path):
     config = load(path, Pretrain)
     processes = 1 if config.optimizer.groups == 1 else 8
-    cost = estimate(config, plan(config, processes))
+    cost = estimate(config, make_layout(config, processes))
     assert cost.flop > 0
     assert 2**20 < cost.memory < 80 * 2**30
     assert "GFLOP an image" in cost.describe()

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule, Views
-from triplet.pretrain.layout import Order, permutation, plan
+from triplet.pretrain.layout import Order, make_layout, permutation
 
 
 def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
@@ -48,9 +48,9 @@ def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
     whole = groups % processes == 0 or (processes % groups == 0 and accumulate % (processes // groups) == 0)
     if not whole:
         with pytest.raises(KitError, match=f"do not divide among {processes} processes; possible: 1"):
-            plan(config, processes)
+            make_layout(config, processes)
         return
-    layout = plan(config, processes)
+    layout = make_layout(config, processes)
     assert layout.teams * layout.ranks == processes
     assert limit is None or layout.images <= limit
     assert layout.bn_images == config.micro_batch // layout.splits
@@ -85,7 +85,7 @@ def test_the_authors_recipe_on_other_machines():
     config = settings(group=196, groups=8, accumulate=4)
 
     def shape(processes, **changes):
-        layout = plan(config.model_copy(update=changes), processes)
+        layout = make_layout(config.model_copy(update=changes), processes)
         return layout.passes, layout.images, layout.bn_images
 
     assert shape(8) == (4, 196, 1568)
@@ -96,9 +96,9 @@ def test_the_authors_recipe_on_other_machines():
     assert shape(32) == (1, 196, 1568)
     assert (
         "BN over 392 (the config asks for 1568"
-        in plan(config.model_copy(update={"images_per_gpu": 400}), 1).describe()
+        in make_layout(config.model_copy(update={"images_per_gpu": 400}), 1).describe()
     )
     with pytest.raises(KitError, match="possible: 1, 2, 4, 8, 16, 32;"):
-        plan(config, 6)
+        make_layout(config, 6)
     with pytest.raises(KitError, match="less than a negative group of 196"):
-        plan(config.model_copy(update={"images_per_gpu": 100}), 1)
+        make_layout(config.model_copy(update={"images_per_gpu": 100}), 1)

@@ -18,14 +18,15 @@ from triplet.config import parse
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
 from triplet.pretrain.config import Patches, Pretrain
-from triplet.pretrain.layout import plan
-from triplet.pretrain.methods import METHODS
+from triplet.pretrain.layout import MicroBatch, make_layout
+from triplet.pretrain.methods import METHODS, check
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
 from triplet.pretrain.methods.moco import enqueue
 from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
+from triplet.pretrain.objective import make_objective
 from triplet.pretrain.trainer import pretrain
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, group_batch_norm
@@ -131,7 +132,7 @@ def settings(method, **more):
             "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
             "views": {"size": 32, "patches": {"resize": 120, "crop": 105, "jitter": 3}},
             "loss": {"group": 12},
-            "contrast": {"queue": 48, "negatives": 10, "momentum": 0.5},
+            "contrastive": {"queue": 48, "negatives": 10, "momentum": 0.5},
             "batch_norm": "group" if method in ("moco", "relative-loc") else "shared",
             "optimizer": {
                 "name": "lars" if method in ("byol", "simclr") else "sgd",
@@ -144,12 +145,32 @@ def settings(method, **more):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_what_its_protocol_says(method):
+    config = settings(method)
+    traits = METHODS[method].TRAITS
+    objective = make_objective(config, 24, make_layout(config, 1), ALONE).train()
+    side = traits.view_side(config.views)
+    pixels = torch.randint(256, (24, traits.views, 3, side, side), dtype=torch.uint8)
+    loss, values = objective(pixels, MicroBatch(0, tuple((0, index) for index in range(24))))
+    assert loss.shape == ()
+    assert values.shape == (len(objective.measures),)
+    assert values[0] == pytest.approx(loss.item())
+    assert not values.requires_grad
+    loss.backward()
+    assert objective.networks.online.backbone.conv1.weight.grad is not None
+    if traits.ema_target:
+        online, target = objective.networks.online, objective.networks.target
+        assert [p.shape for p in online.parameters()] == [p.shape for p in target.parameters()]
+        assert all(p.grad is None for p in target.parameters())
+
+
 def test_the_log_says_over_what_bn_goes():
-    alone = plan(settings("relative-loc", images_per_gpu=12), 1)
+    alone = make_layout(settings("relative-loc", images_per_gpu=12), 1)
     assert (alone.splits, alone.bn_images) == (2, 12)
     assert alone.describe() == "24 images a step = 1 processes x 2 passes x 12 images; BN over 12"
-    assert plan(settings("moco"), 1).bn_images == plan(settings("moco"), 2).bn_images == 12
-    assert plan(settings("byol"), 2).describe().endswith("12 images; BN over 24")
+    assert make_layout(settings("moco"), 1).bn_images == make_layout(settings("moco"), 2).bn_images == 12
+    assert make_layout(settings("byol"), 2).describe().endswith("12 images; BN over 24")
 
 
 def trained(folder):
@@ -202,7 +223,7 @@ def test_a_stopped_training_goes_on_with_its_queue_or_memory(drawn, tmp_path, me
 @pytest.mark.parametrize(
     ("method", "more", "message"),
     [
-        ("moco", {"contrast": {"queue": 50}}, "contrast.queue must be a multiple of the batch, 24"),
+        ("moco", {"contrastive": {"queue": 50}}, "contrastive.queue must be a multiple of the batch, 24"),
         (
             "simclr",
             {"optimizer": {"groups": 2, "accumulate": 2}},
@@ -213,8 +234,11 @@ def test_a_stopped_training_goes_on_with_its_queue_or_memory(drawn, tmp_path, me
     ],
 )
 def test_what_does_not_fit_a_method_is_refused(method, more, message):
+    config = settings(method, **more)
     with pytest.raises(KitError, match=message):
-        settings(method, **more)
+        check(config)
+    with pytest.raises(KitError, match=message):
+        make_layout(config, 1)
 
 
 def test_a_batch_that_is_seen_whole_is_not_cut(drawn, tmp_path):

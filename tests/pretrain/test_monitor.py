@@ -15,15 +15,16 @@ from triplet.config import parse
 from triplet.errors import KitError
 from triplet.images import open_images
 from triplet.pretrain.config import Loss, Pretrain
-from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.monitor import MEASURES, Knn, measure
+from triplet.pretrain.methods.triplet import TRAITS, measure, truncated_triplet_loss
+from triplet.pretrain.monitor import Knn
 from triplet.training.distributed import Processes
 
 LOSS = Loss(group=16)
 
 
 def measured(predictions, targets):
-    return dict(zip(MEASURES, measure(torch.tensor(0.0), predictions, targets, LOSS).tolist(), strict=True))
+    values = [value.item() for value in measure(predictions, targets, LOSS)]
+    return dict(zip(TRAITS.measures, values, strict=True))
 
 
 def test_measures_tell_a_collapse_from_a_spread():
@@ -115,7 +116,7 @@ def test_each_step_is_logged_as_json_and_for_tensorboard(places, run):
     assert cli.main(run("run")) == 0
     found = metrics(places, "run")
     assert set(found[0]) == {
-        "iteration", "epoch", *MEASURES, "learning_rate", "ema_momentum",
+        "iteration", "epoch", "loss", *TRAITS.measures, "learning_rate", "ema_momentum",
         "step_time", "data_time", "images_per_second", "memory",
     }  # fmt: skip
     assert all(0 <= line["data_time"] <= line["step_time"] for line in found)

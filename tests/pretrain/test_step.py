@@ -4,30 +4,35 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.batches import triplet_batch
 from triplet import toolchain
 from triplet.config import parse
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.step import Sizes, triplet_step
+from triplet.pretrain.methods import triplet
+from triplet.pretrain.views import InputResolutions
 
 
-def test_the_step_predicts_the_other_view():
+def test_the_step_predicts_the_other_view(monkeypatch):
     torch.manual_seed(0)
     networks = Networks(18, 8, 16, 8).eval()  # in train mode the second pass would see other statistics
     v1, v2 = torch.randn(2, 12, 3, 32, 32)
     calls = []
 
-    def loss(prediction, target):
-        calls.append((prediction, target))
+    def loss(prediction, target, **options):
+        calls.append((prediction, target, options))
         return prediction.sum()
 
-    total, _, _ = triplet_step(networks, v1, v2, Sizes(32, 32, 32, 32), loss)
+    monkeypatch.setattr(triplet, "truncated_triplet_loss", loss)
+    given = {"gamma": 3.0, "margin": 1.0, "nearest": 5, "skip": 2, "group": 6}
+    total, _ = triplet.step(networks, [v1, v2], triplet_batch(InputResolutions(32, 32, 32, 32), **given))
     with torch.no_grad():
         p1, p2 = (networks.predictor(networks.online(v)) for v in (v1, v2))
         z1, z2 = networks.target(v1), networks.target(v2)
-    for (prediction, target), (p, z) in zip(calls, [(p1, z2), (p2, z1)], strict=True):
+    for (prediction, target, options), (p, z) in zip(calls, [(p1, z2), (p2, z1)], strict=True):
+        assert options == {"group_size": given["group"], **{k: v for k, v in given.items() if k != "group"}}
         torch.testing.assert_close(prediction, p)
         torch.testing.assert_close(target, z)
     torch.testing.assert_close(total, p1.sum() + p2.sum())

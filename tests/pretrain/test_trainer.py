@@ -24,7 +24,7 @@ from triplet.pretrain.config import Pretrain
 from triplet.pretrain.data import ViewPairs
 from triplet.pretrain.layout import Order
 from triplet.pretrain.trainer import pretrain as train
-from triplet.pretrain.views import draw_sizes
+from triplet.pretrain.views import draw_resolutions
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes
 from triplet.training.optim import LARS
@@ -223,7 +223,7 @@ def test_each_step_is_the_recipes(places, drawn):
                     ]
                 )
                 v1, v2 = ((pairs[:, i] / 255 - MEAN) / STD for i in (0, 1))
-                sizes = draw_sizes(config.views, 3, iteration)
+                sizes = draw_resolutions(config.views, 3, iteration)
 
                 def at(view, side):
                     return F.interpolate(view, size=(side, side), mode="bilinear")

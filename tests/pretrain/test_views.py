@@ -6,10 +6,19 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
-from triplet.pretrain.config import SideRange, Views
-from triplet.pretrain.views import Draws, draw_sizes, draw_view, normalize, render_view, view_rng
+from triplet.pretrain.config import ResolutionRange, Views
+from triplet.pretrain.views import (
+    AugmentationParams,
+    draw_resolutions,
+    normalize,
+    render_view,
+    sample_augmentation,
+    view_rng,
+)
 
-PLAIN = Draws(box=(0, 0, 64, 48), flip=False, jitter=(), grayscale=False, blur_radius=None, solarize=False)
+PLAIN = AugmentationParams(
+    box=(0, 0, 64, 48), flip=False, jitter=(), grayscale=False, blur_radius=None, solarize=False
+)
 
 
 def image(width=64, height=48):
@@ -18,7 +27,7 @@ def image(width=64, height=48):
 
 
 def change(**fields):
-    return Draws(**{**PLAIN.__dict__, **fields})
+    return AugmentationParams(**{**PLAIN.__dict__, **fields})
 
 
 def test_crop_and_resize_are_torchvisions():
@@ -100,7 +109,7 @@ def test_both_backends_have_the_same_statistics():
     photo = image(500, 375)
     both = {"pil": [], "opencv": []}
     for i in range(120):
-        draws = draw_view(Views(), photo.size, i % 2, view_rng(0, 0, i, i % 2))
+        draws = sample_augmentation(Views(), photo.size, i % 2, view_rng(0, 0, i, i % 2))
         for backend, views in both.items():
             views.append(render_view(photo, draws, 112, backend))
     pil, ours = (np.stack(views).astype(float) for views in both.values())
@@ -113,7 +122,7 @@ def test_both_backends_have_the_same_statistics():
 
 def test_draws_depend_on_seed_epoch_index_and_view_alone():
     def draws(*key):
-        return draw_view(Views(), (64, 48), key[3], view_rng(*key))
+        return sample_augmentation(Views(), (64, 48), key[3], view_rng(*key))
 
     keys = [(s, e, i, v) for s in (0, 1) for e in (0, 1) for i in (0, 1) for v in (0, 1)]
     assert [draws(*k) for k in keys] == [draws(*k) for k in keys]
@@ -121,7 +130,9 @@ def test_draws_depend_on_seed_epoch_index_and_view_alone():
 
 
 def test_draws_have_the_recipes_distribution():
-    sample = [draw_view(Views(), (500, 375), i % 2, view_rng(0, 0, i, i % 2)) for i in range(4000)]
+    sample = [
+        sample_augmentation(Views(), (500, 375), i % 2, view_rng(0, 0, i, i % 2)) for i in range(4000)
+    ]
     first, second = sample[::2], sample[1::2]
 
     def share(draws, field):
@@ -156,14 +167,14 @@ def test_crops_have_torchvisions_distribution():
     for _ in range(4000):
         p = crop.make_params([image(500, 375)])
         theirs.append((p["left"], p["top"], p["width"], p["height"]))
-    ours = [draw_view(Views(), (500, 375), 0, view_rng(1, 0, i, 0)).box for i in range(4000)]
+    ours = [sample_augmentation(Views(), (500, 375), 0, view_rng(1, 0, i, 0)).box for i in range(4000)]
     np.testing.assert_allclose(moments(ours), moments(theirs), rtol=0.05)
 
 
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (3, 3)])
 def test_extreme_images_still_give_a_crop_inside(size):
     for i in range(50):
-        left, top, width, height = draw_view(Views(), size, 0, view_rng(0, 0, i, 0)).box
+        left, top, width, height = sample_augmentation(Views(), size, 0, view_rng(0, 0, i, 0)).box
         assert 0 <= left < left + width <= size[0]
         assert 0 <= top < top + height <= size[1]
 
@@ -175,9 +186,9 @@ def test_normalize_is_torchvisions():
 
 
 def test_sizes_cover_their_ranges_and_repeat():
-    config = Views(online=SideRange(smallest=96, largest=224, step=32))
-    drawn = [draw_sizes(config, 0, i) for i in range(2000)]
+    config = Views(online=ResolutionRange(smallest=96, largest=224, step=32))
+    drawn = [draw_resolutions(config, 0, i) for i in range(2000)]
     assert {s.online_1 for s in drawn} == {s.online_2 for s in drawn} == {96, 128, 160, 192, 224}
     assert {s.target_1 for s in drawn} == set(range(128, 225))
-    assert drawn == [draw_sizes(config, 0, i) for i in range(2000)]
+    assert drawn == [draw_resolutions(config, 0, i) for i in range(2000)]
     assert np.corrcoef([s.target_1 for s in drawn], [s.target_2 for s in drawn])[0, 1] < 0.1

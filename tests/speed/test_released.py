@@ -15,8 +15,7 @@ from triplet.pretrain import trainer
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import ViewPairs
 from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.step import Sizes
-from triplet.pretrain.views import draw_view, normalize, view_rng
+from triplet.pretrain.views import InputResolutions, normalize, sample_augmentation, view_rng
 from triplet.training.optim import ema_update
 
 CPU = torch.device("cpu")
@@ -66,7 +65,7 @@ def test_whole_steps_agree(config):
     theirs.networks.load_state_dict(mine.networks.state_dict())
     pairs = torch.randint(256, (12, 2, 3, 48, 48), dtype=torch.uint8)
     views = normalize(pairs, torch.float64)
-    for sizes in (Sizes(32, 41, 48, 33), Sizes(40, 48, 32, 47)):
+    for sizes in (InputResolutions(32, 41, 48, 33), InputResolutions(40, 48, 32, 47)):
         mine.micro_batch(pairs, sizes)
         logged = theirs.micro_batch(views, sizes)
         assert mine.seen[-1][0].item() == pytest.approx(logged, abs=1e-5)  # the kit's log is float32
@@ -88,7 +87,9 @@ def test_views_agree_given_the_same_draws(folder, monkeypatch):
     for index in range(len(images)):
         pixels, _ = kit[0, index]
         for view in (0, 1):
-            draws = draw_view(config, (photos.WIDTH, photos.HEIGHT), view, view_rng(3, 0, index, view))
+            draws = sample_augmentation(
+                config, (photos.WIDTH, photos.HEIGHT), view, view_rng(3, 0, index, view)
+            )
             left, top, width, height = draws.box
             factors = dict(draws.jitter)
             order = [

@@ -12,10 +12,10 @@ import torch
 from benchmarks.speed import download, fed, flops, photos, results, run, timing
 from benchmarks.speed.steps import Setup, sizes_of
 from triplet.errors import KitError
-from triplet.pretrain.config import SideRange, Views
+from triplet.pretrain.config import ResolutionRange, Views
 from triplet.pretrain.estimate import estimate
-from triplet.pretrain.layout import plan
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.layout import make_layout
+from triplet.pretrain.views import InputResolutions
 
 CPU = torch.device("cpu")
 
@@ -30,10 +30,14 @@ def test_photos_repeat_and_weigh_what_photographs_do(folder, tmp_path):
 
 
 def test_flop_of_a_step_are_those_of_the_estimate(config):
-    views = Views(online=SideRange(smallest=64, largest=64), target=SideRange(smallest=96, largest=96))
+    views = Views(
+        online=ResolutionRange(smallest=64, largest=64), target=ResolutionRange(smallest=96, largest=96)
+    )
     config = config.model_copy(update={"views": views})
-    expected = estimate(config, plan(config, 1)).flop
-    assert flops.step_flop(config.model, Sizes(64, 64, 96, 96)) == pytest.approx(expected, rel=1e-4)
+    expected = estimate(config, make_layout(config, 1)).flop
+    assert flops.step_flop(config.model, InputResolutions(64, 64, 96, 96)) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_peaks_are_known_by_the_exact_device():
@@ -113,7 +117,7 @@ def test_goals_are_not_judged_by_what_did_not_get_through():
 
 
 def test_fast_sizes_are_the_nearest_to_the_released_ones(config):
-    few = SideRange(smallest=32, largest=48, step=16)
+    few = ResolutionRange(smallest=32, largest=48, step=16)
     fast = config.model_copy(update={"views": config.views.model_copy(update=dict(online=few, target=few))})
     setup = Setup(released=config, fast=fast, passes=8, compile=False)
     for drawn, moved in zip(sizes_of(setup, config), sizes_of(setup, fast), strict=True):
@@ -210,7 +214,7 @@ def test_the_other_libraries_step(package, config):
 
     (each,) = [e for e in others.installed(config, CPU)[0] if e.name.startswith(package)]
     before = copy.deepcopy(each.networks.state_dict())
-    each.micro_batch(torch.randn(12, 2, 3, 48, 48), Sizes(32, 41, 48, 33))
+    each.micro_batch(torch.randn(12, 2, 3, 48, 48), InputResolutions(32, 41, 48, 33))
     each.update()
     weights = {name: p for name, p in each.networks.named_parameters() if p.ndim > 1}
     parts = {name.split(".")[0] for name in weights}

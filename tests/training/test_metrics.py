@@ -2,13 +2,13 @@
 
 import pytest
 
-from triplet.training.metrics import Pace
+from triplet.training.metrics import ThroughputMeter
 
 
 def test_pace_counts_only_its_own_session(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    pace = Pace(batch=100, steps=1000, start=500)
+    pace = ThroughputMeter(batch=100, steps=1000, start=500)
     told = []
     for done in range(501, 531):
         now[0] += 30 if done < 505 else 2  # compiling at first

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from triplet.errors import KitError
 from triplet.images import decode, open_images
-from triplet.pretrain.config import SideRange, Views
-from triplet.pretrain.loss import truncated_triplet_loss
-from triplet.pretrain.step import resize
-from triplet.pretrain.views import draw_sizes
+from triplet.pretrain.config import ResolutionRange, Views
+from triplet.pretrain.methods.triplet import resize, truncated_triplet_loss
+from triplet.pretrain.views import draw_resolutions
 
 
 @DATASOURCES.register_module
@@ -113,14 +112,14 @@ class Triplet(BYOL):
         super().__init__(**rest)
         names = ("smallest", "largest", "step")
         self.sides = Views(
-            online=SideRange(**dict(zip(names, online, strict=True))),
-            target=SideRange(**dict(zip(names, target, strict=True))),
+            online=ResolutionRange(**dict(zip(names, online, strict=True))),
+            target=ResolutionRange(**dict(zip(names, target, strict=True))),
         )
         self.seed = seed
 
     def forward_train(self, img: Tensor, **_: Any) -> dict[str, Tensor]:
         """(n, 2, 3, h, w) normalised views -> the sum of both directions' losses."""
-        sizes = draw_sizes(self.sides, self.seed, self.iteration)
+        sizes = draw_resolutions(self.sides, self.seed, self.iteration)
         view_1, view_2 = img[:, 0], img[:, 1]
         online_1 = self.online_net(resize(view_1, sizes.online_1))[0]
         online_2 = self.online_net(resize(view_2, sizes.online_2))[0]

@@ -22,7 +22,7 @@ from triplet.signals import graceful
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, join
 from triplet.training.loading import from_worker
-from triplet.training.metrics import Log, Pace
+from triplet.training.metrics import MetricLogger, ThroughputMeter
 from triplet.weights.initial import AUTHORS
 from triplet.weights.read import read_backbone, read_state
 
@@ -61,7 +61,7 @@ def pretrain(
                 f"found {processes.size}; start it with GPUS={resolved.gpus}, or train another batch: "
                 f"gpus={processes.size}"
             )
-        processes.same("config", settings.plain(resolved))
+        processes.assert_same("config", settings.plain(resolved))
         processes.use_cores(resolved.data.workers_per_gpu)
 
         def work(images: Images, job: records.Job) -> None:
@@ -169,7 +169,7 @@ def train(
     shims.keep_memory_bank(model)
     origin = load_weights(weights, model) if weights else "drawn from the seed"
     start = resume(config, job.folder, processes)
-    if processes.first:
+    if processes.is_main_process:
         say(
             f"pretrain: OpenSelfSup {openselfsup.__version__}, {config.model.type}: "
             f"{batch} images a step = {config.gpus} processes x "
@@ -177,11 +177,11 @@ def train(
             f"{images} images = {steps} optimiser steps; weights: {origin}"
         )
     final = job.folder / "checkpoint.pth"
-    pace = Pace(batch, steps, start)
+    pace = ThroughputMeter(batch, steps, start)
     with (
         graceful() as stop,
-        Log(job.folder, start, accumulate, first=processes.first) as log,
-        Bar("pretrain", steps, start, quiet=not processes.first) as bar,
+        MetricLogger(job.folder, start, accumulate, is_main_process=processes.is_main_process) as log,
+        Bar("pretrain", steps, start, quiet=not processes.is_main_process) as bar,
         quiet(),
     ):
         watch = dict(
@@ -193,7 +193,7 @@ def train(
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)
         except KitError as error:  # a loader's arrives with its traceback in the message
             raise from_worker(error) from None
-    if processes.first:
+    if processes.is_main_process:
         job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
         job.results.update(
             engine="openselfsup", openselfsup=openselfsup.__version__, images=images, batch=batch,
@@ -212,8 +212,8 @@ def resume(config: Any, folder: Path, processes: Processes) -> int:
     def load(path: Path) -> None:
         torch.load(path, map_location="cpu", weights_only=True)
 
-    start = checkpoint.newest(folder, load) if processes.first else 0
-    start = processes.tell(start)
+    start = checkpoint.newest(folder, load) if processes.is_main_process else 0
+    start = processes.broadcast_object(start)
     path = folder / f"step_{start:07d}.pth"
     seen = processes.gather(path.exists() or not start)
     if not all(seen):

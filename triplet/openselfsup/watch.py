@@ -17,7 +17,7 @@ from triplet.progress import Bar, say
 from triplet.signals import Stop
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes
-from triplet.training.metrics import Log, Pace, memory
+from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 
 
 class Watch(Hook):
@@ -40,9 +40,19 @@ class Watch(Hook):
     """
 
     def __init__(
-        self, *, folder: Path, final: Path, processes: Processes, log: Log, pace: Pace, bar: Bar,
-        stop: Stop, accumulate: int, every: int, dist_mode: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        folder: Path,
+        final: Path,
+        processes: Processes,
+        log: MetricLogger,
+        pace: ThroughputMeter,
+        bar: Bar,
+        stop: Stop,
+        accumulate: int,
+        every: int,
+        dist_mode: bool = True,
+    ) -> None:
         self.folder, self.processes, self.log, self.pace, self.bar = folder, processes, log, pace, bar
         self.stop, self.accumulate, self.every, self.final = stop, accumulate, every, final
         self._losses: list[float] = []
@@ -90,7 +100,7 @@ class Watch(Hook):
         }
         self.log.write(done, values)
         self._losses, self._waited = [], 0.0
-        if self.processes.first and (forecast := self.pace.forecast(done)):
+        if self.processes.is_main_process and (forecast := self.pace.forecast(done)):
             say(f"pretrain: {forecast}")
         self.bar.step(f"loss {loss:.3f}")
         if runner.iter + 1 == runner.max_iters:
@@ -104,17 +114,17 @@ class Watch(Hook):
 
     def after_run(self, runner: Any) -> None:
         """Leave the trained networks, without the optimiser."""
-        if self.processes.first:
+        if self.processes.is_main_process:
             found = self._state(runner, runner.iter)
             checkpoint.write(self.final, {**found, "optimizer": None})
 
     def _save(self, runner: Any) -> None:
-        if self.processes.first:
+        if self.processes.is_main_process:
             done = runner.iter + 1
             path = self.folder / f"step_{done // self.accumulate:07d}.pth"
             checkpoint.write(path, self._state(runner, done))
             checkpoint.keep(self.folder, 2)
-        self.processes.tell()  # nobody goes on, or ends, before it is saved
+        self.processes.broadcast_object()  # nobody goes on, or ends, before it is saved
 
     def _state(self, runner: Any, iteration: int) -> dict[str, Any]:
         """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""

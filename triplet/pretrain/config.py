@@ -7,11 +7,8 @@ from pydantic import Field, model_validator
 from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
-TOGETHER = ("simclr", "moco")
-"""Methods that look at all images of a micro-batch at once."""
 
-
-class SideRange(Settings):
+class ResolutionRange(Settings):
     """Sides in pixels from which a network's input resolution is drawn, uniformly."""
 
     smallest: Pixels
@@ -79,13 +76,13 @@ class Views(Settings):
     backend: Literal["pil", "opencv", "dali"] = "pil"
     """What makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on the GPU
     (see dali.py)."""
-    online: SideRange = SideRange(smallest=96, largest=224)
-    target: SideRange = SideRange(smallest=128, largest=224)
+    online: ResolutionRange = ResolutionRange(smallest=96, largest=224)
+    target: ResolutionRange = ResolutionRange(smallest=128, largest=224)
     patches: Patches = Patches()
     """Of relative location, which takes nothing else from here."""
 
     @property
-    def few(self) -> bool:
+    def few_resolutions(self) -> bool:
         """Whether the resolutions are few, so that tuning kernels for each pays."""
         return self.online.step > 1 and self.target.step > 1
 
@@ -117,7 +114,7 @@ class Loss(Settings):
         return self
 
 
-class Contrast(Settings):
+class Contrastive(Settings):
     """Of SimCLR, MoCo and NPID."""
 
     temperature: Positive = 0.07
@@ -171,7 +168,10 @@ class Monitor(Settings):
 
 
 class Pretrain(Settings):
-    """One pretraining run: what the optimiser sees, whatever machine it runs on."""
+    """One pretraining run: what the optimiser sees, whatever machine it runs on.
+
+    Whether the parts fit the method is checked by ``methods.check``.
+    """
 
     method: Literal["triplet", "byol", "moco", "npid", "relative-loc", "rotation-pred", "simclr"] = (
         "triplet"
@@ -180,7 +180,7 @@ class Pretrain(Settings):
     views: Views = Views()
     loss: Loss
     """Of the Triplet method; of the others ``group`` alone, the images of one GPU in the original."""
-    contrast: Contrast = Contrast()
+    contrastive: Contrastive = Contrastive()
     batch_norm: Literal["shared", "group"] = "shared"
     """Over a micro-batch, or over each group alone as on a GPU of its own."""
     optimizer: Optimizer
@@ -200,29 +200,16 @@ class Pretrain(Settings):
     """Share of images that may be unreadable before the run stops."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Optimiser steps between checkpoints."""
-    keep: Annotated[int, Field(ge=1)] = 2
+    max_to_keep: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints that are kept."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.model.hidden == 0 and self.method != "moco":
-            raise ValueError("model.hidden must be at least 1: only MoCo has a linear projector")
-        if self.method in TOGETHER and self.optimizer.accumulate > 1:
-            raise ValueError(f"optimizer.accumulate must be 1 for {self.method}: its batch is seen whole")
-        if self.method == "moco" and self.contrast.queue % self.micro_batch:
-            raise ValueError(f"contrast.queue must be a multiple of the batch, {self.micro_batch}")
-        if self.views.backend == "dali" and self.views_per_image != 2:
-            raise ValueError("views.backend=dali makes two views of an image; take opencv")
         if self.views.backend == "dali" and (
             self.views.grayscale_first or self.views.interpolation != "bicubic"
         ):
             raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
         return self
-
-    @property
-    def views_per_image(self) -> int:
-        """That the method sees; relative location's are patches."""
-        return {"npid": 1, "rotation-pred": 1, "relative-loc": 9}.get(self.method, 2)
 
     @property
     def loaders(self) -> int:

@@ -28,9 +28,9 @@ from triplet.errors import KitError, out_of_memory
 from triplet.images import Images
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import _Items, read_or_next
+from triplet.pretrain.gpu_augment import gpu_augment
 from triplet.pretrain.layout import Layout, Order
-from triplet.pretrain.recolor import recolor
-from triplet.pretrain.views import Draws, draw_view, view_rng
+from triplet.pretrain.views import AugmentationParams, sample_augmentation, view_rng
 from triplet.progress import say
 from triplet.signals import Stop
 from triplet.training.loading import load as load_items
@@ -45,12 +45,12 @@ class Sample(NamedTuple):
     """One image, not decoded yet."""
 
     data: bytes
-    draws: tuple[Draws, Draws]
+    draws: tuple[AugmentationParams, AugmentationParams]
     unreadable: list[int]
     """Indices that it stands in for."""
 
 
-class Batch(NamedTuple):
+class EncodedBatch(NamedTuple):
     """The images of one pass."""
 
     items: list[tuple[int, int]]
@@ -58,12 +58,12 @@ class Batch(NamedTuple):
     data: Tensor
     """All files, one after the other: one piece of shared memory instead of hundreds."""
     sizes: list[int]
-    draws: list[tuple[Draws, Draws]]
+    draws: list[tuple[AugmentationParams, AugmentationParams]]
     unreadable: list[int]
 
 
-class Encoded(Dataset[Batch]):
-    """Item [(epoch, index), ...]: a Batch of those images.
+class Encoded(Dataset[EncodedBatch]):
+    """Item [(epoch, index), ...]: those images as one EncodedBatch.
 
     An image that cannot be read is replaced as in ``data.ViewPairs``.
     """
@@ -71,13 +71,13 @@ class Encoded(Dataset[Batch]):
     def __init__(self, images: Images, config: Views, seed: int) -> None:
         self.images, self.config, self.seed = images, config, seed
 
-    def __getitem__(self, items: list[tuple[int, int]]) -> Batch:
+    def __getitem__(self, items: list[tuple[int, int]]) -> EncodedBatch:
         return self.batch(items, plain=False)
 
-    def batch(self, items: list[tuple[int, int]], plain: bool) -> Batch:
+    def batch(self, items: list[tuple[int, int]], plain: bool) -> EncodedBatch:
         """The images, all of them decoded by PIL where ``plain``."""
         samples = [self._sample(epoch, index, plain) for epoch, index in items]
-        return Batch(
+        return EncodedBatch(
             items=items,
             data=torch.from_numpy(np.concatenate([np.frombuffer(s.data, dtype=np.uint8) for s in samples])),
             sizes=[len(s.data) for s in samples],
@@ -90,7 +90,8 @@ class Encoded(Dataset[Batch]):
             self.images, index, lambda index: self._read(index, plain)
         )
         one, other = (
-            draw_view(self.config, size, view, view_rng(self.seed, epoch, index, view)) for view in (0, 1)
+            sample_augmentation(self.config, size, view, view_rng(self.seed, epoch, index, view))
+            for view in (0, 1)
         )
         return Sample(data, (one, other), unreadable)
 
@@ -129,15 +130,17 @@ def load(
     with contextlib.closing(load_items(encoded, items, workers=config.loaders, stop=stop)) as batches:
         for batch, pixels in _decoded(encoded, batches, layout, device):
             draws = [each for pair in batch.draws for each in pair]
-            parts = [recolor(pixels[i : i + PART], draws[i : i + PART]) for i in range(0, len(draws), PART)]
+            parts = [
+                gpu_augment(pixels[i : i + PART], draws[i : i + PART]) for i in range(0, len(draws), PART)
+            ]
             yield torch.cat(parts).unflatten(0, (-1, 2)), batch.unreadable
 
 
 def _decoded(
-    encoded: Encoded, batches: Iterator[Batch], layout: Layout, device: torch.device
-) -> Iterator[tuple[Batch, Tensor]]:
+    encoded: Encoded, batches: Iterator[EncodedBatch], layout: Layout, device: torch.device
+) -> Iterator[tuple[EncodedBatch, Tensor]]:
     """Each batch with its (2n, 3, size, size) uint8 views, but for their colours."""
-    ready, inside = deque[Batch](), deque[Batch]()  # for DALI, and in DALI
+    ready, inside = deque[EncodedBatch](), deque[EncodedBatch]()  # for DALI, and in DALI
 
     def source() -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
         if not ready:
@@ -168,7 +171,7 @@ def _decoded(
         yield inside.popleft(), pixels
 
 
-def _plain(encoded: Encoded, batch: Batch) -> Batch:
+def _plain(encoded: Encoded, batch: EncodedBatch) -> EncodedBatch:
     """The same images, decoded by PIL."""
     plain = encoded.batch(batch.items, plain=True)
     damaged = sorted({*plain.unreadable} - {*batch.unreadable})
@@ -187,7 +190,7 @@ def _dali() -> Any:
         ) from None
 
 
-def _arrays(batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+def _arrays(batch: EncodedBatch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
     """Encoded images, and (n, 2, 5) left, top, width, height, mirrored of each view."""
     draws = [[[*view.box, view.flip] for view in pair] for pair in batch.draws]
     return [each.numpy() for each in batch.data.split(batch.sizes)], np.array(draws, dtype=np.int32)

@@ -1,6 +1,7 @@
 """Unlabelled images as batches of views."""
 
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,8 +14,9 @@ from triplet.errors import KitError
 from triplet.images import Images, decode
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import Layout, Order
-from triplet.pretrain.methods.relative_loc import draw_patches
-from triplet.pretrain.views import Pixels, draw_view, render_view, view_rng
+from triplet.pretrain.methods import METHODS
+from triplet.pretrain.methods.common import Traits
+from triplet.pretrain.views import Pixels, view_rng
 from triplet.signals import Stop
 from triplet.training.loading import stream
 
@@ -49,17 +51,24 @@ def read_or_next(
     return found, index, unreadable
 
 
-class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
-    """Item (epoch, index): the (count, size, size, 3) uint8 views of image ``index`` in that epoch.
+TWO_VIEWS = Traits(measures=())
 
-    Nine are the patches of relative location.
+
+class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
+    """Item (epoch, index): the (views, side, side, 3) uint8 views of image ``index`` in that epoch.
 
     An image that cannot be read is replaced by the next one in the list that can, and its index is given
     beside the views.
+
+    Args:
+        images: to read.
+        config: of the views.
+        seed: of all draws.
+        traits: of the method, which say how many views there are and of what kind.
     """
 
-    def __init__(self, images: Images, config: Views, seed: int, count: int = 2) -> None:
-        self.images, self.config, self.seed, self.count = images, config, seed, count
+    def __init__(self, images: Images, config: Views, seed: int, traits: Traits = TWO_VIEWS) -> None:
+        self.images, self.config, self.seed, self.traits = images, config, seed, traits
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,18 +76,8 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, list[int]]:
         epoch, index = item
         image, index, unreadable = read_or_next(self.images, index, self._read)
-        if self.count == 9:
-            return draw_patches(
-                image, self.config.patches, view_rng(self.seed, epoch, index, 0)
-            ), unreadable
-        views = []
-        for view in range(self.count):
-            rng = view_rng(self.seed, epoch, index, view)
-            draws = draw_view(self.config, image.size, view, rng)
-            views.append(
-                render_view(image, draws, self.config.size, self.config.backend, self.config.interpolation)
-            )
-        return np.stack(views), unreadable
+        rng = partial(view_rng, self.seed, epoch, index)
+        return self.traits.sample_views(image, self.config, rng, self.traits.views), unreadable
 
     def _read(self, index: int) -> Image.Image | None:
         try:
@@ -109,11 +108,11 @@ def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
     """For each pass of a process from optimiser step ``start`` to the end of the run: its
-    (n, count, 3, size, size) uint8 views on ``device``, and the indices of images that could not be
+    (n, views, 3, side, side) uint8 views on ``device``, and the indices of images that could not be
     read."""
     config = layout.config
-    views = ViewPairs(images, config.views, config.seed, config.views_per_image)
-    count = config.views_per_image
-    pixels = (config.views.patches.side if count == 9 else config.views.size) ** 2
+    traits = METHODS[config.method].TRAITS
+    views = ViewPairs(images, config.views, config.seed, traits)
     items = _Items(layout, order, rank, start)
-    return stream(views, items, _collate, config.loaders, device, stop, layout.images * count * 3 * pixels)
+    size = layout.images * traits.views * 3 * traits.view_side(config.views) ** 2
+    return stream(views, items, _collate, config.loaders, device, stop, size)

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from triplet.errors import KitError
 from triplet.models.networks import Networks
-from triplet.pretrain.config import TOGETHER, Model, Pretrain, SideRange
-from triplet.pretrain.layout import Layout, plan
+from triplet.pretrain.config import Model, Pretrain, ResolutionRange
+from triplet.pretrain.layout import Layout, make_layout
 from triplet.pretrain.methods import METHODS
 from triplet.training.memory import kept_for_backward
 
@@ -24,7 +24,7 @@ class Cost:
     """Of one run on one layout."""
 
     flop: float
-    """Per image: both views through both networks, backward through the online one. A multiply-add is 2."""
+    """Per image: all passes through all networks, backward through the online one. A multiply-add is 2."""
     memory: float
     """Bytes on a GPU: weights, optimiser, and what the largest pass keeps for its backward."""
 
@@ -39,37 +39,21 @@ def estimate(config: Pretrain, layout: Layout) -> Cost:
     The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; a
     framework adds its own (CUDA context, cuDNN's workspace, fragmentation: one to three GiB).
     """
-    if config.method != "triplet":
-        return _baseline(config, layout)
-    networks = _networks(config.model)
-    online, target = (
-        _mean_flop(config.model, sides) for sides in (config.views.online, config.views.target)
-    )
-    predictor = sum(2 * p.numel() for n, p in networks.predictor.named_parameters() if n.endswith("weight"))
-    flop = 2 * (3 * online + target) + 2 * 3 * predictor
+    method = METHODS[config.method]
+    work = method.work(config)
+    model = config.model.model_copy(update={"hidden": config.model.hidden or 1})
+    online, target = (_mean_flop(model, sides) for sides in (work.online_sides, work.target_sides))
+    flop = work.online * 3 * online + work.target * target + work.more_flop
 
+    with torch.device("meta"):
+        networks = method.build(config, 1)
     # Trained tensors have a gradient and a momentum; the target network has neither.
     tensors = sum(p.numel() * (12 if p.requires_grad else 4) for p in networks.parameters())
-    kept = _kept(config.model, config.views.online.largest, config.precision)
-    pixels = 2 * 3 * config.views.size**2 * 5  # two views in uint8 and float32
-    return Cost(float(flop), float(tensors + layout.images * (2 * kept + pixels)))
-
-
-def _baseline(config: Pretrain, layout: Layout) -> Cost:
-    """Of another method: its passes through the backbone, whose projector's share is small."""
-    online, target = METHODS[config.method].PASSES
-    side = config.views.patches.side if config.method == "relative-loc" else config.views.size
-    model = config.model.model_copy(update={"hidden": config.model.hidden or 1})
-    flop = _mean_flop(model, SideRange.model_construct(smallest=side, largest=side, step=1))
-    with torch.device("meta"):
-        networks = METHODS[config.method].build(config, 1)
-    tensors = sum(p.numel() * (12 if p.requires_grad else 4) for p in networks.parameters())
     tensors += 4 * sum(b.numel() for b in networks.buffers())
-    kept = online * _kept(model, side, config.precision)
-    if config.method == "npid":  # the negatives' features, for the backward pass
-        kept += 4 * config.contrast.negatives * config.model.outputs
-    pixels = config.views_per_image * 3 * side**2 * 5
-    return Cost(float(flop * (3 * online + target)), float(tensors + layout.images * (kept + pixels)))
+    kept = work.online * _kept(model, work.online_sides.largest, config.precision) + work.more_kept
+    traits = method.TRAITS
+    pixels = traits.views * 3 * traits.view_side(config.views) ** 2 * 5  # in uint8 and float32
+    return Cost(float(flop), float(tensors + layout.images * (kept + pixels)))
 
 
 def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
@@ -81,24 +65,25 @@ def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
         memory: bytes of the smallest GPU.
 
     Raises:
-        KitError: not even one group fits, or for a method of TOGETHER not the whole share.
+        KitError: not even one group fits, or for a method that looks at it at once not the whole share.
     """
     if config.images_per_gpu:
         return config
-    layout, whole = plan(config, processes), config.method in TOGETHER
+    layout, traits = make_layout(config, processes), METHODS[config.method].TRAITS
+    whole, in_group = traits.needs_whole_batch, traits.negatives_in_group
     groups = layout.images // config.loss.group
     for held in (n for n in range(groups, groups - 1 if whole else 0, -1) if groups % n == 0):
         limited = config.model_copy(update={"images_per_gpu": held * config.loss.group})
-        needed = estimate(config, plan(limited, processes)).memory
+        needed = estimate(config, make_layout(limited, processes)).memory
         if needed <= memory * ROOM:
             return config if held == groups else limited
-    negative = "negative " if config.method == "triplet" else ""
+    negative = "negative " if in_group else ""
     what = f"which {config.method} looks at at once" if whole else f"a {negative}group"
     ways = {
         "more GPUs": whole and layout.ranks < config.optimizer.groups,
         "precision=bfloat16": config.precision == "float32",
-        "a recipe of smaller groups (8x104x6)": config.method == "triplet" and config.loss.group > 104,
-        "a smaller loss.group with more optimizer.groups": config.method != "triplet" and not whole,
+        "a recipe of smaller groups (8x104x6)": in_group and config.loss.group > 104,
+        "a smaller loss.group with more optimizer.groups": not in_group and not whole,
     }
     advice = ", or ".join([*(way for way, open_ in ways.items() if open_), "a larger GPU"])
     raise KitError(
@@ -123,7 +108,7 @@ def encoder_flop(model: Model, side: int) -> float:
 
 
 @cache
-def _mean_flop(model: Model, sides: SideRange) -> float:
+def _mean_flop(model: Model, sides: ResolutionRange) -> float:
     """Of one forward pass of an encoder for one image, over the sides that are drawn."""
     every = range(sides.smallest, sides.largest + 1, sides.step)
     # 7 shares no factor with the strides: what rounding up costs on odd sides is met as often as it is.

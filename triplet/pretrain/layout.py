@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods import METHODS, check
 
 
 @dataclass(frozen=True)
-class Pass:
+class MicroBatch:
     """One forward and backward pass of one process."""
 
     iteration: int
@@ -65,7 +66,8 @@ class Layout:
 
     def describe(self) -> str:
         """One line for the log."""
-        negatives = f"negatives among {self.config.loss.group}, " if self.config.method == "triplet" else ""
+        in_group = METHODS[self.config.method].TRAITS.negatives_in_group
+        negatives = f"negatives among {self.config.loss.group}, " if in_group else ""
         line = (
             f"{self.config.batch} images a step = {self.teams * self.ranks} processes x {self.passes} "
             f"passes x {self.images} images; {negatives}BN over {self.bn_images}"
@@ -74,7 +76,7 @@ class Layout:
             line += f" (the config asks for {self.config.micro_batch}: images_per_gpu forbids it)"
         return line
 
-    def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[Pass]]:
+    def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[MicroBatch]]:
         """The passes of a process, a list for each optimiser step from ``start`` on."""
         accumulate = self.config.optimizer.accumulate
         share = self.images * self.splits
@@ -85,12 +87,18 @@ class Layout:
                 iteration = step * accumulate + round_ * self.teams + self.team(rank)
                 items = order.micro_batch(iteration)[first : first + share]
                 for cut in range(0, share, self.images):
-                    passes.append(Pass(iteration, tuple(items[cut : cut + self.images]), first + cut))
+                    passes.append(MicroBatch(iteration, tuple(items[cut : cut + self.images]), first + cut))
             yield passes
 
 
-def plan(config: Pretrain, processes: int) -> Layout:
-    """The layout for a number of processes; KitError when the step does not divide among them."""
+def make_layout(config: Pretrain, processes: int) -> Layout:
+    """The layout for a number of processes.
+
+    Raises:
+        KitError: settings that do not fit the method, see ``methods.check``; or the step does not divide
+            among the processes.
+    """
+    check(config)
     groups, accumulate = config.optimizer.groups, config.optimizer.accumulate
     possible = [
         n for n in range(1, groups * accumulate + 1)

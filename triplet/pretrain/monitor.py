@@ -1,4 +1,4 @@
-"""What a pretraining measures of itself: the loss and its features in each step, k-NN now and then."""
+"""What a pretraining measures of itself now and then: k-NN accuracy of its features."""
 
 import contextlib
 
@@ -6,40 +6,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from triplet.errors import KitError
 from triplet.images import Images, decode
 from triplet.knn import accuracy, knn_predict
 from triplet.models.networks import Networks
-from triplet.pretrain.config import Loss, Pretrain
-from triplet.pretrain.loss import distances
+from triplet.pretrain.config import Pretrain
 from triplet.pretrain.views import centre_view, normalize
 from triplet.signals import Stop
 from triplet.training.distributed import Processes
 from triplet.training.loading import load
-
-MEASURES = ("loss", "positive_cosine", "negative_cosine", "feature_std", "feature_rank")
-
-
-@torch.no_grad()
-def measure(loss: Tensor, predictions: Tensor, targets: Tensor, config: Loss) -> Tensor:
-    """(5,) values of one pass, on its device and without waiting for it: see ``MEASURES``.
-
-    positive_cosine: mean of each prediction's with its own target. negative_cosine: mean with the hard
-    negatives that the loss takes. feature_std: of normalised target features, times sqrt(d): 1 when they
-    spread evenly over the sphere, 0 after a collapse to a point. feature_rank: their participation ratio
-    ``(sum of eigenvalues)^2 / sum of squared eigenvalues`` of the covariance, between 1 (collapsed to a
-    line) and d.
-    """
-    positive, deputy = distances(predictions, targets, config.nearest, config.skip, config.group)
-    z = F.normalize(targets.float(), dim=1)
-    centred = z - z.mean(0)
-    covariance = centred.T @ centred
-    spread = z.std(0).mean() * z.shape[1] ** 0.5
-    rank = covariance.diagonal().sum().square() / covariance.square().sum().clamp(min=1e-30)
-    return torch.stack([loss.detach().float(), -positive.mean() / 2, -deputy.mean() / 2, spread, rank])
 
 
 class _Centres(Dataset[Tensor]):

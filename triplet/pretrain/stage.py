@@ -9,13 +9,13 @@ from triplet.config import load
 from triplet.images import Images, open_images
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import fit
-from triplet.pretrain.layout import plan
+from triplet.pretrain.layout import make_layout
 from triplet.pretrain.trainer import pretrain as train
 from triplet.training import checkpoint, distributed
 from triplet.training.distributed import Processes, join
 
 # Where these stand does not change the result.
-NEUTRAL = {"workers", "unreadable", "checkpoint_every", "keep", "monitor"}
+NEUTRAL = {"workers", "unreadable", "checkpoint_every", "max_to_keep", "monitor"}
 
 
 def pretrain(
@@ -45,8 +45,8 @@ def pretrain(
     settings = load(config, Pretrain, overrides)
     output = paths.stage_folder(run, "pretrain")
     with join() as processes:
-        plan(settings, processes.size)
-        processes.same("config", settings.model_dump(mode="json"))
+        make_layout(settings, processes.size)
+        processes.assert_same("config", settings.model_dump(mode="json"))
         if memory := processes.memory:
             settings = fit(settings, processes.size, memory)
 
@@ -83,13 +83,13 @@ def perform(
         seed: for the record.
     """
     images = open_images(source)
-    processes.same("set of images", images.names())
+    processes.assert_same("set of images", images.names())
     if processes.nodes > 1:  # names may agree where files are cut short
-        processes.same("copy of the images", records.Artifact.of(source).sha256)
+        processes.assert_same("copy of the images", records.Artifact.of(source).sha256)
     inputs = {"images": source}
     if weights:
         inputs["weights"] = weights
-        processes.same("file of initial weights", records.Artifact.of(weights).sha256)
+        processes.assert_same("file of initial weights", records.Artifact.of(weights).sha256)
 
     distributed.perform(
         processes,

@@ -19,8 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from triplet.pretrain.config import SideRange, Views
-from triplet.pretrain.step import Sizes
+from triplet.pretrain.config import ResolutionRange, Views
 
 Pixels = NDArray[Any]
 """(height, width, 3) uint8 RGB."""
@@ -33,7 +32,17 @@ STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
-class Draws:
+class InputResolutions:
+    """Side in pixels to which each network sees each view in this step, the same on every rank."""
+
+    online_1: int
+    online_2: int
+    target_1: int
+    target_2: int
+
+
+@dataclass(frozen=True)
+class AugmentationParams:
     """Everything random about one view of one image."""
 
     box: tuple[int, int, int, int]
@@ -46,7 +55,9 @@ class Draws:
     solarize: bool
 
 
-def draw_view(config: Views, size: tuple[int, int], view: int, rng: np.random.Generator) -> Draws:
+def sample_augmentation(
+    config: Views, size: tuple[int, int], view: int, rng: np.random.Generator
+) -> AugmentationParams:
     """Draw one view of an image.
 
     Args:
@@ -67,7 +78,7 @@ def draw_view(config: Views, size: tuple[int, int], view: int, rng: np.random.Ge
     grayscale = rng.random() < config.grayscale
     if grayscale and config.grayscale_first:
         jitter.insert(0, ("saturation", 0.0))  # which is PIL's way to grey
-    return Draws(
+    return AugmentationParams(
         box=box,
         flip=flip,
         jitter=tuple(jitter),
@@ -98,7 +109,11 @@ def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generato
 
 
 def render_view(
-    image: Image.Image, draws: Draws, side: int, backend: str = "pil", interpolation: str = "bicubic"
+    image: Image.Image,
+    draws: AugmentationParams,
+    side: int,
+    backend: str = "pil",
+    interpolation: str = "bicubic",
 ) -> Pixels:
     """(side, side, 3) uint8 RGB: the released transforms, in their order.
 
@@ -120,7 +135,24 @@ def render_view(
     return BACKENDS[backend](image, draws)
 
 
-def _pil(image: Image.Image, draws: Draws) -> Pixels:
+def augmented_views(
+    image: Image.Image, config: Views, rng: Callable[[int], np.random.Generator], count: int
+) -> Pixels:
+    """(count, side, side, 3) uint8 views of an RGB image.
+
+    Args:
+        image: RGB.
+        config: of the views.
+        rng: from the number of a view to its generator, see ``view_rng``.
+        count: 1 or 2.
+    """
+    drawn = [sample_augmentation(config, image.size, view, rng(view)) for view in range(count)]
+    return np.stack(
+        [render_view(image, each, config.size, config.backend, config.interpolation) for each in drawn]
+    )
+
+
+def _pil(image: Image.Image, draws: AugmentationParams) -> Pixels:
     for name, factor in draws.jitter:
         image = getattr(TF, f"adjust_{name}")(image, factor)
     if draws.grayscale:
@@ -132,7 +164,7 @@ def _pil(image: Image.Image, draws: Draws) -> Pixels:
     return np.asarray(image)
 
 
-def _opencv(image: Image.Image, draws: Draws) -> Pixels:
+def _opencv(image: Image.Image, draws: AugmentationParams) -> Pixels:
     cv2.setNumThreads(0)  # one image a process: threads within an image only get in each other's way
     pixels = np.asarray(image)
     for name, factor in draws.jitter:
@@ -172,7 +204,7 @@ def _hue(pixels: Pixels, factor: float) -> Pixels:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-BACKENDS: dict[str, Callable[[Image.Image, Draws], Pixels]] = {"pil": _pil, "opencv": _opencv}
+BACKENDS: dict[str, Callable[[Image.Image, AugmentationParams], Pixels]] = {"pil": _pil, "opencv": _opencv}
 JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
     "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
 }  # fmt: skip
@@ -196,17 +228,17 @@ def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tenso
     return mean, std
 
 
-def draw_sizes(config: Views, seed: int, iteration: int) -> Sizes:
+def draw_resolutions(config: Views, seed: int, iteration: int) -> InputResolutions:
     """The four resolutions of one iteration: a function of seed and iteration, equal on all ranks."""
     rng = np.random.default_rng((seed, iteration, 0x51DE5))
 
-    def draw(sides: SideRange) -> int:
+    def draw(sides: ResolutionRange) -> int:
         return (
             int(rng.integers(0, (sides.largest - sides.smallest) // sides.step + 1)) * (sides.step)
             + sides.smallest
         )
 
-    return Sizes(
+    return InputResolutions(
         online_1=draw(config.online),
         online_2=draw(config.online),
         target_1=draw(config.target),

@@ -57,7 +57,7 @@ def of_run(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
     """All of a run's, of its pretraining and of its finetuning."""
     found = []
     pretrain = run.stages.get("pretrain")
-    if pretrain and pretrain.config.get("method", "triplet") == "triplet":
+    if pretrain:
         found += _pretraining(run.name, flat(pretrain.config))
     if run.detectron2:
         found += _finetuning(run, methods)
@@ -65,9 +65,11 @@ def of_run(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
 
 
 def _pretraining(name: str, ours: dict[str, Any]) -> list[Deviation]:
-    against, theirs = min(
-        pretrainings().items(), key=lambda item: sum(ours.get(k) != v for k, v in item[1].items())
-    )
+    """Against the nearest released config of the same method; none where none is released."""
+    of_method = [item for item in pretrainings().items() if item[1]["method"] == ours.get("method")]
+    if not of_method:
+        return []
+    against, theirs = min(of_method, key=lambda item: sum(ours.get(k) != v for k, v in item[1].items()))
     return [
         Deviation(
             name, "pretrain", f"{against}.py", key, shown(value), shown(ours[key]), key.partition(".")[0]

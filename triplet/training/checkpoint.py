@@ -83,11 +83,11 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def keep(folder: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints, and what killed processes left half-written."""
+def keep(folder: Path, max_to_keep: int) -> None:
+    """Delete all but the newest checkpoints, and what killed processes left half-written."""
     for unfinished in folder.glob(".step_*.tmp"):
         unfinished.unlink()
-    for path in checkpoints(folder)[count:]:
+    for path in checkpoints(folder)[max_to_keep:]:
         _digest(path).unlink(missing_ok=True)
         path.unlink()
 
@@ -100,8 +100,8 @@ def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: P
     Raises:
         KitError: see ``restore``; or only another process than the first one finds checkpoints.
     """
-    found = restore(folder, networks, optimizer) if processes.first else None
-    start: int = processes.tell(found)
+    found = restore(folder, networks, optimizer) if processes.is_main_process else None
+    start: int = processes.broadcast_object(found)
     held = processes.gather(bool(checkpoints(folder)))
     if not start and any(held):
         raise KitError(
@@ -114,7 +114,7 @@ def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: P
             for group in optimizer.param_groups
             for p in group["params"]
         ]
-        processes.share([*networks.state_dict().values(), *momenta])
+        processes.broadcast([*networks.state_dict().values(), *momenta])
     return start
 
 

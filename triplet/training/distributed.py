@@ -55,11 +55,11 @@ class Processes:
         return min(self.gather(free + torch.cuda.memory_reserved(self.device)))
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this one writes files and speaks."""
         return self.rank == 0
 
-    def same(self, what: str, value: Any) -> None:
+    def assert_same(self, what: str, value: Any) -> None:
         """KitError on every process unless all have an equal (JSON-able) value."""
         found = self.gather(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12])
         if odd := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
@@ -68,7 +68,7 @@ class Processes:
                 "start all of them with the same command, kit and data"
             )
 
-    def tell(self, value: Any = None) -> Any:
+    def broadcast_object(self, value: Any = None) -> Any:
         """What the first process says, on every one."""
         box = [value]
         if self.size > 1:
@@ -76,7 +76,7 @@ class Processes:
         return box[0]
 
     @torch.no_grad()
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every process, in place, what the first one's hold."""
         if self.size > 1:
             for tensor in tensors:
@@ -91,7 +91,7 @@ class Processes:
             dist.all_gather_object(found, value)
         return found
 
-    def rows(self, own: Tensor) -> Tensor:
+    def all_gather(self, own: Tensor) -> Tensor:
         """(n, ...) of each process -> (size * n, ...), in order. The gradient goes to the own rows
         alone."""
         if self.size == 1:
@@ -208,21 +208,21 @@ def perform(
     Raises:
         KitError: on the first process, see there; on all of them what ``work`` raises.
     """
-    if not processes.first:
-        if processes.tell() == "work":
+    if not processes.is_main_process:
+        if processes.broadcast_object() == "work":
             work(records.Job(folder))
         return
     told: list[str] = []
 
     def all_work(job: records.Job) -> None:
-        told.append(processes.tell("work"))
+        told.append(processes.broadcast_object("work"))
         work(job)
 
     try:
         records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
     finally:
         if not told:  # done already, or refused: let the others go
-            processes.tell("nothing to do")
+            processes.broadcast_object("nothing to do")
 
 
 class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):

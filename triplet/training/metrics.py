@@ -14,21 +14,21 @@ from triplet import files
 from triplet.progress import duration
 
 
-class Log:
+class MetricLogger:
     """``metrics.jsonl`` and ``tensorboard/`` of a run; says nothing unless this is the first process.
 
     Args:
         folder: of the run.
         start: optimiser steps done; later lines of an earlier session are cut off.
         iterations: micro-batches in a step.
-        first: whether to write at all.
+        is_main_process: whether to write at all.
     """
 
-    def __init__(self, folder: Path, start: int, iterations: int, *, first: bool) -> None:
+    def __init__(self, folder: Path, start: int, iterations: int, *, is_main_process: bool) -> None:
         self.last: dict[str, Any] = {}
         self._stack = contextlib.ExitStack()
-        self._first = first
-        if not first:
+        self._writes = is_main_process
+        if not is_main_process:
             return
         from torch.utils.tensorboard import SummaryWriter
 
@@ -53,7 +53,7 @@ class Log:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Log one optimiser step, whole at once so that a reader never sees half a line."""
         self.last = values
-        if not self._first:
+        if not self._writes:
             return
         self._lines.write(json.dumps(values) + "\n")
         self._lines.flush()
@@ -61,7 +61,7 @@ class Log:
             self._board.add_scalar(name, value, step)
 
 
-class Pace:
+class ThroughputMeter:
     """How fast a run goes, and how long it will take.
 
     Args:

@@ -1,21 +1,51 @@
-"""The baselines of the table, a file each: networks, a pure loss, a training step.
+"""The methods of the table, a file each. Everything else in the package is the same for all of them."""
 
-A module has
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-- ``MEASURES``: names of what its step gives for the log, besides the loss;
-- ``PASSES``: of an image through the online and the target network in a step, for the estimate;
-- ``EMA``: whether the trainer moves ``networks.target`` after the optimiser's step;
-- ``build(config, images)``: the networks; ``networks.online.backbone`` is what is finetuned later;
-- ``step(networks, views, batch)``: the loss and the measures.
+from torch import Tensor, nn
 
-The Triplet method itself is ``triplet.pretrain.step``.
-"""
+from triplet.errors import KitError
+from triplet.pretrain.config import Pretrain
+from triplet.pretrain.methods import byol, moco, npid, relative_loc, rotation_pred, simclr, triplet
+from triplet.pretrain.methods.common import Batch, Traits, Work
 
-from types import ModuleType
 
-from triplet.pretrain.methods import byol, moco, npid, relative_loc, rotation_pred, simclr
+class PretrainMethod(Protocol):
+    """What the module of a method holds."""
 
-METHODS: dict[str, ModuleType] = {
+    TRAITS: Traits
+    """What it needs of the views, the trainer and the layout."""
+
+    def build(self, config: Pretrain, images: int) -> nn.Module:
+        """The networks, on the default device, drawn from torch's global generator.
+
+        ``networks.online.backbone`` is what is finetuned later. Where ``TRAITS.ema_target`` is set,
+        ``networks.target`` has the parameters of ``networks.online``.
+
+        Args:
+            config: of the run.
+            images: in the data set.
+        """
+
+    def step(self, networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """The forward pass of one micro-batch, under autocast where the config asks for bfloat16.
+
+        Args:
+            networks: of ``build``, in train mode.
+            views: ``TRAITS.views`` tensors (n, 3, h, w), normalised and channels-last.
+            batch: which images these are, of what run.
+
+        Returns:
+            The scalar loss with its gradient, and detached scalars, one for each of ``TRAITS.measures``.
+        """
+
+    def work(self, config: Pretrain) -> Work:
+        """What a step does for one image, for the estimate of FLOP and memory."""
+
+
+METHODS: dict[str, PretrainMethod] = {
+    "triplet": triplet,
     "byol": byol,
     "moco": moco,
     "npid": npid,
@@ -23,3 +53,13 @@ METHODS: dict[str, ModuleType] = {
     "rotation-pred": rotation_pred,
     "simclr": simclr,
 }
+
+
+def check(config: Pretrain) -> None:
+    """Raise KitError for a config whose parts each are right but do not fit its method."""
+    traits = METHODS[config.method].TRAITS
+    traits.check(config)
+    if traits.needs_whole_batch and config.optimizer.accumulate > 1:
+        raise KitError(f"optimizer.accumulate must be 1 for {config.method}: its batch is seen whole")
+    if config.views.backend == "dali" and traits.views != 2:
+        raise KitError("views.backend=dali makes two views of an image; take opencv")

@@ -8,11 +8,9 @@ from torch import Tensor
 
 from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, unit
+from triplet.pretrain.methods.common import Batch, Traits, Work, predictor_flop, unit
 
-MEASURES = ("positive_cosine",)
-PASSES = (2, 2)
-EMA = True
+TRAITS = Traits(measures=("positive_cosine",), ema_target=True)
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -36,3 +34,8 @@ def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> tuple[Ten
         target_1, target_2 = networks.target(views[0]), networks.target(views[1])
     loss = byol_loss(prediction_1, target_2) + byol_loss(prediction_2, target_1)
     return loss, [loss.detach() / -4]
+
+
+def work(config: Pretrain) -> Work:
+    """Both views pass through both networks."""
+    return Work.at(config.views.size, online=2, target=2, more_flop=2 * predictor_flop(config.model))

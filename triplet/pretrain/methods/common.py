@@ -1,15 +1,87 @@
-"""What several baselines need: the batch that a step sees, an encoder, the contrastive loss."""
+"""What methods are described by, what their steps see, and what several of them need."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.errors import KitError
 from triplet.models.resnet import Backbone
-from triplet.pretrain.config import Pretrain
+from triplet.pretrain.config import Model, Pretrain, ResolutionRange, Views
+from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
+
+
+def needs_hidden_layer(config: Pretrain) -> None:
+    """Raise KitError for a linear projector."""
+    if config.model.hidden == 0:
+        raise KitError("model.hidden must be at least 1: only MoCo has a linear projector")
+
+
+def side_of_views(config: Views) -> int:
+    """Side of a whole view in pixels."""
+    return config.size
+
+
+@dataclass(frozen=True)
+class Traits:
+    """In what a method differs from others, as far as the rest of a training must know."""
+
+    measures: tuple[str, ...]
+    """Names of what a step gives for the log, besides the loss."""
+    views: int = 2
+    """Of an image, in a step."""
+    needs_whole_batch: bool = False
+    """Whether the loss looks at all images of a micro-batch at once, so that none may be cut."""
+    ema_target: bool = False
+    """Whether ``networks.target`` follows ``networks.online`` after each optimiser step; a method that
+    moves it within the step says no."""
+    draws_resolutions: bool = False
+    """Whether each network sees each view at a resolution drawn for the iteration; see ``Batch``."""
+    negatives_in_group: bool = False
+    """Whether an image's negatives are those of its group, so that ``loss.group`` is part of the method;
+    to others it is only how many images a GPU had."""
+    check: Callable[[Pretrain], None] = needs_hidden_layer
+    """Raises KitError for settings that do not fit the method."""
+    sample_views: Callable[[Image.Image, Views, Callable[[int], np.random.Generator], int], Pixels] = (
+        augmented_views
+    )
+    """From an RGB image, the config, the generator of each view and the number of views: their
+    (views, side, side, 3) uint8 pixels. Runs in the processes that load images."""
+    view_side: Callable[[Views], int] = side_of_views
+    """Side of these views in pixels."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step does for one image, for the estimate of FLOP and memory."""
+
+    online: int
+    """Passes through the online encoder, with a backward pass each."""
+    target: int
+    """Passes through the target encoder, without one."""
+    online_sides: ResolutionRange
+    """Sides in pixels of the online encoder's input."""
+    target_sides: ResolutionRange
+    more_flop: float = 0.0
+    """FLOP beyond the encoders, forward and backward; a multiply-add is 2."""
+    more_kept: float = 0.0
+    """Bytes kept for the backward pass beyond the encoder's."""
+
+    @classmethod
+    def at(cls, side: int, online: int, target: int = 0, **more: float) -> Self:
+        """Of a method whose encoders see one resolution."""
+        sides = ResolutionRange.model_construct(smallest=side, largest=side, step=1)
+        return cls(online, target, sides, sides, **more)
+
+
+def predictor_flop(model: Model) -> float:
+    """FLOP of one forward and backward pass of the predictor: two matrix products, three times each."""
+    return 3 * 2 * 2 * model.outputs * model.hidden
 
 
 @dataclass(frozen=True)
@@ -26,6 +98,8 @@ class Batch:
     gather: Callable[[Tensor], Tensor]
     """(n, ...) of each process -> (N, ...) of all, in order; the gradient goes to the own part alone."""
     processes: int
+    resolutions: InputResolutions | None = None
+    """Input sides of the iteration, the same in all processes; None for a method that draws none."""
 
     @property
     def own(self) -> slice:
@@ -91,3 +165,21 @@ def contrastive_loss(positive: Tensor, negative: Tensor, temperature: float) -> 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of (n, k) rows whose largest entry is at the (n,) label."""
     return (logits.detach().argmax(1) == labels).float().mean()
+
+
+@torch.no_grad()
+def spread_and_rank(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Scalars that tell whether (n, d) features collapse, without waiting for the device.
+
+    Returns:
+        The deviation of the normalised features times sqrt(d): 1 when they spread evenly over the sphere, 0
+        after a collapse to a point. And their participation ratio ``(sum of eigenvalues)^2 / sum of squared
+        eigenvalues`` of the covariance, between 1 (collapsed to a line) and d.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        z = F.normalize(features.float(), dim=1)
+        centred = z - z.mean(0)
+        covariance = centred.T @ centred
+        spread = z.std(0).mean() * z.shape[1] ** 0.5
+        rank = covariance.diagonal().sum().square() / covariance.square().sum().clamp(min=1e-30)
+        return spread, rank

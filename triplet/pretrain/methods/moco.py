@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
-from triplet.pretrain.recolor import send
+from triplet.pretrain.gpu_augment import send
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
 from triplet.training.optim import ema_update
 
-MEASURES = ("accuracy",)
-PASSES = (1, 1)
-EMA = False  # within the step
+
+def queue_holds_whole_batches(config: Pretrain) -> None:
+    """Raise KitError for a queue that is not a multiple of the batch."""
+    if config.contrastive.queue % config.micro_batch:
+        raise KitError(f"contrastive.queue must be a multiple of the batch, {config.micro_batch}")
+
+
+# The key encoder moves within the step, before it is used.
+TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True, check=queue_holds_whole_batches)
 
 
 class Moco(nn.Module):
@@ -38,7 +45,7 @@ class Moco(nn.Module):
 
         self.online = Encoder(config, projector)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrast.queue), dim=0))
+        self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrastive.queue), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
 
 
@@ -53,7 +60,7 @@ def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
     Keys are computed on images shuffled over the groups that share BN statistics, so that those tell
     nothing.
     """
-    settings = batch.config.contrast
+    settings = batch.config.contrastive
     query = unit(networks.online(views[0]))
     with torch.no_grad():
         ema_update(networks.target, networks.online, settings.momentum)
@@ -80,3 +87,8 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     places = (pointer + torch.arange(len(keys), device=queue.device)) % queue.shape[1]
     queue[:, places] = keys.T.to(queue.dtype)
     pointer.copy_((pointer + len(keys)) % queue.shape[1])
+
+
+def work(config: Pretrain) -> Work:
+    """One view asks, the other one is the key."""
+    return Work.at(config.views.size, online=1, target=1)

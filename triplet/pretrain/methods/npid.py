@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, contrastive_loss, unit
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
 
-MEASURES = ("accuracy",)
-PASSES = (1, 0)
-EMA = False
+TRAITS = Traits(measures=("accuracy",), views=1)
 
 
 class Npid(nn.Module):
@@ -34,7 +32,7 @@ def build(config: Pretrain, images: int) -> Npid:
 
 def draw(images: int, batch: Batch) -> Tensor:
     """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup."""
-    shape, device = (batch.config.loss.group, batch.config.contrast.negatives), batch.indices.device
+    shape, device = (batch.config.loss.group, batch.config.contrastive.negatives), batch.indices.device
     return torch.cat(
         [torch.randint(images, shape, generator=each, device=device) for each in batch.generators()]
     )
@@ -42,7 +40,7 @@ def draw(images: int, batch: Batch) -> Tensor:
 
 def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
     """One (n, 3, h, w) view: find its own entry among drawn ones; then all processes' entries move."""
-    settings, bank = batch.config.contrast, networks.bank
+    settings, bank = batch.config.contrastive, networks.bank
     feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
     with torch.autocast(feature.device.type, enabled=False):
         positive = (bank[batch.indices] * feature).sum(1)
@@ -53,3 +51,9 @@ def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
         moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new
         bank[everyone] = F.normalize(moved)
     return loss, [found]
+
+
+def work(config: Pretrain) -> Work:
+    """One view; the negatives' features, in float32, are kept for the backward pass."""
+    negatives = 4 * config.contrastive.negatives * config.model.outputs
+    return Work.at(config.views.size, online=1, more_kept=negatives)

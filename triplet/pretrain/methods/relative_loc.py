@@ -1,7 +1,7 @@
 """Relative patch location (Doersch et al., arXiv 1505.05192) as in OpenSelfSup."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from triplet.pretrain.config import Patches, Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, accuracy
+from triplet.pretrain.config import Patches, Pretrain, Views
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, accuracy
 
-MEASURES = ("accuracy",)
-PASSES = (16, 0)
-EMA = False
 CENTRE = 4
 
 
@@ -33,6 +30,21 @@ def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) 
             y, x = (cell * place + int(rng.integers(0, config.jitter + 1)) for place in (row, column))
             found.append(pixels[y : y + side, x : x + side])
     return np.stack(found)
+
+
+def sample_patches(
+    image: Image.Image, config: Views, rng: Callable[[int], np.random.Generator], count: int
+) -> np.ndarray:
+    """The (9, side, side, 3) patches of an image, all by the first view's generator."""
+    return draw_patches(image, config.patches, rng(0))
+
+
+def side_of_patches(config: Views) -> int:
+    """Side of a patch in pixels."""
+    return config.patches.side
+
+
+TRAITS = Traits(measures=("accuracy",), views=9, sample_views=sample_patches, view_side=side_of_patches)
 
 
 class RelativeLoc(nn.Module):
@@ -85,3 +97,8 @@ def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> tuple[
     place = torch.arange(8, device=hidden.device).repeat(len(views[0]))
     logits = networks.head(hidden)
     return F.cross_entropy(logits, place), [accuracy(logits, place)]
+
+
+def work(config: Pretrain) -> Work:
+    """Eight patches, and the centre for each of them."""
+    return Work.at(config.views.patches.side, online=16)

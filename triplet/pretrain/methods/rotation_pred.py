@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, accuracy
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, accuracy
 
-MEASURES = ("accuracy",)
-PASSES = (4, 0)
-EMA = False
+TRAITS = Traits(measures=("accuracy",), views=1)
 
 
 def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,3 +29,8 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, 
     turned, angle = rotations(views[0])
     logits = networks.online(turned.contiguous(memory_format=torch.channels_last))
     return F.cross_entropy(logits, angle), [accuracy(logits, angle)]
+
+
+def work(config: Pretrain) -> Work:
+    """One view, four ways."""
+    return Work.at(config.views.size, online=4)

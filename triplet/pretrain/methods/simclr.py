@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, accuracy
+from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, accuracy
 
-MEASURES = ("accuracy",)
-PASSES = (2, 0)
-EMA = False
+TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True)
 
 
 def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -59,6 +57,11 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, 
     with torch.autocast(z.device.type, enabled=False):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         z = z / (z.norm(dim=1, keepdim=True) + 1e-10)
-        loss, found = nt_xent(batch.gather(z), batch.config.contrast.temperature)
+        loss, found = nt_xent(batch.gather(z), batch.config.contrastive.temperature)
     share = batch.processes / batch.config.optimizer.groups  # DDP divides by the processes
     return loss.detach() + share * (loss - loss.detach()), [found]
+
+
+def work(config: Pretrain) -> Work:
+    """Both views."""
+    return Work.at(config.views.size, online=2)

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from triplet.pretrain import recolor as module
+from triplet.pretrain import gpu_augment as module
 from triplet.pretrain.config import Views
-from triplet.pretrain.recolor import box_weights, recolor
-from triplet.pretrain.views import BACKENDS, Draws, draw_view, view_rng
+from triplet.pretrain.gpu_augment import box_weights, gpu_augment
+from triplet.pretrain.views import BACKENDS, AugmentationParams, sample_augmentation, view_rng
 
 
 def draws(**fields):
     plain = dict(box=(0, 0, 1, 1), flip=False, jitter=(), grayscale=False, blur_radius=None, solarize=False)
-    return Draws(**{**plain, **fields})
+    return AugmentationParams(**{**plain, **fields})
 
 
 def noise(width=64, height=48, seed=0):
@@ -57,7 +57,7 @@ ALONE = [
 def test_each_operation_is_pils(kind, fields):
     images = [kind(seed=seed) for seed in (0, 1)]
     each = [draws(**fields)] * 2
-    assert torch.equal(recolor(batch(*images), each), by_pil(images, each))
+    assert torch.equal(gpu_augment(batch(*images), each), by_pil(images, each))
 
 
 def test_hue_is_pils_all_over_the_colours():
@@ -65,7 +65,7 @@ def test_hue_is_pils_all_over_the_colours():
     every = np.arange(0, 256, 2, dtype=np.uint8)
     lattice = np.stack(np.meshgrid(every, every, every), axis=-1).reshape(2048, 1024, 3)
     image, each = Image.fromarray(lattice), [draws(**jitter(("hue", 0.1)))]
-    assert torch.equal(recolor(batch(image), each), by_pil([image], each))
+    assert torch.equal(gpu_augment(batch(image), each), by_pil([image], each))
 
 
 @given(radius=st.floats(0.1, 2.0), seed=st.integers(0, 999))
@@ -73,7 +73,7 @@ def test_hue_is_pils_all_over_the_colours():
 def test_blur_is_pils_at_any_radius(radius, seed):
     image = noise(24, 17, seed)
     expected = batch(image.filter(ImageFilter.GaussianBlur(radius)))
-    assert torch.equal(recolor(batch(image), [draws(blur_radius=radius)]), expected)
+    assert torch.equal(gpu_augment(batch(image), [draws(blur_radius=radius)]), expected)
 
 
 @given(radius=st.floats(0.1, 20.0))
@@ -90,7 +90,7 @@ def test_each_sample_has_its_own_order():
     pairs = (("brightness", 1.4), ("contrast", 0.6), ("saturation", 1.2), ("hue", 0.1))
     each = [draws(jitter=order) for order in itertools.permutations(pairs)]
     images = [smooth()] * len(each)
-    found = recolor(batch(*images), each)
+    found = gpu_augment(batch(*images), each)
     assert torch.equal(found, by_pil(images, each))
     assert len({view.numpy().tobytes() for view in found}) > 12
 
@@ -98,8 +98,11 @@ def test_each_sample_has_its_own_order():
 def test_whole_recipe_is_pils():
     """So mean, deviation and histogram are PIL's too."""
     images = [(smooth if i % 2 else noise)(seed=i) for i in range(200)]
-    each = [draw_view(Views(), (64, 48), i // 2 % 2, view_rng(0, 0, i, i // 2 % 2)) for i in range(200)]
-    assert torch.equal(recolor(batch(*images), each), by_pil(images, each))
+    each = [
+        sample_augmentation(Views(), (64, 48), i // 2 % 2, view_rng(0, 0, i, i // 2 % 2))
+        for i in range(200)
+    ]
+    assert torch.equal(gpu_augment(batch(*images), each), by_pil(images, each))
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 6), memory=st.sampled_from(["chw", "hwc"]))
@@ -110,38 +113,38 @@ def test_a_batch_is_its_views_one_by_one(seed, count, memory):
     if memory == "hwc":
         pixels = pixels.contiguous(memory_format=torch.channels_last)
     before = pixels.clone()
-    each = [draw_view(Views(), (9, 7), i % 2, view_rng(seed, 0, i, i % 2)) for i in range(count)]
-    together = recolor(pixels, each)
+    each = [sample_augmentation(Views(), (9, 7), i % 2, view_rng(seed, 0, i, i % 2)) for i in range(count)]
+    together = gpu_augment(pixels, each)
     assert torch.equal(pixels, before)
-    alone = torch.cat([recolor(pixels[i : i + 1], each[i : i + 1]) for i in range(count)])
+    alone = torch.cat([gpu_augment(pixels[i : i + 1], each[i : i + 1]) for i in range(count)])
     assert torch.equal(together, alone)
-    assert torch.equal(recolor(pixels.flip(0), each[::-1]).flip(0), together)
+    assert torch.equal(gpu_augment(pixels.flip(0), each[::-1]).flip(0), together)
 
 
 @given(seed=st.integers(0, 10_000), order=st.permutations(["brightness", "contrast", "saturation"]))
 @settings(max_examples=20, deadline=None)
 def test_neutral_factors_change_nothing(seed, order):
     pixels = batch(noise(16, 16, seed))
-    assert torch.equal(recolor(pixels, [draws(jitter=tuple((name, 1.0) for name in order))]), pixels)
-    assert torch.equal(recolor(pixels, [draws()]), pixels)
+    assert torch.equal(gpu_augment(pixels, [draws(jitter=tuple((name, 1.0) for name in order))]), pixels)
+    assert torch.equal(gpu_augment(pixels, [draws()]), pixels)
 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
 def test_laws(seed):
     pixels = batch(noise(16, 16, seed))
-    gray = recolor(pixels, [draws(grayscale=True)])
+    gray = gpu_augment(pixels, [draws(grayscale=True)])
     assert torch.equal(gray[:, 0], gray[:, 1])
     assert torch.equal(gray[:, 0], gray[:, 2])
-    assert torch.equal(recolor(gray, [draws(grayscale=True)]), gray)  # idempotent
+    assert torch.equal(gpu_augment(gray, [draws(grayscale=True)]), gray)  # idempotent
     for name in ("saturation", "hue"):  # gray has neither
-        assert torch.equal(recolor(gray, [draws(**jitter((name, 0.3)))]), gray)
-    assert torch.equal(recolor(pixels, [draws(**jitter(("saturation", 0.0)))]), gray)
-    assert recolor(pixels, [draws(solarize=True)]).max() < 128
+        assert torch.equal(gpu_augment(gray, [draws(**jitter((name, 0.3)))]), gray)
+    assert torch.equal(gpu_augment(pixels, [draws(**jitter(("saturation", 0.0)))]), gray)
+    assert gpu_augment(pixels, [draws(solarize=True)]).max() < 128
 
 
 def test_degenerate_batches():
-    assert recolor(torch.empty(0, 3, 5, 7, dtype=torch.uint8), []).shape == (0, 3, 5, 7)
+    assert gpu_augment(torch.empty(0, 3, 5, 7, dtype=torch.uint8), []).shape == (0, 3, 5, 7)
     everything = [
         draws(
             jitter=(("hue", 0.1), ("contrast", 1.3), ("saturation", 0.7), ("brightness", 0.8)),
@@ -151,19 +154,19 @@ def test_degenerate_batches():
         )
     ]
     for image in (noise(1, 1), noise(1, 9), Image.new("RGB", (5, 5)), Image.new("RGB", (5, 5), "white")):
-        assert torch.equal(recolor(batch(image), everything), by_pil([image], everything))
+        assert torch.equal(gpu_augment(batch(image), everything), by_pil([image], everything))
 
 
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_and_the_host_does_not_wait():
     pixels = batch(*(noise(64, 48, i) for i in range(64)))
-    each = [draw_view(Views(), (64, 48), i % 2, view_rng(0, 0, i, i % 2)) for i in range(64)]
+    each = [sample_augmentation(Views(), (64, 48), i % 2, view_rng(0, 0, i, i % 2)) for i in range(64)]
     there = pixels.cuda()
-    first = recolor(there, each)  # makes the colour tables
+    first = gpu_augment(there, each)  # makes the colour tables
     torch.cuda.set_sync_debug_mode("error")
     try:
-        second = recolor(there, each)
+        second = gpu_augment(there, each)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(first.cpu(), recolor(pixels, each))
+    assert torch.equal(first.cpu(), gpu_augment(pixels, each))
     assert torch.equal(first, second)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from triplet.pretrain.views import Draws
+from triplet.pretrain.views import AugmentationParams
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 """From (m, 3, h, w) uint8 RGB and (m, k) float32 numbers, a row for each view, to (m, 3, h, w) uint8."""
@@ -36,7 +36,7 @@ class Step(NamedTuple):
     """(m, k): a row for each of these views."""
 
 
-def recolor(pixels: Tensor, draws: Sequence[Draws]) -> Tensor:
+def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
     """Jitter, grayscale, blur and solarise each view by its draws.
 
     Args:
@@ -63,7 +63,7 @@ def recolor(pixels: Tensor, draws: Sequence[Draws]) -> Tensor:
     return pixels
 
 
-def _steps(draws: Sequence[Draws]) -> Iterator[Step]:
+def _steps(draws: Sequence[AugmentationParams]) -> Iterator[Step]:
     every = list(enumerate(draws))
     for place in range(max((len(d.jitter) for d in draws), default=0)):
         for name, operation in JITTER.items():

@@ -1,0 +1,41 @@
+"""The images of a run that could not be read."""
+
+from pathlib import Path
+
+from triplet import files
+from triplet.errors import KitError
+from triplet.images import Images
+from triplet.pretrain.config import Pretrain
+from triplet.progress import say
+from triplet.training.distributed import Processes
+
+
+class Unreadable:
+    """Images that could not be read, of all processes and sessions: ``unreadable.txt`` names them."""
+
+    def __init__(self, folder: Path, images: Images, config: Pretrain, processes: Processes) -> None:
+        self._file, self._images, self._config, self._processes = (
+            folder / "unreadable.txt", images, config, processes
+        )  # fmt: skip
+        known = (
+            self._file.read_text().splitlines() if processes.is_main_process and self._file.exists() else []
+        )
+        self.names: list[str] = processes.broadcast_object(known)
+
+    def news(self, indices: set[int]) -> int:
+        """How many of these are not known yet."""
+        return sum(self._images.name(index) not in self.names for index in indices)
+
+    def add(self, indices: set[int]) -> None:
+        """Take in what every process has found; KitError when all are more than the config allows."""
+        found = set().union(*self._processes.gather(indices))
+        new = sorted({self._images.name(index) for index in found} - {*self.names})
+        self.names = sorted([*self.names, *new])
+        if self._processes.is_main_process:
+            files.write_text(self._file, "".join(f"{name}\n" for name in self.names))
+            say(f"pretrain: cannot be read, replaced by another: {', '.join(new)}")
+        if len(self.names) > self._config.unreadable * len(self._images):
+            raise KitError(
+                f"{len(self.names)} of {len(self._images)} images cannot be read, listed in {self._file}; "
+                f"more than unreadable={self._config.unreadable} allows: mend the folder or raise it"
+            )
