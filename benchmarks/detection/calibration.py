@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, model, proof, quiet, synthetic, trainer
+from benchmarks.detection import budget, loading, model, proof, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
 from triplet.errors import KitError, out_of_memory
 from triplet.progress import Bar
@@ -200,7 +200,7 @@ def _take_steps(
 def _batches(cfg: CfgNode, processes: Processes, stop: Stop) -> Generator[list[dict[str, Any]], None, None]:
     """Batches of the config's data, or synthetic ones where it names none."""
     if cfg.DATASETS.TRAIN:
-        yield from trainer.batches(cfg, processes, stop)
+        yield from loading.batches(cfg, processes, stop)
     share = budget.per_process(cfg, processes.size)
     made = [synthetic.images(cfg, share, seed=8 * processes.rank + number) for number in range(4)]
     yield from itertools.cycle(made)

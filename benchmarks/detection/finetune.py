@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from benchmarks.detection import budget, proof, quiet, resolve
+from benchmarks.detection.loading import loaders
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
-from benchmarks.detection.trainer import Trainer, Watch, loaders
+from benchmarks.detection.trainer import Trainer, Watch
 from triplet import files, paths, records
 from triplet.errors import KitError, out_of_memory
 from triplet.progress import Bar, say

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, calibration, data, model, proof, trainer
+from benchmarks.detection import budget, calibration, data, loading, model, proof, trainer
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan, record_config
 from triplet import paths, records
@@ -113,7 +113,7 @@ def resolve(
         hours=options.hours,
         seconds=found.seconds,
         peak=found.peak,
-        dataset_images=trainer.data_size(cfg),
+        dataset_images=loading.data_size(cfg),
         iterations_done=begun.iterations if begun else 0,
         dataset=paths.portable(dataset),
         categories=sources.categories,
@@ -278,7 +278,7 @@ def _sources(
             say(f"finetune: {run} under {config}")
     cfg = model.load_config(config, options.overrides)
     proof.check_pixel_path(cfg, converted)
-    processes.use_cores(trainer.loaders(cfg, processes))
+    processes.use_cores(loading.loaders(cfg, processes))
     asked = (options.hours, options.schedule, options.images_per_gpu, options.precision, options.seed)
     processes.same("converted weights", records.Artifact.of(weights).sha256)
     processes.same("settings", [model.plain(cfg), *asked])
