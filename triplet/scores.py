@@ -33,7 +33,7 @@ class Scores:
     """AP by the name of the category."""
 
 
-class Truth:
+class CocoGroundTruth:
     """A COCO annotation file, read once for all tasks."""
 
     def __init__(self, annotations: Path, engine: str = FASTEST) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.detection import budget, loading, model, proof, quiet, synthetic, trainer
 from benchmarks.detection.budget import Memory
+from benchmarks.detection.trainer import GradAccumTrainer
 from triplet.errors import KitError, out_of_memory
 from triplet.progress import Bar
 from triplet.signals import Stop, graceful
@@ -171,7 +172,9 @@ def _time_iteration(
     return (times[1] - times[0]) / TIMED
 
 
-def _stepper(cfg: CfgNode, processes: Processes, precision: str, loader: Any, images: int) -> trainer.Steps:
+def _stepper(
+    cfg: CfgNode, processes: Processes, precision: str, loader: Any, images: int
+) -> GradAccumTrainer:
     """Build a trainer whose steps change no weight: its learning rate is 0."""
     network = trainer.build(cfg, processes, precision)
     if cfg.DATASETS.TRAIN:
@@ -179,7 +182,7 @@ def _stepper(cfg: CfgNode, processes: Processes, precision: str, loader: Any, im
     optimizer = build_optimizer(cfg, network)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    steps = trainer.Steps(network, loader, optimizer, processes, images, precision)
+    steps = GradAccumTrainer(network, loader, optimizer, processes, images, precision)
     # At the usual scale the first steps may overflow, and would be left out.
     steps.scaler = torch.amp.GradScaler(
         processes.device.type, init_scale=1.0, enabled=precision == "float16"
@@ -188,7 +191,7 @@ def _stepper(cfg: CfgNode, processes: Processes, precision: str, loader: Any, im
 
 
 def _take_steps(
-    steps: trainer.Steps, count: int, after_step: Callable[[int], None] = lambda done: None
+    steps: GradAccumTrainer, count: int, after_step: Callable[[int], None] = lambda done: None
 ) -> None:
     """Take ``count`` steps, and after each call ``after_step`` with the number of those done."""
     with EventStorage() as steps.storage:

@@ -11,7 +11,7 @@ import torch
 from benchmarks.detection import budget, proof, quiet, resolve
 from benchmarks.detection.loading import loaders
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
-from benchmarks.detection.trainer import Trainer, Watch
+from benchmarks.detection.trainer import CheckpointHook, Trainer
 from triplet import files, paths, records
 from triplet.errors import KitError, out_of_memory
 from triplet.progress import Bar, say
@@ -66,7 +66,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
         files.cut_lines(job.folder / "metrics.json", "iteration", start - 1)  # before the trainer opens it
         say(f"finetune: {processes.use_cores(loaders(plan.cfg, processes))}")
     seed_all_rng(plan.seed + 1_000_003 * processes.rank + start)
-    watch: Watch | None = None
+    hook: CheckpointHook | None = None
     with graceful() as stop, contextlib.ExitStack() as closing:
         try:
             with quiet.log_to(log):
@@ -78,8 +78,8 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
                     trainer.restore(state)
                     state.clear()
             with Bar("finetune", trainer.max_iter, start, quiet=not processes.first) as bar:
-                watch = Watch(bar, job.folder, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
-                trainer.register_hooks([watch])
+                hook = CheckpointHook(bar, job.folder, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
+                trainer.register_hooks([hook])
                 with quiet.log_to(log):
                     trainer.train(start, trainer.max_iter)
             if passes := trainer.precise_passes:
@@ -91,9 +91,9 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise _full_gpu(plan, saved=watch.reached if watch else start) from None
+            raise _full_gpu(plan, saved=hook.reached if hook else start) from None
     if processes.first:
-        _write_results(plan, trainer, watch, loaded, job)
+        _write_results(plan, trainer, hook, loaded, job)
 
 
 def _newest_state(folder: Path, processes: Processes) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def _full_gpu(plan: FinetunePlan, saved: int) -> KitError:
 
 
 def _write_results(
-    plan: FinetunePlan, trainer: Trainer, watch: Watch, loaded: int, job: records.Job
+    plan: FinetunePlan, trainer: Trainer, hook: CheckpointHook, loaded: int, job: records.Job
 ) -> None:
     """Write the model and its config, and fill in the job.
 
     Args:
         plan: of the training.
         trainer: that has trained.
-        watch: that has counted this session's iterations.
+        hook: that has counted this session's iterations.
         loaded: number of tensors that the converted weights filled.
         job: of the stage.
     """
@@ -149,5 +149,5 @@ def _write_results(
         passes=plan.passes,
         categories=plan.categories,
     )
-    if watch.steps:
-        job.images_per_second = round(watch.steps * plan.batch / watch.seconds, 2)
+    if hook.steps:
+        job.images_per_second = round(hook.steps * plan.batch / hook.seconds, 2)

@@ -104,7 +104,7 @@ class FinetunePlan:
             self.dataset, self.settings, self.seed, self.precision, self.bn_images, self.hours
         )
 
-    def lines(self, runs: Sequence[curves.Own] = ()) -> Iterator[str]:
+    def lines(self, runs: Sequence[curves.LocalResult] = ()) -> Iterator[str]:
         """Say what the plan means: batch, schedule, time and memory, and the AP to expect.
 
         Args:
@@ -157,7 +157,7 @@ class FinetunePlan:
             part = f"{self.iterations / whole:.1%}"
             yield f"all {whole} iterations would take {takes}; the schedule is compressed to {part}"
 
-    def _expected_lines(self, runs: Sequence[curves.Own]) -> Iterator[str]:
+    def _expected_lines(self, runs: Sequence[curves.LocalResult]) -> Iterator[str]:
         kind = curves.detector(self.cfg) if self.dataset_images == curves.IMAGES else None
         expected = kind and curves.expected(self.method, kind, self.iterations * self.batch / 16, runs)
         if not kind or not expected:

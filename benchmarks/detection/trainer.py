@@ -87,7 +87,7 @@ def pool_in_float32(network: nn.Module, dtype: torch.dtype) -> None:
             module.register_forward_hook(after)
 
 
-class Steps(SimpleTrainer):
+class GradAccumTrainer(SimpleTrainer):
     """Accumulate gradients over equal passes of ``images`` each, then take the optimiser's step.
 
     The loss is the mean of Detectron2's own over the passes. It is that of the whole batch as long as every
@@ -164,7 +164,7 @@ class Steps(SimpleTrainer):
         self.scaler.load_state_dict(state_dict["scaler"])
 
 
-class Trainer(Steps):
+class Trainer(GradAccumTrainer):
     """Train by Detectron2's schedule with its logs, then run precise BN.
 
     Args:
@@ -224,12 +224,12 @@ class Trainer(Steps):
             hooks.PreciseBN(0, self.network, passes(loaded), count).update_stats()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state that ``Watch`` has saved."""
+        """Go on from a state that ``CheckpointHook`` has saved."""
         self.network.load_state_dict(state["model"])
         self.load_state_dict(state["trainer"])
 
 
-class Watch(hooks.HookBase):
+class CheckpointHook(hooks.HookBase):
     """Show progress, save every ``period`` iterations or ten minutes, and stop between iterations if told.
 
     Args:

@@ -49,7 +49,7 @@ def toy_steps(processes, images, count=3, network=None):
     network = network or Toy()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     batches = toy_batches(8 // processes.size, processes.rank)
-    steps = trainer.Steps(network, batches, optimizer, processes, images, "float32")
+    steps = trainer.GradAccumTrainer(network, batches, optimizer, processes, images, "float32")
     with EventStorage() as steps.storage:
         for steps.iter in range(count):
             steps.run_step()
@@ -75,7 +75,7 @@ def test_the_loss_scale_is_kept_in_a_checkpoint():
     for _ in range(2):
         network = Toy()
         optimizer = torch.optim.SGD(network.parameters(), 0.1)
-        made.append(trainer.Steps(network, toy_batches(8), optimizer, ALONE, 8, "float16"))
+        made.append(trainer.GradAccumTrainer(network, toy_batches(8), optimizer, ALONE, 8, "float16"))
     first, second = made
     with EventStorage() as first.storage:
         first.iter = 0
@@ -109,7 +109,7 @@ def test_bfloat16_follows_float32(demo):
         torch.manual_seed(0)
         network = trainer.build(demo, ALONE, precision)
         optimizer = torch.optim.SGD(network.parameters(), 0.01)
-        steps = trainer.Steps(network, iter([batch]), optimizer, ALONE, 2, precision)
+        steps = trainer.GradAccumTrainer(network, iter([batch]), optimizer, ALONE, 2, precision)
         torch.manual_seed(1)
         with EventStorage() as steps.storage:
             steps.run_step()
