@@ -34,7 +34,7 @@ class Scores:
 
 
 class CocoGroundTruth:
-    """A COCO annotation file, read once for all tasks."""
+    """A COCO annotation file, read once, to score the detections of all tasks by."""
 
     def __init__(self, annotations: Path, engine: str = FASTEST) -> None:
         package = ENGINES[engine]

@@ -53,8 +53,8 @@ class Training(Settings):
     batch: Count = 256
     """Images in a step, over all processes."""
     num_replicas: Count
-    """Number of GPUs of the original training. An epoch is filled up to a multiple of it with its first images, as
-    OpenSelfSup's DistributedSampler does, so that any divisor of it can share each batch."""
+    """Number of GPUs of the original training. An epoch is filled up to a multiple of it with its first
+    images, as OpenSelfSup's DistributedSampler does, so that any divisor of it can share each batch."""
     learning_rate: Positive
     head: Positive = 1.0
     """Factor of the learning rate for the classifier."""

@@ -62,8 +62,8 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
     train, test, job, processes = task.train, task.test, task.job, task.processes
     if training.num_replicas % processes.size:
         raise KitError(
-            f"{processes.size} processes do not share training.num_replicas={training.num_replicas} equally; "
-            "take a divisor of it, or set training.num_replicas"
+            f"{processes.size} processes do not share training.num_replicas={training.num_replicas} "
+            "equally; take a divisor of it, or set training.num_replicas"
         )
     title, order, device = (
         job.folder.parent.name,

@@ -33,7 +33,7 @@ IMAGES = 117_266
 BATCH = 16
 """Images of a step of the published runs, and under their BN."""
 NEAR = 2.0
-"""An own run tells of schedules up to so many times longer or shorter than its own."""
+"""A local run informs schedules within this factor of its own length."""
 
 
 class Curve(Settings):
@@ -100,7 +100,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """A finished finetuning of this machine, done as the recipe has it but for its length."""
+    """AP that a finetuning on this machine reached, by the recipe but for its length."""
 
     run: str
     row: str
