@@ -18,7 +18,7 @@ class FinetuneOptions:
     """What the user asks of a finetuning, besides its run, config and data; None means the best choice."""
 
     hours: float | None = None
-    """Time that all of it may take; the schedule is compressed to that."""
+    """Hours that all of it may take; the schedule is compressed to them."""
     schedule: str | None = None
     """Length of the schedule, see ``budget.part``; excludes ``hours``."""
     images_per_gpu: int | None = None
@@ -53,7 +53,7 @@ class FinetunePlan:
     precision: str
     """One of ``trainer.PRECISIONS``."""
     hours: float | None = None
-    """Time that the user gives it; None where he does not say."""
+    """Hours that the user gives it; None where he gives no limit."""
     seconds: float | None = None
     """Seconds of an iteration; None where nobody knows them."""
     peak: float | None = None
