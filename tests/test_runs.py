@@ -30,8 +30,8 @@ def finished():
 
 
 def test_only_runs_of_the_recipe_count(finished):
-    (own,) = runs.own_runs([finished()])
-    assert own == curves.Own("byol", "byol", 45_000, (35.0, 31.0))
+    (own,) = runs.local_results([finished()])
+    assert own == curves.LocalResult("byol", "byol", 45_000, (35.0, 31.0))
     for run in (
         finished(bn_images=2),
         finished(images=1000),
@@ -39,7 +39,7 @@ def test_only_runs_of_the_recipe_count(finished):
         finished(["MODEL.ROI_HEADS.NUM_CLASSES=6"]),
         finished(["MODEL.RESNETS.DEPTH=101"]),
     ):
-        assert runs.own_runs([run]) == []
+        assert runs.local_results([run]) == []
 
 
 def test_a_damaged_record_of_another_run_is_no_obstacle(places, capsys):

@@ -106,7 +106,7 @@ def test_both_engines_find_the_same_numbers(file, seed, images, crowds, detectio
     if not found or not content["annotations"]:
         return
     before = json.dumps(found)
-    truths = {engine: scores.Truth(file, engine) for engine in scores.ENGINES}
+    truths = {engine: scores.CocoGroundTruth(file, engine) for engine in scores.ENGINES}
     for task in ("bbox", "keypoints") if people else ("bbox", "segm"):
         one, other = (asdict(truth.score(found, task)) for truth in truths.values())
         assert len(one["numbers"]) == (10 if task == "keypoints" else 12)
@@ -132,7 +132,7 @@ def test_they_are_detectron2s(file, people):
     evaluator._predictions = [{"image_id": 0, "instances": instances}]
     expected = evaluator.evaluate()
     for task in tasks:
-        ours = scores.Truth(file).score(found, task)
+        ours = scores.CocoGroundTruth(file).score(found, task)
         assert 0 < ours.numbers["AP"] < 100
         theirs = {k: None if np.isnan(v) else v for k, v in expected[task].items()}
         by_category = {f"AP-{name}": value for name, value in ours.categories.items()}

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from triplet import __version__, paths, records, toolchain
 from triplet.errors import Interrupted, KitError, WorkerKilled
-from triplet.progress import first_here, say
+from triplet.progress import first_here
 
 # Stages are imported where they run: `triplet doctor` must work where torch does not.
 
@@ -390,24 +390,20 @@ def _convert(a: argparse.Namespace) -> None:
 
 def _finetune(a: argparse.Namespace) -> None:
     from benchmarks.detection.finetune import finetune
-    from benchmarks.detection.plan import Wish
-    from triplet.published.defaults import detection_config
+    from benchmarks.detection.plan import FinetuneOptions
 
-    if a.config is None:
-        records.require(a.run, "convert")  # it says in which colour order the weights are
-        a.config = detection_config(a.run)
-        if first_here():
-            say(f"finetune: {a.run} under {a.config}")
-    wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
-    finetune(a.run, a.config, _folder(a.data), a.overrides, seed=a.seed, wish=wish, force=a.force)
+    options = FinetuneOptions(
+        a.hours, a.schedule, a.images_per_gpu, a.precision, a.seed, a.overrides, a.force
+    )
+    finetune(a.run, a.config, _folder(a.data), options)
 
 
 def _plan(a: argparse.Namespace) -> None:
-    from benchmarks.detection.plan import Wish, ahead
-    from triplet.published.defaults import detection_config
+    from benchmarks.detection.plan import FinetuneOptions
+    from benchmarks.detection.resolve import preview
 
-    wish = Wish(a.hours, a.schedule, a.images_per_gpu, a.precision)
-    ahead(a.config or detection_config(a.method), a.method, a.gpus, a.memory, a.seconds, wish)
+    options = FinetuneOptions(a.hours, a.schedule, a.images_per_gpu, a.precision)
+    preview(a.method, a.config, options, gpus=a.gpus, memory=a.memory, seconds=a.seconds)
 
 
 def _explain(a: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published.configs import recipes
-from triplet.published.curves import IMAGES, Own, detector, full_ap
+from triplet.published.curves import IMAGES, LocalResult, detector, full_ap
 from triplet.records import Record
 
 STAGES = ("pretrain", "convert", "finetune", "eval")
@@ -204,28 +204,28 @@ def recipe(run: Run) -> str:
     return name if round(peak, 6) == rate else "own"
 
 
-def own_runs(runs: Sequence[Run]) -> list[Own]:
+def local_results(runs: Sequence[Run]) -> list[LocalResult]:
     """Those that count: R50-C4 on all of COCO at the recipe's rate, BN over 8 images or more."""
     return [own for run in runs if (own := _own(run))]
 
 
-def of_this_machine() -> list[Own]:
+def of_this_machine() -> list[LocalResult]:
     """The same from the checkpoints; none, and a line about it, where a record of theirs is damaged."""
     try:
-        return own_runs(collect(paths.root("checkpoints")))
+        return local_results(collect(paths.root("checkpoints")))
     except KitError as error:
         say(f"own runs are left out: {error}")
         return []
 
 
-def _own(run: Run) -> Own | None:
+def _own(run: Run) -> LocalResult | None:
     finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
     if finetune is None or box is None or mask is None or not run.of_the_table:
         return None
     alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
     if not alike or not on_all_images(run) or not full_ap(run.row, "c4"):
         return None
-    return Own(run.name, run.row, run.iterations, (box, mask))
+    return LocalResult(run.name, run.row, run.iterations, (box, mask))
 
 
 def on_all_images(run: Run) -> bool:

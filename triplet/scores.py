@@ -33,8 +33,8 @@ class Scores:
     """AP by the name of the category."""
 
 
-class Truth:
-    """A COCO annotation file, read once for all tasks."""
+class CocoGroundTruth:
+    """A COCO annotation file, read once, to score the detections of all tasks by."""
 
     def __init__(self, annotations: Path, engine: str = FASTEST) -> None:
         package = ENGINES[engine]

@@ -12,38 +12,46 @@ from triplet.errors import KitError
 from detectron2.config import CfgNode
 
 SCHEDULE_1X = 90_000 * 16
-"""Images that Detectron2's 1x schedule trains on, 12.3 epochs of COCO."""
+"""Images that Detectron2's 1x schedule trains on: 12.3 epochs of COCO."""
 SCHEDULE = ("MAX_ITER", "STEPS", "WARMUP_ITERS")
-"""Keys of SOLVER that make it, besides the learning rate."""
+"""Keys of SOLVER that set the length of a schedule."""
 SMALLER = "train on smaller images (INPUT.MIN_SIZE_TRAIN=(480,)) or on another GPU"
 FEWEST = 100
-"""Iterations below which a schedule is none."""
+"""Minimum schedule length, in iterations."""
 MARGIN = 0.9
-"""Of a GPU's memory: other sizes of images, and fragmentation, take some more than was measured."""
+"""Fraction of a GPU's memory to plan with: other sizes of images, and fragmentation, take more than was
+measured."""
 RESERVE = 0.05
-"""Of the hours: loading and checkpoints."""
+"""Fraction of the hours to leave for loading and checkpoints."""
 FORWARD = 1 / 3
-"""Of an iteration: precise BN goes forward only."""
+"""Time of a forward pass as a fraction of an iteration; precise BN goes forward only."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes on a GPU with one image in a pass, and for each more."""
+    """Memory that training takes on a GPU, linear in the images of a forward pass."""
 
     one: float
+    """Bytes with one image."""
     more: float
+    """Bytes for each further image."""
 
     @classmethod
     def through(cls, one: float, two: float) -> "Memory":
-        """From the peaks with one and with two images; infinite where they did not fit."""
+        """Fit the peaks with one and with two images, in bytes; infinite where they did not fit."""
         return cls(one, max(two - one, one / 8))
 
     def peak(self, images: int) -> float:
+        """Bytes with so many images in a pass."""
         return self.one + self.more * (images - 1) if images > 1 else self.one
 
 
 def per_process(cfg: CfgNode, processes: int) -> int:
-    """Images of a batch for each process; KitError when they cannot share it evenly."""
+    """Images of a batch for each process.
+
+    Raises:
+        KitError: the processes cannot share the batch evenly.
+    """
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % processes:
         fitting = ", ".join(str(n) for n in divisors(batch))
@@ -55,12 +63,21 @@ def per_process(cfg: CfgNode, processes: int) -> int:
 
 
 def divisors(number: int) -> list[int]:
-    """Ascending."""
+    """All divisors of a number, in ascending order."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
+def check_passes(share: int, images: int) -> None:
+    """KitError unless a process's share of a batch divides into passes of so many images."""
+    if share % images:
+        raise KitError(
+            f"{share} images for each process do not divide into passes of {images}; "
+            f"--images-per-gpu may be {', '.join(map(str, divisors(share)))}"
+        )
+
+
 def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
-    """The most images of a process's share that a GPU holds at once, in equal passes.
+    """The most images in a pass that a GPU holds, where equal passes make up a process's share.
 
     Args:
         share: images of a batch for one process.
@@ -77,11 +94,11 @@ def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
 
 
 def full(images: int, *, kept: bool = False) -> str:
-    """What to say, and to do, when a GPU is out of memory with so many images in a pass.
+    """Message for a GPU that is out of memory: what happened, and what to do.
 
     Args:
-        images: of a process.
-        kept: BN has to stay over as many: with fewer it would be another training.
+        images: of one process in one pass.
+        kept: whether BN has to stay over as many; with fewer it would be another training.
     """
     if kept:
         return (
@@ -94,7 +111,7 @@ def full(images: int, *, kept: bool = False) -> str:
 
 
 def part(schedule: str, cfg: CfgNode) -> float:
-    """The part of a config's own schedule that the user asks for.
+    """The fraction of a config's own schedule that the user asks for.
 
     Args:
         schedule: ``2x``, ``1x``, ``1/2x``, ``0.3x`` in units of Detectron2's 1x (1.44 million images), or
@@ -114,9 +131,9 @@ def part(schedule: str, cfg: CfgNode) -> float:
 
 
 def compress(cfg: CfgNode, fraction: float) -> CfgNode:
-    """The config with its whole schedule in ``fraction`` of the iterations: warm-up, decays and end.
+    """Compress the whole schedule to ``fraction`` of its iterations: warm-up, decays and end.
 
-    The learning rate is the batch's and stays. A schedule cut short instead would end undecayed.
+    The learning rate goes with the batch and stays. A schedule cut short instead would end undecayed.
 
     Raises:
         KitError: fewer than FEWEST iterations are left.
@@ -136,7 +153,7 @@ def compress(cfg: CfgNode, fraction: float) -> CfgNode:
 
 
 def with_schedule(cfg: CfgNode, solver: Mapping[str, Any]) -> CfgNode:
-    """The config with another one's schedule, of which ``solver`` is the section SOLVER."""
+    """The config with the schedule of another one's section SOLVER."""
     changed = cfg.clone()
     changed.defrost()
     for key in SCHEDULE:
@@ -145,30 +162,30 @@ def with_schedule(cfg: CfgNode, solver: Mapping[str, Any]) -> CfgNode:
 
 
 def part_in(hours: float, seconds: float, cfg: CfgNode) -> float:
-    """The part of a config's schedule that hours allow, at most 1.
+    """The fraction of a config's schedule that hours allow, at most 1.
 
     Args:
-        hours: for everything.
+        hours: time for training, precise BN, loading and checkpoints.
         seconds: of an iteration.
-        cfg: with its whole schedule.
+        cfg: with its own schedule.
     """
     iterations = hours * 3600 * (1 - RESERVE) / seconds - _precise_bn(cfg)
     return max(0.0, min(1.0, iterations / cfg.SOLVER.MAX_ITER))
 
 
 def lasts(seconds: float, cfg: CfgNode, done: int = 0) -> float:
-    """Seconds that a schedule takes from an iteration on, with all that belongs to it.
+    """Seconds that the rest of a schedule takes, with precise BN, loading and checkpoints.
 
     Args:
         seconds: of an iteration.
-        cfg: with its final schedule.
-        done: iterations.
+        cfg: with the schedule to train.
+        done: iterations that lie behind.
     """
     return (cfg.SOLVER.MAX_ITER - done + _precise_bn(cfg)) * seconds / (1 - RESERVE)
 
 
 def _precise_bn(cfg: CfgNode) -> float:
-    """Iterations that precise BN is worth in time."""
+    """Time of precise BN, in iterations."""
     precise = cfg.TEST.PRECISE_BN
     return precise.NUM_ITER * FORWARD if precise.ENABLED and bn_images(cfg, 1, 1) else 0.0
 
@@ -187,10 +204,13 @@ def bn_images(cfg: CfgNode, processes: int, images: int) -> int:
 
 
 def images_of_pool(cfg: CfgNode, processes: int, pool: int) -> int | None:
-    """Images of a process in a pass that give BN statistics over ``pool``; None, any, where it is 0.
+    """Images of a process in a pass that let BN take its statistics over ``pool`` images.
+
+    Returns:
+        None where ``pool`` is 0 and any number will do.
 
     Raises:
-        KitError: so many processes cannot have that.
+        KitError: so many processes cannot have such a pool.
     """
     if not pool:
         return None

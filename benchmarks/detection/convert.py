@@ -10,7 +10,9 @@ from triplet.progress import say
 from triplet.published.defaults import MSRA, detection_config, weights_of
 from triplet.published.rows import load_methods
 from triplet.weights import detectron2_format
-from triplet.weights.read import read_backbone
+from triplet.weights.read import Backbone, read_backbone
+
+from detectron2.config import CfgNode
 
 TOLERANCE = 1e-4
 """Of the features; the two sides round differently."""
@@ -43,53 +45,72 @@ def convert(
         **proof.pixel_path(cfg),
     }
 
-    def work(job: records.Job) -> None:
-        backbone = read_backbone(weights)
-        if backbone.depth != 50:
-            raise KitError(f"{weights}: a ResNet-{backbone.depth}; the detectors here take ResNet-50")
-        if backbone.width != target["width"]:
-            raise KitError(
-                f"{weights}: base width {backbone.width}, but {config} builds {target['width']} "
-                "(MODEL.RESNETS.STEM_OUT_CHANNELS)"
-            )
-        method = load_methods().get(Path(run).name)
-        initial = method is not None and method.untrained
-        untrained = backbone.untrained or initial
-        if not untrained and backbone.default_statistics:
-            raise KitError(f"{weights}: every BN statistic is still its default: not pretrained")
-        if initial and not backbone.default_statistics:
-            raise KitError(f"{weights}: BN has seen images, but the row {run} is of initial weights")
-        path = job.folder / "detectron2.pkl"
-        detectron2_format.write(path, backbone.state)
-        with quiet.log_to(job.folder / "log.txt"):
-            model = detection.build(cfg)
-            count = proof.load_and_check(model, path)
-            difference = proof.feature_difference(model, backbone, cfg.INPUT.FORMAT)
-        if not difference < TOLERANCE:
-            path.unlink()
-            raise KitError(
-                f"{weights} under {config}: features differ by {difference:.2g} (tolerance {TOLERANCE}) "
-                f"though every tensor arrived; {_advice(config, backbone.caffe2)}"
-            )
-        job.outputs["weights"] = path
-        job.results.update(
-            format=backbone.format, tensors=count, ignored=len(backbone.ignored),
-            widened=backbone.widened, untrained=untrained, feature_difference=difference,
-        )  # fmt: skip
-        if backbone.widened:
-            say(f"convert: {backbone.widened} tensors were half precision and are float32 now")
-        say(
-            f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}"
-        )
-
     records.perform(
         "convert",
         paths.stage_folder(run, "convert"),
         config=target,
         inputs={"weights": weights},
-        work=work,
+        work=lambda job: _convert(run, weights, config, cfg, job),
         force=force,
     )
+
+
+def _convert(run: str, weights: Path, config: Path, cfg: CfgNode, job: records.Job) -> None:
+    """Write Detectron2's file, prove that it arrives in the model of ``cfg``, and fill in the job."""
+    backbone = _read(run, weights, config, cfg)
+    path = job.folder / "detectron2.pkl"
+    detectron2_format.write(path, backbone.state)
+    with quiet.log_to(job.folder / "log.txt"):
+        model = detection.build(cfg)
+        count = proof.load_and_check(model, path)
+        difference = proof.feature_difference(model, backbone, cfg.INPUT.FORMAT)
+    if not difference < TOLERANCE:
+        path.unlink()
+        raise KitError(
+            f"{weights} under {config}: features differ by {difference:.2g} (tolerance {TOLERANCE}) "
+            f"though every tensor arrived; {_advice(config, backbone.caffe2)}"
+        )
+    job.outputs["weights"] = path
+    job.results.update(
+        format=backbone.format,
+        tensors=count,
+        ignored=len(backbone.ignored),
+        widened=backbone.widened,
+        untrained=backbone.untrained or _is_untrained(run),
+        feature_difference=difference,
+    )
+    if backbone.widened:
+        say(f"convert: {backbone.widened} tensors were half precision and are float32 now")
+    say(f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}")
+
+
+def _read(run: str, weights: Path, config: Path, cfg: CfgNode) -> Backbone:
+    """Read the backbone.
+
+    Raises:
+        KitError: another architecture than the config's, or weights that are not what the row says:
+            pretrained, or initial.
+    """
+    backbone = read_backbone(weights)
+    if backbone.depth != 50:
+        raise KitError(f"{weights}: a ResNet-{backbone.depth}; the detectors here take ResNet-50")
+    width = cfg.MODEL.RESNETS.STEM_OUT_CHANNELS
+    if backbone.width != width:
+        raise KitError(
+            f"{weights}: base width {backbone.width}, but {config} builds {width} "
+            "(MODEL.RESNETS.STEM_OUT_CHANNELS)"
+        )
+    if not (backbone.untrained or _is_untrained(run)) and backbone.default_statistics:
+        raise KitError(f"{weights}: every BN statistic is still its default: not pretrained")
+    if _is_untrained(run) and not backbone.default_statistics:
+        raise KitError(f"{weights}: BN has seen images, but the row {run} is of initial weights")
+    return backbone
+
+
+def _is_untrained(run: str) -> bool:
+    """Whether the run's row of the table is of initial weights."""
+    method = load_methods().get(Path(run).name)
+    return method is not None and method.untrained
 
 
 def _advice(config: Path, caffe2: bool) -> str:

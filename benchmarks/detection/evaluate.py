@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.detection import data, model, pictures, quiet
+from benchmarks.detection import data, model, quiet, visualize
 from triplet import files, paths, records, scores
 from triplet.errors import KitError
 from triplet.progress import Bar, say
@@ -179,8 +179,8 @@ def _draw(
     name: str, detections: Sequence[dict[str, Any]], categories: Sequence[str], job: records.Job
 ) -> None:
     folder = job.folder / "pictures"
-    chosen = pictures.choose(DatasetCatalog.get(name))
-    job.results["pictures"] = pictures.draw(chosen, detections, categories, folder)
+    chosen = visualize.choose(DatasetCatalog.get(name))
+    job.results["pictures"] = visualize.draw(chosen, detections, categories, folder)
     job.outputs["pictures"] = folder
 
 
@@ -195,7 +195,7 @@ def _coco(
     files.write_text(path, json.dumps(detections))
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
-    truth = scores.Truth(Path(metadata.json_file), engine)
+    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
     found = {task: truth.score(detections, task) for task in tasks}
     return {
         **{task: each.numbers for task, each in found.items()},

@@ -32,9 +32,9 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Detectron2's defaults, a yacs YAML on top, ``KEY.SUB=value`` overrides on top of that.
+    """Load a yacs YAML on top of Detectron2's defaults, and ``KEY.SUB=value`` overrides on top of that.
 
-    Where it runs is this machine's matter: on a GPU where there is one.
+    MODEL.DEVICE is this machine's GPU where there is one, the CPU otherwise.
 
     Raises:
         KitError: no such file, or a key or value that Detectron2 does not know.
@@ -56,13 +56,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def categories(cfg: CfgNode) -> tuple[str, int]:
-    """Number of categories that the model tells apart, after the setting that says so."""
+    """The setting that says how many categories the model tells apart, and its value."""
     key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     return f"MODEL.{key}.NUM_CLASSES", cfg.MODEL[key].NUM_CLASSES
 
 
 def with_norm(cfg: CfgNode, norm: str) -> CfgNode:
-    """The config with every SyncBN in it replaced."""
+    """A copy of the config with ``norm`` for every SyncBN in it."""
     changed = cfg.clone()
     changed.defrost()
 
@@ -78,17 +78,17 @@ def with_norm(cfg: CfgNode, norm: str) -> CfgNode:
 
 
 def allow_tf32(yes: bool) -> None:
-    """Whether convolutions and matrix products of float32 may round their factors to TF32, on GPUs."""
+    """Allow, or forbid, that float32 convolutions and matrix products round to TF32 on GPUs."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
 
 
 def build(cfg: CfgNode) -> nn.Module:
-    """The model of a config, randomly initialised, on the config's device."""
+    """Build a config's model, randomly initialised, on the config's device."""
     return build_model(cfg)
 
 
 def plain(cfg: CfgNode) -> dict[str, Any]:
-    """A config as plain values, less where it runs and how often it saves."""
+    """A config as plain values, without those that change no result: device, loaders, checkpoints."""
     values: dict[str, Any] = json.loads(json.dumps(cfg))
     del (
         values["MODEL"]["DEVICE"],
@@ -99,10 +99,10 @@ def plain(cfg: CfgNode) -> dict[str, Any]:
 
 
 def load_trained(network: nn.Module, path: Path) -> None:
-    """Fill a model with what Detectron2 or the finetune stage saved: .pth, or .pkl of the model zoo.
+    """Load a model file of Detectron2's or the finetune stage's: .pth, or .pkl of the model zoo.
 
     Raises:
-        KitError: damaged, more than tensors and plain values, or of another model.
+        KitError: the file is damaged, holds more than tensors and plain values, or is of another model.
     """
     if damage := files.damage(path):
         raise KitError(f"{path} is damaged ({damage}); fetch it again, or run its stage again with --force")

@@ -1,4 +1,4 @@
-"""Training images that are none: random pixels and objects of COCO's number, for memory and speed."""
+"""Synthetic batches for memory and speed measurements: random pixels, with as many objects as in COCO."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ OBJECTS = 7
 
 
 def images(cfg: CfgNode, count: int, seed: int, *, largest: bool = False) -> list[dict[str, Any]]:
-    """What Detectron2's mapper makes of training images.
+    """Make images in the form of Detectron2's mapper.
 
     Args:
         cfg: whose sizes (INPUT) and kinds of annotation they have; 4:3, as COCO's mostly are.

@@ -29,12 +29,13 @@ EPOCHS = 40
 RATES = (0.3, 3.0)
 """Of the published protocol: the better one is compared."""
 PUBLISHED = f"""
-training: {{parts: 1, batch: 32, learning_rate: 1, epochs: {EPOCHS}, warmup_epochs: 4, evaluate_every: 10}}
+training: {{num_replicas: 1, batch: 32, learning_rate: 1, epochs: {EPOCHS}, warmup_epochs: 4,
+  evaluate_every: 10}}
 """
 SUPERVISED = """
 percent: 100
-training: {parts: 1, batch: 32, learning_rate: 0.05, epochs: 20, warmup_epochs: 1, weight_decay: 1.0e-4,
-  evaluate_every: 20}
+training: {num_replicas: 1, batch: 32, learning_rate: 0.05, epochs: 20, warmup_epochs: 1,
+  weight_decay: 1.0e-4, evaluate_every: 20}
 """
 FAST = f"""
 sweep: {{crops: 4, held_out: 0.2, batch: 32, epochs: {EPOCHS}, warmup_epochs: 4, weight_decays: [0],

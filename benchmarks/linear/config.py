@@ -52,12 +52,12 @@ class Training(Settings):
 
     batch: Count = 256
     """Images in a step, over all processes."""
-    parts: Count
-    """GPUs of the original. An epoch is filled up to a multiple of it with its first images, as
-    OpenSelfSup's DistributedSampler does, so that any divisor of it can share each batch."""
+    num_replicas: Count
+    """Number of GPUs of the original training. An epoch is filled up to a multiple of it with its first
+    images, as OpenSelfSup's DistributedSampler does, so that any divisor of it can share each batch."""
     learning_rate: Positive
     head: Positive = 1.0
-    """Times the learning rate: that of the classifier."""
+    """Factor of the learning rate for the classifier."""
     momentum: Probability = 0.9
     weight_decay: NonNegative = 0.0
     epochs: Count
@@ -73,8 +73,8 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.batch % self.parts:
-            raise ValueError(f"batch must be a multiple of parts ({self.parts})")
+        if self.batch % self.num_replicas:
+            raise ValueError(f"batch must be a multiple of num_replicas ({self.num_replicas})")
         if self.steps and self.warmup_epochs:
             raise ValueError("steps have no warm-up")
         return self

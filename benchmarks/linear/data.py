@@ -148,13 +148,13 @@ def collate(items: list[tuple[Pixels, int]]) -> tuple[Tensor, Tensor]:
 class Order:
     """Which images come when: a function of the seed alone.
 
-    An epoch is a permutation of all images, filled up with its first ones to a multiple of ``parts``; its
-    last batch is smaller.
+    An epoch is a permutation of all images, filled up with its first ones to a multiple of
+    ``num_replicas``; its last batch is smaller.
     """
 
     def __init__(self, images: int, config: Training, seed: int) -> None:
         self.images, self.config, self.seed = images, config, seed
-        self.filled = math.ceil(images / config.parts) * config.parts
+        self.filled = math.ceil(images / config.num_replicas) * config.num_replicas
         self.per_epoch = math.ceil(self.filled / config.batch)
 
     @property

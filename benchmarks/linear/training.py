@@ -60,10 +60,10 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
         Interrupted: stopped by a signal, after saving.
     """
     train, test, job, processes = task.train, task.test, task.job, task.processes
-    if training.parts % processes.size:
+    if training.num_replicas % processes.size:
         raise KitError(
-            f"{processes.size} processes do not share training.parts={training.parts} equally; take a "
-            "divisor of it, or set training.parts"
+            f"{processes.size} processes do not share training.num_replicas={training.num_replicas} "
+            "equally; take a divisor of it, or set training.num_replicas"
         )
     title, order, device = (
         job.folder.parent.name,
@@ -122,7 +122,7 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
                 _save(job, model, optimizer, step, order)
             lr = rate(step, training, order.per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = lr * group["times"]
+                group["lr"] = lr * group["lr_mult"]
             pixels, places = next(batches)
             loss = _step(wrapped, optimizer, pixels, labels[places.to(device)])
             shared = torch.stack([loss, torch.tensor(float(bool(stop)), dtype=loss.dtype, device=device)])
@@ -144,10 +144,10 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
 
 
 def make_optimizer(model: Classifier, config: Training) -> SGD:
-    """Of what is learned; each group's ``times`` multiplies the learning rate."""
-    groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "times": config.head}]
+    """SGD for what is learned; each group's ``lr_mult`` multiplies the learning rate."""
+    groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr_mult": config.head}]
     if not model.frozen:
-        groups.append({"params": list(model.backbone.parameters()), "times": 1.0})
+        groups.append({"params": list(model.backbone.parameters()), "lr_mult": 1.0})
     return SGD(groups, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
 
 

@@ -42,7 +42,7 @@ def detection(budget: Budget, images: int) -> Case:
         torch.manual_seed(0)
         network = trainer.build(cfg, alone, precision)
         optimizer = build_optimizer(cfg, network)
-        return trainer.Steps(network, itertools.cycle(made), optimizer, alone, images, precision)
+        return trainer.GradAccumTrainer(network, itertools.cycle(made), optimizer, alone, images, precision)
 
     steppers = {"detectron2": stock(SimpleTrainer), "float32": ours("float32")}
     if cuda:

@@ -19,7 +19,7 @@ from benchmarks.speed import results
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet import files
 from triplet.progress import say
-from triplet.scores import ENGINES, Truth
+from triplet.scores import ENGINES, CocoGroundTruth
 
 SIDES = (640, 480)
 """Width and height of an image: COCO's usual."""
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _quietly(path: Path, engine: str, detections: list[dict[str, Any]], task: str) -> Callable[[], object]:
     def run() -> object:
         with contextlib.redirect_stdout(io.StringIO()):
-            return Truth(path, engine).score(detections, task)
+            return CocoGroundTruth(path, engine).score(detections, task)
 
     return run
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.detection import data, model, pictures
+from benchmarks.detection import data, model, visualize
 from tests.conftest import KIT, TINY
 from tests.detection.conftest import DEMO
 from tests.support.processes import launch, wait_until
@@ -136,7 +136,7 @@ def test_a_file_of_the_model_zoo_is_loaded_in_full(untrained, tmp_path):
 
 def test_pictures_show_the_truth_beside_what_was_found(drawn, truth, tmp_path):
     name, categories = data.testing(model.load_config(DEMO), drawn)
-    chosen = pictures.choose(DatasetCatalog.get(name))
+    chosen = visualize.choose(DatasetCatalog.get(name))
     assert [image["image_id"] for image in chosen] == [1, 2, 3, 4, 5, 6]
     found = [
         {"image_id": a["image_id"], "category_id": a["category_id"] - 1, "bbox": a["bbox"], "score": score}
@@ -144,7 +144,7 @@ def test_pictures_show_the_truth_beside_what_was_found(drawn, truth, tmp_path):
         for score in (0.9, 0.4)
         if a["image_id"] != 2
     ]
-    names = pictures.draw(chosen, found, categories, tmp_path)
+    names = visualize.draw(chosen, found, categories, tmp_path)
     assert names == [f"{i}.jpg" for i in range(1, 7)]
     for image, file in zip(chosen, names, strict=True):
         with Image.open(tmp_path / file) as picture:
@@ -161,5 +161,5 @@ def test_pictures_show_the_truth_beside_what_was_found(drawn, truth, tmp_path):
 
 def test_pictures_are_spread_over_the_annotated_images():
     images = [{"image_id": i, "annotations": [] if i % 2 else [1]} for i in range(100)]
-    assert [image["image_id"] for image in pictures.choose(images)] == [0, 16, 32, 48, 64, 80]
-    assert len(pictures.choose(images[:5])) == 3
+    assert [image["image_id"] for image in visualize.choose(images)] == [0, 16, 32, 48, 64, 80]
+    assert len(visualize.choose(images[:5])) == 3

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.detection import data, explain, model, trainer
 from benchmarks.detection import finetune as finetuning
+from benchmarks.detection.plan import FinetuneOptions
 from tests.conftest import KIT, placed
 from tests.support.processes import children, group_is_gone, start, wait_until
 from triplet import cli, files, paths, records
@@ -111,7 +112,8 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(checkpoint, "write", lambda path, state: steps.append(state.get("step")))
     with pytest.raises(KitError, match="nothing at"):  # as no model was written
-        finetuning.finetune("row", Path(DEMO), drawn, [*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
+        options = FinetuneOptions(overrides=[*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
+        finetuning.finetune("row", Path(DEMO), drawn, options)
     assert steps == [1, 2, 3, 4, 5, 6, None]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.detection import budget, data, model, plan
+from benchmarks.detection import budget, calibration, data, model, resolve
 from benchmarks.detection import finetune as finetuning
+from benchmarks.detection.plan import FinetunePlan
 from tests.conftest import KIT
 from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
 from tests.support.processes import launch, wait_until
@@ -106,7 +107,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     cfg.MODEL.WEIGHTS = str(paths.stage_folder("row", "convert") / "detectron2.pkl")
     alone = Processes(0, 1, torch.device("cpu"))
-    measured = plan.measure(cfg, alone, "float32", None, log=run / "log.txt")
+    measured = calibration.measure(cfg, alone, "float32", None, log=run / "log.txt")
     assert (measured.images, measured.peak) == (2, None)
     hours = f"{25 * measured.seconds / 3600:.6f}"
     arguments = [
@@ -142,10 +143,10 @@ def test_what_has_begun_keeps_its_schedule(run, drawn, capsys, monkeypatch):  # 
     monkeypatch.setattr(budget, "FEWEST", 4)
     seconds = iter((1.0, 9.0, 9.0))
 
-    def measured(cfg, processes, precision, images, *, log, kept):
-        return plan.Plan(1, 2, precision, next(seconds))
+    def measured(cfg, processes, precision, images, *, log, inherited):
+        return calibration.Calibration(1, 2, precision, next(seconds))
 
-    monkeypatch.setattr(plan, "measure", measured)
+    monkeypatch.setattr(calibration, "measure", measured)
     arguments = [
         *command(drawn, "SOLVER.IMS_PER_BATCH=2", "TEST.PRECISE_BN.ENABLED=False"),
         "--hours",
@@ -207,18 +208,27 @@ def test_plan_before_there_is_data(places, capsys):
     assert "may be 1, 2, 4, 8, 16" in capsys.readouterr().err
 
 
+def described(cfg, **changes):
+    """The lines of a plan of eight processes."""
+    plan = FinetunePlan(
+        **{"method": "triplet", "processes": 8, "images": 2, "precision": "float32", **changes},
+        cfg=cfg,
+        uncompressed=cfg,
+        settings=model.plain(cfg),
+    )
+    return "\n".join(plan.lines())
+
+
 def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
-    chosen = plan.Plan(8, 2, "float32")
-    told = {n: "\n".join(plan.describe(cfg, cfg, chosen, "triplet", n, [])) for n in (curves.IMAGES, 1000)}
+    told = {n: described(cfg, dataset_images=n) for n in (curves.IMAGES, 1000)}
     assert "to expect of triplet: box AP 41.7" in told[curves.IMAGES]
     assert "nothing is published for this detector, data and row" in told[1000]
 
 
 def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
-    chosen = plan.Plan(8, 2, "float32", 0.4)
-    told = "\n".join(plan.describe(cfg, cfg, chosen, "triplet", 1000, [], 90_000))
+    told = described(cfg, dataset_images=1000, seconds=0.4, iterations_done=90_000)
     assert "0.4 s an iteration: 10.5 h for the 90000 left, until" in told
 
 
@@ -241,8 +251,7 @@ def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
 )
 def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overrides, images, said):
     cfg = model.load_config(KIT / f"configs/detection/{name}.yaml", overrides)
-    chosen = plan.Plan(8, images, "float32")
-    told = "\n".join(plan.describe(cfg, cfg, chosen, "supervised", curves.IMAGES, []))
+    told = described(cfg, method="supervised", images=images, dataset_images=curves.IMAGES)
     assert "to expect of supervised: box AP" in told
     assert said in told
     assert ("not known is what this costs" in told) == bool(said)
@@ -260,14 +269,16 @@ def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overri
 def test_data_sets_of_known_sizes(names, size):
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")
     cfg.DATASETS.TRAIN = names
-    assert plan._size(cfg) == size
+    assert resolve.known_size(cfg) == size
 
 
 def test_memory_is_counted_where_there_is_no_gpu():
     """Twice the pixels are up to twice the activations (RoIs stay); half precision is half of them."""
     small, large = (model.load_config(Path(DEMO), [f"INPUT.MAX_SIZE_TRAIN={size}"]) for size in (128, 256))
-    need = {name: plan.counted(cfg, "float32") for name, cfg in (("small", small), ("large", large))}
+    need = {
+        name: calibration.count_memory(cfg, "float32") for name, cfg in (("small", small), ("large", large))
+    }
     assert 1.3 < need["large"].more / need["small"].more < 2
-    half = plan.counted(small, "bfloat16")
+    half = calibration.count_memory(small, "bfloat16")
     assert half.more == pytest.approx(need["small"].more / 2, rel=0.05)
     assert half.one - half.more == pytest.approx(need["small"].one - need["small"].more)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.detection import data, model, synthetic, trainer
+from benchmarks.detection import data, loading, model, synthetic, trainer
 from tests.conftest import KIT
 from tests.support.processes import launch
 from triplet.errors import KitError
@@ -49,7 +49,7 @@ def toy_steps(processes, images, count=3, network=None):
     network = network or Toy()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     batches = toy_batches(8 // processes.size, processes.rank)
-    steps = trainer.Steps(network, batches, optimizer, processes, images, "float32")
+    steps = trainer.GradAccumTrainer(network, batches, optimizer, processes, images, "float32")
     with EventStorage() as steps.storage:
         for steps.iter in range(count):
             steps.run_step()
@@ -75,7 +75,7 @@ def test_the_loss_scale_is_kept_in_a_checkpoint():
     for _ in range(2):
         network = Toy()
         optimizer = torch.optim.SGD(network.parameters(), 0.1)
-        made.append(trainer.Steps(network, toy_batches(8), optimizer, ALONE, 8, "float16"))
+        made.append(trainer.GradAccumTrainer(network, toy_batches(8), optimizer, ALONE, 8, "float16"))
     first, second = made
     with EventStorage() as first.storage:
         first.iter = 0
@@ -109,7 +109,7 @@ def test_bfloat16_follows_float32(demo):
         torch.manual_seed(0)
         network = trainer.build(demo, ALONE, precision)
         optimizer = torch.optim.SGD(network.parameters(), 0.01)
-        steps = trainer.Steps(network, iter([batch]), optimizer, ALONE, 2, precision)
+        steps = trainer.GradAccumTrainer(network, iter([batch]), optimizer, ALONE, 2, precision)
         torch.manual_seed(1)
         with EventStorage() as steps.storage:
             steps.run_step()
@@ -153,7 +153,7 @@ def test_workers_are_as_many_as_the_user_says(drawn, demo):
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     for asked, given in ((4, min(4, len(os.sched_getaffinity(0)))), (0, 0), (7, 7)):
         cfg.DATALOADER.NUM_WORKERS = asked
-        assert trainer.loaders(cfg, ALONE) == given
+        assert loading.loaders(cfg, ALONE) == given
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_a_resumed_run_goes_on_in_the_data(drawn, demo):
     cfg = demo.clone()
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     cfg.SEED = 5
-    whole = files(trainer.batches(cfg, ALONE, Stop()), 9)
-    assert files(trainer.batches(cfg, ALONE, Stop(), 4), 5) == whole[4:]
+    whole = files(loading.batches(cfg, ALONE, Stop()), 9)
+    assert files(loading.batches(cfg, ALONE, Stop(), 4), 5) == whole[4:]
     shares = [
-        files(trainer.batches(cfg, Processes(rank, 2, torch.device("cpu")), Stop()), 4) for rank in (0, 1)
+        files(loading.batches(cfg, Processes(rank, 2, torch.device("cpu")), Stop()), 4) for rank in (0, 1)
     ]
     for one, other in zip(*shares, strict=True):
         assert len(one) == len(other) == 1
@@ -214,7 +214,7 @@ def test_wide_and_high_images_stay_apart_as_in_detectron2_also_after_a_resume():
     images = [{"width": 2 + wide[n], "height": 2, "n": n} for n in order]
     theirs = [[image["n"] for image in batch] for batch in AspectRatioGroupedDataset(images, 4)]
     for start in (0, 1, 7, 100):
-        flat = list(trainer._Grouped(order, wide, 4, start))
+        flat = list(loading._Grouped(order, wide, 4, start))
         assert [flat[i : i + 4] for i in range(0, len(flat), 4)] == theirs[start:]
 
 
@@ -228,7 +228,7 @@ def test_an_image_that_cannot_be_read_is_named(drawn, demo, tmp_path, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
     cfg.DATASETS.TRAIN = data.training(cfg, folder)[0]
     with pytest.raises(KitError, match="or its annotations cannot be read") as caught:
-        for _ in itertools.islice(trainer.batches(cfg, ALONE, Stop()), trainer.data_size(cfg)):
+        for _ in itertools.islice(loading.batches(cfg, ALONE, Stop()), loading.data_size(cfg)):
             pass
     assert str(caught.value).startswith(str(image))
     assert "\n" not in str(caught.value)
@@ -238,7 +238,7 @@ def test_samplers_that_are_not_heeded_are_refused(drawn, demo):
     cfg = demo.clone()
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     with pytest.raises(KitError, match="only the defaults are supported"):
-        trainer.batches(cfg, ALONE, Stop())
+        loading.batches(cfg, ALONE, Stop())
 
 
 @pytest.mark.parametrize("name", ["coco_r50_retinanet_1x_moco", "keypoint_r50_fpn_2x_moco"])

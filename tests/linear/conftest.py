@@ -44,7 +44,7 @@ def weights(tmp_path_factory):
 
 
 IMAGES = "images: {size: 32, shorter: 36}\nworkers: 0\n"
-PROBE = IMAGES + "training: {parts: 4, batch: 16, learning_rate: 0.5, epochs: 8, warmup_epochs: 1}\n"
+PROBE = IMAGES + "training: {num_replicas: 4, batch: 16, learning_rate: 0.5, epochs: 8, warmup_epochs: 1}\n"
 SWEEP = IMAGES + (
     "sweep: {crops: 2, held_out: 0.2, learning_rates: [0.1, 1], weight_decays: [0, 1.0e-4], batch: 12, "
     "epochs: 20}\n"

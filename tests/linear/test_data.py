@@ -108,7 +108,7 @@ def test_crops_are_torchvisions_and_a_function_of_seed_epoch_and_image(imagenet)
 def test_each_epoch_shows_every_image_whatever_the_processes(images, parts, times, processes, start):
     if parts % processes:
         return
-    training = Training(batch=parts * times, parts=parts, learning_rate=1, epochs=3)
+    training = Training(batch=parts * times, num_replicas=parts, learning_rate=1, epochs=3)
     order = Order(images, training, 0)
     shares = [list(order.batches(start, rank, processes)) for rank in range(processes)]
     assert all(len(s) == max(0, order.steps - start) for s in shares)
@@ -123,7 +123,7 @@ def test_each_epoch_shows_every_image_whatever_the_processes(images, parts, time
 
 
 def test_each_epoch_has_an_order_of_its_own():
-    order = Order(60, Training(batch=60, parts=1, learning_rate=1, epochs=2), 0)
+    order = Order(60, Training(batch=60, num_replicas=1, learning_rate=1, epochs=2), 0)
     first, second = ([place for _, place in batch] for batch in order.batches(0, 0, 1))
     assert first != second
 

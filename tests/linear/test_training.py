@@ -79,7 +79,7 @@ def test_semi_supervised_settings_are_openselfsups(percent, decay):
     )
     model = Classifier(Backbone(18, 4), Head(32, 3, 1), frozen=False, mixed=False)
     first, second = make_optimizer(model, training).param_groups
-    assert (first["times"], second["times"]) == (100, 1)
+    assert (first["lr_mult"], second["lr_mult"]) == (100, 1)
     assert [p.shape for p in first["params"]] == [(3, 32), (3,)]
     assert len(second["params"]) == len(list(model.backbone.parameters()))
 
@@ -114,7 +114,9 @@ def test_the_best_epoch_is_the_first_of_the_highest(places, run, imagenet):
 
 def test_each_step_is_the_recipes(places, run, imagenet, weights):
     """Against a plain loop: frozen backbone in evaluation mode, mean cross-entropy, SGD with momentum."""
-    text = PROBE.replace("epochs: 8", "epochs: 3, weight_decay: 0.01").replace("parts: 4", "parts: 2")
+    text = PROBE.replace("epochs: 8", "epochs: 3, weight_decay: 0.01").replace(
+        "num_replicas: 4", "num_replicas: 2"
+    )
     assert cli.main(run("linear", text, "seed=3")) == 0
     settings = load(places / "linear.yaml", Linear, ["seed=3"])
     ours, theirs = open_sets(imagenet / "train", imagenet / "val")
@@ -271,7 +273,7 @@ def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run, 
     model = Classifier(backbone, Head(64, 3, 8), frozen=True, mixed=False)
     three = Processes(0, 3, torch.device("cpu"))
     task = Task("run", *open_sets(imagenet / "train", imagenet / "val"), {}, three, Job(places))
-    with pytest.raises(KitError, match=r"3 processes do not share training\.parts=4 equally"):
+    with pytest.raises(KitError, match=r"3 processes do not share training\.num_replicas=4 equally"):
         fit(model, settings, settings.training, task)
 
 
@@ -286,7 +288,11 @@ def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run, 
             "names 1 of 2 images that are not in the training set, nobody.JPEG first",
         ),
         ("semi", ["--list", "nowhere"], "nothing at nowhere"),
-        ("linear", ["training.parts=5"], r"training: batch must be a multiple of parts \(5\)"),
+        (
+            "linear",
+            ["training.num_replicas=5"],
+            r"training: batch must be a multiple of num_replicas \(5\)",
+        ),
         ("linear", ["training.learning_rate=1e38"], "loss is (nan|inf) at step"),
         ("linear", ["--weights", "nothing.pth"], "no weights at nothing.pth|nothing at nothing.pth"),
     ],

@@ -69,7 +69,7 @@ def test_what_is_not_published_is_not_expected():
 def test_an_own_run_moves_what_is_expected_half_of_the_way():
     at = {n: curves.expected("triplet", "c4", n) for n in (45_000, 180_000)}
     theirs = curves.expected("moco", "c4", 45_000)
-    own = curves.Own("moco", "moco", 45_000, (theirs.box.mid * 0.8, theirs.mask.mid))
+    own = curves.LocalResult("moco", "moco", 45_000, (theirs.box.mid * 0.8, theirs.mask.mid))
     after = curves.expected("triplet", "c4", 45_000, [own])
     assert after.box.mid == pytest.approx(0.9 * at[45_000].box.mid)
     assert after.mask.mid == pytest.approx(at[45_000].mask.mid)

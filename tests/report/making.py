@@ -9,7 +9,7 @@ from triplet.config import load
 from triplet.paths import CONFIGS
 from triplet.pretrain.config import Pretrain
 from triplet.published.configs import released
-from triplet.scores import Truth
+from triplet.scores import CocoGroundTruth
 
 WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
 AUTHORS, MOCO = "authors/coco_R_50_C4_2x_moco", "openselfsup/coco_R_50_C4_2x_moco"
@@ -158,7 +158,7 @@ def evaluated(places, name="demo/seed0/triplet", shift=0.0):
         {"image_id": i, "category_id": 1, "bbox": [10.0 + 4 * i, 10.0, 40.0, 40.0], "score": 0.9 - i / 10}
         for i in range(4)
     ]
-    numbers = Truth(annotations).score(found, "bbox").numbers
+    numbers = CocoGroundTruth(annotations).score(found, "bbox").numbers
 
     def work(job):
         path = job.folder / "coco_instances_results.json"

@@ -17,12 +17,12 @@ TORCH, MSRA = ("RGB", 123.675, 58.395, False), ("BGR", 103.53, 1.0, True)
 
 @dataclass
 class Facts:
-    """What is known of a run; None: nothing."""
+    """What is known of a run; None where something is not known."""
 
     other: str = ""
     """The detector, where it is not Mask R-CNN R50-C4 with COCO's categories."""
     iterations: int | None = None
-    """That were trained, as a log shows."""
+    """Iterations that were trained, as a log shows."""
     planned: int | None = None
     batch: int | None = None
     rate: float | None = None
@@ -34,15 +34,15 @@ class Facts:
     pool: int | None = None
     """Images over which BN took its statistics, where the log says so."""
     precise_bn: bool | None = None
-    """Whether the config has it."""
+    """Whether the config enables precise BN."""
     precise_ran: bool | None = None
-    """Whether the log shows it; None: no log that would."""
+    """Whether the log shows that it ran; None where no log would tell."""
     pixels: tuple[str, float, float, bool] | None = None
     """Format, first mean, first deviation, stride in the 1x1 convolutions."""
     unloaded: list[str] = field(default_factory=list)
     """Backbone tensors that the log says stayed random."""
     checked: bool = False
-    """The log shows that weights were loaded."""
+    """Whether the log shows that weights were loaded."""
 
     @property
     def length(self) -> float | None:
@@ -59,7 +59,7 @@ class Cause:
     verdict: str
     text: str
     box: tuple[float, float] | None = None
-    """AP that it costs, at least and at most; None: nothing was published."""
+    """Box AP that it costs, at least and at most; None where nothing was published."""
 
     def order(self) -> tuple[int, float]:
         return (SEEN, POSSIBLE, EXCLUDED).index(self.verdict), -(self.box[1] if self.box else 0.0)
@@ -85,7 +85,7 @@ def span(box: tuple[float, float]) -> str:
 
 
 def of_config(facts: Facts, values: dict[str, Any]) -> None:
-    """Fill in what a resolved config of Detectron2's tells."""
+    """Fill in the facts that a resolved config of Detectron2's tells."""
     solver, network = values["SOLVER"], values["MODEL"]
     if curves.detector(values) != "c4":
         facts.other = (
@@ -101,64 +101,90 @@ def of_config(facts: Facts, values: dict[str, Any]) -> None:
 
 def find(facts: Facts, row: str, result: tuple[float, float]) -> Iterator[Cause]:
     """Every cause with its verdict."""
-    target = curves.expected(row, "c4", FULL)
-    assert target
-    yield from _length(facts, row, result, target.box.mid)
+    full = _expected(row, FULL).box.mid
+    yield _schedule(facts, row, result, full)
+    yield _undecayed_stop(facts, row, result, full)
     yield _weights(facts, row, result)
     yield _rate(facts)
     yield from _normalisation(facts)
     yield _input(facts, row)
 
 
-def _length(facts: Facts, row: str, result: tuple[float, float], full: float) -> Iterator[Cause]:
-    box = result[0]
-    lengths = [round(FULL * 2 ** (-step / 8)) for step in range(8 * 7)]
-    fits = [n for n in lengths if (e := curves.expected(row, "c4", n)) and e.box.holds(box)]
-    alike = f"a compressed schedule of {_count(fits[-1])} to {_count(fits[0])} iterations" if fits else ""
-    undecayed = [n for n in lengths if n <= curves.decays("c4")]
-    stops = [n for n in undecayed if abs(curves.undecayed("c4", n)[0] * full - box) < 1]
-    stopped = f"a stop after {_count(stops[-1])} to {_count(stops[0])} of 180k" if stops else ""
-    length = facts.length
-    if length is None and facts.iterations is not None:
-        text = f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
-        yield Cause("schedule", POSSIBLE, text, (0.0, max(0.0, full - box)))
-        yield Cause("undecayed stop", POSSIBLE, text, (0.0, max(0.0, full - box)))
-        return
+def _schedule(facts: Facts, row: str, result: tuple[float, float], full: float) -> Cause:
+    """A schedule shorter than the published one, which ends decayed."""
+    name, length = "schedule", facts.length
+    possible = (0.0, max(0.0, full - result[0]))
     if length is None:
-        text = "trained on fewer images than 180k iterations of 16; this result is what is expected of "
-        yield Cause("schedule", POSSIBLE, text + (alike or "no length of it"), (0.0, max(0.0, full - box)))
-        text = "stopped before the learning rate fell; this result is near "
-        yield Cause(
-            "undecayed stop", POSSIBLE, text + (stopped or "no such stop"), (0.0, max(0.0, full - box))
+        text = _unknown_batch(facts) or (
+            "trained on fewer images than 180k iterations of 16; this result is what is expected of "
+            f"{_compressed_like(row, result) or 'no length of it'}"
         )
-        return
-    expected = curves.expected(row, "c4", length)
-    assert expected
+        return Cause(name, POSSIBLE, text, possible)
     trained = f"{_count(length)} iterations of 16 images (2x is 180k)"
     if length > 0.97 * FULL and facts.iterations is None:
         text = f"the config plans {trained}; only a log shows whether they were trained"
-        yield Cause("schedule", POSSIBLE, text, (0.0, max(0.0, full - box)))
-    elif length > 0.97 * FULL:
-        yield Cause("schedule", EXCLUDED, f"trained for {trained}", (0.0, 0.0))
-    else:
-        lost = (max(0.0, full - expected.box.high), full - expected.box.low)
-        again = "make finetune SCHEDULE=2x, or HOURS= for what your time allows, with the AP to expect"
-        yield Cause("schedule", SEEN, f"trained for {trained}: {expected.box} was to expect; {again}", lost)
+        return Cause(name, POSSIBLE, text, possible)
+    if length > 0.97 * FULL:
+        return Cause(name, EXCLUDED, f"trained for {trained}", (0.0, 0.0))
+    expected = _expected(row, length).box
+    again = "make finetune SCHEDULE=2x, or HOURS= for what your time allows, with the AP to expect"
+    text = f"trained for {trained}: {expected} was to expect; {again}"
+    return Cause(name, SEEN, text, (max(0.0, full - expected.high), full - expected.low))
+
+
+def _undecayed_stop(facts: Facts, row: str, result: tuple[float, float], full: float) -> Cause:
+    """A training that was cut short before its learning rate fell."""
+    name, length = "undecayed stop", facts.length
+    possible = (0.0, max(0.0, full - result[0]))
+    near = _stopped_like(result, full) or "no such stop"
+    if length is None:
+        text = f"stopped before the learning rate fell; this result is near {near}"
+        return Cause(name, POSSIBLE, _unknown_batch(facts) or text, possible)
     if facts.last_rate is None or facts.rate is None:
-        text = f"only a log shows where it stopped; this result is near {stopped or 'no such stop'}"
-        yield Cause("undecayed stop", POSSIBLE, text, (0.0, max(0.0, full - box)))
-        return
-    if facts.last_rate < 0.05 * facts.rate:
-        yield Cause("undecayed stop", EXCLUDED, "the learning rate ended near 0", (0.0, 0.0))
-        return
-    reached = curves.undecayed("c4", length)[0] * full
-    stop = (max(0.0, expected.box.low - reached), max(0.0, expected.box.high - reached))
-    text = f"the last learning rate was {facts.last_rate:g}, {facts.last_rate / facts.rate:.0%} of its peak"
+        text = f"only a log shows where it stopped; this result is near {near}"
+        return Cause(name, POSSIBLE, text, possible)
+    left = facts.last_rate / facts.rate
+    if left < 0.05:
+        return Cause(name, EXCLUDED, "the learning rate ended near 0", (0.0, 0.0))
+    expected, reached = _expected(row, length).box, curves.undecayed("c4", length)[0] * full
+    cost = (max(0.0, expected.low - reached), max(0.0, expected.high - reached))
+    text = f"the last learning rate was {facts.last_rate:g}, {left:.0%} of its peak"
     text += ": compress the schedule instead of cutting it short"
-    if facts.last_rate < 0.5 * facts.rate:  # published is only what stops before that reach
-        yield Cause("undecayed stop", SEEN, f"{text}; a stop before it fell costs {span(stop)}", None)
-    else:
-        yield Cause("undecayed stop", SEEN, text, stop)
+    if left < 0.5:  # the published curve ends where the rate falls first
+        return Cause(name, SEEN, f"{text}; a stop before it fell costs {span(cost)}", None)
+    return Cause(name, SEEN, text, cost)
+
+
+def _unknown_batch(facts: Facts) -> str:
+    """Why the length is not known though a log shows iterations; empty where it shows none."""
+    if facts.iterations is None:
+        return ""
+    return f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
+
+
+def _compressed_like(row: str, result: tuple[float, float]) -> str:
+    """The compressed schedules of which such a box AP is expected; empty where there are none."""
+    fits = [n for n in _lengths() if _expected(row, n).box.holds(result[0])]
+    return f"a compressed schedule of {_count(fits[-1])} to {_count(fits[0])} iterations" if fits else ""
+
+
+def _stopped_like(result: tuple[float, float], full: float) -> str:
+    """The stops before the rate fell that end near such a box AP; empty where there are none."""
+    undecayed = [n for n in _lengths() if n <= curves.decays("c4")]
+    stops = [n for n in undecayed if abs(curves.undecayed("c4", n)[0] * full - result[0]) < 1]
+    return f"a stop after {_count(stops[-1])} to {_count(stops[0])} of 180k" if stops else ""
+
+
+def _lengths() -> list[int]:
+    """Schedules to look at, in iterations: from 2x down to 1/128 of it, eight for each halving."""
+    return [round(FULL * 2 ** (-step / 8)) for step in range(8 * 7)]
+
+
+def _expected(row: str, iterations: float) -> curves.Expected:
+    """What is expected of a row of the table, of each of which something is published."""
+    expected = curves.expected(row, "c4", iterations)
+    assert expected
+    return expected
 
 
 def _count(iterations: float) -> str:
@@ -169,8 +195,7 @@ def _weights(facts: Facts, row: str, result: tuple[float, float]) -> Cause:
     if row == "random":
         return Cause("weights not loaded", EXCLUDED, "random weights are what this row is of", (0.0, 0.0))
     length = facts.length or FULL
-    random = curves.expected("random", "c4", length)
-    assert random
+    random = _expected("random", length)
     at = f"random weights give {random.box} / {random.mask} after {_count(length)} iterations"
     if facts.unloaded:
         more = f" and {len(facts.unloaded) - 1} more" if facts.unloaded[1:] else ""
@@ -190,11 +215,11 @@ def _weights(facts: Facts, row: str, result: tuple[float, float]) -> Cause:
 
 
 def _effect(cause: str, severe: bool | None = None) -> tuple[tuple[float, float], str]:
-    """The range over the published sizes, and where they are from.
+    """The range of box AP over the published sizes of an effect, and their sources.
 
     Args:
         cause: as configs/expected.yaml names it.
-        severe: only of the severest setting, or only of the others.
+        severe: True for the severest setting alone, False for the others; by default all of them.
     """
     found: list[Effect] = [effect for effect in curves.published().effects if effect.cause == cause]
     if severe is not None:

@@ -33,7 +33,7 @@ IMAGES = 117_266
 BATCH = 16
 """Images of a step of the published runs, and under their BN."""
 NEAR = 2.0
-"""An own run tells of schedules up to so many times longer or shorter than its own."""
+"""A local run informs schedules within this factor of its own length."""
 
 
 class Curve(Settings):
@@ -99,8 +99,8 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Own:
-    """A finished finetuning of this machine, done as the recipe has it but for its length."""
+class LocalResult:
+    """AP that a finetuning on this machine reached, by the recipe but for its length."""
 
     run: str
     row: str
@@ -130,14 +130,14 @@ def detector(settings: dict[str, Any]) -> str | None:
     return "fpn" if fpn else None
 
 
-def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) -> Expected | None:
+def expected(row: str, kind: str, iterations: float, own: Sequence[LocalResult] = ()) -> Expected | None:
     """AP of a row of the table after a schedule that was compressed as a whole.
 
     Args:
         row: its name in methods.yaml.
         kind: of detector, c4 or fpn.
         iterations: at batch 16.
-        own: this machine's runs of the C4 detector, see ``runs.own_runs``.
+        own: this machine's runs of the C4 detector, see ``runs.local_results``.
 
     Returns:
         None where nothing is published of the row.
@@ -173,7 +173,7 @@ def expected(row: str, kind: str, iterations: float, own: Sequence[Own] = ()) ->
     return Expected(box, mask, "; ".join([basis, *doubts]))
 
 
-def _moved(band: Band, runs: Sequence[Own], task: int) -> Band:
+def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
     """A band half of the way to where own runs lie relative to theirs, and wide enough for both."""
     theirs = [(run, expected(run.row, "c4", run.iterations)) for run in runs]
     ratio = fmean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)

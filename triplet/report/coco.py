@@ -7,10 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from triplet.published.causes import Cause, Facts, find, of_config
-from triplet.published.curves import FULL, NOISE, Band, Own
+from triplet.published.curves import FULL, NOISE, Band, LocalResult
 from triplet.published.curves import expected as expected_ap
 from triplet.published.rows import Method, Published
-from triplet.runs import STAGES, Run, Score, groups, on_all_images, own_runs, recipe, score
+from triplet.runs import STAGES, Run, Score, groups, local_results, on_all_images, recipe, score
 from triplet.scores import TASKS
 
 
@@ -52,7 +52,7 @@ class Line:
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
     """Box and mask lines of every row: one for each way that it was run, or what makes one."""
-    own = own_runs(runs)
+    own = local_results(runs)
     found = []
     for row, method in methods.items():
         of_row = [run for run in runs if run.of_the_table and run.row == row]
@@ -79,7 +79,7 @@ def _with(line: Line, **changes: object) -> Line:
     return Line(**{**vars(line), **changes})
 
 
-def _line(bare: Line, group: list[Run], own: list[Own]) -> Line:
+def _line(bare: Line, group: list[Run], own: list[LocalResult]) -> Line:
     task = next(key for key, column in TASKS.items() if column == bare.task)
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))

@@ -1,0 +1,133 @@
+"""Batches of training images, in the order of Detectron2's own loader, which a resumed run keeps."""
+
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.detection import compat  # noqa: F401
+from benchmarks.detection.budget import per_process
+from triplet.errors import KitError
+from triplet.signals import Stop, ignore_in_worker
+from triplet.training.distributed import Processes
+from triplet.training.loading import load
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data.build import worker_init_reset_seed
+from detectron2.data.common import DatasetFromList, MapDataset
+from detectron2.data.samplers import TrainingSampler
+
+
+def batches(
+    cfg: CfgNode, processes: Processes, stop: Stop, start: int = 0
+) -> Generator[list[dict[str, Any]], None, None]:
+    """Yield this process's share of each batch, from iteration ``start`` on, without end.
+
+    The order is that of Detectron2's own loader, except that a resumed run goes on where it stopped. Close
+    the generator when it is no longer needed: that ends the loader processes.
+
+    Raises:
+        KitError: a batch that the processes cannot share, or settings that are not heeded here; while
+            iterating: an image or its annotations that cannot be read.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler" or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        raise KitError(
+            "DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING: only the defaults are supported"
+        )
+    share = per_process(cfg, processes.size)
+    annotated, wide = _annotated(cfg)
+    order = TrainingSampler(len(annotated), seed=cfg.SEED)
+    images = load(
+        MapDataset(annotated, _Mapper(cfg)),
+        _Grouped(order, wide, share, start),
+        workers=loaders(cfg, processes),
+        stop=stop,
+        start_worker=_start_worker,
+    )
+    return _in_batches(images, share)
+
+
+def loaders(cfg: CfgNode, processes: Processes) -> int:
+    """Number of loader processes for each that trains: the config's, or what the machine can have."""
+    cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
+    chosen: int = cfg.DATALOADER.NUM_WORKERS
+    if chosen == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
+        return min(cores, chosen if processes.device.type == "cpu" else 8)
+    return chosen
+
+
+def data_size(cfg: CfgNode) -> int:
+    """Number of images that a config trains on."""
+    return len(_annotated(cfg)[0])
+
+
+def _annotated(cfg: CfgNode) -> tuple[DatasetFromList, list[bool]]:
+    """The training images, and for each of them whether it is wider than high."""
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    return _read(tuple(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, keypoints)
+
+
+@functools.cache
+def _read(
+    names: tuple[str, ...], filter_empty: bool, min_keypoints: int
+) -> tuple[DatasetFromList, list[bool]]:
+    """Read and serialise the images once, for calibration, training and precise BN."""
+    dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+    return DatasetFromList(dicts, copy=False), [image["width"] > image["height"] for image in dicts]
+
+
+def _start_worker(worker: int) -> None:
+    ignore_in_worker(worker)
+    worker_init_reset_seed(worker)
+
+
+class _Mapper(DatasetMapper):
+    """Return what went wrong as a value: an exception of a worker would bring its traceback along."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg, True)
+
+    def __call__(self, image: dict[str, Any]) -> dict[str, Any] | KitError | None:
+        try:
+            return super().__call__(image)
+        except Exception as error:  # decoders and damaged annotations raise whatever they like
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            return KitError(f"{image['file_name']} or its annotations cannot be read ({reason}); mend it")
+
+
+class _Grouped(torch.utils.data.Sampler):
+    """A sampler's indices from batch ``start`` on, wide and high images in batches of their own.
+
+    What Detectron2's AspectRatioGroupedDataset does with loaded images.
+    """
+
+    def __init__(self, sampler: Iterable[int], wide: list[bool], share: int, start: int) -> None:
+        self.sampler, self.wide, self.share, self.start = sampler, wide, share, start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.chain.from_iterable(itertools.islice(self._batches(), self.start, None))
+
+    def _batches(self) -> Iterator[list[int]]:
+        groups: dict[bool, list[int]] = {True: [], False: []}
+        for index in self.sampler:
+            group = groups[self.wide[index]]
+            group.append(index)
+            if len(group) == self.share:
+                yield group.copy()
+                group.clear()
+
+
+def _in_batches(
+    images: Generator[Any, None, None], share: int
+) -> Generator[list[dict[str, Any]], None, None]:
+    """Collect images in lists of ``share``; KitError for one that cannot be read."""
+    with contextlib.closing(images):
+        while batch := list(itertools.islice(images, share)):
+            if broken := next((image for image in batch if isinstance(image, KitError)), None):
+                raise broken
+            yield batch

@@ -1,0 +1,377 @@
+"""The one place where options, config, GPUs, what has begun and calibration become a FinetunePlan."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.detection import budget, calibration, data, loading, model, proof, trainer
+from benchmarks.detection.calibration import Calibration
+from benchmarks.detection.plan import FinetuneOptions, FinetunePlan, record_config
+from triplet import paths, records
+from triplet.errors import KitError
+from triplet.progress import say
+from triplet.published import curves
+from triplet.published.defaults import detection_config
+from triplet.runs import of_this_machine
+from triplet.training import checkpoint
+from triplet.training.distributed import Processes, join, perform
+
+from detectron2.config import CfgNode
+
+VOC_IMAGES = 5_011 + 11_540
+"""Images of VOC 2007's and 2012's trainval."""
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """The user's options, with what can be decided without measuring."""
+
+    cfg: CfgNode
+    """The config with the schedule to train, unless hours are still to compress it."""
+    precision: str
+    """One of ``trainer.PRECISIONS``."""
+    images: int | None
+    """Images of one process in one forward pass; None: the most that fit the GPU."""
+    inherited: bool = False
+    """Whether these images are those of the run being resumed, which BN needs again."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Config, weights and data of a run's finetuning."""
+
+    config: CfgNode
+    """As the user gives it: file and overrides."""
+    placed: CfgNode
+    """The same with the run's data, weights, folder and seed."""
+    dataset: Path
+    """Folder of the data."""
+    categories: list[str]
+    """Names of the data's categories."""
+    weights: Path
+    """The converted weights."""
+
+    def settings(self, solver: CfgNode) -> dict[str, Any]:
+        """The user's config with another one's schedule, as plain values for a record."""
+        return model.plain(budget.with_schedule(self.config, solver))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A finetuning that was interrupted, or is done."""
+
+    record: Mapping[str, Any]
+    """The config of its record."""
+    iterations: int
+    """Iterations of its newest checkpoint."""
+
+
+def resolve(
+    run: str, config: Path | None, dataset: Path, options: FinetuneOptions, processes: Processes
+) -> FinetunePlan:
+    """Decide how a run is finetuned; measure first where there is a GPU, or hours to keep to.
+
+    Once a finetuning has begun, its schedule, its precision and the images that BN sees stay, whatever
+    would be measured now.
+
+    Args:
+        run: whose convert stage is done.
+        config: Detectron2's YAML; by default that of the run's row.
+        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names.
+        options: what the user asks for.
+        processes: all of them; each must call this.
+
+    Raises:
+        KitError: weights, data, GPUs or options that do not fit, or a finetuning of something else that has
+            begun.
+        Interrupted: stopped by a signal while measuring.
+    """
+    sources = _sources(run, config, dataset, options, processes)
+    cfg = sources.placed
+    begun = None if options.force else _begun(run, processes)
+    resolved = resolve_options(
+        cfg, processes.size, options, processes.broadcast_object(trainer.best_precision()), begun
+    )
+    if begun:  # refused before anything is measured
+        _refuse_changes(run, sources, options, resolved, begun, processes)
+    found = calibrate(run, sources, options, resolved, processes, resumed=bool(begun))
+    cfg = resolved.cfg
+    if options.hours and not begun:
+        cfg = _fit_hours(cfg, options.hours, found.seconds)
+    return FinetunePlan(
+        method=Path(run).name,
+        cfg=cfg,
+        settings=sources.settings(cfg.SOLVER),
+        uncompressed=sources.placed,
+        processes=processes.size,
+        images=found.images,
+        precision=found.precision,
+        hours=options.hours,
+        seconds=found.seconds,
+        peak=found.peak,
+        dataset_images=loading.data_size(cfg),
+        iterations_done=begun.iterations if begun else 0,
+        dataset=paths.portable(dataset),
+        categories=sources.categories,
+        inputs={"weights": sources.weights, **data.inputs(sources.config, dataset, train=True)},
+        seed=options.seed,
+    )
+
+
+def preview(
+    method: str,
+    config: Path | None,
+    options: FinetuneOptions,
+    *,
+    gpus: int = 1,
+    memory: float | None = None,
+    seconds: float | None = None,
+) -> FinetunePlan:
+    """Decide the same before there is a run or data, for this machine or another, and print it.
+
+    Args:
+        method: row of the table.
+        config: Detectron2's YAML; by default that of the row.
+        options: what the user asks for.
+        gpus: number of them.
+        memory: of each, in GB (1e9 bytes); measured on this machine's GPU unless given.
+        seconds: of an iteration, where the user knows it.
+
+    Raises:
+        KitError: options or GPUs that do not fit.
+    """
+    cfg = model.load_config(config or detection_config(method), options.overrides)
+    best = "bfloat16" if memory else trainer.best_precision()
+    resolved = resolve_options(cfg, gpus, options, best)
+    measured = memory is None and torch.cuda.is_available()
+    found = _measure_share(resolved, gpus) if measured else _estimate(resolved, gpus, memory, seconds)
+    seconds = seconds or found.seconds
+    final = _fit_hours(resolved.cfg, options.hours, seconds) if options.hours else resolved.cfg
+    plan = FinetunePlan(
+        method=method,
+        cfg=final,
+        settings=model.plain(final),
+        uncompressed=cfg,
+        processes=gpus,
+        images=found.images,
+        precision=found.precision,
+        hours=options.hours,
+        seconds=seconds,
+        peak=found.peak,
+        peak_source="measured" if measured else "counted",
+        dataset_images=known_size(cfg),
+        seed=options.seed,
+    )
+    for line in plan.lines(of_this_machine()):
+        say(f"plan: {line}")
+    return plan
+
+
+def resolve_options(
+    cfg: CfgNode,
+    processes: int,
+    options: FinetuneOptions,
+    best_precision: str,
+    begun: Begun | None = None,
+) -> ResolvedOptions:
+    """Decide what needs no measuring.
+
+    Args:
+        cfg: config with its own schedule.
+        processes: number of them.
+        options: what the user asks for.
+        best_precision: taken unless the user, or what has begun, says otherwise.
+        begun: the finetuning that is resumed; None for one that begins.
+
+    Raises:
+        KitError: a schedule, processes or images that do not fit the config.
+    """
+    if options.schedule and options.hours:
+        raise KitError("--hours and --schedule both say how long to train: give one of them")
+    share = budget.per_process(cfg, processes)
+    budget.bn_images(cfg, 1, 1)  # refuses a norm that nobody knows
+    before = begun.record if begun else {}
+    kept = None
+    if begun and options.images_per_gpu is None and _same_batch_and_norm(cfg, before["detectron2"]):
+        kept = budget.images_of_pool(cfg, processes, before.get("bn_images", 0))
+    images = options.images_per_gpu or kept
+    budget.check_passes(share, images or share)
+    precision = options.precision or before.get("precision") or best_precision
+    if options.schedule:
+        cfg = budget.compress(cfg, budget.part(options.schedule, cfg))
+    elif begun and options.hours:
+        cfg = budget.with_schedule(cfg, before["detectron2"]["SOLVER"])
+    return ResolvedOptions(cfg, precision, images, inherited=kept is not None)
+
+
+def calibrate(
+    run: str,
+    sources: Sources,
+    options: FinetuneOptions,
+    resolved: ResolvedOptions,
+    processes: Processes,
+    *,
+    resumed: bool,
+) -> Calibration:
+    """Measure the run where there is a GPU, or hours to keep to; otherwise take each share in one pass.
+
+    The run's ``plan`` record keeps the measurement; a finetuning that is resumed uses it again.
+
+    Raises:
+        KitError: images that do not fit the GPU.
+        Interrupted: stopped by a signal.
+    """
+    share = budget.per_process(resolved.cfg, processes.size)
+    if not options.hours and processes.device.type != "cuda":
+        return Calibration(processes.size, resolved.images or share, resolved.precision)
+    folder = paths.stage_folder(run, "plan")
+
+    def work(job: records.Job) -> None:
+        log = job.folder / "log.txt" if processes.is_main_process else Path(os.devnull)
+        found = calibration.measure(
+            resolved.cfg,
+            processes,
+            resolved.precision,
+            resolved.images,
+            log=log,
+            inherited=resolved.inherited,
+        )
+        job.results.update(asdict(found))
+
+    config = {
+        "detectron2": model.plain(sources.config),
+        "images": options.images_per_gpu,
+        "precision": resolved.precision,
+        "schedule": options.schedule,
+        "processes": processes.size,
+        "gpu": calibration.gpu_name(),
+    }
+    perform(processes, "plan", folder, work=work, config=config, inputs={}, derived=True, force=not resumed)
+    record = records.read(folder) if processes.is_main_process else None
+    results = processes.broadcast_object(record.results if record else None)
+    calibration.free_memory(processes)
+    known = {each.name: results[each.name] for each in fields(Calibration)}
+    return Calibration(**{**known, "images": resolved.images or known["images"]})
+
+
+def known_size(cfg: CfgNode) -> int | None:
+    """Images of the data that a config names, where it is known without having them."""
+    names = [name.rpartition("/")[2] for name in cfg.DATASETS.TRAIN or ["coco_2017_train"]]
+    if model.categories(cfg)[1] == 80 and names == ["coco_2017_train"]:
+        return curves.IMAGES
+    return VOC_IMAGES if names == ["voc_2007_trainval", "voc_2012_trainval"] else None
+
+
+def _sources(
+    run: str, config: Path | None, dataset: Path, options: FinetuneOptions, processes: Processes
+) -> Sources:
+    """Load config and data, and check that every process has the same ones."""
+    converted = records.require(run, "convert")  # which says in which colour order the weights are
+    weights = records.output(converted, "weights")
+    if config is None:
+        config = detection_config(run)
+        if processes.is_main_process:
+            say(f"finetune: {run} under {config}")
+    cfg = model.load_config(config, options.overrides)
+    proof.check_pixel_path(cfg, converted)
+    processes.use_cores(loading.loaders(cfg, processes))
+    asked = (options.hours, options.schedule, options.images_per_gpu, options.precision, options.seed)
+    processes.assert_same("converted weights", records.Artifact.of(weights).sha256)
+    processes.assert_same("settings", [model.plain(cfg), *asked])
+    names, categories = data.training(cfg, dataset)
+    placed = cfg.clone()
+    placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
+    placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))
+    placed.MODEL.WEIGHTS, placed.SEED = str(weights), options.seed
+    return Sources(cfg, placed, dataset, categories, weights)
+
+
+def _begun(run: str, processes: Processes) -> Begun | None:
+    """What the first process finds in the run's folder, on every one; None before anything has begun."""
+    found = None
+    if processes.is_main_process:
+        folder = paths.stage_folder(run, "finetune")
+        if plan := records.begun(folder):
+            saved = checkpoint.checkpoints(folder)
+            found = Begun(plan.config, checkpoint.step_of(saved[0]) if saved else 0)
+    return processes.broadcast_object(found)
+
+
+def _refuse_changes(
+    run: str,
+    sources: Sources,
+    options: FinetuneOptions,
+    resolved: ResolvedOptions,
+    begun: Begun,
+    processes: Processes,
+) -> None:
+    """KitError that names the differences if the finetuning that has begun is of something else."""
+    config = record_config(
+        paths.portable(sources.dataset),
+        sources.settings(resolved.cfg.SOLVER),
+        options.seed,
+        resolved.precision,
+        budget.bn_images(resolved.cfg, processes.size, resolved.images or 1),
+        options.hours,
+    )
+    before = records.Plan(stage="finetune", config=dict(begun.record), inputs={})
+    now = records.Plan(stage="finetune", config=config, inputs={})
+    # The first process's, as in the record: on other nodes the data may lie elsewhere.
+    if changes := processes.broadcast_object(before.changes(now)):
+        trained = f"with {begun.iterations} iterations trained" if begun.iterations else ""
+        raise records.other(paths.stage_folder(run, "finetune"), "finetune", changes, trained)
+
+
+def _same_batch_and_norm(cfg: CfgNode, begun: Mapping[str, Any]) -> bool:
+    """Whether batch and norm are those of what has begun; other ones are refused, and named, soon after."""
+    theirs = begun["SOLVER"]["IMS_PER_BATCH"], begun["MODEL"]["RESNETS"]["NORM"]
+    return theirs == (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.NORM)
+
+
+def _fit_hours(cfg: CfgNode, hours: float, seconds: float | None) -> CfgNode:
+    """The config with its schedule compressed to hours."""
+    if not seconds:
+        raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
+    return budget.compress(cfg, budget.part_in(hours, seconds, cfg))
+
+
+def _share(resolved: ResolvedOptions, gpus: int) -> CfgNode:
+    """The config for one GPU's share of a batch, on synthetic images."""
+    alone = resolved.cfg.clone()
+    alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = budget.per_process(resolved.cfg, gpus), ()
+    return alone
+
+
+def _measure_share(resolved: ResolvedOptions, gpus: int) -> Calibration:
+    """Measure one GPU's share of a batch on this machine."""
+    with join() as processes:
+        found = calibration.measure(
+            _share(resolved, gpus), processes, resolved.precision, resolved.images, log=Path(os.devnull)
+        )
+    name = calibration.gpu_name()
+    say(f"plan: measured on one {name} with synthetic images; loading and other GPUs may slow it")
+    return found
+
+
+def _estimate(
+    resolved: ResolvedOptions, gpus: int, memory: float | None, seconds: float | None
+) -> Calibration:
+    """Count the memory and take published times, for GPUs that are not here."""
+    alone, images, peak = _share(resolved, gpus), resolved.images, None
+    share = alone.SOLVER.IMS_PER_BATCH
+    if memory is not None:
+        say("plan: counting the tensors that backward keeps, on the CPU; some half a minute")
+        need = calibration.count_memory(alone, resolved.precision)
+        images = images or budget.images_in_a_pass(share, need, memory * 1e9)
+        peak = need.peak(images)
+    elif images is None:
+        say("plan: what fits the GPU is not known here; give its memory as --memory GB (make: MEMORY=)")
+    kind = curves.detector(resolved.cfg)
+    if seconds is None and kind:
+        seconds = curves.published().speed[kind].seconds * 8 / gpus
+        say("plan: seconds are those of V100s in Detectron2's model zoo; give yours as --seconds")
+    return Calibration(gpus, images or share, resolved.precision, seconds, peak)
