@@ -24,14 +24,14 @@ from triplet.pretrain.methods import METHODS, check
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward and backward pass of one process."""
+    """A process's part of a micro-batch: the images of one forward and backward pass."""
 
     iteration: int
-    """Of the micro-batch, counted from 0 over the run, whoever works on it."""
+    """Number of the whole micro-batch, counted from 0 over the run, whoever works on it."""
     items: tuple[tuple[int, int], ...]
     """(epoch, index) of its images."""
     first: int = 0
-    """Place of the first of them in the micro-batch."""
+    """Place of the first of them in the whole micro-batch."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def compile_networks(networks: nn.Module) -> None:
 
 
 @dataclass
-class Training:
+class TrainState:
     """A training that is about to begin or to go on: everything that its loop works with."""
 
     config: Pretrain
@@ -140,7 +140,7 @@ def pretrain(
 
 def prepare(
     config: Pretrain, images: Images, job: Job, processes: Processes, weights: Path | None
-) -> Training:
+) -> TrainState:
     """Build networks and optimiser on the processes' devices, and load the last checkpoint; see
     ``pretrain``."""
     layout, order = make_layout(config, processes.size), Order(len(images), config)
@@ -165,13 +165,13 @@ def prepare(
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
     start = checkpoint.resume(job.folder, networks, optimizer, processes)
-    return Training(
+    return TrainState(
         config, images, job, processes, layout, order, objective, model, optimizer, origin, start
     )
 
 
 def train(
-    run: Training, pace: ThroughputMeter, unreadable: Unreadable, knn: Knn | None
+    run: TrainState, pace: ThroughputMeter, unreadable: Unreadable, knn: Knn | None
 ) -> dict[str, float]:
     """Take all optimiser steps that are left, with logs and checkpoints.
 
@@ -216,7 +216,7 @@ def train(
 
 
 def _take_step(
-    run: Training,
+    run: TrainState,
     step: int,
     passes: list[MicroBatch],
     batches: Batches,
@@ -325,14 +325,14 @@ def advance(
     return rate, momentum
 
 
-def _save(run: Training, step: int) -> None:
+def _save(run: TrainState, step: int) -> None:
     folder = run.job.folder
     path = folder / f"step_{step:07d}.pth"
     checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step))
     checkpoint.keep(folder, run.config.max_to_keep)
 
 
-def _finish(run: Training, last: dict[str, float]) -> None:
+def _finish(run: TrainState, last: dict[str, float]) -> None:
     config, order, job = run.config, run.order, run.job
     final = job.folder / "checkpoint.pth"
     checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs)
@@ -348,7 +348,7 @@ def _finish(run: Training, last: dict[str, float]) -> None:
     )
 
 
-def _refuse_not_finite(loss: float, step: int, run: Training) -> None:
+def _refuse_not_finite(loss: float, step: int, run: TrainState) -> None:
     """KitError with step, images and last good checkpoint when the loss is not finite."""
     if math.isfinite(loss):
         return

@@ -86,7 +86,7 @@ def predictor_flop(model: Model) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """One pass of one process."""
+    """What a step knows of its images: a process's part of a micro-batch."""
 
     config: Pretrain
     iteration: int
