@@ -179,15 +179,15 @@ def test_nothing_is_no_budget(capsys, option, value):
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("options", "message"),
     [
         (["--schedule", "much"], "--schedule is 2x, 1x"),
         (["--schedule", "1/400"], "1 iterations are left of 400: too few"),
         (["--images-per-gpu", "3"], "--images-per-gpu may be 1, 2, 4"),
     ],
 )
-def test_wishes_that_cannot_be(run, drawn, capsys, wish, message):  # noqa: F811
-    assert cli.main([*command(drawn), *wish]) == 2
+def test_options_that_cannot_be(run, drawn, capsys, options, message):  # noqa: F811
+    assert cli.main([*command(drawn), *options]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -270,6 +270,25 @@ def test_data_sets_of_known_sizes(names, size):
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")
     cfg.DATASETS.TRAIN = names
     assert resolve.known_size(cfg) == size
+
+
+def test_the_measured_peak_decides_on_the_images_in_a_pass(monkeypatch):
+    """Where memory grows faster than the peaks with one and two images tell, fewer images are taken."""
+
+    class Gpu(Processes):
+        free = 10e9
+
+    peaks = {1: 1e9, 2: 2e9, 4: 8.5e9, 8: 30e9}
+    measured = []
+
+    def peak(cfg, processes, precision, images):
+        measured.append(images)
+        return peaks[images]
+
+    monkeypatch.setattr(calibration, "_peak", peak)
+    gpu = Gpu(0, 1, torch.device("cuda"))
+    assert calibration._most_images(model.load_config(Path(DEMO)), gpu, "bfloat16", 16) == 4
+    assert measured == [1, 2, 8, 4]
 
 
 def test_memory_is_counted_where_there_is_no_gpu():
