@@ -1,45 +1,32 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu lint format lock doctor pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test check test-slow test-gpu lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
   linear knn semi svm speed report tensorboard \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
+# Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
-METHOD ?= triplet
-RUN ?= $(METHOD)
-FORCE ?=
-ARGS ?=
-PRETRAIN ?=
-ENGINE ?= kit
-LINEAR ?= configs/linear/resnet50_8x32-coslr0.04-100e_imagenet.yaml
-KNN ?= configs/linear/knn_imagenet.yaml
-PERCENT ?= 1
-SVM ?= configs/linear/svm_voc07.yaml
-VOC ?= voc/VOCdevkit/VOC2007
-IMAGES ?= imagenet/train
-VAL ?= imagenet/val
-COCO ?= coco
-NAME ?= packed
-PULL ?= coco
-SEED ?= 0
-PORT ?= 6006
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
 ifeq ($(RUNTIME),local)
-  # $(call triplet,stage,service,entrypoint); without the latter two the stage is a service of its own
+  # $(call triplet,command); with Docker each is a service of the same name
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
   paths = DATA IMAGES VAL COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
   mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
-  triplet = docker compose run --rm $(mounts)$(if $(3), --entrypoint "$(3)") $(or $(2),$(1))
+  triplet = docker compose run --rm $(mounts) $(1)
   environment = ready
 else
   $(error RUNTIME is local or docker: found '$(RUNTIME)')
 endif
+
+# $(call option,name,value): the option, where the user has set its value
+option = $(if $(2),--$(1) "$(2)")
+run = $(call option,run,$(or $(RUN),$(METHOD)))
 
 # $(call launch,stage): one process a GPU. With several, torchrun (in triplet.launch) starts them; every node runs the
 # same command.
@@ -82,8 +69,7 @@ always:
 setup: .venv/complete ## make .venv with every package at its pinned version
 
 demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layout, IMAGES=folder, SEEDS="0 1 2")
-	@$(call triplet,demo) $(force) $(if $(DATA),--data "$(DATA)") \
-	  $(if $(filter command environment,$(origin IMAGES)),--images "$(IMAGES)") $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
 	@.venv/bin/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
@@ -107,35 +93,39 @@ lock: .venv/complete ## derive docker/requirements.lock anew from docker/version
 	@scripts/lock.sh $(ARGS)
 
 doctor: ## what this machine has, and what to run for what is missing
-	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && docker compose run --rm --entrypoint "triplet doctor" pretrain; \
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
 	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
-pull-data: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
-	@$(call triplet,pull,download) $(PULL) $(if $(filter command environment,$(origin METHOD)),--method $(METHOD)) \
-	  $(if $(FROM),--from "$(FROM)") $(if $(call on,$(CHECK)),--check) $(if $(call on,$(PLAN)),--plan) $(force) $(ARGS)
+pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
+	@$(call triplet,pull) $(PULL) $(if $(METHOD),--method $(METHOD)) $(call option,from,$(FROM)) \
+	  $(if $(call on,$(CHECK)),--check) $(if $(call on,$(PLAN)),--plan) $(force) $(ARGS)
+
+pull-data: pull  # its former name
 
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
-	@$(call triplet,pack) "$(IMAGES)" --name "$(NAME)" $(force) $(ARGS)
+	@$(call triplet,pack) $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME)) $(force) $(ARGS)
 
 pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
-	@$(call launch,pretrain) --run "$(RUN)" $(if $(filter-out kit,$(ENGINE)),--engine "$(ENGINE)" )$(if $(PRETRAIN),--config "$(PRETRAIN)" )--data "$(IMAGES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)" )$(force) $(ARGS)
+	@$(call launch,pretrain) $(run) $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) \
+	  $(call option,data,$(IMAGES)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
-	@$(call triplet,convert) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
+	@$(call triplet,convert) $(run) $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
 
-length = $(if $(HOURS),--hours "$(HOURS)") $(if $(SCHEDULE),--schedule "$(SCHEDULE)")
+length = $(call option,hours,$(HOURS)) $(call option,schedule,$(SCHEDULE))
 
 finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
-	@$(call launch,finetune) --run "$(RUN)" $(if $(DETECTION),--config "$(DETECTION)") --data "$(COCO)" --seed "$(SEED)" $(length) $(force) $(ARGS)
+	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(call option,data,$(COCO)) \
+	  $(call option,seed,$(SEED)) $(length) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
-	@$(call triplet,plan,finetune,triplet plan) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") --gpus "$(processes)" \
-	  $(if $(MEMORY),--memory "$(MEMORY)") $(length) $(ARGS)
+	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
+	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) $(length) $(ARGS)
 
 explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain,finetune,triplet explain) --result $(RESULT) --method "$(METHOD)" $(if $(DETECTION),--config "$(DETECTION)") \
-	  $(if $(LOG),--log "$(LOG)") $(ARGS)
+	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \
+	  $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
@@ -143,45 +133,45 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 	  $(MAKE) convert ARGS= $$run && $(MAKE) finetune $$run && $(MAKE) eval ARGS= $$run || exit; done
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
-	@$(call launch,eval) --run "$(RUN)" $(force) $(ARGS)
+	@$(call launch,eval) $(run) $(force) $(ARGS)
 
 # $(call on-imagenet,stage)
-on-imagenet = $(call launch,$(1)) --run "$(RUN)" --data "$(IMAGES)" --val "$(VAL)" \
-  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(CLASSES),--classes "$(CLASSES)")
-
-listed = $(if $(LIST),--list "$(LIST)") $(if $(call on,$(DRAW)),--draw)
+on-imagenet = $(call launch,$(1)) $(run) $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) \
+  $(call option,weights,$(WEIGHTS)) $(call option,classes,$(CLASSES))
 
 linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
-	@$(call on-imagenet,linear) --config "$(LINEAR)" $(force) $(ARGS)
+	@$(call on-imagenet,linear) $(call option,config,$(LINEAR)) $(force) $(ARGS)
 
 knn: $(environment) ## the same by nearest neighbours (GPUS=n, WEIGHTS=file)
-	@$(call on-imagenet,knn) --config "$(KNN)" $(force) $(ARGS)
+	@$(call on-imagenet,knn) $(call option,config,$(KNN)) $(force) $(ARGS)
 
 semi: $(environment) ## finetune on PERCENT=1 or 10 of ImageNet's labels (LIST=file or DRAW=1, GPUS=n)
-	@$(call on-imagenet,semi) --percent "$(PERCENT)" $(listed) $(force) $(ARGS)
+	@$(call on-imagenet,semi) $(call option,percent,$(PERCENT)) $(call option,list,$(LIST)) \
+	  $(if $(call on,$(DRAW)),--draw) $(force) $(ARGS)
 
 svm: $(environment) ## VOC07 by support vector machines, all images and a few (VOC=folder)
-	@$(call triplet,svm) --run "$(RUN)" --config "$(SVM)" --data "$(VOC)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(force) $(ARGS)
+	@$(call triplet,svm) $(run) $(call option,config,$(SVM)) $(call option,data,$(VOC)) \
+	  $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
 report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)
 	@$(call triplet,report) $(if $(call on,$(VERIFY)),--verify $(if $(filter-out 1 yes true,$(VERIFY)),"$(VERIFY)")) \
-	  $(if $(EXPORT),--export "$(if $(filter docker,$(RUNTIME)),/reports/$(notdir $(EXPORT)),$(EXPORT))") $(ARGS)
+	  $(call option,export,$(if $(EXPORT),$(if $(filter docker,$(RUNTIME)),/reports/$(notdir $(EXPORT)),$(EXPORT)))) $(ARGS)
 
-tensorboard: $(environment) ## the curves of all runs as they grow (PORT=6006)
+tensorboard: $(environment) ## the curves of all runs as they grow (PORT=number)
 ifeq ($(RUNTIME),docker)
 	@PORT="$(PORT)" docker compose run --rm --service-ports tensorboard
 else
-	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" --port "$(PORT)" $(ARGS)
+	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" $(call option,port,$(PORT)) $(ARGS)
 endif
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: see README)
 	@scripts/build.sh
 
 shell: ready ## a shell in the image, with the volumes
-	@docker compose run --rm --entrypoint bash download
+	@docker compose run --rm --entrypoint bash pull
 
 clean-datasets: ## delete the data sets, after asking (YES=1 does not ask); RUNTIME=docker: their volume
 	@scripts/clean.sh $(RUNTIME) datasets

@@ -18,6 +18,12 @@ def root(name: str) -> Path:
     return Path(os.environ.get(f"TRIPLET_{name.upper()}") or name).absolute()
 
 
+def kit_config(name: str) -> Path:
+    """One of the kit's own configs, such as ``demo.yaml``: as the user would type it where that works."""
+    path = CONFIGS / name
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def stage_folder(run: str, stage: str) -> Path:
     """Folder of a stage of a run, a path below the checkpoints such as ``demo/seed0/triplet``."""
     return _below("checkpoints", run, "--run", "triplet") / stage

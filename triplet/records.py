@@ -218,53 +218,16 @@ def perform(
             config=json.loads(json.dumps(config)),  # tuples as the lists they are stored as
             inputs={name: Artifact.of(path) for name, path in inputs.items()},
         )
-        ours = any((folder / name).exists() for name in MARKERS)
-        exclusive = folder.is_relative_to(root("checkpoints"))
-        others = not ours and any(path.name != ".lock" for path in folder.iterdir())
-        if others and exclusive and not force:
-            raise KitError(f"{folder} holds files of unknown origin; add --force to empty it")
-        if others and not exclusive:
-            (folder / FOREIGN).touch()
-        if force and clear and (theirs := _stage_of(folder)) not in (None, stage):
-            raise KitError(
-                f"{portable(folder)} holds a {theirs}, which --force would delete; choose another name, or "
-                "delete the folder by hand"
-            )
-        if force and clear and ours and (folder / FOREIGN).exists():
-            raise KitError(
-                f"{folder} held files before the kit worked there, which --force would delete; "
-                "move them elsewhere, or delete the folder by hand"
-            )
-        if force and clear and (ours or exclusive):
-            _empty(folder)
-        done = None if force else read(folder)
-        unfinished = None if force else _load(folder / "started.json", _Started)
-        if previous := done or (unfinished and unfinished.plan):
-            changes = previous.changes(plan)
-            if changes and derived:
-                _empty(folder)
-                done = unfinished = None
-            elif changes:
-                raise other(folder, stage, changes)
-            elif done and all(artifact.intact() for artifact in done.outputs.values()):
-                _tidy(folder, scratch)
-                say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
-                return done
-        (folder / "record.json").unlink(missing_ok=True)
+        _enter(folder, stage, force=force, clear=clear)
+        done, unfinished = (None, None) if force else _find(folder, plan, derived=derived)
+        if done:
+            _tidy(folder, scratch)
+            say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
+            return done
         began = unfinished or _Started(plan=plan, started=_now(), seconds=0.0)
-        clock = datetime.now(UTC)
-
-        def spent() -> float:
-            return began.seconds + (datetime.now(UTC) - clock).total_seconds()
-
-        files.write_text(folder / "started.json", began.model_dump_json(indent=1))
         job = Job(folder)
-        try:
+        with _timed(folder, began) as spent:
             work(job)
-        except BaseException:
-            stopped = began.model_copy(update={"seconds": spent()})
-            files.write_text(folder / "started.json", stopped.model_dump_json(indent=1))
-            raise
         record = Record(
             **plan.model_dump(),
             outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
@@ -285,6 +248,75 @@ def perform(
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         _tidy(folder, scratch)
         return record
+
+
+def _enter(folder: Path, stage: str, *, force: bool, clear: bool) -> None:
+    """Make sure that a stage may work in a folder; empty it where ``perform`` is to start over.
+
+    Raises:
+        KitError: the folder holds files that are not the kit's, or another stage's, and may not be lost.
+    """
+    ours = any((folder / name).exists() for name in MARKERS)
+    exclusive = folder.is_relative_to(root("checkpoints"))
+    if not ours and any(path.name != ".lock" for path in folder.iterdir()):
+        if exclusive and not force:
+            raise KitError(f"{folder} holds files of unknown origin; add --force to empty it")
+        if not exclusive:
+            (folder / FOREIGN).touch()
+    if not (force and clear):
+        return
+    if (theirs := _stage_of(folder)) not in (None, stage):
+        raise KitError(
+            f"{portable(folder)} holds a {theirs}, which --force would delete; choose another name, or "
+            "delete the folder by hand"
+        )
+    if ours and (folder / FOREIGN).exists():
+        raise KitError(
+            f"{folder} held files before the kit worked there, which --force would delete; "
+            "move them elsewhere, or delete the folder by hand"
+        )
+    if ours or exclusive:
+        _empty(folder)
+
+
+def _find(folder: Path, plan: Plan, *, derived: bool) -> tuple[Record | None, "_Started | None"]:
+    """The record of a plan that is done, and what is left of an unfinished session of it.
+
+    Raises:
+        KitError: the folder holds something of another plan, which is not ``derived``.
+    """
+    done, unfinished = read(folder), _load(folder / "started.json", _Started)
+    previous = done or (unfinished.plan if unfinished else None)
+    if previous and (changes := previous.changes(plan)):
+        if not derived:
+            raise other(folder, plan.stage, changes)
+        _empty(folder)
+        return None, None
+    if done and not all(artifact.intact() for artifact in done.outputs.values()):
+        done = None
+    return done, unfinished
+
+
+@contextmanager
+def _timed(folder: Path, began: "_Started") -> Iterator[Callable[[], float]]:
+    """Mark a stage as started; when its work fails, keep the seconds that it has taken.
+
+    Yields:
+        A function that returns the seconds of work so far, over all sessions.
+    """
+    clock = datetime.now(UTC)
+
+    def spent() -> float:
+        return began.seconds + (datetime.now(UTC) - clock).total_seconds()
+
+    (folder / "record.json").unlink(missing_ok=True)
+    files.write_text(folder / "started.json", began.model_dump_json(indent=1))
+    try:
+        yield spent
+    except BaseException:
+        stopped = began.model_copy(update={"seconds": spent()})
+        files.write_text(folder / "started.json", stopped.model_dump_json(indent=1))
+        raise
 
 
 def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitError:

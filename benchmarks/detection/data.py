@@ -122,7 +122,7 @@ def _find(folder: Path, declared: str) -> Part:
         if not path.exists():
             raise KitError(
                 f"{folder} is not in PASCAL VOC's layout: {path.relative_to(folder)} is missing; "
-                "run: make pull-data PULL=voc"
+                "run: make pull PULL=voc"
             )
     return part
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.linear.linear import linear
 from benchmarks.linear.semi import semi
+from benchmarks.linear.stage import ImageNetOptions
 from triplet import environment, files, paths, records
 from triplet.pretrain.stage import pretrain
 from triplet.progress import Bar
@@ -64,22 +65,19 @@ def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
     found = []
     pretrain("random", PRETRAIN, images / "other", ["schedule.epochs=0", f"seed={seed}"])
     initial = records.output(records.require("random", "pretrain"), "checkpoint")
-    sets: dict[str, Any] = dict(test=images / "val", classes=None, force=True)
     other = folder / "supervised.yaml"
     other.write_text(SUPERVISED)
-    semi(
-        "supervised", other, [*COMMON, f"seed={seed}"], listed=None, draw=True, train=images / "other",
-        weights=initial, **sets,
-    )  # fmt: skip
+    options = ImageNetOptions("supervised", images / "other", images / "val", weights=initial, force=True)
+    semi(other, options, [*COMMON, f"seed={seed}"], listed=None, draw=True)
     supervised = paths.stage_folder("supervised", "semi") / "supervised" / "checkpoint.pth"
     for row, weights in (("random", initial), ("supervised", supervised)):
-        where: dict[str, Any] = dict(train=images / "train", weights=weights, **sets)
+        options = ImageNetOptions(row, images / "train", images / "val", weights=weights, force=True)
         top: dict[str, Any] = {}
         for rate in RATES:
             config = folder / "published.yaml"
-            linear(row, config, [*COMMON, f"seed={seed}", f"training.learning_rate={rate}"], **where)
+            linear(config, options, [*COMMON, f"seed={seed}", f"training.learning_rate={rate}"])
             top[f"published_{rate}"] = _last(row, config)
-        linear(row, folder / "fast.yaml", [*COMMON, f"seed={seed}"], **where)
+        linear(folder / "fast.yaml", options, [*COMMON, f"seed={seed}"])
         top["fast"] = _last(row, folder / "fast.yaml")
         best = max(top[f"published_{rate}"] for rate in RATES)
         found.append({"seed": seed, "row": row, **top, "difference": top["fast"] - best})

@@ -19,7 +19,7 @@ from triplet.pretrain.config import Views
 from triplet.pretrain.layout import permutation
 from triplet.pretrain.views import Pixels, centre_view, render_view, sample_augmentation, view_rng
 
-SORT = "make pull-data PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its development kit"
+SORT = "make pull PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its development kit"
 
 
 @dataclass(frozen=True)

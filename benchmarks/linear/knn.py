@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.linear.config import Knn
 from benchmarks.linear.features import extract
-from benchmarks.linear.stage import Task, run_stage
+from benchmarks.linear.stage import ImageNetOptions, Task, run_stage
 from triplet.config import load
 from triplet.knn import nearest, vote
 from triplet.progress import Bar, say
@@ -18,15 +17,15 @@ QUERIES = 1024
 """At a time."""
 
 
-def knn(run: str, config: Path, overrides: Sequence[str] = (), **where: Any) -> None:
-    """Classify by the centres' features, exactly; ``where``: see ``run_stage``.
+def knn(config: Path, options: ImageNetOptions, overrides: Sequence[str] = ()) -> None:
+    """Classify by the centres' features, exactly.
 
     Raises:
         KitError: bad settings, weights or data.
         Interrupted: stopped by a signal; features that are there are kept.
     """
     settings = load(config, Knn, overrides)
-    run_stage("knn", run, config, settings, lambda task: _classify(settings, task), **where)
+    run_stage("knn", config, settings, options, lambda task: _classify(settings, task))
 
 
 def _classify(settings: Knn, task: Task) -> None:

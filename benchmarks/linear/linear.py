@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.linear import sweep
 from benchmarks.linear.backbone import Classifier, Head, load_backbone
 from benchmarks.linear.config import Linear
-from benchmarks.linear.stage import Task, run_stage
+from benchmarks.linear.stage import ImageNetOptions, Task, run_stage
 from benchmarks.linear.training import fit
 from triplet.config import load
 
 
-def linear(run: str, config: Path, overrides: Sequence[str] = (), **where: Any) -> None:
-    """Evaluate by a config of configs/linear/ with ``training`` or ``sweep``; ``where``: see ``run_stage``.
+def linear(config: Path, options: ImageNetOptions, overrides: Sequence[str] = ()) -> None:
+    """Evaluate by a config of configs/linear/ with ``training`` or ``sweep``.
 
     Raises:
         KitError: bad settings, weights or data.
@@ -35,4 +34,4 @@ def linear(run: str, config: Path, overrides: Sequence[str] = (), **where: Any) 
             task.job.results["weights"] = found.format
         task.job.results["protocol"] = "fast" if settings.sweep else "published"
 
-    run_stage("linear", run, config, settings, work, **where)
+    run_stage("linear", config, settings, options, work)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from benchmarks.linear.backbone import Classifier, Head, load_backbone
 from benchmarks.linear.config import Semi
 from benchmarks.linear.data import Labelled
-from benchmarks.linear.stage import Task, run_stage
+from benchmarks.linear.stage import ImageNetOptions, Task, run_stage
 from benchmarks.linear.training import fit
 from triplet.config import load
 from triplet.errors import KitError
@@ -23,23 +22,21 @@ WHERE = (
 
 
 def semi(
-    run: str,
     config: Path,
+    options: ImageNetOptions,
     overrides: Sequence[str] = (),
     *,
     listed: Path | None,
     draw: bool,
-    **where: Any,
 ) -> None:
-    """Finetune and test by a config of configs/linear/; ``where``: see ``run_stage``.
+    """Finetune and test by a config of configs/linear/.
 
     Args:
-        run: folder below checkpoints/.
         config: with the settings of OpenSelfSup's semi_classification.
+        options: which run, on which images.
         overrides: ``key.sub=value``.
         listed: the images to train on, see ``from_list``.
         draw: take a share of each class by the seed instead; no published number has used that.
-        where: the images and weights.
 
     Raises:
         KitError: neither a list nor leave to draw one; bad settings, weights or data.
@@ -61,7 +58,7 @@ def semi(
         task.job.results |= {"weights": found.format, "percent": settings.percent, "drawn": draw}
 
     more = {"list": listed} if listed else {}
-    run_stage("semi", run, config, settings, work, more=more, **where)
+    run_stage("semi", config, settings, options, work, more)
 
 
 def from_list(train: Labelled, path: Path) -> Labelled:

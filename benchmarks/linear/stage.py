@@ -24,66 +24,77 @@ class Task:
     processes: Processes
     job: records.Job
 
+    @property
+    def title(self) -> str:
+        """The stage's name, for progress lines."""
+        return self.job.folder.parent.name
+
+
+@dataclass(frozen=True)
+class ImageNetOptions:
+    """What every stage on ImageNet is asked for."""
+
+    run: str
+    """Folder below checkpoints/, whose pretraining is evaluated."""
+    train: Path
+    """Images, see ``data.open_sets``."""
+    test: Path
+    """Images."""
+    weights: Path | None = None
+    """A file; None for the run's own pretraining, or the row's pulled weights."""
+    classes: Path | None = None
+    """A list of the classes to keep; None for all."""
+    force: bool = False
+    """Start over."""
+
 
 def run_stage(
     stage: str,
-    run: str,
     config: Path,
     settings: Common,
+    options: ImageNetOptions,
     work: Callable[[Task], None],
-    *,
-    train: Path,
-    test: Path,
-    weights: Path | None,
-    classes: Path | None,
-    force: bool,
     more: Mapping[str, Path] | None = None,
 ) -> None:
     """Do the work of a stage in ``checkpoints/<run>/<stage>/<config's name>`` and leave its record.
 
     Args:
         stage: its name.
-        run: folder below checkpoints/, whose pretraining is evaluated.
         config: the file of the settings.
         settings: read from it.
+        options: which run, on which images.
         work: of every process.
-        train: images, see ``data.open_sets``.
-        test: images.
-        weights: a file; default: the run's own pretraining, or the row's pulled weights.
-        classes: a list of classes to keep.
-        force: start over.
         more: further inputs.
 
     Raises:
         KitError: no weights, unfit images, processes that do not fit together, or what the work raises.
     """
-    path = weights or weights_of(run)
-    inputs = {"train": train, "test": test, "weights": path, **(more or {})}
-    if classes:
-        inputs["classes"] = classes
+    path = options.weights or weights_of(options.run)
+    inputs = {"train": options.train, "test": options.test, "weights": path, **(more or {})}
+    if options.classes:
+        inputs["classes"] = options.classes
     with join() as processes:
         processes.assert_same("config", settings.model_dump(mode="json"))
         processes.use_cores(settings.loaders)
         processes.assert_same("file of weights", records.Artifact.of(path).sha256)
-        ours, theirs = open_sets(train, test, classes)
+        train, test = open_sets(options.train, options.test, options.classes)
         processes.assert_same(
             "set of images",
-            [[s.images.names(), s.indices.tolist(), s.labels.tolist()] for s in (ours, theirs)],
+            [[s.images.names(), s.indices.tolist(), s.labels.tolist()] for s in (train, test)],
         )
         for name, file in (more or {}).items():
             processes.assert_same(name, records.Artifact.of(file).sha256)
         if processes.nodes > 1:  # names may agree where files are cut short
-            processes.assert_same(
-                "copy of the images", [records.Artifact.of(p).sha256 for p in (train, test)]
-            )
+            copies = [records.Artifact.of(images).sha256 for images in (options.train, options.test)]
+            processes.assert_same("copy of the images", copies)
         perform(
             processes,
             stage,
-            paths.stage_folder(run, stage) / config.stem,
-            lambda job: work(Task(run, ours, theirs, inputs, processes, job)),
+            paths.stage_folder(options.run, stage) / config.stem,
+            lambda job: work(Task(options.run, train, test, inputs, processes, job)),
             config=settings.model_dump(mode="json", exclude=NEUTRAL),
             inputs=inputs,
-            force=force,
+            force=options.force,
             scratch=checkpoint.SCRATCH,
             seed=settings.seed,
         )

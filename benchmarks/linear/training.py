@@ -1,8 +1,9 @@
 """Train a classifier on images as OpenSelfSup does: frozen backbone (linear) or all of it (semi)."""
 
 import contextlib
-from collections.abc import Generator
-from typing import Any, NoReturn
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from benchmarks.linear.data import Centres, Crops, Labelled, Order, collate, sha
 from benchmarks.linear.stage import Task
 from triplet.errors import KitError
 from triplet.progress import Bar, say
-from triplet.records import Job
 from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, pool_batch_norm
@@ -59,92 +59,158 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
             that is not finite, a step that does not fit the GPU.
         Interrupted: stopped by a signal, after saving.
     """
-    train, test, job, processes = task.train, task.test, task.job, task.processes
-    if training.num_replicas % processes.size:
+    if training.num_replicas % task.processes.size:
         raise KitError(
-            f"{processes.size} processes do not share training.num_replicas={training.num_replicas} "
+            f"{task.processes.size} processes do not share training.num_replicas={training.num_replicas} "
             "equally; take a divisor of it, or set training.num_replicas"
         )
-    title, order, device = (
-        job.folder.parent.name,
-        Order(len(train), training, config.seed),
-        processes.device,
-    )
-    model.to(device).train()
-    if not model.frozen:
-        pool_batch_norm(model.backbone, processes, processes.size)
-    torch.backends.cudnn.benchmark = True  # images have one size
-    nn.utils.convert_conv2d_weight_memory_format(model.backbone, torch.channels_last)
-    optimizer = make_optimizer(model, training)
-    start = checkpoint.resume(job.folder, model.learned, optimizer, processes)
-    wrapped: nn.Module = (
-        DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
-    )
-    labels, history = torch.from_numpy(train.labels).to(device), model.head.history
-    pace = ThroughputMeter(training.batch, order.steps, start)
-    if processes.is_main_process:
-        say(
-            f"{title}: {len(train)} images of {len(train.classes)} classes, {order.per_epoch} steps of "
-            f"{training.batch} an epoch, {training.epochs} epochs; {len(test)} test images"
-        )
+    fitting = _Fitting.prepare(model, config, training, task)
+    fitting.announce()
+    start, steps, first = fitting.start, fitting.order.steps, task.processes.is_main_process
     with (
         graceful() as stop,
-        MetricLogger(job.folder, start, 1, is_main_process=processes.is_main_process) as log,
-        Bar(title, order.steps, start, quiet=not processes.is_main_process) as bar,
-        contextlib.closing(
-            stream(
-                Crops(train, config.images, config.seed),
-                order.batches(start, processes.rank, processes.size), collate, config.loaders, device, stop,
-            )
-        ) as batches,
-    ):  # fmt: skip
-
-        def save_and_stop(step: int) -> NoReturn:
-            if processes.is_main_process:
-                _save(job, model, optimizer, step, order)
-            # A barrier: torchrun kills the other ranks when one exits.
-            processes.broadcast_object()
-            raise stop.interrupted(f"{step} of {order.steps} steps")
-
-        for step in range(start, order.steps + 1):
-            epoch, within = divmod(step, order.per_epoch)
-            due = epoch == training.epochs or epoch % training.evaluate_every == 0
-            if epoch and not within and due and history[epoch - 1, 0] < 0:
-                found = evaluate(model, test, config, processes, stop)
-                if found is None:
-                    save_and_stop(step)
-                history[epoch - 1] = torch.tensor(found, dtype=history.dtype)
-                log.write(step, {"iteration": step, "epoch": epoch, "top1": found[0], "top5": found[1]})
-                pace.pause()
-            if step == order.steps:
+        MetricLogger(task.job.folder, start, 1, is_main_process=first) as log,
+        Bar(task.title, steps, start, quiet=not first) as bar,
+        contextlib.closing(fitting.batches(stop)) as batches,
+    ):
+        for step in range(start, steps + 1):
+            fitting.evaluate_if_due(step, log, stop)
+            if step == steps:
                 break
-            if step > start and step % training.checkpoint_every == 0 and processes.is_main_process:
-                _save(job, model, optimizer, step, order)
-            lr = rate(step, training, order.per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_mult"]
-            pixels, places = next(batches)
-            loss = _step(wrapped, optimizer, pixels, labels[places.to(device)])
-            shared = torch.stack([loss, torch.tensor(float(bool(stop)), dtype=loss.dtype, device=device)])
-            mean, stopping = processes.mean(shared).tolist()
-            if not mean < float("inf"):
-                raise KitError(f"loss is {mean} at step {step + 1}; lower training.learning_rate")
-            paced = pace.step(0.0)["images_per_second"]
-            if (step + 1) % LOG_EVERY == 0:
-                values = {"iteration": step + 1, "epoch": epoch, "loss": mean, "learning_rate": lr}
-                log.write(step + 1, {**values, "images_per_second": paced})
-            if stopping:
-                save_and_stop(step + 1)
-            bar.step(f"loss {mean:.3f}")
+            if step > start and step % training.checkpoint_every == 0:
+                fitting.save(step)
+            loss = fitting.step(step, batches, log, stop)
+            bar.step(f"loss {loss:.3f}")
+    if first:
+        fitting.finish()
 
-    if processes.is_main_process:
-        _finish(job, model, training, order)
-        job.results |= {"images": len(train), "test_images": len(test), "classes": len(train.classes)}
-        job.images_per_second = pace.average()
+
+@dataclass
+class _Fitting:
+    """One session of ``fit``: what its steps share."""
+
+    model: Classifier
+    wrapped: nn.Module
+    """The model, or around it what averages its gradients over the processes."""
+    optimizer: SGD
+    config: Common
+    training: Training
+    task: Task
+    order: Order
+    labels: Tensor
+    """(images,) int64, on the device."""
+    start: int
+    """Steps that earlier sessions did."""
+    pace: ThroughputMeter
+
+    @classmethod
+    def prepare(cls, model: Classifier, config: Common, training: Training, task: Task) -> Self:
+        """Bring the model to its device and to the state of the last checkpoint."""
+        processes = task.processes
+        model.to(processes.device).train()
+        if not model.frozen:
+            pool_batch_norm(model.backbone, processes, processes.size)
+        torch.backends.cudnn.benchmark = True  # images have one size
+        nn.utils.convert_conv2d_weight_memory_format(model.backbone, torch.channels_last)
+        optimizer = make_optimizer(model, training)
+        start = checkpoint.resume(task.job.folder, model.learned, optimizer, processes)
+        wrapped = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
+        order = Order(len(task.train), training, config.seed)
+        labels = torch.from_numpy(task.train.labels).to(processes.device)
+        pace = ThroughputMeter(training.batch, order.steps, start)
+        return cls(model, wrapped, optimizer, config, training, task, order, labels, start, pace)
+
+    def announce(self) -> None:
+        """Say what is trained."""
+        train, training = self.task.train, self.training
+        if self.task.processes.is_main_process:
+            say(
+                f"{self.task.title}: {len(train)} images of {len(train.classes)} classes, "
+                f"{self.order.per_epoch} steps of {training.batch} an epoch, {training.epochs} epochs; "
+                f"{len(self.task.test)} test images"
+            )
+
+    def batches(self, stop: Stop) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """This process's share of each batch from the first step on, see ``stream``."""
+        processes, config = self.task.processes, self.config
+        crops = Crops(self.task.train, config.images, config.seed)
+        order = self.order.batches(self.start, processes.rank, processes.size)
+        return stream(crops, order, collate, config.loaders, processes.device, stop)
+
+    def evaluate_if_due(self, step: int, log: MetricLogger, stop: Stop) -> None:
+        """Evaluate where a step begins a new epoch, as often as the config says and after the last one."""
+        epoch, within = divmod(step, self.order.per_epoch)
+        history = self.model.head.history
+        due = epoch == self.training.epochs or epoch % self.training.evaluate_every == 0
+        if within or not epoch or not due or history[epoch - 1, 0] >= 0:
+            return
+        found = evaluate(self.model, self.task.test, self.config, self.task.processes, stop)
+        if found is None:
+            self.save_and_stop(step, stop)
+        history[epoch - 1] = torch.tensor(found, dtype=history.dtype)
+        log.write(step, {"iteration": step, "epoch": epoch, "top1": found[0], "top5": found[1]})
+        self.pace.pause()
+
+    def step(
+        self, step: int, batches: Iterator[tuple[Tensor, Tensor]], log: MetricLogger, stop: Stop
+    ) -> float:
+        """Do one optimiser step, counted from 0; returns the mean loss of all processes."""
+        processes = self.task.processes
+        lr = rate(step, self.training, self.order.per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_mult"]
+        pixels, places = next(batches)
+        loss = _step(self.wrapped, self.optimizer, pixels, self.labels[places.to(processes.device)])
+        stopped = torch.tensor(float(bool(stop)), dtype=loss.dtype, device=processes.device)
+        mean, stopping = processes.mean(torch.stack([loss, stopped])).tolist()
+        if not mean < float("inf"):
+            raise KitError(f"loss is {mean} at step {step + 1}; lower training.learning_rate")
+        paced = self.pace.step(0.0)["images_per_second"]
+        if (step + 1) % LOG_EVERY == 0:
+            epoch = step // self.order.per_epoch
+            values = {"iteration": step + 1, "epoch": epoch, "loss": mean, "learning_rate": lr}
+            log.write(step + 1, {**values, "images_per_second": paced})
+        if stopping:
+            self.save_and_stop(step + 1, stop)
+        return float(mean)
+
+    def save(self, step: int) -> None:
+        """Leave a checkpoint after so many steps, on the first process."""
+        if not self.task.processes.is_main_process:
+            return
+        folder = self.task.job.folder
+        path = folder / f"step_{step:07d}.pth"
+        checkpoint.save(path, self.model.learned, self.optimizer, step, step // self.order.per_epoch)
+        checkpoint.keep(folder, 2)
+
+    def save_and_stop(self, step: int, stop: Stop) -> NoReturn:
+        """Save, wait for the first process to have saved, and raise Interrupted."""
+        self.save(step)
+        # A barrier: torchrun kills the other ranks when one exits.
+        self.task.processes.broadcast_object()
+        raise stop.interrupted(f"{step} of {self.order.steps} steps")
+
+    def finish(self) -> None:
+        """Write the final checkpoint, and the best and the last epoch as results."""
+        job, train = self.task.job, self.task.train
+        final = job.folder / "checkpoint.pth"
+        checkpoint.save(final, self.model.learned, None, self.order.steps, self.training.epochs)
+        job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
+        history = self.model.head.history.tolist()
+        best = max(range(len(history)), key=lambda epoch: history[epoch][0])
+        for name, epoch in (("last", len(history) - 1), ("best", best)):
+            job.results[name] = {"epoch": epoch + 1, "top1": history[epoch][0], "top5": history[epoch][1]}
+        say(
+            f"{self.task.title}: top-1 {history[-1][0]:.2f} after the last epoch, "
+            f"{history[best][0]:.2f} after the best one ({best + 1})"
+        )
+        job.results |= {"images": len(train), "test_images": len(self.task.test)}
+        job.results["classes"] = len(train.classes)
+        job.images_per_second = self.pace.average()
 
 
 def make_optimizer(model: Classifier, config: Training) -> SGD:
-    """SGD for what is learned; each group's ``lr_mult`` multiplies the learning rate."""
+    """Of what is learned; each group's ``times`` multiplies the learning rate."""
     groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr_mult": config.head}]
     if not model.frozen:
         groups.append({"params": list(model.backbone.parameters()), "lr_mult": 1.0})
@@ -199,23 +265,3 @@ def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """(n, classes), (n,) -> (2,) int64: how many are right by the first, and by one of the first five."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     return torch.stack([best[:, 0].sum(), best.sum()])
-
-
-def _save(job: Job, model: Classifier, optimizer: SGD, step: int, order: Order) -> None:
-    path = job.folder / f"step_{step:07d}.pth"
-    checkpoint.save(path, model.learned, optimizer, step, step // order.per_epoch)
-    checkpoint.keep(job.folder, 2)
-
-
-def _finish(job: Job, model: Classifier, training: Training, order: Order) -> None:
-    final = job.folder / "checkpoint.pth"
-    checkpoint.save(final, model.learned, None, order.steps, training.epochs)
-    job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
-    history = model.head.history.tolist()
-    best = max(range(len(history)), key=lambda epoch: history[epoch][0])
-    for name, epoch in (("last", len(history) - 1), ("best", best)):
-        job.results[name] = {"epoch": epoch + 1, "top1": history[epoch][0], "top5": history[epoch][1]}
-    say(
-        f"{job.folder.parent.name}: top-1 {history[-1][0]:.2f} after the last epoch, "
-        f"{history[best][0]:.2f} after the best one ({best + 1})"
-    )

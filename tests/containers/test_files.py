@@ -53,13 +53,24 @@ def services(checkout: Path, files: str = "compose.yaml", **given: str) -> dict:
     ],
 )
 def test_the_services_take_what_make_takes(checkout, given):
-    """The plain `docker compose run` and make have the same defaults, and the same names change them."""
+    """The plain `docker compose run` and make pass on the same, by the same names: nothing without one."""
     config = services(checkout, **given)
-    for stage in ("pretrain", "convert", "finetune", "eval", "linear", "knn", "semi", "svm"):
+    for stage in (
+        "pretrain",
+        "convert",
+        "finetune",
+        "plan",
+        "explain",
+        "eval",
+        "linear",
+        "knn",
+        "semi",
+        "svm",
+    ):
         variables = (f"{key}={value}" for key, value in given.items())
         made = call(
             "make", "--no-print-directory", "-n", stage, "RUNTIME=docker", *variables, cwd=checkout
-        ).stdout
+        ).stdout.replace("\\\n", " ")
         typed = made.strip().splitlines()[-1].partition(f" {stage} ")[2].replace('"', "").split()
         assert config[stage]["command"] == typed, stage
 
@@ -68,7 +79,7 @@ def test_gpus_are_given_by_the_overlay_alone(checkout):
     assert not any("deploy" in service for service in services(checkout).values())
     with_gpus = services(checkout, "compose.yaml:compose.gpu.yaml")
     assert {n for n, s in with_gpus.items() if "deploy" in s} == {
-        "pretrain", "finetune", "eval", "linear", "knn", "semi", "svm", "demo"
+        "pretrain", "finetune", "plan", "eval", "linear", "knn", "semi", "svm", "demo", "doctor"
     }  # fmt: skip
     assert with_gpus["finetune"]["ulimits"]["memlock"] == -1
     assert int(with_gpus["finetune"]["shm_size"]) >= 32 << 30
@@ -76,7 +87,7 @@ def test_gpus_are_given_by_the_overlay_alone(checkout):
 
 def test_only_the_download_and_tensorboard_have_a_network(checkout):
     networks = {name: service["network_mode"] for name, service in services(checkout).items()}
-    assert networks.pop("download") == networks.pop("tensorboard") == "bridge"
+    assert networks.pop("pull") == networks.pop("download") == networks.pop("tensorboard") == "bridge"
     assert set(networks.values()) == {"none"}
 
 
@@ -108,7 +119,7 @@ def test_the_image_says_what_it_is(kit):
 
 
 def test_doctor_names_the_variant(kit):
-    done = kit.compose("run", "--rm", "-T", "--entrypoint", "triplet doctor", "pretrain")
+    done = kit.compose("run", "--rm", "-T", "doctor")
     assert done.returncode == 0, done.stderr
     words = " ".join(done.stdout.split())
     assert "(PyPI sdist, not compiled)" in words
@@ -128,7 +139,7 @@ def test_nothing_of_a_source_tree_is_left_behind(kit):
 
 def test_the_full_variant(full):
     """From checkouts: Detectron2's operators are compiled, OpenSelfSup and mmcv import, all of them."""
-    done = full.compose("run", "--rm", "-T", "--entrypoint", "triplet doctor", "pretrain")
+    done = full.compose("run", "--rm", "-T", "doctor")
     assert "(upstream, compiled for the CPU)" in done.stdout, done.stdout + done.stderr
     code = (
         "import mmcv, openselfsup.third_party.clustering, torch; from detectron2 import _C; "
@@ -141,7 +152,7 @@ def test_the_full_variant(full):
 
 
 def test_the_other_engine_trains_in_the_full_variant(full):
-    done = full.run("download", "demo", "--config", "configs/tiny/data.yaml")
+    done = full.run("pull", "demo", "--config", "configs/tiny/data.yaml")
     assert done.returncode == 0, done.stderr
     done = full.run(
         "pretrain", ENGINE="openselfsup", RUN="other/triplet", PRETRAIN="configs/openselfsup/demo.yaml",

@@ -30,7 +30,7 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture(scope="module")
 def chain(kit) -> dict[str, str]:
     """What every stage of one run said, each started as the README says."""
-    said = {"download": ok(kit.run("download", *DRAW))}
+    said = {"pull": ok(kit.run("pull", *DRAW))}
     for stage in ("pretrain", "convert", "finetune", "eval", "report"):
         said[stage] = ok(kit.run(stage, **CHAIN))
     return said

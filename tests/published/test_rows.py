@@ -74,7 +74,7 @@ def test_no_row_no_default(places, tmp_path, capsys):
 def test_nothing_to_convert_says_which_two_commands_help(places, capsys):
     assert cli.main(["convert", "--run", "seed1/byol"]) == 2
     error = capsys.readouterr().err
-    assert "run first: make pretrain RUN=seed1/byol, or: make pull-data PULL=weights METHOD=byol" in error
+    assert "run first: make pretrain RUN=seed1/byol, or: make pull PULL=weights METHOD=byol" in error
     assert error.count("\n") == 1
 
 

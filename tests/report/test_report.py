@@ -45,7 +45,7 @@ def test_without_any_record(places):
     page = (places / "reports" / "index.html").read_text()
     assert "No stage has left a record yet" in page
     assert "41.7" in page
-    assert "make pull-data convert finetune eval PULL=weights METHOD=triplet" in page
+    assert "make pull convert finetune eval PULL=weights METHOD=triplet" in page
 
 
 def test_every_format_has_the_numbers(places):

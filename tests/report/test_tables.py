@@ -29,7 +29,7 @@ def test_without_runs_every_row_says_what_makes_it(places):
         found = lines(places, task)
         assert [line.row for line in found] == [*METHODS, "triplet"]
         for line in found[:-1]:
-            command = f"make pull-data convert finetune eval PULL=weights METHOD={line.row}"
+            command = f"make pull convert finetune eval PULL=weights METHOD={line.row}"
             assert (line.command, line.ours, line.difference) == (command, (None, None, None), None)
             assert line.zoo[0] == (getattr(METHODS[line.row].zoo, task) if METHODS[line.row].zoo else None)
 
@@ -168,7 +168,7 @@ def test_the_other_targets(places):
     linear = {line.row: line for line in found["linear"].lines}
     assert linear["moco-v2"].published == {("readme", "top1"): 67.0, ("zoo", "top1"): 67.69}
     assert linear["byol"].command.startswith(
-        "make pull-data PULL=weights METHOD=byol && make linear METHOD=byol "
+        "make pull PULL=weights METHOD=byol && make linear METHOD=byol "
     )
     assert linear["triplet-200e"].published["readme", "top1"] == 73.8
     assert (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from triplet import paths, records
 from triplet.errors import KitError
-from triplet.paths import CONFIGS
+from triplet.paths import kit_config
 from triplet.published.rows import load_methods
 
 MSRA = "_msra"
@@ -35,7 +35,7 @@ def weights_of(run: str) -> Path:
     if (record := records.read(folder)) is None:
         raise KitError(
             f"run {run!r} has no pretrain stage, and the published weights of {name} are not here; "
-            f"run first: make pretrain RUN={run}, or: make pull-data PULL=weights METHOD={name}"
+            f"run first: make pretrain RUN={run}, or: make pull PULL=weights METHOD={name}"
         )
     return records.output(record, next(iter(record.outputs)))
 
@@ -63,8 +63,7 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
         caffe2 = converted.results["format"] == "caffe2"
     else:
         caffe2 = method.weights.get(name) == "caffe2"
-    path = CONFIGS / "detection" / f"{method.detection}{MSRA if caffe2 else ''}.yaml"
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return kit_config(f"detection/{method.detection}{MSRA if caffe2 else ''}.yaml")
 
 
 def recipe(row: str, engine: str) -> Path:
@@ -82,4 +81,4 @@ def recipe(row: str, engine: str) -> Path:
         raise KitError(
             f"no recipe for a row {row!r}; name one with --config, or take one of {', '.join(rows)}"
         )
-    return CONFIGS / engine / f"{rows[row]}.yaml"
+    return kit_config(f"{engine}/{rows[row]}.yaml")

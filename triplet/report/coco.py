@@ -154,7 +154,7 @@ def missing(row: str, runs: list[Run], method: Method) -> str:
     if not left:  # evaluated, but on something else
         return f"make eval METHOD={row} FORCE=1"
     own = "pretrain" in there or "convert" in there
-    steps = " ".join(left) if own else f"pull-data {' '.join(left)} PULL=weights"
+    steps = " ".join(left) if own else f"pull {' '.join(left)} PULL=weights"
     return f"make {steps} METHOD={row}"
 
 

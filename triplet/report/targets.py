@@ -183,4 +183,4 @@ def _command(
         return f"make {stage} METHOD={row}"
     of = next(name for name, method in methods.items() if row in method.weights)
     words = f"{stage} METHOD={row} WEIGHTS=checkpoints/weights/{row}/{files[row]}"
-    return f"make pull-data PULL=weights METHOD={of} && make {words}"
+    return f"make pull PULL=weights METHOD={of} && make {words}"

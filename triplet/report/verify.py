@@ -159,7 +159,7 @@ def _again(
         inside = truth.path.startswith("datasets/") and ".." not in PurePosixPath(truth.path).parts
         path = paths.local(truth.path) if inside or anywhere else None
         if path is None or not path.is_file():
-            yield Finding(what, ABSENT, f"{truth.path} is not here; run: make pull-data")
+            yield Finding(what, ABSENT, f"{truth.path} is not here; run: make pull")
             return
         if Artifact.of(path).sha256 != truth.sha256:
             yield Finding(what, ABSENT, f"{truth.path} is another file here")

@@ -1,11 +1,14 @@
+"""Every command explains itself, and answers what it cannot do with one line."""
+
 import pytest
 
+from tests.conftest import KIT
 from tests.support.processes import run, run_module
-from triplet import __version__, cli, doctor
+from triplet import __version__, cli
 
 STAGES = (
-    "pull", "pretrain", "convert", "finetune", "eval", "linear", "knn", "semi", "svm", "report", "demo",
-    "doctor",
+    "pull", "pack", "pretrain", "convert", "finetune", "plan", "explain", "eval", "linear", "knn", "semi",
+    "svm", "report", "demo", "doctor",
 )  # fmt: skip
 
 
@@ -25,6 +28,7 @@ def test_every_stage_explains_itself(stage, capsys):
         (["evl"], "invalid choice: 'evl'"),
         (["plan", "--memory", "much"], "plan: argument --memory: found much, expected a number above 0"),
         (["plan", "--gpus", "1.5"], "found 1.5, expected a whole number from 1 on; see triplet plan"),
+        (["plan", "extra"], "triplet: unrecognized arguments: extra; see triplet --help"),
     ],
 )
 def test_mistyped_arguments_get_one_line(arguments, said, capsys):
@@ -68,7 +72,10 @@ def test_version_and_list_of_stages():
             "run first: make convert RUN=r",
         ),
         (["eval", "--run", "r"], "run first: make finetune RUN=r"),
+        (["eval", "--run", "seed1/"], "run first: make finetune RUN=seed1/triplet"),
+        (["eval"], "run first: make finetune RUN=triplet"),
         (["demo", "--data", "/nonexistent"], "is not in COCO 2017's layout"),
+        (["pack", "one", "two"], "found 2 sources (one two), expected one"),
     ],
 )
 def test_out_of_order_or_missing_things_get_one_line(places, capsys, command, message):
@@ -85,38 +92,27 @@ def test_an_unwritable_place_is_one_line(places, monkeypatch, capsys):
     assert "/proc/nowhere" in capsys.readouterr().err
 
 
-def test_doctor_looks_at_everything(places, capsys):
-    code = cli.main(["doctor"])
-    out = capsys.readouterr().out
-    assert code == 0
-    for what in ("Python", "torch", "GPU", "Docker", "Compose", "nvidia-container-toolkit",
-                 "disk", "memory", "/dev/shm", "coco", "voc", "imagenet", "converted weights"):  # fmt: skip
-        assert what in out
-    assert "triplet pull coco" in out
+def test_the_package_runs_as_a_module():
+    done = run_module("triplet.cli", "--version")
+    assert done.stdout.strip() == __version__
 
 
-def test_doctor_sees_what_is_there(places, monkeypatch, tmp_path):
-    (places / "datasets" / "imagenet" / "train").mkdir(parents=True)
-    fake = tmp_path / "bin"
-    fake.mkdir()
-    for name, text in {
-        "nvidia-smi": "NVIDIA H200, 143771 MiB, 570.86.15",
-        "docker": "Docker version 1",
-        "nvidia-container-runtime-hook": "",
-    }.items():
-        (fake / name).write_text(f"#!/bin/sh\necho '{text}'\n")
-        (fake / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(fake), prepend=":")
-    found = {f.what: f for f in doctor.examine()}
-    assert found["imagenet"].ok
-    assert found["GPU"].found == "NVIDIA H200, 143771 MiB"
-    assert not found["NVIDIA driver"].ok
-    assert "580" in found["NVIDIA driver"].advice
-    assert not found["CUDA in torch"].ok
-    assert found["nvidia-container-toolkit"].ok
+@pytest.mark.parametrize(
+    ("arguments", "name", "words"),
+    [
+        (["pull"], "what", []),
+        (["pull", "--check", "coco", "voc"], "what", ["coco", "voc"]),
+        (["pack", "--name", "shards", "pictures"], "source", ["pictures"]),
+        (["pretrain", "seed=1", "--force", "a.b=2"], "overrides", ["seed=1", "a.b=2"]),
+    ],
+)
+def test_words_may_stand_anywhere_among_the_options(arguments, name, words):
+    assert getattr(cli._parse(arguments), name) == words
 
 
-def test_doctor_fails_where_the_demo_cannot_run(places, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "_version", lambda package: "")
-    assert cli.main(["doctor"]) == 1
-    assert "make setup" in capsys.readouterr().out
+def test_defaults_are_configs_of_the_kit(monkeypatch, tmp_path):
+    """Wherever the command is typed."""
+    for folder in (KIT, tmp_path):
+        monkeypatch.chdir(folder)
+        for command in ("linear", "knn", "svm", "demo", "pull"):
+            assert cli._parse([command]).config.is_file()

@@ -1,0 +1,104 @@
+"""One word for one thing: the command line, make and compose know the same commands and the same options.
+
+Defaults are the command line's alone: make and compose pass on what the user has set, and nothing else.
+"""
+
+import argparse
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from tests.conftest import KIT
+from triplet import cli
+
+FORMER = {"pull-data": "pull", "download": "pull"}
+"""Names of targets and services that were, and what they are called now."""
+BESIDE = {"tensorboard"}
+"""Services that are no command of the kit's."""
+SERVICES = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]
+(CHOICE,) = (
+    action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction)
+)
+COMMANDS = CHOICE.choices
+REQUIRED = {"explain": {"--result"}}
+VARIABLES = (
+    "METHOD RUN FORCE ARGS PRETRAIN ENGINE LINEAR KNN PERCENT SVM VOC IMAGES VAL COCO NAME PULL SEED "
+    "SEEDS DATA FROM CHECK PLAN WEIGHTS DETECTION HOURS SCHEDULE MEMORY RESULT LOG CLASSES LIST DRAW "
+    "VERIFY EXPORT GPUS"
+)
+SET = dict.fromkeys(VARIABLES.split(), "1")
+
+
+def made(command, **variables):
+    """What make would run, as words behind ``triplet COMMAND``."""
+    given = [f"{name}={value}" for name, value in variables.items()]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", command, *given],
+        cwd=KIT, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    said = done.stdout.replace("\\\n", " ")
+    return re.findall(rf"bin/triplet {command}\b([^;\n]*)", said)[-1].replace('"', "").split()
+
+
+def composed(service, **variables):
+    """The words of a service's command as compose fills it in: ${NAME:-word}, ${NAME:+words}."""
+    text = SERVICES[service].get("command", "")
+    while found := re.search(r"\$\{(\w+):([-+])([^{}]*)\}", text):
+        name, sign, words = found.groups()
+        value = variables.get(name, "")
+        text = text.replace(found[0], (value or words) if sign == "-" else (words if value else ""))
+    return text.replace('"', "").split()
+
+
+def options(words):
+    return {word for word in words if word.startswith("--")}
+
+
+def test_each_command_is_a_target_and_a_service():
+    helped = subprocess.run(["make", "help"], cwd=KIT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^  make ([a-z-]+)", helped, re.M))
+    assert set(COMMANDS) <= targets
+    assert SERVICES.keys() - FORMER.keys() - BESIDE == set(COMMANDS)
+    assert targets >= BESIDE
+    for name in COMMANDS:
+        assert SERVICES[name]["entrypoint"] in (["triplet", name], ["scripts/launch.sh", name])
+
+
+def test_former_names_still_work():
+    assert SERVICES["download"] == SERVICES["pull"]
+    assert "bin/triplet pull coco" in " ".join(
+        subprocess.run(
+            ["make", "-n", "pull-data", "PULL=coco"], cwd=KIT, capture_output=True, text=True
+        ).stdout.split()
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_make_and_compose_hold_no_default(command):
+    assert made(command) == []
+    assert composed(command) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_make_and_compose_pass_on_options_that_exist(command):
+    known = set(COMMANDS[command]._option_string_actions)
+    for words in (made(command, **SET), composed(command, **SET)):
+        assert options(words) <= known
+        assert REQUIRED.get(command, set()) <= options(words)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_make_and_compose_pass_on_the_same(command):
+    """The flags of pull, report and demo aside: for compose they stand behind the service's name."""
+    if command in ("pull", "report", "demo"):
+        return
+    given = {name: value for name, value in SET.items() if name != "FORCE"}
+    assert options(made(command, **given)) == options(composed(command, **given))
+
+
+def test_the_makefile_sets_no_variable_of_an_option():
+    """These are how and where a command runs, not what it is told."""
+    kept = set(re.findall(r"^(\w+) \?=", (KIT / "Makefile").read_text(), re.M))
+    assert kept == {"RUNTIME", "GPUS", "NODES", "RDZV"}

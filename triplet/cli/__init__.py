@@ -1,0 +1,102 @@
+"""The command line: ``triplet <command> ...`` takes arguments and prints one line when something is wrong.
+
+Each option and its default is declared in this package and nowhere else: one module for each group of
+commands, and ``options`` for what they share.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+from triplet import __version__, records, toolchain
+from triplet.cli import detection, linear, pretrain, pull, report
+from triplet.cli.options import Act, Parser
+from triplet.errors import Interrupted, KitError, WorkerKilled
+from triplet.progress import first_here
+
+# The commands import what they run when they run it: `triplet doctor` must work where torch does not.
+GROUPS = (pull, pretrain, detection, linear, report)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
+    code = _run(sys.argv[1:] if argv is None else argv)
+    if code and "LOCAL_RANK" in os.environ:
+        # One of several that have not left their group: gloo's threads abort an exit in good order when
+        # another process is gone first, and the exit code would be theirs.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    toolchain.expandable_segments()
+    arguments = _parse(argv)
+    records.command.set(shlex.join(["triplet", *argv]))
+    try:
+        return arguments.act(arguments) or 0
+    except (Interrupted, KeyboardInterrupt) as error:
+        if first_here() or isinstance(error, WorkerKilled):
+            print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
+        return getattr(error, "code", 143)
+    except (KitError, RuntimeError, OSError) as error:
+        if (reason := _explain(error)) is None:
+            raise
+        # Usually the first process says the same, and torchrun ends this one meanwhile.
+        if isinstance(error, KitError) and not first_here():
+            time.sleep(5)
+        print(f"triplet {arguments.stage}: {reason}", file=sys.stderr)
+        return 2
+
+
+def _explain(error: Exception) -> str | None:
+    """What is wrong, in one line; None for an error that only its traceback explains."""
+    if isinstance(error, KitError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return None if error.errno is None else f"{error.strerror}{where}"
+    if "CUDA driver error" not in str(error):
+        return None
+    reason = " ".join(str(error).split())[:120]
+    advice = "the driver may lack expandable segments: set PYTORCH_ALLOC_CONF=expandable_segments:False"
+    return f"{reason}; {advice}"
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments; words without an option may stand anywhere among the options.
+
+    argparse alone takes such words as left out once an option precedes them, and returns them as unknown.
+    """
+    parser = make_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    words = getattr(arguments, "words", "")
+    if any(word.startswith("-") for word in rest) or (rest and not words):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        setattr(arguments, words, [*getattr(arguments, words), *rest])
+    return arguments
+
+
+def make_parser() -> Parser:
+    """The parser of all commands. It leaves the command's name in ``stage`` and its function in ``act``."""
+    parser = Parser(
+        prog="triplet",
+        description="From images to the COCO table of the Triplet paper, one stage at a time.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(main=main)  # by which the demo runs the other commands
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+
+    def add(name: str, act: Act, text: str) -> argparse.ArgumentParser:
+        command = stages.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(act=act)
+        return command
+
+    for group in GROUPS:
+        group.add_commands(add)
+    return parser

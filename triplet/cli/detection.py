@@ -1,0 +1,142 @@
+"""Object detection with the backbone: convert, finetune, plan, explain, eval."""
+
+import argparse
+from pathlib import Path
+
+from triplet.cli.options import (
+    Add,
+    add_method,
+    add_overrides,
+    add_run,
+    add_weights,
+    count,
+    data_path,
+    positive,
+)
+
+
+def add_commands(add: Add) -> None:
+    """Add the commands of this group."""
+    convert = add("convert", _convert, "turn a checkpoint into Detectron2's weights, with proof")
+    add_run(convert)
+    _add_config(convert)
+    add_weights(convert)
+    _add_finetune(add)
+    _add_plan(add)
+    _add_explain(add)
+    _add_eval(add)
+
+
+def _add_finetune(add: Add) -> None:
+    finetune = add("finetune", _finetune, "train Mask R-CNN from the converted weights")
+    add_run(finetune)
+    _add_config(finetune)
+    _add_data(finetune, "coco", "%(default)s")
+    finetune.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    _add_length(finetune)
+    add_overrides(finetune, "SOLVER.MAX_ITER=90000")
+
+
+def _add_plan(add: Add) -> None:
+    plan = add("plan", _plan, "how long a finetuning takes on your GPUs, and what AP to expect")
+    add_method(plan)
+    _add_config(plan)
+    plan.add_argument("--gpus", type=count, default=1, help="(default: %(default)s)")
+    plan.add_argument(
+        "--memory", type=positive, metavar="GB", help="of each GPU; by default this machine's is measured"
+    )
+    plan.add_argument("--seconds", type=positive, help="of an iteration of 16 images, where you know it")
+    _add_length(plan)
+
+
+def _add_explain(add: Add) -> None:
+    explain = add("explain", _explain, "what could have made a result fall short of the paper's")
+    explain.add_argument("--result", type=float, nargs=2, required=True, metavar=("BOX", "MASK"))
+    add_method(explain)
+    explain.add_argument("--config", type=Path, help="the run's Detectron2 config")
+    explain.add_argument("--log", type=Path, help="its log.txt or metrics.json")
+
+
+def _add_eval(add: Add) -> None:
+    evaluate = add("eval", _eval, "evaluate the finetuned model on val2017, or on VOC 2007's test set")
+    add_run(evaluate)
+    _add_data(evaluate, None, "what it was finetuned on")
+    evaluate.add_argument(
+        "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
+    )
+    evaluate.add_argument("--config", type=Path, help="of that model")
+    evaluate.add_argument(
+        "--engine",
+        choices=("ultrafast", "pycocotools"),
+        default="ultrafast",
+        help="what computes COCO's numbers, which are the same (default: %(default)s)",
+    )
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
+    )
+
+
+def _add_data(command: argparse.ArgumentParser, default: str | None, shown: str) -> None:
+    command.add_argument(
+        "--data",
+        default=default,
+        metavar="FOLDER",
+        help=f"COCO 2017's layout: a path, or a name below datasets/ (default: {shown})",
+    )
+
+
+def _add_length(command: argparse.ArgumentParser) -> None:
+    """Add how long to train, and how."""
+    length = command.add_mutually_exclusive_group()
+    length.add_argument("--hours", type=positive, help="compress the schedule so that it ends in this time")
+    length.add_argument(
+        "--schedule", help="compress it: 2x, 1x, 1/2x, 1/4x, 1/8x of Detectron2's, or 1/2 of its own"
+    )
+    command.add_argument(
+        "--images-per-gpu", type=count, metavar="N", help="at once; by default the most that fit"
+    )
+    command.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bfloat16", "float16"),
+        help="by default bfloat16 on GPUs that have it; float32 is that of all operations",
+    )
+
+
+def _convert(a: argparse.Namespace) -> None:
+    from benchmarks.detection.convert import convert
+
+    convert(a.run, a.config, a.weights, force=a.force)
+
+
+def _finetune(a: argparse.Namespace) -> None:
+    from benchmarks.detection.finetune import finetune
+    from benchmarks.detection.plan import FinetuneOptions
+
+    options = FinetuneOptions(
+        a.hours, a.schedule, a.images_per_gpu, a.precision, a.seed, a.overrides, a.force
+    )
+    finetune(a.run, a.config, data_path(a.data), options)
+
+
+def _plan(a: argparse.Namespace) -> None:
+    from benchmarks.detection.plan import FinetuneOptions
+    from benchmarks.detection.resolve import preview
+
+    options = FinetuneOptions(a.hours, a.schedule, a.images_per_gpu, a.precision)
+    preview(a.method, a.config, options, gpus=a.gpus, memory=a.memory, seconds=a.seconds)
+
+
+def _explain(a: argparse.Namespace) -> None:
+    from benchmarks.detection.explain import explain
+
+    explain(tuple(a.result), a.method, a.config, a.log)
+
+
+def _eval(a: argparse.Namespace) -> None:
+    from benchmarks.detection.evaluate import evaluate
+
+    data = a.data and data_path(a.data)
+    evaluate(a.run, data, weights=a.model, config=a.config, engine=a.engine, force=a.force)

@@ -1,0 +1,94 @@
+"""What several commands take: the parser, checked numbers, and the options that they share."""
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from triplet import paths
+
+Act = Callable[[argparse.Namespace], int | None]
+"""Runs a command; returns its exit code, None for 0."""
+Add = Callable[[str, Act, str], argparse.ArgumentParser]
+"""Adds a command: its name, the function that runs it, and one line of help."""
+
+ROW = "triplet"
+"""The row of the table that commands work on by default; a run has its row's name."""
+TRAIN, VAL = "imagenet/train", "imagenet/val"
+"""ImageNet's images below datasets/."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def positive(text: str) -> float:
+    """A finite number above 0; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on")
+
+
+def data_path(name: str) -> Path:
+    """The path that the user named: below datasets/ where that exists, else the name as a path."""
+    known = paths.root("datasets") / name
+    return known if known.exists() or not Path(name).exists() else Path(name)
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add --run and --force."""
+    command.add_argument(
+        "--run",
+        default=ROW,
+        type=_run_name,
+        metavar="NAME",
+        help="folder below checkpoints/ that this row's stages share, its last part the row's name; "
+        f"'seed0/' means seed0/{ROW} (default: %(default)s)",
+    )
+    add_force(command)
+
+
+def _run_name(text: str) -> str:
+    return text + ROW if text.endswith("/") else text
+
+
+def add_force(command: argparse.ArgumentParser) -> None:
+    """Add --force."""
+    command.add_argument("--force", action="store_true", help="start over, replacing what is there")
+
+
+def add_method(command: argparse.ArgumentParser) -> None:
+    """Add --method, for commands that need no run."""
+    command.add_argument("--method", default=ROW, metavar="ROW", help="of the table (default: %(default)s)")
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    """Add --weights, of a backbone that is evaluated."""
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="a file (default: the run's pretraining, else the row's weights that were pulled)",
+    )
+
+
+def add_overrides(command: argparse.ArgumentParser, example: str) -> None:
+    """Add overrides of the config, which may stand anywhere among the options."""
+    command.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help=f"overrides of the config: {example}"
+    )
+    command.set_defaults(words="overrides")

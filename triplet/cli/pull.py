@@ -1,0 +1,120 @@
+"""Data sets and weights: pull, pack."""
+
+import argparse
+from pathlib import Path
+
+from triplet.cli.options import TRAIN, Add, add_force, data_path
+from triplet.errors import KitError
+from triplet.paths import kit_config
+
+WHAT = ("coco",)
+"""What is pulled by default."""
+PACKED = "packed"
+"""The folder of shards below datasets/ by default."""
+
+
+def add_commands(add: Add) -> None:
+    """Add the commands of this group."""
+    _add_pull(add)
+    _add_pack(add)
+
+
+def _add_pull(add: Add) -> None:
+    pull = add("pull", _pull, "fetch data sets and weights, draw or subset a data set")
+    pull.add_argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="coco, voc, imagenet, weights or all (configs/sources.yaml); demo (drawn images); "
+        f"subset (part of a folder that you have) (default: {' '.join(WHAT)})",
+    )
+    pull.set_defaults(words="what")
+    pull.add_argument(
+        "--method", nargs="+", metavar="ROW", help="weights: of these rows of the table (default: all)"
+    )
+    pull.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="PATH",
+        help="a file or folder that you have: archives, weights or an unpacked data set, verified, then "
+        "linked or copied; subset: of what",
+    )
+    how = pull.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="verify what is there, without the network")
+    how.add_argument("--plan", action="store_true", help="say what would be fetched, how large, how long")
+    pull.add_argument("--name", help="demo, subset: folder below datasets/ (default: the same word)")
+    pull.add_argument(
+        "--config",
+        type=Path,
+        default=kit_config("demo.yaml"),
+        help="demo, subset: their sizes (default: %(default)s)",
+    )
+    add_force(pull)
+
+
+def _add_pack(add: Add) -> None:
+    pack = add("pack", _pack, "put the images of a folder or list into tar shards, for shared file systems")
+    pack.add_argument(
+        "source",
+        nargs="*",
+        metavar="SOURCE",
+        help=f"one path, or one name below datasets/ (default: {TRAIN})",
+    )
+    pack.set_defaults(words="source")
+    pack.add_argument(
+        "--name", default=PACKED, help="folder below datasets/ that is made (default: %(default)s)"
+    )
+    pack.add_argument(
+        "--per-shard", type=int, default=10_000, metavar="N", help="images (default: %(default)s)"
+    )
+    add_force(pack)
+
+
+def _pull(a: argparse.Namespace) -> int | None:
+    if a.source and (a.check or a.plan):
+        raise KitError("--check and --plan look at what is there already: leave --from out")
+    made = next((word for word in ("demo", "subset") if word in a.what), None)
+    if made is None:
+        return _pull_sources(a)
+    if len(a.what) > 1 or a.method or a.check or a.plan:
+        raise KitError(f"{made} stands alone: no other source, --method, --check or --plan beside it")
+    if made == "subset" and a.source is None:
+        raise KitError("subset needs --from PATH, a folder in COCO 2017's layout")
+    _make_data(made, a)
+    return None
+
+
+def _pull_sources(a: argparse.Namespace) -> int | None:
+    """Fetch, check or plan what configs/sources.yaml names."""
+    from triplet.pull import inspect, stage
+
+    targets = stage.targets(a.what or WHAT, a.method)
+    if a.check:
+        return inspect.check(targets)
+    if a.plan:
+        inspect.plan(targets)
+    else:
+        stage.pull_sources(targets, a.source, force=a.force)
+    return None
+
+
+def _make_data(made: str, a: argparse.Namespace) -> None:
+    """Draw the demo's images, or take a subset of the user's."""
+    from triplet.config import load
+    from triplet.demo import Demo
+    from triplet.pull import stage
+
+    sizes = load(a.config, Demo)
+    if made == "demo":
+        stage.pull_drawn(a.name or made, sizes.data, force=a.force)
+    else:
+        stage.pull_subset(a.name or made, a.source, sizes.subset, force=a.force)
+
+
+def _pack(a: argparse.Namespace) -> None:
+    from triplet.pull.pack import pack
+
+    if len(a.source) > 1:
+        raise KitError(f"found {len(a.source)} sources ({' '.join(a.source)}), expected one")
+    pack(a.name, data_path(*(a.source or [TRAIN])), per_shard=a.per_shard, force=a.force)
