@@ -240,14 +240,49 @@ def recorder(model: Any, case: Case, record: dict[str, np.ndarray]) -> Any:
     ``ema_momentum``; after those of ``case.keep`` the ``fingerprint`` of all ``parameters`` and
     ``buffers``; their names; which of the trained ones LARS has ``excluded``; the ``hooks`` in order.
     """
-    import torch
     from mmcv.runner import Hook
-    from torch.nn import functional as F
 
     seen: dict[str, list[Any]] = {
         key: []
         for key in ("indices", "loss", "sides", "learning_rate", "ema_momentum", "parameters", "buffers")
     }
+    current = watch_views(model, seen)
+
+    class Recorder(Hook):
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def after_train_iter(self, runner: Any) -> None:
+            # outputs["loss"] is divided by the accumulation count by now.
+            seen["loss"].append(runner.outputs["log_vars"]["loss"])
+            assert all(current["sides"]), "each network sees both views"
+            seen["sides"].append(current["sides"])
+            step, left = divmod(runner.iter + 1, ACCUMULATE)
+            if left:
+                return
+            rates = set(runner.current_lr())
+            assert len(rates) == 1, "one learning rate for all groups"
+            seen["learning_rate"] += rates
+            seen["ema_momentum"].append(runner.model.module.momentum)
+            if step in case.keep:
+                for key, named in (
+                    ("parameters", model.named_parameters()),
+                    ("buffers", model.named_buffers()),
+                ):
+                    seen[key].append([fingerprint(tensor.numpy(force=True)) for _, tensor in named])
+
+        def after_run(self, runner: Any) -> None:
+            record.update({key: np.array(values) for key, values in seen.items()})
+            record.update(names_of(model, runner))
+
+    return Recorder
+
+
+def watch_views(model: Any, seen: dict[str, list[Any]]) -> dict[str, Any]:
+    """Note each micro-batch's ``indices`` in ``seen``; returns a dict with ``sides``, the current one's."""
+    import torch
+    from torch.nn import functional as F
+
     current: dict[str, Any] = {}
 
     class Functional:
@@ -275,48 +310,25 @@ def recorder(model: Any, case: Case, record: dict[str, np.ndarray]) -> Any:
             current["sides"][column] = side
 
         network.register_forward_pre_hook(note)
+    return current
 
-    class Recorder(Hook):
-        def __init__(self, **_: Any) -> None:
-            pass
 
-        def after_train_iter(self, runner: Any) -> None:
-            # outputs["loss"] is divided by the accumulation count by now.
-            seen["loss"].append(runner.outputs["log_vars"]["loss"])
-            assert all(current["sides"]), "each network sees both views"
-            seen["sides"].append(current["sides"])
-            step, left = divmod(runner.iter + 1, ACCUMULATE)
-            if left:
-                return
-            rates = set(runner.current_lr())
-            assert len(rates) == 1, "one learning rate for all groups"
-            seen["learning_rate"] += rates
-            seen["ema_momentum"].append(runner.model.module.momentum)
-            if step in case.keep:
-                for key, named in (
-                    ("parameters", model.named_parameters()),
-                    ("buffers", model.named_buffers()),
-                ):
-                    seen[key].append([fingerprint(tensor.numpy(force=True)) for _, tensor in named])
-
-        def after_run(self, runner: Any) -> None:
-            names = {id(parameter): name for name, parameter in model.named_parameters()}
-            excluded = {
-                names[id(parameter)]: group.get("lars_exclude", False)
-                for group in runner.optimizer.param_groups
-                for parameter in group["params"]
-                if parameter.requires_grad
-            }
-            record.update({key: np.array(values) for key, values in seen.items()})
-            record.update(
-                parameter_names=np.array([name for name, _ in model.named_parameters()]),
-                buffer_names=np.array([name for name, _ in model.named_buffers()]),
-                trained_names=np.array(list(excluded)),
-                excluded=np.array(list(excluded.values())),
-                hooks=np.array([type(hook).__name__ for hook in runner._hooks]),
-            )
-
-    return Recorder
+def names_of(model: Any, runner: Any) -> dict[str, np.ndarray]:
+    """What the recorded numbers belong to: names of parameters, buffers and hooks, what LARS excludes."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    excluded = {
+        names[id(parameter)]: group.get("lars_exclude", False)
+        for group in runner.optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad
+    }
+    return dict(
+        parameter_names=np.array([name for name, _ in model.named_parameters()]),
+        buffer_names=np.array([name for name, _ in model.named_buffers()]),
+        trained_names=np.array(list(excluded)),
+        excluded=np.array(list(excluded.values())),
+        hooks=np.array([type(hook).__name__ for hook in runner._hooks]),
+    )
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The front door and the promises about the house: targets, pins, README."""
 
+import ast
 import re
 import subprocess
 
@@ -217,10 +218,22 @@ def test_a_pin_stands_in_one_place():
         assert not [value for value in values if value in text], path
 
 
-def test_no_file_grows_over_500_lines():
+UNDER_WORK = ("benchmarks/detection", "triplet/pretrain", "triplet/training", "tests/pretrain")
+"""Folders whose longest files and functions are being split now; the line goes away with that."""
+
+
+def test_no_file_and_no_function_grows_long():
+    """400 lines a module, 60 a function, docstrings included; tables of data may be longer."""
     for path in tracked():
+        under_work = path.relative_to(KIT).as_posix().startswith(UNDER_WORK)
         if path.suffix in (".py", ".sh", ".yaml", ".j2"):
-            assert len(path.read_text().splitlines()) <= 500, path
+            limit = 400 if path.suffix == ".py" and not under_work else 500
+            assert len(path.read_text().splitlines()) <= limit, path
+        if path.suffix == ".py" and not under_work:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or 0) - node.lineno + 1
+                    assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
 def test_no_method_is_asked_for_by_its_name():

@@ -10,7 +10,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from triplet.errors import KitError
 
 
 @contextmanager
@@ -128,3 +130,23 @@ def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
             found = values
     write_text(path, "".join(kept))
     return found
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the lock of a stage's folder; KitError when another process does."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KitError(f"another process is at work in {folder}; wait for it or stop it") from None
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.discard(lock)
+
+
+_held: set[IO[str]] = set()
+# A loader process that outlives a killed stage for some seconds must not hold its lock.
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])

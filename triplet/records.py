@@ -4,10 +4,8 @@ A stage works in a folder of its own. ``started.json`` there says what it set ou
 is written last and atomically, so its presence means done.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -174,7 +172,7 @@ def output(record: Record, name: str) -> Path:
     return path
 
 
-def perform(
+def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the few that it needs
     stage: str,
     folder: Path,
     *,
@@ -212,7 +210,7 @@ def perform(
             missing, or another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with files.claimed(folder):
         plan = Plan(
             stage=stage,
             config=json.loads(json.dumps(config)),  # tuples as the lists they are stored as
@@ -228,26 +226,33 @@ def perform(
         job = Job(folder)
         with _timed(folder, began) as spent:
             work(job)
-        record = Record(
-            **plan.model_dump(),
-            outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
-            results=job.results,
-            kit=triplet.__version__,
-            commit=environment.commit(),
-            command=command.get(),
-            versions=environment.versions(),
-            hardware=environment.hardware(),
-            world_size=world_size,
-            seed=seed,
-            started=began.started,
-            ended=_now(),
-            seconds=round(spent(), 3),
-            images_per_second=job.images_per_second,
-            image=environment.image(),
-        )
+        record = _describe(plan, job, began.started, spent(), seed=seed, world_size=world_size)
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         _tidy(folder, scratch)
         return record
+
+
+def _describe(
+    plan: Plan, job: Job, started: str, seconds: float, *, seed: int | None, world_size: int
+) -> Record:
+    """The record of work that has ended just now: its results, and on what it was done."""
+    return Record(
+        **plan.model_dump(),
+        outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
+        results=job.results,
+        kit=triplet.__version__,
+        commit=environment.commit(),
+        command=command.get(),
+        versions=environment.versions(),
+        hardware=environment.hardware(),
+        world_size=world_size,
+        seed=seed,
+        started=started,
+        ended=_now(),
+        seconds=round(seconds, 3),
+        images_per_second=job.images_per_second,
+        image=environment.image(),
+    )
 
 
 def _enter(folder: Path, stage: str, *, force: bool, clear: bool) -> None:
@@ -348,26 +353,6 @@ def _load(path: Path, schema: type[M]) -> M | None:
         return None
     except ValidationError:
         raise KitError(f"{path} is damaged; run its stage again with --force") from None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; KitError when another process does."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise KitError(f"another process is at work in {folder}; wait for it or stop it") from None
-        _held.add(lock)
-        try:
-            yield
-        finally:
-            _held.discard(lock)
-
-
-_held: set[IO[str]] = set()
-# A loader process that outlives a killed stage for some seconds must not hold its lock.
-os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
 
 
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class Heads:
         bias: (h * classes,).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the shapes, the optimiser and the device of a layer
         self, channels: int, classes: int, rates: Tensor, decays: Tensor, momentum: float, seed: int,
         device: torch.device, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip

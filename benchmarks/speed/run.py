@@ -7,8 +7,8 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +89,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@dataclass
+class _Results:
+    """What is measured so far; written after each case: a run that is cut short leaves something."""
+
+    output: Path | None
+    command: str
+    smoke: bool
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    together: list[dict[str, Any]] = field(default_factory=list)
+    """Loader and step at the same time."""
+    failed: list[str] = field(default_factory=list)
+    """A line for each part that failed."""
+
+    def add(self, case: Case) -> None:
+        """Keep a case."""
+        self.cases.append(results.as_json(case))
+        self.save()
+
+    def save(self) -> None:
+        """Write the JSON file, where one is asked for."""
+        if self.output:
+            header = results.header(self.command, THREADS, smoke=self.smoke)
+            content = {
+                **header, "cases": self.cases, "loader_and_step": self.together, "failed": self.failed
+            }  # fmt: skip
+            files.write_text(self.output, json.dumps(content, indent=1) + "\n")
+
+
 def _run(arguments: argparse.Namespace, command: str) -> list[str]:
     """Measure every part that is asked for; a line for each that failed."""
     device = _device(arguments.device)
     smoke = arguments.smoke
     budget = Budget(device, seconds=0.0 if smoke else arguments.seconds, rounds=2 if smoke else 5)
     names = NAMES if arguments.what == "all" else (arguments.what,)
-    cases: list[dict[str, Any]] = []
-    together: list[dict[str, Any]] = []
-    failed: list[str] = []
-
-    def save() -> None:  # after each case, so that a run that is cut short leaves something
-        if arguments.output:
-            header = results.header(command, THREADS, smoke=smoke)
-            content = {**header, "cases": cases, "loader_and_step": together, "failed": failed}
-            files.write_text(arguments.output, json.dumps(content, indent=1) + "\n")
-
-    def note(case: Case) -> None:
-        cases.append(results.as_json(case))
-        save()
-
+    measured = _Results(arguments.output, command, smoke)
     name = results.device_name(device)
     if device.type == "cuda" and peak(name) is None:
         say(f"no peak is known of {name}: MFU is left out; see benchmarks/speed/flops.py")
@@ -118,48 +133,61 @@ def _run(arguments: argparse.Namespace, command: str) -> list[str]:
         if photos is None and {"data", "step"} & set(names):
             say("drawing images")
             photos = draw_photos(Path(temporary), max(64, 2 * setup.released.micro_batch))
-
-        def measure_step() -> None:
-            case, kits = step(setup, budget)
-            note(case)
-            if not kits:
-                raise KitError("no step of the kit's got through")
-            # The last kit is the one that a run on this device would use.
-            workers = share_of_cores()
-            for backend in backends(device):
-                say(f"measuring loader and step together, views by {backend}")
-                together.append(fed(kits[-1], backend, photos, workers, budget))
-                save()
-
-        def measure_head() -> None:
-            for count in (16,) if smoke else (64, 196, 1024):
-                note(pieces.head(count, setup.released, budget))
-
-        on_cpu = replace(budget, device=torch.device("cpu"))
-        whole = load(RELEASED, Pretrain, SMOKE if smoke else ())
-        images = 1 if smoke else 8 if device.type == "cuda" else 4
-        parts = {
-            "step": ("the training step", measure_step),
-            "head": ("the loss head", measure_head),
-            "update": ("LARS and EMA", lambda: note(pieces.update(whole, budget))),
-            "data": ("the data pipeline", lambda: note(pieces.pipeline(_data(smoke), photos, on_cpu))),
-            "detection": ("a detection step", lambda: note(detection(budget, images))),
-        }
-        for part in names:
-            what, measure = parts[part]
-            say(f"measuring {what}")
-            try:
-                measure()
-            except (KitError, RuntimeError) as error:  # the others count all the same
-                reason = " ".join(str(error).split())[:200]
-                lower = "; give a lower --batch" if isinstance(error, torch.OutOfMemoryError) else ""
-                failed.append(f"{what}: {reason}{lower}")
-                save()
-            gc.collect()
+        parts = _parts(setup, budget, photos, measured)
+        for name in names:
+            _measure(*parts[name], measured)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-    print(results.table(cases, together))
-    return failed
+    print(results.table(measured.cases, measured.together))
+    return measured.failed
+
+
+def _measure(what: str, measure: Callable[[], None], measured: _Results) -> None:
+    """Measure a part; one that fails leaves a line, and the others count all the same."""
+    say(f"measuring {what}")
+    try:
+        measure()
+    except (KitError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        lower = "; give a lower --batch" if isinstance(error, torch.OutOfMemoryError) else ""
+        measured.failed.append(f"{what}: {reason}{lower}")
+        measured.save()
+    gc.collect()
+
+
+def _parts(
+    setup: Setup, budget: Budget, photos: Path, measured: _Results
+) -> dict[str, tuple[str, Callable[[], None]]]:
+    """What each part is called, and what measures it."""
+    smoke, cuda = measured.smoke, budget.device.type == "cuda"
+    on_cpu = replace(budget, device=torch.device("cpu"))
+    whole = load(RELEASED, Pretrain, SMOKE if smoke else ())
+    images = 1 if smoke else 8 if cuda else 4
+
+    def measure_head() -> None:
+        for count in (16,) if smoke else (64, 196, 1024):
+            measured.add(pieces.head(count, setup.released, budget))
+
+    return {
+        "step": ("the training step", lambda: _measure_step(setup, budget, photos, measured)),
+        "head": ("the loss head", measure_head),
+        "update": ("LARS and EMA", lambda: measured.add(pieces.update(whole, budget))),
+        "data": ("the data pipeline", lambda: measured.add(pieces.pipeline(_data(smoke), photos, on_cpu))),
+        "detection": ("a detection step", lambda: measured.add(detection(budget, images))),
+    }
+
+
+def _measure_step(setup: Setup, budget: Budget, photos: Path, measured: _Results) -> None:
+    """Measure the step alone, then the loader and the step together."""
+    case, kits = step(setup, budget)
+    measured.add(case)
+    if not kits:
+        raise KitError("no step of the kit's got through")
+    # The last kit is the one that a run on this device would use.
+    for backend in backends(budget.device):
+        say(f"measuring loader and step together, views by {backend}")
+        measured.together.append(fed(kits[-1], backend, photos, share_of_cores(), budget))
+        measured.save()
 
 
 def _device(name: str | None) -> torch.device:

@@ -1,5 +1,8 @@
 """Every command explains itself, and answers what it cannot do with one line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.conftest import KIT
@@ -116,3 +119,16 @@ def test_defaults_are_configs_of_the_kit(monkeypatch, tmp_path):
         monkeypatch.chdir(folder)
         for command in ("linear", "knn", "svm", "demo", "pull"):
             assert cli._parse([command]).config.is_file()
+
+
+def test_help_needs_no_torch():
+    """Nor any other package of a stage: each imports what it needs when it runs."""
+    code = (
+        "import sys; sys.modules.update(torch=None, torchvision=None, detectron2=None)\n"
+        "from triplet import cli\n"
+        "parser = cli.make_parser()\n"
+        "for command in parser._subparsers._group_actions[0].choices.values(): command.print_help()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=KIT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"usage: triplet {stage} " in done.stdout for stage in STAGES)

@@ -71,7 +71,7 @@ def pretrain(name, seed=0, *, force=False, config=None):
     )  # fmt: skip
 
 
-def run(
+def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a test is about
     name, box, mask, seed=0, reference=None, *, images=5000, engine="ultrafast", force=False, pictures=0,
     categories=None, precision="float32", processes=1, iterations=None, **changes,
 ):  # fmt: skip

@@ -133,49 +133,26 @@ def train(
         weights: see ``load_weights``.
 
     Raises:
-        KitError: a loss that is not finite, an image that cannot be read, a checkpoint that cannot be
-            written.
+        KitError: a loss that is not finite, an unreadable image, a checkpoint that cannot be written.
         Interrupted: stopped by a signal, after saving.
     """
     with quiet():
         import openselfsup
         from mmcv import ConfigDict
-        from mmcv.utils import import_modules_from_strings
-        from openselfsup.apis import set_random_seed, train_model
+        from openselfsup.apis import train_model
         from openselfsup.datasets import build_dataset
-        from openselfsup.models import build_model
 
         from triplet.openselfsup.watch import Watch
-
-        import_modules_from_strings(**config.custom_imports)
     per_epoch, accumulate = iterations(config, images), config.optimizer_config.get("update_interval", 1)
     steps = per_epoch * config.total_epochs // accumulate
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
     every = config.checkpoint_config.interval
-    config.data.train.data_source = dict(type="KitImages", source=str(source))
-    if "memory_bank" in config.model:
-        config.model.memory_bank.length = images
-    config.update(work_dir=str(job.folder), checkpoint_config=None, resume_from=None, load_from=None)
-    config.log_config.hooks = []
-    config.log_level = "ERROR"
-    theirs: Any = importlib.import_module("openselfsup.apis.train")
-    theirs.print_log = lambda *_, **__: None  # a line for each tensor
-    theirs.get_root_logger = lambda *_: logging.getLogger(
-        "triplet.openselfsup"
-    )  # theirs: a file named by the level
-    set_random_seed(config.seed)
-    torch.backends.cudnn.benchmark = config.get("cudnn_benchmark", False)
-    model = build_model(config.model)
-    shims.keep_memory_bank(model)
+    _configure(config, source, images, job.folder)
+    model = _build_model(config)
     origin = load_weights(weights, model) if weights else "drawn from the seed"
     start = resume(config, job.folder, processes)
     if processes.is_main_process:
-        say(
-            f"pretrain: OpenSelfSup {openselfsup.__version__}, {config.model.type}: "
-            f"{batch} images a step = {config.gpus} processes x "
-            f"{accumulate} passes x {config.data.imgs_per_gpu} images; {config.total_epochs} epochs of "
-            f"{images} images = {steps} optimiser steps; weights: {origin}"
-        )
+        _announce(config, images, batch, steps, origin)
     final = job.folder / "checkpoint.pth"
     pace = ThroughputMeter(batch, steps, start)
     with (
@@ -200,6 +177,47 @@ def train(
             epochs=config.total_epochs, steps=steps, final=log.last, weights=origin,
         )  # fmt: skip
         job.images_per_second = pace.average()
+
+
+def _announce(config: Any, images: int, batch: int, steps: int, origin: str) -> None:
+    """Say what is trained, and how its batches come about."""
+    import openselfsup
+
+    passes = batch // (config.gpus * config.data.imgs_per_gpu)
+    say(
+        f"pretrain: OpenSelfSup {openselfsup.__version__}, {config.model.type}: {batch} images a step = "
+        f"{config.gpus} processes x {passes} passes x {config.data.imgs_per_gpu} images; "
+        f"{config.total_epochs} epochs of {images} images = {steps} optimiser steps; weights: {origin}"
+    )
+
+
+def _configure(config: Any, source: Path, images: int, folder: Path) -> None:
+    """Let a config of theirs read the kit's images, and leave records, checkpoints and logs to the kit."""
+    config.data.train.data_source = dict(type="KitImages", source=str(source))
+    if "memory_bank" in config.model:
+        config.model.memory_bank.length = images
+    config.update(work_dir=str(folder), checkpoint_config=None, resume_from=None, load_from=None)
+    config.log_config.hooks = []
+    config.log_level = "ERROR"
+    theirs: Any = importlib.import_module("openselfsup.apis.train")
+    theirs.print_log = lambda *_, **__: None  # a line for each tensor
+    # Theirs writes a file that is named by the level.
+    theirs.get_root_logger = lambda *_: logging.getLogger("triplet.openselfsup")
+
+
+def _build_model(config: Any) -> Any:
+    """Register the kit's classes with the engine, seed as its tools/train.py does, and draw the model."""
+    with quiet():
+        from mmcv.utils import import_modules_from_strings
+        from openselfsup.apis import set_random_seed
+        from openselfsup.models import build_model
+
+        import_modules_from_strings(**config.custom_imports)
+    set_random_seed(config.seed)
+    torch.backends.cudnn.benchmark = config.get("cudnn_benchmark", False)
+    model = build_model(config.model)
+    shims.keep_memory_bank(model)
+    return model
 
 
 def resume(config: Any, folder: Path, processes: Processes) -> int:

@@ -39,7 +39,7 @@ class Watch(Hook):
         dist_mode: for OpenSelfSup, which passes it to every hook.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - mmcv builds a hook from its config, a keyword for each
         self,
         *,
         folder: Path,

@@ -81,17 +81,7 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
         said = {each["@id"]: each["sha256"] for each in metadata["@graph"] if each["@type"] == "File"}
     except (KeyError, TypeError):
         raise KitError(f"{path}: its {crate.METADATA} is not one of the kit's") from None
-    for name in sorted(said.keys() | set(names) - {crate.METADATA}):
-        if name not in said:
-            yield Finding(name, WRONG, "is not in the list of files")
-        elif name not in names:
-            yield Finding(name, WRONG, "is listed and not there")
-        else:
-            with archive.open(name) as file:
-                sha = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-            yield Finding(
-                name, OK if sha == said[name] else WRONG, "" if sha == said[name] else "has changed"
-            )
+    yield from _files(archive, said)
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     known: dict[PurePath, Record] = {}
     for name in sorted(name for name in names if name.endswith("/record.json")):
@@ -106,6 +96,22 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
     if RESULTS in names:
         same = json.loads(_text(archive, RESULTS)) == json.loads(json.dumps(flat(assemble(known))))
         yield Finding(RESULTS, OK if same else WRONG, "" if same else "is not what the records say")
+
+
+def _files(archive: zipfile.ZipFile, said: dict[str, str]) -> Iterator[Finding]:
+    """Whether an archive holds the listed files, by their SHA-256, and no others."""
+    names = set(archive.namelist())
+    for name in sorted(said.keys() | names - {crate.METADATA}):
+        if name not in said:
+            yield Finding(name, WRONG, "is not in the list of files")
+        elif name not in names:
+            yield Finding(name, WRONG, "is listed and not there")
+        else:
+            with archive.open(name) as file:
+                sha = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            yield Finding(
+                name, OK if sha == said[name] else WRONG, "" if sha == said[name] else "has changed"
+            )
 
 
 def _recorded(
