@@ -113,5 +113,6 @@ def test_skypilot_runs_make_on_every_node():
     assert done.returncode == 0, done.stderr
     assert "PROCESSES=16 .venv/bin/python -m triplet.launch --nnodes 2 --nproc-per-node 8" in done.stdout
     assert "--rdzv-endpoint 10.0.0.1:29500" in done.stdout
-    assert f'--config "{task["envs"]["PRETRAIN"]}" --data "/data/imagenet/train"' in done.stdout
+    said = " ".join(done.stdout.replace("\\\n", " ").split())
+    assert f'--config "{task["envs"]["PRETRAIN"]}" --data "/data/imagenet/train"' in said
     assert (KIT / task["envs"]["PRETRAIN"]).exists()

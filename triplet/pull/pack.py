@@ -11,7 +11,7 @@ from triplet.progress import Bar
 from triplet.signals import Stop, graceful
 
 
-def pack(name: str, source: Path, *, per_shard: int = 10_000, force: bool = False) -> None:
+def pack(name: str, source: Path, *, per_shard: int, force: bool = False) -> None:
     """Write the images of a source to ``datasets/<name>/shard-*.tar``, byte for byte.
 
     Each shard is a plain tar in the order of the source (WebDataset's readers take it), with a JSON file
