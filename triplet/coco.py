@@ -28,7 +28,7 @@ def read(folder: Path, split: str, kind: str = "instances") -> dict[str, Any]:
     """
     path = annotations(folder, split, kind)
     try:
-        truth = json.loads(path.read_text())
+        truth: dict[str, Any] = json.loads(path.read_text())
         if all(truth[key] for key in ("images", "annotations", "categories")):
             return truth
     except (ValueError, KeyError, TypeError):

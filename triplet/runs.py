@@ -80,7 +80,7 @@ class Run:
     def iterations(self) -> int:
         """Of its finetuning, counted in 16 images; 0 without one."""
         results = self.stages["finetune"].results if "finetune" in self.stages else {}
-        return results.get("iterations", 0) * results.get("images_per_batch", 16) // 16
+        return int(results.get("iterations", 0) * results.get("images_per_batch", 16) // 16)
 
     def value(self, task: str, metric: str) -> float | None:
         """AP in percent: task bbox or segm; None if it was not evaluated."""
@@ -230,4 +230,4 @@ def _own(run: Run) -> LocalResult | None:
 
 def on_all_images(run: Run) -> bool:
     """Whether it was finetuned on all of train2017; older records do not tell, and count."""
-    return run.stages["finetune"].results.get("images", IMAGES) == IMAGES
+    return bool(run.stages["finetune"].results.get("images", IMAGES) == IMAGES)

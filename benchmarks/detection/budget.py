@@ -59,7 +59,7 @@ def per_process(cfg: CfgNode, processes: int) -> int:
             f"{processes} processes cannot share a batch of {batch} images (SOLVER.IMS_PER_BATCH); "
             f"GPUS x NODES may be {fitting}"
         )
-    return batch // processes
+    return int(batch // processes)
 
 
 def divisors(number: int) -> list[int]:
@@ -127,7 +127,7 @@ def part(schedule: str, cfg: CfgNode) -> float:
         raise KitError(f"--schedule is 2x, 1x, 1/2x, 1/4x, 1/8x or a part such as 1/2: found {schedule!r}")
     if not match[2]:
         return value
-    return value * SCHEDULE_1X / (cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH)
+    return float(value * SCHEDULE_1X / (cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH))
 
 
 def compress(cfg: CfgNode, fraction: float) -> CfgNode:
@@ -170,7 +170,7 @@ def part_in(hours: float, seconds: float, cfg: CfgNode) -> float:
         cfg: with its own schedule.
     """
     iterations = hours * 3600 * (1 - RESERVE) / seconds - _precise_bn(cfg)
-    return max(0.0, min(1.0, iterations / cfg.SOLVER.MAX_ITER))
+    return float(max(0.0, min(1.0, iterations / cfg.SOLVER.MAX_ITER)))
 
 
 def lasts(seconds: float, cfg: CfgNode, done: int = 0) -> float:
@@ -181,7 +181,7 @@ def lasts(seconds: float, cfg: CfgNode, done: int = 0) -> float:
         cfg: with the schedule to train.
         done: iterations that lie behind.
     """
-    return (cfg.SOLVER.MAX_ITER - done + _precise_bn(cfg)) * seconds / (1 - RESERVE)
+    return float((cfg.SOLVER.MAX_ITER - done + _precise_bn(cfg)) * seconds / (1 - RESERVE))
 
 
 def _precise_bn(cfg: CfgNode) -> float:

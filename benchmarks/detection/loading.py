@@ -94,13 +94,14 @@ class _Mapper(DatasetMapper):
 
     def __call__(self, image: dict[str, Any]) -> dict[str, Any] | KitError | None:
         try:
-            return super().__call__(image)
+            result: dict[str, Any] | KitError | None = super().__call__(image)
+            return result
         except Exception as error:  # decoders and damaged annotations raise whatever they like
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             return KitError(f"{image['file_name']} or its annotations cannot be read ({reason}); mend it")
 
 
-class _Grouped(torch.utils.data.Sampler):
+class _Grouped(torch.utils.data.Sampler[int]):
     """A sampler's indices from batch ``start`` on, wide and high images in batches of their own.
 
     What Detectron2's AspectRatioGroupedDataset does with loaded images.

@@ -84,7 +84,8 @@ def allow_tf32(yes: bool) -> None:
 
 def build(cfg: CfgNode) -> nn.Module:
     """Build a config's model, randomly initialised, on the config's device."""
-    return build_model(cfg)
+    result: nn.Module = build_model(cfg)
+    return result
 
 
 def plain(cfg: CfgNode) -> dict[str, Any]:

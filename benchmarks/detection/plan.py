@@ -80,12 +80,12 @@ class FinetunePlan:
     @property
     def iterations(self) -> int:
         """Optimiser steps of the whole schedule."""
-        return self.cfg.SOLVER.MAX_ITER
+        return int(self.cfg.SOLVER.MAX_ITER)
 
     @property
     def batch(self) -> int:
         """Images of an optimiser step, over all processes."""
-        return self.cfg.SOLVER.IMS_PER_BATCH
+        return int(self.cfg.SOLVER.IMS_PER_BATCH)
 
     @property
     def passes(self) -> int:

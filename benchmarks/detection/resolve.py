@@ -298,7 +298,8 @@ def _begun(run: str, processes: Processes) -> Begun | None:
         if plan := records.begun(folder):
             saved = checkpoint.checkpoints(folder)
             found = Begun(plan.config, checkpoint.step_of(saved[0]) if saved else 0)
-    return processes.broadcast_object(found)
+    result: Begun | None = processes.broadcast_object(found)
+    return result
 
 
 def _refuse_changes(

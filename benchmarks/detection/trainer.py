@@ -201,7 +201,7 @@ class Trainer(GradAccumTrainer):
         precise = self.cfg.TEST.PRECISE_BN
         if not precise.ENABLED or not hooks.get_bn_modules(self.network):
             return 0
-        return precise.NUM_ITER * per_process(self.cfg, self.processes.size) // self.images
+        return int(precise.NUM_ITER * per_process(self.cfg, self.processes.size) // self.images)
 
     def precise_bn(self, bar: Bar) -> None:
         """Replace the running statistics by those of the final weights, over fresh batches.

@@ -105,7 +105,8 @@ def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories:
             points = torch.tensor(each["keypoints"], dtype=torch.float32).view(1, -1, 3)
             shown = points[:, points[0, :, 2] > SEEN, :2]
             canvas = draw_keypoints(canvas, shown * scale, colors=colour, radius=2)
-    return canvas
+    result: Tensor = canvas
+    return result
 
 
 def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.ndarray:

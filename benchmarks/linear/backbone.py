@@ -87,4 +87,5 @@ def pooled(backbone: Network, pixels: Tensor, *, mixed: bool) -> Tensor:
     images = normalize(pixels, dtype).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=mixed):
         maps = backbone(images)
-    return maps.to(dtype).mean((2, 3))
+    result: Tensor = maps.to(dtype).mean((2, 3))
+    return result

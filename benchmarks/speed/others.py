@@ -71,7 +71,8 @@ class _Byol:
         """(n, 3, h, w) -> (n, d) projections, by the networks of these names."""
         if self.channels_last:
             images = images.to(memory_format=torch.channels_last)
-        return self.networks[projector](self.networks[backbone](images).mean((2, 3)))
+        result: Tensor = self.networks[projector](self.networks[backbone](images).mean((2, 3)))
+        return result
 
     def micro_batch(self, views: Tensor, sizes: InputResolutions) -> None:
         """Forward and backward of (n, 2, 3, h, w) normalised float views that lie on the host."""
@@ -119,16 +120,20 @@ class Lightly(_Byol):
         trained = [self.networks[part] for part in ("backbone", "projector", "predictor")]
         decayed, others = self.utils.get_weight_decay_parameters(trained)
         settings = self.config.optimizer
-        return importlib.import_module("lightly.utils.lars").LARS(
+        lars: Any = importlib.import_module("lightly.utils.lars")
+        optimizer: torch.optim.Optimizer = lars.LARS(
             [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
-        )  # fmt: skip
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        return optimizer
 
     def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
         """See _Byol."""
-        return 2 * self.criterion(targets[0], predictions[1]) + 2 * self.criterion(
-            targets[1], predictions[0]
-        )
+        one, two = (self.criterion(targets[i], predictions[1 - i]) for i in (0, 1))
+        total: Tensor = 2 * one + 2 * two
+        return total
 
     def ema(self) -> None:
         """See _Byol."""
@@ -165,15 +170,23 @@ class SoloLearn(_Byol):
         """See _Byol."""
         settings = self.config.optimizer
         trained = [self.networks[part] for part in ("backbone", "projector", "predictor")]
-        return importlib.import_module("solo.utils.lars").LARS(
+        lars: Any = importlib.import_module("solo.utils.lars")
+        optimizer: torch.optim.Optimizer = lars.LARS(
             [{"params": each.parameters()} for each in trained],
-            lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
-            eta=settings.eta, clip_lr=False, exclude_bias_n_norm=True,
-        )  # fmt: skip
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            eta=settings.eta,
+            clip_lr=False,
+            exclude_bias_n_norm=True,
+        )
+        return optimizer
 
     def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
         """See _Byol."""
-        return self.criterion(predictions[1], targets[0]) + self.criterion(predictions[0], targets[1])
+        one, two = (self.criterion(predictions[1 - i], targets[i]) for i in (0, 1))
+        total: Tensor = one + two
+        return total
 
     def ema(self) -> None:
         """See _Byol."""

@@ -27,7 +27,8 @@ def photo(rng: np.random.Generator) -> NDArray[np.uint8]:
         )
         cells *= 2
     pixels = 118 + 58 * (pixels - pixels.mean()) / pixels.std() + rng.normal(scale=10, size=pixels.shape)
-    return pixels.clip(0, 255).astype(np.uint8)
+    result: NDArray[np.uint8] = pixels.clip(0, 255).astype(np.uint8)
+    return result
 
 
 def draw_photos(folder: Path, count: int, seed: int = 0) -> Path:

@@ -34,7 +34,8 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, outputs) projections."""
-        return self.projector(self.backbone(images).mean((2, 3)))
+        result: Tensor = self.projector(self.backbone(images).mean((2, 3)))
+        return result
 
 
 class Networks(nn.Module):

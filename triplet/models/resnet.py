@@ -43,4 +43,5 @@ class Backbone(resnet.ResNet):
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) normalised RGB -> (n, channels, h / 32, w / 32)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return result

@@ -113,7 +113,7 @@ def iterations(config: Any, images: int) -> int:
     found = whole if dropped or not rest else whole + 1
     if not found:
         raise KitError(f"found {images} images, fewer than a batch of {batch * config.gpus}; give more")
-    return found
+    return int(found)
 
 
 def train(
@@ -146,7 +146,6 @@ def train(
     per_epoch, accumulate = iterations(config, images), config.optimizer_config.get("update_interval", 1)
     steps = per_epoch * config.total_epochs // accumulate
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
-    every = config.checkpoint_config.interval
     _configure(config, source, images, job.folder)
     model = _build_model(config)
     origin = load_weights(weights, model) if weights else "drawn from the seed"
@@ -163,7 +162,7 @@ def train(
     ):
         watch = dict(
             type=Watch, folder=job.folder, final=final, processes=processes, log=log, pace=pace, bar=bar,
-            stop=stop, accumulate=accumulate, every=every,
+            stop=stop, accumulate=accumulate, every=config.checkpoint_config.interval,
         )  # fmt: skip
         config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), watch)]
         try:
@@ -239,7 +238,7 @@ def resume(config: Any, folder: Path, processes: Processes) -> int:
             f"process {seen.index(False)} does not see {path}: with this engine nodes share one file system"
         )
     config.resume_from = str(path) if start else None
-    return start
+    return int(start)
 
 
 @torch.no_grad()

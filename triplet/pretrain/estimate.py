@@ -104,7 +104,7 @@ def encoder_flop(model: Model, side: int) -> float:
     encoder = _networks(model).target.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(torch.empty(2, 3, side, side, device="meta"))
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops() / 2)
 
 
 @cache

@@ -87,7 +87,8 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 def _luma(pixels: Tensor) -> Tensor:
     """(m, 1, h, w) int32, rounded to 8 bits in PIL's fixed point."""
     red, green, blue = pixels.to(torch.int32).split(1, dim=1)
-    return (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+    result: Tensor = (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+    return result
 
 
 def _blend(start: Tensor | int, pixels: Tensor, factors: Tensor) -> Tensor:

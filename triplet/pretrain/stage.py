@@ -59,7 +59,7 @@ def pretrain(
         )  # fmt: skip
 
 
-def perform(
+def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have one type
     folder: Path,
     config: dict[str, Any],
     source: Path,

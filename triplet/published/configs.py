@@ -60,7 +60,7 @@ def released() -> dict[str, dict[str, Any]]:
 @functools.cache
 def pretrainings() -> dict[str, dict[str, Any]]:
     """The released pretraining configs, by file; ``batch`` is what an optimiser step sees."""
-    found = json.loads((FOLDER / "pretrain.json").read_text())
+    found: dict[str, dict[str, Any]] = json.loads((FOLDER / "pretrain.json").read_text())
     for values in found.values():
         values["batch"] = values["loss.group"] * values["optimizer.groups"] * values["optimizer.accumulate"]
     return found

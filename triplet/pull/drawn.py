@@ -52,7 +52,8 @@ class Shape:
         if shape == "star":
             radii[1::2] *= 0.45
         ring = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
-        return ring + np.array(self.centre)
+        result: np.ndarray = ring + np.array(self.centre)
+        return result
 
 
 def _random_shape(rng: np.random.Generator, category: int, radii: tuple[float, float]) -> Shape:

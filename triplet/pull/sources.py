@@ -6,10 +6,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from triplet import paths
 from triplet.config import Settings, load
 from triplet.errors import KitError
-from triplet.paths import CONFIGS
 
+CONFIGS = paths.CONFIGS
+"""Folder of sources.yaml, and of SHA256SUMS where a group keeps one."""
 Inside = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """A path below a source's folder."""
 LOCAL = ("localhost", "127.0.0.1", "::1")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from triplet.published.causes import EXCLUDED, Cause
+from triplet.published.curves import NOISE
 from triplet.published.rows import Method
 from triplet.records import Artifact, Record
 from triplet.report import coco, deviations, provenance, targets
@@ -76,7 +77,7 @@ def of_coco(lines: list[coco.Line]) -> list[Grid]:
     for task in TASKS.values():
         note = (
             "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from. Two "
-            f"runs of the same thing differ by about {coco.NOISE} AP; with several seeds ours is mean ± "
+            f"runs of the same thing differ by about {NOISE} AP; with several seeds ours is mean ± "
             "standard deviation. At the full schedule (2x) the verdict compares ours with README's, at a "
             "shorter one with what published curves let one expect of that length."
         )

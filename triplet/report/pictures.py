@@ -42,7 +42,8 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
 
 
 def _names(run: Run) -> list[str]:
-    return run.stages["eval"].results.get("pictures", [])
+    result: list[str] = run.stages["eval"].results.get("pictures", [])
+    return result
 
 
 def _read(run: Run, name: str) -> Picture | None:

@@ -263,7 +263,8 @@ class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
             self.num_batches_tracked += 1
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        result: Tensor = (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        return result
 
 
 def pool_batch_norm(
@@ -286,7 +287,8 @@ def pool_batch_norm(
             if first <= processes.rank < first + ranks:
                 group = made
     if processes.device.type == "cuda" and not compiled:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+        result: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+        return result
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.__class__ = PooledBatchNorm  # type: ignore[assignment]  # keeps names and tensors

@@ -59,6 +59,14 @@ def load(
         persistent_workers=True,
         prefetch_factor=prefetch,
     )
+    done = yield from _from_workers(loader)
+    if done is not None:
+        stop.lost_worker()
+        yield from (dataset[key] for key in itertools.islice(order, done, None))
+
+
+def _from_workers(loader: DataLoader[Any]) -> Generator[Any, None, int | None]:
+    """The loader's items, until a worker is killed; then returns how many there were, else None."""
     done, lost = 0, False
     before = signal.getsignal(signal.SIGCHLD)
     iterator: Any = iter(loader)
@@ -70,7 +78,7 @@ def load(
             try:
                 item = next(iterator)
             except StopIteration:
-                return
+                return None
             except KitError as error:
                 raise from_worker(error) from None
             except Exception:  # torch's own, or a connection that ended
@@ -85,8 +93,7 @@ def load(
         iterator._shutdown_workers()
         for worker in iterator._workers:  # they ignore SIGTERM, and Python's exit would wait for them
             worker.kill()
-    stop.lost_worker()
-    yield from (dataset[key] for key in itertools.islice(order, done, None))
+    return done
 
 
 def from_worker(error: KitError) -> KitError:

@@ -44,4 +44,5 @@ def read(path: Path) -> dict[str, np.ndarray]:
         content = ArraysOnly(file).load()
     if not isinstance(content, dict) or "model" not in content:
         raise pickle.UnpicklingError("no 'model' in it")
-    return content["model"]
+    result: dict[str, np.ndarray] = content["model"]
+    return result
