@@ -64,9 +64,11 @@ def _moco(layer: str) -> dict[str, str]:
     pairs = {"encoder_q": "online", "encoder_k": "target"}
     names = {f"{a}.0.": f"{b}.backbone." for a, b in pairs.items()}
     return {
-        **names, **{f"{a}.1.{layer}.": f"{b}.projector." for a, b in pairs.items()},
-        "queue_ptr": "pointer", "queue": "queue",
-    }  # fmt: skip
+        **names,
+        **{f"{a}.1.{layer}.": f"{b}.projector." for a, b in pairs.items()},
+        "queue_ptr": "pointer",
+        "queue": "queue",
+    }
 
 
 LINEAR = dict(in_channels=FEATURES, out_channels=OUTPUTS)
@@ -75,8 +77,10 @@ CASES = {
     "byol": Case(
         "byol/r50_bs2048_accumulate2_ep200_fp16.py",
         {
-            "online_net.0.": "online.backbone.", "online_net.1.": "online.projector.",
-            "target_net.0.": "target.backbone.", "target_net.1.": "target.projector.",
+            "online_net.0.": "online.backbone.",
+            "online_net.1.": "online.projector.",
+            "target_net.0.": "target.backbone.",
+            "target_net.1.": "target.projector.",
             "head.predictor.": "predictor.",
         },
         dict(neck=NECK, head=dict(predictor={**NECK, "in_channels": OUTPUTS})),
@@ -86,23 +90,23 @@ CASES = {
         "simclr/r50_bs256_ep200.py", {**BACKBONE, "neck.": "online.projector."}, dict(neck=NECK)
     ),
     "moco": Case("moco/r50_v1.py", _moco("fc"), dict(neck=LINEAR, **QUEUED)),
-    "moco-v2": Case(
-        "moco/r50_v2.py", _moco("mlp"), dict(neck=dict(LINEAR, hid_channels=HIDDEN), **QUEUED)
-    ),
+    "moco-v2": Case("moco/r50_v2.py", _moco("mlp"), dict(neck=dict(LINEAR, hid_channels=HIDDEN), **QUEUED)),
     "npid": Case(
         "npid/r50.py",
         {**BACKBONE, "neck.fc.": "online.projector.", "memory_bank.feature_bank": "bank"},
         dict(neck=LINEAR, neg_num=NEGATIVES, memory_bank=dict(length=24, feat_dim=OUTPUTS)),
     ),
     "rotation-pred": Case(
-        "rotation_pred/r50.py", {**BACKBONE, "head.fc_cls.": "online.projector."},
+        "rotation_pred/r50.py",
+        {**BACKBONE, "head.fc_cls.": "online.projector."},
         dict(head=dict(in_channels=FEATURES)),
     ),
     "relative-loc": Case(
-        "relative_loc/r50.py", {**BACKBONE, "neck.": "neck.", "head.fc_cls.": "head."},
+        "relative_loc/r50.py",
+        {**BACKBONE, "neck.": "neck.", "head.fc_cls.": "head."},
         dict(neck=dict(in_channels=FEATURES, out_channels=HIDDEN), head=dict(in_channels=HIDDEN)),
     ),
-}  # fmt: skip
+}
 
 
 def pixels(case: str, index: int) -> np.ndarray:

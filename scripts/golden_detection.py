@@ -54,8 +54,10 @@ def main() -> None:
         checkout = getattr(arguments, name)
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=, changed"],
-            cwd=checkout, capture_output=True, text=True,
-        ).stdout.strip()  # fmt: skip
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
         if described != commit:
             parser.error(f"{checkout} is at {described or 'no commit'}, expected {commit}")
         for path in sorted((checkout / "benchmarks" / "detection" / "configs").glob("[ckp]*.yaml")):

@@ -7,8 +7,21 @@ def test_doctor_looks_at_everything(places, capsys):
     code = cli.main(["doctor"])
     out = capsys.readouterr().out
     assert code == 0
-    for what in ("Python", "torch", "GPU", "Docker", "Compose", "nvidia-container-toolkit",
-                 "disk", "memory", "/dev/shm", "coco", "voc", "imagenet", "converted weights"):  # fmt: skip
+    for what in (
+        "Python",
+        "torch",
+        "GPU",
+        "Docker",
+        "Compose",
+        "nvidia-container-toolkit",
+        "disk",
+        "memory",
+        "/dev/shm",
+        "coco",
+        "voc",
+        "imagenet",
+        "converted weights",
+    ):
         assert what in out
     assert "triplet pull coco" in out
 

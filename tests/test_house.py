@@ -250,9 +250,12 @@ def test_setup_refuses_another_python(tmp_path):
     for name in ("scripts/setup.sh", "docker/versions.env"):
         (tmp_path / name).write_bytes((KIT / name).read_bytes())
     done = subprocess.run(
-        ["bash", "scripts/setup.sh"], cwd=tmp_path, capture_output=True, text=True,
+        ["bash", "scripts/setup.sh"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHON": "false"},
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     assert "found no Python 3.11 or 3.12" in done.stderr
     assert not (tmp_path / ".venv").exists()
@@ -287,20 +290,23 @@ def test_imports_follow_the_architecture():
         ),
         (
             {
-                "triplet/a/one.py": "from triplet.b.one import x", "triplet/a/two.py": "",
-                "triplet/b/one.py": "", "triplet/b/two.py": "import triplet.a.two",
+                "triplet/a/one.py": "from triplet.b.one import x",
+                "triplet/a/two.py": "",
+                "triplet/b/one.py": "",
+                "triplet/b/two.py": "import triplet.a.two",
             },
             "packages import each other in a circle: triplet.",
         ),
         (
             {
-                "triplet/a/__init__.py": "from triplet.b import x", "triplet/a/one.py": "",
+                "triplet/a/__init__.py": "from triplet.b import x",
+                "triplet/a/one.py": "",
                 "triplet/b.py": "import triplet.a.one",
             },
             "modules import each other in a circle: triplet.",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_broken_rule_is_named(tmp_path, files, rule):
     for name, text in {"triplet/__init__.py": "", "benchmarks/__init__.py": "", **files}.items():
         path = tmp_path / name

@@ -24,9 +24,12 @@ def test_is_the_papers_formula(seed, neighbours, temperature):
     bank, queries = rng.normal(size=(30, 5)), rng.normal(size=(4, 5))
     labels = rng.integers(0, 3, 30)
     found = knn_predict(
-        torch.tensor(bank), torch.tensor(labels), torch.tensor(queries),
-        neighbours=neighbours, temperature=temperature,
-    )  # fmt: skip
+        torch.tensor(bank),
+        torch.tensor(labels),
+        torch.tensor(queries),
+        neighbours=neighbours,
+        temperature=temperature,
+    )
     assert found.tolist() == [by_hand(bank, labels, q, neighbours, temperature) for q in queries]
 
 

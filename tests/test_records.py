@@ -251,9 +251,17 @@ def test_record_is_plain_json(stage):
 
 @pytest.mark.parametrize(
     "path",
-    ["checkpoints//etc/passwd", "checkpoints/../../secret", "datasets//etc/passwd", "reports/a/../../../b",
-     "/etc/passwd", "../secret", "checkpoints/run/copy/link", "checkpoints/run/copy/folder/secret"],
-)  # fmt: skip
+    [
+        "checkpoints//etc/passwd",
+        "checkpoints/../../secret",
+        "datasets//etc/passwd",
+        "reports/a/../../../b",
+        "/etc/passwd",
+        "../secret",
+        "checkpoints/run/copy/link",
+        "checkpoints/run/copy/folder/secret",
+    ],
+)
 def test_an_output_outside_of_the_kits_places_is_an_error_wherever_records_are_read(stage, places, path):
     stage.perform()
     secret = places / "secret"

@@ -97,9 +97,12 @@ def file(tmp_path_factory):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1), images=st.integers(1, 5), crowds=st.sampled_from([0, 0.3, 1]),
-    detections=st.sampled_from([0, 5, 160]), people=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    images=st.integers(1, 5),
+    crowds=st.sampled_from([0, 0.3, 1]),
+    detections=st.sampled_from([0, 5, 160]),
+    people=st.booleans(),
+)
 def test_both_engines_find_the_same_numbers(file, seed, images, crowds, detections, people):
     content, found = world(seed, images, crowds, detections, people)
     file.write_text(json.dumps(content))

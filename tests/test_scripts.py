@@ -41,10 +41,17 @@ def slurm(tmp_path):
 
     def start(tenths, code=0, **more):
         environment = {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "TENTHS": str(tenths),
-            "CODE": str(code), "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]",
-            "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "64", **more,
-        }  # fmt: skip
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SAID": str(said),
+            "TENTHS": str(tenths),
+            "CODE": str(code),
+            "SLURM_JOB_ID": "41",
+            "SLURM_JOB_NODELIST": "node[7-8]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_GPUS_ON_NODE": "8",
+            "SLURM_CPUS_PER_TASK": "64",
+            **more,
+        }
         return subprocess.Popen(
             ["bash", SLURM, "RUN=a", "FORCE=1"], env=environment, text=True, stdout=subprocess.PIPE
         )
@@ -103,10 +110,13 @@ def test_skypilot_sets_up_what_the_kit_needs(tmp_path):
 def test_skypilot_runs_make_on_every_node():
     task = yaml.safe_load(SKY.read_text())
     environment = {
-        **task["envs"], "PATH": os.environ["PATH"], "MAKEFLAGS": "--dry-run",
-        "SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_NUM_NODES": "2",
+        **task["envs"],
+        "PATH": os.environ["PATH"],
+        "MAKEFLAGS": "--dry-run",
+        "SKYPILOT_NUM_GPUS_PER_NODE": "8",
+        "SKYPILOT_NUM_NODES": "2",
         "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
-    }  # fmt: skip
+    }
     done = subprocess.run(
         ["bash", "-euc", task["run"]], cwd=KIT, env=environment, capture_output=True, text=True
     )

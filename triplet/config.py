@@ -25,9 +25,14 @@ Positive = Annotated[float, Field(gt=0)]
 Pixels = Annotated[int, Field(ge=32, le=1024)]
 # The last three: an override such as '[=1', and YAML that contains itself.
 _UNREADABLE = (
-    yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError,
-    LookupError, RecursionError, ValueError,
-)  # fmt: skip
+    yaml.YAMLError,
+    OmegaConfBaseException,
+    UnicodeDecodeError,
+    OSError,
+    LookupError,
+    RecursionError,
+    ValueError,
+)
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R", bound=BaseModel)
 

@@ -80,24 +80,34 @@ def demo(
     classes = len(coco.read(paths.root("datasets") / name, "train2017")["categories"])
     cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
     for seed in seeds or settings.seeds:
-        chains = {}
-        for row, overrides in settings.rows.items():
-            run = ["--run", f"{name}/seed{seed}/{row}"]
-            detection = ["--config", str(settings.detection)]
-            commands = (
-                ["pretrain", *run, "--config", str(settings.pretrain), "--data", str(unlabelled),
-                 f"seed={seed}", *overrides],
-                ["convert", *run, *detection],
-                ["finetune", *run, *detection, "--data", name, "--seed", str(seed),
-                 f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"],
-                ["eval", *run],
-            )  # fmt: skip
-            chains[row] = [[*command[:3], *again, *command[3:]] for command in commands]
+        chains = {
+            row: [
+                [*command, *again]
+                for command in _commands(settings, row, seed, data=name, images=unlabelled, classes=classes)
+            ]
+            for row in settings.rows
+        }
         if code := _side_by_side(call, chains, cores) if cores > 1 else _in_turn(call, chains.values()):
             return code
     code = _call(call, ["report"])
     say(f"demo: {time.monotonic() - began:.0f} s in all")
     return code
+
+
+def _commands(
+    settings: Demo, row: str, seed: int, *, data: str, images: Path, classes: int
+) -> list[list[str]]:
+    """What is run for a row, one after the other; ``classes`` are those of the data."""
+    run = ["--run", f"{data}/seed{seed}/{row}"]
+    detection = ["--config", str(settings.detection)]
+    pretrain = ["--config", str(settings.pretrain), "--data", str(images), f"seed={seed}"]
+    heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
+    return [
+        ["pretrain", *run, *pretrain, *settings.rows[row]],
+        ["convert", *run, *detection],
+        ["finetune", *run, *detection, "--data", data, "--seed", str(seed), heads],
+        ["eval", *run],
+    ]
 
 
 def _in_turn(call: Command, chains: Iterable[list[list[str]]]) -> int:

@@ -63,10 +63,13 @@ def _environment() -> list[Finding]:
     python = platform.python_version()
     found = [
         Finding(
-            "Python", python, re.match(r"3\.1[12]\.", python) is not None,
-            "install Python 3.11 or 3.12, then: make setup", required=True,
+            "Python",
+            python,
+            re.match(r"3\.1[12]\.", python) is not None,
+            "install Python 3.11 or 3.12, then: make setup",
+            required=True,
         )
-    ]  # fmt: skip
+    ]
     for name in ("torch", "torchvision", "pycocotools"):
         version = _version(name)
         found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
@@ -75,17 +78,21 @@ def _environment() -> list[Finding]:
     lacking = toolchain.missing(gpu=True)
     found.append(
         Finding(
-            "compiler", "-" if lacking else "C, and Python's headers", not lacking,
+            "compiler",
+            "-" if lacking else "C, and Python's headers",
+            not lacking,
             f"only for compile=true (recipes named fast): install {' and '.join(lacking)}",
         )
-    )  # fmt: skip
+    )
     openselfsup = _version("openselfsup") or os.environ.get("OPENSELFSUP", "")
     found.append(
         Finding(
-            "OpenSelfSup", openselfsup or "-", bool(openselfsup),
+            "OpenSelfSup",
+            openselfsup or "-",
+            bool(openselfsup),
             "only for ENGINE=openselfsup: name a checkout, OPENSELFSUP=folder; in the image of make build",
         )
-    )  # fmt: skip
+    )
     return found
 
 
@@ -120,17 +127,21 @@ def _gpu() -> list[Finding]:
         needed = DRIVERS.get(cuda, max(DRIVERS.values()))
         found.append(
             Finding(
-                "NVIDIA driver", driver, major.isdigit() and int(major) >= needed,
+                "NVIDIA driver",
+                driver,
+                major.isdigit() and int(major) >= needed,
                 f"update the driver to {needed} or newer for CUDA {cuda}, or use an older CUDA: README",
             )
-        )  # fmt: skip
+        )
         usable = torch.cuda.is_available()
         found.append(
             Finding(
-                "CUDA in torch", f"{torch.version.cuda or '-'}{'' if usable else ', not usable'}", usable,
+                "CUDA in torch",
+                f"{torch.version.cuda or '-'}{'' if usable else ', not usable'}",
+                usable,
                 "torch sees no GPU: check the driver, and CUDA_VISIBLE_DEVICES",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -148,10 +159,12 @@ def _containers() -> list[Finding]:
         Finding("Docker engine", engine or "not running", bool(engine), f"start dockerd ({only})"),
         Finding("Compose", compose or "-", bool(compose), f"install docker-compose-plugin ({only})"),
         Finding(
-            "nvidia-container-toolkit", hook or "-", bool(hook),
+            "nvidia-container-toolkit",
+            hook or "-",
+            bool(hook),
             f"install it and restart the engine: without, containers get no GPU ({only})",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _room() -> list[Finding]:
@@ -163,18 +176,22 @@ def _room() -> list[Finding]:
     free = shutil.disk_usage(place).free / 1e9
     found.append(
         Finding(
-            "disk", f"{free:.0f} GB free at {place}", free >= NEEDED_DISK,
+            "disk",
+            f"{free:.0f} GB free at {place}",
+            free >= NEEDED_DISK,
             f"COCO and its checkpoints want {NEEDED_DISK} GB: set TRIPLET_DATASETS to a larger disk",
         )
-    )  # fmt: skip
+    )
     shm = Path("/dev/shm")
     size = shutil.disk_usage(shm).total / 1e9 if shm.exists() else 0.0
     found.append(
         Finding(
-            "/dev/shm", f"{size:.1f} GB", size >= 1,
+            "/dev/shm",
+            f"{size:.1f} GB",
+            size >= 1,
             "loader processes share images there: in Docker raise SHM_SIZE, else workers=0",
         )
-    )  # fmt: skip
+    )
     return found
 
 
@@ -200,10 +217,12 @@ def _data() -> list[Finding]:
     ]
     found.append(
         Finding(
-            "converted weights", ", ".join(converted) or "-", bool(converted),
+            "converted weights",
+            ", ".join(converted) or "-",
+            bool(converted),
             "make convert METHOD=triplet, after pulling weights or make pretrain",
         )
-    )  # fmt: skip
+    )
     return found
 
 

@@ -20,7 +20,9 @@ class WorkerKilled(Interrupted):
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that a GPU is full, in torch's words or in those of CUDA and its libraries."""
     told = (
-        "out of memory", "cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED",
+        "out of memory",
+        "cudaErrorMemoryAllocation",
+        "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
-    )  # fmt: skip
+    )
     return any(words in str(error) for words in told)

@@ -72,9 +72,13 @@ class Bar:
             with Bar._turn:
                 if Bar._screen is None:
                     columns = (
-                        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"),
-                        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                    )  # fmt: skip
+                        TextColumn("{task.description}"),
+                        BarColumn(),
+                        TextColumn("{task.fields[amount]}"),
+                        TimeElapsedColumn(),
+                        TimeRemainingColumn(),
+                        TextColumn("{task.fields[note]}"),
+                    )
                     Bar._screen = Progress(*columns, console=Console(file=self._out))
                     Bar._screen.start()
                 Bar._shown += 1

@@ -12,9 +12,7 @@ FASTEST = "ultrafast"
 TASKS = {"bbox": "box", "segm": "mask"}
 """Tasks of the table by COCO's name, with the word for each."""
 LABELS = TASKS | {"keypoints": "keypoint"}
-_BOXES = (
-    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"
-)  # fmt: skip
+_BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 NUMBERS = {
     "bbox": _BOXES,
     "segm": _BOXES,

@@ -115,9 +115,14 @@ def _find(folder: Path, declared: str) -> Part:
         return Part(name, known[0], kind, folder / f"{split}2017", truth)
     root = folder / "VOCdevkit" / f"VOC{known['year']}"
     part = Part(
-        name, known[0], "voc", root / "JPEGImages", root / "Annotations",
-        root / "ImageSets" / "Main" / f"{known['list']}.txt", int(known["year"]),
-    )  # fmt: skip
+        name,
+        known[0],
+        "voc",
+        root / "JPEGImages",
+        root / "Annotations",
+        root / "ImageSets" / "Main" / f"{known['list']}.txt",
+        int(known["year"]),
+    )
     for path in part.inputs.values():
         if not path.exists():
             raise KitError(

@@ -104,9 +104,15 @@ class GradAccumTrainer(SimpleTrainer):
     """
 
     def __init__(
-        self, network: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, processes: Processes,
-        images: int, precision: str, stop: Stop | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        network: nn.Module,
+        loader: Any,
+        optimizer: torch.optim.Optimizer,
+        processes: Processes,
+        images: int,
+        precision: str,
+        stop: Stop | None = None,
+    ) -> None:
         super().__init__(network, loader, optimizer)
         self.processes, self.images, self.stop = processes, images, Stop() if stop is None else stop
         self.dtype = PRECISIONS[precision]

@@ -97,9 +97,15 @@ def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories:
         for each in objects
     ]
     canvas = draw_bounding_boxes(
-        canvas, boxes * scale, labels, colours, width=2,
-        label_colors=[(0, 0, 0)] * len(labels), label_background_colors=colours, fill_labels=True,
-    )  # fmt: skip
+        canvas,
+        boxes * scale,
+        labels,
+        colours,
+        width=2,
+        label_colors=[(0, 0, 0)] * len(labels),
+        label_background_colors=colours,
+        fill_labels=True,
+    )
     for each, colour in zip(objects, colours, strict=True):
         if each.get("keypoints"):
             points = torch.tensor(each["keypoints"], dtype=torch.float32).view(1, -1, 3)

@@ -99,9 +99,13 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": f"python -m benchmarks.linear.compare --seeds {' '.join(map(str, arguments.seeds))}",
         "date": datetime.now(UTC).date().isoformat(),
-        "images": COUNTS, "epochs": EPOCHS, "commit": environment.commit(),
-        "versions": environment.versions(), "hardware": environment.hardware(), "runs": [],
-    }  # fmt: skip
+        "images": COUNTS,
+        "epochs": EPOCHS,
+        "commit": environment.commit(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "runs": [],
+    }
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TRIPLET_CHECKPOINTS"] = f"{folder}/checkpoints"

@@ -52,8 +52,10 @@ def _classify(settings: Knn, task: Task) -> None:
     for k in settings.neighbours:
         task.job.results[f"top1_{k}"] = sum(share[k] for share in shares) / len(queries)
     task.job.results |= {
-        "images": len(bank), "test_images": len(queries), "classes": len(task.train.classes)
-    }  # fmt: skip
+        "images": len(bank),
+        "test_images": len(queries),
+        "classes": len(task.train.classes),
+    }
     if processes.is_main_process:
         found_all = ", ".join(f"{task.job.results[f'top1_{k}']:.2f} (k = {k})" for k in settings.neighbours)
         say(f"knn: top-1 {found_all}")

@@ -153,16 +153,28 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
             labels = np.where(targets == 1, 1, -1)
             for cost in settings.costs:
                 yield svm_fit.Fit(
-                    (layer, number, cost), *features, np.arange(len(labels)), labels, answers, (cost,),
-                    settings.folds, settings.seed,
-                )  # fmt: skip
+                    (layer, number, cost),
+                    *features,
+                    np.arange(len(labels)),
+                    labels,
+                    answers,
+                    (cost,),
+                    settings.folds,
+                    settings.seed,
+                )
             for shots in settings.shots:
                 for sample in range(settings.samples):
                     rows = low_shot(train.targets, number, shots, sample, settings.seed)
                     yield svm_fit.Fit(
-                        (layer, number, "shots", shots, sample), *features, rows, labels[rows], answers,
-                        settings.costs, 0, settings.seed,
-                    )  # fmt: skip
+                        (layer, number, "shots", shots, sample),
+                        *features,
+                        rows,
+                        labels[rows],
+                        answers,
+                        settings.costs,
+                        0,
+                        settings.seed,
+                    )
 
 
 def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
@@ -225,14 +237,21 @@ def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, An
         precisions.append(of_class[best]["test"][0])
     shots = {}
     for k in settings.shots if settings.samples else ():
-        table = 100 * np.array([
-            np.mean([done[layer, number, "shots", k, sample]["test"] for number in range(classes)], axis=0)
-            for sample in range(settings.samples)
-        ])  # fmt: skip
+        table = 100 * np.array(
+            [
+                np.mean(
+                    [done[layer, number, "shots", k, sample]["test"] for number in range(classes)], axis=0
+                )
+                for sample in range(settings.samples)
+            ]
+        )
         cost = int(table.mean(0).argmax())
         of_samples = table[:, cost]
         shots[str(k)] = {
-            "mean": float(of_samples.mean()), "std": float(of_samples.std()),
-            "min": float(of_samples.min()), "max": float(of_samples.max()), "cost": settings.costs[cost],
-        }  # fmt: skip
+            "mean": float(of_samples.mean()),
+            "std": float(of_samples.std()),
+            "min": float(of_samples.min()),
+            "max": float(of_samples.max()),
+            "cost": settings.costs[cost],
+        }
     return {"mAP": 100 * float(np.mean(precisions)), "costs": chosen, "low_shot": shots}

@@ -56,9 +56,15 @@ def run(fit: Fit) -> dict[str, Any]:
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the protocol's
         for cost in fit.costs:
             model = LinearSVC(
-                C=cost, class_weight={1: 2, -1: 1}, penalty="l2", loss="squared_hinge", dual=True, tol=1e-4,
-                max_iter=2000, random_state=fit.seed,
-            )  # fmt: skip
+                C=cost,
+                class_weight={1: 2, -1: 1},
+                penalty="l2",
+                loss="squared_hinge",
+                dual=True,
+                tol=1e-4,
+                max_iter=2000,
+                random_state=fit.seed,
+            )
             if fit.folds:
                 scores = cross_val_score(
                     model, features, fit.labels, cv=fit.folds, scoring="average_precision"

@@ -43,9 +43,16 @@ class Heads:
     """
 
     def __init__(  # noqa: PLR0913 - the shapes, the optimiser and the device of a layer
-        self, channels: int, classes: int, rates: Tensor, decays: Tensor, momentum: float, seed: int,
-        device: torch.device, dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        classes: int,
+        rates: Tensor,
+        decays: Tensor,
+        momentum: float,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.classes, self.momentum = classes, momentum
         self.rates, self.decays = (
             values.to(device, dtype).repeat_interleave(classes) for values in (rates, decays)
@@ -66,9 +73,10 @@ class Heads:
         x = features.to(self.weight.dtype)
         gradient = self.logits(x).softmax(2)
         gradient.scatter_add_(
-            2, labels[:, None, None].expand(-1, gradient.shape[1], 1), gradient.new_full((1, 1, 1), -1.0)
-            .expand(len(x), gradient.shape[1], 1),
-        )  # fmt: skip
+            2,
+            labels[:, None, None].expand(-1, gradient.shape[1], 1),
+            gradient.new_full((1, 1, 1), -1.0).expand(len(x), gradient.shape[1], 1),
+        )
         flat = gradient.view(len(x), -1) / len(x)
         gradients = torch.addcmul(x.T @ flat, self.weight, self.decays), flat.sum(0)
         for value, buffer, new in zip((self.weight, self.bias), self._momenta, gradients, strict=True):
@@ -96,9 +104,15 @@ def hold_out(labels: NDArray[Any], share: float, seed: int) -> NDArray[Any]:
 
 
 def train(
-    views: list[Source], labels: Tensor, kept: NDArray[Any], heads: Heads, config: Sweep, seed: int,
-    *, quiet: bool,
-) -> None:  # fmt: skip
+    views: list[Source],
+    labels: Tensor,
+    kept: NDArray[Any],
+    heads: Heads,
+    config: Sweep,
+    seed: int,
+    *,
+    quiet: bool,
+) -> None:
     """Train heads on the kept images; in each epoch each image is one of its views.
 
     Args:
@@ -125,9 +139,12 @@ def train(
                 grouped = places[np.argsort(taken[places], kind="stable")]
                 parts = [views[v](grouped[taken[grouped] == v]) for v in np.unique(taken[places])]
                 factor = learning_rate(
-                    epoch * per_epoch + batch, peak=1.0, iterations_per_epoch=per_epoch,
-                    epochs=config.epochs, warmup_epochs=config.warmup_epochs,
-                )  # fmt: skip
+                    epoch * per_epoch + batch,
+                    peak=1.0,
+                    iterations_per_epoch=per_epoch,
+                    epochs=config.epochs,
+                    warmup_epochs=config.warmup_epochs,
+                )
                 heads.step(torch.cat(parts).to(labels.device), labels[torch.from_numpy(grouped)], factor)
                 bar.step()
 

@@ -38,9 +38,13 @@ def rate(step: int, config: Training, per_epoch: int) -> float:
     if config.steps:
         return config.learning_rate * config.gamma ** sum(step // per_epoch >= at for at in config.steps)
     return learning_rate(
-        step, peak=config.learning_rate, iterations_per_epoch=per_epoch, epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs, warmup_ratio=config.warmup_ratio,
-    )  # fmt: skip
+        step,
+        peak=config.learning_rate,
+        iterations_per_epoch=per_epoch,
+        epochs=config.epochs,
+        warmup_epochs=config.warmup_epochs,
+        warmup_ratio=config.warmup_ratio,
+    )
 
 
 def fit(model: Classifier, config: Common, training: Training, task: Task) -> None:

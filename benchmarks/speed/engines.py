@@ -32,31 +32,52 @@ LEFT_OUT = 3
 """First steps of a run: workers start, memory is taken, kernels are tuned."""
 SMALL = {
     "kit": [
-        "model.depth=18", "model.hidden=512", "views.size=96", "views.backend=opencv", "precision=float32",
-        "views.online={smallest: 48, largest: 96}", "views.target={smallest: 64, largest: 96}",
+        "model.depth=18",
+        "model.hidden=512",
+        "views.size=96",
+        "views.backend=opencv",
+        "precision=float32",
+        "views.online={smallest: 48, largest: 96}",
+        "views.target={smallest: 64, largest: 96}",
     ],
     "openselfsup": [
-        "model.backbone.depth=18", "model.neck.in_channels=512", "model.neck.hid_channels=512",
-        "model.head.predictor.hid_channels=512", "data.train.pipeline1.0.size=96",
-        "data.train.pipeline2.0.size=96", "use_fp16=false", "optimizer_config.use_fp16=false",
-        "model.online=[48,96,1]", "model.target=[64,96,1]",
+        "model.backbone.depth=18",
+        "model.neck.in_channels=512",
+        "model.neck.hid_channels=512",
+        "model.head.predictor.hid_channels=512",
+        "data.train.pipeline1.0.size=96",
+        "data.train.pipeline2.0.size=96",
+        "use_fp16=false",
+        "optimizer_config.use_fp16=false",
+        "model.online=[48,96,1]",
+        "model.target=[64,96,1]",
     ],
-}  # fmt: skip
+}
 
 
 def settings(engine: str, batch: int, epochs: int, workers: int, small: bool) -> list[str]:
     """Overrides of the row's recipe: one process, one micro-batch a step."""
     if engine == "kit":
         own = [
-            f"loss.group={batch}", "optimizer.groups=1", "optimizer.accumulate=1", f"workers={workers}",
-            f"schedule.epochs={epochs}", "schedule.warmup_epochs=1", "optimizer.learning_rate=0.1",
-        ]  # fmt: skip
+            f"loss.group={batch}",
+            "optimizer.groups=1",
+            "optimizer.accumulate=1",
+            f"workers={workers}",
+            f"schedule.epochs={epochs}",
+            "schedule.warmup_epochs=1",
+            "optimizer.learning_rate=0.1",
+        ]
     else:
         own = [
-            "gpus=1", f"data.imgs_per_gpu={batch}", "optimizer_config.update_interval=1",
-            "custom_hooks.0.update_interval=1", f"data.workers_per_gpu={workers}",
-            f"total_epochs={epochs}", "lr_config.warmup_iters=1", "optimizer.lr=0.1",
-        ]  # fmt: skip
+            "gpus=1",
+            f"data.imgs_per_gpu={batch}",
+            "optimizer_config.update_interval=1",
+            "custom_hooks.0.update_interval=1",
+            f"data.workers_per_gpu={workers}",
+            f"total_epochs={epochs}",
+            "lr_config.warmup_iters=1",
+            "optimizer.lr=0.1",
+        ]
     return [*own, *(SMALL[engine] if small else ())]
 
 
@@ -64,11 +85,24 @@ def measure(engine: str, images: Path, place: Path, overrides: Sequence[str]) ->
     """The log's lines of one run; KitError when it fails."""
     run = f"{engine}/triplet"
     done = subprocess.run(
-        [sys.executable, "-m", "triplet.cli", "pretrain", "--engine", engine, "--run", run, "--data",
-         str(images), "--force", *overrides],
+        [
+            sys.executable,
+            "-m",
+            "triplet.cli",
+            "pretrain",
+            "--engine",
+            engine,
+            "--run",
+            run,
+            "--data",
+            str(images),
+            "--force",
+            *overrides,
+        ],
         env={**os.environ, "TRIPLET_CHECKPOINTS": str(place), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise KitError(f"{engine} failed: {done.stderr.strip().splitlines()[-1][:300]}")
     log = place / run / "pretrain" / "metrics.jsonl"

@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
             budget = Budget(torch.device("cpu"), seconds=arguments.seconds)
             sizes = {
-                "images": arguments.images, "annotations": len(content["annotations"]),
+                "images": arguments.images,
+                "annotations": len(content["annotations"]),
                 "detections": len(detections),
-            }  # fmt: skip
+            }
             name = f"{task} of {len(detections)} detections in {arguments.images} images"
             note = f"all numbers equal: {'yes' if numbers[0] == numbers[1] else 'NO'}"
             timings = interleave(variants, budget)
@@ -95,11 +96,15 @@ def synthesize(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             crowd = rng.random() < 0.01
             content["annotations"].append(
                 {
-                    "id": len(content["annotations"]) + 1, "image_id": image, "category_id": category,
-                    "bbox": box.tolist(), "area": float(box[2] * box[3] / 2), "iscrowd": int(crowd),
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": box.tolist(),
+                    "area": float(box[2] * box[3] / 2),
+                    "iscrowd": int(crowd),
                     "segmentation": _encoded(box) if crowd else _diamond(box),
                 }
-            )  # fmt: skip
+            )
             if rng.random() < 0.75:
                 for rank in range(int(rng.integers(1, 6))):
                     moved = box + rng.normal(0, 0.04 * (rank + 1), 4) * box[[2, 3, 2, 3]]
@@ -110,10 +115,13 @@ def synthesize(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             box = np.clip(box, [0, 0, 2, 2], [width - 2, height - 2, width, height])
             detections.append(
                 {
-                    "image_id": image, "category_id": category, "score": float(score),
-                    "bbox": box.tolist(), "segmentation": _encoded(box),
+                    "image_id": image,
+                    "category_id": category,
+                    "score": float(score),
+                    "bbox": box.tolist(),
+                    "segmentation": _encoded(box),
                 }
-            )  # fmt: skip
+            )
     return content, detections
 
 

@@ -155,9 +155,11 @@ class SoloLearn(_Byol):
 
         def mlp(inputs: int) -> nn.Sequential:
             return nn.Sequential(
-                nn.Linear(inputs, model.hidden), nn.BatchNorm1d(model.hidden), nn.ReLU(),
+                nn.Linear(inputs, model.hidden),
+                nn.BatchNorm1d(model.hidden),
+                nn.ReLU(),
                 nn.Linear(model.hidden, model.outputs),
-            )  # fmt: skip
+            )
 
         networks["target_backbone"] = Backbone(model.depth, model.width)
         networks["projector"] = mlp(self.channels)

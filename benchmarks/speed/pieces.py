@@ -89,8 +89,10 @@ def update(config: Pretrain, budget: Budget) -> Case:
 
     tensors = [p for p in networks.parameters() if p.requires_grad]
     sizes = {
-        **config.model.model_dump(), "tensors": len(tensors), "parameters": sum(p.numel() for p in tensors)
-    }  # fmt: skip
+        **config.model.model_dump(),
+        "tensors": len(tensors),
+        "parameters": sum(p.numel() for p in tensors),
+    }
     variants = [Variant("kit", run_ours, ours=True), Variant("released", run_theirs)]
     name = f"LARS and EMA, {sizes['parameters'] / 1e6:.1f} M parameters in {len(tensors)} tensors"
     return Case("update", name, budget.device, sizes, interleave(variants, budget))

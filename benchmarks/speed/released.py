@@ -223,8 +223,11 @@ class Pairs(Dataset[Tensor]):
 def load(images: Images, config: Pretrain) -> Iterator[Tensor]:
     """openselfsup/datasets/loader/build_loader.py: (n, 2, 3, size, size) float32 batches without end."""
     loader = DataLoader(
-        Pairs(images, config.views), config.micro_batch, shuffle=True, num_workers=config.loaders,
+        Pairs(images, config.views),
+        config.micro_batch,
+        shuffle=True,
+        num_workers=config.loaders,
         drop_last=True,
-    )  # fmt: skip
+    )
     while True:
         yield from loader

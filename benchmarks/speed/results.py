@@ -81,9 +81,14 @@ def judge(case: Case) -> list[dict[str, Any]]:
         if best := goal.found(case):
             name, value = best
             judged.append(
-                {"goal": goal.text, "wanted": goal.wanted, "found": value, "by": name,
-                 "reached": value >= goal.wanted}
-            )  # fmt: skip
+                {
+                    "goal": goal.text,
+                    "wanted": goal.wanted,
+                    "found": value,
+                    "by": name,
+                    "reached": value >= goal.wanted,
+                }
+            )
     return judged
 
 

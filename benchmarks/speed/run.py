@@ -38,9 +38,15 @@ THREADS = 1
 
 # For tests: every line runs, no number means anything.
 SMOKE = (
-    "model.width=8", "model.hidden=32", "model.outputs=16", "views.size=64", "views.online.smallest=32",
-    "views.online.largest=64", "views.target.smallest=32", "views.target.largest=64",
-)  # fmt: skip
+    "model.width=8",
+    "model.hidden=32",
+    "model.outputs=16",
+    "views.size=64",
+    "views.online.smallest=32",
+    "views.online.largest=64",
+    "views.target.smallest=32",
+    "views.target.largest=64",
+)
 QUARTER = ("model.width=16",)
 """A step of the full ResNet-50 takes a core minutes."""
 
@@ -112,8 +118,11 @@ class _Results:
         if self.output:
             header = results.header(self.command, THREADS, smoke=self.smoke)
             content = {
-                **header, "cases": self.cases, "loader_and_step": self.together, "failed": self.failed
-            }  # fmt: skip
+                **header,
+                "cases": self.cases,
+                "loader_and_step": self.together,
+                "failed": self.failed,
+            }
             files.write_text(self.output, json.dumps(content, indent=1) + "\n")
 
 
@@ -203,9 +212,11 @@ def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:
     cuda = device.type == "cuda"
     batch = arguments.batch or (12 if arguments.smoke else 196 if cuda else 24)
     overrides = [
-        f"loss.group={batch}", "optimizer.groups=1", f"optimizer.accumulate={4 if cuda else 1}",
+        f"loss.group={batch}",
+        "optimizer.groups=1",
+        f"optimizer.accumulate={4 if cuda else 1}",
         "optimizer.learning_rate=1e-3",  # one batch, over and over: the weights must stay where they are
-    ]  # fmt: skip
+    ]
     model = SMOKE if arguments.smoke else () if cuda else QUARTER
     return Setup(
         released=load(RELEASED, Pretrain, [*model, *overrides]),

@@ -126,11 +126,13 @@ def sizes_of(setup: Setup, config: Pretrain) -> list[InputResolutions]:
     online, target = config.views.online, config.views.target
     return [
         InputResolutions(
-            nearest(online, s.online_1), nearest(online, s.online_2),
-            nearest(target, s.target_1), nearest(target, s.target_2),
+            nearest(online, s.online_1),
+            nearest(online, s.online_2),
+            nearest(target, s.target_1),
+            nearest(target, s.target_2),
         )
         for s in drawn
-    ]  # fmt: skip
+    ]
 
 
 def host_batches(config: Pretrain, device: torch.device) -> dict[str, Tensor]:
@@ -185,9 +187,12 @@ def step(setup: Setup, budget: Budget) -> tuple[Case, list[Kit]]:
     variants = [variant(each, sizes_of(setup, each.config), batches[each.wants]) for each in found]
     config = setup.released
     sizes = {
-        **config.model.model_dump(), "batch": config.micro_batch, "accumulate": config.optimizer.accumulate,
-        "passes": setup.passes, "resolutions": [vars(size) for size in sizes_of(setup, config)],
-    }  # fmt: skip
+        **config.model.model_dump(),
+        "batch": config.micro_batch,
+        "accumulate": config.optimizer.accumulate,
+        "passes": setup.passes,
+        "resolutions": [vars(size) for size in sizes_of(setup, config)],
+    }
     width = "" if config.model.width == 64 else f" at width {config.model.width}"
     name = f"training step, ResNet-{config.model.depth}{width}, {config.micro_batch} images"
     case = Case("step", name, budget.device, sizes, interleave(variants, budget, missing), missing)

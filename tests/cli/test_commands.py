@@ -10,9 +10,22 @@ from tests.support.processes import run, run_module
 from triplet import __version__, cli
 
 STAGES = (
-    "pull", "pack", "pretrain", "convert", "finetune", "plan", "explain", "eval", "linear", "knn", "semi",
-    "svm", "report", "demo", "doctor",
-)  # fmt: skip
+    "pull",
+    "pack",
+    "pretrain",
+    "convert",
+    "finetune",
+    "plan",
+    "explain",
+    "eval",
+    "linear",
+    "knn",
+    "semi",
+    "svm",
+    "report",
+    "demo",
+    "doctor",
+)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -36,8 +36,12 @@ def made(command, **variables):
     given = [f"{name}={value}" for name, value in variables.items()]
     done = subprocess.run(
         ["make", "--no-print-directory", "-n", command, *given],
-        cwd=KIT, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+        cwd=KIT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
     said = done.stdout.replace("\\\n", " ")
     return re.findall(rf"bin/triplet {command}\b([^;\n]*)", said)[-1].replace('"', "").split()
 

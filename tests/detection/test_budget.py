@@ -17,7 +17,7 @@ MOCO = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")
 @pytest.mark.parametrize(
     ("schedule", "part"),
     [("2x", 1), ("1x", 0.5), ("1/2x", 0.25), ("1/4x", 0.125), ("1/8x", 0.0625), ("1/2", 0.5), ("0.3", 0.3)],
-)  # fmt: skip
+)
 def test_schedules(schedule, part):
     assert budget.part(schedule, MOCO) == pytest.approx(part)
 

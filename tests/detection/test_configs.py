@@ -23,10 +23,12 @@ NAME = re.compile(
     r"_(?P<schedule>1x|2x|24k)_(?P<recipe>authors|moco)(?P<msra>_msra)?"
 )
 KINDS = {
-    "coco_r50_c4": "coco_R_50_C4", "coco_r50_fpn": "coco_R_50_FPN",
-    "coco_r50_retinanet": "coco_R_50_RetinaNet", "keypoint_r50_fpn": "keypoint_rcnn_R_50_FPN",
+    "coco_r50_c4": "coco_R_50_C4",
+    "coco_r50_fpn": "coco_R_50_FPN",
+    "coco_r50_retinanet": "coco_R_50_RetinaNet",
+    "keypoint_r50_fpn": "keypoint_rcnn_R_50_FPN",
     "voc_r50_c4": "pascal_voc_R_50_C4",
-}  # fmt: skip
+}
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if NAME.fullmatch(path.stem))
 # Where ours differ from theirs on purpose: name of ours -> key -> (ours, theirs).
 # And in all of them MODEL.WEIGHTS is empty: the stage gives what the run converted.

@@ -39,8 +39,9 @@ def test_a_config_that_names_nothing_means_cocos_instances(drawn):
     assert data.testing(config(), drawn) == (f"{drawn.absolute()}/coco_2017_val", categories)
     assert len(categories) == 6
     assert data.inputs(config(), drawn, train=False) == {
-        "annotations": drawn / "annotations" / "instances_val2017.json", "images": drawn / "val2017"
-    }  # fmt: skip
+        "annotations": drawn / "annotations" / "instances_val2017.json",
+        "images": drawn / "val2017",
+    }
 
 
 VOC = (
@@ -71,9 +72,11 @@ def test_voc(voc, truth):
 
 def test_keypoints(keypoints):
     cfg = config(
-        "DATASETS.TRAIN=('keypoints_coco_2017_train',)", "MODEL.KEYPOINT_ON=True",
-        "MODEL.ROI_HEADS.NUM_CLASSES=1", "DATASETS.TEST=('keypoints_coco_2017_val',)",
-    )  # fmt: skip
+        "DATASETS.TRAIN=('keypoints_coco_2017_train',)",
+        "MODEL.KEYPOINT_ON=True",
+        "MODEL.ROI_HEADS.NUM_CLASSES=1",
+        "DATASETS.TEST=('keypoints_coco_2017_val',)",
+    )
     names, categories = data.training(cfg, keypoints)
     assert categories == ["person"]
     images = get_detection_dataset_dicts(names, min_keypoints=1)

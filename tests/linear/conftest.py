@@ -59,8 +59,18 @@ def run(places, imagenet, weights):
         path = places / f"{stage}.yaml"
         path.write_text(text)
         return [
-            stage, "--run", name, "--config", str(path), "--data", str(data / "train"),
-            "--val", str(data / "val"), "--weights", str(weights), *extra,
-        ]  # fmt: skip
+            stage,
+            "--run",
+            name,
+            "--config",
+            str(path),
+            "--data",
+            str(data / "train"),
+            "--val",
+            str(data / "val"),
+            "--weights",
+            str(weights),
+            *extra,
+        ]
 
     return arguments

@@ -102,9 +102,12 @@ def test_crops_are_torchvisions_and_a_function_of_seed_epoch_and_image(imagenet)
 
 
 @given(
-    images=st.integers(3, 60), parts=st.sampled_from([1, 2, 4]), times=st.integers(1, 5),
-    processes=st.sampled_from([1, 2, 4]), start=st.integers(0, 20),
-)  # fmt: skip
+    images=st.integers(3, 60),
+    parts=st.sampled_from([1, 2, 4]),
+    times=st.integers(1, 5),
+    processes=st.sampled_from([1, 2, 4]),
+    start=st.integers(0, 20),
+)
 def test_each_epoch_shows_every_image_whatever_the_processes(images, parts, times, processes, start):
     if parts % processes:
         return

@@ -148,11 +148,15 @@ def test_separable_features_are_perfect_and_a_fit_depends_on_its_seed_alone(tmp_
 def test_the_cost_is_chosen_by_cross_validation_and_the_low_shot_one_on_the_test():
     settings = Svm(costs=(1, 2), shots=(4,), samples=2)
     done = {
-        (5, 0, 1.0): {"folds": [0.5], "test": [0.9]}, (5, 0, 2.0): {"folds": [0.6], "test": [0.2]},
-        (5, 1, 1.0): {"folds": [0.7], "test": [0.4]}, (5, 1, 2.0): {"folds": [0.7], "test": [0.8]},
-        (5, 0, "shots", 4, 0): {"test": [0.1, 0.3]}, (5, 1, "shots", 4, 0): {"test": [0.3, 0.5]},
-        (5, 0, "shots", 4, 1): {"test": [0.3, 0.5]}, (5, 1, "shots", 4, 1): {"test": [0.5, 0.7]},
-    }  # fmt: skip
+        (5, 0, 1.0): {"folds": [0.5], "test": [0.9]},
+        (5, 0, 2.0): {"folds": [0.6], "test": [0.2]},
+        (5, 1, 1.0): {"folds": [0.7], "test": [0.4]},
+        (5, 1, 2.0): {"folds": [0.7], "test": [0.8]},
+        (5, 0, "shots", 4, 0): {"test": [0.1, 0.3]},
+        (5, 1, "shots", 4, 0): {"test": [0.3, 0.5]},
+        (5, 0, "shots", 4, 1): {"test": [0.3, 0.5]},
+        (5, 1, "shots", 4, 1): {"test": [0.5, 0.7]},
+    }
     found = summary(settings, 5, 2, done)
     assert found["mAP"] == pytest.approx(30)
     assert found["costs"] == [2, 1]

@@ -109,9 +109,10 @@ def test_separable_features_are_learned_and_shuffled_labels_are_not(shuffled):
 
 
 @given(
-    sizes=st.lists(st.integers(2, 30), min_size=1, max_size=6), share=st.floats(0.01, 0.5),
+    sizes=st.lists(st.integers(2, 30), min_size=1, max_size=6),
+    share=st.floats(0.01, 0.5),
     seed=st.integers(0, 9),
-)  # fmt: skip
+)
 def test_each_class_holds_out_its_share(sizes, share, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     held = hold_out(labels, share, seed)
@@ -148,8 +149,11 @@ def test_the_kept_features_are_the_backbones(places, run, imagenet, weights, cap
     assert (results["protocol"], results["views"], results["images"]) == ("fast", 3, 36)
     assert results["last"]["top1"] == results["chosen"]["held_out_top1"] == 100
     assert [(head["learning_rate"], head["weight_decay"]) for head in results["heads"]] == [
-        (0.1, 0), (0.1, 1e-4), (1, 0), (1, 1e-4)
-    ]  # fmt: skip
+        (0.1, 0),
+        (0.1, 1e-4),
+        (1, 0),
+        (1, 1e-4),
+    ]
 
     settings = load(places / "linear.yaml", Linear, ["seed=4"])
     ours, _ = open_sets(imagenet / "train", imagenet / "val")

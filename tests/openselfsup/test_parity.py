@@ -19,11 +19,17 @@ from triplet.training.distributed import Processes
 from triplet.weights.initial import load_initial
 
 SMALL = [
-    "model.depth=18", f"model.hidden={HIDDEN}", f"model.outputs={OUTPUTS}", f"loss.group={GROUP}",
-    "optimizer.groups=1", f"optimizer.accumulate={ACCUMULATE}", f"schedule.epochs={EPOCHS}",
-    f"schedule.warmup_epochs={WARMUP}", f"seed={SEED}",
+    "model.depth=18",
+    f"model.hidden={HIDDEN}",
+    f"model.outputs={OUTPUTS}",
+    f"loss.group={GROUP}",
+    "optimizer.groups=1",
+    f"optimizer.accumulate={ACCUMULATE}",
+    f"schedule.epochs={EPOCHS}",
+    f"schedule.warmup_epochs={WARMUP}",
+    f"seed={SEED}",
     *(f"views.{name}={{smallest: {low}, largest: {high}}}" for name, (low, high) in SIDES.items()),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,12 @@ SMALL = ["model.backbone.depth=18", "gpus=1", "data.workers_per_gpu=0", "total_e
 LINEAR, SIDE = "model.neck.in_channels=512", "data.train.pipeline.0.size=32"
 ROWS = {
     "byol": [
-        LINEAR, "model.neck.hid_channels=64", "model.head.predictor.hid_channels=64",
-        "data.imgs_per_gpu=12", "data.train.pipeline1.0.size=32", "data.train.pipeline2.0.size=32",
+        LINEAR,
+        "model.neck.hid_channels=64",
+        "model.head.predictor.hid_channels=64",
+        "data.imgs_per_gpu=12",
+        "data.train.pipeline1.0.size=32",
+        "data.train.pipeline2.0.size=32",
     ],
     "simclr": [LINEAR, "model.neck.hid_channels=64", SIDE, "data.imgs_per_gpu=12"],
     "moco": [LINEAR, "model.queue_len=48", SIDE, "data.imgs_per_gpu=12"],
@@ -34,17 +38,27 @@ ROWS = {
     "npid": [LINEAR, "model.neg_num=32", SIDE, "data.imgs_per_gpu=12"],
     "rotation-pred": ["model.head.in_channels=512", SIDE, "data.imgs_per_gpu=8"],
     "relative-loc": [
-        LINEAR, "model.neck.out_channels=64", "model.head.in_channels=64", "data.imgs_per_gpu=24",
-        "data.train.pipeline.0.size=180", "data.train.pipeline.1.size=160",
+        LINEAR,
+        "model.neck.out_channels=64",
+        "model.head.in_channels=64",
+        "data.imgs_per_gpu=24",
+        "data.train.pipeline.0.size=180",
+        "data.train.pipeline.1.size=160",
     ],
-}  # fmt: skip
+}
 
 
 def pretrain(name, drawn, *more):
     return [
-        "pretrain", "--engine", "openselfsup", "--run", name,
-        "--data", str(drawn / "unlabelled"), *more,
-    ]  # fmt: skip
+        "pretrain",
+        "--engine",
+        "openselfsup",
+        "--run",
+        name,
+        "--data",
+        str(drawn / "unlabelled"),
+        *more,
+    ]
 
 
 def lines(folder):
@@ -79,9 +93,12 @@ def test_our_weights_start_their_networks(openselfsup, places, drawn):
     ours = Networks(18, 64, 256, 64)
     checkpoint.save(places / "ours.pth", ours, None, 1, 1)
     done = run(
-        *pretrain("run/triplet", drawn, *DEMO, "total_epochs=1", "optimizer.lr=1e-12",
-        "data.imgs_per_gpu=24"), "--weights", places / "ours.pth",
-    )  # fmt: skip
+        *pretrain(
+            "run/triplet", drawn, *DEMO, "total_epochs=1", "optimizer.lr=1e-12", "data.imgs_per_gpu=24"
+        ),
+        "--weights",
+        places / "ours.pth",
+    )
     assert "weights: kit networks, all of them" in done.stdout, done.stderr
     found = read_backbone(places / "checkpoints" / "run" / "triplet" / "pretrain" / "checkpoint.pth").state
     torch.testing.assert_close(

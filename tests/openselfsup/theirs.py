@@ -24,13 +24,22 @@ IMAGES, GROUP, ACCUMULATE, EPOCHS, WARMUP, SEED = 60, 12, 2, 4, 2, 3
 HIDDEN, OUTPUTS, SIDES = 48, 24, {"online": (32, 36), "target": (33, 36)}
 NECK = f"hid_channels={HIDDEN}", f"out_channels={OUTPUTS}"
 SMALL = [
-    "gpus=1", f"seed={SEED}", "use_fp16=false", "optimizer_config.use_fp16=false", f"total_epochs={EPOCHS}",
-    f"optimizer_config.update_interval={ACCUMULATE}", f"lr_config.warmup_iters={WARMUP}",
-    f"custom_hooks.0.update_interval={ACCUMULATE}", f"data.imgs_per_gpu={GROUP}", "data.workers_per_gpu=0",
-    "model.backbone.depth=18", "model.neck.in_channels=512", f"model.head.predictor.in_channels={OUTPUTS}",
+    "gpus=1",
+    f"seed={SEED}",
+    "use_fp16=false",
+    "optimizer_config.use_fp16=false",
+    f"total_epochs={EPOCHS}",
+    f"optimizer_config.update_interval={ACCUMULATE}",
+    f"lr_config.warmup_iters={WARMUP}",
+    f"custom_hooks.0.update_interval={ACCUMULATE}",
+    f"data.imgs_per_gpu={GROUP}",
+    "data.workers_per_gpu=0",
+    "model.backbone.depth=18",
+    "model.neck.in_channels=512",
+    f"model.head.predictor.in_channels={OUTPUTS}",
     *(f"model.{part}.{value}" for part in ("neck", "head.predictor") for value in NECK),
     *(f"model.{name}=[{low},{high},1]" for name, (low, high) in SIDES.items()),
-]  # fmt: skip
+]
 
 
 def main(folder: Path) -> None:

@@ -135,11 +135,19 @@ def test_other_formats_are_decoded_as_on_the_cpu_path(installed, files):
     gray = image.convert("L")
     deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     others = [
-        encode(image, exif=turned), encode(gray), encode(image.convert("CMYK")), encode(image) + b"junk",
-        encode(image, progressive=True), encode(image, subsampling=0), encode(image, "PNG"),
-        encode(deep, "PNG"), encode(image.convert("P"), "PNG"), encode(image.convert("P"), "GIF"),
-        encode(Image.merge("RGBA", (*image.split(), gray)), "PNG"), encode(image, "WEBP"),
-    ]  # fmt: skip
+        encode(image, exif=turned),
+        encode(gray),
+        encode(image.convert("CMYK")),
+        encode(image) + b"junk",
+        encode(image, progressive=True),
+        encode(image, subsampling=0),
+        encode(image, "PNG"),
+        encode(deep, "PNG"),
+        encode(image.convert("P"), "PNG"),
+        encode(image.convert("P"), "GIF"),
+        encode(Image.merge("RGBA", (*image.split(), gray)), "PNG"),
+        encode(image, "WEBP"),
+    ]
     ours, theirs = (pixels(load(source, others, **GEOMETRY)) for source in (dali, data))
     assert difference(ours, theirs).max() <= 8
     assert difference(ours, theirs).float().mean((1, 2, 3, 4)).max() < 0.4
@@ -205,8 +213,15 @@ checkpoint_every: 3
 def test_a_stopped_run_leaves_no_process_and_goes_on(installed, places, drawn):
     """SIGTERM to the whole group, and again to the parent, as Slurm and `docker compose` send it."""
     (places / "dali.yaml").write_text(CONFIG)
-    arguments = ["pretrain", "--run", "run", "--config", str(places / "dali.yaml"),
-                 "--data", str(drawn / "unlabelled")]  # fmt: skip
+    arguments = [
+        "pretrain",
+        "--run",
+        "run",
+        "--config",
+        str(places / "dali.yaml"),
+        "--data",
+        str(drawn / "unlabelled"),
+    ]
     process = start(*arguments, session=True)
     folder = places / "checkpoints" / "run" / "pretrain"
     wait_until(lambda: list(folder.glob("step_*.pth")), process)

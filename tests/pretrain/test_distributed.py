@@ -98,10 +98,15 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
     def node(number):
         time.sleep(number)  # on one machine the agent with the lower process number comes first
         return make(
-            "pretrain", NODES=2, RDZV=f"127.0.0.1:{port}", RUN="nodes", PRETRAIN=config,
-            IMAGES=drawn / "unlabelled", ARGS="schedule.epochs=20",
+            "pretrain",
+            NODES=2,
+            RDZV=f"127.0.0.1:{port}",
+            RUN="nodes",
+            PRETRAIN=config,
+            IMAGES=drawn / "unlabelled",
+            ARGS="schedule.epochs=20",
             environment={"TRIPLET_CHECKPOINTS": places / f"node{number}"},
-        )  # fmt: skip
+        )
 
     nodes = [node(number) for number in (0, 1)]
     while not (found := next(places.glob("node*/nodes/pretrain/step_*.pth"), None)):
@@ -131,8 +136,13 @@ def test_compiled_processes_train_as_one_that_is_not(places, config, drawn):
     # Where the kit puts it, whatever other tests have compiled.
     compiler = {"TORCHINDUCTOR_CACHE_DIR": None, "TRITON_CACHE_DIR": None}
     for processes in (1, 2):
-        options = [f"views.online={one}", f"views.target={one}", "schedule.epochs=4",
-                   "optimizer.accumulate=1", f"compile={processes > 1}"]  # fmt: skip
+        options = [
+            f"views.online={one}",
+            f"views.target={one}",
+            "schedule.epochs=4",
+            "optimizer.accumulate=1",
+            f"compile={processes > 1}",
+        ]
         command = arguments(f"p{processes}", config, drawn, *options)
         running = launch(processes, *command, program=(shallow,), **compiler)
         _, error = running.communicate()
@@ -192,11 +202,16 @@ def test_processes_that_differ_refuse_to_start(places, config, drawn):
     ]:
         started = [
             start(
-                *arguments("run", config, drawn), *extra, RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank,
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                *arguments("run", config, drawn),
+                *extra,
+                RANK=rank,
+                WORLD_SIZE=2,
+                LOCAL_RANK=rank,
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
             )
             for rank, extra in enumerate([[], second])
-        ]  # fmt: skip
+        ]
         errors = [process.communicate(timeout=90)[1] for process in started]
         assert all(process.returncode == 2 for process in started), errors
         assert message in errors[0], errors

@@ -73,8 +73,10 @@ def test_drawn_resolutions_are_averaged():
         views=config.views.model_copy(
             update={k: ResolutionRange(smallest=64, largest=96, step=8) for k in ("online", "target")}
         ),
-        loss=config.loss, optimizer=config.optimizer, schedule=config.schedule,
-    )  # fmt: skip
+        loss=config.loss,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+    )
     each = [
         estimate(
             few.model_copy(

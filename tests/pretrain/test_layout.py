@@ -18,9 +18,12 @@ def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
 
 
 @given(
-    images=st.integers(11, 200), groups=st.integers(1, 3), accumulate=st.integers(1, 3),
-    epochs=st.integers(0, 4), seed=st.integers(0, 99),
-)  # fmt: skip
+    images=st.integers(11, 200),
+    groups=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
+    epochs=st.integers(0, 4),
+    seed=st.integers(0, 99),
+)
 def test_every_epoch_is_a_permutation(images, groups, accumulate, epochs, seed):
     config = settings(groups=groups, accumulate=accumulate, epochs=epochs, seed=seed)
     if images < config.micro_batch:
@@ -36,9 +39,10 @@ def test_every_epoch_is_a_permutation(images, groups, accumulate, epochs, seed):
 
 
 @given(
-    groups=st.sampled_from([1, 2, 3, 4, 8]), accumulate=st.sampled_from([1, 2, 4, 6]),
+    groups=st.sampled_from([1, 2, 3, 4, 8]),
+    accumulate=st.sampled_from([1, 2, 4, 6]),
     data=st.data(),
-)  # fmt: skip
+)
 def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
     """Together they see each image of a step once, groups stay whole, micro-batches keep their images."""
     limit = data.draw(st.sampled_from([None, 11, 22, 44]))

@@ -39,9 +39,14 @@ def test_equals_the_authors_head(case):
 
 
 @given(
-    n=st.integers(3, 20), d=st.integers(2, 6), nearest=st.integers(1, 19), skip=st.integers(0, 18),
-    gamma=st.floats(0.1, 4), margin=st.floats(-5, 100), seed=st.integers(0, 999),
-)  # fmt: skip
+    n=st.integers(3, 20),
+    d=st.integers(2, 6),
+    nearest=st.integers(1, 19),
+    skip=st.integers(0, 18),
+    gamma=st.floats(0.1, 4),
+    margin=st.floats(-5, 100),
+    seed=st.integers(0, 999),
+)
 @settings(deadline=None)
 def test_equals_the_formula_for_any_setting(n, d, nearest, skip, gamma, margin, seed):
     nearest, skip = min(nearest, n - 1), min(skip, min(nearest, n - 1) - 1)

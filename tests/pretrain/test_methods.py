@@ -136,13 +136,17 @@ def settings(method, **more):
             "batch_norm": "group" if method in ("moco", "relative-loc") else "shared",
             "optimizer": {
                 "name": "lars" if method in ("byol", "simclr") else "sgd",
-                "learning_rate": 0.05, "groups": 2, "accumulate": 1,
+                "learning_rate": 0.05,
+                "groups": 2,
+                "accumulate": 1,
             },
             "schedule": {"epochs": 3, "warmup_epochs": 1},
             "workers": 0,
             **more,
-        }, Pretrain, "test",
-    )  # fmt: skip
+        },
+        Pretrain,
+        "test",
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

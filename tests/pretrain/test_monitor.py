@@ -70,8 +70,16 @@ def run(places, classes):
     (places / "small.yaml").write_text(SMALL)
 
     def arguments(name, *extra):
-        return ["pretrain", "--run", name, "--config", str(places / "small.yaml"),
-                "--data", str(classes), *extra]  # fmt: skip
+        return [
+            "pretrain",
+            "--run",
+            name,
+            "--config",
+            str(places / "small.yaml"),
+            "--data",
+            str(classes),
+            *extra,
+        ]
 
     return arguments
 
@@ -116,9 +124,17 @@ def test_each_step_is_logged_as_json_and_for_tensorboard(places, run):
     assert cli.main(run("run")) == 0
     found = metrics(places, "run")
     assert set(found[0]) == {
-        "iteration", "epoch", "loss", *TRAITS.measures, "learning_rate", "ema_momentum",
-        "step_time", "data_time", "images_per_second", "memory",
-    }  # fmt: skip
+        "iteration",
+        "epoch",
+        "loss",
+        *TRAITS.measures,
+        "learning_rate",
+        "ema_momentum",
+        "step_time",
+        "data_time",
+        "images_per_second",
+        "memory",
+    }
     assert all(0 <= line["data_time"] <= line["step_time"] for line in found)
     assert all(line["memory"] > 2**26 for line in found)
     board = EventAccumulator(str(places / "checkpoints" / "run" / "pretrain" / "tensorboard"))

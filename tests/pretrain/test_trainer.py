@@ -188,76 +188,83 @@ def test_killed_at_any_change_of_a_file_the_end_loses_no_step(places, config, dr
     assert number > 8
 
 
+RECIPE = {
+    "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
+    "views": {
+        "size": 32,
+        "online": {"smallest": 32, "largest": 48},
+        "target": {"smallest": 40, "largest": 64},
+    },
+    "loss": {"group": 12, "gamma": 1.5, "margin": 7.0, "nearest": 6, "skip": 2},
+    "optimizer": {"learning_rate": 0.5, "groups": 2, "accumulate": 2, "weight_decay": 1e-4},
+    "schedule": {"epochs": 3, "warmup_epochs": 2, "ema_base": 0.9},
+    "seed": 3,
+    "workers": 0,
+}
+
+
+def loss_of_recipe(networks, pairs, sizes):
+    """Both directions' losses over (24, 2, 3, 32, 32) pairs, row by row, in two groups."""
+    v1, v2 = ((pairs[:, i] / 255 - MEAN) / STD for i in (0, 1))
+
+    def at(view, side):
+        return F.interpolate(view, size=(side, side), mode="bilinear")
+
+    p1 = networks.predictor(networks.online(at(v1, sizes.online_1)))
+    p2 = networks.predictor(networks.online(at(v2, sizes.online_2)))
+    with torch.no_grad():
+        z2 = networks.target(at(v2, sizes.target_2))
+        z1 = networks.target(at(v1, sizes.target_1))
+    groups = [
+        row_by_row(p[g : g + 12], z[g : g + 12], 1.5, 7.0, 6, 2)
+        for p, z in ((p1, z2), (p2, z1))
+        for g in (0, 12)
+    ]
+    return sum(groups) / 2
+
+
+@torch.no_grad()
+def update_of_recipe(networks, buffers, step):
+    """LARS with its exclusions at the cosine's rate behind a linear warm-up, then EMA."""
+    trained = dict(networks.named_parameters())
+    last = 2 * step + 1  # the second iteration of the step, of 6 in 3 epochs
+    rate = 0.25 * (1 + math.cos(math.pi * (last // 2) / 3))
+    if last < 4:
+        rate *= 1 - (1 - last / 4) * (1 - 1e-4)
+    for n in buffers:
+        p, decay, ratio = trained[n], 1e-4, 1.0
+        if n.endswith("bias") or ".bn" in n:
+            decay = 0.0
+        else:
+            ratio = 0.001 * p.norm() / (p.grad.norm() + decay * p.norm())
+        buffers[n] = 0.9 * buffers[n] + ratio * rate * (p.grad + decay * p)
+        p -= buffers[n]
+        p.grad = None
+    m = 1 - 0.1 * (math.cos(math.pi * last / 6) + 1) / 2
+    for ours, theirs in zip(networks.target.parameters(), networks.online.parameters(), strict=True):
+        ours.copy_(m * ours + (1 - m) * theirs)
+
+
 def test_each_step_is_the_recipes(places, drawn):
     """Against a plain loop in float64: two groups, two accumulated micro-batches, settings of its own."""
-    config = parse(
-        {
-            "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
-            "views": {"size": 32, "online": {"smallest": 32, "largest": 48},
-                      "target": {"smallest": 40, "largest": 64}},
-            "loss": {"group": 12, "gamma": 1.5, "margin": 7.0, "nearest": 6, "skip": 2},
-            "optimizer": {"learning_rate": 0.5, "groups": 2, "accumulate": 2, "weight_decay": 1e-4},
-            "schedule": {"epochs": 3, "warmup_epochs": 2, "ema_base": 0.9},
-            "seed": 3, "workers": 0,
-        }, Pretrain, "test",
-    )  # fmt: skip
+    config = parse(RECIPE, Pretrain, "test")
     images = open_images(drawn / "unlabelled")
     torch.set_default_dtype(torch.float64)
     try:
-        job = records.Job(places)
-        train(config, images, job, Processes(0, 1, torch.device("cpu")))
-
+        train(config, images, records.Job(places), Processes(0, 1, torch.device("cpu")))
         torch.manual_seed(3)
         networks = Networks(18, 8, 16, 8).train()
-        names = [n for n, _ in networks.named_parameters() if not n.startswith("target.")]
-        excluded = [n for n in names if n.endswith("bias") or ".bn" in n]
-        trained = dict(networks.named_parameters())
-        buffers = {n: torch.zeros_like(trained[n]) for n in names}
+        buffers = {
+            n: torch.zeros_like(p) for n, p in networks.named_parameters() if not n.startswith("target.")
+        }
         data, order = ViewPairs(images, config.views, 3), Order(48, config)
         for step in range(3):
             for iteration in (2 * step, 2 * step + 1):
-                pairs = torch.stack(
-                    [
-                        torch.from_numpy(data[item][0]).permute(0, 3, 1, 2)
-                        for item in order.micro_batch(iteration)
-                    ]
-                )
-                v1, v2 = ((pairs[:, i] / 255 - MEAN) / STD for i in (0, 1))
+                views = [torch.from_numpy(data[item][0]) for item in order.micro_batch(iteration)]
+                pairs = torch.stack(views).permute(0, 1, 4, 2, 3)
                 sizes = draw_resolutions(config.views, 3, iteration)
-
-                def at(view, side):
-                    return F.interpolate(view, size=(side, side), mode="bilinear")
-
-                p1 = networks.predictor(networks.online(at(v1, sizes.online_1)))
-                p2 = networks.predictor(networks.online(at(v2, sizes.online_2)))
-                with torch.no_grad():
-                    z2 = networks.target(at(v2, sizes.target_2))
-                    z1 = networks.target(at(v1, sizes.target_1))
-                groups = [
-                    row_by_row(p[g : g + 12], z[g : g + 12], 1.5, 7.0, 6, 2)
-                    for p, z in ((p1, z2), (p2, z1))
-                    for g in (0, 12)
-                ]
-                (sum(groups) / 2 / 2).backward()
-            last = 2 * step + 1  # the second iteration of the step, of 6 in 3 epochs
-            rate = 0.25 * (1 + math.cos(math.pi * (last // 2) / 3))
-            if last < 4:
-                rate *= 1 - (1 - last / 4) * (1 - 1e-4)
-            with torch.no_grad():
-                for n in names:
-                    p, decay, ratio = trained[n], 1e-4, 1.0
-                    if n in excluded:
-                        decay = 0.0
-                    else:
-                        ratio = 0.001 * p.norm() / (p.grad.norm() + decay * p.norm())
-                    buffers[n] = 0.9 * buffers[n] + ratio * rate * (p.grad + decay * p)
-                    p -= buffers[n]
-                    p.grad = None
-                m = 1 - 0.1 * (math.cos(math.pi * last / 6) + 1) / 2
-                for ours, theirs in zip(
-                    networks.target.parameters(), networks.online.parameters(), strict=True
-                ):
-                    ours.copy_(m * ours + (1 - m) * theirs)
+                (loss_of_recipe(networks, pairs, sizes) / 2).backward()
+            update_of_recipe(networks, buffers, step)
     finally:
         torch.set_default_dtype(torch.float32)
     found = torch.load(places / "checkpoint.pth", weights_only=True)["networks"]

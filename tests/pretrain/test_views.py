@@ -50,7 +50,7 @@ def test_crop_and_resize_are_torchvisions():
             lambda i: v2.functional.adjust_brightness(v2.functional.adjust_contrast(i, 1.2), 0.7),
         ),
     ],
-)  # fmt: skip
+)
 def test_each_transform_is_its_reference(fields, reference):
     base = image().resize((32, 32), Image.Resampling.BICUBIC)
     ours = render_view(image(), change(**fields), 32, "pil")

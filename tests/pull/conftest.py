@@ -48,10 +48,15 @@ class Kit:
         splits = ("train2017", "val2017")
         counts = {split: len(coco.read(self.drawn, split)["annotations"]) for split in splits}
         return {
-            "about": "small", "licence": "none", "terms": "none",
+            "about": "small",
+            "licence": "none",
+            "terms": "none",
             "files": [
                 {
-                    "name": name, "urls": [self.server.url(name)], "bytes": len(data), "unpack": {},
+                    "name": name,
+                    "urls": [self.server.url(name)],
+                    "bytes": len(data),
+                    "unpack": {},
                     "checksum": f"md5:{hashlib.md5(data).hexdigest()}",
                 }
                 for name, data in self.archives.items()
@@ -61,7 +66,7 @@ class Kit:
                 "images": {"train2017": TINY.train, "val2017": TINY.val},
                 "annotations": counts,
             },
-        }  # fmt: skip
+        }
 
     def write(self):
         self.configs.mkdir(exist_ok=True)

@@ -112,8 +112,10 @@ def test_another_mirror_goes_on_where_the_first_broke_off(get, server):
 def test_without_a_checksum_only_the_same_file_is_gone_on_from(get, server):
     assert get(s.drops(0.5), s.changed, checksum=None) == BODY
     assert [headers.get("If-Range") for _, headers in server.asked] == [
-        None, s.etag(BODY), s.etag(BODY[::-1]),
-    ]  # fmt: skip
+        None,
+        s.etag(BODY),
+        s.etag(BODY[::-1]),
+    ]
 
 
 @pytest.mark.parametrize("fault", [s.ignores_if_range, s.wrong_start, s.no_span])
@@ -247,10 +249,29 @@ def test_the_speed_is_measured(server):
 
 
 ANY = [
-    s.drops(0), s.drops(0.2), s.drops(0.9), s.longer, s.shorter, s.says(429), s.says(503), s.says(416),
-    s.says(404), s.no_ranges, s.wrong_start, s.no_span, s.changed, s.ignores_if_range, s.corrupt, s.empty,
-    s.html, s.html_as_file, s.silent, s.garbage, s.chunked, s.redirects("mirror"),
-]  # fmt: skip
+    s.drops(0),
+    s.drops(0.2),
+    s.drops(0.9),
+    s.longer,
+    s.shorter,
+    s.says(429),
+    s.says(503),
+    s.says(416),
+    s.says(404),
+    s.no_ranges,
+    s.wrong_start,
+    s.no_span,
+    s.changed,
+    s.ignores_if_range,
+    s.corrupt,
+    s.empty,
+    s.html,
+    s.html_as_file,
+    s.silent,
+    s.garbage,
+    s.chunked,
+    s.redirects("mirror"),
+]
 
 
 @given(faults=st.lists(st.sampled_from(ANY), max_size=8))

@@ -228,7 +228,10 @@ def imagenet(kit, tmp_path):
     unpacked = {"kit.tar.gz": {"into": "devkit"}, "val.tar": {"into": "val"}}
     unpacked["train.tar"] = {"into": "train", "archives": True}
     kit.content["datasets"]["imagenet"] = {
-        "about": "small", "licence": "none", "terms": "none", "by_hand": "ask them",
+        "about": "small",
+        "licence": "none",
+        "terms": "none",
+        "by_hand": "ask them",
         "mirror": {"url": "TEST_MIRROR", "token": "TEST_TOKEN"},
         "files": [
             {"name": name, "unpack": how, "checksum": f"md5:{files_md5(mine / name)}"}
@@ -237,7 +240,7 @@ def imagenet(kit, tmp_path):
         "sort": {"images": "val", "devkit": "devkit/ILSVRC2012_devkit_t12"},
         "provides": ["train", "val", "devkit"],
         "expect": {"images": {"train": 4, "val": 3}, "folders": {"train": 2, "val": 2}},
-    }  # fmt: skip
+    }
     kit.write()
     kit.mine, kit.folder = mine, kit.folder.with_name("imagenet")
     return kit

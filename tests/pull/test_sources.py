@@ -43,9 +43,13 @@ def test_all_is_everything(places):
 def source(**changes):
     file = {"name": "a.tar", "checksum": "md5:" + "0" * 32}
     content = {
-        "about": "a", "licence": "b", "terms": "c", "files": [file],
-        "mirror": {"url": "MY_MIRROR", "token": "MY_TOKEN"}, **changes,
-    }  # fmt: skip
+        "about": "a",
+        "licence": "b",
+        "terms": "c",
+        "files": [file],
+        "mirror": {"url": "MY_MIRROR", "token": "MY_TOKEN"},
+        **changes,
+    }
     return parse(content, Source, "test")
 
 

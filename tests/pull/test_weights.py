@@ -44,9 +44,11 @@ def zoo(kit, states, places):
     for row, data in states.items():
         kit.server.files[f"/{row}.pth"] = data
         kit.content["weights"][row] = {
-            "about": row, "licence": "none", "terms": "none",
+            "about": row,
+            "licence": "none",
+            "terms": "none",
             "files": [{"name": f"{row}.pth", "urls": [kit.server.url(f"download?id={row}")]}],
-        }  # fmt: skip
+        }
     kit.write()
     kit.server.pages["/download"] = drive
     kit.server.piece = 1 << 20
@@ -128,9 +130,12 @@ def test_a_page_that_leads_nowhere_is_said_at_once(zoo, states, tmp_path, capsys
     assert error.count("\n") == 1
     assert len(zoo.server.asked) == 1
     (tmp_path / "Unbenannt (1).download").write_bytes(states["triplet"])
-    assert cli.main(
-        ["pull", "weights", "--method", "triplet", "--from", str(tmp_path / "Unbenannt (1).download")]
-    ) == 0  # fmt: skip
+    assert (
+        cli.main(
+            ["pull", "weights", "--method", "triplet", "--from", str(tmp_path / "Unbenannt (1).download")]
+        )
+        == 0
+    )
     assert (zoo.folder / "triplet" / "triplet.pth").read_bytes() == states["triplet"]
     assert len(zoo.server.asked) == 1
 
@@ -152,7 +157,7 @@ def test_one_row_that_fails_costs_no_other(zoo, states, capsys):
     zoo.content["weights"]["byol"] = {
         **zoo.content["weights"]["triplet"],
         "files": [{"name": "b.pth", "urls": [zoo.server.url("b.pth")]}],
-    }  # fmt: skip
+    }
     zoo.server.files["/b.pth"] = states["triplet"]
     zoo.write()
     assert cli.main(["pull", "weights"]) == 2
@@ -162,10 +167,13 @@ def test_one_row_that_fails_costs_no_other(zoo, states, capsys):
     assert (zoo.folder / "byol" / "record.json").exists()
 
 
-@pytest.mark.parametrize(("row", "file", "message"), [
-    ("triplet", "random", "every BN statistic is its default, expected pretrained weights"),
-    ("random", "triplet", "BN has seen images, expected initial weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "file", "message"),
+    [
+        ("triplet", "random", "every BN statistic is its default, expected pretrained weights"),
+        ("random", "triplet", "BN has seen images, expected initial weights"),
+    ],
+)
 def test_weights_of_the_other_kind_are_refused(zoo, states, capsys, row, file, message):
     zoo.server.files[f"/{row}.pth"] = states[file]
     assert cli.main(["pull", "weights", "--method", row]) == 2

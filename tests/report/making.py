@@ -14,7 +14,10 @@ from triplet.scores import CocoGroundTruth
 WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
 AUTHORS, MOCO = "authors/coco_R_50_C4_2x_moco", "openselfsup/coco_R_50_C4_2x_moco"
 VOC = "openselfsup/pascal_voc_R_50_C4_24k_moco"
-NAMES = ("cat", "dog", "zebra")
+NAMES = ["cat", "dog", "zebra"]
+FINETUNE_LOG = [
+    {"iteration": i, "total_loss": 3 - i / 50, "lr": 0.02, "time": 0.5} for i in range(0, 99, 20)
+]
 
 
 def nested(flat):
@@ -57,24 +60,46 @@ def as_lines(values):
 def pretrain(name, seed=0, *, force=False, config=None):
     lines = [
         {
-            "iteration": 4 * i, "loss": 98 - i / 99, "positive_cosine": i / 99, "negative_cosine": 0.5,
-            "feature_std": 0.9, "feature_rank": 100.0 + i, "learning_rate": 4.8 * (1 - i / 99),
+            "iteration": 4 * i,
+            "loss": 98 - i / 99,
+            "positive_cosine": i / 99,
+            "negative_cosine": 0.5,
+            "feature_std": 0.9,
+            "feature_rank": 100.0 + i,
+            "learning_rate": 4.8 * (1 - i / 99),
             "images_per_second": 1500.0 + i,
         }
         for i in range(99)
-    ]  # fmt: skip
+    ]
     path = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-200e_imagenet.yaml"
     resolved = load(path, Pretrain).model_dump(mode="json") | (config or {})
     perform(
-        name, "pretrain", seed=seed, force=force, config=resolved,
+        name,
+        "pretrain",
+        seed=seed,
+        force=force,
+        config=resolved,
         texts={"checkpoint": f"pretrained {name}", "metrics": as_lines(lines)},
-    )  # fmt: skip
+    )
 
 
 def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a test is about
-    name, box, mask, seed=0, reference=None, *, images=5000, engine="ultrafast", force=False, pictures=0,
-    categories=None, precision="float32", processes=1, iterations=None, **changes,
-):  # fmt: skip
+    name,
+    box,
+    mask,
+    seed=0,
+    reference=None,
+    *,
+    images=5000,
+    engine="ultrafast",
+    force=False,
+    pictures=0,
+    categories=None,
+    precision="float32",
+    processes=1,
+    iterations=None,
+    **changes,
+):
     """Leave the records of a run with these results, each stage reading what the one before wrote."""
     reference = reference or (AUTHORS if name.endswith("triplet") else MOCO)
     detectron2 = settings(reference, **changes)
@@ -82,42 +107,57 @@ def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a t
     pretrain(name, seed, force=force)
     folder = paths.stage_folder(name, "pretrain").parent
     perform(
-        name, "convert", seed=seed, force=force, inputs={"weights": folder / "pretrain" / "checkpoint"},
-        texts={"weights": f"converted {name} {box}"}, results={"format": "extracted"},
-    )  # fmt: skip
+        name,
+        "convert",
+        seed=seed,
+        force=force,
+        inputs={"weights": folder / "pretrain" / "checkpoint"},
+        texts={"weights": f"converted {name} {box}"},
+        results={"format": "extracted"},
+    )
     length, batch = iterations or solver["MAX_ITER"], solver["IMS_PER_BATCH"]
-    log = [{"iteration": i, "total_loss": 3 - i / 50, "lr": 0.02, "time": 0.5} for i in range(0, 99, 20)]
+    epochs = round(length * batch / 117266, 3)
     perform(
-        name, "finetune", seed=seed, force=force, inputs={"weights": folder / "convert" / "weights"},
-        texts={"model": f"model {box} {length}", "metrics": as_lines(log)},
-        results={
-            "iterations": length, "images_per_batch": batch, "epochs": round(length * batch / 117266, 3),
-            "categories": list(NAMES),
-        },
-        config={"detectron2": detectron2, "precision": precision, "bn_images": 16}, world_size=processes,
-    )  # fmt: skip
-
-    def numbers(ap):
-        return {"AP": ap, "AP50": ap + 20, "AP75": None}
+        name,
+        "finetune",
+        seed=seed,
+        force=force,
+        inputs={"weights": folder / "convert" / "weights"},
+        texts={"model": f"model {box} {length}", "metrics": as_lines(FINETUNE_LOG)},
+        results={"iterations": length, "images_per_batch": batch, "epochs": epochs, "categories": NAMES},
+        config={"detectron2": detectron2, "precision": precision, "bn_images": 16},
+        world_size=processes,
+    )
 
     def work(job):
-        job.results.update(images=images, engine=engine, bbox=numbers(box))
-        if mask is not None:
-            job.results["segm"] = numbers(mask)
+        job.results.update(images=images, engine=engine)
         known = categories or {category: box + i for i, category in enumerate(NAMES)}
-        job.results["categories"] = {"bbox": known}
-        if pictures:
-            (job.folder / "pictures").mkdir()
-            job.results["pictures"] = [f"{i}.jpg" for i in range(pictures)]
-            for file in job.results["pictures"]:
-                image = Image.radial_gradient("L").resize((640, 320)).convert("RGB")
-                image.save(job.folder / "pictures" / file)
-            job.outputs["pictures"] = job.folder / "pictures"
+        _fill_eval(job, {"bbox": box, "segm": mask}, known, pictures)
 
     records.perform(
-        "eval", folder / "eval", config={}, inputs={"model": folder / "finetune" / "model"}, work=work,
-        seed=seed, force=force,
-    )  # fmt: skip
+        "eval",
+        folder / "eval",
+        config={},
+        inputs={"model": folder / "finetune" / "model"},
+        work=work,
+        seed=seed,
+        force=force,
+    )
+
+
+def _fill_eval(job, ap, categories, pictures):
+    """Results as eval leaves them: AP by task, None for a task that was not evaluated."""
+    for task, value in ap.items():
+        if value is not None:
+            job.results[task] = {"AP": value, "AP50": value + 20, "AP75": None}
+    job.results["categories"] = {"bbox": categories}
+    if pictures:
+        (job.folder / "pictures").mkdir()
+        job.results["pictures"] = [f"{i}.jpg" for i in range(pictures)]
+        for file in job.results["pictures"]:
+            image = Image.radial_gradient("L").resize((640, 320)).convert("RGB")
+            image.save(job.folder / "pictures" / file)
+        job.outputs["pictures"] = job.folder / "pictures"
 
 
 def others(name):

@@ -65,8 +65,9 @@ def test_pretraining_is_compared_with_the_nearest_released_config(places):
     differ = {each.key: (each.theirs, each.ours, each.against) for each in deviations.of_run(run, METHODS)}
     against = "r50_bs4096_accumulate4_ep1000_fp16_triplet_gpu3090.py"
     assert differ == {
-        "schedule.epochs": ("1000", "200", against), "precision": ("float16", "bfloat16", against)
-    }  # fmt: skip
+        "schedule.epochs": ("1000", "200", against),
+        "precision": ("float16", "bfloat16", against),
+    }
 
 
 def test_another_method_has_no_released_pretraining(places):

@@ -178,9 +178,11 @@ def test_nothing_that_a_record_holds_runs_in_the_page(places, browser):
     making.run(f"x{named}/triplet", 24.0, 21.0, images=60, pictures=2)
     making.others(f"y{named}")
     making.perform(
-        "triplet", f"linear/{named}", results={"best": {"epoch": 1, "top1": 70.0, "top5": 90.0}},
+        "triplet",
+        f"linear/{named}",
+        results={"best": {"epoch": 1, "top1": 70.0, "top5": 90.0}},
         texts={"metrics": making.as_lines([{"iteration": 1, "loss": 2.0}])},
-    )  # fmt: skip
+    )
     for path in (places / "checkpoints").rglob("record.json"):
         path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
     for path in (places / "checkpoints").rglob("metrics.jsonl"):

@@ -77,10 +77,12 @@ def test_half_the_batch_counts_half(places):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"images": 100}, {"engine": "voc"}, {"MODEL__ROI_HEADS__NUM_CLASSES": 3},
+        {"images": 100},
+        {"engine": "voc"},
+        {"MODEL__ROI_HEADS__NUM_CLASSES": 3},
         {"MODEL__META_ARCHITECTURE": "RetinaNet"},
     ],
-)  # fmt: skip
+)
 def test_what_is_not_evaluated_as_the_table_is_stays_out_of_it(places, changes):
     making.run("triplet", 41.5, 35.1, **changes)
     assert of_row(lines(places), "triplet")[0].ours[0] is None
@@ -205,9 +207,12 @@ def test_energy_is_gpu_hours_by_power(places):
 def test_later_stages_of_another_model_are_left_out(places):
     making.run("triplet", 41.5, 35.1)
     making.perform(
-        "triplet", "finetune", force=True, texts={"model": "another"},
+        "triplet",
+        "finetune",
+        force=True,
+        texts={"model": "another"},
         inputs={"weights": paths.stage_folder("triplet", "convert") / "weights"},
-    )  # fmt: skip
+    )
     (run,) = collect(places / "checkpoints")
     assert set(run.stages) == {"pretrain", "convert", "finetune"}
     assert "its eval was made from another finetune" in run.stale

@@ -34,10 +34,14 @@ def fork_server() -> str:
     path, log = str(folder / "socket"), folder / "log"
     with log.open("w") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forkserver", path], cwd=KIT, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=file, stderr=file,
+            [sys.executable, "-m", "tests.support.forkserver", path],
+            cwd=KIT,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
             env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR", SERVER: path},
-        )  # fmt: skip
+        )
 
     def end() -> None:
         assert server.stdin
@@ -92,8 +96,11 @@ class Process:
         path = fork_server()
         environment = {**(os.environ if environment is None else environment), SERVER: path}
         request = {
-            "arguments": self.args, "environment": environment, "folder": str(folder), "session": session,
-        }  # fmt: skip
+            "arguments": self.args,
+            "environment": environment,
+            "folder": str(folder),
+            "session": session,
+        }
         self._server = _connect(path)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             self.stdout, self.stderr = _reader(out), _reader(error)
@@ -186,9 +193,18 @@ def launch(
 ) -> Process:
     """Start ``triplet ARGUMENTS``, or another program, in several processes as `make pretrain` does."""
     return Process(
-        "-m", "triplet.launch", "--standalone", "--nproc-per-node", processes, "--no-python", "--",
-        sys.executable, *program, *arguments, environment=_with(environment),
-    )  # fmt: skip
+        "-m",
+        "triplet.launch",
+        "--standalone",
+        "--nproc-per-node",
+        processes,
+        "--no-python",
+        "--",
+        sys.executable,
+        *program,
+        *arguments,
+        environment=_with(environment),
+    )
 
 
 def _with(environment: Mapping[str, object]) -> dict[str, str]:

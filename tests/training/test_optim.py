@@ -56,10 +56,15 @@ def test_groups_follow_the_released_pattern():
     assert groups[1]["lars_exclude"]
     assert "lars_exclude" not in groups[0]
     single = {
-        "backbone.conv1.weight": 0, "backbone.bn1.weight": 1, "backbone.layer1.0.bn3.bias": 1,
-        "backbone.layer1.0.downsample.1.weight": 0, "backbone.layer1.0.downsample.1.bias": 1,
-        "projector.fc0.weight": 0, "projector.fc0.bias": 1, "projector.bn0.weight": 1,
-    }  # fmt: skip
+        "backbone.conv1.weight": 0,
+        "backbone.bn1.weight": 1,
+        "backbone.layer1.0.bn3.bias": 1,
+        "backbone.layer1.0.downsample.1.weight": 0,
+        "backbone.layer1.0.downsample.1.bias": 1,
+        "projector.fc0.weight": 0,
+        "projector.fc0.bias": 1,
+        "projector.bn0.weight": 1,
+    }
     for name, group in single.items():
         alone = parameter_groups([(name, named[name])], 0.1)
         assert len(alone[group]["params"]) == 1, name

@@ -59,9 +59,11 @@ def file(state, tmp_path):
             if "running" not in name and "num_batches" not in name
         }
         content |= {
-            "fc1000_w": np.ones((10, 256), np.float32), "fc1000_b": np.zeros(10, np.float32),
-            "conv1_b": np.zeros(8, np.float32), "conv1_w_momentum": np.zeros((8, 3, 7, 7), np.float32),
-        }  # fmt: skip
+            "fc1000_w": np.ones((10, 256), np.float32),
+            "fc1000_b": np.zeros(10, np.float32),
+            "conv1_b": np.zeros(8, np.float32),
+            "conv1_w_momentum": np.zeros((8, 3, 7, 7), np.float32),
+        }
         (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(change(content), protocol=2))
         return tmp_path / "R-50.pkl"
 
@@ -95,7 +97,7 @@ def test_the_names_are_detectron2s(file):
         (lambda c: [1], "expected arrays by name, found a list"),
         (lambda c: {}, "no ResNet"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(file, change, message):
     with pytest.raises(KitError, match=message):
         read_backbone(file(change))
@@ -135,9 +137,12 @@ def test_no_pretraining_and_no_linear_benchmark_starts_from_it(file):
 def config(tmp_path, **changes):
     """Detectron2's own C4 for MSRA's weights, a quarter of a quarter wide."""
     settings = {
-        "STRIDE": "True", "FORMAT": "BGR", "MEAN": "[103.53, 116.28, 123.675]", "STD": "[1., 1., 1.]",
+        "STRIDE": "True",
+        "FORMAT": "BGR",
+        "MEAN": "[103.53, 116.28, 123.675]",
+        "STD": "[1., 1., 1.]",
         **changes,
-    }  # fmt: skip
+    }
     path = tmp_path / "msra.yaml"
     path.write_text(
         "MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n  MASK_ON: True\n  BACKBONE: {FREEZE_AT: 0}\n"

@@ -79,9 +79,11 @@ def test_what_does_not_fit_is_refused_and_nothing_is_filled(tmp_path):
         ({"state_dict": missing}, r"predictor\.fc1\.bias is missing"),
         ({"state_dict": infinite}, r"target\.projector\.fc0\.bias has shape .* not finite"),
         (raw(networks(1, hidden=32)), r"projector\.\S+ has shape"),
-        ({"state_dict": Networks(18, 16, 16, 8).online.backbone.state_dict()},
-         r"ResNet-18 of width 16, the config's is another; set model\.depth=18 model\.width=16"),
-    ):  # fmt: skip
+        (
+            {"state_dict": Networks(18, 16, 16, 8).online.backbone.state_dict()},
+            r"ResNet-18 of width 16, the config's is another; set model\.depth=18 model\.width=16",
+        ),
+    ):
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(KitError, match=message):
             load_initial(tmp_path / "odd.pth", filled)

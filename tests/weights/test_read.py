@@ -137,7 +137,7 @@ def damaged(state, name, value):
         (lambda s: {"state_dict": {}}, "holds no tensors"),
         (lambda s: [1, 2], "expected a state dict, found a list"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(file, state, change, message):
     with pytest.raises(KitError, match=message):
         read_backbone(file(change(state)))

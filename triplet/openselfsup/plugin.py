@@ -77,9 +77,15 @@ class TripletHead(LatentPredictHead):
     """
 
     def __init__(
-        self, predictor: dict[str, Any], *, gamma: float = 2.0, margin: float = 100.0, nearest: int = 10,
-        skip: int = 1, size_average: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        predictor: dict[str, Any],
+        *,
+        gamma: float = 2.0,
+        margin: float = 100.0,
+        nearest: int = 10,
+        skip: int = 1,
+        size_average: bool = True,
+    ) -> None:
         super().__init__(predictor)
         self.options: dict[str, Any] = dict(gamma=gamma, margin=margin, nearest=nearest, skip=skip)
 
@@ -106,9 +112,13 @@ class Triplet(BYOL):
     """Set by TripletHook."""
 
     def __init__(
-        self, *, online: Sequence[int] = (96, 224, 1), target: Sequence[int] = (128, 224, 1), seed: int = 0,
+        self,
+        *,
+        online: Sequence[int] = (96, 224, 1),
+        target: Sequence[int] = (128, 224, 1),
+        seed: int = 0,
         **rest: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(**rest)
         names = ("smallest", "largest", "step")
         self.sides = Views(

@@ -68,9 +68,15 @@ def pretrain(
             train(resolved, source, len(images), job, processes, weights)
 
         stage.perform(
-            paths.stage_folder(run, "pretrain"), settings.plain(resolved), source, work, processes,
-            weights=weights, force=force, seed=resolved.seed,
-        )  # fmt: skip
+            paths.stage_folder(run, "pretrain"),
+            settings.plain(resolved),
+            source,
+            work,
+            processes,
+            weights=weights,
+            force=force,
+            seed=resolved.seed,
+        )
 
 
 @contextmanager
@@ -160,21 +166,21 @@ def train(
         Bar("pretrain", steps, start, quiet=not processes.is_main_process) as bar,
         quiet(),
     ):
+        parts = {"processes": processes, "log": log, "pace": pace, "bar": bar, "stop": stop}
+        every = config.checkpoint_config.interval
         watch = dict(
-            type=Watch, folder=job.folder, final=final, processes=processes, log=log, pace=pace, bar=bar,
-            stop=stop, accumulate=accumulate, every=config.checkpoint_config.interval,
-        )  # fmt: skip
+            type=Watch, folder=job.folder, final=final, accumulate=accumulate, every=every, **parts
+        )
         config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), watch)]
         try:
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)
         except KitError as error:  # a loader's arrives with its traceback in the message
             raise from_worker(error) from None
     if processes.is_main_process:
+        counts = {"images": images, "batch": batch, "epochs": config.total_epochs, "steps": steps}
         job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
-        job.results.update(
-            engine="openselfsup", openselfsup=openselfsup.__version__, images=images, batch=batch,
-            epochs=config.total_epochs, steps=steps, final=log.last, weights=origin,
-        )  # fmt: skip
+        job.results.update(engine="openselfsup", openselfsup=openselfsup.__version__, **counts)
+        job.results.update(final=log.last, weights=origin)
         job.images_per_second = pace.average()
 
 

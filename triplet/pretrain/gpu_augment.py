@@ -178,5 +178,8 @@ def _solarize(pixels: Tensor, nothing: Tensor) -> Tensor:
 
 
 JITTER: dict[str, Operation] = {
-    "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
-}  # fmt: skip
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "saturation": _saturation,
+    "hue": _hue,
+}

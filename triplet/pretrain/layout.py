@@ -101,10 +101,11 @@ def make_layout(config: Pretrain, processes: int) -> Layout:
     check(config)
     groups, accumulate = config.optimizer.groups, config.optimizer.accumulate
     possible = [
-        n for n in range(1, groups * accumulate + 1)
+        n
+        for n in range(1, groups * accumulate + 1)
         if (n <= groups and groups % n == 0)
         or (n > groups and n % groups == 0 and accumulate % (n // groups) == 0)
-    ]  # fmt: skip
+    ]
     if processes not in possible:
         raise KitError(
             f"{config.batch} images a step ({accumulate} micro-batches of {groups} groups of "

@@ -84,7 +84,10 @@ class Knn:
             features[rank :: self.processes.size] = part.to(device)
         half, settings = len(features) // 2, self.config.monitor
         predicted = knn_predict(
-            features[:half], self.labels[:half], features[half:],
-            neighbours=settings.neighbours, temperature=settings.temperature,
-        )  # fmt: skip
+            features[:half],
+            self.labels[:half],
+            features[half:],
+            neighbours=settings.neighbours,
+            temperature=settings.temperature,
+        )
         return accuracy(predicted, self.labels[half:])

@@ -54,9 +54,15 @@ def pretrain(
             train(settings, images, job, processes, weights)
 
         perform(
-            output, settings.model_dump(mode="json", exclude=NEUTRAL), source, work, processes,
-            weights=weights, force=force, seed=settings.seed,
-        )  # fmt: skip
+            output,
+            settings.model_dump(mode="json", exclude=NEUTRAL),
+            source,
+            work,
+            processes,
+            weights=weights,
+            force=force,
+            seed=settings.seed,
+        )
 
 
 def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have one type

@@ -54,8 +54,9 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
             }
             for backbone, value in parts.items()
         ],
-        settings.learning_rate, settings.momentum,
-    )  # fmt: skip
+        settings.learning_rate,
+        settings.momentum,
+    )
 
 
 def compile_networks(networks: nn.Module) -> None:
@@ -310,10 +311,14 @@ def advance(
     """
     iteration = (step + 1) * config.optimizer.accumulate - 1
     rate = learning_rate(
-        iteration, peak=config.optimizer.learning_rate, iterations_per_epoch=order.per_epoch,
-        epochs=config.schedule.epochs, warmup_epochs=config.schedule.warmup_epochs,
-        warmup_ratio=config.schedule.warmup_ratio, steps=config.schedule.steps,
-    )  # fmt: skip
+        iteration,
+        peak=config.optimizer.learning_rate,
+        iterations_per_epoch=order.per_epoch,
+        epochs=config.schedule.epochs,
+        warmup_epochs=config.schedule.warmup_epochs,
+        warmup_ratio=config.schedule.warmup_ratio,
+        steps=config.schedule.steps,
+    )
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

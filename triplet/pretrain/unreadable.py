@@ -15,8 +15,11 @@ class Unreadable:
 
     def __init__(self, folder: Path, images: Images, config: Pretrain, processes: Processes) -> None:
         self._file, self._images, self._config, self._processes = (
-            folder / "unreadable.txt", images, config, processes
-        )  # fmt: skip
+            folder / "unreadable.txt",
+            images,
+            config,
+            processes,
+        )
         known = (
             self._file.read_text().splitlines() if processes.is_main_process and self._file.exists() else []
         )

@@ -206,8 +206,11 @@ def _hue(pixels: Pixels, factor: float) -> Pixels:
 
 BACKENDS: dict[str, Callable[[Image.Image, AugmentationParams], Pixels]] = {"pil": _pil, "opencv": _opencv}
 JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
-    "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue
-}  # fmt: skip
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "saturation": _saturation,
+    "hue": _hue,
+}
 _SOLARIZE = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256)).astype(np.uint8)
 
 

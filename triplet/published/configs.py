@@ -21,21 +21,40 @@ FOLDER = CONFIGS / "released"
 
 # What a key of Detectron2's decides, by how it begins; the first that fits.
 KINDS = {
-    "SOLVER.MAX_ITER": "schedule", "SOLVER.STEPS": "schedule", "SOLVER.WARMUP": "schedule",
-    "SOLVER.LR_SCHEDULER": "learning rate", "SOLVER.BASE_LR": "learning rate",
-    "SOLVER.IMS_PER_BATCH": "batch", "SOLVER.": "optimiser",
-    "MODEL.RESNETS.NORM": "BN statistics", "TEST.PRECISE_BN": "PreciseBN",
-    "INPUT.FORMAT": "input", "MODEL.PIXEL": "input", "MODEL.RESNETS.STRIDE_IN_1X1": "input",
-    "INPUT.": "augmentation", "DATASETS.": "data", "TEST.": "evaluation", "MODEL.": "model",
-}  # fmt: skip
+    "SOLVER.MAX_ITER": "schedule",
+    "SOLVER.STEPS": "schedule",
+    "SOLVER.WARMUP": "schedule",
+    "SOLVER.LR_SCHEDULER": "learning rate",
+    "SOLVER.BASE_LR": "learning rate",
+    "SOLVER.IMS_PER_BATCH": "batch",
+    "SOLVER.": "optimiser",
+    "MODEL.RESNETS.NORM": "BN statistics",
+    "TEST.PRECISE_BN": "PreciseBN",
+    "INPUT.FORMAT": "input",
+    "MODEL.PIXEL": "input",
+    "MODEL.RESNETS.STRIDE_IN_1X1": "input",
+    "INPUT.": "augmentation",
+    "DATASETS.": "data",
+    "TEST.": "evaluation",
+    "MODEL.": "model",
+}
 
 
 # Where files lie and what the machine is; nothing that a result depends on.
 NEUTRAL = (
-    "MODEL.WEIGHTS", "MODEL.DEVICE", "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "VERSION", "VIS_PERIOD",
-    "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.AMP", "SEED", "TEST.EVAL_PERIOD",
+    "MODEL.WEIGHTS",
+    "MODEL.DEVICE",
+    "OUTPUT_DIR",
+    "DATALOADER.NUM_WORKERS",
+    "VERSION",
+    "VIS_PERIOD",
+    "CUDNN_BENCHMARK",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.AMP",
+    "SEED",
+    "TEST.EVAL_PERIOD",
     "SOLVER.REFERENCE",
-)  # fmt: skip
+)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

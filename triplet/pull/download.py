@@ -340,8 +340,12 @@ class _Transfer:
             raise _Again(f"answers {status}", pause=float(self.curl.getinfo(pycurl.RETRY_AFTER)))
         if status >= 400:
             raise _Refused(f"answers {status}")
-        lasting = (pycurl.E_URL_MALFORMAT, pycurl.E_TOO_MANY_REDIRECTS,
-                   pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE)  # fmt: skip
+        lasting = (
+            pycurl.E_URL_MALFORMAT,
+            pycurl.E_TOO_MANY_REDIRECTS,
+            pycurl.E_PEER_FAILED_VERIFICATION,
+            pycurl.E_SSL_CACERT_BADFILE,
+        )
         reason = " ".join(error.args[1].split()) or f"libcurl error {error.args[0]}"
         raise (_Refused if error.args[0] in lasting else _Again)(reason)
 

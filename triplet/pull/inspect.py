@@ -98,9 +98,11 @@ def plan(wanted: Sequence[Target]) -> None:
         for file, left in left_to_fetch(target.source, target.folder).items():
             urls = target.source.urls(file)
             table.add_row(
-                target.name, file.name, "unknown" if left is None else amount(left),
+                target.name,
+                file.name,
+                "unknown" if left is None else amount(left),
                 plain(urls[0]) if urls else "by hand, then --from",
-            )  # fmt: skip
+            )
             total += (left or 0) if urls else 0
             if urls and left and (largest is None or left > largest[0]):
                 largest = (left, urls[0], target.source.token(urls[0]))

@@ -150,9 +150,12 @@ def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
     """Draw the demo's data set into ``datasets/<name>``."""
     folder = paths.dataset_folder(name)
     _pull(
-        folder, {"drawn": config.model_dump(mode="json")}, (*COCO, "unlabelled"),
-        lambda: draw_dataset(folder, config), force=force,
-    )  # fmt: skip
+        folder,
+        {"drawn": config.model_dump(mode="json")},
+        (*COCO, "unlabelled"),
+        lambda: draw_dataset(folder, config),
+        force=force,
+    )
 
 
 def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False) -> None:
@@ -161,10 +164,13 @@ def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False)
     if source.resolve() == folder.resolve():  # before anything is written there
         raise KitError(f"{source} cannot be a subset of itself; give another --name")
     _pull(
-        folder, {"subset": config.model_dump(mode="json")}, COCO,
-        lambda: take_subset(source, folder, config), force=force,
+        folder,
+        {"subset": config.model_dump(mode="json")},
+        COCO,
+        lambda: take_subset(source, folder, config),
+        force=force,
         inputs={split: coco.annotations(source, split) for split in ("train2017", "val2017")},
-    )  # fmt: skip
+    )
 
 
 def _pull(

@@ -24,9 +24,19 @@ MOST = 20
 SMALLEST = 512
 """Bytes that a file counts at least, so that a million empty ones count too."""
 _DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError,
-    gzip.BadGzipFile, lzma.LZMAError, struct.error, ValueError, LookupError, OverflowError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    LookupError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True)

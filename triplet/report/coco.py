@@ -222,10 +222,12 @@ def pairs(runs: list[Run], methods: Mapping[str, Method]) -> list[Pair]:
         of_authors = Path(method.detection).name.endswith("authors")
         found.append(
             Pair(
-                f"{method.label}, README", "2x", published if of_authors else None,
+                f"{method.label}, README",
+                "2x",
+                published if of_authors else None,
                 None if of_authors else published,
             )
-        )  # fmt: skip
+        )
         of_row = [run for run in runs if run.of_the_table and run.row == row]
         for length in sorted({run.iterations for run in of_row}, reverse=True):
             alike = [run for run in of_row if run.iterations == length]

@@ -20,10 +20,17 @@ CONTEXT = "https://w3id.org/ro/crate/1.1"
 LEFT_OUT = (".pth", ".pkl", ".pt", ".npy")
 """Weights and features: too large."""
 TYPES = {
-    ".json": "application/json", ".jsonl": "application/jsonl", ".txt": "text/plain",
-    ".md": "text/markdown", ".csv": "text/csv", ".html": "text/html", ".yaml": "application/yaml",
-    ".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg",
-}  # fmt: skip
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".txt": "text/plain",
+    ".md": "text/markdown",
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".yaml": "application/yaml",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+}
 
 
 def all_records() -> dict[str, Record]:
@@ -31,8 +38,9 @@ def all_records() -> dict[str, Record]:
     found = {}
     # Data sets have millions of files, and their records above them.
     places = [
-        *paths.root("checkpoints").rglob("record.json"), *paths.root("datasets").glob("*/record.json")
-    ]  # fmt: skip
+        *paths.root("checkpoints").rglob("record.json"),
+        *paths.root("datasets").glob("*/record.json"),
+    ]
     for path in sorted(places):
         if record := records.read(path.parent):
             found[paths.portable(path)] = record
@@ -78,11 +86,15 @@ def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str,
     actions = list(_actions(hashes, known))
     graph = [
         {
-            "@id": METADATA, "@type": "CreativeWork", "conformsTo": {"@id": CONTEXT},
+            "@id": METADATA,
+            "@type": "CreativeWork",
+            "conformsTo": {"@id": CONTEXT},
             "about": {"@id": "./"},
         },
         {
-            "@id": "./", "@type": "Dataset", "name": "Runs of the Triplet reproduction kit",
+            "@id": "./",
+            "@type": "Dataset",
+            "name": "Runs of the Triplet reproduction kit",
             "description": "Records, metrics, logs, predictions and tables of runs that reproduce 'Solving "
             "Inefficiency of Self-supervised Representation Learning' (ICCV 2021). "
             "Verify: triplet report --verify FILE.zip",
@@ -92,19 +104,24 @@ def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str,
             "mentions": [{"@id": action["@id"]} for action in actions],
         },
         {
-            "@id": "#kit", "@type": "SoftwareApplication", "name": "triplet-kit",
+            "@id": "#kit",
+            "@type": "SoftwareApplication",
+            "name": "triplet-kit",
             "softwareVersion": f"{triplet.__version__} ({environment.commit()})",
         },
         *(
             {
-                "@id": name, "@type": "File", "name": name, "sha256": artifact.sha256,
+                "@id": name,
+                "@type": "File",
+                "name": name,
+                "sha256": artifact.sha256,
                 "contentSize": str(artifact.bytes),
                 "encodingFormat": TYPES.get(Path(name).suffix, "application/octet-stream"),
             }
             for name, artifact in hashes.items()
         ),
         *actions,
-    ]  # fmt: skip
+    ]
     return {"@context": [f"{CONTEXT}/context", {"sha256": "https://schema.org/sha256"}], "@graph": graph}
 
 

@@ -11,9 +11,13 @@ from triplet.report.coco import facts
 from triplet.runs import Run
 
 CAUSES = {
-    "schedule": "schedule", "learning rate": "learning rate", "batch": "learning rate",
-    "BN statistics": "BN statistics", "PreciseBN": "PreciseBN", "input": "colour order, mean, stride",
-}  # fmt: skip
+    "schedule": "schedule",
+    "learning rate": "learning rate",
+    "batch": "learning rate",
+    "BN statistics": "BN statistics",
+    "PreciseBN": "PreciseBN",
+    "input": "colour order, mean, stride",
+}
 """Kind -> the cause in triplet.published.causes that knows its size."""
 
 
@@ -76,7 +80,7 @@ def _pretraining(name: str, ours: dict[str, Any]) -> list[Deviation]:
         )
         for key, value in theirs.items()
         if key in ours and ours[key] != value
-    ]  # fmt: skip
+    ]
 
 
 def reference(run: Run, methods: Mapping[str, Method]) -> str:
@@ -106,11 +110,17 @@ def _finetuning(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
             differ[key] = (expected, config[key], kind)
     return [
         Deviation(
-            run.name, "finetune", f"{against}.yaml", key, shown(before), shown(now), kind,
+            run.name,
+            "finetune",
+            f"{against}.yaml",
+            key,
+            shown(before),
+            shown(now),
+            kind,
             sizes.get(CAUSES.get(kind, ""), ""),
         )
         for key, (before, now, kind) in differ.items()
-    ]  # fmt: skip
+    ]
 
 
 def _sizes(run: Run, methods: Mapping[str, Method]) -> dict[str, str]:

@@ -68,11 +68,23 @@ def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -
 def of_coco(lines: list[coco.Line]) -> list[Grid]:
     """Boxes, then masks; the verdict of a shortfall leads to its causes."""
     columns = (
-        "Row", "README AP", "zoo AP", "ours AP", "ours − README", "verdict, or what makes it",
-        "expected AP", "recipe",
-        "schedule", "epochs", "seeds", "GPUs", "ours AP50", "zoo AP50", "ours AP75",
+        "Row",
+        "README AP",
+        "zoo AP",
+        "ours AP",
+        "ours − README",
+        "verdict, or what makes it",
+        "expected AP",
+        "recipe",
+        "schedule",
+        "epochs",
+        "seeds",
+        "GPUs",
+        "ours AP50",
+        "zoo AP50",
+        "ours AP75",
         "zoo AP75",
-    )  # fmt: skip
+    )
     found = []
     for task in TASKS.values():
         note = (
@@ -86,18 +98,26 @@ def of_coco(lines: list[coco.Line]) -> list[Grid]:
             band = line.expected
             grid.rows.append(
                 [
-                    Cell(line.label), number(line.readme), number(line.zoo[0]),
-                    measured(line.ours[0], line.runs), number(line.difference, "+.1f"),
-                    Cell(line.command, kind="command") if line.command
+                    Cell(line.label),
+                    number(line.readme),
+                    number(line.zoo[0]),
+                    measured(line.ours[0], line.runs),
+                    number(line.difference, "+.1f"),
+                    Cell(line.command, kind="command")
+                    if line.command
                     else Cell(line.verdict, kind="text", link=why(line.cause) if line.cause else ""),
                     Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
-                    Cell(line.recipe or NONE, kind="word"), Cell(line.schedule or NONE, kind="word"),
-                    number(line.epochs), number(line.seeds or None, "d"),
+                    Cell(line.recipe or NONE, kind="word"),
+                    Cell(line.schedule or NONE, kind="word"),
+                    number(line.epochs),
+                    number(line.seeds or None, "d"),
                     Cell(line.gpus or NONE, kind="text"),
-                    measured(line.ours[1]), number(line.zoo[1]),
-                    measured(line.ours[2]), number(line.zoo[2]),
+                    measured(line.ours[1]),
+                    number(line.zoo[1]),
+                    measured(line.ours[2]),
+                    number(line.zoo[2]),
                 ]
-            )  # fmt: skip
+            )
         found.append(grid)
     return found
 
@@ -107,47 +127,55 @@ def of_causes(name: str, causes: list[Cause]) -> Grid:
     first = causes[0]
     likeliest = "none of these" if first.verdict == EXCLUDED else f"the likeliest is {first.name}"
     return Grid(
-        why(name), f"{name}: {likeliest}",
+        why(name),
+        f"{name}: {likeliest}",
         "By published measurements (configs/expected.yaml), the likeliest first. Seen: known of the run. "
         "Possible: nothing is known. Excluded: known not to be so.",
         ("Cause", "verdict", "costs box AP", "why"),
         [
             [
-                Cell(cause.name), Cell(cause.verdict, kind="word"),
-                Cell(f"{cause.box[0]:.1f} to {cause.box[1]:.1f}", cause.box[1]) if cause.box
+                Cell(cause.name),
+                Cell(cause.verdict, kind="word"),
+                Cell(f"{cause.box[0]:.1f} to {cause.box[1]:.1f}", cause.box[1])
+                if cause.box
                 else Cell("not published"),
                 Cell(cause.text, kind="prose"),
             ]
             for cause in causes
         ],
-    )  # fmt: skip
+    )
 
 
 def of_recipes(pairs: list[coco.Pair]) -> list[Grid]:
     """Both recipes' results by row, and the settings in which they differ."""
     results = Grid(
-        "recipes", "The two recipes side by side: box AP",
+        "recipes",
+        "The two recipes side by side: box AP",
         "Like for like are rows in one column at one schedule. README's Triplet row stands in the left "
         "column and its baselines in the right one: that comparison mixes recipe and method, and only both "
         "recipes of one row tell them apart.",
         ("Row", "schedule", "authors' recipe", "baselines' recipe (moco)", "authors' − baselines'"),
         [
             [
-                Cell(pair.label), Cell(pair.schedule, kind="word"), measured(pair.authors),
-                measured(pair.moco), number(pair.difference, "+.1f"),
+                Cell(pair.label),
+                Cell(pair.schedule, kind="word"),
+                measured(pair.authors),
+                measured(pair.moco),
+                number(pair.difference, "+.1f"),
             ]
             for pair in pairs
         ],
-    )  # fmt: skip
+    )
     settings = Grid(
-        "recipe-settings", "Where the two recipes differ",
+        "recipe-settings",
+        "Where the two recipes differ",
         "Every setting, of the released configs as Detectron2 resolves them.",
         ("Setting", "authors'", "baselines' (moco)"),
         [
             [Cell(key, kind="code"), Cell(ours, kind="text"), Cell(theirs, kind="text")]
             for key, ours, theirs in deviations.recipes()
         ],
-    )  # fmt: skip
+    )
     return [results, settings]
 
 
@@ -177,12 +205,13 @@ def of_experiment(name: str, runs: list[Run]) -> Grid:
     """Rows that were trained alike, random first, with each row's gain over random in the same seed."""
     columns = ["Row", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS)]
     grid = Grid(
-        f"experiment-{slug(name)}", f"Experiment {name}",
+        f"experiment-{slug(name)}",
+        f"Experiment {name}",
         "Rows trained alike, but for the weights they start from; mean ± standard deviation over seeds. "
         "They were not evaluated as the paper's table is (all of val2017, R50-C4): no published number "
         "lies beside them.",
         [*columns, "box AP over random"],
-    )  # fmt: skip
+    )
     for row in sorted({run.row for run in runs}, key=lambda row: (row != "random", row)):
         of_row = [run for run in runs if run.row == row]
         names = [run.name for run in of_row]
@@ -219,18 +248,22 @@ def of_costs(costs: list[Cost], formula: str) -> list[Grid]:
         numbers = [number(len(alike), "d"), number(hours, ".2f"), number(gpu_hours or None, ".2f"), energy]
         sums.rows.append([Cell(stage), *numbers])
     each = Grid(
-        "costs-each", "Of each stage of each run", "",
+        "costs-each",
+        "Of each stage of each run",
+        "",
         ("Run", "stage", "hours", "GPUs", "GPU hours", "energy (kWh, at most)"),
         [
             [
-                Cell(cost.run, link=anchor(cost.run)), Cell(cost.stage, kind="word"),
+                Cell(cost.run, link=anchor(cost.run)),
+                Cell(cost.stage, kind="word"),
                 number(cost.hours, ".2f"),
                 Cell(coco.machine([cost.gpu] if cost.gpu else [], cost.gpus), kind="text"),
-                number(cost.gpu_hours if cost.gpus else None, ".2f"), number(cost.energy, ".2f"),
+                number(cost.gpu_hours if cost.gpus else None, ".2f"),
+                number(cost.energy, ".2f"),
             ]
             for cost in costs
         ],
-    )  # fmt: skip
+    )
     return [sums, each]
 
 
@@ -238,21 +271,26 @@ def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
     """What departs from what: of releases, then of each run."""
     found = [*deviations.stated(), *(each for run in runs for each in deviations.of_run(run, methods))]
     return Grid(
-        "deviations", "Every setting that differs",
+        "deviations",
+        "Every setting that differs",
         "Told from resolved configs, key by key: where the release departs from what README and file names "
         "say, and where a run departs from the released config that its row's numbers were reached with "
         "(the nearest one, where there is none). Size: what published measurements say of the cause.",
         ("Run", "stage", "compared with", "setting", "there", "here", "kind", "size"),
         [
             [
-                Cell(each.run or "the release"), Cell(each.stage, kind="word"),
-                Cell(each.against, kind="text"), Cell(each.key, kind="code"),
-                Cell(each.theirs, kind="text"), Cell(each.ours, kind="text"), Cell(each.kind, kind="word"),
+                Cell(each.run or "the release"),
+                Cell(each.stage, kind="word"),
+                Cell(each.against, kind="text"),
+                Cell(each.key, kind="code"),
+                Cell(each.theirs, kind="text"),
+                Cell(each.ours, kind="text"),
+                Cell(each.kind, kind="word"),
                 Cell(each.size or NONE, kind="word"),
             ]
             for each in found
         ],
-    )  # fmt: skip
+    )
 
 
 def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
@@ -277,10 +315,12 @@ def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
         "log": [_text(provenance.log_of(name) or NONE) for name in shown],
     }
     return Grid(
-        anchor(run.name), run.name, run.stale and f"Not all of it is shown: {run.stale}.",
+        anchor(run.name),
+        run.name,
+        run.stale and f"Not all of it is shown: {run.stale}.",
         ("Record", *(name.removesuffix("/record.json").removeprefix("checkpoints/") for name in shown)),
         [[Cell(field), *cells] for field, cells in fields.items()],
-    )  # fmt: skip
+    )
 
 
 def _text(text: str) -> Cell:

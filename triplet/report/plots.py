@@ -26,14 +26,23 @@ STYLES = ("-", "--", ":", "-.")
 POINTS = 12_000
 """Of all lines of a figure together: what keeps its SVG below some 300 kB."""
 PRETRAIN = {
-    "loss": "loss", "positive_cosine": "cosine of positives", "negative_cosine": "cosine of hard negatives",
-    "feature_std": "feature spread", "feature_rank": "feature rank", "learning_rate": "learning rate",
-    "images_per_second": "images/s", "knn": "k-NN accuracy (%)",
-}  # fmt: skip
+    "loss": "loss",
+    "positive_cosine": "cosine of positives",
+    "negative_cosine": "cosine of hard negatives",
+    "feature_std": "feature spread",
+    "feature_rank": "feature rank",
+    "learning_rate": "learning rate",
+    "images_per_second": "images/s",
+    "knn": "k-NN accuracy (%)",
+}
 FINETUNE = {
-    "total_loss": "loss", "loss_cls": "loss of classes", "loss_mask": "loss of masks",
-    "lr": "learning rate", "images_per_second": "images/s", "data_time": "waiting for data (s)",
-}  # fmt: skip
+    "total_loss": "loss",
+    "loss_cls": "loss of classes",
+    "loss_mask": "loss of masks",
+    "lr": "learning rate",
+    "images_per_second": "images/s",
+    "data_time": "waiting for data (s)",
+}
 CLASSIFY = {"loss": "loss", "top1": "top-1 (%)", "learning_rate": "learning rate"}
 SHOWN = 12
 """Categories at either end of the plot of differences."""
@@ -85,19 +94,25 @@ def curves(
                 points = [(line["iteration"], line[key]) for line in lines if line.get(key) is not None]
                 if points:
                     axis.plot(
-                        *_thin(np.array(points, dtype=float), most), lw=1.3, label=run.label,
+                        *_thin(np.array(points, dtype=float), most),
+                        lw=1.3,
+                        label=run.label,
                         color=COLOURS[number % len(COLOURS)],
                         ls=STYLES[number // len(COLOURS) % len(STYLES)],
-                    )  # fmt: skip
+                    )
             axis.set_title(title, fontsize=10)
             axis.grid(alpha=0.25)
         for axis in axes[-1]:
             axis.set_xlabel("iteration")
         handles = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
         figure.legend(
-            handles.values(), handles.keys(), frameon=False, fontsize=9, loc="outside lower left",
+            handles.values(),
+            handles.keys(),
+            frameon=False,
+            fontsize=9,
+            loc="outside lower left",
             ncols=min(5, len(handles)),
-        )  # fmt: skip
+        )
         return _finish(figure, name, caption)
 
 
@@ -112,17 +127,24 @@ def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
         axis.plot(grid, [band.mid for band in bands], color=COLOURS[0], lw=1.5)
         points = [point for curve in published().curves if curve.detector == "c4" for point in curve.points]
         axis.plot(
-            [p[0] for p in points], [p[1] for p in points], "o", mfc="none", color="gray", ms=5,
+            [p[0] for p in points],
+            [p[1] for p in points],
+            "o",
+            mfc="none",
+            color="gray",
+            ms=5,
             label="published, all rows of R50-C4",
-        )  # fmt: skip
+        )
         for number, own in enumerate(dict.fromkeys(run.row for run in runs if run.of_the_table)):
             alike = [run for run in runs if run.of_the_table and run.row == own]
             axis.plot(
                 [run.iterations for run in alike],
                 [run.value("bbox", "AP") or math.nan for run in alike],
-                "sD^vP*Xph<"[number % 10], color=COLOURS[(number + 1) % len(COLOURS)], ms=7,
+                "sD^vP*Xph<"[number % 10],
+                color=COLOURS[(number + 1) % len(COLOURS)],
+                ms=7,
                 label=f"ours: {own}",
-            )  # fmt: skip
+            )
         axis.set_xscale("log")
         ticks = (11_250, 22_500, 45_000, 90_000, 180_000)
         axis.set_xticks(ticks, ["1/8x", "1/4x", "1/2x", "1x", "2x"])
@@ -174,10 +196,14 @@ def _style(name: str) -> Any:
     return plt.rc_context(
         {
             "text.parse_math": False,  # names of others are no formulas
-            "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10,
-            "axes.spines.top": False, "axes.spines.right": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": name,
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
         }
-    )  # fmt: skip
+    )
 
 
 def _finish(figure: Figure, name: str, caption: str) -> Plot:

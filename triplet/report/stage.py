@@ -58,8 +58,10 @@ def report(export: Path | None = None) -> None:
     records.perform("report", folder, config={}, inputs=inputs, work=work, force=True, clear=False)
     say(f"report: {paths.portable(folder / 'index.html')} ({len(runs)} runs)")
     if export:
-        written = [folder / name for name in ("index.html", "report.md", "results.csv", "results.json",
-                                              "provenance.json")]  # fmt: skip
+        written = [
+            folder / name
+            for name in ("index.html", "report.md", "results.csv", "results.json", "provenance.json")
+        ]
         count = crate.export(export, known, [*written, *sorted((folder / "plots").glob("*.*g"))])
         say(f"report: {export} ({count} files, SHA-256 {files.sha256(export)})")
 
@@ -115,11 +117,14 @@ def draw(runs: list[Run]) -> list[Plot]:
     found: list[Plot | None] = [plots.budget(runs)]
     found.append(
         plots.curves(
-            runs, "pretrain", plots.PRETRAIN, "pretrain",
+            runs,
+            "pretrain",
+            plots.PRETRAIN,
+            "pretrain",
             "Pretraining. Feature spread is 1 for features spread evenly over the sphere and 0 after a "
             "collapse; the rank falls with it.",
         )
-    )  # fmt: skip
+    )
     found.append(plots.curves(runs, "finetune", plots.FINETUNE, "finetune", "Finetuning the detector."))
     for stage in sorted(
         {stage for run in runs for stage in run.stages if stage.startswith(("linear", "semi"))}

@@ -14,37 +14,48 @@ SHOTS = ("1", "2", "4", "8", "16", "32", "64", "96")
 # name -> title, metrics, what it is, the command that makes it
 BENCHMARKS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "linear": (
-        "ImageNet, linear layer on the frozen backbone", ("top1",),
+        "ImageNet, linear layer on the frozen backbone",
+        ("top1",),
         "Top-1 accuracy in percent, the best of all epochs. Only the published protocol is like for like.",
         "linear",
     ),
     "knn": (
-        "ImageNet, nearest neighbours", ("k=20", "k=200"),
-        "Top-1 accuracy in percent by weighted neighbours. Nothing is published of these rows.", "knn",
+        "ImageNet, nearest neighbours",
+        ("k=20", "k=200"),
+        "Top-1 accuracy in percent by weighted neighbours. Nothing is published of these rows.",
+        "knn",
     ),
     "semi-1percent": (
-        "ImageNet, 1 % of the labels", ("top1", "top5"),
+        "ImageNet, 1 % of the labels",
+        ("top1", "top5"),
         "Accuracy in percent. The zoo's is the best of nine settings on the test set.",
         "semi PERCENT=1 LIST=1percent.txt",
     ),
     "semi-10percent": (
-        "ImageNet, 10 % of the labels", ("top1", "top5"),
+        "ImageNet, 10 % of the labels",
+        ("top1", "top5"),
         "Accuracy in percent. The zoo's is the best of nine settings on the test set.",
         "semi PERCENT=10 LIST=10percent.txt",
     ),
     "svm": (
-        "VOC07, linear SVMs", ("mAP",), "Mean average precision in percent, of the best layer.", "svm",
+        "VOC07, linear SVMs",
+        ("mAP",),
+        "Mean average precision in percent, of the best layer.",
+        "svm",
     ),
     "low-shot": (
-        "VOC07, linear SVMs from few images", SHOTS,
-        "Mean average precision in percent by the number of images of a class.", "svm",
+        "VOC07, linear SVMs from few images",
+        SHOTS,
+        "Mean average precision in percent by the number of images of a class.",
+        "svm",
     ),
     "voc-detection": (
-        "VOC07+12 detection, Faster R-CNN R50-C4, 24 000 iterations", ("AP50", "AP", "AP75"),
+        "VOC07+12 detection, Faster R-CNN R50-C4, 24 000 iterations",
+        ("AP50", "AP", "AP75"),
         "Average precision in percent on the test set of 2007; the published ones are means of five runs.",
         "",
     ),
-}  # fmt: skip
+}
 VOC = "DETECTION=configs/detection/voc_r50_c4_24k_moco.yaml COCO=voc"
 
 

@@ -145,9 +145,13 @@ def stream(
         KitError: one of the data set's own, in whatever process.
     """
     loaded = load(
-        _Batched(dataset, collate), batches, workers=loaders, stop=stop,
-        prefetch=prefetched(loaders, size) if loaders else 1, pin=device.type == "cuda",
-    )  # fmt: skip
+        _Batched(dataset, collate),
+        batches,
+        workers=loaders,
+        stop=stop,
+        prefetch=prefetched(loaders, size) if loaders else 1,
+        pin=device.type == "cuda",
+    )
     with contextlib.closing(loaded):
         for first, second in loaded:
             yield first.to(device, non_blocking=True), second
