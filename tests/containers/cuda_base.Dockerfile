@@ -2,5 +2,6 @@
 ARG BASE
 # hadolint ignore=DL3006
 FROM ${BASE}
+# hadolint ignore=DL3022
 COPY --from=toolkit . /usr/local/cuda
 ENV PATH=/usr/local/cuda/bin:$PATH
