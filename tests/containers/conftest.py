@@ -175,7 +175,7 @@ def build(checkout, bases, pytestconfig):
             say(f"building {name} with {arguments}")
             began = time.monotonic()
             given = [f"{key}={value}" for key, value in {**bases, **arguments}.items()]
-            done = call("make", "build", f"IMAGE={name}", *given, cwd=checkout)
+            done = call("make", "build", f"IMAGE={name}", *given, cwd=checkout, timeout=3000)
             say(f"{time.monotonic() - began:.0f} s")
         return done
 
