@@ -188,4 +188,4 @@ clean-image: ## delete the image, after asking
 test-containers: .venv/complete ## build the image and run the stages in it; installs an engine where it may
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
 	  -r pyproject.toml --extra containers --constraints docker/requirements.lock
-	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 1800 $(ARGS)  # the make in the tests has its own
+	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 3600 $(ARGS)  # the make in the tests has its own

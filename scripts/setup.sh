@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Make .venv with everything the kit needs, pinned. Used by `make setup`; needs Python 3.11 or 3.12.
 # DETECTRON2=git|pypi chooses where Detectron2 comes from; unset, upstream where it answers, else PyPI.
+# Where nvcc is, upstream's operators are compiled for this machine's GPUs; FORCE_CUDA=1 compiles them where no GPU is
+# (a login node), for TORCH_CUDA_ARCH_LIST.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+architectures=${TORCH_CUDA_ARCH_LIST:-}
 source docker/versions.env
 
 die() { echo "setup: $*" >&2; exit 2; }
@@ -45,7 +48,10 @@ remove() { .venv/bin/uv pip uninstall --quiet --python .venv/bin/python "$@" 2>/
 from_git() {
   echo "setup: Detectron2 ${DETECTRON2_COMMIT:0:8} of upstream (compiles for some minutes)"
   remove pb1-detectron2
-  install --no-deps --no-build-isolation "detectron2 @ git+$DETECTRON2_URL@$DETECTRON2_COMMIT"
+  if [ -z "$architectures" ] && nvidia-smi >/dev/null 2>&1; then unset TORCH_CUDA_ARCH_LIST  # torch asks the GPUs
+  else export TORCH_CUDA_ARCH_LIST=${architectures:-$TORCH_CUDA_ARCH_LIST}; fi
+  scripts/with_cuda.sh .venv/bin/python .venv/bin/uv pip install --quiet --python .venv/bin/python \
+    --no-deps --no-build-isolation "detectron2 @ git+$DETECTRON2_URL@$DETECTRON2_COMMIT"
 }
 from_pypi() {
   echo "setup: Detectron2 $DETECTRON2_PYPI_VERSION from PyPI, not compiled"

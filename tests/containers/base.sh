@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Make a stand-in for the CUDA base where no registry can be reached: base.sh TAG. Debian bookworm from this machine's
-# own mirror, with the user `ubuntu` at UID 1000 that Ubuntu 24.04 has. It has no CUDA: nothing here needs nvcc.
+# own mirror, with the user `ubuntu` at UID 1000 that Ubuntu 24.04 has. It has no CUDA; cuda_base.Dockerfile
+# adds this machine's.
 set -euo pipefail
 
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Release: bookworm' | sed -n 1p)
 # Downloads in the image trust what this machine trusts.
 trusted=/etc/ssl/certs/ca-certificates.crt
+[ ! -w /dev/shm ] || export TMPDIR=/dev/shm  # some thousand small files, synchronised one by one
 mmdebstrap --quiet --variant=minbase --mode=root --include=ca-certificates \
   --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/man/*' \
   --customize-hook="cp $trusted \"\$1\"$trusted" \

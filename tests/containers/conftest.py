@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ from tests.conftest import KIT
 
 HERE = Path(__file__).parent
 BASE = "localhost/triplet-base:bookworm"
+CUDA_BASE = "localhost/triplet-base:bookworm-cuda"
+"""The same with this machine's CUDA toolkit, for the stages that compile."""
+NO_NVCC = "found no nvcc on this machine, which would go into the stand-in for the CUDA base"
+ARCHITECTURE = "9.0"
+"""What is compiled for CUDA here: one architecture takes a fraction of the time of all."""
+STAND_IN_CUDA = HERE / "stand_in_cuda"
+"""A package of Detectron2's shape whose one operator is compiled in seconds."""
 TINY = HERE / "tiny"
 """Configs of a chain that takes seconds a stage."""
 
@@ -39,8 +47,12 @@ class Kit:
     """A checkout whose compose project belongs to the tests alone."""
 
     folder: Path
+    name: str
+    """That of the fixture."""
     image: str
     """ID of what was built."""
+    named: str
+    """What .env named after the build."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -132,27 +144,43 @@ def checkout(tmp_path_factory, engine) -> Path:
 
 
 @pytest.fixture(scope="session")
-def build(checkout, pytestconfig):
+def toolkit() -> str:
+    """Folder of this machine's CUDA toolkit; '' without nvcc."""
+    found = call(str(KIT / "scripts" / "with_cuda.sh"), sys.executable, "printenv", "CUDA_HOME")
+    return found.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def bases(engine, pytestconfig, toolkit) -> dict[str, str]:
+    """Stand-ins for the CUDA base, as variables of `make build`; with nvcc where this machine has it."""
+
+    def make(name: str, *command: str) -> str:
+        if call("docker", "image", "inspect", name).returncode:
+            say(f"a stand-in for the CUDA base: {name}")
+            made = call(*command)
+            assert made.returncode == 0, made.stderr
+        return name
+
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        base = make(BASE, str(HERE / "base.sh"), BASE)
+        if not toolkit:
+            return {"BASE_IMAGE": base, "RUNTIME_IMAGE": base}
+        toolkit_as = ("--build-arg", f"BASE={base}", "--build-context", f"toolkit={toolkit}")
+        file = ("--file", str(HERE / "cuda_base.Dockerfile"), str(TINY))
+        with_cuda = make(CUDA_BASE, "docker", "buildx", "build", "--tag", CUDA_BASE, *toolkit_as, *file)
+        return {"BASE_IMAGE": with_cuda, "RUNTIME_IMAGE": base}
+
+
+@pytest.fixture(scope="session")
+def build(checkout, bases, pytestconfig):
     """Function that builds a variant by `make build` and returns what make said."""
 
     def build(name: str, **arguments: str) -> subprocess.CompletedProcess[str]:
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            if call("docker", "image", "inspect", BASE).returncode:
-                say("a stand-in for the CUDA base")
-                made = call(str(HERE / "base.sh"), BASE)
-                assert made.returncode == 0, made.stderr
             say(f"building {name} with {arguments}")
             began = time.monotonic()
-            given = [f"{key}={value}" for key, value in arguments.items()]
-            done = call(
-                "make",
-                "build",
-                f"IMAGE={name}",
-                f"BASE_IMAGE={BASE}",
-                f"RUNTIME_IMAGE={BASE}",
-                *given,
-                cwd=checkout,
-            )
+            given = [f"{key}={value}" for key, value in {**bases, **arguments}.items()]
+            done = call("make", "build", f"IMAGE={name}", *given, cwd=checkout, timeout=3000)
             say(f"{time.monotonic() - began:.0f} s")
         return done
 
@@ -161,6 +189,12 @@ def build(checkout, pytestconfig):
 
 def _image_id(name: str) -> str:
     return call("docker", "image", "inspect", "--format", "{{.Id}}", name).stdout.strip()
+
+
+def _built(checkout: Path, variant: str, name: str) -> Kit:
+    lines = (checkout / ".env").read_text().splitlines()
+    (named,) = (line.partition("=")[2] for line in lines if line.startswith("TRIPLET_IMAGE="))
+    return Kit(checkout, variant, _image_id(name), named)
 
 
 def _remove(name: str, checkout: Path) -> None:
@@ -179,25 +213,44 @@ def kit(build, checkout) -> Iterator[Kit]:
     done = build(name, DETECTRON2="pypi", OPENSELFSUP="1", OPENSELFSUP_SOURCE=str(HERE / "stand_in"))
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.copytree(TINY, checkout / "configs" / "tiny")
-    kit = Kit(checkout, _image_id(name))
+    kit = _built(checkout, "kit", name)
     kit.compose("down", "--volumes", "--remove-orphans")  # of a run that was killed
     yield kit
     kit.compose("down", "--volumes", "--remove-orphans")
     _remove(name, checkout)
 
 
-@pytest.fixture(scope="session")
-def full(build, kit) -> Iterator[Kit]:
+def _from_checkouts(build, kit: Kit, variant: str, **arguments: str) -> Iterator[Kit]:
     """The image with Detectron2 compiled and OpenSelfSup, from the checkouts in TRIPLET_CHECKOUTS."""
     if not (checkouts := os.environ.get("TRIPLET_CHECKOUTS")):
         pytest.skip("TRIPLET_CHECKOUTS names no folder with detectron2 and OpenSelfSup")
-    name = "localhost/triplet-test-full"
+    name = f"localhost/triplet-test-{variant.replace('_', '-')}"
     done = build(
         name,
-        FORCE_CUDA="0",
         DETECTRON2_SOURCE=f"{checkouts}/detectron2",
         OPENSELFSUP_SOURCE=f"{checkouts}/OpenSelfSup",
+        **arguments,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    yield Kit(kit.folder, _image_id(name))
+    yield _built(kit.folder, variant, name)
     _remove(name, kit.folder)
+
+
+@pytest.fixture(scope="session")
+def full(build, kit) -> Iterator[Kit]:
+    """The full image for the CPU."""
+    yield from _from_checkouts(build, kit, "full", FORCE_CUDA="0")
+
+
+@pytest.fixture(scope="session")
+def full_cuda(build, kit, toolkit) -> Iterator[Kit]:
+    """The full image with Detectron2's operators compiled for one architecture of GPUs."""
+    if not toolkit:
+        pytest.skip(NO_NVCC)
+    yield from _from_checkouts(build, kit, "full_cuda", FORCE_CUDA="1", TORCH_CUDA_ARCH_LIST=ARCHITECTURE)
+
+
+@pytest.fixture(params=["kit", "full", "full_cuda"])
+def variant(request) -> Kit:
+    """Each image in turn; those from checkouts where there are some."""
+    return request.getfixturevalue(request.param)

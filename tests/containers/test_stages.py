@@ -4,6 +4,7 @@ import os
 import pty
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -72,21 +73,32 @@ def test_the_demo_is_the_same_stages(kit, chain):
     assert "report: reports/index.html (1 runs)" in said
 
 
-def test_another_user_without_a_name_can_work(kit, chain, tmp_path):
+@pytest.fixture(scope="module")
+def theirs(kit, chain, tmp_path_factory) -> Path:
+    """One pretraining by a user without a name, from images at a path of this machine, by two processes."""
+    folder = tmp_path_factory.mktemp("theirs")
+    folder.chmod(0o755)
+    draw_dataset(folder / "drawn", TINY)
+    given = {
+        **CHAIN,
+        "RUN": "stranger/triplet",
+        "IMAGES": str(folder / "drawn" / "unlabelled"),
+        "GPUS": "2",
+    }
+    made = [f"{key}={value}" for key, value in given.items()]
+    whose = {**kit.environment, "TRIPLET_USER": STRANGER}
+    ok(call("make", "pretrain", "RUNTIME=docker", *made, cwd=kit.folder, **whose))
+    return folder
+
+
+def test_another_user_without_a_name_can_work(kit, theirs):
     """The volumes are the first user's; the report goes to a folder of this one's."""
-    reports = tmp_path / "reports"
+    reports = theirs / "reports"
     reports.mkdir()
     os.chown(reports, *map(int, STRANGER.split(":")))
-    tmp_path.chmod(0o755)
-    for stage in ("pretrain", "convert", "report"):
-        ok(
-            kit.run(
-                stage,
-                **{**CHAIN, "RUN": "stranger/triplet"},
-                TRIPLET_USER=STRANGER,
-                TRIPLET_REPORTS=str(reports),
-            )
-        )
+    given = {**CHAIN, "RUN": "stranger/triplet", "TRIPLET_USER": STRANGER, "TRIPLET_REPORTS": str(reports)}
+    for stage in ("convert", "report"):
+        ok(kit.run(stage, **given))
     assert (reports / "index.html").stat().st_uid == 12345
     owner = kit.python(
         "import os; print(os.stat('/checkpoints/stranger/triplet/pretrain/record.json').st_uid)"
@@ -94,36 +106,44 @@ def test_another_user_without_a_name_can_work(kit, chain, tmp_path):
     assert owner.strip() == "12345"
 
 
-def test_data_of_the_user_by_its_path(kit, chain, tmp_path):
+def test_data_of_the_user_by_its_path(kit, theirs):
     """make mounts what is named by an absolute path, read-only, where it is."""
-    tmp_path.chmod(0o755)
-    mine = tmp_path / "pictures"
-    draw_dataset(tmp_path / "drawn", TINY)
-    (tmp_path / "drawn" / "unlabelled").rename(mine)
-    given = {**CHAIN, "RUN": "mine/triplet", "IMAGES": str(mine)}
-    done = call(
-        "make",
-        "pretrain",
-        "RUNTIME=docker",
-        *(f"{k}={v}" for k, v in given.items()),
-        cwd=kit.folder,
-        **kit.environment,
-    )
-    ok(done)
-    assert kit.record("mine/triplet", "pretrain")["inputs"]["images"]["path"] == str(mine)
+    record = kit.record("stranger/triplet", "pretrain")
+    assert record["inputs"]["images"]["path"] == str(theirs / "drawn" / "unlabelled")
 
 
-def test_several_processes_share_a_step(kit, chain):
-    done = kit.run("pretrain", **{**CHAIN, "RUN": "two/triplet"}, GPUS="2")
-    ok(done)
-    assert kit.record("two/triplet", "pretrain")["world_size"] == 2
+def test_several_processes_share_a_step(kit, theirs):
+    assert kit.record("stranger/triplet", "pretrain")["world_size"] == 2
 
 
-@pytest.mark.parametrize("how", ["docker stop", "Ctrl-C"])
-def test_a_stopped_pretraining_goes_on(kit, chain, how):
-    """Typed at a terminal, stopped in the middle; nothing that was done is done again."""
-    name = f"triplet-test-{how.lower().replace(' ', '-')}"
-    given = {**CHAIN, "RUN": f"{name}/triplet", "ARGS": "schedule.epochs=30"}
+def test_a_stopped_pretraining_goes_on(kit, chain):
+    """Typed at a terminal, stopped in the middle in each way; nothing that was done is done again."""
+    given = {**CHAIN, "RUN": "stopped/triplet", "ARGS": "schedule.epochs=30"}
+    done = metrics(kit, "stopped/triplet")
+    assert done == []
+    for how in ("docker stop", "Ctrl-C", ""):
+        if how:
+            code, said = stopped(kit, given, how)
+            assert code == 143, said
+            assert "saving, then stopping" in said
+        else:
+            ok(kit.run("pretrain", **given))
+        before, done = done, metrics(kit, "stopped/triplet")
+        assert done[: len(before)] == before, how
+        assert len(done) > len(before), how
+
+
+def metrics(kit, run: str) -> list[str]:
+    """What a pretraining has measured so far, in words."""
+    return kit.python(
+        f"import pathlib; path = pathlib.Path('/checkpoints/{run}/pretrain/metrics.jsonl'); "
+        "print(path.read_text() if path.exists() else '')"
+    ).split()
+
+
+def stopped(kit, given: dict[str, str], how: str) -> tuple[int, str]:
+    """Start a pretraining at a terminal, stop it after its first step: exit code and what it said."""
+    name = "triplet-test-stopped"
     terminal, theirs = pty.openpty()
     started = subprocess.Popen(
         ["docker", "compose", "run", "--rm", "--name", name, "pretrain"],
@@ -141,20 +161,7 @@ def test_a_stopped_pretraining_goes_on(kit, chain, how):
         os.write(terminal, b"\x03")
     said += read(terminal)
     os.close(terminal)
-    assert started.wait(60) == 143, said
-    assert "saving, then stopping" in said
-
-    def metrics() -> list[str]:
-        return kit.python(
-            f"print(open('/checkpoints/{name}/triplet/pretrain/metrics.jsonl').read())"
-        ).split()
-
-    before = metrics()
-    assert before
-    ok(kit.run("pretrain", **given))
-    after = metrics()
-    assert after[: len(before)] == before
-    assert len(after) > len(before)
+    return started.wait(60), said
 
 
 def read(terminal: int, until: str = "") -> str:
@@ -168,28 +175,33 @@ def read(terminal: int, until: str = "") -> str:
     return said
 
 
-def test_a_container_can_do_little_else(kit):
-    code = """
-import os, pathlib
-status = dict(line.split(":\\t") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
-print(os.getuid(), int(status["CapEff"], 16), int(status["CapBnd"], 16), status["NoNewPrivs"])
-print(sorted(os.listdir("/sys/class/net")))
-for folder in ("/kit", "/opt/venv", "/datasets", "/kit/configs"):
-    try:
-        pathlib.Path(folder, "x").touch()
-    except OSError as error:
-        print(error.strerror)
-"""
-    lines = kit.python(code).splitlines()
-    assert lines[0] == "10001 0 0 1"
-    assert lines[1] == "['lo']"
-    assert lines[2:] == ["Read-only file system"] * 4
-
-
 def test_torch_compile_works_as_any_user(kit):
     """The fast configs compile while they train: with the image's compiler, into /tmp."""
     code = "import torch; f = torch.compile(lambda x: (x.sin() + 1).sum()); print(float(f(torch.zeros(8))))"
     assert kit.python(code, TRIPLET_USER=STRANGER).strip() == "8.0"
+
+
+def test_every_stage_follows_openselfsup(full):
+    """What OpenSelfSup pretrained in the image is converted, finetuned, evaluated and reported there."""
+    ok(full.run("pull", *DRAW))
+    arguments = "data.imgs_per_gpu=12 data.workers_per_gpu=0 total_epochs=1"
+    deeper = (
+        "model.backbone.depth=50 model.neck.in_channels=2048"  # Detectron2's C4 models have bottlenecks
+    )
+    given = {
+        **CHAIN,
+        "RUN": "other/triplet",
+        "ENGINE": "openselfsup",
+        "DETECTION": "configs/tiny/wide.yaml",
+        "PRETRAIN": "configs/openselfsup/demo.yaml",
+    }
+    ok(full.run("pretrain", **given, ARGS=f"{arguments} {deeper}"))
+    assert full.record("other/triplet", "pretrain")["config"]["engine"] == "openselfsup"
+    said = {stage: ok(full.run(stage, **given)) for stage in ("convert", "finetune", "eval", "report")}
+    assert "all equal in Detectron2's model" in said["convert"]
+    assert "box AP" in said["eval"]
+    assert full.record("other/triplet", "eval")["image"] == full.image
+    assert full.image in (full.folder / "reports" / "index.html").read_text()
 
 
 @pytest.mark.skipif(
