@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import triplet
 from tests.support.killed_at import Killer
 from triplet import files, paths, records
 from triplet.errors import KitError
@@ -59,6 +60,22 @@ def test_a_record_says_everything(stage):
     assert record.hardware["cores"] >= 1
     assert record.seconds >= 0
     assert not (stage.folder / "started.json").exists()
+
+
+@pytest.mark.parametrize(("stage_name", "refused"), [("copy", True), ("pull", False)])
+def test_a_record_of_the_first_version_is_refused_unless_it_has_not_changed(stage, stage_name, refused):
+    stage.perform()
+    written = stage.folder / "record.json"
+    old = json.loads(written.read_text()) | {"kit": "0.1.0", "stage": stage_name}
+    written.write_text(json.dumps(old))
+    if not refused:
+        assert records.read(stage.folder).kit == "0.1.0"
+        return
+    with pytest.raises(KitError, match=r"made by version 0\.1\.0 of the kit.* --force") as caught:
+        stage.perform()
+    assert "\n" not in str(caught.value)
+    assert stage.worked == 1
+    assert stage.perform(force=True).kit == triplet.__version__
 
 
 def test_a_record_names_the_image_that_made_it(stage, monkeypatch):

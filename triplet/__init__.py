@@ -1,3 +1,3 @@
 """The Triplet reproduction kit: the method and the stages from pulled data to a report."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -6,6 +6,7 @@ is written last and atomically, so its presence means done.
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,10 @@ M = TypeVar("M", bound=BaseModel)
 command = ContextVar("command", default="")
 """What the user typed; the command line sets it."""
 MARKERS = ("record.json", "started.json")
+OLD_FORM = re.compile(r"0\.1(\.|$)")
+"""Versions of the kit whose records name settings otherwise; see CHANGELOG.md."""
+SAME_FORM = ("pull", "pack")
+"""Stages whose records have not changed since."""
 FOREIGN = ".foreign"
 """Marks a folder that held files before a stage first worked there: it is never emptied."""
 
@@ -132,10 +137,16 @@ def read(folder: Path) -> Record | None:
     """The record in a stage's folder, None if the stage is not done.
 
     Raises:
-        KitError: it is damaged, or names an output outside of the kit's places: what a record of others
-            names is neither shown nor packed unless it lies there.
+        KitError: it is damaged or of an old form, or names an output outside of the kit's places: what a
+            record of others names is neither shown nor packed unless it lies there.
     """
     record = _load(folder / "record.json", Record)
+    if record and OLD_FORM.match(record.kit) and record.stage not in SAME_FORM:
+        raise KitError(
+            f"{folder / 'record.json'} was made by version {record.kit} of the kit, whose settings have "
+            f"other names than those of {triplet.__version__}; run its stage again with --force, or go on "
+            "with that version"
+        )
     for artifact in record.outputs.values() if record else ():
         place, path = artifact.path.partition("/")[0], local(artifact.path)
         # Data sets may well be links to another disk.
@@ -366,8 +377,11 @@ def _tidy(folder: Path, scratch: Sequence[str]) -> None:
 def _stage_of(folder: Path) -> str | None:
     """The stage whose record, or beginning, a folder holds; None for none that can be read."""
     with suppress(KitError):
-        if plan := begun(folder):
-            return plan.stage
+        if done := _load(folder / "record.json", Plan):
+            return done.stage
+    with suppress(KitError):
+        if started := _load(folder / "started.json", _Started):
+            return started.plan.stage
     return None
 
 
