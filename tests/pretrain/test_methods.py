@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.support.processes import launch
-from triplet import records
+from triplet import cli, records
 from triplet.config import parse
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
@@ -28,6 +28,7 @@ from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
 from triplet.pretrain.objective import make_objective
 from triplet.pretrain.trainer import pretrain
+from triplet.published.defaults import recipe
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, group_batch_norm
 from triplet.training.schedule import learning_rate
@@ -243,6 +244,15 @@ def test_what_does_not_fit_a_method_is_refused(method, more, message):
         check(config)
     with pytest.raises(KitError, match=message):
         make_layout(config, 1)
+
+
+def test_what_does_not_fit_a_method_is_refused_with_the_configs_name(places, drawn, capsys):
+    config = recipe("moco", "pretrain")
+    command = ["pretrain", "--run", "r", "--config", str(config), "--data", str(drawn / "unlabelled")]
+    assert cli.main([*command, "contrastive.queue=50"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"triplet pretrain: {config}: contrastive.queue must be a multiple")
+    assert error.count("\n") == 1
 
 
 def test_a_batch_that_is_seen_whole_is_not_cut(drawn, tmp_path):

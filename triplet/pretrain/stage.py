@@ -6,10 +6,12 @@ from typing import Any
 
 from triplet import paths, records
 from triplet.config import load
+from triplet.errors import KitError
 from triplet.images import Images, open_images
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import fit
 from triplet.pretrain.layout import make_layout
+from triplet.pretrain.methods import check
 from triplet.pretrain.trainer import pretrain as train
 from triplet.training import checkpoint, distributed
 from triplet.training.distributed import Processes, join
@@ -43,6 +45,10 @@ def pretrain(
         KitError: bad settings or data, or processes that do not fit together.
     """
     settings = load(config, Pretrain, overrides)
+    try:
+        check(settings)
+    except KitError as error:
+        raise KitError(f"{config}: {error}") from None
     output = paths.stage_folder(run, "pretrain")
     with join() as processes:
         make_layout(settings, processes.size)
