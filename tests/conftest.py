@@ -13,7 +13,7 @@ if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from tests.support.processes import SERVER, fork_server
-from triplet.pull.drawn import Drawn, draw_dataset
+from triplet.pull.synthetic import Drawn, draw_dataset
 
 KIT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from triplet.demo import Demo
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
 from triplet.published.rows import load_methods
-from triplet.pull.drawn import Drawn
+from triplet.pull.synthetic import Drawn
 
 GOOD = "loss: {group: 196}\noptimizer: {groups: 8, accumulate: 4}\nschedule: {epochs: 200}\n"
 

@@ -18,8 +18,8 @@ from pydantic import Field
 from triplet import coco, paths
 from triplet.config import Settings, load
 from triplet.progress import say
-from triplet.pull.drawn import Drawn
 from triplet.pull.subset import Subset
+from triplet.pull.synthetic import Drawn
 from triplet.signals import graceful
 
 Command = Callable[[list[str]], int]

@@ -23,7 +23,7 @@ DRIVERS = {"12.6": 560, "12.8": 570, "13.0": 580}
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the doctor."""
 
     what: str
@@ -48,7 +48,7 @@ def doctor() -> int:
     return 0 if all(f.ok for f in findings if f.required) else 1
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Diagnosis]:
     """Look at everything the kit uses."""
     return [
         *_environment(),
@@ -59,10 +59,10 @@ def examine() -> list[Finding]:
     ]
 
 
-def _environment() -> list[Finding]:
+def _environment() -> list[Diagnosis]:
     python = platform.python_version()
     found = [
-        Finding(
+        Diagnosis(
             "Python",
             python,
             re.match(r"3\.1[12]\.", python) is not None,
@@ -72,12 +72,12 @@ def _environment() -> list[Finding]:
     ]
     for name in ("torch", "torchvision", "pycocotools"):
         version = _version(name)
-        found.append(Finding(name, version or "-", bool(version), "make setup", required=True))
+        found.append(Diagnosis(name, version or "-", bool(version), "make setup", required=True))
     detectron2 = _detectron2()
-    found.append(Finding("Detectron2", detectron2 or "-", bool(detectron2), "make setup", required=True))
+    found.append(Diagnosis("Detectron2", detectron2 or "-", bool(detectron2), "make setup", required=True))
     lacking = toolchain.missing(gpu=True)
     found.append(
-        Finding(
+        Diagnosis(
             "compiler",
             "-" if lacking else "C, and Python's headers",
             not lacking,
@@ -86,7 +86,7 @@ def _environment() -> list[Finding]:
     )
     openselfsup = _version("openselfsup") or os.environ.get("OPENSELFSUP", "")
     found.append(
-        Finding(
+        Diagnosis(
             "OpenSelfSup",
             openselfsup or "-",
             bool(openselfsup),
@@ -112,21 +112,21 @@ def _detectron2() -> str:
     return pypi and f"{pypi} (PyPI sdist, not compiled)"
 
 
-def _gpu() -> list[Finding]:
+def _gpu() -> list[Diagnosis]:
     listed = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     if not listed:
-        return [Finding("GPU", "-", False, "the real job needs NVIDIA GPUs; the demo does not")]
+        return [Diagnosis("GPU", "-", False, "the real job needs NVIDIA GPUs; the demo does not")]
     lines = listed.splitlines()
     driver = lines[0].rpartition(",")[2].strip()
     major = driver.partition(".")[0]
-    found = [Finding("GPU", "; ".join(line.rpartition(",")[0] for line in lines), True)]
+    found = [Diagnosis("GPU", "; ".join(line.rpartition(",")[0] for line in lines), True)]
     if _version("torch"):
         import torch
 
         cuda = torch.version.cuda or ""
         needed = DRIVERS.get(cuda, max(DRIVERS.values()))
         found.append(
-            Finding(
+            Diagnosis(
                 "NVIDIA driver",
                 driver,
                 major.isdigit() and int(major) >= needed,
@@ -135,7 +135,7 @@ def _gpu() -> list[Finding]:
         )
         usable = torch.cuda.is_available()
         found.append(
-            Finding(
+            Diagnosis(
                 "CUDA in torch",
                 f"{torch.version.cuda or '-'}{'' if usable else ', not usable'}",
                 usable,
@@ -145,20 +145,20 @@ def _gpu() -> list[Finding]:
     return found
 
 
-def _containers() -> list[Finding]:
+def _containers() -> list[Diagnosis]:
     if "TRIPLET_COMMIT" in os.environ:
         image, sources = os.environ.get("TRIPLET_IMAGE", "not named"), os.environ["TRIPLET_SOURCES"]
-        return [Finding("image", f"{image}; {sources}", True)]
+        return [Diagnosis("image", f"{image}; {sources}", True)]
     docker = _output("docker", "--version")
     engine = _output("docker", "info", "--format", "{{.ServerVersion}}") if docker else ""
     compose = _output("docker", "compose", "version", "--short") if docker else ""
     hook = shutil.which("nvidia-container-runtime-hook")  # what the engine itself looks for
     only = "only for RUNTIME=docker"
     return [
-        Finding("Docker", docker or "-", bool(docker), f"install Docker Engine ({only})"),
-        Finding("Docker engine", engine or "not running", bool(engine), f"start dockerd ({only})"),
-        Finding("Compose", compose or "-", bool(compose), f"install docker-compose-plugin ({only})"),
-        Finding(
+        Diagnosis("Docker", docker or "-", bool(docker), f"install Docker Engine ({only})"),
+        Diagnosis("Docker engine", engine or "not running", bool(engine), f"start dockerd ({only})"),
+        Diagnosis("Compose", compose or "-", bool(compose), f"install docker-compose-plugin ({only})"),
+        Diagnosis(
             "nvidia-container-toolkit",
             hook or "-",
             bool(hook),
@@ -167,15 +167,15 @@ def _containers() -> list[Finding]:
     ]
 
 
-def _room() -> list[Finding]:
+def _room() -> list[Diagnosis]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    found = [Finding("memory", f"{memory:.0f} GB", memory >= 6, "the demo needs about 4 GB")]
+    found = [Diagnosis("memory", f"{memory:.0f} GB", memory >= 6, "the demo needs about 4 GB")]
     place = paths.root("datasets")
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
     found.append(
-        Finding(
+        Diagnosis(
             "disk",
             f"{free:.0f} GB free at {place}",
             free >= NEEDED_DISK,
@@ -185,7 +185,7 @@ def _room() -> list[Finding]:
     shm = Path("/dev/shm")
     size = shutil.disk_usage(shm).total / 1e9 if shm.exists() else 0.0
     found.append(
-        Finding(
+        Diagnosis(
             "/dev/shm",
             f"{size:.1f} GB",
             size >= 1,
@@ -195,7 +195,7 @@ def _room() -> list[Finding]:
     return found
 
 
-def _data() -> list[Finding]:
+def _data() -> list[Diagnosis]:
     found = []
     advice = {"imagenet": "only to pretrain: triplet pull imagenet, or put or link the images at {}/train"}
     for name, source in load_sources().datasets.items():
@@ -203,20 +203,22 @@ def _data() -> list[Finding]:
         there = all((folder / item).exists() for item in source.provides)
         there |= name == "imagenet" and (folder / "train").is_dir()  # all that pretraining needs
         to_do = advice.get(name, "triplet pull {0.name}").format(folder)
-        found.append(Finding(name, str(folder) if there else "-", there, to_do))
+        found.append(Diagnosis(name, str(folder) if there else "-", there, to_do))
     pulled = [
         name
         for name in load_sources().weights
         if (paths.root("checkpoints") / "weights" / name / "record.json").exists()
     ]
     found.append(
-        Finding("weights", ", ".join(pulled) or "-", bool(pulled), "triplet pull weights --method triplet")
+        Diagnosis(
+            "weights", ", ".join(pulled) or "-", bool(pulled), "triplet pull weights --method triplet"
+        )
     )
     converted = [
         name for name in load_methods() if (paths.stage_folder(name, "convert") / "record.json").exists()
     ]
     found.append(
-        Finding(
+        Diagnosis(
             "converted weights",
             ", ".join(converted) or "-",
             bool(converted),

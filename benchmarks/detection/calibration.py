@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, loading, model, proof, quiet, synthetic, trainer
+from benchmarks.detection import budget, loading, log_capture, model, proof, synthetic, trainer
 from benchmarks.detection.budget import Memory
 from benchmarks.detection.trainer import GradAccumTrainer
 from triplet.errors import KitError, out_of_memory
@@ -76,11 +76,11 @@ def measure(
     with graceful() as stop, Bar("calibrate", WARM + TIMED, quiet=not processes.is_main_process) as bar:
         try:
             if gpu and images is None and share > 1:
-                with quiet.log_to(log):
+                with log_capture.log_to(log):
                     images = _most_images(cfg, processes, precision, share)
             images = images or share
             free_memory(processes)
-            with quiet.log_to(log):
+            with log_capture.log_to(log):
                 seconds = _time_iteration(cfg, processes, precision, images, stop, bar)
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -102,7 +102,7 @@ def count_memory(cfg: CfgNode, precision: str) -> Memory:
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    with quiet.log_to(Path(os.devnull)):
+    with log_capture.log_to(Path(os.devnull)):
         network = model.build(cfg)
         parameters = sum(p.numel() * p.element_size() for p in network.parameters())
         with (

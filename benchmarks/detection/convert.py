@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from benchmarks.detection import log_capture, proof
 from benchmarks.detection import model as detection
-from benchmarks.detection import proof, quiet
 from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import say
@@ -60,7 +60,7 @@ def _convert(run: str, weights: Path, config: Path, cfg: CfgNode, job: records.J
     backbone = _read(run, weights, config, cfg)
     path = job.folder / "detectron2.pkl"
     detectron2_format.write(path, backbone.state)
-    with quiet.log_to(job.folder / "log.txt"):
+    with log_capture.log_to(job.folder / "log.txt"):
         model = detection.build(cfg)
         count = proof.load_and_check(model, path)
         difference = proof.feature_difference(model, backbone, cfg.INPUT.FORMAT)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.detection import data, model, quiet, visualize
+from benchmarks.detection import data, log_capture, model, visualize
 from triplet import files, paths, records, scores
 from triplet.errors import KitError
 from triplet.progress import Bar, say
@@ -105,7 +105,7 @@ def _evaluate(
             )
         voc = PascalVOCDetectionEvaluator(name) if MetadataCatalog.get(name).get("year") else None
         model.allow_tf32(False)
-        with quiet.log_to(log):
+        with log_capture.log_to(log):
             network = model.build(cfg)
             model.load_trained(network, weights)
             cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
@@ -113,13 +113,13 @@ def _evaluate(
         images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
         with (
             Bar("eval", len(loader), quiet=not processes.is_main_process) as bar,
-            quiet.log_to(log),
+            log_capture.log_to(log),
             contextlib.closing(images),
         ):
             found = _detect(network, images, voc, bar, stop)
         if any(processes.gather(bool(stop))):
             raise stop.interrupted(f"{bar.done} of {bar.total} images evaluated")
-        with quiet.log_to(log):
+        with log_capture.log_to(log):
             parts = comm.gather(found)
             summary = voc.evaluate() if voc else None  # gathers, too
         comm._get_global_gloo_group.cache_clear()  # else a thread of the group's outlives it into the exit
@@ -130,7 +130,7 @@ def _evaluate(
         raise KitError(f"{weights} found nothing in {dataset}: it was not trained")
     job.results["images"] = len(loader.dataset)
     job.results["engine"] = "voc" if voc else engine
-    with quiet.log_to(log):
+    with log_capture.log_to(log):
         _draw(name, detections, categories, job)
         results = _voc(summary) if summary else _coco(cfg, name, detections, engine, job)
     if results["bbox"]["AP"] is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, proof, quiet, resolve
+from benchmarks.detection import budget, log_capture, proof, resolve
 from benchmarks.detection.loading import loaders
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.trainer import CheckpointHook, Trainer
@@ -69,7 +69,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
     hook: CheckpointHook | None = None
     with graceful() as stop, contextlib.ExitStack() as closing:
         try:
-            with quiet.log_to(log):
+            with log_capture.log_to(log):
                 _log_header(plan)
                 trainer = Trainer(plan.cfg, processes, plan.images, plan.precision, start, stop)
                 closing.enter_context(contextlib.closing(trainer.data_loader))
@@ -80,12 +80,12 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
             with Bar("finetune", trainer.max_iter, start, quiet=not processes.is_main_process) as bar:
                 hook = CheckpointHook(bar, job.folder, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
                 trainer.register_hooks([hook])
-                with quiet.log_to(log):
+                with log_capture.log_to(log):
                     trainer.train(start, trainer.max_iter)
             if passes := trainer.precise_passes:
                 with (
                     Bar("precise BN", passes, quiet=not processes.is_main_process) as bar,
-                    quiet.log_to(log),
+                    log_capture.log_to(log),
                 ):
                     trainer.precise_bn(bar)
         except FloatingPointError as error:

@@ -14,7 +14,7 @@ from torchvision.models.resnet import Bottleneck
 from benchmarks.detection import compat  # noqa: F401
 from triplet import records
 from triplet.errors import KitError
-from triplet.models.resnet import Backbone as Network
+from triplet.models.resnet import ResNet as Network
 from triplet.pretrain.views import normalize
 from triplet.weights import Backbone, caffe2, detectron2_format
 

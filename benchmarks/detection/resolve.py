@@ -41,7 +41,7 @@ class ResolvedOptions:
 
 
 @dataclass(frozen=True)
-class Sources:
+class RunSources:
     """Config, weights and data of a run's finetuning."""
 
     config: CfgNode
@@ -210,7 +210,7 @@ def resolve_options(
 
 def calibrate(
     run: str,
-    sources: Sources,
+    sources: RunSources,
     options: FinetuneOptions,
     resolved: ResolvedOptions,
     processes: Processes,
@@ -268,7 +268,7 @@ def known_size(cfg: CfgNode) -> int | None:
 
 def _sources(
     run: str, config: Path | None, dataset: Path, options: FinetuneOptions, processes: Processes
-) -> Sources:
+) -> RunSources:
     """Load config and data, and check that every process has the same ones."""
     converted = records.require(run, "convert")  # which says in which colour order the weights are
     weights = records.output(converted, "weights")
@@ -287,7 +287,7 @@ def _sources(
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))
     placed.MODEL.WEIGHTS, placed.SEED = str(weights), options.seed
-    return Sources(cfg, placed, dataset, categories, weights)
+    return RunSources(cfg, placed, dataset, categories, weights)
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:
@@ -304,7 +304,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
 
 def _refuse_changes(
     run: str,
-    sources: Sources,
+    sources: RunSources,
     options: FinetuneOptions,
     resolved: ResolvedOptions,
     begun: Begun,

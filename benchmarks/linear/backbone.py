@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from triplet.errors import KitError
-from triplet.models.resnet import Backbone as Network
+from triplet.models.resnet import ResNet as Network
 from triplet.pretrain.views import normalize
 from triplet.weights.read import Backbone, read_backbone
 

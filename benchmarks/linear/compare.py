@@ -20,7 +20,7 @@ from benchmarks.linear.stage import ImageNetOptions
 from triplet import environment, files, paths, records
 from triplet.pretrain.stage import pretrain
 from triplet.progress import Bar
-from triplet.pull.drawn import CLASSES, draw_image
+from triplet.pull.synthetic import CLASSES, draw_image
 
 COUNTS = {"train": 300, "val": 900, "other": 1200}
 RADII = (28.0, 60.0)

@@ -13,7 +13,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
 
 
-class Images(Settings):
+class ImageSettings(Settings):
     """What the backbone is given: torchvision's RandomResizedCrop and flip, or the centre."""
 
     size: Pixels = 224
@@ -33,7 +33,7 @@ class Images(Settings):
 class Common(Settings):
     """What every evaluation has."""
 
-    images: Images = Images()
+    images: ImageSettings = ImageSettings()
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's forward pass (autocast); all else is float32."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -109,7 +109,7 @@ class Linear(Common):
         return self
 
 
-class Knn(Common):
+class KnnConfig(Common):
     """Weighted k-nearest neighbours among the training images' features."""
 
     neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (20, 200)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.linear.config import Images as Config
+from benchmarks.linear.config import ImageSettings as Config
 from benchmarks.linear.config import Training
 from triplet.errors import KitError
 from triplet.images import Images, decode, open_images
@@ -125,7 +125,7 @@ class Crops(Dataset[tuple[Pixels, int]]):
         return render_view(image, draws, self.views.size, interpolation="bilinear"), place
 
 
-class Centres(Dataset[tuple[Pixels, int]]):
+class CenterCrops(Dataset[tuple[Pixels, int]]):
     """Item place: the centre of an image, (size, size, 3) uint8, and its place."""
 
     def __init__(self, data: Labelled, config: Config) -> None:
@@ -145,7 +145,7 @@ def collate(items: list[tuple[Pixels, int]]) -> tuple[Tensor, Tensor]:
     return pixels, torch.tensor([place for _, place in items])
 
 
-class Order:
+class EpochOrder:
     """Which images come when: a function of the seed alone.
 
     An epoch is a permutation of all images, filled up with its first ones to a multiple of

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.linear.backbone import load_backbone, pooled
 from benchmarks.linear.config import Common
-from benchmarks.linear.data import Centres, Crops, Labelled, collate
+from benchmarks.linear.data import CenterCrops, Crops, Labelled, collate
 from benchmarks.linear.stage import Task
 from triplet import files, paths
 from triplet.errors import KitError
@@ -90,7 +90,7 @@ def extract(
     for name, data in sets.items():
         places = range(len(data))
         if not crops:
-            views[name] = Centres(data, config.images), list(places)
+            views[name] = CenterCrops(data, config.images), list(places)
         for crop in range(crops):
             views[f"{name}-{crop}"] = Crops(data, config.images, config.seed), [(crop, p) for p in places]
     shards = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.linear.config import Knn
+from benchmarks.linear.config import KnnConfig
 from benchmarks.linear.features import extract
 from benchmarks.linear.stage import ImageNetOptions, Task, run_stage
 from triplet.config import load
@@ -24,11 +24,11 @@ def knn(config: Path, options: ImageNetOptions, overrides: Sequence[str] = ()) -
         KitError: bad settings, weights or data.
         Interrupted: stopped by a signal; features that are there are kept.
     """
-    settings = load(config, Knn, overrides)
+    settings = load(config, KnnConfig, overrides)
     run_stage("knn", config, settings, options, lambda task: _classify(settings, task))
 
 
-def _classify(settings: Knn, task: Task) -> None:
+def _classify(settings: KnnConfig, task: Task) -> None:
     processes, device = task.processes, task.processes.device
     features = extract(settings, task, {"train": task.train, "test": task.test})
     bank, queries = features["train"].on(device), features["test"].on(device)

@@ -17,7 +17,7 @@ from benchmarks.linear import svm_fit
 from benchmarks.linear.backbone import load_backbone
 from benchmarks.linear.config import NEUTRAL, Svm
 from benchmarks.linear.data import collate
-from benchmarks.linear.voc import Split, Squares, low_shot, pooled_layers, read_split
+from benchmarks.linear.voc import Split, VOC07Images, low_shot, pooled_layers, read_split
 from triplet import files, paths, records
 from triplet.config import load
 from triplet.errors import KitError
@@ -116,7 +116,7 @@ def _extract(
             graceful() as stop,
             Bar(f"svm: features of {name}", len(places)) as bar,
             contextlib.closing(
-                stream(Squares(data, split), batches, collate, settings.loaders, device, stop)
+                stream(VOC07Images(data, split), batches, collate, settings.loaders, device, stop)
             ) as loaded,
         ):
             for pixels, _ in loaded:

@@ -13,7 +13,7 @@ from torch.optim import SGD
 
 from benchmarks.linear.backbone import Classifier
 from benchmarks.linear.config import Common, Training
-from benchmarks.linear.data import Centres, Crops, Labelled, Order, collate, share
+from benchmarks.linear.data import CenterCrops, Crops, EpochOrder, Labelled, collate, share
 from benchmarks.linear.stage import Task
 from triplet.errors import KitError
 from triplet.progress import Bar, say
@@ -100,7 +100,7 @@ class _Fitting:
     config: Common
     training: Training
     task: Task
-    order: Order
+    order: EpochOrder
     labels: Tensor
     """(images,) int64, on the device."""
     start: int
@@ -119,7 +119,7 @@ class _Fitting:
         optimizer = make_optimizer(model, training)
         start = checkpoint.resume(task.job.folder, model.learned, optimizer, processes)
         wrapped = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
-        order = Order(len(task.train), training, config.seed)
+        order = EpochOrder(len(task.train), training, config.seed)
         labels = torch.from_numpy(task.train.labels).to(processes.device)
         pace = ThroughputMeter(training.batch, order.steps, start)
         return cls(model, wrapped, optimizer, config, training, task, order, labels, start, pace)
@@ -262,7 +262,7 @@ def centres(
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """The pixels and places of a process's share of the images, see ``stream``."""
     mine = share(len(test), processes.rank, processes.size, EVALUATED)
-    return stream(Centres(test, config.images), mine, collate, config.loaders, processes.device, stop)
+    return stream(CenterCrops(test, config.images), mine, collate, config.loaders, processes.device, stop)
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

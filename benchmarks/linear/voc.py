@@ -15,7 +15,7 @@ from torchvision.transforms import functional as TF
 
 from triplet.errors import KitError
 from triplet.images import decode
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.pretrain.views import Pixels, normalize
 
 # Kernel, stride and padding of the average pooling after the stem and each stage, for images of 224 px:
@@ -58,7 +58,7 @@ def read_split(folder: Path, split: str) -> Split:
     return Split(names, targets, [path.name.partition("_")[0] for path in lists])
 
 
-class Squares(Dataset[tuple[Pixels, int]]):
+class VOC07Images(Dataset[tuple[Pixels, int]]):
     """Item i: image i of a split as (224, 224, 3) uint8, and i."""
 
     def __init__(self, folder: Path, split: Split) -> None:
@@ -81,7 +81,7 @@ def square(image: Image.Image) -> Pixels:
     return np.asarray(TF.resize(TF.resize(image, 256), [SIZE, SIZE]))
 
 
-def pooled_layers(backbone: Backbone, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
+def pooled_layers(backbone: ResNet, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
     """(n, 3, 224, 224) uint8 -> for each layer (n, d) float64 features, normalised as svm_helper does."""
     x = backbone.relu(backbone.bn1(backbone.conv1(normalize(pixels))))
     found = []

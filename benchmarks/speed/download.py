@@ -20,7 +20,7 @@ import torch
 from benchmarks.speed import results
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet import files
-from triplet.pull.download import Wanted, download
+from triplet.pull.download import DownloadSpec, download
 from triplet.signals import Stop
 
 PIECE = 1 << 20
@@ -101,7 +101,7 @@ def _measure(folder: Path, size: int, seconds: float) -> Case:
 def _kit(url: str, target: Path, checksum: str | None) -> Callable[[], object]:
     def run() -> None:
         target.unlink(missing_ok=True)
-        download(Wanted("file", [url], checksum), target, Stop())
+        download(DownloadSpec("file", [url], checksum), target, Stop())
 
     return run
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import pieces, results
+from benchmarks.speed import components, results
 from benchmarks.speed.detection import detection
-from benchmarks.speed.fed import backends, fed
+from benchmarks.speed.end_to_end import backends, end_to_end
 from benchmarks.speed.flops import peak
 from benchmarks.speed.photos import draw_photos
 from benchmarks.speed.steps import Setup, step
@@ -175,13 +175,16 @@ def _parts(
 
     def measure_head() -> None:
         for count in (16,) if smoke else (64, 196, 1024):
-            measured.add(pieces.head(count, setup.released, budget))
+            measured.add(components.head(count, setup.released, budget))
 
     return {
         "step": ("the training step", lambda: _measure_step(setup, budget, photos, measured)),
         "head": ("the loss head", measure_head),
-        "update": ("LARS and EMA", lambda: measured.add(pieces.update(whole, budget))),
-        "data": ("the data pipeline", lambda: measured.add(pieces.pipeline(_data(smoke), photos, on_cpu))),
+        "update": ("LARS and EMA", lambda: measured.add(components.update(whole, budget))),
+        "data": (
+            "the data pipeline",
+            lambda: measured.add(components.pipeline(_data(smoke), photos, on_cpu)),
+        ),
         "detection": ("a detection step", lambda: measured.add(detection(budget, images))),
     }
 
@@ -195,7 +198,7 @@ def _measure_step(setup: Setup, budget: Budget, photos: Path, measured: _Results
     # The last kit is the one that a run on this device would use.
     for backend in backends(budget.device):
         say(f"measuring loader and step together, views by {backend}")
-        measured.together.append(fed(kits[-1], backend, photos, share_of_cores(), budget))
+        measured.together.append(end_to_end(kits[-1], backend, photos, share_of_cores(), budget))
         measured.save()
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed import others, released
+from benchmarks.speed import reference, third_party
 from benchmarks.speed.flops import step_flop
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet.errors import KitError
@@ -109,8 +109,8 @@ def contestants(setup: Setup, device: torch.device) -> tuple[list[Contestant], l
                 found.append(Kit(compiled, device, "kit, fast sizes, compiled"))
             except KitError as error:  # no compiler
                 without.append(str(error))
-    found.append(released.Step(setup.released, device))
-    built, missing = others.installed(setup.released, device)
+    found.append(reference.ReleasedStep(setup.released, device))
+    built, missing = third_party.installed(setup.released, device)
     return [*found, *built], [*without, *missing]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.containers.conftest import call
-from triplet.pull.drawn import draw_dataset
+from triplet.pull.synthetic import draw_dataset
 
 CHAIN = {
     "RUN": "demo/seed0/triplet",

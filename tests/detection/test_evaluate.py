@@ -15,7 +15,7 @@ from tests.detection.conftest import DEMO
 from tests.support.processes import launch, wait_until
 from triplet import cli, paths, records
 from triplet.errors import KitError
-from triplet.pull.drawn import draw_dataset
+from triplet.pull.synthetic import draw_dataset
 
 from detectron2.data import DatasetCatalog
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from benchmarks.detection import log_capture
 from benchmarks.detection import model as detection
-from benchmarks.detection import quiet
 from tests.conftest import KIT
 from triplet import cli, paths, records
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.weights.detectron2_format import detectron2_name
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -28,7 +28,7 @@ DEMO = KIT / "configs" / "detection" / "demo.yaml"
 def pretrained(seed):
     """A backbone of which no tensor is what Detectron2 initialises."""
     torch.manual_seed(seed)
-    state = Backbone(50, 16).state_dict()
+    state = ResNet(50, 16).state_dict()
     for name, value in state.items():
         if name.endswith("running_mean"):
             value.normal_()
@@ -155,7 +155,7 @@ def arrived(model, state):
 def load_as_detectron2_does(cfg, path, log):
     """The model, and the lines of warnings."""
     model = detection.build(cfg)
-    with quiet.log_to(log):
+    with log_capture.log_to(log):
         DetectionCheckpointer(model).load(str(path))
     warnings, inside = [], False
     for line in log.read_text().splitlines():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 
 NAMES = ("n01440764", "n02102040", "n03028079")
 
@@ -34,7 +34,7 @@ def imagenet(tmp_path_factory):
 def weights(tmp_path_factory):
     """A narrow ResNet-18 as drawn, extracted; its BN statistics are those of some images."""
     torch.manual_seed(0)
-    network = Backbone(18, 8)
+    network = ResNet(18, 8)
     with torch.no_grad():
         for _ in range(20):
             network(torch.randn(8, 3, 32, 32))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from benchmarks.linear.config import Images, Training
-from benchmarks.linear.data import Centres, Crops, Order, open_sets, share
+from benchmarks.linear.config import ImageSettings, Training
+from benchmarks.linear.data import CenterCrops, Crops, EpochOrder, open_sets, share
 from tests.conftest import KIT
 from tests.linear.conftest import NAMES, draw
 from triplet.errors import KitError
@@ -63,7 +63,7 @@ def test_an_unreadable_image_is_named(imagenet, tmp_path):
     (tmp_path / NAMES[0] / f"{NAMES[0]}_0.png").write_bytes(b"broken")
     ours, _ = open_sets(tmp_path, tmp_path)
     with pytest.raises(KitError, match=rf"{NAMES[0]}/{NAMES[0]}_0.png cannot be read"):
-        Crops(ours, Images(size=32, shorter=32), 0)[(0, 0)]
+        Crops(ours, ImageSettings(size=32, shorter=32), 0)[(0, 0)]
 
 
 @pytest.mark.parametrize("size", [(500, 375), (60, 91)])
@@ -73,7 +73,7 @@ def test_the_centre_is_torchvisions(size, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         image.save(tmp_path / name / "image.png")
-    data = Centres(open_sets(tmp_path, tmp_path)[0], Images(size=32, shorter=36))
+    data = CenterCrops(open_sets(tmp_path, tmp_path)[0], ImageSettings(size=32, shorter=36))
     expected = transforms.Compose([transforms.Resize(36), transforms.CenterCrop(32)])(image)
     assert np.array_equal(data[1][0], np.asarray(expected))
     assert data[1][1] == 1
@@ -81,16 +81,16 @@ def test_the_centre_is_torchvisions(size, tmp_path):
 
 def test_crops_are_torchvisions_and_a_function_of_seed_epoch_and_image(imagenet):
     ours, _ = open_sets(imagenet / "train", imagenet / "val")
-    data = Crops(ours, Images(size=32, shorter=36), 5)
+    data = Crops(ours, ImageSettings(size=32, shorter=36), 5)
     pixels, place = data[(3, 20)]
     assert place == 20
     assert np.array_equal(pixels, data[(3, 20)][0])
-    others = [data[(4, 20)], data[(3, 21)], Crops(ours, Images(size=32, shorter=36), 6)[(3, 20)]]
+    others = [data[(4, 20)], data[(3, 21)], Crops(ours, ImageSettings(size=32, shorter=36), 6)[(3, 20)]]
     assert not any(np.array_equal(pixels, other) for other, _ in others)
-    part = Crops(ours.only([20, 3]), Images(size=32, shorter=36), 5)
+    part = Crops(ours.only([20, 3]), ImageSettings(size=32, shorter=36), 5)
     assert np.array_equal(part[(3, 0)][0], pixels), "a part of the images sees the same crops"
     # A whole image at its own ratio: what is left is torchvision's bilinear resizing and the mirror.
-    whole = Crops(ours, Images(size=32, shorter=32, scale=(1, 1)), 0)
+    whole = Crops(ours, ImageSettings(size=32, shorter=32, scale=(1, 1)), 0)
     image = Image.open(imagenet / "train" / ours.images.name(0))
     plain = np.asarray(transforms.Resize((32, 32))(image))
     for epoch in range(30):
@@ -112,7 +112,7 @@ def test_each_epoch_shows_every_image_whatever_the_processes(images, parts, time
     if parts % processes:
         return
     training = Training(batch=parts * times, num_replicas=parts, learning_rate=1, epochs=3)
-    order = Order(images, training, 0)
+    order = EpochOrder(images, training, 0)
     shares = [list(order.batches(start, rank, processes)) for rank in range(processes)]
     assert all(len(s) == max(0, order.steps - start) for s in shares)
     steps = [sorted(item for s in shares for item in s[n]) for n in range(len(shares[0]))]
@@ -126,7 +126,7 @@ def test_each_epoch_shows_every_image_whatever_the_processes(images, parts, time
 
 
 def test_each_epoch_has_an_order_of_its_own():
-    order = Order(60, Training(batch=60, num_replicas=1, learning_rate=1, epochs=2), 0)
+    order = EpochOrder(60, Training(batch=60, num_replicas=1, learning_rate=1, epochs=2), 0)
     first, second = ([place for _, place in batch] for batch in order.batches(0, 0, 1))
     assert first != second
 

@@ -22,7 +22,7 @@ from tests.support.processes import start, wait_until
 from triplet import cli
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 
 CLASSES = ("aeroplane", "bird", "cat")
 CONFIG = "layers: [4, 5]\ncosts: [1, 1.0e-4]\nfolds: 2\nshots: [1, 2]\nsamples: 2\nworkers: 0\n"
@@ -95,7 +95,7 @@ def test_labels_are_read_and_difficult_ones_set_apart(voc, tmp_path):
 def test_features_have_openselfsups_sizes_and_length_one():
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    backbone = Backbone(50, 8).eval()
+    backbone = ResNet(50, 8).eval()
     with torch.no_grad():
         found = pooled_layers(backbone, pixels, [1, 2, 3, 4, 5])
         whole = backbone((pixels.float() - 114) / 57)

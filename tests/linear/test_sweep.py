@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.linear import features
 from benchmarks.linear.backbone import load_backbone
 from benchmarks.linear.config import Linear, Sweep
-from benchmarks.linear.data import Centres, Crops, open_sets
+from benchmarks.linear.data import CenterCrops, Crops, open_sets
 from benchmarks.linear.features import Features
 from benchmarks.linear.sweep import Heads, hold_out, score, train
 from tests.conftest import KIT
@@ -160,7 +160,7 @@ def test_the_kept_features_are_the_backbones(places, run, imagenet, weights, cap
     backbone, _ = load_backbone(weights)
     backbone.eval()
     for kind, view, data, item in (
-        ("centres", "train", Centres(ours, settings.images), 7),
+        ("centres", "train", CenterCrops(ours, settings.images), 7),
         ("crops", "train-1", Crops(ours, settings.images, 4), (1, 7)),
     ):
         kept = np.load(places / "checkpoints/run/features" / kind / f"{view}-00000.npy")

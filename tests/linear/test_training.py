@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.linear.backbone import Classifier, Head, load_backbone
 from benchmarks.linear.config import Linear, Semi
-from benchmarks.linear.data import Centres, Crops, Order, open_sets
+from benchmarks.linear.data import CenterCrops, Crops, EpochOrder, open_sets
 from benchmarks.linear.stage import Task
 from benchmarks.linear.training import correct, evaluate, fit, make_optimizer, rate
 from tests.conftest import KIT
@@ -22,7 +22,7 @@ from tests.support.processes import DOUBLE, children, group_is_gone, launch, sta
 from triplet import cli
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.pretrain.views import normalize
 from triplet.records import Job
 from triplet.signals import Stop
@@ -46,7 +46,7 @@ def head(places, run="run", stage="linear"):
 def test_the_authors_learning_rate_is_mmcvs(name, peak):
     """CosineAnnealing by epoch with warmup='linear', warmup_iters=10, warmup_ratio=1e-4, by epoch."""
     training = load(CONFIGS / f"resnet50_8x32-{name}-100e_imagenet.yaml", Linear).training
-    order = Order(1_281_167, training, 0)
+    order = EpochOrder(1_281_167, training, 0)
     assert (order.per_epoch, order.filled) == (PER_EPOCH, 1_281_168)
     warm = 10 * PER_EPOCH
     for step in (0, 1, 5004, 5005, 31_000, warm - 1, warm, warm + 1, 250_000, order.steps - 1):
@@ -77,7 +77,7 @@ def test_semi_supervised_settings_are_openselfsups(percent, decay):
         100,
         256,
     )
-    model = Classifier(Backbone(18, 4), Head(32, 3, 1), frozen=False, mixed=False)
+    model = Classifier(ResNet(18, 4), Head(32, 3, 1), frozen=False, mixed=False)
     first, second = make_optimizer(model, training).param_groups
     assert (first["lr_mult"], second["lr_mult"]) == (100, 1)
     assert [p.shape for p in first["params"]] == [(3, 32), (3,)]
@@ -127,7 +127,7 @@ def test_each_step_is_the_recipes(places, run, imagenet, weights):
     nn.init.normal_(plain.weight, std=0.01)
     nn.init.zeros_(plain.bias)
     buffers = [torch.zeros_like(p) for p in plain.parameters()]
-    crops, order = Crops(ours, settings.images, 3), Order(45, settings.training, 3)
+    crops, order = Crops(ours, settings.images, 3), EpochOrder(45, settings.training, 3)
     for step, batch in enumerate(order.batches(0, 0, 1)):
         pixels = torch.stack([torch.tensor(crops[item][0]).permute(2, 0, 1) for item in batch])
         labels = torch.tensor([ours.labels[place] for _, place in batch])
@@ -146,7 +146,7 @@ def test_each_step_is_the_recipes(places, run, imagenet, weights):
     torch.testing.assert_close(found["weight"], plain.weight.data, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(found["bias"], plain.bias.data, atol=1e-6, rtol=1e-4)
     centres = torch.stack(
-        [torch.tensor(Centres(theirs, settings.images)[i][0]).permute(2, 0, 1) for i in range(15)]
+        [torch.tensor(CenterCrops(theirs, settings.images)[i][0]).permute(2, 0, 1) for i in range(15)]
     )
     with torch.no_grad():
         right = plain(backbone(normalize(centres)).mean((2, 3))).argmax(1) == torch.from_numpy(

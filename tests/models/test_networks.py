@@ -5,7 +5,7 @@ from torch import nn
 
 from tests.support.batches import triplet_batch
 from triplet.models.networks import Networks
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.pretrain.methods import triplet
 from triplet.pretrain.views import InputResolutions
 
@@ -15,7 +15,7 @@ def test_backbone_is_torchvisions(depth):
     """Same names, same shapes, same features before the pooling."""
     theirs = getattr(torchvision.models, f"resnet{depth}")()
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
-    ours = Backbone(depth)
+    ours = ResNet(depth)
     ours.load_state_dict(state)
     images = torch.randn(2, 3, 64, 64)
     layers = list(theirs.children())[:-2]
@@ -23,12 +23,12 @@ def test_backbone_is_torchvisions(depth):
 
 
 def test_width_scales_every_channel():
-    full = Backbone(50, 64).state_dict()
-    for name, value in Backbone(50, 16).state_dict().items():
+    full = ResNet(50, 64).state_dict()
+    for name, value in ResNet(50, 16).state_dict().items():
         scaled = [n // 4 if axis < 2 and n > 3 else n for axis, n in enumerate(full[name].shape)]
         assert list(value.shape) == scaled, name
-    assert Backbone(50, 16).channels == 512
-    assert Backbone(50, 16)(torch.randn(1, 3, 64, 64)).shape == (1, 512, 2, 2)
+    assert ResNet(50, 16).channels == 512
+    assert ResNet(50, 16)(torch.randn(1, 3, 64, 64)).shape == (1, 512, 2, 2)
 
 
 def test_initialisation_is_the_authors():

@@ -16,7 +16,7 @@ from triplet.errors import KitError
 from triplet.images import open_images
 from triplet.pretrain.config import Loss, Pretrain
 from triplet.pretrain.methods.triplet import TRAITS, measure, truncated_triplet_loss
-from triplet.pretrain.monitor import Knn
+from triplet.pretrain.monitor import KnnMonitor
 from triplet.training.distributed import Processes
 
 LOSS = Loss(group=16)
@@ -112,7 +112,7 @@ def test_knn_is_the_same_over_several_processes(places, run):
 def test_knn_of_too_few_images_is_refused(places, classes):
     config = parse({**yaml.safe_load(SMALL), "monitor": {"every": 1, "images": 3}}, Pretrain, "small")
     with pytest.raises(KitError, match=r"k-NN of 3 images needs 4; set monitor\.every=0"):
-        Knn(config, open_images(classes), Processes(0, 2, torch.device("cpu")))
+        KnnMonitor(config, open_images(classes), Processes(0, 2, torch.device("cpu")))
 
 
 def test_knn_without_classes_is_refused(places, run, drawn, capsys):

@@ -9,7 +9,7 @@ import torch
 from tests.weights.test_caffe2 import caffe2_name
 from triplet import cli, paths, records
 from triplet.errors import KitError
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.published.defaults import MSRA, detection_config, weights_of
 from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
@@ -87,7 +87,7 @@ def test_a_pretraining_that_was_begun_is_not_passed_over_for_published_weights(p
 def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
     """Pull, convert, finetune of the row with MSRA's file, without a config or a path."""
     torch.manual_seed(0)
-    state = Backbone(50).state_dict()
+    state = ResNet(50).state_dict()
     tensors = {caffe2_name(k): v.numpy() for k, v in state.items() if "running" not in k and v.ndim}
     (places / "R-50.pkl").write_bytes(pickle.dumps(tensors))
     given = ["--from", str(places / "R-50.pkl")]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.pull import serving as s
 from triplet.errors import Interrupted, KitError
 from triplet.pull import download as module
-from triplet.pull.download import Wanted, download, plain, speed
+from triplet.pull.download import DownloadSpec, download, plain, speed
 from triplet.signals import Stop
 
 BODY = random.Random(0).randbytes(300_000)
@@ -25,7 +25,7 @@ def get(server, tmp_path):
     def run(*faults, mirrors=(), checksum=SHA, size=None, token=None):
         server.files |= {"/file": BODY, "/mirror": BODY}
         server.faults["/file"] = list(faults)
-        wanted = Wanted("file", [server.url("file"), *mirrors], checksum, size, token)
+        wanted = DownloadSpec("file", [server.url("file"), *mirrors], checksum, size, token)
         path = tmp_path / "to" / "file"
         try:
             download(wanted, path, Stop())
@@ -90,7 +90,7 @@ def test_what_does_not_pass_is_said_and_the_mirror_helps(get, server, faults, me
 
 def test_nobody_there(get, server, tmp_path):
     with pytest.raises(KitError, match=r"127\.0\.0\.1:9"):
-        download(Wanted("file", ["http://127.0.0.1:9/file"], SHA), tmp_path / "file", Stop())
+        download(DownloadSpec("file", ["http://127.0.0.1:9/file"], SHA), tmp_path / "file", Stop())
     assert get(mirrors=["http://127.0.0.1:9/file"]) == BODY
 
 
@@ -181,11 +181,11 @@ def test_a_stop_keeps_what_came(server, tmp_path):
             return (tmp_path / "file.part").exists() and (tmp_path / "file.part").stat().st_size > 50_000
 
     with pytest.raises(Interrupted, match="are kept"):
-        download(Wanted("file", [server.url("file")], SHA), path, After())
+        download(DownloadSpec("file", [server.url("file")], SHA), path, After())
     came = (tmp_path / "file.part").stat().st_size
     assert 50_000 < came < len(BODY)
     server.pause = 0
-    download(Wanted("file", [server.url("file")], SHA), path, stop)
+    download(DownloadSpec("file", [server.url("file")], SHA), path, stop)
     assert path.read_bytes() == BODY
     assert server.asked[-1][1]["Range"] == f"bytes={came}-"
 
@@ -200,7 +200,7 @@ def test_a_stop_ends_the_waiting_between_tries(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.time, "sleep", ask)
     with pytest.raises(Interrupted):
-        download(Wanted("file", [server.url("file")], SHA), tmp_path / "file", stop)
+        download(DownloadSpec("file", [server.url("file")], SHA), tmp_path / "file", stop)
 
 
 def test_a_token_stays_with_its_host(get, server):
@@ -235,7 +235,7 @@ def test_other_protocols_are_refused(get, server, tmp_path):
     with pytest.raises(KitError, match="could not be fetched"):
         get(*[lambda handler, _: handler.answer(302, Location=outside)] * 9)
     with pytest.raises(KitError, match="could not be fetched"):
-        download(Wanted("file", [outside], SHA), tmp_path / "file", Stop())
+        download(DownloadSpec("file", [outside], SHA), tmp_path / "file", Stop())
 
 
 def test_the_speed_is_measured(server):
@@ -280,7 +280,7 @@ def test_whatever_happens_it_is_the_right_file_or_none(server, tmp_path_factory,
     server.files |= {"/file": BODY, "/mirror": BODY}
     server.faults["/file"] = list(faults)
     path = tmp_path_factory.mktemp("any") / "file"
-    wanted = Wanted("file", [server.url("file")], SHA)
+    wanted = DownloadSpec("file", [server.url("file")], SHA)
     for _ in range(3):  # run again after a failure: what came must do no harm
         try:
             download(wanted, path, Stop())

@@ -7,7 +7,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.conftest import TINY
-from triplet.pull.drawn import CLASSES, SIDE, draw_dataset, draw_image
+from triplet.pull.synthetic import CLASSES, SIDE, draw_dataset, draw_image
 
 
 def test_the_data_set_is_cocos_layout(drawn):

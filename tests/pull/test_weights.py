@@ -10,7 +10,7 @@ import torch
 
 from tests.pull import serving as s
 from triplet import cli, records
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.pull import checksums
 
 FORM = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
@@ -30,7 +30,7 @@ def saved(state, **more):
 def states():
     """A ResNet-50 as it is drawn, and one that has seen images, as files."""
     torch.manual_seed(0)
-    state = Backbone(50).state_dict()
+    state = ResNet(50).state_dict()
     seen = {
         name: torch.rand_like(value) + 0.5 if name.endswith("running_var") else value
         for name, value in state.items()

@@ -17,7 +17,7 @@ def found(places):
     return {
         each.key: each
         for run in collect(places / "checkpoints")
-        for each in deviations.of_run(run, METHODS)
+        for each in deviations.run_deviations(run, METHODS)
         if each.stage == "finetune"
     }
 
@@ -62,7 +62,9 @@ def test_where_files_lie_is_no_departure(places):
 def test_pretraining_is_compared_with_the_nearest_released_config(places):
     making.pretrain("triplet")
     (run,) = collect(places / "checkpoints")
-    differ = {each.key: (each.theirs, each.ours, each.against) for each in deviations.of_run(run, METHODS)}
+    differ = {
+        each.key: (each.theirs, each.ours, each.against) for each in deviations.run_deviations(run, METHODS)
+    }
     against = "r50_bs4096_accumulate4_ep1000_fp16_triplet_gpu3090.py"
     assert differ == {
         "schedule.epochs": ("1000", "200", against),
@@ -73,7 +75,7 @@ def test_pretraining_is_compared_with_the_nearest_released_config(places):
 def test_another_method_has_no_released_pretraining(places):
     making.pretrain("byol", config={"method": "byol"})
     (run,) = collect(places / "checkpoints")
-    assert deviations.of_run(run, METHODS) == []
+    assert deviations.run_deviations(run, METHODS) == []
 
 
 def test_the_release_departs_from_what_is_said_of_it():

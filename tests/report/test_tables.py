@@ -8,7 +8,7 @@ from tests.report import making
 from triplet import paths
 from triplet.published.curves import FULL, NOISE, Band
 from triplet.published.rows import load_methods
-from triplet.report import coco, costs, grids, results, targets
+from triplet.report import coco, costs, results, tables, targets
 from triplet.report.stage import contents, experiments
 from triplet.runs import Score, collect
 
@@ -138,12 +138,12 @@ def test_an_experiment_pairs_its_seeds(places):
         making.run(f"demo/seed{seed}/random", random, 10.0, seed, images=60)
         making.run(f"demo/seed{seed}/triplet", triplet, 12.0, seed, images=60)
     (runs,) = experiments(collect(places / "checkpoints")).values()
-    assert grids.gains(runs, "triplet").values == (5.0, 3.0, 6.0)
-    grid = grids.of_experiment("demo", runs)
+    assert tables.gains(runs, "triplet").values == (5.0, 3.0, 6.0)
+    grid = tables.of_experiment("demo", runs)
     random, triplet = grid.rows
     assert (random[0].text, triplet[0].text) == ("random", "triplet")
     assert triplet[-1].text.startswith("+4.7 ± 1.5")
-    assert random[-1].text == grids.NONE
+    assert random[-1].text == tables.NONE
 
 
 def test_the_other_targets(places):
@@ -217,7 +217,7 @@ def test_later_stages_of_another_model_are_left_out(places):
     assert set(run.stages) == {"pretrain", "convert", "finetune"}
     assert "its eval was made from another finetune" in run.stale
     content = contents([run], METHODS, {})
-    assert "FORCE=1" in grids.of_records(run, {}).note
+    assert "FORCE=1" in tables.of_records(run, {}).note
     assert content["experiments"] == []
 
 

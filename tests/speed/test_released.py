@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from benchmarks.speed import photos, released
+from benchmarks.speed import photos, reference
 from benchmarks.speed.steps import Kit
 from triplet.images import open_images
 from triplet.models.networks import Networks
@@ -26,7 +26,7 @@ def test_the_heads_agree(n):
     prediction = torch.randn(n, 16, dtype=torch.float64, requires_grad=True)
     target = torch.randn(n, 16, dtype=torch.float64)
     losses, gradients = [], []
-    for head in (truncated_triplet_loss, released.head):
+    for head in (truncated_triplet_loss, reference.head):
         loss = head(prediction, target)
         losses.append(loss.detach())
         gradients += torch.autograd.grad(loss, prediction)
@@ -39,7 +39,7 @@ def test_three_updates_agree(config):
     theirs = copy.deepcopy(mine)
     my_optimizer, their_optimizer = (
         make(networks, config)
-        for make, networks in ((trainer.make_optimizer, mine), (released.make_optimizer, theirs))
+        for make, networks in ((trainer.make_optimizer, mine), (reference.make_optimizer, theirs))
     )
     for _ in range(3):
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
@@ -49,7 +49,7 @@ def test_three_updates_agree(config):
         my_optimizer.step()
         their_optimizer.step()
         ema_update(mine.target, mine.online, 0.9)
-        released.ema_update(theirs.target, theirs.online, 0.9)
+        reference.ema_update(theirs.target, theirs.online, 0.9)
     same(mine, theirs)
 
 
@@ -59,7 +59,7 @@ def same(mine: nn.Module, theirs: nn.Module) -> None:
 
 
 def test_whole_steps_agree(config):
-    mine, theirs = Kit(config, CPU), released.Step(config, CPU)
+    mine, theirs = Kit(config, CPU), reference.ReleasedStep(config, CPU)
     mine.objective.double()
     theirs.networks.double()
     theirs.networks.load_state_dict(mine.networks.state_dict())
@@ -119,7 +119,7 @@ def test_views_agree_given_the_same_draws(folder, monkeypatch):
                     "solarize": (float(draws.solarize),) * 2,
                 }
             )
-            theirs = released.Pairs(images, certain)[index][view]
+            theirs = reference.Pairs(images, certain)[index][view]
             mine = normalize(torch.from_numpy(pixels[view]).permute(2, 0, 1))
             torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-5)
             seen |= {("flip", draws.flip), ("gray", draws.grayscale), ("jitter", bool(draws.jitter))}
@@ -129,6 +129,6 @@ def test_views_agree_given_the_same_draws(folder, monkeypatch):
 
 def test_released_batches_come_without_end(folder, config):
     config = config.model_copy(update={"workers": 0, "loss": config.loss.model_copy(update={"group": 4})})
-    batches = released.load(open_images(folder), config)
+    batches = reference.load(open_images(folder), config)
     shapes = {next(batches).shape for _ in range(3)}
     assert shapes == {(4, 2, 3, 48, 48)}

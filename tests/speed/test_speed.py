@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import download, fed, flops, photos, results, run, timing
+from benchmarks.speed import download, end_to_end, flops, photos, results, run, timing
 from benchmarks.speed.steps import Setup, sizes_of
 from triplet.errors import KitError
 from triplet.pretrain.config import ResolutionRange, Views
@@ -204,15 +204,15 @@ def test_a_gpu_that_is_not_there_is_refused(capsys):
 
 
 def test_dali_is_for_the_gpu():
-    assert fed.backends(CPU) == ["opencv"]
+    assert end_to_end.backends(CPU) == ["opencv"]
 
 
 @pytest.mark.parametrize("package", ["lightly", "solo"])
 def test_the_other_libraries_step(package, config):
     pytest.importorskip(package)
-    from benchmarks.speed import others
+    from benchmarks.speed import third_party
 
-    (each,) = [e for e in others.installed(config, CPU)[0] if e.name.startswith(package)]
+    (each,) = [e for e in third_party.installed(config, CPU)[0] if e.name.startswith(package)]
     before = copy.deepcopy(each.networks.state_dict())
     each.micro_batch(torch.randn(12, 2, 3, 48, 48), InputResolutions(32, 41, 48, 33))
     each.update()

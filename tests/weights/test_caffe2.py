@@ -14,7 +14,7 @@ from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
 from triplet.models.networks import Networks
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.weights import detectron2_format, read_backbone
 from triplet.weights.caffe2 import EPSILON
 from triplet.weights.initial import load_initial
@@ -41,7 +41,7 @@ def caffe2_name(name):
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(0)
-    state = Backbone(50, 8).state_dict()
+    state = ResNet(50, 8).state_dict()
     for name, value in state.items():
         if name.endswith("running_var"):
             value.fill_(1 - EPSILON)

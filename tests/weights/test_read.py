@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from triplet.errors import KitError
 from triplet.models.networks import Networks
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.training import checkpoint
 from triplet.weights import read_backbone
 
@@ -18,7 +18,7 @@ from triplet.weights import read_backbone
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(0)
-    state = Backbone(50, 8).state_dict()
+    state = ResNet(50, 8).state_dict()
     for name, value in state.items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
@@ -232,7 +232,7 @@ def test_a_flipped_bit_changes_no_weight(flippable, place, bit):
 def flippable(tmp_path_factory):
     """A file of weights, its bytes, and what it holds."""
     torch.manual_seed(0)
-    state = Backbone(18, 8).state_dict()
+    state = ResNet(18, 8).state_dict()
     path = tmp_path_factory.mktemp("flipped") / "weights.pth"
     torch.save({"state_dict": state}, path)
     return path, path.read_bytes(), state

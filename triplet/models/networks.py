@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -25,7 +25,7 @@ class Encoder(nn.Module):
 
     def __init__(self, depth: int, width: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.backbone = Backbone(depth, width)
+        self.backbone = ResNet(depth, width)
         self.projector = mlp(self.backbone.channels, hidden, outputs)
         for module in self.projector.modules():
             if isinstance(module, nn.Linear):

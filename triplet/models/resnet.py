@@ -9,7 +9,7 @@ BLOCKS: dict[int, tuple[type[resnet.BasicBlock] | type[resnet.Bottleneck], list[
 }
 
 
-class Backbone(resnet.ResNet):
+class ResNet(resnet.ResNet):
     """torchvision's ResNet without its pooling and classifier, at any base width.
 
     torchvision's own ``width_per_group`` widens the inside of the blocks alone; here every channel

@@ -20,7 +20,7 @@ workspaces, fragments and CUDA want the rest."""
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepEstimate:
     """Of one run on one layout."""
 
     flop: float
@@ -33,7 +33,7 @@ class Cost:
         return f"{self.flop / 1e9:.1f} GFLOP an image, about {self.memory / 2**30:.1f} GiB a process"
 
 
-def estimate(config: Pretrain, layout: Layout) -> Cost:
+def estimate(config: Pretrain, layout: Layout) -> StepEstimate:
     """Expected arithmetic over the drawn resolutions, and memory at the largest of them.
 
     The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; a
@@ -53,7 +53,7 @@ def estimate(config: Pretrain, layout: Layout) -> Cost:
     kept = work.online * _kept(model, work.online_sides.largest, config.precision) + work.more_kept
     traits = method.TRAITS
     pixels = traits.views * 3 * traits.view_side(config.views) ** 2 * 5  # in uint8 and float32
-    return Cost(float(flop), float(tensors + layout.images * (kept + pixels)))
+    return StepEstimate(float(flop), float(tensors + layout.images * (kept + pixels)))
 
 
 def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:

@@ -27,7 +27,7 @@ BLUR_PASSES = 3
 """Boxes by which PIL approximates a Gaussian."""
 
 
-class Step(NamedTuple):
+class AugmentationStep(NamedTuple):
     """One operation on some of the views."""
 
     operation: Operation
@@ -63,21 +63,23 @@ def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
     return pixels
 
 
-def _steps(draws: Sequence[AugmentationParams]) -> Iterator[Step]:
+def _steps(draws: Sequence[AugmentationParams]) -> Iterator[AugmentationStep]:
     every = list(enumerate(draws))
     for place in range(max((len(d.jitter) for d in draws), default=0)):
         for name, operation in JITTER.items():
             factors = {i: d.jitter[place][1] for i, d in every if name in dict(d.jitter[place : place + 1])}
             if name == "hue":  # in steps of 1/256 of the circle, cut as torchvision does
                 factors = {i: int(factor * 255) % 256 for i, factor in factors.items()}
-            yield Step(operation, list(factors), np.array([*factors.values()], dtype=np.float32)[:, None])
+            yield AugmentationStep(
+                operation, list(factors), np.array([*factors.values()], dtype=np.float32)[:, None]
+            )
     none = np.empty((len(draws), 0), dtype=np.float32)
     gray = [i for i, d in every if d.grayscale]
-    yield Step(_grayscale, gray, none[gray])
+    yield AugmentationStep(_grayscale, gray, none[gray])
     radii = {i: d.blur_radius for i, d in every if d.blur_radius is not None}
-    yield Step(_blur, list(radii), box_weights([*radii.values()]))
+    yield AugmentationStep(_blur, list(radii), box_weights([*radii.values()]))
     solar = [i for i, d in every if d.solarize]
-    yield Step(_solarize, solar, none[solar])
+    yield AugmentationStep(_solarize, solar, none[solar])
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

@@ -37,7 +37,7 @@ class _Centres(Dataset[Tensor]):
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-class Knn:
+class KnnMonitor:
     """k-NN accuracy of the backbone's pooled features on a fixed sample of the training images.
 
     Every process extracts a share of the features; the networks are left as they were.

@@ -21,7 +21,7 @@ from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import Layout, MicroBatch, Order, make_layout
 from triplet.pretrain.methods import METHODS
-from triplet.pretrain.monitor import Knn
+from triplet.pretrain.monitor import KnnMonitor
 from triplet.pretrain.objective import Objective, make_objective
 from triplet.pretrain.unreadable import Unreadable
 from triplet.progress import Bar, say
@@ -124,7 +124,7 @@ def pretrain(
     """
     cores = processes.use_cores(config.loaders)
     run = prepare(config, images, job, processes, weights)
-    knn = Knn(config, images, processes) if config.monitor.every else None
+    knn = KnnMonitor(config, images, processes) if config.monitor.every else None
     if processes.is_main_process:
         say(f"pretrain: {run.layout.describe()}; {run.order.describe()}")
         say(f"pretrain: {estimate(config, run.layout).describe()}; weights: {run.origin}")
@@ -172,7 +172,7 @@ def prepare(
 
 
 def train(
-    run: TrainState, pace: ThroughputMeter, unreadable: Unreadable, knn: Knn | None
+    run: TrainState, pace: ThroughputMeter, unreadable: Unreadable, knn: KnnMonitor | None
 ) -> dict[str, float]:
     """Take all optimiser steps that are left, with logs and checkpoints.
 

@@ -67,7 +67,7 @@ class Effect(Settings):
     source: str
 
 
-class Published(Settings):
+class PublishedCurves(Settings):
     sources: dict[str, str]
     curves: list[Curve]
     undecayed: list[Curve]
@@ -111,9 +111,9 @@ class LocalResult:
 
 
 @functools.cache
-def published() -> Published:
+def published() -> PublishedCurves:
     """configs/expected.yaml; KitError when it does not fit the schema."""
-    return parse_file(PATH, Published)
+    return parse_file(PATH, PublishedCurves)
 
 
 def detector(settings: dict[str, Any]) -> str | None:

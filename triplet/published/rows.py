@@ -9,7 +9,7 @@ from triplet.config import Settings, parse_file
 from triplet.paths import CONFIGS
 
 
-class Published(Settings):
+class PublishedAP(Settings):
     """Average precision over IoU 0.50:0.95, in percent."""
 
     box: float
@@ -27,9 +27,9 @@ class Method(Settings):
     """Names in configs/sources.yaml, and the format that ``triplet.weights`` finds."""
     detection: str
     """Name of a file in configs/detection/."""
-    readme: Published
-    zoo: Published | None = None
-    student: Published | None = None
+    readme: PublishedAP
+    zoo: PublishedAP | None = None
+    student: PublishedAP | None = None
     """Of a later reproduction by others."""
     untrained: bool = False
     """Its weights are initial ones."""

@@ -12,7 +12,7 @@ PATH = CONFIGS / "published.yaml"
 Benchmark = Literal["linear", "linear-multi", "semi-1percent", "semi-10percent", "svm", "voc-detection"]
 
 
-class Table(Settings):
+class PublishedTable(Settings):
     """One table of one source."""
 
     benchmark: Benchmark
@@ -30,10 +30,10 @@ class Table(Settings):
         return self
 
 
-class Published(Settings):
+class PublishedTables(Settings):
     sources: dict[str, str]
     """What each one is, by its short name."""
-    tables: list[Table]
+    tables: list[PublishedTable]
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -57,7 +57,7 @@ def load_published(path: Path = PATH) -> list[Value]:
     """All of them, in the file's order; KitError when it does not fit the schema."""
     return [
         Value(row=row, benchmark=table.benchmark, metric=metric, value=value, source=table.source)
-        for table in parse_file(path, Published).tables
+        for table in parse_file(path, PublishedTables).tables
         for row, values in table.rows.items()
         for metric, value in zip(table.metrics, values, strict=True)
         if value is not None

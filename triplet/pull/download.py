@@ -45,7 +45,7 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DownloadSpec:
     """A file and how it is known."""
 
     name: str
@@ -82,7 +82,7 @@ class _Mismatch(Exception):
     """All bytes are there, and they are not the file."""
 
 
-def download(wanted: Wanted, path: Path, stop: Stop) -> str:
+def download(wanted: DownloadSpec, path: Path, stop: Stop) -> str:
     """Fetch a file to ``path``, unless it is there; a part of it is gone on from.
 
     Args:
@@ -194,7 +194,7 @@ class _Answer:
 class _Transfer:
     """Everything that is tried with one URL."""
 
-    def __init__(self, wanted: Wanted, url: str, path: Path, stop: Stop, token: str | None) -> None:
+    def __init__(self, wanted: DownloadSpec, url: str, path: Path, stop: Stop, token: str | None) -> None:
         self.wanted, self.url, self.path, self.stop = wanted, url, path, stop
         self.part = path.with_name(f"{path.name}.part")
         self.notes = path.with_name(f"{path.name}.part.json")

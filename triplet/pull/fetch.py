@@ -11,7 +11,7 @@ from triplet import files
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums
-from triplet.pull.download import Wanted, download
+from triplet.pull.download import DownloadSpec, download
 from triplet.pull.imagenet import sort_validation
 from triplet.pull.sources import Source, SourceFile
 from triplet.pull.unpack import unpack
@@ -28,7 +28,7 @@ UNPACKED = ".unpacked"
 
 
 @dataclass(frozen=True)
-class Given:
+class LocalSource:
     """What the user has already: ``--from``."""
 
     path: Path
@@ -47,7 +47,7 @@ class Given:
 
 
 def fetch_dataset(
-    name: str, source: Source, folder: Path, given: Given | None, stop: Stop
+    name: str, source: Source, folder: Path, given: LocalSource | None, stop: Stop
 ) -> dict[str, Any]:
     """Make ``datasets/<name>`` whole; what an earlier session did is not done again.
 
@@ -99,7 +99,7 @@ def fetch_dataset(
 
 
 def fetch_weights(
-    name: str, source: Source, folder: Path, given: Given | None, stop: Stop, *, untrained: bool
+    name: str, source: Source, folder: Path, given: LocalSource | None, stop: Stop, *, untrained: bool
 ) -> dict[str, Any]:
     """Make ``checkpoints/weights/<name>`` whole: its file, verified, loaded and looked at.
 
@@ -146,7 +146,9 @@ def fetch_weights(
     return results
 
 
-def left_to_fetch(source: Source, folder: Path, given: Given | None = None) -> dict[SourceFile, int | None]:
+def left_to_fetch(
+    source: Source, folder: Path, given: LocalSource | None = None
+) -> dict[SourceFile, int | None]:
     """The files that are not there yet, with the bytes that are missing of each; None where unknown."""
     left: dict[SourceFile, int | None] = {}
     for file in source.files:
@@ -167,7 +169,7 @@ def _mark(folder: Path, file: SourceFile) -> Path:
     return folder / DOWNLOADS / f"{file.name}.unpacked"
 
 
-def _unpack_all(name: str, source: Source, folder: Path, given: Given | None, stop: Stop) -> None:
+def _unpack_all(name: str, source: Source, folder: Path, given: LocalSource | None, stop: Stop) -> None:
     """Fetch the archives side by side, unpack each in the order of the source."""
     if missing := [f.name for f in left_to_fetch(source, folder, given) if not source.urls(f)]:
         raise KitError(
@@ -194,7 +196,7 @@ def _unpack_all(name: str, source: Source, folder: Path, given: Given | None, st
         sort_validation(folder / UNPACKING / source.sort.images, folder / UNPACKING / source.sort.devkit)
 
 
-def _check_room(name: str, source: Source, folder: Path, given: Given | None) -> None:
+def _check_room(name: str, source: Source, folder: Path, given: LocalSource | None) -> None:
     left = sum(size or 0 for size in left_to_fetch(source, folder, given).values())
     needed = left + sum(f.bytes_unpacked for f in source.files if not _mark(folder, f).exists())
     needed -= sum(size for _, size in files.walk(folder / UNPACKING))
@@ -212,7 +214,7 @@ def _obtain(
     file: SourceFile,
     checksum: str | None,
     folder: Path,
-    given: Given | None,
+    given: LocalSource | None,
     stop: Stop,
 ) -> Path:
     """Where the file is: the user's own, or fetched and verified."""
@@ -222,7 +224,7 @@ def _obtain(
     if given and (own := given.find(file)):
         return own
     urls = source.urls(file)
-    wanted = Wanted(file.name, urls, checksum, file.bytes, source.token(urls[0]))
+    wanted = DownloadSpec(file.name, urls, checksum, file.bytes, source.token(urls[0]))
     try:
         download(wanted, staged, stop)
     except KitError as error:

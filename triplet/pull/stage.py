@@ -11,10 +11,10 @@ from triplet import coco, paths, records
 from triplet.errors import Interrupted, KitError
 from triplet.progress import say
 from triplet.published.rows import load_methods
-from triplet.pull.drawn import Drawn, draw_dataset
-from triplet.pull.fetch import Given, fetch_dataset, fetch_weights
+from triplet.pull.fetch import LocalSource, fetch_dataset, fetch_weights
 from triplet.pull.sources import Source, load_sources
 from triplet.pull.subset import Subset, take_subset
+from triplet.pull.synthetic import Drawn, draw_dataset
 from triplet.signals import Stop, graceful
 
 COCO = ("train2017", "val2017", "annotations")
@@ -110,7 +110,7 @@ def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: 
         raise KitError(failures[0])
 
 
-def _given(path: Path, wanted: Sequence[Target]) -> Given:
+def _given(path: Path, wanted: Sequence[Target]) -> LocalSource:
     """The user's file or folder; KitError unless it has something that is wanted."""
     path = path.expanduser()  # make hands ~ on as it is
     if not path.exists():
@@ -118,14 +118,14 @@ def _given(path: Path, wanted: Sequence[Target]) -> Given:
     if inside := [t.folder for t in wanted if path.resolve().is_relative_to(t.folder.resolve())]:
         raise KitError(f"--from {path} lies in {inside[0]}, which the pull makes; move it elsewhere")
     names = [file.name for target in wanted for file in target.source.files]
-    given = Given(path, sole=len(names) == 1 and path.is_file())
+    given = LocalSource(path, sole=len(names) == 1 and path.is_file())
     for target in wanted:
         if given.laid_out(target.source) or any(given.find(file) for file in target.source.files):
             return given
     raise KitError(f"--from {path} is or holds none of {', '.join(names)}, and no unpacked data set")
 
 
-def _pull_source(target: Target, given: Given | None, stop: Stop, force: bool) -> None:
+def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: bool) -> None:
     def work(job: records.Job) -> None:
         if target.row:
             results = fetch_weights(

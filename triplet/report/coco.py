@@ -9,13 +9,13 @@ from pathlib import Path
 from triplet.published.causes import Cause, Facts, find, of_config
 from triplet.published.curves import FULL, NOISE, Band, LocalResult
 from triplet.published.curves import expected as expected_ap
-from triplet.published.rows import Method, Published
+from triplet.published.rows import Method, PublishedAP
 from triplet.runs import STAGES, Run, Score, groups, local_results, on_all_images, recipe, score
 from triplet.scores import TASKS
 
 
 @dataclass(frozen=True)
-class Line:
+class CocoRow:
     """One task of one row, run one way: AP in percent."""
 
     row: str
@@ -50,7 +50,7 @@ class Line:
         return len(self.ours[0].values) if self.ours[0] else 0
 
 
-def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
+def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
     """Box and mask lines of every row: one for each way that it was run, or what makes one."""
     own = local_results(runs)
     found = []
@@ -69,17 +69,17 @@ def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[Line]:
     return sorted(found, key=lambda line: list(TASKS.values()).index(line.task))
 
 
-def _published(row: str, method: Method, column: str) -> Line:
+def _published(row: str, method: Method, column: str) -> CocoRow:
     zoo = method.zoo
     ap, ap50, ap75 = (getattr(zoo, column + end) if zoo else None for end in ("", "50", "75"))
-    return Line(row, method.label, column, getattr(method.readme, column), (ap, ap50, ap75))
+    return CocoRow(row, method.label, column, getattr(method.readme, column), (ap, ap50, ap75))
 
 
-def _with(line: Line, **changes: object) -> Line:
-    return Line(**{**vars(line), **changes})
+def _with(line: CocoRow, **changes: object) -> CocoRow:
+    return CocoRow(**{**vars(line), **changes})
 
 
-def _line(bare: Line, group: list[Run], own: list[LocalResult]) -> Line:
+def _line(bare: CocoRow, group: list[Run], own: list[LocalResult]) -> CocoRow:
     task = next(key for key, column in TASKS.items() if column == bare.task)
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
@@ -103,7 +103,7 @@ def _line(bare: Line, group: list[Run], own: list[LocalResult]) -> Line:
     )
 
 
-def _student(bare: Line, student: Published) -> Line:
+def _student(bare: CocoRow, student: PublishedAP) -> CocoRow:
     ours = Score((getattr(student, bare.task),))
     return _with(
         bare,

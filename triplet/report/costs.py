@@ -25,7 +25,7 @@ class Power(Settings):
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """Of one stage of one run."""
 
     run: str
@@ -43,13 +43,13 @@ class Cost:
         return self.hours * self.gpus
 
 
-def costs(runs: list[Run], power: Power | None = None) -> list[Cost]:
+def costs(runs: list[Run], power: Power | None = None) -> list[RunCost]:
     """Of every stage, in the runs' order."""
     power = power or load(PATH, Power)
     return [_cost(run.name, stage, record, power) for run in runs for stage, record in run.stages.items()]
 
 
-def _cost(run: str, stage: str, record: Record, power: Power) -> Cost:
+def _cost(run: str, stage: str, record: Record, power: Power) -> RunCost:
     names = record.hardware.get("gpus") or [""]
     # A process has a GPU of its own, on any number of machines; what one alone leaves idle is not counted.
     count = record.world_size if names[0] else 0
@@ -58,4 +58,4 @@ def _cost(run: str, stage: str, record: Record, power: Power) -> Cost:
     energy = None
     if watts is not None and count:
         energy = hours * count * watts / 1000 * power.utilisation * power.pue
-    return Cost(run, stage, hours, names[0], count, energy)
+    return RunCost(run, stage, hours, names[0], count, energy)

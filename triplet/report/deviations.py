@@ -57,7 +57,7 @@ def recipes() -> list[tuple[str, str, str]]:
     return [(key, shown(ours[key]), shown(theirs[key])) for key in differing(ours, theirs)]
 
 
-def of_run(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
+def run_deviations(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
     """All of a run's, of its pretraining and of its finetuning."""
     found = []
     pretrain = run.stages.get("pretrain")

@@ -15,7 +15,7 @@ from triplet.config import load
 from triplet.progress import say
 from triplet.published.rows import Method, load_methods
 from triplet.records import Record
-from triplet.report import coco, costs, crate, grids, plots, provenance, results, targets, verify
+from triplet.report import coco, costs, crate, plots, provenance, results, tables, targets, verify
 from triplet.report.pictures import Picture, pictures
 from triplet.report.plots import Plot
 from triplet.runs import Run, collect
@@ -93,13 +93,13 @@ def contents(runs: list[Run], methods: Mapping[str, Method], known: Mapping[str,
         "version": triplet.__version__,
         "commit": environment.commit(),
         "runs": runs,
-        "coco": grids.of_coco(coco.lines(runs, methods)),
-        "short": [grids.of_causes(name, found) for name, found in coco.causes(runs, methods).items()],
-        "recipes": grids.of_recipes(coco.pairs(runs, methods)),
-        "targets": [grids.of_target(table) for table in targets.tables(runs, methods)],
-        "experiments": [grids.of_experiment(name, alike) for name, alike in experiments(runs).items()],
-        "costs": grids.of_costs(costs.costs(runs, power), formula),
-        "deviations": grids.of_deviations(runs, methods),
+        "coco": tables.coco_table(coco.lines(runs, methods)),
+        "short": [tables.of_causes(name, found) for name, found in coco.causes(runs, methods).items()],
+        "recipes": tables.of_recipes(coco.pairs(runs, methods)),
+        "targets": [tables.of_target(table) for table in targets.tables(runs, methods)],
+        "experiments": [tables.of_experiment(name, alike) for name, alike in experiments(runs).items()],
+        "costs": tables.of_costs(costs.costs(runs, power), formula),
+        "deviations": tables.of_deviations(runs, methods),
     }
 
 
@@ -129,16 +129,16 @@ def draw(runs: list[Run]) -> list[Plot]:
     for stage in sorted(
         {stage for run in runs for stage in run.stages if stage.startswith(("linear", "semi"))}
     ):
-        name = grids.slug(stage)
+        name = tables.slug(stage)
         found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
-    tables = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
-    for name, alike in tables.items():
+    groups = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
+    for name, alike in groups.items():
         first = sorted(alike, key=lambda run: (run.name != run.row, run.name), reverse=True)
         rows = {run.row: run for run in first}
         base = next((rows[row] for row in BASES if row in rows), None)
         ours = rows.get("triplet")
         if base and ours:
-            found.append(plots.categories(f"categories-{grids.slug(name)}", ours, base))
+            found.append(plots.categories(f"categories-{tables.slug(name)}", ours, base))
     return [plot for plot in found if plot]
 
 
@@ -147,7 +147,7 @@ def page(
 ) -> str:
     """The HTML page below LARGEST bytes: what does not fit is left out, pictures first, then records."""
     shown: list[Picture] = pictures(runs)
-    provided = [grids.of_records(run, known) for run in runs]
+    provided = [tables.of_records(run, known) for run in runs]
     while True:
         left_out = len(runs) - len(provided)
         more = {"plots": figures, "pictures": shown, "records": provided, "left_out": left_out}

@@ -60,7 +60,7 @@ VOC = "DETECTION=configs/detection/voc_r50_c4_24k_moco.yaml COCO=voc"
 
 
 @dataclass(frozen=True)
-class Line:
+class TargetRow:
     """A row by one protocol: published numbers and ours, by metric."""
 
     row: str
@@ -84,17 +84,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class TargetTable:
     name: str
     title: str
     note: str
     metrics: tuple[str, ...]
     sources: dict[str, tuple[str, ...]]
     """Of each metric, those that published it."""
-    lines: list[Line]
+    lines: list[TargetRow]
 
 
-def tables(runs: list[Run], methods: Mapping[str, Method]) -> list[Table]:
+def tables(runs: list[Run], methods: Mapping[str, Method]) -> list[TargetTable]:
     """All of them, each with every row that is published or was measured."""
     files = {name: source.files[0].name for name, source in load_sources().weights.items()}
     values = load_published()
@@ -107,7 +107,7 @@ def _table(
     methods: Mapping[str, Method],
     values: list[Value],
     files: Mapping[str, str],
-) -> Table:
+) -> TargetTable:
     title, metrics, note, stage = BENCHMARKS[name]
     published: dict[str, dict[tuple[str, str], float]] = {}
     for value in values:
@@ -125,16 +125,16 @@ def _table(
             alike_runs = [each for each in of_row if each[2] == protocol]
             ours = {m: score([values.get(m) for *_, values in alike_runs]) for m in metrics}
             names = tuple(run.name for run, *_ in alike_runs)
-            found.append(Line(row, label, protocol, theirs, ours, names))
+            found.append(TargetRow(row, label, protocol, theirs, ours, names))
         if not of_row:
             nothing: dict[str, Score | None] = dict.fromkeys(metrics)
             command = _command(row, stage, methods, runs, files)
-            found.append(Line(row, label, "", theirs, nothing, command=command))
+            found.append(TargetRow(row, label, "", theirs, nothing, command=command))
     sources = {
         m: tuple(s for s in ("readme", "zoo") if any((s, m) in line.published for line in found))
         for m in metrics
     }
-    return Table(name, title, note, metrics, sources, found)
+    return TargetTable(name, title, note, metrics, sources, found)
 
 
 def _rows(methods: Mapping[str, Method]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from triplet import files
 from triplet.errors import KitError
 from triplet.models.resnet import BLOCKS
-from triplet.models.resnet import Backbone as Network
+from triplet.models.resnet import ResNet as Network
 from triplet.training import checkpoint
 from triplet.weights.caffe2 import read_caffe2
 

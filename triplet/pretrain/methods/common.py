@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.errors import KitError
-from triplet.models.resnet import Backbone
+from triplet.models.resnet import ResNet
 from triplet.pretrain.config import Model, Pretrain, ResolutionRange, Views
 from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
 
@@ -116,7 +116,7 @@ class Batch:
             yield torch.Generator(self.indices.device).manual_seed(seed)
 
 
-class Encoder(nn.Module):
+class BaselineEncoder(nn.Module):
     """Backbone, global average pooling, projector.
 
     Args:
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Pretrain, projector: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.backbone = Backbone(config.model.depth, config.model.width)
+        self.backbone = ResNet(config.model.depth, config.model.width)
         self.projector = projector(self.backbone.channels)
         for module in self.projector.modules():
             if isinstance(module, nn.Linear):

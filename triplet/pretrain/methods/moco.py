@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.gpu_augment import send
-from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, contrastive_loss, unit
 from triplet.training.optim import ema_update
 
 
@@ -43,7 +43,7 @@ class Moco(nn.Module):
                 nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs)
             )
 
-        self.online = Encoder(config, projector)
+        self.online = BaselineEncoder(config, projector)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrastive.queue), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))

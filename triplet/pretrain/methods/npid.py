@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, contrastive_loss, unit
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, contrastive_loss, unit
 
 TRAITS = Traits(measures=("accuracy",), views=1)
 
@@ -21,7 +21,7 @@ class Npid(nn.Module):
     def __init__(self, config: Pretrain, images: int) -> None:
         super().__init__()
         outputs = config.model.outputs
-        self.online = Encoder(config, lambda channels: nn.Linear(channels, outputs))
+        self.online = BaselineEncoder(config, lambda channels: nn.Linear(channels, outputs))
         self.register_buffer("bank", F.normalize(torch.randn(images, outputs)))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from triplet.pretrain.config import Patches, Pretrain, Views
-from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, accuracy
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, accuracy
 
 CENTRE = 4
 
@@ -55,7 +55,7 @@ class RelativeLoc(nn.Module):
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__()
-        self.online = Encoder(config, lambda channels: nn.Identity())
+        self.online = BaselineEncoder(config, lambda channels: nn.Identity())
         hidden, self.dropout = config.model.hidden, 0.5
         fc = nn.Linear(2 * self.online.backbone.channels, hidden)
         bn = nn.BatchNorm1d(hidden, momentum=0.003)

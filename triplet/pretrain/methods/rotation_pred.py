@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, accuracy
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, accuracy
 
 TRAITS = Traits(measures=("accuracy",), views=1)
 
@@ -21,7 +21,7 @@ def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def build(config: Pretrain, images: int) -> nn.Module:
     """A backbone and a classifier of four."""
-    return nn.ModuleDict({"online": Encoder(config, lambda channels: nn.Linear(channels, 4))})
+    return nn.ModuleDict({"online": BaselineEncoder(config, lambda channels: nn.Linear(channels, 4))})
 
 
 def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Encoder, Traits, Work, accuracy
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, accuracy
 
 TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True)
 
@@ -42,7 +42,7 @@ def build(config: Pretrain, images: int) -> nn.Module:
             )
         )
 
-    return nn.ModuleDict({"online": Encoder(config, projector)})
+    return nn.ModuleDict({"online": BaselineEncoder(config, projector)})
 
 
 def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:

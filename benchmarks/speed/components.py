@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import released
+from benchmarks.speed import reference
 from benchmarks.speed.timing import Budget, Case, Variant, interleave
 from triplet.images import open_images
 from triplet.models.networks import Networks
@@ -46,7 +46,7 @@ def head(images: int, config: Pretrain, budget: Budget) -> Case:
 
     def theirs() -> None:
         prediction.grad = None
-        released.head(prediction, target).backward()
+        reference.head(prediction, target).backward()
 
     variants = [
         Variant("kit", ours, ours=True, block=BLOCK),
@@ -76,7 +76,7 @@ def update(config: Pretrain, budget: Budget) -> Case:
         update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 1e-3})}
     )
     optimizer = trainer.make_optimizer(networks, slow)
-    their_optimizer = released.make_optimizer(theirs, slow)
+    their_optimizer = reference.make_optimizer(theirs, slow)
     momentum = config.schedule.ema_base
 
     def run_ours() -> None:
@@ -85,7 +85,7 @@ def update(config: Pretrain, budget: Budget) -> Case:
 
     def run_theirs() -> None:
         their_optimizer.step()
-        released.ema_update(theirs.target, theirs.online, momentum)
+        reference.ema_update(theirs.target, theirs.online, momentum)
 
     tensors = [p for p in networks.parameters() if p.requires_grad]
     sizes = {
@@ -118,7 +118,7 @@ def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
     batches: dict[str, Iterator[Any]] = {
         "kit, opencv": kit("opencv"),
         "kit, pil": kit("pil"),
-        "released": released.load(images, here),
+        "released": reference.load(images, here),
     }
 
     def variant(name: str) -> Variant:

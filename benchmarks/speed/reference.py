@@ -49,7 +49,7 @@ def head(prediction: Tensor, target: Tensor, gamma: float = 2.0, margin: float =
     return F.margin_ranking_loss(negatives, gamma * positives, torch.ones_like(negatives), margin=margin)
 
 
-class LARS(Optimizer):
+class ReleasedLARS(Optimizer):
     """openselfsup/utils/optimizers.py: a loop over the tensors, two waits for the device in each.
 
     Args:
@@ -91,7 +91,7 @@ class LARS(Optimizer):
                 w.add_(-state["momentum_buffer"])
 
 
-def make_optimizer(networks: Networks, config: Pretrain) -> LARS:
+def make_optimizer(networks: Networks, config: Pretrain) -> ReleasedLARS:
     """openselfsup/apis/train.py, build_optimizer: a group for each tensor, the frozen ones included."""
     groups = []
     for name, parameter in networks.named_parameters():
@@ -100,7 +100,9 @@ def make_optimizer(networks: Networks, config: Pretrain) -> LARS:
             group.update(weight_decay=0.0, lars_exclude=True)
         groups.append(group)
     settings = config.optimizer
-    return LARS(groups, settings.learning_rate, settings.momentum, settings.weight_decay, settings.eta)
+    return ReleasedLARS(
+        groups, settings.learning_rate, settings.momentum, settings.weight_decay, settings.eta
+    )
 
 
 @torch.no_grad()
@@ -115,7 +117,7 @@ SCALE = 1024.0
 be updates that take no time."""
 
 
-class Step:
+class ReleasedStep:
     """openselfsup/models/triplet.py, hooks/optimizer_hook.py and hooks/triplet_hook.py.
 
     On the CPU float32. On a GPU their run is apex O1: here float16 autocast and a scaled loss, torch's own

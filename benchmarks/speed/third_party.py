@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed.released import SCALE
-from triplet.models.resnet import Backbone
+from benchmarks.speed.reference import SCALE
+from triplet.models.resnet import ResNet
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods.triplet import resize
 from triplet.pretrain.views import InputResolutions
@@ -42,7 +42,7 @@ class _Byol:
 
     def __init__(self, config: Pretrain, device: torch.device) -> None:
         self.config, self.device, self.mixed = config, device, device.type == "cuda"
-        backbone = Backbone(config.model.depth, config.model.width)
+        backbone = ResNet(config.model.depth, config.model.width)
         self.networks, self.channels = nn.ModuleDict({"backbone": backbone}), backbone.channels
         self.build()
         self.networks.train().to(device)
@@ -161,7 +161,7 @@ class SoloLearn(_Byol):
                 nn.Linear(model.hidden, model.outputs),
             )
 
-        networks["target_backbone"] = Backbone(model.depth, model.width)
+        networks["target_backbone"] = ResNet(model.depth, model.width)
         networks["projector"] = mlp(self.channels)
         networks["target_projector"] = mlp(self.channels)
         networks["predictor"] = mlp(model.outputs)

@@ -30,7 +30,7 @@ def backends(device: torch.device) -> list[str]:
     return found
 
 
-def fed(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> dict[str, Any]:
+def end_to_end(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> dict[str, Any]:
     """Images/s of the loader alone and of training, and the share of time that training waits for data.
 
     Args:

@@ -11,7 +11,7 @@ from triplet.published.curves import NOISE
 from triplet.published.rows import Method
 from triplet.records import Artifact, Record
 from triplet.report import coco, deviations, provenance, targets
-from triplet.report.costs import Cost
+from triplet.report.costs import RunCost
 from triplet.runs import METRICS, Run, Score, score
 from triplet.scores import TASKS
 
@@ -65,7 +65,7 @@ def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -
     return Cell(value.text(form), value.mean, "ours", anchor(runs[0]) if runs else "")
 
 
-def of_coco(lines: list[coco.Line]) -> list[Grid]:
+def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
     """Boxes, then masks; the verdict of a shortfall leads to its causes."""
     columns = (
         "Row",
@@ -179,7 +179,7 @@ def of_recipes(pairs: list[coco.Pair]) -> list[Grid]:
     return [results, settings]
 
 
-def of_target(table: targets.Table) -> Grid:
+def of_target(table: targets.TargetTable) -> Grid:
     columns = ["Row"]
     for metric in table.metrics:
         columns += [f"{metric} {source.replace('readme', 'README')}" for source in table.sources[metric]]
@@ -236,7 +236,7 @@ def gains(runs: list[Run], row: str, base: str = "random") -> Score | None:
     return score(found)
 
 
-def of_costs(costs: list[Cost], formula: str) -> list[Grid]:
+def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
     """The sums of each stage, and a line for each stage of each run."""
     columns = ("stage", "runs", "hours", "GPU hours", "energy (kWh, at most)")
     sums = Grid("costs", "Time, GPU hours and energy of all runs", formula, columns)
@@ -269,7 +269,10 @@ def of_costs(costs: list[Cost], formula: str) -> list[Grid]:
 
 def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
     """What departs from what: of releases, then of each run."""
-    found = [*deviations.stated(), *(each for run in runs for each in deviations.of_run(run, methods))]
+    found = [
+        *deviations.stated(),
+        *(each for run in runs for each in deviations.run_deviations(run, methods)),
+    ]
     return Grid(
         "deviations",
         "Every setting that differs",
