@@ -60,7 +60,7 @@ def end_to_end(kit: Kit, backend: str, folder: Path, workers: int, budget: Budge
 
     def train() -> None:
         began = time.perf_counter()
-        seen, waited, _ = trainer.accumulate(kit.objective, config, next(passes), batches)
+        seen, waited, _ = trainer.accumulate(kit.objective, kit.objective, next(passes), batches)
         trainer.advance(kit.networks, kit.optimizer, config, kit.order, kit.order.steps // 2)
         seen.tolist()  # waits for the device, as the trainer does
         shares.append(waited / (time.perf_counter() - began))

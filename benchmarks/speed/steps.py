@@ -14,7 +14,7 @@ from triplet.errors import KitError
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain, ResolutionRange
 from triplet.pretrain.layout import MicroBatch, Order
-from triplet.pretrain.objective import Objective
+from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.views import InputResolutions, draw_resolutions, normalize
 from triplet.progress import say
 from triplet.training.distributed import Processes
@@ -68,9 +68,8 @@ class Kit:
 
     def micro_batch(self, pairs: Tensor, sizes: InputResolutions) -> None:
         """Forward and backward of (n, 2, 3, h, w) uint8 views that lie on the host."""
-        loss, values = self.objective(pairs.to(self.device, non_blocking=True), self.each, sizes)
-        (loss / self.config.optimizer.accumulate).backward()
-        self.seen.append(values)
+        step = self.objective.begin(pairs.to(self.device, non_blocking=True), self.each, sizes)
+        self.seen.append(backward(self.objective, step, self.config.optimizer.accumulate))
 
     def update(self) -> None:
         """As the trainer ends a step: advance, then read what was measured."""

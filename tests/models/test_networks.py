@@ -58,8 +58,8 @@ def test_target_is_a_frozen_copy_in_train_mode(monkeypatch):
         return (prediction * target).sum()
 
     monkeypatch.setattr(triplet, "truncated_triplet_loss", loss_of)
-    loss, _ = triplet.step(networks, views, triplet_batch(InputResolutions(32, 32, 48, 64), group=12))
-    loss.backward()
+    for loss in triplet.step(networks, views, triplet_batch(InputResolutions(32, 32, 48, 64), group=12)):
+        loss.backward()
     assert len(targets) == 2
     assert not any(target.requires_grad for target in targets)
     assert all(p.grad is None for p in networks.target.parameters())

@@ -12,7 +12,7 @@ from triplet.models.networks import Networks
 from triplet.openselfsup.train import to_openselfsup
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
-from triplet.pretrain.objective import Objective
+from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.trainer import advance, make_optimizer
 from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
@@ -58,8 +58,8 @@ def test_ten_steps_are_ours(trained):
     for step in range(10):
         for iteration in range(step * ACCUMULATE, (step + 1) * ACCUMULATE):
             pairs = torch.stack([torch.from_numpy(views(i)) for i in found["indices"][iteration]])
-            loss, _ = objective(pairs, MicroBatch(iteration, ()))
-            (loss / ACCUMULATE).backward()
+            step = objective.begin(pairs, MicroBatch(iteration, ()))
+            loss = backward(objective, step, ACCUMULATE)[0]
             assert loss.item() == pytest.approx(found["loss"][iteration], abs=1e-9)
         rate, _ = advance(networks, optimizer, config, order, step)
         assert rate == pytest.approx(found["learning_rate"][iteration], rel=1e-12)

@@ -34,7 +34,7 @@ from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import triplet
 from triplet.pretrain.methods.triplet import resize
-from triplet.pretrain.objective import Objective
+from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.trainer import advance, make_optimizer
 from triplet.pretrain.views import InputResolutions, normalize
 from triplet.training import optim, schedule
@@ -79,9 +79,8 @@ class Run:
         worst = 0.0
         for iteration in range(number * ACCUMULATE, (number + 1) * ACCUMULATE):
             pairs, sizes = self.micro_batch(iteration)
-            loss, _ = self.objective(pairs, MicroBatch(iteration, ()), sizes)
-            if loss.requires_grad:
-                (loss / divide).backward()
+            step = self.objective.begin(pairs, MicroBatch(iteration, ()), sizes)
+            loss = backward(self.objective, step, divide)[0]
             worst = max(worst, abs(loss.item() - self.golden("loss")[iteration].item()))
         return worst
 

@@ -16,7 +16,7 @@ from triplet.config import load
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import npid
-from triplet.pretrain.objective import Objective
+from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.trainer import advance, make_optimizer
 from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
@@ -72,8 +72,8 @@ class Run:
             indices = self.golden("indices")[self.iteration].tolist()
             each = MicroBatch(self.iteration, tuple((0, index) for index in indices))
             images = torch.from_numpy(np.stack([pixels(self.name, index) for index in indices]))
-            loss, _ = self.objective(images, each)
-            (loss / self.config.optimizer.accumulate).backward()
+            step = self.objective.begin(images, each)
+            loss = backward(self.objective, step, self.config.optimizer.accumulate)[0]
             worst = max(worst, abs(loss.item() - self.golden("loss")[self.iteration]))
             self.iteration += 1
         rate, _ = advance(self.networks, self.optimizer, self.config, self.order, number)

@@ -1,6 +1,7 @@
 """The baselines' own parts, and that their trainings do not depend on the number of processes or on a
 stop."""
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -26,7 +27,7 @@ from triplet.pretrain.methods.moco import enqueue
 from triplet.pretrain.methods.relative_loc import draw_patches
 from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
-from triplet.pretrain.objective import make_objective
+from triplet.pretrain.objective import backward, make_objective
 from triplet.pretrain.trainer import pretrain
 from triplet.published.defaults import recipe
 from triplet.training import checkpoint
@@ -155,14 +156,23 @@ def test_every_method_gives_what_its_protocol_says(method):
     config = settings(method)
     traits = METHODS[method].TRAITS
     objective = make_objective(config, 24, make_layout(config, 1), ALONE).train()
+    again = copy.deepcopy(objective)
     side = traits.view_side(config.views)
     pixels = torch.randint(256, (24, traits.views, 3, side, side), dtype=torch.uint8)
-    loss, values = objective(pixels, MicroBatch(0, tuple((0, index) for index in range(24))))
-    assert loss.shape == ()
+    begun = objective.begin(pixels, MicroBatch(0, tuple((0, index) for index in range(24))))
+    terms = [objective(begun) for _ in range(traits.terms)]
+    assert all(term.shape == () for term in terms)
+    total = torch.stack(terms).sum()
+    total.backward()
+    with pytest.raises(StopIteration) as end:
+        next(begun)
+    assert len(end.value.value) == len(traits.measures)
+    values = backward(again, again.begin(pixels, MicroBatch(0, tuple((0, index) for index in range(24)))))
     assert values.shape == (len(objective.measures),)
-    assert values[0] == pytest.approx(loss.item())
+    assert values[0] == pytest.approx(total.item())
     assert not values.requires_grad
-    loss.backward()
+    for ours, theirs in zip(objective.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
     assert objective.networks.online.backbone.conv1.weight.grad is not None
     if traits.ema_target:
         online, target = objective.networks.online, objective.networks.target

@@ -50,8 +50,9 @@ def estimate(config: Pretrain, layout: Layout) -> StepEstimate:
     # Trained tensors have a gradient and a momentum; the target network has neither.
     tensors = sum(p.numel() * (12 if p.requires_grad else 4) for p in networks.parameters())
     tensors += 4 * sum(b.numel() for b in networks.buffers())
-    kept = work.online * _kept(model, work.online_sides.largest, config.precision) + work.more_kept
     traits = method.TRAITS
+    passes = work.online / traits.terms  # that one backward pass goes back through
+    kept = passes * _kept(model, work.online_sides.largest, config.precision) + work.more_kept
     pixels = traits.views * 3 * traits.view_side(config.views) ** 2 * 5  # in uint8 and float32
     return StepEstimate(float(flop), float(tensors + layout.images * (kept + pixels)))
 

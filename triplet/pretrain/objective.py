@@ -1,20 +1,23 @@
 """Networks and loss of any method as one module, which is what DistributedDataParallel wraps."""
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.gpu_augment import send
 from triplet.pretrain.layout import Layout, MicroBatch
 from triplet.pretrain.methods import METHODS, PretrainMethod
-from triplet.pretrain.methods.common import Batch
+from triplet.pretrain.methods.common import Batch, Step
 from triplet.pretrain.views import InputResolutions, draw_resolutions, normalize
 from triplet.training.distributed import Processes
 
 
 class Objective(nn.Module):
-    """The networks of the config's method, and a forward pass that ends in its loss.
+    """The networks of the config's method, and a forward pass that ends in a term of its loss.
 
     Args:
         config: of the run.
@@ -35,21 +38,34 @@ class Objective(nn.Module):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the values that ``forward`` gives beside the loss that is stepped."""
+        """Names of the values that ``backward`` gives."""
         return ("loss", *self.method.TRAITS.measures)
 
-    def forward(
-        self, pixels: Tensor, each: MicroBatch, resolutions: InputResolutions | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """One pass of this process.
+    def forward(self, step: Step) -> Tensor:
+        """The next term of the loss: a scalar with its gradient."""
+        with self._autocast():
+            return next(step)
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.networks.parameters()).device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.mixed)
+
+    def measured(self, step: Step) -> Tensor:
+        """The (len(measures) - 1,) measures of a step whose every term was taken, detached."""
+        with self._autocast():
+            try:
+                next(step)
+            except StopIteration as end:
+                return torch.stack([*end.value])
+        raise AssertionError(f"{self.config.method} yields more terms than its traits say")
+
+    def begin(self, pixels: Tensor, each: MicroBatch, resolutions: InputResolutions | None = None) -> Step:
+        """The step of this process, of which nothing is computed yet.
 
         Args:
             pixels: (n, views, 3, h, w) uint8.
             each: says which images these are.
             resolutions: instead of those that the method draws for this iteration, if it draws any.
-
-        Returns:
-            The scalar loss, and the float32 values of ``measures``, detached.
         """
         config = self.config
         dtype = next(self.networks.parameters()).dtype
@@ -69,9 +85,41 @@ class Objective(nn.Module):
             processes=self.processes.size,
             resolutions=resolutions,
         )
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.mixed):
-            loss, measured = self.method.step(self.networks, views, batch)
-        return loss, torch.stack([loss.detach(), *measured]).float()
+        return self.method.step(self.networks, views, batch)
+
+
+def backward(
+    objective: Objective,
+    step: Step,
+    divide: int = 1,
+    model: nn.Module | None = None,
+    *,
+    reduce: bool = True,
+) -> Tensor:
+    """Forward and backward passes of a step, one term of the loss after the other.
+
+    The gradient of a sum is the sum of the gradients, and a backward pass frees what its term kept.
+
+    Args:
+        objective: whose networks get the gradients.
+        step: of its ``begin``.
+        divide: the loss by this before its backward pass: the micro-batches of an optimiser step.
+        model: DistributedDataParallel around the objective, where there are several processes.
+        reduce: the gradients over the processes, in the last term's backward pass.
+
+    Returns:
+        The values of ``measures``, detached, in the networks' precision, at least float32.
+    """
+    terms, total = objective.method.TRAITS.terms, None
+    for number in range(terms):
+        silent = isinstance(model, DistributedDataParallel) and not (reduce and number == terms - 1)
+        with model.no_sync() if silent else contextlib.nullcontext():  # type: ignore[union-attr, operator]
+            loss = (model or objective)(step)
+            if torch.is_grad_enabled():
+                (loss / divide).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    return torch.cat([total[None], objective.measured(step)])
 
 
 def make_objective(config: Pretrain, images: int, layout: Layout, processes: Processes) -> Objective:

@@ -22,7 +22,7 @@ from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import Layout, MicroBatch, Order, make_layout
 from triplet.pretrain.methods import METHODS
 from triplet.pretrain.monitor import KnnMonitor
-from triplet.pretrain.objective import Objective, make_objective
+from triplet.pretrain.objective import Objective, backward, make_objective
 from triplet.pretrain.unreadable import Unreadable
 from triplet.progress import Bar, say
 from triplet.records import Job
@@ -227,7 +227,7 @@ def _take_step(
 ) -> tuple[dict[str, Any], bool]:
     """One optimiser step: what the log says of it, and whether any process is asked to stop."""
     config, processes, order, done = run.config, run.processes, run.order, step + 1
-    seen, waited, bad = accumulate(run.model, config, passes, batches)
+    seen, waited, bad = accumulate(run.objective, run.model, passes, batches)
     rate, momentum = advance(run.networks, run.optimizer, config, order, step)
     own = torch.tensor([float(bool(stop)), unreadable.news(bad), waited], dtype=seen.dtype)
     # The one place where the host waits for the device.
@@ -256,13 +256,13 @@ def _loader(config: Pretrain) -> Callable[..., Batches]:
 
 
 def accumulate(
-    model: nn.Module, config: Pretrain, passes: list[MicroBatch], batches: Batches
+    objective: Objective, model: nn.Module, passes: list[MicroBatch], batches: Batches
 ) -> tuple[Tensor, float, set[int]]:
     """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
 
     Args:
-        model: of ``make_objective``, or DistributedDataParallel around it.
-        config: of the run.
+        objective: of the run.
+        model: the same, or DistributedDataParallel around it.
         passes: of this process in this step.
         batches: one item for each pass, see ``data.load``.
 
@@ -273,22 +273,20 @@ def accumulate(
     Raises:
         KitError: a pass does not fit the GPU.
     """
-    waited, seen, unreadable = 0.0, None, set[int]()
+    waited, seen, unreadable, config = 0.0, None, set[int](), objective.config
     for number, each in enumerate(passes, 1):
         asked = time.monotonic()
         pairs, bad = next(batches)
         waited += time.monotonic() - asked
         unreadable |= {*bad}
-        silent = isinstance(model, DistributedDataParallel) and number < len(passes)
-        with model.no_sync() if silent else contextlib.nullcontext():  # type: ignore[operator]
-            try:
-                loss, values = model(pairs, each)
-                (loss / len(passes)).backward()
-            except torch.OutOfMemoryError:
-                way = "take a larger one"
-                if not METHODS[config.method].TRAITS.needs_whole_batch and len(pairs) > config.loss.group:
-                    way = f"limit them with images_per_gpu={config.loss.group} (or a multiple of that)"
-                raise KitError(f"{len(pairs)} images at once do not fit this GPU; {way}") from None
+        step, last = objective.begin(pairs, each), number == len(passes)
+        try:
+            values = backward(objective, step, len(passes), model, reduce=last).float()
+        except torch.OutOfMemoryError:
+            way = "take a larger one"
+            if not METHODS[config.method].TRAITS.needs_whole_batch and len(pairs) > config.loss.group:
+                way = f"limit them with images_per_gpu={config.loss.group} (or a multiple of that)"
+            raise KitError(f"{len(pairs)} images at once do not fit this GPU; {way}") from None
         seen = values / len(passes) if seen is None else seen + values / len(passes)
     assert seen is not None
     return seen, waited, unreadable

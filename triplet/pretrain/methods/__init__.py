@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods import byol, moco, npid, relative_loc, rotation_pred, simclr, triplet
-from triplet.pretrain.methods.common import Batch, Traits, Work
+from triplet.pretrain.methods.common import Batch, Step, Traits, Work
 
 
 class PretrainMethod(Protocol):
@@ -28,8 +28,8 @@ class PretrainMethod(Protocol):
             images: in the data set.
         """
 
-    def step(self, networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-        """The forward pass of one micro-batch, under autocast where the config asks for bfloat16.
+    def step(self, networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
+        """The forward passes of one micro-batch, under autocast where the config asks for bfloat16.
 
         Args:
             networks: of ``build``, in train mode.
@@ -37,7 +37,7 @@ class PretrainMethod(Protocol):
             batch: which images these are, of what run.
 
         Returns:
-            The scalar loss with its gradient, and detached scalars, one for each of ``TRAITS.measures``.
+            What yields the ``TRAITS.terms`` terms of the loss, then returns the measures.
         """
 
     def work(self, config: Pretrain) -> Work:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from triplet.models.networks import Networks
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import Batch, Traits, Work, predictor_flop, unit
+from triplet.pretrain.methods.common import Batch, Step, Traits, Work, predictor_flop, unit
 
-TRAITS = Traits(measures=("positive_cosine",), ema_target=True)
+TRAITS = Traits(measures=("positive_cosine",), terms=2, ema_target=True)
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -26,14 +26,15 @@ def build(config: Pretrain, images: int) -> Networks:
     return Networks(**config.model.model_dump())
 
 
-def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
     """Two (n, 3, h, w) views: predict each one's target projection from the other, and sum both losses."""
-    prediction_1 = networks.predictor(networks.online(views[0]))
-    prediction_2 = networks.predictor(networks.online(views[1]))
     with torch.no_grad():
         target_1, target_2 = networks.target(views[0]), networks.target(views[1])
-    loss = byol_loss(prediction_1, target_2) + byol_loss(prediction_2, target_1)
-    return loss, [loss.detach() / -4]
+    loss_1 = byol_loss(networks.predictor(networks.online(views[0])), target_2)
+    yield loss_1
+    loss_2 = byol_loss(networks.predictor(networks.online(views[1])), target_1)
+    yield loss_2
+    return [(loss_1 + loss_2).detach() / -4]
 
 
 def work(config: Pretrain) -> Work:

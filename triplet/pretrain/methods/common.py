@@ -1,6 +1,6 @@
 """What methods are described by, what their steps see, and what several of them need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +14,11 @@ from triplet.errors import KitError
 from triplet.models.resnet import ResNet
 from triplet.pretrain.config import Model, Pretrain, ResolutionRange, Views
 from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
+
+Step = Generator[Tensor, None, Sequence[Tensor]]
+"""The forward passes of one micro-batch. It yields each term of the loss, a scalar with its gradient. The
+next term is computed only when it is asked for, after the backward pass of this one, so that the tensors of
+one term at most are kept. It returns detached scalars, one for each of ``Traits.measures``."""
 
 
 def needs_hidden_layer(config: Pretrain) -> None:
@@ -35,6 +40,8 @@ class Traits:
     """Names of what a step gives for the log, besides the loss."""
     views: int = 2
     """Of an image, in a step."""
+    terms: int = 1
+    """Of the loss that a step yields."""
     needs_whole_batch: bool = False
     """Whether the loss looks at all images of a micro-batch at once, so that none may be cut."""
     ema_target: bool = False

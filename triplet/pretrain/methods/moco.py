@@ -12,7 +12,15 @@ from torch.nn import functional as F
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.gpu_augment import send
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, contrastive_loss, unit
+from triplet.pretrain.methods.common import (
+    BaselineEncoder,
+    Batch,
+    Step,
+    Traits,
+    Work,
+    contrastive_loss,
+    unit,
+)
 from triplet.training.optim import ema_update
 
 
@@ -54,7 +62,7 @@ def build(config: Pretrain, images: int) -> Moco:
     return Moco(config)
 
 
-def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> Step:
     """The first (n, 3, h, w) view asks, the second is the key; then all processes' keys join the queue.
 
     Keys are computed on images shuffled over the groups that share BN statistics, so that those tell
@@ -75,7 +83,8 @@ def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
         positive = (query * keys[batch.own]).sum(1)
         loss, found = contrastive_loss(positive, query @ networks.queue.clone(), settings.temperature)
     enqueue(networks.queue, networks.pointer, keys)
-    return loss, [found]
+    yield loss
+    return [found]
 
 
 @torch.no_grad()

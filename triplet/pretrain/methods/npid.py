@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, contrastive_loss, unit
+from triplet.pretrain.methods.common import (
+    BaselineEncoder,
+    Batch,
+    Step,
+    Traits,
+    Work,
+    contrastive_loss,
+    unit,
+)
 
 TRAITS = Traits(measures=("accuracy",), views=1)
 
@@ -38,7 +46,7 @@ def draw(images: int, batch: Batch) -> Tensor:
     )
 
 
-def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> Step:
     """One (n, 3, h, w) view: find its own entry among drawn ones; then all processes' entries move."""
     settings, bank = batch.config.contrastive, networks.bank
     feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
@@ -50,7 +58,8 @@ def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor,
         everyone, new = batch.gather(batch.indices), batch.gather(feature.detach())
         moved = (1 - settings.momentum) * bank[everyone] + settings.momentum * new
         bank[everyone] = F.normalize(moved)
-    return loss, [found]
+    yield loss
+    return [found]
 
 
 def work(config: Pretrain) -> Work:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from triplet.pretrain.config import Patches, Pretrain, Views
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, accuracy
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Step, Traits, Work, accuracy
 
 CENTRE = 4
 
@@ -79,7 +79,7 @@ def dropped(share: float, width: int, batch: Batch) -> Tensor:
     )
 
 
-def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> Step:
     """Nine (n, 3, side, side) patches: tell where each of the outer ones lies, seen from the centre.
 
     The centre is computed once for each, as released: BN counts it that often.
@@ -96,7 +96,8 @@ def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> tuple[
         hidden = hidden.masked_fill(mask, 0) / (1 - networks.dropout)
     place = torch.arange(8, device=hidden.device).repeat(len(views[0]))
     logits = networks.head(hidden)
-    return F.cross_entropy(logits, place), [accuracy(logits, place)]
+    yield F.cross_entropy(logits, place)
+    return [accuracy(logits, place)]
 
 
 def work(config: Pretrain) -> Work:

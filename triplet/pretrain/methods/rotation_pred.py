@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, accuracy
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Step, Traits, Work, accuracy
 
 TRAITS = Traits(measures=("accuracy",), views=1)
 
@@ -24,11 +24,12 @@ def build(config: Pretrain, images: int) -> nn.Module:
     return nn.ModuleDict({"online": BaselineEncoder(config, lambda channels: nn.Linear(channels, 4))})
 
 
-def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
     """One (n, 3, h, h) view, four ways: tell by how much it was turned."""
     turned, angle = rotations(views[0])
     logits = networks.online(turned.contiguous(memory_format=torch.channels_last))
-    return F.cross_entropy(logits, angle), [accuracy(logits, angle)]
+    yield F.cross_entropy(logits, angle)
+    return [accuracy(logits, angle)]
 
 
 def work(config: Pretrain) -> Work:

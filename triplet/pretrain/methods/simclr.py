@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Traits, Work, accuracy
+from triplet.pretrain.methods.common import BaselineEncoder, Batch, Step, Traits, Work, accuracy
 
 TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True)
 
@@ -45,7 +45,7 @@ def build(config: Pretrain, images: int) -> nn.Module:
     return nn.ModuleDict({"online": BaselineEncoder(config, projector)})
 
 
-def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
     """Two (n, 3, h, w) views, both in one pass, against those of all processes.
 
     With OpenSelfSup's 8 GPUs each of them takes the gradient of the whole loss by its own images, and
@@ -59,7 +59,8 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, 
         z = z / (z.norm(dim=1, keepdim=True) + 1e-10)
         loss, found = nt_xent(batch.gather(z), batch.config.contrastive.temperature)
     share = batch.processes / batch.config.optimizer.groups  # DDP divides by the processes
-    return loss.detach() + share * (loss - loss.detach()), [found]
+    yield loss.detach() + share * (loss - loss.detach())
+    return [found]
 
 
 def work(config: Pretrain) -> Work:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from triplet.models.networks import Networks
 from triplet.pretrain.config import Loss, Pretrain
-from triplet.pretrain.methods.common import Batch, Traits, Work, predictor_flop, spread_and_rank
+from triplet.pretrain.methods.common import Batch, Step, Traits, Work, predictor_flop, spread_and_rank
 
 TRAITS = Traits(
     measures=("positive_cosine", "negative_cosine", "feature_std", "feature_rank"),
+    terms=2,
     ema_target=True,
     draws_resolutions=True,
     negatives_in_group=True,
@@ -27,18 +28,14 @@ def build(config: Pretrain, images: int) -> Networks:
     return Networks(**config.model.model_dump())
 
 
-def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
     """Two (n, 3, h, w) views: predict each one's target projection from the other one.
 
-    Each network sees each view at a resolution of its own, drawn anew in each iteration.
-
-    Returns:
-        The sum of both directions' losses, which the authors do not halve; and the measures.
+    Each network sees each view at a resolution of its own, drawn anew in each iteration. The losses of both
+    directions are summed, which the authors do not halve.
     """
     (view_1, view_2), sides, config = views, batch.resolutions, batch.config.loss
     assert sides is not None
-    prediction_1 = networks.predictor(networks.online(resize(view_1, sides.online_1)))
-    prediction_2 = networks.predictor(networks.online(resize(view_2, sides.online_2)))
     with torch.no_grad():
         target_2 = networks.target(resize(view_2, sides.target_2))
         target_1 = networks.target(resize(view_1, sides.target_1))
@@ -54,9 +51,12 @@ def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> tuple[Ten
             group_size=config.group,
         )
 
-    total = loss(prediction_1, target_2) + loss(prediction_2, target_1)
+    prediction_1 = networks.predictor(networks.online(resize(view_1, sides.online_1)))
+    yield loss(prediction_1, target_2)
+    prediction_2 = networks.predictor(networks.online(resize(view_2, sides.online_2)))
+    yield loss(prediction_2, target_1)
     predictions, targets = torch.cat([prediction_1, prediction_2]), torch.cat([target_2, target_1])
-    return total, measure(predictions, targets, config)
+    return measure(predictions, targets, config)
 
 
 def resize(view: Tensor, side: int) -> Tensor:
