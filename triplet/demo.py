@@ -20,7 +20,7 @@ from triplet.config import Settings, load
 from triplet.progress import say
 from triplet.pull.subset import Subset
 from triplet.pull.synthetic import Drawn
-from triplet.signals import graceful
+from triplet.signals import STOPPING, graceful, under_nohup
 
 Command = Callable[[list[str]], int]
 """Runs a command of the kit, given its arguments; returns its exit code."""
@@ -169,8 +169,9 @@ def _row(call: Command, chain: list[list[str]], output: int, cores: int, rows: A
     """The process of one row; each of its stages takes the cores that the other rows leave at its start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    for number in STOPPING:
+        if not under_nohup(number):
+            signal.signal(number, signal.default_int_handler)
     chosen = "OMP_NUM_THREADS" not in os.environ
     for command in chain:
         if chosen:

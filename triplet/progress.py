@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -20,9 +20,32 @@ LINE_EVERY = 10.0
 """Seconds between lines in a log."""
 
 
-def say(message: str) -> None:
-    """One line to the reader, at once."""
-    print(message, flush=True)
+def say(message: str, out: TextIO | None = None) -> None:
+    """Print one line at once, to ``out`` or standard output.
+
+    A reader that is gone (a closed terminal, a pipe without a reader, a full disk under the log) is no
+    reason to end long work: whatever is written to it afterwards is dropped.
+    """
+    out = out or sys.stdout
+    try:
+        print(message, file=out, flush=True)
+    except OSError:
+        _drop(out.fileno())
+
+
+def leave_terminal() -> None:
+    """Drop what is written to standard output and error from now on, where their terminal is gone."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            _drop(descriptor)
+
+
+def _drop(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def first_here() -> bool:
@@ -118,7 +141,7 @@ class Bar:
             self._spoke = now
             left = max(0, self.total - self.done) * spent / new if new > 0 else 0.0
             line = f"{self.title}: {self._amount()}, {duration(left)} left{note and ', ' + note}"
-            print(line, file=self._out, flush=True)
+            say(line, self._out)
 
     def _amount(self) -> str:
         if not self.of_bytes:

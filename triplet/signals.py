@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a question that long work asks between two steps."""
+"""Turn SIGTERM, SIGINT and SIGHUP into a flag that long work polls between two steps."""
 
 import os
 import signal
@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from triplet.errors import Interrupted, WorkerKilled
-from triplet.progress import first_here, say
+from triplet.progress import first_here, leave_terminal, say
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks for a stop: a scheduler or Docker, Ctrl-C, and a terminal or an ssh that is gone."""
 
 
 class Stop:
@@ -35,11 +38,16 @@ class Stop:
         return Interrupted(f"stopped by {name}: {what}; run the same command to go on")
 
 
+def under_nohup(number: signal.Signals) -> bool:
+    """Whether the signal is SIGHUP and whoever started this process wants it ignored."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+
+
 @contextmanager
 def graceful() -> Iterator[Stop]:
-    """Within, the first and any further SIGTERM or SIGINT only sets the Stop that is given.
+    """Let the signals of ``STOPPING`` only set the Stop that is given, however often they come.
 
-    (``docker compose run`` sends SIGTERM twice when it is stopped.)
+    (``docker compose run`` sends SIGTERM twice when it is stopped.) SIGHUP stays ignored under ``nohup``.
     """
     stop = Stop()
     owner, first = os.getpid(), first_here()
@@ -47,10 +55,12 @@ def graceful() -> Iterator[Stop]:
     def ask(number: int, frame: FrameType | None) -> None:
         known = bool(stop)
         stop.signal = signal.Signals(number)  # first: the next one may come while this one is spoken of
+        if number == signal.SIGHUP:
+            leave_terminal()
         if not known and first and os.getpid() == owner:  # loader processes inherit this handler
             say(f"{stop.signal.name}: saving, then stopping")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in STOPPING if not under_nohup(number)}
     try:
         yield stop
     finally:
@@ -63,5 +73,5 @@ def ignore_in_worker(worker: int) -> None:
 
     Workers end by themselves when their parent does.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
