@@ -18,6 +18,7 @@ from benchmarks.detection.loading import batches
 from triplet.progress import Bar
 from triplet.signals import Stop
 from triplet.training import checkpoint
+from triplet.training.batch_norm import pool_batch_norm
 from triplet.training.distributed import Processes
 
 from detectron2.config import CfgNode
@@ -41,14 +42,12 @@ def best_precision() -> str:
 def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     """Build the model of a config as these processes train it.
 
-    BN over all GPUs is torch's SyncBatchNorm; the CPU, where torch has none, takes Detectron2's own. CUDA's
-    switches are set for the whole process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
+    Where the config wants SyncBN, the kit's own layer takes the statistics over all processes. The switches
+    of CUDA are set for the whole process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
     """
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model.allow_tf32(precision != "float32")
     cuda = processes.device.type == "cuda"
-    if processes.size > 1 and not cuda:
-        cfg = model.with_norm(cfg, "naiveSyncBN_N")
     network = model.build(cfg)
     if dtype := PRECISIONS[precision]:
         pool_in_float32(network, dtype)
@@ -56,6 +55,7 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.size == 1:
         return network
+    pool_batch_norm(network, processes, processes.size, kinds=(nn.SyncBatchNorm,))
     devices = [processes.device] if cuda else None
     return DistributedDataParallel(
         network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True

@@ -19,7 +19,8 @@ from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
-from triplet.training.distributed import Processes, pool_batch_norm
+from triplet.training.batch_norm import pool_batch_norm
+from triplet.training.distributed import Processes
 from triplet.training.loading import stream
 from triplet.training.metrics import MetricLogger, ThroughputMeter
 from triplet.training.schedule import learning_rate

@@ -246,3 +246,30 @@ def test_a_gpu_gives_the_views_of_the_cpu_path(installed, files):
     assert there.is_cuda
     assert difference(there.cpu(), here).float().mean() < 1
     assert torch.equal(there, again)
+
+
+@pytest.mark.gpu
+def test_a_cards_jpeg_engine_gives_nearly_the_same_views(installed, files):
+    """The bound is a guess, to be measured."""
+    here = pixels(load(data, files, **GEOMETRY))
+    there = pixels(load(dali, files, device=torch.device("cuda", 0), jpeg_engine=1.0, **GEOMETRY))
+    assert difference(there.cpu(), here).float().mean() < 3
+
+
+@pytest.mark.gpu
+def test_views_are_copied_before_dali_takes_their_memory_back(installed, files):
+    """While the training's stream is busy, as it is in a real run, DALI works ahead."""
+    device = torch.device("cuda", 0)
+
+    def batches(wait):
+        found = []
+        for pairs, _ in load(dali, files, device=device, epochs=3, **GEOMETRY):
+            found.append(pairs.clone())
+            if wait:
+                torch.cuda.synchronize(device)
+            else:
+                torch.cuda._sleep(10**9)
+        return found
+
+    for busy, still in zip(batches(wait=False), batches(wait=True), strict=True):
+        assert torch.equal(busy, still)

@@ -31,7 +31,8 @@ from triplet.pretrain.objective import backward, make_objective
 from triplet.pretrain.trainer import pretrain
 from triplet.published.defaults import recipe
 from triplet.training import checkpoint
-from triplet.training.distributed import Processes, group_batch_norm
+from triplet.training.batch_norm import group_batch_norm
+from triplet.training.distributed import Processes
 from triplet.training.schedule import learning_rate
 from triplet.weights.read import read_backbone
 

@@ -1,12 +1,10 @@
-"""Joining the other processes, sharing the cores, and batch normalisation over several processes."""
+"""Joining the other processes, and sharing the cores."""
 
 import os
 import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from triplet.errors import KitError
 from triplet.training import distributed
@@ -38,48 +36,6 @@ def test_threads_by_cores(monkeypatch, cores, processes, loaders, threads):
     torch.set_num_threads(before)
     assert found == threads
     assert said.startswith(f"{threads} threads and {loaders} loaders a process on {cores} cores")
-
-
-TWO = distributed.Processes(0, 2, torch.device("cpu"))
-
-
-@pytest.fixture
-def alone(tmp_path):
-    """A process group of one."""
-    store = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_pooled_statistics_are_those_of_torch(alone, offset):
-    """Also of features far from 0."""
-    torch.manual_seed(0)
-    ours, theirs = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
-    for layer in (ours, theirs):
-        layer.running_mean.fill_(0.9 * offset)
-        with torch.no_grad():
-            layer.weight.copy_(torch.linspace(0.5, 2, 5))
-    (layer,) = (m for m in distributed.pool_batch_norm(ours, TWO, 2).modules() if hasattr(m, "group"))
-    assert isinstance(layer, distributed.PooledBatchNorm)
-    images = 3 * torch.randn(6, 5, 7, 7) + offset
-    made = []
-    for network in (ours, theirs):
-        x = images.clone().requires_grad_()
-        y = network(x)
-        (y.square() * torch.arange(7)).sum().backward()
-        made.append((y, x.grad, network.weight.grad, network.running_mean, network.running_var))
-    for a, b in zip(*made, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
-
-
-def test_one_group_needs_no_groups():
-    layer = nn.Sequential(nn.BatchNorm2d(3))
-    distributed.group_batch_norm(layer, 1)
-    assert type(layer[0]) is nn.BatchNorm2d
-    distributed.group_batch_norm(layer, 2)
-    assert type(layer[0]) is distributed.GroupBatchNorm
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_left_out_in_silence(tmp_path, monkeypatch):

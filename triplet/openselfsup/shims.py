@@ -18,7 +18,7 @@ from torch import nn
 from triplet.errors import KitError
 from triplet.openselfsup import apex
 from triplet.signals import ignore_in_worker
-from triplet.training.distributed import PooledBatchNorm
+from triplet.training.batch_norm import PooledBatchNorm
 
 
 def locate() -> Path:
@@ -93,10 +93,10 @@ class SharedBatchNorm(PooledBatchNorm):
     """torch's SyncBatchNorm has no CPU kernel; over all processes."""
 
     @property
-    def group(self) -> dist.ProcessGroup:  # type: ignore[override]
+    def group(self) -> str:  # type: ignore[override]
         """All of them, whichever they are when it runs."""
         assert dist.group.WORLD is not None
-        return dist.group.WORLD
+        return dist.group.WORLD.group_name
 
     def _specify_ddp_gpu_num(self, number: int) -> None:
         """See ``sync_batch_norm``."""

@@ -76,6 +76,9 @@ class Views(Settings):
     backend: Literal["pil", "opencv", "dali"] = "pil"
     """What makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on the GPU
     (see dali.py)."""
+    jpeg_engine: Probability = 0.0
+    """dali: share of the JPEGs that a card's own decoder gets (A100 and later have one). Its pixels differ
+    from those of the other decoders, and which images it gets depends on their place in a batch."""
     online: ResolutionRange = ResolutionRange(smallest=96, largest=224)
     target: ResolutionRange = ResolutionRange(smallest=128, largest=224)
     patches: Patches = Patches()

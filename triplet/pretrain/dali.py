@@ -149,12 +149,13 @@ def _decoded(
         return _arrays(inside[-1])
 
     pipeline, failed = _pipeline(layout, device, source), False
+    held = deque[Held]()
     while True:
         ready.extend(itertools.islice(batches, AHEAD + 1 - len(inside) - len(ready)))
         if not ready and not inside:
             return
         try:
-            pixels = _run(pipeline, device)
+            pixels = _run(pipeline, device, held)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-300:]
             if out_of_memory(error):
@@ -216,9 +217,8 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
             output_type=types.RGB,
             adjust_orientation=False,  # nor does PIL turn by EXIF
             jpeg_fancy_upsampling=True,  # the chroma as PIL's libjpeg; nvJPEG would repeat its pixels
-            # Processes of one node would crowd on the same cores; and a GPU that has a JPEG engine would
-            # decode by it what stands in some places of a batch, to other pixels.
-            **({"affine": False, "hw_decoder_load": 0.0} if gpu else {}),
+            # Else the processes of one node would crowd on the same cores.
+            **({"affine": False, "hw_decoder_load": layout.config.views.jpeg_engine} if gpu else {}),
         )
         views = []
         for view in (0, 1):
@@ -231,8 +231,25 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
     return pipeline
 
 
-def _run(pipeline: Any, device: torch.device) -> Tensor:
-    """(2n, 3, size, size) uint8, the two views of an image in a row; RuntimeError when DALI fails."""
+class Held(NamedTuple):
+    """DALI's memory that the training's stream may still have to copy."""
+
+    copied: torch.cuda.Event
+    views: list[Tensor]
+
+
+def _run(pipeline: Any, device: torch.device, held: deque[Held]) -> Tensor:
+    """(2n, 3, size, size) uint8, the two views of an image in a row; RuntimeError when DALI fails.
+
+    DALI lets the training's stream wait for its own, but not the other way round: it takes back the memory
+    of views as soon as nobody holds them, even if their copy is only enqueued. They are ``held`` until the
+    device has made it.
+    """
     stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     views = [torch.from_dlpack(view.as_tensor()) for view in pipeline.run(stream)]
-    return torch.stack(views, dim=1).flatten(0, 1).permute(0, 3, 1, 2)
+    pixels = torch.stack(views, dim=1).flatten(0, 1).permute(0, 3, 1, 2)
+    if stream is not None:
+        while held and held[0].copied.query():
+            held.popleft()
+        held.append(Held(stream.record_event(), views))
+    return pixels

@@ -28,7 +28,8 @@ from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
-from triplet.training.distributed import Processes, group_batch_norm, pool_batch_norm
+from triplet.training.batch_norm import group_batch_norm, pool_batch_norm
+from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 from triplet.training.optim import LARS, ema_update, parameter_groups
 from triplet.training.schedule import ema_momentum, learning_rate
@@ -154,7 +155,7 @@ def prepare(
     if config.batch_norm == "group":
         group_batch_norm(objective, layout.images // config.loss.group)
     else:
-        pool_batch_norm(objective, processes, layout.ranks, compiled=config.compile)
+        pool_batch_norm(objective, processes, layout.ranks)
     # Tuning kernels for each resolution pays where they are few.
     torch.backends.cudnn.benchmark = (
         config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions

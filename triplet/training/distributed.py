@@ -1,4 +1,4 @@
-"""Processes that train as one: joining, agreeing, and batch normalisation over all of them."""
+"""Processes that train as one: joining, agreeing, exchanging tensors."""
 
 import hashlib
 import json
@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_reduce  # has a gradient, and can be compiled
+from torch import Tensor
 
 from triplet import records
 from triplet.errors import Interrupted, KitError
@@ -223,106 +222,3 @@ def perform(
     finally:
         if not told:  # done already, or refused: let the others go
             processes.broadcast_object("nothing to do")
-
-
-class PooledBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the images of several processes in plain operations.
-
-    On the CPU, where torch has none, and in compiled networks: torch.nn.SyncBatchNorm waits for the device
-    in each layer, which breaks every graph there.
-
-    (N, C) or (N, C, H, W) with equal N on every process. Mean and variance take two passes, so that
-    float32 loses nothing to cancellation; gradients flow through both, as in torch.nn.SyncBatchNorm. Lower
-    precisions are normalised in float32.
-    """
-
-    group: dist.ProcessGroup
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 4):
-            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise by the pooled batch while training, by the running statistics otherwise."""
-        self._check_input_dim(input)
-        if not self.training:
-            return super().forward(input)
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        axes = (0,) if input.dim() == 2 else (0, 2, 3)
-        shape = (1, -1) if input.dim() == 2 else (1, -1, 1, 1)
-        processes = dist.get_world_size(self.group)
-        count = input.numel() // input.shape[1] * processes
-        mean = all_reduce(x.sum(axes), "sum", self.group) / count
-        centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes), "sum", self.group) / count
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.running_mean.lerp_(mean, self.momentum or 0.0)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
-            self.num_batches_tracked += 1
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        result: Tensor = (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
-        return result
-
-
-def pool_batch_norm(
-    module: nn.Module, processes: Processes, ranks: int, *, compiled: bool = False
-) -> nn.Module:
-    """Let every BN layer take its statistics over ``ranks`` consecutive processes.
-
-    Args:
-        module: changed in place where it can be; use what is returned.
-        processes: all of them; each must call this.
-        ranks: how many share the statistics; divides the number of processes.
-        compiled: whether the module will be.
-    """
-    if ranks == 1:
-        return module
-    group = dist.group.WORLD
-    if ranks < processes.size:
-        for first in range(0, processes.size, ranks):
-            made = dist.new_group(list(range(first, first + ranks)), timeout=timedelta(seconds=PATIENCE))
-            if first <= processes.rank < first + ranks:
-                group = made
-    if processes.device.type == "cuda" and not compiled:
-        result: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
-        return result
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            layer.__class__ = PooledBatchNorm  # type: ignore[assignment]  # keeps names and tensors
-            layer.group = group  # type: ignore[assignment]
-    return module
-
-
-class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of each of ``groups`` equal parts of the rows alone, as on GPUs of their own.
-
-    The running statistics are those of the first part, as a GPU's that writes the checkpoint.
-    """
-
-    groups: int
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 4):
-            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Each part by its own statistics while training, by the running ones otherwise."""
-        if self.training and len(input) % self.groups:
-            raise ValueError(f"{len(input)} rows do not divide into {self.groups} parts")
-        first, *others = input.chunk(self.groups) if self.training else (input,)
-        normalised = [
-            nn.functional.batch_norm(part, None, None, self.weight, self.bias, True, 0.0, self.eps)
-            for part in others
-        ]
-        return torch.cat([super().forward(first), *normalised])
-
-
-def group_batch_norm(module: nn.Module, groups: int) -> None:
-    """Let every BN layer, in place, normalise each of this many parts of a batch alone."""
-    for layer in module.modules() if groups > 1 else ():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            layer.__class__ = GroupBatchNorm  # type: ignore[assignment]  # keeps names and tensors
-            layer.groups = groups  # type: ignore[assignment]
