@@ -60,7 +60,7 @@ class Kit:
         self.networks = self.objective.networks
         nn.utils.convert_conv2d_weight_memory_format(self.objective, torch.channels_last)
         if config.compile:
-            trainer.compile_networks(self.networks)
+            trainer.compile_networks(self.networks, dynamic=not self.cudnn_benchmark)
         self.optimizer = trainer.make_optimizer(self.networks, config)
         self.order = Order(images, config)
         self.each = MicroBatch(0, tuple((0, index) for index in range(config.micro_batch)))

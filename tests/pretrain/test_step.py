@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from tests.support.batches import triplet_batch
 from triplet import toolchain
 from triplet.config import parse
 from triplet.errors import KitError
 from triplet.models.networks import Networks
+from triplet.models.resnet import BLOCKS
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods import triplet
@@ -42,7 +44,26 @@ def test_the_step_predicts_the_other_view(monkeypatch):
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     with pytest.raises(KitError, match=r"compile=true needs a C\+\+ compiler.*or add compile=false"):
-        trainer.compile_networks(nn.Linear(1, 1))
+        trainer.compile_networks(nn.Linear(1, 1), dynamic=False)
+
+
+@pytest.mark.slow
+def test_the_authors_resolutions_need_two_graphs_a_network(monkeypatch):
+    """Over every resolution of an epoch, odd ones as well, in training and without gradients."""
+    monkeypatch.setitem(BLOCKS, 18, (BLOCKS[18][0], [1, 1, 1, 1]))  # takes half as long
+    networks = Networks(18, 8, 16, 8).train()
+    torch._dynamo.reset()
+    counters.clear()
+    trainer.compile_networks(networks, dynamic=True, backend="aot_eager")
+    found = []
+    for side in (64, 47, *range(33, 65)):
+        images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
+        networks.predictor(networks.online(images)).sum().backward()
+        with torch.no_grad():
+            networks.target(images)
+        found.append(counters["stats"]["unique_graphs"])
+    assert found[-1] == found[2], found
+    assert found[-1] <= 2 * 3
 
 
 @pytest.mark.parametrize("width", [4, 12])

@@ -60,8 +60,14 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
     )
 
 
-def compile_networks(networks: nn.Module) -> None:
-    """torch.compile each network in place, once for each resolution; names and tensors stay.
+def compile_networks(networks: nn.Module, *, dynamic: bool, backend: str = "inductor") -> None:
+    """torch.compile each network in place; names and tensors stay.
+
+    Args:
+        networks: of a method.
+        dynamic: compile for any resolution (two graphs a network, for even and odd maps), not for each
+            resolution anew, which pays where they are few.
+        backend: of torch.compile.
 
     Raises:
         KitError: no C compiler or no headers of Python, which torch.compile builds its launchers with.
@@ -73,9 +79,9 @@ def compile_networks(networks: nn.Module) -> None:
         )
     toolchain.keep_compiled_code(paths.root("checkpoints") / ".compiled")
     torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
-    torch._dynamo.config.recompile_limit = 256  # the default, 8, is fewer than there are resolutions
+    torch._dynamo.config.recompile_limit = 64  # the default, 8, may be fewer than there are resolutions
     for network in networks.children():
-        network.compile(dynamic=False)
+        network.compile(dynamic=dynamic, backend=backend)
 
 
 @dataclass
@@ -157,11 +163,10 @@ def prepare(
     else:
         pool_batch_norm(objective, processes, layout.ranks)
     # Tuning kernels for each resolution pays where they are few.
-    torch.backends.cudnn.benchmark = (
-        config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions
-    )
+    few = config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions
+    torch.backends.cudnn.benchmark = few
     if config.compile:
-        compile_networks(networks)
+        compile_networks(networks, dynamic=not few)
     model: nn.Module = objective
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
