@@ -156,5 +156,5 @@ def test_a_checkpoint_of_another_node_alone_is_refused(tmp_path):
             return [False, True]
 
     network, optimizer = make("sgd")
-    with pytest.raises(KitError, match="process 1 finds checkpoints in .* where process 0 finds none"):
+    with pytest.raises(KitError, match=r"process 1 finds checkpoints in .* where process 0 finds none"):
         checkpoint.resume(tmp_path, network, optimizer, Second(0, 1, torch.device("cpu")))
