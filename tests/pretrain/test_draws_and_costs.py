@@ -224,7 +224,7 @@ def test_the_arithmetic_of_an_encoder_is_that_of_its_layers():
 
 
 def test_memory_is_weights_gradients_momenta_and_what_a_pass_keeps():
-    """Weight, gradient and momentum of what is trained, four bytes each; the target has its weights alone."""
+    """Weight, gradient and momentum of what is trained, four bytes each; of the target weights alone."""
     for method, images in (("triplet", 12), ("npid", 24)):
         config = settings(method, images_per_gpu=images, views=SMALL)
         layout = make_layout(config, 1)
