@@ -362,9 +362,7 @@ def examine(shop: Workshop, module: str, tests: list[str], most: int | None) -> 
     print(f"{module}: by {' '.join(tests)}", flush=True)
     began = time.monotonic()
     if not tests or not shop.passes(tests, 1200):
-        print(
-            f"{module}: these tests do not pass as it is:\n{(shop.folder / 'output.txt').read_text()[-2000:]}"
-        )
+        print(f"{module}: these tests fail as it is:\n{(shop.folder / 'output.txt').read_text()[-2000:]}")
         return 1
     took = time.monotonic() - began
     log = KIT / ".mutants" / f"{'-'.join(Path(module).with_suffix('').parts)}.jsonl"
