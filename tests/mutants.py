@@ -1,6 +1,6 @@
 """Plausible mistakes in a module, made one at a time, and whether its tests see them: ``make mutants``.
 
-``python -m tests.mutants triplet/training/optim.py [--tests PATH ...] [--most N] [--all-tests]``
+``make mutants MODULE=triplet/training/optim.py [TESTS="tests/training"] [MOST=40]``
 
 Works on a copy of the tree, so that nothing here changes. The heavy libraries are imported once; each
 mistake is tried in a fork of this process, which runs the module's tests until the first one fails. (mutmut
