@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test check test-slow test-gpu mutants lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
   linear knn semi svm speed report tensorboard \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -82,6 +82,9 @@ test-slow: .venv/complete ## the slow ones, two at a time: several processes, st
 
 test-gpu: .venv/complete ## those that need a GPU; the others leave it alone
 	@TEST_GPU=1 .venv/bin/pytest -m gpu $(ARGS)
+
+mutants: .venv/complete ## which plausible mistakes in MODULE=triplet/x.py its tests do not see (TESTS="files", MOST=number)
+	@.venv/bin/python -m tests.mutants $(MODULE) $(if $(TESTS),--tests $(TESTS)) $(call option,most,$(MOST)) $(ARGS)
 
 lint: .venv/complete ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
