@@ -1,8 +1,8 @@
 """Draw a Mermaid flowchart as an SVG picture, so that the site needs no script for it.
 
-Only what docs/architecture.md uses is understood: ``name[label]`` and ``a --> b & c``. Nodes are laid out in
-layers, as Sugiyama et al. (1981) do: a node stands below everything that points to it, long arrows pass
-through invisible nodes, and each layer is sorted by the mean position of its neighbours.
+Only what docs/architecture.md uses is understood: ``name[label]`` and ``a --> b & c``. Nodes are laid out
+in layers, as Sugiyama et al. (1981) do: a node stands below everything that points to it, long arrows
+pass through invisible nodes, and each layer is sorted by the mean position of its neighbours.
 """
 
 import re
@@ -18,7 +18,7 @@ Graph = dict[str, set[str]]
 
 def parse(text: str) -> tuple[dict[str, str], Graph]:
     """Read a flowchart: the label of each node, and the nodes that each points to."""
-    labels = {name: label for name, label in re.findall(r'^\s*(\w+)\["?([^\]"]+)"?\]', text, re.M)}
+    labels = dict(re.findall(r'^\s*(\w+)\["?([^\]"]+)"?\]', text, re.M))
     arrows: Graph = {name: set() for name in labels}
     for start, ends in re.findall(r"^\s*(\w+) --> (.+)$", text, re.M):
         arrows[start] |= {end.strip() for end in ends.split("&")}
@@ -26,7 +26,7 @@ def parse(text: str) -> tuple[dict[str, str], Graph]:
 
 
 def make_layers(arrows: Graph) -> list[list[str]]:
-    """Assign nodes to layers and sort each one; an arrow over several layers gets a node in each between."""
+    """Assign nodes to layers and sort each; a long arrow gets a node in every layer between."""
     depth: dict[str, int] = {}
 
     def deepen(name: str, level: int) -> None:
@@ -90,9 +90,11 @@ def draw(text: str, title: str) -> str:
         x, y = place[name]
         boxes.append(f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>')
         boxes.append(f'<text x="{x + WIDTH // 2}" y="{y + HEIGHT // 2 + 5}">{escape(label)}</text>')
+    size = f"0 0 {widest * step_x + GAP_X} {len(layers) * step_y}"
     return (
-        f'<svg class="flowchart" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg" '
-        f'viewBox="0 0 {widest * step_x + GAP_X} {len(layers) * step_y}"><defs><marker id="head" '
-        'viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto"><path '
-        f'class="head" d="M0 0L8 4L0 8z"/></marker></defs>{"".join(lines)}{"".join(boxes)}</svg>'
+        f'<svg class="flowchart" role="img" aria-label="{escape(title)}" viewBox="{size}" '
+        'xmlns="http://www.w3.org/2000/svg"><defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" '
+        'markerWidth="8" markerHeight="8" orient="auto"><path class="head" d="M0 0L8 4L0 8z"/></marker>'
+        "</defs>"
+        f"{''.join(lines)}{''.join(boxes)}</svg>"
     )

@@ -1,8 +1,8 @@
-"""Figures in README and docs: each is a link to the JSON that it comes from, and the link's title says where in it.
+"""Figures in README and docs: links to the JSON that they come from, with titles that say where in it.
 
-``[19.4](benchmarks/results/speed-cpu.json "cases[1].ratios[0]")`` is right if that entry of the file, rounded as
-the text is, gives 19.4. Nothing is replaced: pages read the same on the site, on GitHub and in an editor, and a
-test compares every figure with its file.
+``[19.4](benchmarks/results/speed-cpu.json "cases[1].ratios[0]")`` is right if that entry of the file,
+rounded as the text is, gives 19.4. Nothing is replaced: pages read the same on the site, on GitHub and in
+an editor, and a test compares every figure with its file.
 """
 
 import json
@@ -52,8 +52,8 @@ def look_up(data: Any, path: str) -> Any:
 def expected_numbers(value: Any, count: int) -> list[float]:
     """Return the numbers that a text of so many numbers shows of a value.
 
-    One value is itself; a list is its mean and deviation, or its lowest and highest with two numbers and "..";
-    a measurement is its median, with its range where three numbers are shown, and its range alone for two.
+    One value is itself; a list is its mean, and its deviation where two numbers are shown; a measurement is
+    its median, with its range where three numbers are shown, and its range alone for two.
     """
     if isinstance(value, dict) and "median" in value:
         keys = {1: ["median"], 2: ["low", "high"], 3: ["median", "low", "high"]}[count]
@@ -76,10 +76,8 @@ def mistake(figure: Figure, results: Path) -> str | None:
         values = expected_numbers(look_up(data, figure.path), len(shown))
     except (KeyError, IndexError, TypeError) as error:
         return f"{figure.file} has no {figure.path} ({error!r})"
-    right = [
-        f"{value / unit:.{len(text.partition('.')[2])}f}"
-        for value, text in zip(values, shown, strict=False)
-    ]
+    places = [len(text.partition(".")[2]) for text in shown]
+    right = [f"{value / unit:.{digits}f}" for value, digits in zip(values, places, strict=False)]
     if len(values) != len(shown) or [float(text) for text in shown] != [float(text) for text in right]:
         return f"{figure.text!r} where {figure.file} has {', '.join(right) or values} at {figure.path}"
     return None

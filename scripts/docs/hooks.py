@@ -1,6 +1,7 @@
 """MkDocs hooks: pages that are made from the code, pictures without scripts, links that leave docs/.
 
-The pages in docs/ read well on GitHub as they are. What the site needs besides is made here when it is built.
+The pages in docs/ read well on GitHub as they are. What the site needs besides is made here when it is
+built.
 """
 
 import os
@@ -26,7 +27,7 @@ EXTERNAL = re.compile(
 
 
 def address() -> str | None:
-    """Return the repository's address: CITATION.cff's, or that of the workflow that builds the site, or none."""
+    """Return the repository's address: CITATION.cff's, else that of the workflow that builds the site."""
     named = yaml.safe_load((KIT / "CITATION.cff").read_text()).get("repository-code")
     server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
     return named or (f"{server}/{name}" if server and name else None)

@@ -43,9 +43,9 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        "Each command is a make target and a compose service of the same name. Make passes on what you set, "
-        "for example `METHOD`, `GPUS` or `SCHEDULE`; `make` alone lists the targets with their variables. This "
-        "page is made from the parser.",
+        "Each command is a make target and a compose service of the same name. Make passes on what you "
+        "set, for example `METHOD`, `GPUS` or `SCHEDULE`; `make` alone lists the targets with their "
+        "variables. This page is made from the parser.",
     ]
     for name, command in choice.choices.items():
         usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage: ")).strip()
@@ -92,9 +92,9 @@ def configs() -> str:
         "# Configs",
         "",
         "Any setting can be changed behind the command as `key=value`, for example "
-        '`triplet pretrain schedule.epochs=200`, or with make as `ARGS="schedule.epochs=200"`. A key that does not '
-        "exist is refused with the nearest one that does. This page is made from the files and from the schemas "
-        "that check them. Detection configs are Detectron2's own YAML.",
+        '`triplet pretrain schedule.epochs=200`, or with make as `ARGS="schedule.epochs=200"`. A key that '
+        "does not exist is refused with the nearest one that does. This page is made from the files and "
+        "from the schemas that check them. Detection configs are Detectron2's own YAML.",
         "",
         "## The files",
         "",
@@ -173,7 +173,7 @@ def _kind(annotation: str) -> str:
 
 
 def messages() -> str:
-    """Return the list of every error message in the code, in groups; what is filled in is shown as an ellipsis."""
+    """Return every error message of the code, in groups, with an ellipsis for what is filled in."""
     groups: dict[str, set[str]] = {title: set() for title in AREAS}
     for path in sorted([*(KIT / "triplet").rglob("*.py"), *(KIT / "benchmarks").rglob("*.py")]):
         name = path.relative_to(KIT).as_posix()

@@ -1,13 +1,15 @@
 """Fenced blocks of README and docs: every command is parsed, and those marked ``run`` are run and compared.
 
-Each block of language ``bash`` (commands) or ``console`` (``$ command``, then its output) says in one word behind
-the language what it needs:
+Each block of language ``bash`` (commands) or ``console`` (``$ command``, then its output) says in one
+word behind the language what it needs:
 
 - ``run``: nothing; the fast tests run it. ``slow``: nothing but half a minute; the slow tests run it.
-- ``gpu``, ``network``, ``docker``, ``data`` (data sets, weights or an earlier stage), ``time`` (minutes), ``host`` (a
-  tool or machine that the kit does not bring): the command line is parsed by what would run it, and not run.
+- ``gpu``, ``network``, ``docker``, ``data`` (data sets, weights or an earlier stage), ``time`` (minutes),
+  ``host`` (a tool or machine that the kit does not bring): the command line is parsed by what would run
+  it, and not run.
 
-``python -m tests.support.blocks`` runs those two kinds and writes their output into the pages; `make docs UPDATE=1`.
+``python -m tests.support.blocks`` runs those two kinds and writes their output into the pages, and so
+does ``make docs UPDATE=1``.
 """
 
 import contextlib
@@ -162,7 +164,7 @@ def _check_make(arguments: tuple[str, ...]) -> None:
     for line in expand_make(arguments).splitlines():
         for found in re.finditer(r"\.venv/bin/triplet ([a-z][^;|]*)", line):
             parse(shlex.split(found[1]))
-        if found := re.search(r"docker compose run (.*)", line):
+        if found := re.search(r"docker compose run ([^;]*)", line):
             _check_compose(shlex.split(found[1]), [])
 
 
@@ -199,7 +201,7 @@ def _check_module(module: str, *arguments: str) -> None:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a command of triplet (or of make, which makes one of it) in this process; return all that it printed.
+    """Run a command of triplet, or of make, in this process; return all that it printed.
 
     Its data sets, runs and reports are below ``folder``.
     """
