@@ -171,7 +171,7 @@ docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
 	  -r pyproject.toml --extra docs --constraints docker/requirements.lock
 	@$(if $(call on,$(UPDATE)),.venv/bin/python -m tests.support.blocks &&) \
-	  .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
+	  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: docs/containers.md)
 	@scripts/build.sh
