@@ -9,7 +9,7 @@ import re
 from html import escape
 from statistics import fmean
 
-WIDTH, HEIGHT, GAP_X, GAP_Y = 160, 34, 24, 46
+WIDTH, HEIGHT, GAP_X, GAP_Y = 170, 34, 14, 50
 """Size of a box and of the space around it, in pixels."""
 SWEEPS = 12
 
@@ -84,8 +84,11 @@ def draw(text: str, title: str) -> str:
         for end in ends:
             x2, y2 = place[end][0] + WIDTH // 2, place[end][1]
             head = ' marker-end="url(#head)"' if end in labels else ""
-            lower = y2 if end in labels else y2 + HEIGHT
-            lines.append(f'<path d="M{x1} {y1}C{x1} {y1 + 24} {x2} {y2 - 24} {x2} {y2}V{lower}"{head}/>')
+            through = "" if end in labels else f"V{y2 + HEIGHT}"
+            bend = GAP_Y * 2 // 3
+            lines.append(
+                f'<path d="M{x1} {y1}C{x1} {y1 + bend} {x2} {y2 - bend} {x2} {y2}{through}"{head}/>'
+            )
     for name, label in labels.items():
         x, y = place[name]
         boxes.append(f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>')

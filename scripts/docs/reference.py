@@ -97,12 +97,14 @@ def configs() -> str:
         "from the schemas that check them. Detection configs are Detectron2's own YAML.",
         "",
         "## The files",
-        "",
-        "| file | purpose |",
-        "|---|---|",
     ]
-    for path in sorted((KIT / "configs").rglob("*.yaml")):
-        lines.append(f"| `{path.relative_to(KIT)}` | {_cell(_leading_comment(path))} |")
+    folder = None
+    for path in sorted((KIT / "configs").rglob("*.yaml"), key=lambda path: (path.parent, path.name)):
+        if path.parent != folder:
+            folder = path.parent
+            lines += ["", f"`{folder.relative_to(KIT)}/`", ""]
+        said = _leading_comment(path)
+        lines.append(f"- `{path.name}`" + (f": {said}" if said else ""))
     for title, paths in SCHEMAS.items():
         lines += ["", f"## {title}"]
         for path in paths:

@@ -109,7 +109,7 @@ def test_the_reference_names_every_command_and_option():
 def test_the_reference_names_every_config_and_key():
     page = reference.configs()
     for path in (KIT / "configs").rglob("*.yaml"):
-        assert f"`{path.relative_to(KIT)}`" in page
+        assert f"- `{path.name}`" in page.split(f"\n`{path.parent.relative_to(KIT)}/`\n")[1]
     assert "| `learning_rate` | number above 0 | `4.8` |" in page
     assert "Optimiser steps between checkpoints." in page
 

@@ -36,8 +36,11 @@ RUN = ("run", "slow")
 NEEDS = (*RUN, "gpu", "network", "docker", "data", "time", "host")
 BLOCK = re.compile(r"^```(bash|console)\b[ ]*([^\n]*)\n(.*?)^```$", re.M | re.S)
 SPAN = re.compile(r"`((?:make|triplet|docker compose run) [^`]+)`")
-PASSING = [(re.compile(r"until \w{3} \d\d \w{3} \d\d:\d\d"), "until ...")]
-"""Parts of an output that are of the hour."""
+PASSING = [
+    (re.compile(r"until \w{3} \d\d \w{3} \d\d:\d\d"), "until ..."),
+    (re.compile(r"\d+\.\d GB counted"), "... GB counted"),
+]
+"""Parts of an output that are of the hour, or of a count that differs a little from run to run."""
 FREE = {"git", "cd", "cp", "ls", "docker", "python3"}
 """Programs whose arguments are not looked at."""
 ELLIPSIS = "..."
@@ -229,7 +232,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def tidy(output: str) -> str:
-    """Replace what is of the hour by an ellipsis, and blanks at the ends of lines by nothing."""
+    """Replace what changes from run to run by an ellipsis, and blanks at the ends of lines by nothing."""
     for pattern, instead in PASSING:
         output = pattern.sub(instead, output)
     return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
