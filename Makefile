@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: always help setup demo test check test-slow test-gpu mutants lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
-  linear knn semi svm speed report tensorboard \
+  linear knn semi svm speed report tensorboard docs \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
@@ -170,7 +170,13 @@ else
 	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" $(call option,port,$(PORT)) $(ARGS)
 endif
 
-build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: see README)
+docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while you write, UPDATE=1 runs its commands anew)
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
+	  -r pyproject.toml --extra docs --constraints docker/requirements.lock
+	@$(if $(call on,$(UPDATE)),.venv/bin/python -m tests.support.blocks &&) \
+	  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
+
+build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: docs/containers.md)
 	@scripts/build.sh
 
 shell: ready ## a shell in the image, with the volumes

@@ -1,4 +1,4 @@
-"""The front door and the promises about the house: targets, pins, README."""
+"""The front door and the promises about the house: targets, pins, imports."""
 
 import ast
 import re
@@ -9,7 +9,6 @@ import pytest
 from tests.conftest import KIT
 from tests.support.imports import PACKAGES, broken_rules, drawn_arrows, picture, read_imports
 
-README = (KIT / "README.md").read_text()
 MAKEFILE = (KIT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
 LOCK = (KIT / "docker" / "requirements.lock").read_text()
@@ -52,18 +51,6 @@ def test_make_prints_every_target_with_a_line():
         "report",
     ):
         assert target in TARGETS
-
-
-def test_every_target_of_the_readme_exists():
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M))
-    assert {"demo", "test", "finetune"} <= named <= TARGETS
-
-
-def test_every_path_of_the_readme_exists():
-    for path in re.findall(
-        r"(?<![\w/])(?:configs|docker|triplet|benchmarks|scripts)/[\w./-]+\.\w+", README
-    ):
-        assert (KIT / path).exists(), path
 
 
 @pytest.mark.parametrize(

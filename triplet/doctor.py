@@ -130,7 +130,8 @@ def _gpu() -> list[Diagnosis]:
                 "NVIDIA driver",
                 driver,
                 major.isdigit() and int(major) >= needed,
-                f"update the driver to {needed} or newer for CUDA {cuda}, or use an older CUDA: README",
+                f"update the driver to {needed} or newer for CUDA {cuda}, or use an older CUDA: "
+                "docs/containers.md",
             )
         )
         usable = torch.cuda.is_available()

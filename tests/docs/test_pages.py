@@ -1,0 +1,153 @@
+"""README and docs: figures come from results, links lead somewhere, and what is named exists."""
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from scripts.docs import diagram, figures, reference
+from tests.conftest import KIT
+from tests.support import blocks
+from tests.support.imports import drawn_arrows
+from triplet import cli
+from triplet.published.rows import load_methods
+
+PAGES = blocks.pages()
+README = (KIT / "README.md").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (KIT / "Makefile").read_text(), re.M))
+NAV = yaml.load((KIT / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)["nav"]
+MADE = {"commands.md", "configs.md", "contributing.md", "changelog.md"}
+"""Pages that exist on the site alone."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_figure_is_that_of_its_file(page):
+    found = list(figures.find_figures(page.read_text()))
+    wrong = [figures.mistake(figure, KIT / "benchmarks" / "results") for figure in found]
+    assert [text for text in wrong if text] == []
+    if page.name in ("README.md", "performance.md", "start.md"):
+        assert found
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "right"),
+    [
+        ("19.4", "cases[1].ratios[0]", True),
+        ("19.5", "cases[1].ratios[0]", False),
+        ("19.4", "cases[1].ratio[0]", False),
+        ("1.5 GiB", "hardware.memory", False),
+        ("23.5 GiB", "hardware.memory", True),
+    ],
+)
+def test_a_wrong_figure_is_seen(text, path, right):
+    figure = figures.Figure(text, "speed-cpu.json", path)
+    assert (figures.mistake(figure, KIT / "benchmarks" / "results") is None) == right
+
+
+def test_the_table_to_fill_has_the_published_numbers():
+    rows = dict(re.findall(r"^\| ([\w -]+) \| ([\d./ |]+)\| *\|$", README, re.M))
+    expected = {}
+    for method in load_methods().values():
+        zoo = f"{method.zoo.box} / {method.zoo.mask}" if method.zoo else ""
+        expected[method.label] = [f"{method.readme.box} / {method.readme.mask}", zoo]
+    assert {
+        name: [cell.strip() for cell in cells.split("|")[:2]] for name, cells in rows.items()
+    } == expected
+
+
+def test_the_readme_fits_two_screens():
+    assert len(README.splitlines()) <= 150
+
+
+def test_every_target_of_the_readme_exists():
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M))
+    assert {"demo", "test", "finetune"} <= named <= TARGETS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_and_target_that_is_named_exists(page):
+    text = page.read_text()
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= TARGETS
+    for path in re.findall(r"(?<![\w/])(?:configs|docker|triplet|benchmarks|scripts)/[\w./-]+\.\w+", text):
+        assert (KIT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    """Also into a file: a link to a line names what stands there."""
+    for text, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)[^)]*\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if "://" in target or not path or path in MADE:
+            continue
+        assert (page.parent / path).exists(), f"{page.name}: {target}"
+        if line := re.fullmatch(r"L(\d+)", anchor):
+            there = (page.parent / path).read_text().splitlines()[int(line[1]) - 1]
+            assert text.strip("`") in there, f"{page.name}: {target} is {there!r}"
+
+
+def test_every_page_is_in_the_navigation():
+    def named(entries):
+        for entry in entries:
+            for value in entry.values() if isinstance(entry, dict) else [entry]:
+                yield from named(value) if isinstance(value, list) else [value]
+
+    listed = list(named(NAV))
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {path.name for path in (KIT / "docs").glob("*.md")} | MADE
+
+
+def test_the_reference_names_every_command_and_option():
+    page = reference.commands()
+    (choice,) = (a for a in cli.make_parser()._actions if hasattr(a, "choices") and a.dest == "stage")
+    for name, command in choice.choices.items():
+        section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        for option in command._option_string_actions:
+            assert f"`{option}`" in section or option in ("-h", "--help"), f"{name} {option}"
+
+
+def test_the_reference_names_every_config_and_key():
+    page = reference.configs()
+    for path in (KIT / "configs").rglob("*.yaml"):
+        assert f"- `{path.name}`" in page.split(f"\n`{path.parent.relative_to(KIT)}/`\n")[1]
+    assert "| `learning_rate` | number above 0 | `4.8` |" in page
+    assert "Optimiser steps between checkpoints." in page
+
+
+def test_the_list_of_messages_has_what_the_code_raises():
+    assert "- no config at …; see configs/ for those of the kit\n" in reference.messages()
+
+
+def test_the_diagram_draws_every_box_and_arrow():
+    page = (KIT / "docs" / "architecture.md").read_text()
+    (block,) = re.findall(r"```mermaid\n(.*?)```", page, re.S)
+    picture = diagram.draw(block, "imports")
+    arrows = drawn_arrows(page)
+    assert picture.count("<rect") == len({end for arrow in arrows for end in arrow})
+    assert picture.count("marker-end=") == len(arrows)
+
+
+def test_workflows_call_what_exists():
+    for path in (KIT / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        for command in [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]:
+            for line in command.splitlines():
+                blocks.check(line)
+
+
+def test_the_repository_has_one_address():
+    """That of CITATION.cff, once it has one; the site asks for no other."""
+    known = yaml.safe_load((KIT / "CITATION.cff").read_text()).get("repository-code")
+    if known:
+        assert f"git clone {known}" in README
+    assert "repo_url" not in (KIT / "mkdocs.yml").read_text()
+
+
+def test_the_docs_need_no_package_of_the_kit_itself():
+    """`make setup` installs nothing for the site; `make docs` does."""
+    assert "--extra docs" not in (KIT / "scripts" / "setup.sh").read_text()
+    printed = subprocess.run(
+        ["make", "-n", "docs"], cwd=KIT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "--extra docs" in printed
+    assert "mkdocs build --strict" in printed
