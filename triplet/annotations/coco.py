@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from triplet.annotations.findings import Findings, show
-from triplet.annotations.ids import number_ids, refer
-from triplet.annotations.numbers import Ints, not_a_number
+from triplet.annotations.ids import LARGEST, number_ids, refer
+from triplet.annotations.numbers import Ints, not_a_number, read_rows
 from triplet.annotations.shapes import (
     Shapes,
     Uses,
@@ -20,7 +20,7 @@ from triplet.annotations.shapes import (
     check_masks,
     decode_counts,
 )
-from triplet.annotations.text import read_json
+from triplet.annotations.text import read_json, without_collection
 from triplet.errors import KitError
 
 TABLES = ("images", "annotations", "categories")
@@ -56,7 +56,11 @@ def check(path: Path, uses: Uses | None = None) -> Checked:
     Raises:
         KitError: with the file, the first annotation of each kind that is wrong, and what was expected.
     """
-    uses = uses or Uses()
+    with without_collection():
+        return _check(path, uses or Uses())
+
+
+def _check(path: Path, uses: Uses) -> Checked:
     content, plain = read_json(path)
     tables = _tables(path, content)
     problems, notes = Findings(), Findings()
@@ -206,6 +210,8 @@ def _refer(
 
 def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> bool:
     """iscrowd, ignore, area and num_keypoints, where they are there; whether any was changed."""
+    if _flags_are_right(annotations):
+        return False
     changed = False
     for each in annotations:
         name = each.get("id")
@@ -220,10 +226,23 @@ def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> b
             problems.add("ignore", f"{text}; take it out or make it a crowd")
         for key in ("area", "num_keypoints"):
             value = each.get(key, 0)
-            if not_a_number(value) or value < 0:
+            if not_a_number(value) or not 0 <= value < LARGEST or (key != "area" and value % 1):
                 text = f"annotation {show(name)} has {key} {show(value)}, expected a number from 0 on"
                 problems.add(key, text)
     return changed
+
+
+def _flags_are_right(annotations: Sequence[dict[str, Any]]) -> bool:
+    """Whether all are, looked at a column at a time."""
+    crowds = [each.get("iscrowd", 0) for each in annotations]
+    numbers = read_rows([[each.get("area", 0) for each in annotations]])
+    return (
+        {*map(type, crowds)} == {int}
+        and {*crowds} <= {0, 1}
+        and not any("ignore" in each or "num_keypoints" in each for each in annotations)
+        and not numbers.bad
+        and bool(((numbers.flat >= 0) & (numbers.flat < LARGEST)).all())
+    )
 
 
 def _sizes(annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]]) -> Ints:
@@ -238,12 +257,15 @@ def _check_use(path: Path, annotations: Sequence[dict[str, Any]], uses: Uses) ->
     """KitError where all annotations are of a kind that is not trained on, or does not count."""
     if not (uses.train or uses.evaluate):
         return
-    single = [each for each in annotations if not each.get("iscrowd")]
-    if uses.train:
-        single = [each for each in single if _trained_on(each)]
-    if uses.keypoints:
-        single = [each for each in single if any(each["keypoints"][2::3])]
-    if not single:
+
+    def counts(each: Mapping[str, Any]) -> bool:
+        return (
+            not each.get("iscrowd")
+            and (not uses.train or _trained_on(each))
+            and (not uses.keypoints or any(each["keypoints"][2::3]))
+        )
+
+    if not any(map(counts, annotations)):
         what = "trained on" if uses.train else "counted"
         raise KitError(
             f"{path}: none of its {len(annotations)} annotations is {what}: all are crowds, or have no "

@@ -23,6 +23,8 @@ def number_ids(values: Sequence[Any], table: str, problems: Findings) -> dict[An
     Returns:
         The number of each id, by the id as the file writes it. Wrong ones are left out.
     """
+    if _are_ids(values):
+        return dict(zip(values, values, strict=True))
     known: list[int | str] = []
     places: dict[int | str, int] = {}
     for place, value in enumerate(values):
@@ -42,12 +44,18 @@ def number_ids(values: Sequence[Any], table: str, problems: Findings) -> dict[An
     texts = [value for value in known if isinstance(value, str)]
     if not texts:
         return {value: int(value) for value in known}
-    own = {value for value in known if isinstance(value, int)}
+    own = {value for value in known if type(value) is int}
     numbers = {text: int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 16}
     if len({*numbers.values()} - own) < len(texts):
         first = max(own, default=0) + 1
         numbers = {text: first + place for place, text in enumerate(texts)}
     return {value: numbers[value] if isinstance(value, str) else value for value in known}
+
+
+def _are_ids(values: Sequence[Any]) -> bool:
+    """Whether they can stay as they are."""
+    plain = {*map(type, values)} == {int} and len({*values}) == len(values)
+    return plain and min(values) >= 0 and max(values) < LARGEST
 
 
 def refer(values: Sequence[Any], numbers: Mapping[Any, int]) -> list[int | None]:

@@ -182,10 +182,10 @@ def _check_polygons(shapes: Shapes, places: list[int], uses: Uses) -> None:
     _check_lengths(shapes, owners, lengths, uses)
     _check_reach(shapes, owners, rows, "a polygon that reaches")
     if uses.evaluate and uses.masks:
-        # COCO's evaluation takes a first polygon of four numbers, and with it all of them, for boxes.
-        first = np.repeat(lengths[np.cumsum(counts) - counts], counts) == 4
-        mixed = owners[first & (lengths != 4)]
-        shapes.refuse("mixed polygons", np.unique(mixed), lambda i: "has polygons of 2 points and of more")
+        # pycocotools would take a first polygon of four numbers for a box, and fails.
+        first = owners[np.cumsum(counts) - counts]
+        two = first[lengths[np.cumsum(counts) - counts] == 4]
+        shapes.refuse("line", two, lambda i: "has a first polygon of 2 points, expected at least 3")
 
 
 def _check_lengths(shapes: Shapes, owners: Ints, lengths: Ints, uses: Uses) -> None:
@@ -240,8 +240,8 @@ def _run_problem(mask: dict[str, Any], runs: Floats | None, size: Ints) -> str:
         runs = decoded
     if (runs < 0).any() or (runs != np.floor(runs)).any():
         return "has a run that is no whole number from 0 on"
-    if (found := runs.sum()) != declared[0] * declared[1]:
-        return f"has {found:.0f} pixels, expected {declared[0] * declared[1]}, height times width"
+    if (found := int(runs.sum())) != declared[0] * declared[1]:
+        return f"has {found} pixels, expected {declared[0] * declared[1]}, height times width"
     return ""
 
 

@@ -2,6 +2,8 @@
 
 import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,6 @@ def read_json(path: Path) -> tuple[Any, bool]:
             "it is in Latin-1, convert it with: iconv -f LATIN1 -t UTF-8"
         ) from None
     del raw  # as large as what follows
-    collecting = gc.isenabled()
-    gc.disable()  # millions of new objects and none to collect: twice as fast
     try:
         return json.loads(text), encoding == "utf-8"
     except RecursionError:
@@ -36,6 +36,15 @@ def read_json(path: Path) -> tuple[Any, bool]:
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
         raise KitError(f"{path} is not in COCO's annotation format: it is no JSON ({reason})") from None
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No collection of garbage: millions of new objects hold none, and looking through them takes long."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
