@@ -4,12 +4,16 @@ import copy
 import random
 from typing import Any
 
-ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 7, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**53, 2**70, 10**400,
-    "", "1", "x", "\ud800", "a\0b", "../../x", "/etc/passwd", "é" * 300, [], {}, [[]], [[[1, 2]]], [1, 2, 3],
-    [1, 2, 3, 4], [["1", 2, 3, 4, 5, 6]], {"size": [3, 3], "counts": "0"}, {"size": [128, 128], "counts": [1]},
-    {"size": "x"}, {"counts": []}, [[1, 2, 3, 4]], [[1, 2], [1, 2, 3, 4, 5, 6]], [[1] * 7],
-)  # fmt: skip
+NUMBERS = (0, -1, 1, 2, 7, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**53, 2**70, 10**400)
+TEXTS = ("", "1", "x", "\ud800", "a\0b", "../../x", "/etc/passwd", "é" * 300)
+LISTS = ([], [[]], [[[1, 2]]], [1, 2, 3], [1, 2, 3, 4], [["1", 2, 3, 4, 5, 6]], [[1, 2, 3, 4]], [[1] * 7])
+MASKS = (
+    {"size": [3, 3], "counts": "0"},
+    {"size": [128, 128], "counts": [1]},
+    {"size": "x"},
+    {"counts": []},
+)
+ODD: tuple[Any, ...] = (None, True, False, *NUMBERS, *TEXTS, *LISTS, *MASKS, {})
 """Values that stand where another should."""
 
 
@@ -63,5 +67,11 @@ def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
     if how == 3:
         return data[:place] + data[place : place + 30] * 2 + data[place + 30 :]
     if how == 4:
-        return data[:place] + draw.choice((b"\xe9", b'"', b"[", b"{", b"1e999", b"NaN", b"<", b"&x;")) + data[place:]
-    return draw.choice((b"", b"\xef\xbb\xbf" + data, data.decode("latin-1").encode("utf-16"), b"[" * 100_000))
+        return (
+            data[:place]
+            + draw.choice((b"\xe9", b'"', b"[", b"{", b"1e999", b"NaN", b"<", b"&x;"))
+            + data[place:]
+        )
+    return draw.choice(
+        (b"", b"\xef\xbb\xbf" + data, data.decode("latin-1").encode("utf-16"), b"[" * 100_000)
+    )

@@ -1,6 +1,7 @@
 """Rows of numbers out of JSON: checked all at once where they are right, one by one where they are not."""
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -58,11 +59,14 @@ def _convert(rows: Sequence[Any]) -> Floats | None:
     if not set(map(type, rows)) <= {list}:
         return None
     flat = list(chain.from_iterable(rows))
-    if not set(map(type, flat)) <= {int, float}:
-        return None
     try:
-        found = np.array(flat, dtype=np.float64)
-    except OverflowError:  # an integer beyond what a float holds
+        found = (
+            np.frombuffer(array("d", flat)) if flat else np.zeros(0)
+        )  # which takes no text, as numpy does
+    except (TypeError, OverflowError):  # an integer beyond what a float holds
+        return None
+    flags = np.flatnonzero((found == 0) | (found == 1)).tolist()
+    if any(type(flat[place]) is bool for place in flags):
         return None
     return found if np.isfinite(found).all() else None
 

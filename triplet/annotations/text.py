@@ -47,4 +47,5 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         if collecting:
+            gc.freeze()  # else the next collection would look through all of them
             gc.enable()
