@@ -1,9 +1,9 @@
 """COCO 2017's layout: train2017/, val2017/ and annotations/{instances,person_keypoints}_*2017.json."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from triplet.annotations.coco import check
 from triplet.errors import KitError
 
 
@@ -21,16 +21,9 @@ def annotations(folder: Path, split: str, kind: str = "instances") -> Path:
 
 
 def read(folder: Path, split: str, kind: str = "instances") -> dict[str, Any]:
-    """A split's annotations: at least one image, annotation and category.
+    """A split's annotations, checked; see ``annotations.coco.check``.
 
     Raises:
-        KitError: another layout or format, or nothing annotated.
+        KitError: another layout or format, nothing annotated, or an annotation that cannot be used.
     """
-    path = annotations(folder, split, kind)
-    try:
-        truth: dict[str, Any] = json.loads(path.read_text())
-        if all(truth[key] for key in ("images", "annotations", "categories")):
-            return truth
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise KitError(f"{path} is not in COCO's annotation format, or annotates nothing")
+    return check(annotations(folder, split, kind)).content

@@ -13,6 +13,10 @@ from triplet import files
 from triplet.errors import KitError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes of gray images; colours of 16 bits are scaled by its readers."""
+SAMPLE = 64
+"""Images whose pixel formats are looked at before long work."""
 INDEX = "shards.json"
 """Written last by `triplet pack`: its presence in a folder means tar shards, all of them whole."""
 
@@ -38,9 +42,28 @@ class Index(BaseModel):
 
 
 def decode(data: bytes) -> Image.Image:
-    """RGB pixels of an encoded image; raises whatever Pillow's plug-ins do on a damaged file."""
+    """RGB pixels of an encoded image; 16 bits are scaled to 8.
+
+    Raises:
+        KitError: its pixels are of a kind that has no 8 bits, see ``to_eight_bits``.
+        Exception: whatever Pillow's plug-ins raise on a damaged file.
+    """
     with Image.open(io.BytesIO(data)) as file:
-        return file.convert("RGB")
+        return to_eight_bits(file).convert("RGB")
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """The image itself, or scaled from 0..65535 to 0..255, where Pillow would clip all above 255 to white.
+
+    Raises:
+        KitError: 32 bits or floats, whose white is not known.
+    """
+    if image.mode in SIXTEEN_BITS:
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise KitError(f"has pixels of mode {image.mode} (32 bits), expected 8 or 16 bits; convert it")
+    return image
 
 
 class Images:
@@ -141,6 +164,31 @@ def open_images(source: Path) -> Images:
     if not names:
         raise KitError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
     return Files(source, names, _folder_labels(names))
+
+
+def pixel_formats(images: Images) -> str:
+    """A sentence on images of 16 bits, of a sample spread over all; '' where there are none.
+
+    Raises:
+        KitError: one of 32 bits, with its name.
+    """
+    places = range(0, len(images), max(1, len(images) // SAMPLE))
+    wide = []
+    for place in places:
+        try:
+            with Image.open(io.BytesIO(images.read(place))) as file:
+                if file.mode in SIXTEEN_BITS:
+                    wide.append(f"{images.name(place)} (mode {file.mode})")
+                else:
+                    to_eight_bits(file)
+        except KitError as error:
+            raise KitError(f"{images.name(place)} {error}") from None
+        except Exception:  # counted and named where it is wanted
+            continue
+    if not wide:
+        return ""
+    count = f"{len(wide)} of {len(places)}"
+    return f"{count} images looked at have pixels of 16 bits, which are scaled to 8: {wide[0]}"
 
 
 def read_shards(folder: Path) -> list[Shard]:

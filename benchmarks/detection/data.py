@@ -4,21 +4,32 @@ Which of a folder's data sets is meant is said by the names in the config's DATA
 own; where they lie is the user's choice.
 """
 
-import os
+import json
 import re
-import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.detection import model
 from triplet import coco
+from triplet.annotations import coco as coco_annotations
+from triplet.annotations import image_files
+from triplet.annotations import voc as voc_annotations
+from triplet.annotations.findings import Findings
+from triplet.annotations.image_files import AnnotatedImage
+from triplet.annotations.shapes import Uses
+from triplet.annotations.voc import VocImage
 from triplet.errors import KitError
+from triplet.progress import first_here, say
+from triplet.training.distributed import Processes
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_voc_instances, register_coco_instances
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.structures import BoxMode
 
 _NAMES = re.compile(
     r"(?P<keypoints>keypoints_)?coco_2017_(?P<split>train|val)"
@@ -82,8 +93,8 @@ def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
         KitError: another layout, damaged annotations, missing images, or another number of categories than
             the model has.
     """
-    needed = ("bbox", "segmentation") if cfg.MODEL.MASK_ON else ("bbox",)
-    found = [(part.name, _register(part, needed)) for part in parts(cfg, folder, train=True)]
+    uses = _uses(cfg, train=True)
+    found = [(part.name, _register(cfg, part, uses)) for part in parts(cfg, folder, train=True)]
     categories = found[0][1]
     if odd := [name for name, theirs in found if theirs != categories]:
         raise KitError(f"{odd[0]} has other categories than {found[0][0]}")
@@ -96,9 +107,43 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
     found = parts(cfg, folder, train=False)
     if len(found) > 1:
         raise KitError(f"DATASETS.TEST names {len(found)} data sets, expected one")
-    categories = _register(found[0])
+    categories = _register(cfg, found[0], _uses(cfg, train=False))
     _check_count(cfg, folder, categories)
     return found[0].name, categories
+
+
+def check_images(names: Sequence[str], processes: Processes) -> None:
+    """Read the headers of all images in registered data sets, each process a share of them.
+
+    Raises:
+        KitError: on every process, where an image cannot be decoded or is of another size than annotated.
+    """
+    problems, notes = Findings(), Findings()
+    for name in names:
+        images = _images.pop(name, [])
+        found = image_files.check_images(images[processes.rank :: processes.size], len(images))
+        for mine, all_of_them in zip(found, (problems, notes), strict=True):
+            all_of_them.merge(processes.gather(mine))
+    problems.refuse()
+    if processes.is_main_process:
+        for line in notes.lines():
+            say(f"data: {line}")
+
+
+_images: dict[str, list[AnnotatedImage]] = {}
+"""Of each data set that was registered, until they are checked."""
+_copies: list[tempfile.TemporaryDirectory[str]] = []
+"""Folders of annotations in the form that Detectron2 reads; they go with the process."""
+
+
+def _uses(cfg: CfgNode, *, train: bool) -> Uses:
+    return Uses(
+        masks=cfg.MODEL.MASK_ON,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
+        train=train,
+        evaluate=not train,
+        bitmask=cfg.INPUT.MASK_FORMAT == "bitmask",
+    )
 
 
 def _find(folder: Path, declared: str) -> Part:
@@ -132,49 +177,89 @@ def _find(folder: Path, declared: str) -> Part:
     return part
 
 
-def _register(part: Part, needed: Sequence[str] = ("bbox",)) -> list[str]:
-    """Make it known; returns the names of its categories. Each annotation must have what is needed."""
+def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
+    """Check it and make it known; returns the names of its categories."""
     if part.name in DatasetCatalog:
         DatasetCatalog.remove(part.name)
         MetadataCatalog.remove(part.name)
     if part.listed:
         return _register_voc(part, part.listed)
-    truth = coco.read(part.annotations.parents[1], part.images.name, part.kind)
-    _all_there(part.images, [image["file_name"] for image in truth["images"]])
-    known = {category["id"] for category in truth["categories"]}
-    for each in truth["annotations"]:
-        lacks = [key for key in needed if not each.get(key)]
-        if lacks or each.get("category_id") not in known:
-            what = f"no {lacks[0]}" if lacks else f"a category_id that is none ({each.get('category_id')})"
-            raise KitError(f"{part.annotations}: annotation {each.get('id')} has {what}")
-    more = {}
+    checked = coco_annotations.check(part.annotations, uses)
+    images, annotations = checked.content["images"], checked.content["annotations"]
+    _all_there(part.images, [image["file_name"] for image in images])
+    if first_here():
+        for note in checked.notes:
+            say(f"data: {note}")
+    used = {each["image_id"] for each in annotations if not each.get("iscrowd")}
+    every = uses.evaluate or not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    _images[part.name] = [
+        AnnotatedImage(
+            str(part.images / image["file_name"]),
+            image["width"],
+            image["height"],
+            every or image["id"] in used,
+        )
+        for image in images
+    ]
+    more: dict[str, Any] = {"image_ids": checked.image_ids, "category_ids": checked.category_ids}
     if part.kind == "person_keypoints":
         of_detectron2 = MetadataCatalog.get("keypoints_coco_2017_val")
         keys = ("keypoint_names", "keypoint_flip_map", "keypoint_connection_rules")
-        more = {key: of_detectron2.get(key) for key in keys}
-    register_coco_instances(part.name, more, str(part.annotations), str(part.images))
-    return [category["name"] for category in truth["categories"]]
+        more |= {key: of_detectron2.get(key) for key in keys}
+    file = part.annotations if checked.as_it_is else _copy(part.annotations.name, checked.content)
+    register_coco_instances(part.name, more, str(file), str(part.images))
+    return [category["name"] for category in checked.content["categories"]]
+
+
+def _copy(name: str, content: Mapping[str, Any]) -> Path:
+    """A file for Detectron2 and COCO's evaluation, which read ids and encodings in fewer ways."""
+    _copies.append(tempfile.TemporaryDirectory(prefix="annotations-"))
+    path = Path(_copies[-1].name) / name
+    path.write_text(json.dumps(content))
+    return path
 
 
 def _register_voc(part: Part, listed: Path) -> list[str]:
-    numbers = listed.read_text().split()
+    numbers = voc_annotations.read_list(listed)
     _all_there(part.images, [f"{number}.jpg" for number in numbers])
     _all_there(part.annotations, [f"{number}.xml" for number in numbers])
-    root = part.images.parent
-    try:
-        content = load_voc_instances(str(root), listed.stem, CLASS_NAMES)
-    except (ET.ParseError, AttributeError, IndexError, TypeError, ValueError) as error:
-        raise KitError(f"{part.annotations}: an annotation is damaged or not VOC's: {error}") from None
+    found = voc_annotations.check(part.annotations, numbers, CLASS_NAMES)
+    content = [_voc_image(part.images, number, image) for number, image in found.items()]
+    _images[part.name] = [
+        AnnotatedImage(image["file_name"], image["width"], image["height"]) for image in content
+    ]
     DatasetCatalog.register(part.name, lambda: content)
     MetadataCatalog.get(part.name).set(
-        thing_classes=list(CLASS_NAMES), dirname=str(root), year=part.year, split=listed.stem
+        thing_classes=list(CLASS_NAMES),
+        dirname=str(part.images.parent),
+        year=part.year,
+        split=listed.stem,
+        annotated=found,
     )
     return list(CLASS_NAMES)
 
 
+def _voc_image(folder: Path, number: str, image: VocImage) -> dict[str, Any]:
+    """An image as Detectron2's own reader gives it, with coordinates that begin at 0."""
+    return {
+        "file_name": str(folder / f"{number}.jpg"),
+        "image_id": number,
+        "height": image.height,
+        "width": image.width,
+        "annotations": [
+            {
+                "category_id": CLASS_NAMES.index(each.name),
+                "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
+                "bbox_mode": BoxMode.XYXY_ABS,
+            }
+            for each in image.objects
+            for xmin, ymin, xmax, ymax in [each.box]
+        ],
+    }
+
+
 def _all_there(folder: Path, names: Sequence[str]) -> None:
-    there = set(os.listdir(folder))
-    if missing := [name for name in names if name not in there]:
+    if missing := image_files.missing(folder, names):
         what = "annotated images" if folder.name != "Annotations" else "annotations of listed images"
         raise KitError(f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first")
 

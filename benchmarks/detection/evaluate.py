@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks.detection import data, log_capture, model, visualize
+from benchmarks.detection.loading import SafeMapper
 from triplet import files, paths, records, scores
+from triplet.annotations.voc import VocImage
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
@@ -21,7 +23,7 @@ from triplet.training.loading import load
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.evaluation import PascalVOCDetectionEvaluator, pascal_voc_evaluation
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
@@ -103,13 +105,14 @@ def _evaluate(
                 f"{dataset} has other categories ({', '.join(categories[:3])}, ...) than the model was "
                 f"finetuned on ({', '.join(known[:3])}, ...)"
             )
-        voc = PascalVOCDetectionEvaluator(name) if MetadataCatalog.get(name).get("year") else None
+        data.check_images([name], processes)
+        voc = VocEvaluator(name) if MetadataCatalog.get(name).get("year") else None
         model.allow_tf32(False)
         with log_capture.log_to(log):
             network = model.build(cfg)
             model.load_trained(network, weights)
             cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
-            loader = build_detection_test_loader(cfg, name)
+            loader = build_detection_test_loader(cfg, name, mapper=SafeMapper(cfg, train=False))
         images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
         with (
             Bar("eval", len(loader), quiet=not processes.is_main_process) as bar,
@@ -146,10 +149,27 @@ def _evaluate(
     )
 
 
+class VocEvaluator(PascalVOCDetectionEvaluator):
+    """Detectron2's, by annotations as VOC's toolkit reads them: its own takes whole numbers alone."""
+
+    def evaluate(self) -> Any:
+        """See there."""
+        annotated: dict[str, VocImage] = MetadataCatalog.get(self._dataset_name).annotated
+        objects = {
+            number: [
+                {"name": each.name, "difficult": int(each.difficult), "bbox": [*each.box]}
+                for each in image.objects
+            ]
+            for number, image in annotated.items()
+        }
+        pascal_voc_evaluation.parse_rec = lambda file: objects.get(Path(file).stem, [])
+        return super().evaluate()
+
+
 @torch.no_grad()
 def _detect(
     network: nn.Module,
-    images: Iterable[dict[str, Any]],
+    images: Iterable[dict[str, Any] | KitError],
     voc: PascalVOCDetectionEvaluator | None,
     bar: Bar,
     stop: Stop,
@@ -167,6 +187,8 @@ def _detect(
     for image in images:
         if stop:
             break
+        if isinstance(image, KitError):
+            raise image
         (output,) = network([image])
         if voc:
             voc.process([image], [output])
@@ -192,7 +214,7 @@ def _coco(
     ids = {ours: theirs for theirs, ours in metadata.thing_dataset_id_to_contiguous_id.items()}
     detections = [{**each, "category_id": ids[each["category_id"]]} for each in detections]
     path = job.folder / "coco_instances_results.json"
-    files.write_text(path, json.dumps(detections))
+    files.write_text(path, json.dumps(_own_ids(detections, metadata.image_ids, metadata.category_ids)))
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
     truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
@@ -201,6 +223,22 @@ def _coco(
         **{task: each.numbers for task, each in found.items()},
         "categories": {task: each.categories for task, each in found.items()},
     }
+
+
+def _own_ids(
+    detections: list[dict[str, Any]], images: Mapping[int, Any], categories: Mapping[int, Any]
+) -> list[dict[str, Any]]:
+    """The detections with the ids of the user's own file, where these were changed for Detectron2."""
+    if not images and not categories:
+        return detections
+    return [
+        {
+            **each,
+            "image_id": images.get(each["image_id"], each["image_id"]),
+            "category_id": categories.get(each["category_id"], each["category_id"]),
+        }
+        for each in detections
+    ]
 
 
 def _voc(summary: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -7,17 +7,20 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.detection import compat  # noqa: F401
 from benchmarks.detection.budget import per_process
 from triplet.errors import KitError
+from triplet.images import to_eight_bits
 from triplet.signals import Stop, ignore_in_worker
 from triplet.training.distributed import Processes
 from triplet.training.loading import load
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import DatasetMapper, detection_utils, get_detection_dataset_dicts
 from detectron2.data.build import worker_init_reset_seed
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
@@ -43,7 +46,7 @@ def batches(
     annotated, wide = _annotated(cfg)
     order = TrainingSampler(len(annotated), seed=cfg.SEED)
     images = load(
-        MapDataset(annotated, _Mapper(cfg)),
+        MapDataset(annotated, SafeMapper(cfg, train=True)),
         _Grouped(order, wide, share, start),
         workers=loaders(cfg, processes),
         stop=stop,
@@ -77,7 +80,10 @@ def _read(
     names: tuple[str, ...], filter_empty: bool, min_keypoints: int
 ) -> tuple[DatasetFromList, list[bool]]:
     """Read and serialise the images once, for calibration, training and precise BN."""
-    dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+    try:
+        dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
+    except AssertionError as error:  # Detectron2's way to say that no image is left
+        raise KitError(f"{' '.join(str(error).split())[:160]}: no image is left to train on") from None
     return DatasetFromList(dicts, copy=False), [image["width"] > image["height"] for image in dicts]
 
 
@@ -86,11 +92,25 @@ def _start_worker(worker: int) -> None:
     worker_init_reset_seed(worker)
 
 
-class _Mapper(DatasetMapper):
+_convert = detection_utils.convert_PIL_to_numpy
+
+
+def _convert_eight_bits(image: Image.Image, format: str | None) -> np.ndarray:
+    """Detectron2's conversion, which alone would clip pixels of 16 bits at 255."""
+    result: np.ndarray = _convert(to_eight_bits(image), format)
+    return result
+
+
+detection_utils.convert_PIL_to_numpy = (
+    _convert_eight_bits  # what its read_image calls, wherever that is used
+)
+
+
+class SafeMapper(DatasetMapper):
     """Return what went wrong as a value: an exception of a worker would bring its traceback along."""
 
-    def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(cfg, True)
+    def __init__(self, cfg: CfgNode, *, train: bool) -> None:
+        super().__init__(cfg, train)
 
     def __call__(self, image: dict[str, Any]) -> dict[str, Any] | KitError | None:
         try:

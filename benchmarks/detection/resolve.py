@@ -283,6 +283,7 @@ def _sources(
     processes.assert_same("converted weights", records.Artifact.of(weights).sha256)
     processes.assert_same("settings", [model.plain(cfg), *asked])
     names, categories = data.training(cfg, dataset)
+    data.check_images(names, processes)
     placed = cfg.clone()
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))

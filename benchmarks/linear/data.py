@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 from benchmarks.linear.config import ImageSettings as Config
 from benchmarks.linear.config import Training
 from triplet.errors import KitError
-from triplet.images import Images, decode, open_images
+from triplet.images import Images, decode, open_images, pixel_formats
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import permutation
 from triplet.pretrain.views import Pixels, centre_view, render_view, sample_augmentation, view_rng
+from triplet.progress import first_here, say
 
 SORT = "make pull PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its development kit"
 
@@ -78,6 +79,8 @@ def _names(path: Path) -> list[str]:
 
 def _labelled(path: Path, wanted: list[str] | None, listed: Path | None) -> Labelled:
     images = open_images(path)
+    if (said := pixel_formats(images)) and first_here():
+        say(f"{path}: {said}")
     if images.labels is None:
         raise KitError(
             f"{path} has images of no class, or of one: expected a folder for each class, or a list of "
@@ -99,6 +102,8 @@ def _labelled(path: Path, wanted: list[str] | None, listed: Path | None) -> Labe
 def _decoded(images: Images, index: int) -> Image.Image:
     try:
         return decode(images.read(index))
+    except KitError as error:  # pixels of another kind
+        raise KitError(f"{images.name(index)} {error}") from None
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise KitError(f"{images.name(index)} cannot be read ({error!r:.80}); fetch it again") from None
 

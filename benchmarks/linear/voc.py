@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
+from triplet.annotations.image_files import missing
+from triplet.annotations.voc import read_list
 from triplet.errors import KitError
 from triplet.images import decode
 from triplet.models.resnet import ResNet
@@ -38,7 +40,7 @@ def read_split(folder: Path, split: str) -> Split:
     """The images of ``ImageSets/Main/<split>.txt`` and their classes, of ``<class>_<split>.txt``.
 
     Raises:
-        KitError: a list is missing or does not fit.
+        KitError: a list is missing or does not fit, or an image is missing.
     """
     main = folder / "ImageSets" / "Main"
     lists = sorted(path for path in main.glob(f"*_{split}.txt") if path.name.count("_") == 1)
@@ -46,15 +48,19 @@ def read_split(folder: Path, split: str) -> Split:
         raise KitError(
             f"{folder} has no ImageSets/Main/{split}.txt with a list for each class; run: triplet pull voc"
         )
-    names = sorted((main / f"{split}.txt").read_text().split())
+    names = sorted(read_list(main / f"{split}.txt"))
     places = {name: place for place, name in enumerate(names)}
     targets = np.zeros((len(names), len(lists)), dtype=np.int64)
     for number, path in enumerate(lists):
-        words = path.read_text().split()
-        if sorted(words[::2]) != names or not set(words[1::2]) <= {"-1", "0", "1"}:
+        words = path.read_text(encoding="utf-8", errors="replace").split()
+        labels = set(words[1::2])
+        if len(words) != 2 * len(names) or sorted(words[::2]) != names or not labels <= {"-1", "0", "1"}:
             raise KitError(f"{path} does not list 1, 0 or -1 for each image of {split}.txt")
         for name, word in zip(words[::2], words[1::2], strict=True):
             targets[places[name], number] = {"1": 1, "0": -1, "-1": 0}[word]
+    images = folder / "JPEGImages"
+    if absent := missing(images, [f"{name}.jpg" for name in names]):
+        raise KitError(f"{images}: {len(absent)} of {len(names)} images are missing, {absent[0]} first")
     return Split(names, targets, [path.name.partition("_")[0] for path in lists])
 
 
@@ -71,6 +77,8 @@ class VOC07Images(Dataset[tuple[Pixels, int]]):
         path = self.folder / "JPEGImages" / f"{self.split.names[index]}.jpg"
         try:
             image = decode(path.read_bytes())
+        except KitError as error:  # pixels of another kind
+            raise KitError(f"{path} {error}") from None
         except Exception as error:  # Pillow's plug-ins raise what they like
             raise KitError(f"{path} cannot be read ({error!r:.60}); fetch it again") from None
         return square(image), index

@@ -47,6 +47,8 @@ class KitImages:
         """RGB; KitError when it cannot be read."""
         try:
             return decode(self.images.read(index))
+        except KitError as error:  # pixels of another kind
+            raise KitError(f"{self.images.name(index)} {error}") from None
         except Exception as error:
             reason = " ".join(str(error).split())[:100]
             raise KitError(

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from triplet.errors import KitError, out_of_memory
-from triplet.images import Images
+from triplet.images import Images, to_eight_bits
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import _Items, read_or_next
 from triplet.pretrain.gpu_augment import gpu_augment
@@ -101,9 +101,11 @@ class Encoded(Dataset[EncodedBatch]):
             data = self.images.read(index)
             with Image.open(io.BytesIO(data)) as file:
                 if plain or not _for_dali(file, data):
-                    pixels = file.convert("RGB").tobytes()
+                    pixels = to_eight_bits(file).convert("RGB").tobytes()
                     data = b"P6 %d %d 255\n" % file.size + pixels  # PPM: a header and plain pixels
                 return data, file.size
+        except KitError as error:
+            raise KitError(f"{self.images.name(index)} {error}") from None
         except Exception:  # whatever Pillow's plug-ins raise on a damaged file
             return None
 

@@ -82,6 +82,8 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
     def _read(self, index: int) -> Image.Image | None:
         try:
             return decode(self.images.read(index))
+        except KitError as error:  # pixels of a kind that nothing should stand in for
+            raise KitError(f"{self.images.name(index)} {error}") from None
         except Exception:
             return None
 

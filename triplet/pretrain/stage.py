@@ -7,12 +7,13 @@ from typing import Any
 from triplet import paths, records
 from triplet.config import load
 from triplet.errors import KitError
-from triplet.images import Images, open_images
+from triplet.images import Images, open_images, pixel_formats
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import fit
 from triplet.pretrain.layout import make_layout
 from triplet.pretrain.methods import check
 from triplet.pretrain.trainer import pretrain as train
+from triplet.progress import say
 from triplet.training import checkpoint, distributed
 from triplet.training.distributed import Processes, join
 
@@ -96,6 +97,8 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
     """
     images = open_images(source)
     processes.assert_same("set of images", images.names())
+    if (said := pixel_formats(images)) and processes.is_main_process:
+        say(f"pretrain: {said}")
     if processes.nodes > 1:  # names may agree where files are cut short
         processes.assert_same("copy of the images", records.Artifact.of(source).sha256)
     inputs = {"images": source}

@@ -39,8 +39,6 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
             annotated = {annotation["image_id"] for annotation in content["annotations"]}
             images = [image for image in content["images"] if image["id"] in annotated]
             images = images[: counts[split]]
-            if odd := [i["file_name"] for i in images if Path(i["file_name"]).name != i["file_name"]]:
-                raise KitError(f"{source}: {odd[0]!r} in {split}'s annotations is no plain file name")
             kept = {image["id"] for image in images}
             (folder / split).mkdir(parents=True, exist_ok=True)
             for image in images:
@@ -57,4 +55,5 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise KitError(f"{source} is annotated but missing")
+    target.parent.mkdir(parents=True, exist_ok=True)
     files.link_or_copy(source, target)

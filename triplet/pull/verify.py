@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from triplet import coco, files
+from triplet.annotations import image_files
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
 from triplet.pull.sources import Expect
@@ -70,9 +71,8 @@ def _annotations(folder: Path, split: str, count: int, images: int | None) -> It
         yield f"{split}: {len(truth['annotations'])} annotations, expected {count}"
     if images is not None and len(truth["images"]) != images:
         yield f"{split}: its annotations list {len(truth['images'])} images, expected {images}"
-    there = {path.name for path in _entries(folder / split)}
     if missing := sorted(
-        image["file_name"] for image in truth["images"] if image["file_name"] not in there
+        image_files.missing(folder / split, [image["file_name"] for image in truth["images"]])
     ):
         yield f"{split}: {len(missing)} annotated images are missing: {_some(missing)}"
 

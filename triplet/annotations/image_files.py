@@ -1,0 +1,101 @@
+"""Whether annotated images are there, can be decoded, and are of the size that is annotated."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from triplet.annotations.findings import Findings
+from triplet.errors import KitError
+from triplet.images import SIXTEEN_BITS, to_eight_bits
+
+THOROUGH = 1000
+"""Images up to which each is decoded. Of more, the headers are read and the ends looked at."""
+THREADS = 8
+"""They wait for the disk, not for each other."""
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image as its annotations describe it."""
+
+    path: str
+    width: int
+    height: int
+    used: bool = True
+    """Whether it is read: Detectron2 trains on no image without annotations."""
+
+
+def missing(folder: Path, names: Iterable[str]) -> list[str]:
+    """Names, or paths below the folder, at which there is no file; in their order."""
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    return [name for name in names if not (name in there if "/" not in name else (folder / name).is_file())]
+
+
+def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> tuple[Findings, Findings]:
+    """Read headers as Detectron2 reads images: turned by EXIF, of the size that is annotated.
+
+    Args:
+        images: to look at, such as one process's share.
+        total: how many there are in all, which decides whether each is decoded; see THOROUGH.
+
+    Returns:
+        What is wrong, and what is to be said: images of 16 bits, which are scaled to 8.
+    """
+    problems, notes = Findings(), Findings()
+    decode = (total or len(images)) <= THOROUGH
+    used = [image for image in images if image.used]
+    with ThreadPoolExecutor(THREADS) as pool:
+        for image, (kind, text) in zip(used, pool.map(lambda each: _look(each, decode), used), strict=True):
+            if kind:
+                (notes if kind == "16 bits" else problems).add(kind, f"{image.path} {text}")
+    return problems, notes
+
+
+def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
+    """The kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
+    try:
+        with Image.open(annotated.path) as image:
+            mode, turned = image.mode, _orientation(image)
+            width, height = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
+            if decode or not _ends_well(annotated.path, image.format):
+                image.load()
+            if mode in SIXTEEN_BITS:
+                kind = "16 bits"
+            else:
+                kind = ""
+                to_eight_bits(image)
+    except KitError as error:
+        return "mode", str(error)
+    except Exception as error:  # Pillow's plug-ins raise what they like
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        return "unreadable", f"or its annotations cannot be read ({reason}); mend it"
+    if (width, height) != (annotated.width, annotated.height):
+        how = f" as its EXIF orientation {turned} turns it" if turned > 1 else ""
+        said = f"{annotated.width} x {annotated.height}"
+        return "size", f"has {width} x {height} pixels{how}, its annotations say {said}"
+    return kind, f"has pixels of 16 bits (mode {mode}), scaled to 8" if kind else ""
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 for upright."""
+    try:
+        # A PNG's own method would decode the pixels, to look behind them.
+        exif = Image.Image.getexif(image)
+    except Exception:  # damaged; Detectron2 takes it for none
+        return 1
+    value = exif.get(ORIENTATION, 1)
+    return value if isinstance(value, int) else 1
+
+
+def _ends_well(path: str, format: str | None) -> bool:
+    """Whether a file's last bytes are those of a whole one; False where that is not known."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a hundred thousand of them
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 12))
+        end = file.read()
+    return (format == "JPEG" and end.endswith(b"\xff\xd9")) or (format == "PNG" and b"IEND" in end)

@@ -1,0 +1,51 @@
+"""JSON files as people have them: UTF-8 with or without a byte order mark, UTF-16, UTF-32."""
+
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from triplet.errors import KitError
+
+
+def read_json(path: Path) -> tuple[Any, bool]:
+    """What a JSON file holds, and whether it is plain UTF-8, which other readers take for granted.
+
+    Raises:
+        KitError: a file that cannot be opened, another encoding, no JSON.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise KitError(f"{path} cannot be read ({error.strerror})") from None
+    encoding = json.detect_encoding(raw)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise KitError(
+            f"{path} is no text in UTF-8 or UTF-16 (byte 0x{raw[error.start]:02x} at {error.start}); if "
+            "it is in Latin-1, convert it with: iconv -f LATIN1 -t UTF-8"
+        ) from None
+    del raw  # as large as what follows
+    try:
+        return json.loads(text), encoding == "utf-8"
+    except RecursionError:
+        raise KitError(f"{path} is not in COCO's annotation format: it is nested too deep") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise KitError(f"{path} is not in COCO's annotation format: it is no JSON ({reason})") from None
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No collection of garbage: millions of new objects hold none, and looking through them takes long."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.freeze()  # else the next collection would look through all of them
+            gc.enable()
