@@ -198,7 +198,7 @@ def test_names_encode_the_run(path):
         ("8x196x4-larscos-1000e_imagenet", 6272, 1000, 10),
         ("8x104x6-larscos-1000e_imagenet", 4992, 1000, 10),
         ("8x196x4-larscos-200e_imagenet", 6272, 200, 10),
-        ("8x196x8-larscos-10e_sysu30k", 12544, 10, 2),
+        ("4x196x8-larscos-10e_sysu30k", 6272, 10, 2),
     ],
 )
 def test_the_authors_constants(name, batch, epochs, warmup):

@@ -15,7 +15,7 @@ OURS = {
     "r50_bs4096_accumulate4_ep1000_fp16_triplet_gpu3090": "triplet_resnet50_8x196x4-larscos-1000e_imagenet",
     "r50_bs4096_accumulate6_ep1000_fp16_triplet_gpu12g": "triplet_resnet50_8x104x6-larscos-1000e_imagenet",
     "r50_bs4096_accumulate4_ep10_fp16_triplet_gpu3090_sysu30k": (
-        "triplet_resnet50_8x196x8-larscos-10e_sysu30k"
+        "triplet_resnet50_4x196x8-larscos-10e_sysu30k"
     ),
 }
 

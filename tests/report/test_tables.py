@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tests.report import making
 from triplet import paths
+from triplet.config import load
 from triplet.published.curves import FULL, NOISE, Band
 from triplet.published.rows import load_methods
 from triplet.report import coco, costs, results, tables, targets
@@ -188,6 +189,23 @@ def test_every_number_is_flat_with_its_record(places):
     linear = [n["value"] for n in flat if n["table"] == "linear"]
     assert linear == [75.8, 75.8]
     assert results.as_csv(flat).count("\n") == len(flat) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "watts"),
+    [
+        ("NVIDIA GeForce RTX 3080", 320),
+        ("NVIDIA GeForce RTX 3080 Ti", 350),
+        ("NVIDIA GeForce RTX 3090 Ti", 450),
+        ("NVIDIA GeForce RTX 3080 Laptop GPU", None),
+        ("Tesla P100-SXM2-16GB", 300),
+        ("Tesla P100-PCIE-16GB", 250),
+        ("NVIDIA GeForce RTX 2080 Ti", 250),
+    ],
+)
+def test_a_card_does_not_have_the_power_of_its_series(name, watts):
+    power = load(costs.PATH, costs.Power)
+    assert next((value for card, value in power.tdp.items() if costs.is_card(name, card)), None) == watts
 
 
 def test_energy_is_gpu_hours_by_power(places):

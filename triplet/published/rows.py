@@ -19,6 +19,8 @@ class PublishedAP(Settings):
     box75: float | None = None
     mask50: float | None = None
     mask75: float | None = None
+    file: str = ""
+    """Pretrained file that the numbers belong to, where it is not one of the row's weights."""
 
 
 class Method(Settings):
@@ -35,6 +37,11 @@ class Method(Settings):
     """Its weights are initial ones."""
     pretrain: str | None = None
     """Name of its recipe, for either engine; None for a row that is not pretrained here."""
+
+    @property
+    def of_its_weights(self) -> PublishedAP:
+        """What was published of the row's own weights: README's numbers unless they are of another file."""
+        return self.zoo if self.readme.file and self.zoo else self.readme
 
 
 class Methods(RootModel[dict[str, Method]]):

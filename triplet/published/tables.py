@@ -21,12 +21,16 @@ class PublishedTable(Settings):
     metrics: Annotated[list[str], Field(min_length=1)]
     rows: dict[str, list[float | None]]
     """By the name that a run of the row has, a number for each metric."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """By row, the pretrained file that its numbers belong to, where it is not one of the row's weights."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for row, values in self.rows.items():
             if len(values) != len(self.metrics):
                 raise ValueError(f"{row} has {len(values)} numbers for {len(self.metrics)} metrics")
+        if unknown := [row for row in self.files if row not in self.rows]:
+            raise ValueError(f"files names {unknown[0]!r}, which is no row of the table")
         return self
 
 
@@ -51,12 +55,21 @@ class Value(Settings):
     metric: str
     value: float
     source: str
+    file: str = ""
+    """Pretrained file that it belongs to, where it is not one of the row's weights."""
 
 
 def load_published(path: Path = PATH) -> list[Value]:
     """All of them, in the file's order; KitError when it does not fit the schema."""
     return [
-        Value(row=row, benchmark=table.benchmark, metric=metric, value=value, source=table.source)
+        Value(
+            row=row,
+            benchmark=table.benchmark,
+            metric=metric,
+            value=value,
+            source=table.source,
+            file=table.files.get(row, ""),
+        )
         for table in parse_file(path, PublishedTables).tables
         for row, values in table.rows.items()
         for metric, value in zip(table.metrics, values, strict=True)

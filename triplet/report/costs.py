@@ -49,12 +49,17 @@ def costs(runs: list[Run], power: Power | None = None) -> list[RunCost]:
     return [_cost(run.name, stage, record, power) for run in runs for stage, record in run.stages.items()]
 
 
+def is_card(name: str, card: str) -> bool:
+    """Whether a GPU's own name has the words of a card, and none that make it another one of the series."""
+    return bool(re.search(rf"\b{card}\b(?!.*\b(Ti|SUPER|D|Laptop|Max-Q)\b)", name))
+
+
 def _cost(run: str, stage: str, record: Record, power: Power) -> RunCost:
     names = record.hardware.get("gpus") or [""]
     # A process has a GPU of its own, on any number of machines; what one alone leaves idle is not counted.
     count = record.world_size if names[0] else 0
     hours = record.seconds / 3600
-    watts = next((power.tdp[name] for name in power.tdp if re.search(rf"\b{name}\b", names[0])), None)
+    watts = next((watts for card, watts in power.tdp.items() if is_card(names[0], card)), None)
     energy = None
     if watts is not None and count:
         energy = hours * count * watts / 1000 * power.utilisation * power.pue

@@ -16,7 +16,7 @@ BENCHMARKS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "linear": (
         "ImageNet, linear layer on the frozen backbone",
         ("top1",),
-        "Top-1 accuracy in percent, the best of all epochs. Only the published protocol is like for like.",
+        "Top-1 accuracy in percent (zoo: the best epoch's). Only the published protocol is like for like.",
         "linear",
     ),
     "knn": (

@@ -1,0 +1,77 @@
+"""Ratios that hold in every table of COCO and VOC: a swapped or mistyped number breaks one."""
+
+import itertools
+
+import pytest
+
+from triplet.published import curves
+from triplet.published.rows import load_methods
+from triplet.published.tables import load_published
+
+CURVES = [*curves.published().curves, *curves.published().undecayed]
+ROUNDING = 0.05
+
+
+def test_mask_lies_below_box_at_every_point():
+    for curve in CURVES:
+        for iterations, box, mask in curve.points:
+            assert 0.8 * box < mask < box + ROUNDING, (curve.init, curve.source, iterations)
+
+
+def test_a_longer_schedule_is_not_worse():
+    for curve in curves.published().curves:
+        for shorter, longer in itertools.pairwise(curve.points):
+            assert longer[1] > shorter[1], (curve.init, curve.source, longer[0])
+            assert longer[2] > shorter[2], (curve.init, curve.source, longer[0])
+
+
+def test_the_swapped_pair_would_have_been_found():
+    (random,) = (c for c in CURVES if (c.detector, c.init, c.source) == ("c4", "random", "detco"))
+    assert "swapped" in random.doubt
+    box, mask = random.at(90_000, 0), random.at(90_000, 1)
+    assert not 0.8 * mask < box < mask + ROUNDING  # the pair as it is printed
+
+
+@pytest.mark.parametrize("row", load_methods())
+def test_the_thresholds_of_a_row_are_in_order(row):
+    method = load_methods()[row]
+    for published in filter(None, (method.readme, method.zoo, method.student)):
+        assert 0.8 * published.box < published.mask < published.box
+    if method.zoo:
+        zoo = method.zoo
+        assert zoo.box < zoo.box75 < zoo.box50
+        assert zoo.mask < zoo.mask75 < zoo.mask50
+        assert zoo.mask50 < zoo.box50
+        assert zoo.mask75 < zoo.box75
+
+
+def test_vocs_thresholds_are_in_order():
+    found = {}
+    for value in load_published():
+        if value.benchmark == "voc-detection":
+            found.setdefault((value.row, value.source), {})[value.metric] = value.value
+    assert len(found) == 19
+    for (row, _), of_row in found.items():
+        assert of_row["AP"] < of_row["AP50"]
+        assert of_row["AP75"] < of_row["AP50"]
+        if row != "random":  # too weak for tight boxes
+            assert of_row["AP"] < of_row["AP75"]
+
+
+def test_more_answers_more_images_and_more_epochs_are_not_worse():
+    found = {(v.row, v.benchmark, v.source, v.metric): v.value for v in load_published()}
+    for (row, benchmark, source, metric), value in found.items():
+        if metric == "top1" and (top5 := found.get((row, benchmark, source, "top5"))):
+            assert value < top5
+        if benchmark == "semi-1percent":
+            assert value < found[row, "semi-10percent", source, metric]
+    shots = ("1", "2", "4", "8", "16", "32", "64", "96", "mAP")
+    for row in {key[0] for key in found if key[1] == "svm"}:
+        values = [found[row, "svm", "zoo", shot] for shot in shots if (row, "svm", "zoo", shot) in found]
+        assert values == sorted(values)
+
+
+def test_a_number_says_when_it_is_of_another_file_than_the_rows_weights():
+    other = {(v.row, v.benchmark) for v in load_published() if v.file}
+    assert other == {("moco-v2", "linear"), ("moco-v2", "voc-detection"), ("byol", "voc-detection")}
+    assert {row for row, method in load_methods().items() if method.readme.file} == {"moco-v2", "byol"}
