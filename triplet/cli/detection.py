@@ -75,6 +75,7 @@ def _add_explain(add: Add) -> None:
         "--log", type=Path, help="its log.txt or metrics.json, of Detectron2's or mmdetection's"
     )
     explain.add_argument("--weights", type=Path, metavar="FILE", help="the backbone that it began with")
+    explain.add_argument("--gpus", type=count, help="on which it was trained, where no file says so")
     explain.add_argument(
         "--run", metavar="NAME", help="a finished run of the kit's, whose records tell all this"
     )
@@ -157,7 +158,7 @@ def _explain(a: argparse.Namespace) -> None:
     from benchmarks.detection.explain import ExplainOptions, explain
 
     result, target = (values and tuple(values) for values in (a.result, a.target))
-    explain(ExplainOptions(result, a.method, target, a.config, a.log, a.weights, a.run, a.json))
+    explain(ExplainOptions(result, a.method, target, a.config, a.log, a.weights, a.gpus, a.run, a.json))
 
 
 def _eval(a: argparse.Namespace) -> None:

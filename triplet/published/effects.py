@@ -49,6 +49,11 @@ def size(cause: str, severe: bool | None = None) -> tuple[Range | None, Range | 
     return _union([e.box for e in found]), _union([e.mask for e in found]), text
 
 
+def sizes(*causes: str) -> tuple[Range, ...]:
+    """The single published sizes of mistakes, in box AP."""
+    return tuple(effect.box for effect in published() if effect.cause in causes and effect.box)
+
+
 def _union(ranges: list[Range | None]) -> Range | None:
     known = [each for each in ranges if each]
     return (min(low for low, _ in known), max(high for _, high in known)) if known else None

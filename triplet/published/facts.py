@@ -92,7 +92,7 @@ class Facts:
         """Whether the weights are ImageNet's labels', by their name."""
         if self.weights is None:
             return None
-        names = ("imagenetpretrained", "torchvision", "msra", "download.pytorch.org", "open-mmlab://resnet")
+        names = ("imagenetpretrained", "torchvision", "msra", "download.pytorch.org", "://resnet")
         return any(name in self.weights.lower() for name in names) or None
 
 

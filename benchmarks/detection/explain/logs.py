@@ -206,7 +206,7 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
     listing, told, scratch = False, False, False
     for line in found:
         begins = line.begins
-        if listing and not begins and line.text.strip():
+        if listing and not begins:
             names += _NAMES.findall(line.text)
             continue
         listing = False

@@ -12,6 +12,8 @@ HEAD, TAIL = 4 << 20, 12 << 20
 """Bytes that are read from both ends of a longer file; a log of 180k iterations has 3 MB."""
 LINE = 20_000
 """Characters of a line that are kept."""
+LINES = 100_000
+"""Lines that are kept of each end of a longer log."""
 PREFIXES = (
     r"\[\d+,(?P<rank>\d+)\]<\w+>:",  # mpirun --tag-output
     r"\[?(?:rank|default|worker)[ _-]?(?P<rank>\d+)\]?:",  # torchrun, accelerate
@@ -81,9 +83,11 @@ def _encoding(data: bytes) -> str:
 
 
 def lines(text: str) -> list[Line]:
-    """The lines of a log, of one rank only where several wrote it."""
+    """The lines of a log that are not blank, of one rank only where several wrote it."""
     plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    found = [line[:LINE] for line in plain.split("\n")]
+    found = [line[:LINE] for line in plain.split("\n") if line and not line.isspace()]
+    if len(found) > 2 * LINES:
+        found = found[:LINES] + found[-LINES:]
     for _ in range(3):  # a launcher in a launcher
         shorter = _without_prefix(found)
         if shorter is found:
@@ -94,7 +98,7 @@ def lines(text: str) -> list[Line]:
 
 def _without_prefix(found: list[str]) -> list[str]:
     """The lines, of the lowest rank, without a prefix that nearly all have; the same list for none."""
-    sample = [line for line in found[:2000] if line.strip()]
+    sample = found[:2000]
     if not sample:
         return found
     for prefix in PREFIXES:

@@ -9,6 +9,7 @@ cause was the answer in the threads of docs/explain.md, times how well its size 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import fmean
 
 from triplet.published.causes import length, network, optimisation
 from triplet.published.causes.cause import (
@@ -70,6 +71,8 @@ the threads of docs/explain.md, rounded by hand. Causes that are not named here 
 OTHER = 0.03
 PLANNED = 0.3
 """By what the likelihood of a short training falls once its config plans a whole one."""
+HINTED = 4.0
+"""By what the likelihood of a cause grows that the run is known to have, of whatever consequence."""
 UNSIZED = 1 / 20
 """Density of a cause of which no size was published: anything up to 20 AP."""
 WIDER = (0.7, 1.4)
@@ -135,13 +138,14 @@ def _explained(box: tuple[float, float] | None, short: float) -> float:
 
 def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float, float]) -> float:
     """How likely a cause explains the rest, relative to others: its prior times the fit of its size."""
-    prior = PRIOR.get(cause.name, OTHER)
+    prior = PRIOR.get(cause.name, OTHER) * (HINTED if cause.hinted else 1.0)
     if cause.verdict == SEEN:  # there, of unknown size
         return max(prior, 0.3) * UNSIZED
     if cause.name in ("schedule", "undecayed stop"):
         planned = facts.length is not None
         return prior * (PLANNED if planned else 1.0) / (reference.box + 1)
-    density = _density(cause.box, left[0]) if cause.box else UNSIZED
+    sizes = cause.sizes or ((cause.box,) if cause.box else ())
+    density = fmean(_density(size, left[0]) for size in sizes) if sizes else UNSIZED
     if cause.mask and cause.box and left[1] > 0:  # box and mask are fitted together
         apart = left[1] - left[0] * sum(cause.mask) / max(sum(cause.box), 0.1)
         density *= math.exp(-((apart / 2) ** 2) / 2)

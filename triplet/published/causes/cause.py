@@ -21,6 +21,10 @@ class Cause:
     box: Range | None = None
     """Box AP that it costs, at least and at most; None where nothing was published."""
     mask: Range | None = None
+    sizes: tuple[Range, ...] = ()
+    """The single published sizes behind ``box``, where there are several."""
+    hinted: bool = False
+    """Possible, and the run is known to have it; only whether it matters here is not known."""
     part: float = 0.0
     """Of the shortfall, what it is expected to explain: see ``triplet.published.causes.ranked``."""
 

@@ -66,7 +66,7 @@ def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterato
         yield excluded(name, f"an official file by its name: {facts.weights}")
     else:
         text = "another file of the method, or pretrained again: --weights FILE shows what is in it"
-        yield Cause(name, POSSIBLE, f"{text}; {source}", cost, masks)
+        yield Cause(name, POSSIBLE, f"{text}; {source}", cost, masks, effects.sizes("other-weights"))
 
 
 def folded(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -115,6 +115,10 @@ def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
     if reference.row != "supervised":
         (_, high), _, more = _known("bn-frozen-self-supervised")
         source = f"{source}; {more}"
+    if not reference.row:
+        text = f"BN is frozen; not known is whether it was so for the target, and whose weights; {source}"
+        each = effects.sizes("bn-frozen", "bn-frozen-self-supervised")
+        return Cause(name, POSSIBLE, text, (low, high), masks, each, hinted=True)
     text = f"BN is frozen, the recipe trains it over 16 images; {source}"
     return Cause(name, SEEN, text, (low, high), masks)
 
@@ -140,6 +144,8 @@ def frozen_stages(facts: Facts, reference: Reference, result: Result) -> Iterato
         yield Cause(name, POSSIBLE, source, cost, masks)
     elif facts.freeze_at < 1 or (not reference.row and facts.supervised):
         yield excluded(name, f"FREEZE_AT is {facts.freeze_at}")
+    elif not reference.row:
+        yield Cause(name, POSSIBLE, f"FREEZE_AT is {facts.freeze_at}; {source}", cost, masks, hinted=True)
     else:
         text = f"FREEZE_AT is {facts.freeze_at}, the recipe's 0; {source}"
         yield Cause(name, SEEN, text, (0.0, cost[1]) if cost else None, masks)

@@ -33,7 +33,8 @@ def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     name = "learning rate"
     both, _, source = effects.size("lr-too-high")
     if facts.rate is None or facts.batch is None or (reference.of_table and facts.scheduler is None):
-        yield Cause(name, POSSIBLE, f"too high for a smaller batch: {source}", both)
+        text = f"too high for a smaller batch: {source}"
+        yield Cause(name, POSSIBLE, text, both, sizes=effects.sizes("lr-too-high"))
         return
     right = reference.rate(facts) * facts.batch / 16
     times = facts.rate / right
@@ -104,8 +105,12 @@ def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[
             name, SEEN, f"shorter sides up to {max(facts.sizes)}, the recipe's 640 to 800; {source}"
         )
     elif len(set(facts.sizes)) == 1:
+        verdict = SEEN if reference.row else POSSIBLE  # elsewhere it is the custom
         yield Cause(
-            name, SEEN, f"shorter sides of {facts.sizes[0]} only, the recipe's 640 to 800; {source}", cost
+            name,
+            verdict,
+            f"shorter sides of {facts.sizes[0]} only, the recipe's 640 to 800; {source}",
+            cost,
         )
     else:
         yield excluded(name, f"shorter sides of {min(facts.sizes)} to {max(facts.sizes)}")
