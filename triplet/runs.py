@@ -10,8 +10,9 @@ from typing import Any
 from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import say
-from triplet.published.configs import recipes
+from triplet.published.configs import flat, recipes
 from triplet.published.curves import IMAGES, LocalResult, detector, full_ap
+from triplet.published.facts import Facts, of_config
 from triplet.records import Record
 
 STAGES = ("pretrain", "convert", "finetune", "eval")
@@ -231,3 +232,16 @@ def _own(run: Run) -> LocalResult | None:
 def on_all_images(run: Run) -> bool:
     """Whether it was finetuned on all of train2017; older records do not tell, and count."""
     return bool(run.stages["finetune"].results.get("images", IMAGES) == IMAGES)
+
+
+def facts_of_run(run: Run) -> Facts:
+    """What the record of a finetuning tells: its weights were loaded, or it would not have begun."""
+    known = Facts(checked=True, converged=True)
+    of_config(known, flat(run.detectron2))
+    finetune = run.stages["finetune"]
+    known.iterations = finetune.results.get("iterations", known.planned)
+    known.gpus, known.pool = finetune.world_size, finetune.config.get("bn_images")
+    known.images = finetune.results.get("images")
+    known.mixed = finetune.config.get("precision", "float32") in ("float16", "bfloat16")
+    known.last_rate, known.precise_ran = 0.0, known.precise_bn  # it is finished
+    return known

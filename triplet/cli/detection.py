@@ -51,10 +51,35 @@ def _add_plan(add: Add) -> None:
 
 def _add_explain(add: Add) -> None:
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
-    explain.add_argument("--result", type=float, nargs=2, required=True, metavar=("BOX", "MASK"))
-    add_method(explain)
-    explain.add_argument("--config", type=Path, help="the run's Detectron2 config")
-    explain.add_argument("--log", type=Path, help="its log.txt or metrics.json")
+    explain.add_argument(
+        "--result",
+        type=float,
+        nargs="+",
+        metavar="AP",
+        help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
+    )
+    explain.add_argument(
+        "--method", metavar="ROW", help="of the table (default: triplet, none with --target)"
+    )
+    explain.add_argument(
+        "--target",
+        type=float,
+        nargs="+",
+        metavar="AP",
+        help="the published box and mask AP, where it is not the row's in the table",
+    )
+    explain.add_argument(
+        "--config", type=Path, help="the run's config: Detectron2's YAML, mmdetection's .py"
+    )
+    explain.add_argument(
+        "--log", type=Path, help="its log.txt or metrics.json, of Detectron2's or mmdetection's"
+    )
+    explain.add_argument("--weights", type=Path, metavar="FILE", help="the backbone that it began with")
+    explain.add_argument("--gpus", type=count, help="on which it was trained, where no file says so")
+    explain.add_argument(
+        "--run", metavar="NAME", help="a finished run of the kit's, whose records tell all this"
+    )
+    explain.add_argument("--json", action="store_true", help="print one JSON object for programs")
 
 
 def _add_eval(add: Add) -> None:
@@ -130,9 +155,10 @@ def _plan(a: argparse.Namespace) -> None:
 
 
 def _explain(a: argparse.Namespace) -> None:
-    from benchmarks.detection.explain import explain
+    from benchmarks.detection.explain import ExplainOptions, explain
 
-    explain(tuple(a.result), a.method, a.config, a.log)
+    result, target = (values and tuple(values) for values in (a.result, a.target))
+    explain(ExplainOptions(result, a.method, target, a.config, a.log, a.weights, a.gpus, a.run, a.json))
 
 
 def _eval(a: argparse.Namespace) -> None:

@@ -66,23 +66,11 @@ class Speed(Settings):
     """Of an iteration of 16 images on 8 V100."""
 
 
-class Effect(Settings):
-    """AP that a mistake costs."""
-
-    cause: str
-    kind: Literal["measured", "report"]
-    box: tuple[float, float]
-    mask: tuple[float, float] | None = None
-    setting: str
-    source: str
-
-
 class PublishedCurves(Settings):
     sources: dict[str, str]
     curves: list[Curve]
     undecayed: list[Curve]
     speed: dict[str, Speed]
-    effects: list[Effect]
 
 
 @dataclass(frozen=True)

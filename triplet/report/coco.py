@@ -6,11 +6,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from triplet.published.causes import Cause, Facts, find, of_config
+from triplet.published.causes import Cause, ranked
 from triplet.published.curves import FULL, NOISE, Band, LocalResult
 from triplet.published.curves import expected as expected_ap
+from triplet.published.facts import Facts
+from triplet.published.reference import Reference
 from triplet.published.rows import Method, PublishedAP
-from triplet.runs import STAGES, Run, Score, groups, local_results, on_all_images, recipe, score
+from triplet.runs import (
+    STAGES,
+    Run,
+    Score,
+    facts_of_run,
+    groups,
+    local_results,
+    on_all_images,
+    recipe,
+    score,
+)
 from triplet.scores import TASKS
 
 
@@ -172,7 +184,7 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cau
         box, mask = (score([run.value(task, "AP") for run in group]) for task in TASKS)
         readme = methods[group[0].row].readme
         if box and mask and (_short(box, readme.box) or _short(mask, readme.mask)):
-            found[cause_of(group)] = _sorted(facts(group[0]), group[0].row, (box.mean, mask.mean))
+            found[cause_of(group)] = _sorted(facts_of_run(group[0]), group[0].row, (box.mean, mask.mean))
     return found
 
 
@@ -185,19 +197,8 @@ def cause_of(group: list[Run]) -> str:
     return f"{group[0].label}, {recipe(group[0])}, {schedule(group[0].iterations)}"
 
 
-def facts(run: Run) -> Facts:
-    """What the record of a finetuning tells: its weights were loaded, or it would not have begun."""
-    known = Facts(checked=True)
-    of_config(known, run.detectron2)
-    finetune = run.stages["finetune"]
-    known.iterations = finetune.results.get("iterations", known.planned)
-    known.gpus, known.pool = finetune.world_size, finetune.config.get("bn_images")
-    known.last_rate, known.precise_ran = 0.0, known.precise_bn  # it is finished
-    return known
-
-
 def _sorted(known: Facts, row: str, result: tuple[float, float]) -> list[Cause]:
-    return sorted(find(known, row, result), key=Cause.order)
+    return ranked(known, Reference.of_row(row), result)
 
 
 @dataclass(frozen=True)

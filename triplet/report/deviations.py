@@ -6,9 +6,9 @@ from typing import Any
 
 from triplet.published import causes
 from triplet.published.configs import differing, flat, kind_of, pretrainings, released, shown, statements
+from triplet.published.reference import Reference
 from triplet.published.rows import Method
-from triplet.report.coco import facts
-from triplet.runs import Run
+from triplet.runs import Run, facts_of_run
 
 CAUSES = {
     "schedule": "schedule",
@@ -130,6 +130,6 @@ def _sizes(run: Run, methods: Mapping[str, Method]) -> dict[str, str]:
         return {}
     return {
         cause.name: f"{cause.box[0]:.1f} to {cause.box[1]:.1f} box AP"
-        for cause in causes.find(facts(run), run.row, (box, mask))
+        for cause in causes.find(facts_of_run(run), Reference.of_row(run.row), (box, mask))
         if cause.verdict == causes.SEEN and cause.box
     }

@@ -129,7 +129,7 @@ def of_causes(name: str, causes: list[Cause]) -> Grid:
     return Grid(
         why(name),
         f"{name}: {likeliest}",
-        "By published measurements (configs/expected.yaml), the likeliest first. Seen: known of the run. "
+        "By published measurements (configs/causes.yaml), the likeliest first. Seen: known of the run. "
         "Possible: nothing is known. Excluded: known not to be so.",
         ("Cause", "verdict", "costs box AP", "why"),
         [

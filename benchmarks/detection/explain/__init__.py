@@ -1,0 +1,6 @@
+"""``triplet explain``: what could have made a result fall short, the likeliest first, and what to do."""
+
+from benchmarks.detection.explain.command import ExplainOptions, explain
+from benchmarks.detection.explain.reading import read
+
+__all__ = ["ExplainOptions", "explain", "read"]

@@ -1,0 +1,248 @@
+"""What explain prints: a headline with the answer, aligned facts, the causes, and the next command last."""
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
+from benchmarks.detection.explain.reading import of_run, read
+from triplet.errors import KitError
+from triplet.progress import say
+from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
+from triplet.published.causes.cause import Result, amount
+from triplet.published.causes.length import count, ratio
+from triplet.published.curves import NOISE
+from triplet.published.facts import Facts
+from triplet.published.reference import Reference
+from triplet.published.rows import load_methods
+
+ROW = "triplet"
+"""The row that is explained unless the user names one, or a target."""
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What is known of a result that fell short."""
+
+    result: tuple[float, ...] | None = None
+    """Box and mask AP on COCO val2017, in percent, or box AP alone; by default the log's or the run's."""
+    method: str | None = None
+    """Row of the table that the weights are of."""
+    target: tuple[float, ...] | None = None
+    """The published AP that the result is compared with, where it is not the row's in the table."""
+    config: Path | None = None
+    """The run's config: Detectron2's YAML or mmdetection's .py."""
+    log: Path | None = None
+    """Its ``log.txt`` or ``metrics.json``."""
+    weights: Path | None = None
+    """The backbone that it began with."""
+    gpus: int | None = None
+    """On how many GPUs it was trained, where neither config nor log says so."""
+    run: str | None = None
+    """A finished run of the kit's, whose records tell all of this."""
+    as_json: bool = False
+    """Print one JSON object for programs."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer."""
+
+    reference: Reference
+    result: Result
+    facts: Facts
+    causes: list[Cause]
+    next: Experiment | None
+
+
+def explain(options: ExplainOptions) -> None:
+    """Print what could have made a result fall short.
+
+    Raises:
+        KitError: an unknown row, a result that is none, or files that tell nothing.
+    """
+    found = explanation(options)
+    if options.as_json:
+        say(json.dumps(_as_json(found), indent=2, allow_nan=False))
+        return
+    for line in lines(found, options):
+        say(line)
+
+
+def explanation(options: ExplainOptions) -> Explanation:
+    """The answer; KitError as of ``explain``."""
+    methods = load_methods()
+    if options.method is not None and options.method not in methods:
+        raise KitError(f"no row {options.method!r} in the table; it has {', '.join(methods)}")
+    names = [str(path.name) for path in (options.config, options.log) if path]
+    reached: Result | None
+    if options.run:
+        facts, reached, row = of_run(options.run)
+    else:
+        facts, row = read(options.config, options.log, names, options.gpus), ""
+        reached = facts.reached
+    row = options.method or (row if row in methods else "")
+    if options.weights:
+        from benchmarks.detection.explain.weights import of_weights  # torch takes seconds to import
+
+        of_weights(facts, options.weights, row)
+    result = _percent(options.result, "--result", facts) if options.result else reached
+    if result is None and facts.diverged:
+        facts.notes.append("there is no result: none was given, and the training diverged")
+        result = 0.0, None
+    if result is None:
+        raise KitError("what was reached is not known: add --result BOX MASK, in percent")
+    if options.target:
+        target = _percent(options.target, "--target", facts)
+        reference = Reference.of_target(target, facts, row, " ".join(names))
+    elif facts.other:
+        raise KitError(
+            "the table's numbers are those of Mask R-CNN R50-C4 on COCO: there is none to compare "
+            f"{facts.other} with; give the published AP as --target BOX MASK"
+        )
+    else:
+        reference = Reference.of_row(row or ROW)
+    causes = ranked(facts, reference, result)
+    return Explanation(
+        reference, result, facts, causes, cheapest(causes, facts, reference, _given(options))
+    )
+
+
+def _given(options: ExplainOptions) -> Given:
+    words: list[str] = []
+    for name, values in (("--result", options.result), ("--target", options.target)):
+        words += [name, *(f"{value:g}" for value in values)] if values else []
+    words += ["--method", options.method] if options.method else []
+    return Given(tuple(words), options.config, options.log, options.weights)
+
+
+def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
+    """Box and mask AP in percent; fractions are converted, and this is noted.
+
+    Raises:
+        KitError: numbers that are no AP, or of which one is a fraction and one is not.
+    """
+    if len(values) > 2 or not all(0 <= value <= 100 for value in values):
+        raise KitError(
+            f"{option} is box and mask AP in percent: found {' '.join(f'{value:g}' for value in values)}"
+        )
+    small = [value <= 1 for value in values]
+    box, mask = values[0], values[1] if len(values) > 1 else None
+    if all(small) and any(values):
+        facts.notes.append(
+            f"{option} {' '.join(f'{value:g}' for value in values)} was taken for fractions of 1"
+        )
+        box, mask = 100 * box, None if mask is None else 100 * mask
+    elif any(small) and any(0 < value <= 1 for value in values):
+        shown = " ".join(f"{value:g}" for value in values)
+        raise KitError(
+            f"{option} is box and mask AP in percent: found {shown}, of which one is a fraction of 1"
+        )
+    if mask is not None and mask > box + 1:
+        facts.notes.append(f"{option} has a mask AP above the box AP: are the two swapped?")
+    return box, mask
+
+
+def lines(found: Explanation, options: ExplainOptions) -> Iterator[str]:
+    """What is printed for people."""
+    reference, result = found.reference, found.result
+    short, masks = amount(reference, result)
+    yield _headline(found)
+    if short <= NOISE and (masks or 0.0) <= NOISE:
+        yield "nothing to explain: not below the paper's by more than noise"
+        for note in found.facts.notes:
+            yield f"note: {note}"
+        return
+    for name, text in _facts(found):
+        yield _wrapped(f"{name:<10}  ", text)
+    number = 0
+    for number, cause in enumerate(found.causes, 1):
+        cost = "no published size" if cause.box is None else span(cause.box)
+        yield _wrapped(f"{number:2d}. ", f"{cause.name} [{cause.verdict}; {cost}] {cause.text}")
+    seen = [cause for cause in found.causes if cause.verdict == SEEN]
+    if seen:
+        yield enough(seen, short)
+    if not (options.config or options.log or options.run):
+        yield (
+            "nothing is known of the run: --config FILE and --log FILE turn possible into seen or excluded"
+        )
+    if found.next:
+        yield f"next: {found.next}"
+
+
+def _headline(found: Explanation) -> str:
+    reference, result = found.reference, found.result
+    short, masks = amount(reference, result)
+    published = f"the {'paper' if reference.of_table else 'target'}'s {reference.box:.1f}"
+    mask = f", mask {result[1]:.1f}" if result[1] is not None else ""
+    away = f"{short:+.1f}"
+    if masks is not None and reference.mask is not None:
+        published += f" / {reference.mask:.1f}"
+        away += f" / {masks:+.1f}"
+    line = (
+        f"{reference.label}: box {result[0]:.1f}{mask}; {published} is {away} away; noise is about {NOISE}"
+    )
+    if short <= NOISE and (masks or 0.0) <= NOISE:
+        return line
+    likely = [cause for cause in found.causes if cause.verdict != EXCLUDED][:2]
+    names = ", then ".join(f"{cause.name} ({cause.verdict})" for cause in likely)
+    return f"{line}\nlikeliest: {names or 'none of the known causes'}"
+
+
+def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
+    """What is known of the run, aligned under the headline."""
+    facts = found.facts
+    trained = []
+    if facts.length is not None:
+        trained.append(
+            f"{count(facts.length)} iterations of 16 images, "
+            f"the published {count(found.reference.iterations)}"
+        )
+    for name, value in (
+        ("batch", facts.batch),
+        ("rate", facts.rate),
+        ("GPUs", facts.gpus),
+        ("BN", facts.norm),
+    ):
+        if value is not None:
+            trained.append(f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}")
+    if trained:
+        yield "trained", ", ".join(trained)
+    if text := ratio(found.reference, found.result):
+        yield "box/mask", text
+    for note in facts.notes:
+        yield "note", note
+
+
+def _wrapped(prefix: str, text: str) -> str:
+    """A line, wrapped under its text on a terminal."""
+    if not sys.stdout.isatty():
+        return prefix + text
+    width = max(60, shutil.get_terminal_size().columns)
+    return textwrap.fill(prefix + text, width, subsequent_indent=" " * len(prefix), break_long_words=False)
+
+
+def _as_json(found: Explanation) -> dict[str, Any]:
+    """The same for programs."""
+    facts = {name: value for name, value in asdict(found.facts).items() if name != "notes"}
+    return {
+        "row": found.reference.row or None,
+        "result": {"box": found.result[0], "mask": found.result[1]},
+        "target": {
+            "box": found.reference.box,
+            "mask": found.reference.mask,
+            "iterations": found.reference.iterations,
+            "of_table": found.reference.of_table,
+        },
+        "short": dict(zip(("box", "mask"), amount(found.reference, found.result), strict=True)),
+        "ratio": ratio(found.reference, found.result),
+        "causes": [asdict(cause) for cause in found.causes],
+        "facts": facts,
+        "notes": found.facts.notes,
+        "next": asdict(found.next) if found.next else None,
+    }

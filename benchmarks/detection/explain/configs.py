@@ -1,0 +1,321 @@
+"""Configs of any version of Detectron2, of maskrcnn-benchmark and Detectron, and mmdetection's .py.
+
+No config is executed, and keys that nothing here reads may be anything.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from benchmarks.detection.explain import mmdetection
+from benchmarks.detection.explain.text import Line, read_text
+from triplet.errors import KitError
+from triplet.published.configs import FOLDER, flat, released
+from triplet.published.facts import Facts, of_config
+
+LIMIT = 256 << 10
+"""Bytes of a config; a whole one of Detectron2's has 10 kB."""
+KEYS, DEPTH, BASES = 5000, 20, 10
+"""The most settings, their deepest nesting, and the longest chain of ``_BASE_``."""
+BLOCK = 3000
+"""Lines of a config in a log."""
+Values = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, with tuples as lists, nothing for other objects of Python's, and no merging of mappings.
+
+    Mappings that are merged into each other grow without bound.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave ``<<`` a key like any other."""
+
+
+def _sequence(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
+    """A tuple of Python's as a list."""
+    return loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _sequence)
+_Loader.add_constructor("tag:yaml.org,2002:merge", lambda loader, node: "<<")
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+_Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def of_file(facts: Facts, path: Path) -> str:
+    """Fill in what a config file tells; returns its names, and those of its bases, which may say 1x or 2x.
+
+    Raises:
+        KitError: no such file, one that cannot be read, or one that has no setting of a detector.
+    """
+    if not path.is_file():
+        raise KitError(f"no detection config at {path}; see configs/detection/")
+    if path.suffix == ".py":
+        text, _ = read_text(path, LIMIT)
+        mmdetection.of_config(facts, text, str(path))
+        return path.name
+    names: list[str] = []
+    values = _chain(path, names, facts)
+    if "MODEL.META_ARCHITECTURE" in values and not _dialect(values):
+        values = flat(json.loads((FOLDER / "detectron2_defaults.json").read_text())) | values
+    if not _knows_detectors(values):
+        raise KitError(
+            f"{path}: no setting of a detector in it; expected Detectron2's YAML (SOLVER, MODEL, ...) "
+            "or mmdetection's .py"
+        )
+    _fill(facts, values)
+    return " ".join(names)
+
+
+def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
+    """Fill in what the last config in a log tells; whether there was one.
+
+    Raises:
+        KitError: there is one that cannot be read.
+    """
+    start, python = None, False
+    for number, line in enumerate(found):
+        if "Running with full config:" in line.text or "Running with config:" in line.text:
+            start, python = number, False  # of the latest session
+        elif line.text.rstrip() in ("Config:", "Training with config:"):
+            start, python = number, True
+    arguments = _arguments(found)
+    if start is None:
+        return _of_arguments(facts, found, arguments)
+    block = []
+    for line in found[start + 1 : start + 1 + BLOCK]:
+        if line.begins:
+            break
+        block.append(line.text)
+    text = "\n".join(block)
+    if python:
+        mmdetection.of_config(facts, text, str(path))
+        return True
+    try:
+        values = _flat(_parse(text, str(path)), str(path))
+    except KitError:
+        values = {}
+    if not _knows_detectors(values):
+        raise KitError(f"{path}: its copy of the config cannot be read; add --config FILE")
+    _fill(facts, values)
+    return True
+
+
+def _arguments(found: Sequence[Line]) -> Values:
+    """Overrides on the command line that a log of Detectron2's shows: ``opts=['KEY', 'value', ...]``."""
+    for line in found[:2000]:
+        if match := re.search(r"opts=(\[[^\[\]]{0,4000}\])", line.text):
+            words = _literal(match[1])
+            if isinstance(words, list) and all(isinstance(word, str) for word in words):
+                return dict(zip(words[::2], map(_literal, words[1::2]), strict=False))
+    return {}
+
+
+def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> bool:
+    """Fill in what a log shows of a config file and the command line where it has no whole config."""
+    start = next((n for n, line in enumerate(found) if "Contents of args.config_file=" in line.text), None)
+    values: Values = {}
+    if start is not None:
+        block = []
+        for line in found[start + 1 : start + 1 + BLOCK]:
+            if line.begins:
+                break
+            block.append(line.text)
+        try:
+            values = _flat(_parse("\n".join(block), "log"), "log")
+        except KitError:
+            values = {}
+    values |= {key: value for key, value in arguments.items() if key.isupper() or "." in key}
+    if not _knows_detectors(values):
+        return False
+    _fill(facts, values)
+    return True
+
+
+def _chain(path: Path, names: list[str], facts: Facts) -> Values:
+    """The settings of a config and its bases, by dotted name."""
+    if len(names) >= BASES:
+        raise KitError(f"{path}: more than {BASES} configs in a chain of _BASE_")
+    names.append(path.name)
+    text, _ = read_text(path, LIMIT)
+    content = _parse(text, str(path))
+    bases = content.pop("_BASE_", None)
+    values: Values = {}
+    for base in bases if isinstance(bases, list) else [bases] if bases else []:
+        values |= _base(path, str(base), names, facts)
+    return values | _flat(content, str(path))
+
+
+def _base(path: Path, base: str, names: list[str], facts: Facts) -> Values:
+    """The settings of a base, from beside its config or from the released ones of that name."""
+    beside = path.parent / base
+    if "\0" not in base and "://" not in base and beside.is_file():
+        return _chain(beside, names, facts)
+    name = PurePosixPath(base).stem
+    names.append(name)
+    for who in ("openselfsup", "authors"):
+        if known := released().get(f"{who}/{name}"):
+            return dict(known)
+    if known := _GENERAL.get(name):
+        return dict(known)
+    facts.notes.append(f"{path}: its base {base[:100]} is not there; what stands in it is not known")
+    return {}
+
+
+_RCNN: Values = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.BASE_LR": 0.02,
+    "SOLVER.MAX_ITER": 90000,
+    "INPUT.MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800],
+    "DATASETS.TRAIN": ["coco_2017_train"],
+}
+_FPN = _RCNN | {
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+}
+_GENERAL: dict[str, Values] = {
+    "Base-RCNN-FPN": _FPN,
+    "Base-RCNN-C4": _RCNN | {"MODEL.ROI_HEADS.NAME": "Res5ROIHeads"},
+    "Base-RetinaNet": _FPN
+    | {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.ROI_HEADS.NAME": "", "SOLVER.BASE_LR": 0.01},
+    "Base-RCNN-C4-BN": _RCNN
+    | {
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm",
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "TEST.PRECISE_BN.ENABLED": True,
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    },
+}
+"""What the bases set that Detectron2 and MoCo ship, as far as it is read here."""
+
+
+def _parse(text: str, source: str) -> Values:
+    """A YAML mapping without what could be executed; KitError for anything else."""
+    try:
+        content = yaml.load(text[:LIMIT], Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, LookupError) as error:
+        raise KitError(f"{source}: Detectron2 refuses it: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, Mapping):
+        raise KitError(
+            f"{source}: Detectron2 refuses it: expected keys with values, found {text.strip()[:40]!r}"
+        )
+    return dict(content)
+
+
+def _flat(content: Mapping[Any, Any], source: str) -> Values:
+    """Nested settings by dotted name, decoded as Detectron2 does; KitError for too many of them."""
+    found: Values = {}
+    stack: list[tuple[str, Mapping[Any, Any], int]] = [("", content, 0)]
+    while stack:
+        prefix, values, depth = stack.pop()
+        for key, value in values.items():
+            name = f"{prefix}{key if isinstance(key, str) else type(key).__name__}"
+            if isinstance(value, Mapping) and depth < DEPTH:
+                stack.append((f"{name}.", value, depth + 1))
+            else:
+                found[name] = _literal(value) if isinstance(value, str) else value
+            if len(found) + len(stack) > KEYS or len(name) > 2000:
+                raise KitError(f"{source}: more than {KEYS} settings, or deeper than any config is")
+    return found
+
+
+def _literal(value: str) -> Any:
+    """What a string stands for, as yacs reads it: ``(640, 672)``, ``1e-4``; else the string."""
+    if len(value) > 1000 or value[:1] not in "([-.'\"0123456789TFN":
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return value
+
+
+def _knows_detectors(values: Values) -> bool:
+    """Whether any setting is one of a detector's config."""
+    sections = ("SOLVER.", "MODEL.", "INPUT.", "TEST.", "TRAIN.", "DATASETS.")
+    return any(name.startswith(sections) for name in values)
+
+
+def _dialect(values: Values) -> str:
+    """Which code base a config is of, where it is not Detectron2's."""
+    if "MODEL.WEIGHT" in values or "MODEL.BACKBONE.CONV_BODY" in values or "INPUT.TO_BGR255" in values:
+        return "maskrcnn-benchmark"
+    caffe2 = "TRAIN.WEIGHTS" in values or "TRAIN.IMS_PER_BATCH" in values or "MODEL.CONV_BODY" in values
+    return "Detectron" if caffe2 else ""
+
+
+def _fill(facts: Facts, values: Values) -> None:
+    """Fill in the facts, whichever code base the config is of."""
+    dialect = _dialect(values)
+    if dialect == "maskrcnn-benchmark":
+        values = _of_maskrcnn_benchmark(values)
+    elif dialect == "Detectron":
+        values = _of_detectron(values)
+    of_config(facts, values)
+    gpus = values.get("NUM_GPUS")
+    if facts.gpus is None and isinstance(gpus, int) and not isinstance(gpus, bool) and 0 < gpus < 10**5:
+        facts.gpus = gpus
+
+
+def _of_maskrcnn_benchmark(values: Values) -> Values:
+    """Its settings under Detectron2's names, with its defaults."""
+    body = str(values.get("MODEL.BACKBONE.CONV_BODY", ""))
+    mean, deviation = (values.get(f"INPUT.PIXEL_{name}") for name in ("MEAN", "STD"))
+    bgr = values.get("INPUT.TO_BGR255", True)
+    by = 1.0 if bgr else 255.0
+    norm = re.search(r"(?:FPN|C4|C5)-(\w*(?:BN|GN))$", body)  # R-50-FPN-MABN
+    found = {
+        "MODEL.META_ARCHITECTURE": "RetinaNet" if values.get("MODEL.RETINANET_ON") else "GeneralizedRCNN",
+        "MODEL.RESNETS.NORM": norm[1] if norm else "FrozenBN",
+        "MODEL.BACKBONE.FREEZE_AT": values.get("MODEL.BACKBONE.FREEZE_CONV_BODY_AT", 2),
+        "MODEL.RESNETS.STRIDE_IN_1X1": values.get("MODEL.RESNETS.STRIDE_IN_1X1", True),
+        "MODEL.WEIGHTS": values.get("MODEL.WEIGHT"),
+        "MODEL.PIXEL_MEAN": _scaled(mean, by) or [102.9801],
+        "MODEL.PIXEL_STD": _scaled(deviation, by) or [1.0],
+        "INPUT.FORMAT": "BGR" if bgr else "RGB",
+        "SOLVER.IMS_PER_BATCH": 16,
+        "INPUT.MIN_SIZE_TRAIN": [800],
+        "INPUT.MIN_SIZE_TEST": 800,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": values.get("MODEL.ROI_HEADS.SCORE_THRESH", 0.05),
+        "MODEL.BACKBONE.NAME": "fpn" if "FPN" in body else "",
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads" if "C4" in body else "",
+        "DATASETS.TRAIN": values.get("DATASETS.TRAIN"),
+    }
+    own = ("SOLVER.", "MODEL.MASK_ON", "INPUT.MIN_SIZE", "NUM_GPUS")
+    return found | {name: value for name, value in values.items() if name.startswith(own)}
+
+
+def _scaled(values: Any, by: float) -> list[float]:
+    if not isinstance(values, list | tuple):
+        return []
+    return [each * by for each in values if isinstance(each, int | float) and abs(each) < 1e6]
+
+
+def _of_detectron(values: Values) -> Values:
+    """Caffe2 Detectron's settings under Detectron2's names; its batch is per GPU."""
+    body = str(values.get("MODEL.CONV_BODY", ""))
+    each, gpus = values.get("TRAIN.IMS_PER_BATCH", 2), values.get("NUM_GPUS", 1)
+    known = all(isinstance(value, int) and 0 < value < 10**5 for value in (each, gpus))
+    found = {
+        "MODEL.META_ARCHITECTURE": "RetinaNet"
+        if values.get("RETINANET.RETINANET_ON")
+        else "GeneralizedRCNN",
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "MODEL.BACKBONE.NAME": "fpn" if "fpn" in body.lower() else "",
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads" if "conv4" in body.lower() else "",
+        "MODEL.MASK_ON": values.get("MODEL.MASK_ON", False),
+        "MODEL.WEIGHTS": values.get("TRAIN.WEIGHTS"),
+        "DATASETS.TRAIN": values.get("TRAIN.DATASETS"),
+        "INPUT.MIN_SIZE_TRAIN": values.get("TRAIN.SCALES"),
+        "SOLVER.IMS_PER_BATCH": each * gpus if known else None,
+        "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    }
+    own = ("SOLVER.MAX_ITER", "SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY", "NUM_GPUS")
+    return found | {name: value for name, value in values.items() if name in own}

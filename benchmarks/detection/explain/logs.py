@@ -1,0 +1,287 @@
+"""What a log tells of a run: of Detectron2, the kit, maskrcnn-benchmark, Detectron or mmdetection."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.detection.explain import configs
+from benchmarks.detection.explain.text import Line, lines, read_text
+from triplet.published.facts import Facts
+
+NUMBER = r"([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))"
+_ITER = re.compile(r"\biter: (\d{1,12})\b")
+_EPOCH = re.compile(r"\bEpoch ?(?:\(train\))? *\[(\d{1,7})\]\[(\d{1,9})/(\d{1,9})\]")
+_ITER_OF = re.compile(r"\bIter ?(?:\(train\))? *\[ *(\d{1,9})/ *(\d{1,9})\]")
+_LR = re.compile(rf"(?<![\w_])lr: {NUMBER}", re.I)
+_LOSS = re.compile(rf"(?<![\w_.])(?:total_)?loss: {NUMBER}", re.I)
+_DIVERGED = re.compile(
+    r"Loss became infinite or NaN[^\n]{0,80}|Predicted boxes or scores contain Inf/NaN[^\n]{0,40}|"
+    r"Training has diverged|The loss value .{0,40} is not finite|loss is nan\b[^\n]{0,40}",
+    re.I,
+)
+_WORLD = re.compile(
+    r"World size: (\d{1,5})\b|\bnum_gpus=(\d{1,5})\b|\bUsing (\d{1,5}) GPUs\b|\bNUM_GPUS: (\d{1,5})\b"
+)
+_POOL = re.compile(r"BN over (\d{1,7}) images")
+_IMAGES = re.compile(r"(\d{1,9}) images left")
+_SKIPPED = re.compile(r"Skip loading parameter '([\w.]{1,200})'")
+_SCALED = re.compile(
+    rf"Auto-scaling the config to batch_size=(\d{{1,7}}), learning_rate={NUMBER}, max_iter=(\d{{1,9}})"
+)
+_NAMES = re.compile(
+    r"(?:(?:backbone|roi_heads\.res5\.\d|bottom_up)[\w.]*|(?<![\w.])layer[1-4]\.\d[\w.]*)(?:\{[^{}]{0,500}\})?"
+)
+_LOADED = re.compile(
+    r"\b(?:Loading(?: checkpoint)?|load checkpoint|Loads? checkpoint)(?: by \w+ backend)? from", re.I
+)
+_RANDOM = ("not found in the checkpoint:", "missing keys in source state_dict:")
+_BOX_MAP = re.compile(r"\bbbox_mAP: ([\d.]{1,12})")
+_MASK_MAP = re.compile(r"\bsegm_mAP: ([\d.]{1,12})")
+FEW = 10
+"""Steps with a loss from which on a log shows whether it falls."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a training."""
+
+    number: int
+    """From 0 on, as the log counts."""
+    rate: float | None
+    loss: float | None
+
+
+def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
+    """Fill in what a log tells; its own copy of the config counts where none is given.
+
+    What it did not tell is noted in the facts.
+
+    Raises:
+        KitError: a file that cannot be read.
+    """
+    text, whole = read_text(path)
+    if not whole:
+        facts.notes.append(f"{path} is long: its beginning and its end were read")
+    found = lines(text)
+    told = []
+    if not config_given and configs.of_lines(facts, found, path):
+        told.append("config")
+    steps = _steps(found)
+    if steps:
+        told.append("iterations")
+        _of_steps(facts, steps)
+    _settings(facts, text)
+    told += _weights(facts, found)
+    _divergence(facts, text, steps)
+    _evaluation(facts, found)
+    if any(step.rate is not None for step in steps) and not _only_json(found):
+        facts.precise_ran = "recise-" in text or ("PreciseBN" in text and "update_stats" in text)
+    _say_what_was_missing(facts, path, found, steps, told, config_given=config_given)
+
+
+def _say_what_was_missing(
+    facts: Facts, path: Path, found: list[Line], steps: list[Step], told: list[str], *, config_given: bool
+) -> None:
+    """Note what a log did not tell, and by what program it may be."""
+    if not told and facts.gpus is None and not facts.diverged and facts.reached is None:
+        facts.notes.append(
+            f"{path} told nothing: no config, iteration, weights or evaluation of Detectron2, "
+            "maskrcnn-benchmark or mmdetection in it"
+        )
+        return
+    missing = []
+    if not steps:
+        missing.append("iterations (so not where it stopped)")
+    if not facts.checked and not facts.unloaded:
+        missing.append("whether the weights were loaded")
+    if not config_given and "config" not in told:
+        missing.append("the config")
+    if missing:
+        facts.notes.append(f"{path} did not tell {', '.join(missing)}")
+
+
+def _steps(found: list[Line]) -> list[Step]:
+    """All training steps of a log, in its order."""
+    steps, epochs = [], []
+    for line in found:
+        text = line.text
+        if "{" in text and '"' in text and (step := _of_json(text)):
+            if step[0] is not None:
+                epochs.append(step)
+            else:
+                steps.append(step[1])
+        elif match := _ITER.search(text):
+            steps.append(Step(int(match[1]), _value(_LR, text), _value(_LOSS, text)))
+        elif match := _EPOCH.search(text):
+            number = (int(match[1]) - 1) * int(match[3]) + int(match[2]) - 1
+            steps.append(Step(max(number, 0), _value(_LR, text), _value(_LOSS, text)))
+        elif match := _ITER_OF.search(text):
+            steps.append(Step(max(int(match[1]) - 1, 0), _value(_LR, text), _value(_LOSS, text)))
+    if epochs and not steps:  # mmdetection's JSON counts within an epoch
+        size = max(step.number for _, step in epochs)
+        steps = [
+            Step(max((epoch - 1) * size + step.number - 1, 0), step.rate, step.loss)
+            for epoch, step in epochs
+            if epoch
+        ]
+    return steps
+
+
+def _of_json(text: str) -> tuple[int | None, Step] | None:
+    """A step of metrics.json, of Detectron's json_stats or of mmdetection's .log.json, with its epoch."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        values = json.loads(text[start : end + 1])
+        number = values.get("iteration", values.get("iter", values.get("step")))
+        loss = values.get("total_loss", values.get("loss"))
+        if (
+            values.get("mode", "train") != "train"
+            or not isinstance(number, int)
+            or isinstance(number, bool)
+        ):
+            return None
+        epoch = values.get("epoch")
+        rate = values.get("lr")
+        if not 0 <= number < 10**12:
+            return None
+        return (epoch if isinstance(epoch, int) and 0 < epoch < 10**6 else None), Step(
+            number, _float(rate), _float(loss)
+        )
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return None
+
+
+def _float(value: object) -> float | None:
+    """A number, which may be infinite or NaN."""
+    if isinstance(value, str) and value.lower() in ("nan", "inf", "infinity", "-inf"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if value != value or abs(value) < 1e300 or math.isinf(value) else None
+
+
+def _value(pattern: re.Pattern[str], text: str) -> float | None:
+    match = pattern.search(text)
+    try:
+        return float(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def _of_steps(facts: Facts, steps: list[Step]) -> None:
+    """Where the training ended, and at what rate."""
+    last = steps[-1]  # a resumed run goes on in the same file
+    facts.iterations = last.number + 1
+    rates = [step.rate for step in steps if step.rate is not None and math.isfinite(step.rate)]
+    facts.last_rate = rates[-1] if rates else None
+    if facts.rate is None and rates and steps[0].number < 5000:
+        facts.rate = max(rates)  # its warm-up is in it
+    if facts.planned and abs(facts.planned - facts.iterations) < max(21, facts.planned // 1000):
+        facts.iterations = facts.planned  # a log's lines are 20 to 100 apart
+
+
+def _settings(facts: Facts, text: str) -> None:
+    """GPUs, BN's images and the size of the training set."""
+    if world := _WORLD.search(text):
+        facts.gpus = int(next(group for group in world.groups() if group)) or None
+    if pools := _POOL.findall(text):
+        facts.pool = int(pools[-1])
+    if images := _IMAGES.findall(text):
+        facts.images = int(images[0])
+    if scaled := _SCALED.search(text):
+        facts.batch, facts.planned = int(scaled[1]) or None, int(scaled[3]) or None
+        facts.rate = _value(_SCALED_RATE, text)
+
+
+_SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
+
+
+def _weights(facts: Facts, found: list[Line]) -> list[str]:
+    """What a log says of the weights' loading; what it told."""
+    names: list[str] = []
+    listing, told, scratch = False, False, False
+    for line in found:
+        begins = line.begins
+        if listing and not begins:
+            names += _NAMES.findall(line.text)
+            continue
+        listing = False
+        if any(words in line.text for words in _RANDOM):
+            listing = told = True
+            names += _NAMES.findall(line.text.split(":", 1)[1])
+        elif skipped := _SKIPPED.search(line.text):
+            told = True
+            names += _NAMES.findall(skipped[1])
+        elif _LOADED.search(line.text):
+            facts.checked = told = True
+        elif "Initializing model from scratch" in line.text:
+            scratch = told = True
+    facts.unloaded = [name for name in names if "fpn" not in name and "num_batches" not in name][:10_000]
+    if scratch and not facts.checked:
+        facts.unloaded = ["every tensor"]
+    return ["weights"] if told else []
+
+
+def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
+    """Whether the loss became infinite or NaN, or never fell."""
+    losses = [(step.number, step.loss) for step in steps if step.loss is not None]
+    odd = next((step for step in losses if not math.isfinite(step[1])), None)
+    if said := _DIVERGED.search(text):
+        facts.diverged = f"the log says: {' '.join(said[0].split())}"
+    elif odd:
+        facts.diverged = f"the loss was {odd[1]:g} at iteration {odd[0]}"
+    elif len(losses) >= FEW and losses[0][0] < 1000:
+        first = median(loss for _, loss in losses[: max(3, len(losses) // 50)])
+        last = median(loss for _, loss in losses[-max(3, len(losses) // 5) :])
+        if last > 0.95 * first and losses[-1][0] - losses[0][0] > 1000:
+            facts.diverged = f"the loss does not fall: {first:.3g} at first, {last:.3g} in the end"
+        elif last <= 0.95 * first:
+            facts.converged = True
+
+
+def _evaluation(facts: Facts, found: list[Line]) -> None:
+    """Box and mask AP that a log ends with."""
+    values: dict[str, float] = {}
+    for task, value in _aps(found):
+        values[task] = value
+    if "bbox" in values:
+        box, mask = values["bbox"], values.get("segm")
+        if box <= 1 and (mask or 0) <= 1:
+            box, mask = 100 * box, None if mask is None else 100 * mask
+        facts.reached = box, mask
+
+
+def _aps(found: list[Line]) -> Iterator[tuple[str, float]]:
+    """Each AP that a log reports, by COCO's name of the task."""
+    task = ""
+    for line in found:
+        text = line.text
+        if match := re.search(r"(?:Evaluation results for|copypaste: Task:) (bbox|segm|box|mask)", text):
+            task = {"box": "bbox", "mask": "segm"}.get(match[1], match[1])
+        elif task and (match := re.match(r"(?:.{0,80}copypaste: )?\|? *(\d[\d.]{0,20})[|, ]", text)):
+            yield from ((task, value) for value in _numbers(match[1]))
+            task = ""
+        elif '"bbox/AP"' in text:
+            for key, name in (("bbox/AP", "bbox"), ("segm/AP", "segm")):
+                if match := re.search(rf'"{key}": ([\d.]{{1,20}})', text):
+                    yield from ((name, value) for value in _numbers(match[1]))
+        else:
+            for name, pattern in (("bbox", _BOX_MAP), ("segm", _MASK_MAP)):
+                if match := pattern.search(text):
+                    yield from ((name, value) for value in _numbers(match[1]))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [value] if 0 <= (value := float(text)) <= 100 else []
+    except ValueError:
+        return []
+
+
+def _only_json(found: list[Line]) -> bool:
+    """Whether it is a metrics.json, which does not tell what ran beside the training."""
+    return all(line.text.lstrip().startswith("{") for line in found if line.text.strip())

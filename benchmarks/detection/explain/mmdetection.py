@@ -1,0 +1,139 @@
+"""mmdetection's configs: Python files of ``dict(...)`` that are read as text and never run."""
+
+import ast
+import re
+from typing import Any
+
+from triplet.errors import KitError
+from triplet.published.curves import IMAGES
+from triplet.published.facts import Facts
+
+GPUS, EACH = 8, 2
+"""What mmdetection's configs are written for: GPUs, and images of each."""
+EPOCHS = {"1x": 12, "2x": 24, "20e": 20, "3x": 36}
+DEPTH = 40
+"""The deepest nesting that is read."""
+
+
+def of_config(facts: Facts, text: str, source: str) -> None:
+    """Fill in what a config of mmdetection's tells.
+
+    Args:
+        facts: to fill in.
+        text: of the file, or of its copy in a log.
+        source: of the text, for the message of the KitError.
+
+    Raises:
+        KitError: it is not Python, or sets nothing.
+    """
+    try:
+        tree = ast.parse(text)
+        values = {
+            target.id: _value(node.value, 0)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise KitError(
+            f"{source}: cannot be read as mmdetection's config: {' '.join(str(error).split())}"
+        ) from None
+    if not values:
+        raise KitError(f"{source}: no setting in it; expected mmdetection's .py or Detectron2's YAML")
+    bases = " ".join(map(str, _list(values.get("_base_")))) + " " + source
+    _schedule(facts, values, bases)
+    _model(facts, values, bases)
+
+
+def _schedule(facts: Facts, values: dict[str, Any], bases: str) -> None:
+    """Epochs become iterations of the batch."""
+    loader = values.get("data") or values.get("train_dataloader")
+    each = _first(loader, "samples_per_gpu", "imgs_per_gpu", "batch_size")
+    each = each if isinstance(each, int) and 0 < each < 10**4 else EACH
+    if facts.gpus is None:
+        facts.notes.append(f"mmdetection's config does not say on how many GPUs it ran: {GPUS} are assumed")
+    facts.batch = each * (facts.gpus or GPUS)
+    named = re.search(r"(?:schedule_|_)(1x|2x|20e|3x)(?![a-z0-9])", bases)
+    epochs = _first(values.get("runner"), "max_epochs") or values.get("total_epochs")
+    epochs = (
+        epochs or _first(values.get("train_cfg"), "max_epochs") or (EPOCHS[named[1]] if named else None)
+    )
+    if isinstance(epochs, int) and 0 < epochs < 10**4:
+        facts.planned = max(1, round(epochs * IMAGES / facts.batch))
+    optimizer = values.get("optimizer") or _first(values.get("optim_wrapper"), "optimizer")
+    rate = _first(optimizer, "lr")
+    if isinstance(rate, int | float) and 0 < rate < 1e6:
+        facts.rate = float(rate)
+    elif named:
+        facts.rate = 0.01 if "retinanet" in bases else 0.02
+    facts.scheduler = "WarmupMultiStepLR" if named else facts.scheduler
+
+
+def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
+    """Detector, normalisation, frozen stages and input."""
+    model = values.get("model")
+    kind = str(_first(model, "type") or "")
+    retina = "RetinaNet" in kind or "retinanet" in bases
+    facts.kind = "c4" if re.search(r"_c4(?![a-z])", bases) else "fpn"
+    masks = "Mask" in kind or "mask" in bases.lower()
+    facts.masks = masks
+    facts.other = f"{'RetinaNet' if retina else kind or 'a detector'} of mmdetection"
+    backbone = _first(model, "backbone")
+    frozen = _first(backbone, "norm_eval")
+    norm = str(_first(_first(backbone, "norm_cfg"), "type") or "BN")
+    trains = frozen is False or (norm == "SyncBN" and frozen is None)
+    facts.norm = norm if trains else "FrozenBN"  # as shipped BN does not train: norm_eval=True
+    stages = _first(backbone, "frozen_stages")
+    facts.freeze_at = max(stages + 1, 0) if isinstance(stages, int) and stages < 10 else 2
+    weights = _first(model, "pretrained") or _first(_first(backbone, "init_cfg"), "checkpoint")
+    facts.weights = weights if isinstance(weights, str) else values.get("load_from") or facts.weights
+    if not isinstance(facts.weights, str):
+        facts.weights = None
+    style = _first(backbone, "style")
+    mean = _list(_first(values.get("img_norm_cfg"), "mean"))
+    deviation = _list(_first(values.get("img_norm_cfg"), "std"))
+    rgb = _first(values.get("img_norm_cfg"), "to_rgb")
+    if mean or style:
+        facts.pixels = (
+            None if rgb is None else ("RGB" if rgb else "BGR"),
+            float(mean[0]) if mean and isinstance(mean[0], int | float) and abs(mean[0]) < 1e6 else None,
+            float(deviation[0])
+            if deviation and isinstance(deviation[0], int | float) and abs(deviation[0]) < 1e6
+            else None,
+            style == "caffe" if isinstance(style, str) else None,
+        )
+    facts.mixed = "fp16" in values or None
+
+
+def _value(node: ast.AST, depth: int) -> Any:
+    """The plain value of an expression; None for whatever would have to be run."""
+    if depth > DEPTH:
+        return None
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Dict):
+        keys = [_value(key, depth + 1) if key else None for key in node.keys]
+        pairs = zip(keys, node.values, strict=True)
+        return {key: _value(value, depth + 1) for key, value in pairs if isinstance(key, str)}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(each, depth + 1) for each in node.elts]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {each.arg: _value(each.value, depth + 1) for each in node.keywords if each.arg}
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        inner = _value(node.operand, depth + 1)
+        return -inner if isinstance(inner, int | float) else None
+    return None
+
+
+def _first(values: Any, *names: str) -> Any:
+    """The first of these settings that there is."""
+    if not isinstance(values, dict):
+        return None
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _list(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [value]
+    return value if isinstance(value, list) else []

@@ -1,0 +1,76 @@
+"""Everything that explain is given, read into the facts of a run."""
+
+import re
+from pathlib import Path
+
+from benchmarks.detection.explain import configs
+from benchmarks.detection.explain.logs import of_log
+from triplet import paths, records
+from triplet.errors import KitError
+from triplet.published.causes.cause import Result
+from triplet.published.facts import Facts
+from triplet.runs import Run, facts_of_run
+
+
+def read(
+    config: Path | None, log: Path | None, names: list[str] | None = None, gpus: int | None = None
+) -> Facts:
+    """What a config and a log tell; the log's own copy of the config counts when none is given.
+
+    Args:
+        config: the run's Detectron2 YAML, or mmdetection's .py.
+        log: its ``log.txt`` or ``metrics.json``.
+        names: filled with the names of the config and its bases.
+        gpus: on which it was trained, where the user knows it.
+
+    Raises:
+        KitError: files that cannot be read; with no config, a log that tells nothing.
+    """
+    facts = Facts(gpus=gpus)
+    if log and not gpus:
+        _count_gpus(facts, log)
+    if config:
+        said = configs.of_file(facts, config)
+        if names is not None:
+            names.append(said)
+    if log:
+        before = len(facts.notes)
+        of_log(facts, log, config_given=config is not None)
+        if not config and any("told nothing" in note for note in facts.notes[before:]):
+            raise KitError(f"{log}: no iteration of Detectron2 in it; expected its log.txt or metrics.json")
+    facts.gpus = gpus or facts.gpus
+    return facts
+
+
+def _count_gpus(facts: Facts, log: Path) -> None:
+    """GPUs that mmdetection's log lists, before its config is read: they make the batch."""
+    try:
+        with log.open("rb") as file:
+            head = file.read(1 << 16).decode(errors="replace")
+    except (OSError, ValueError):
+        return  # said when it is read as a whole
+    if match := re.search(r"^GPU (\d{1,3}(?:,\d{1,3}){0,63}): ", head, re.M):
+        facts.gpus = len(match[1].split(","))
+
+
+def of_run(run: str) -> tuple[Facts, Result, str]:
+    """The facts, the AP and the row of a run whose finetuning and evaluation are recorded.
+
+    Args:
+        run: its name below checkpoints/, or the path of its folder.
+
+    Raises:
+        KitError: it has no such records.
+    """
+    folder = Path(run) if Path(run).is_dir() else paths.stage_folder(run, "eval").parent
+    stages = {}
+    for stage in ("finetune", "eval"):
+        record = records.read(folder / stage)
+        if record is None:
+            raise KitError(f"{folder} has no {stage} that is done; run: triplet {stage} --run {run}")
+        stages[stage] = record
+    done = Run(folder.name, stages)
+    box, mask = done.value("bbox", "AP"), done.value("segm", "AP")
+    if box is None or not done.detectron2:
+        raise KitError(f"{folder}: its evaluation has no box AP, or its finetuning no config")
+    return facts_of_run(done), (box, mask), done.row

@@ -1,0 +1,120 @@
+"""Text of logs and configs as people have it: of any encoding and length, coloured, wrapped."""
+
+import codecs
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from triplet.errors import KitError
+
+HEAD, TAIL = 4 << 20, 12 << 20
+"""Bytes that are read from both ends of a longer file; a log of 180k iterations has 3 MB."""
+LINE = 20_000
+"""Characters of a line that are kept."""
+LINES = 100_000
+"""Lines that are kept of each end of a longer log."""
+PREFIXES = (
+    r"\[\d+,(?P<rank>\d+)\]<\w+>:",  # mpirun --tag-output
+    r"\[?(?:rank|default|worker)[ _-]?(?P<rank>\d+)\]?:",  # torchrun, accelerate
+    r"(?P<rank>\d{1,5}):",  # srun --label
+    r"\(\w[\w ]{0,40}pid=\d+(?:, ip=[\d.]+)?\)",  # Ray
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[\d.]*(?:Z|[+-]\d\d:?\d\d)",  # docker logs -t, kubectl
+    r"[\w.-]{1,60} +\|",  # docker compose
+    r"(?:stdout|stderr) [FP]",  # Kubernetes' own files
+)
+"""What launchers write before every line."""
+_LEVEL = r"(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL)"
+LOGGER = re.compile(
+    # Detectron2 on the screen, and in its log.txt
+    rf"\[\d\d/\d\d \d\d:\d\d:\d\d[^\]]{{0,80}}\]:? ?(?:[\w.]{{1,60}} {_LEVEL}: )?|"
+    # the kit, maskrcnn-benchmark, mmdetection and mmengine
+    rf"(?:\d{{4}}[-/])?\d\d[-/]\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?"
+    rf"(?: (?:- )?[\w.]{{1,60}} (?:- )?{_LEVEL}(?:: | - ))?(?: - )? ?|"
+    rf"[IWEF]\d{{4}} \d\d:\d\d:\d\d[^\]]{{0,80}}\] |"  # glog
+    rf"{_LEVEL} [\w.]{{1,60}}: *\d+: |{_LEVEL}:[\w.]{{1,60}}:"  # Detectron, and logging as it comes
+)
+"""How a line begins that is a message of its own."""
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]{0,4}[@-~]|\x1b[()][A-Z0-9]|[\x00\x07\x08]")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a log without what launchers and loggers put before it."""
+
+    text: str
+    begins: bool
+    """Whether a logger began a message with it."""
+
+
+def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
+    """The text of a file, and whether all of it was read; of a longer file the beginning and the end.
+
+    UTF-8 and UTF-16, with or without a byte order mark, are known; other bytes are replaced.
+
+    Raises:
+        KitError: the file cannot be read, or is no text.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+            whole = len(data) <= limit
+            if not whole:
+                size = file.seek(0, 2)
+                file.seek(max(limit // 4, size - (limit - limit // 4)))
+                data = data[: limit // 4] + b"\n" + file.read(limit - limit // 4)
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise KitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    encoding = _encoding(data)
+    if encoding == "utf-8" and data[:4096].count(0) > len(data[:4096]) // 50:
+        raise KitError(f"{path}: is no text; expected a log or a config")
+    return data.decode(encoding, errors="replace").lstrip("\ufeff"), whole
+
+
+def _encoding(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    start = data[:400]  # what PowerShell writes without a mark has a null beside each letter
+    if len(start) > 20 and start[1::2].count(0) > 0.8 * len(start[1::2]):
+        return "utf-16-le"
+    if len(start) > 20 and start[::2].count(0) > 0.8 * len(start[::2]):
+        return "utf-16-be"
+    return "utf-8"
+
+
+def lines(text: str) -> list[Line]:
+    """The lines of a log that are not blank, of one rank only where several wrote it."""
+    plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    found = [line[:LINE] for line in plain.split("\n") if line and not line.isspace()]
+    if len(found) > 2 * LINES:
+        found = found[:LINES] + found[-LINES:]
+    for _ in range(3):  # a launcher in a launcher
+        shorter = _without_prefix(found)
+        if shorter is found:
+            break
+        found = shorter
+    return [_without_logger(line) for line in found]
+
+
+def _without_prefix(found: list[str]) -> list[str]:
+    """The lines, of the lowest rank, without a prefix that nearly all have; the same list for none."""
+    sample = found[:2000]
+    if not sample:
+        return found
+    for prefix in PREFIXES:
+        pattern = re.compile(rf"\s{{0,8}}{prefix} ?")
+        matches = [pattern.match(line) for line in sample]
+        if sum(match is not None for match in matches) < 0.9 * len(sample):
+            continue
+        if "rank" not in pattern.groupindex:
+            return [line[match.end() :] if (match := pattern.match(line)) else line for line in found]
+        ranks = Counter(match["rank"] for match in matches if match)
+        lowest = min(ranks, key=int)
+        of_rank = [match for line in found if (match := pattern.match(line)) and match["rank"] == lowest]
+        return [match.string[match.end() :] for match in of_rank]
+    return found
+
+
+def _without_logger(line: str) -> Line:
+    match = LOGGER.match(line)
+    return Line(line[match.end() :], begins=True) if match and match.end() else Line(line, begins=False)

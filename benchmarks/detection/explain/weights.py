@@ -1,0 +1,65 @@
+"""What a weights file tells: whether it holds a trained backbone, with BN of its own, and whose."""
+
+from pathlib import Path
+from typing import Any
+
+from triplet.config import read
+from triplet.files import sha256
+from triplet.paths import CONFIGS
+from triplet.published.causes import network
+from triplet.published.facts import Facts
+from triplet.published.rows import load_methods
+from triplet.weights import read_backbone
+from triplet.weights.read import Backbone
+
+
+def of_weights(facts: Facts, path: Path, row: str) -> None:
+    """Fill in what a checkpoint of any format that the kit reads tells.
+
+    Args:
+        facts: to fill in.
+        path: of the checkpoint.
+        row: of the table, empty for none.
+
+    Raises:
+        KitError: no whole backbone is in the file; this says what is.
+    """
+    backbone = read_backbone(path)
+    facts.folded = backbone.caffe2 or (backbone.default_statistics and _scaled(backbone))
+    if backbone.untrained or (backbone.default_statistics and not facts.folded):
+        facts.other_weights = f"{path.name} holds initial weights: its BN has seen no image"
+        return
+    if path.name in network.ANOTHER:
+        facts.weights = path.name
+        return
+    published = _published(row)
+    sums = [
+        file["checksum"].removeprefix("sha256:")
+        for file in published
+        if "sha256:" in file.get("checksum", "")
+    ]
+    if sums and sha256(path) in sums:
+        facts.published_weights = True
+    elif row and path.name not in [file["name"] for file in published]:
+        names = " or ".join(file["name"] for file in published)
+        facts.notes.append(
+            f"{path.name} holds a trained backbone; whether it is that of {names}, its name does not say"
+        )
+
+
+def _scaled(backbone: Backbone) -> bool:
+    """Whether BN's own scale and shift have been trained."""
+    values = [
+        value
+        for name, value in backbone.state.items()
+        if "bn" in name and name.endswith((".weight", ".bias"))
+    ]
+    return any(bool((value != value.flatten()[0]).any()) for value in values)
+
+
+def _published(row: str) -> list[dict[str, Any]]:
+    """The published files of a row, as configs/sources.yaml has them."""
+    if not row:
+        return []
+    weights = read(CONFIGS / "sources.yaml")["weights"]
+    return [file for name in load_methods()[row].weights for file in weights[name]["files"]]

@@ -1,0 +1,172 @@
+"""What may have made a result fall short of the published one: causes, ranked by what they would explain.
+
+Each check looks for a cause in what is known of a run and gives it a verdict: seen, possible or excluded.
+The ranking then asks how much of the shortfall each is expected to explain. What was seen explains as much
+as its published size allows. The rest is shared among what is possible, in proportion to how often such a
+cause was the answer in the threads of docs/explain.md, times how well its size fits what is left.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import fmean
+
+from triplet.published.causes import length, network, optimisation
+from triplet.published.causes.cause import (
+    EXCLUDED,
+    POSSIBLE,
+    SEEN,
+    Cause,
+    Check,
+    Result,
+    amount,
+    span,
+)
+from triplet.published.curves import NOISE
+from triplet.published.facts import Facts
+from triplet.published.reference import Reference
+
+__all__ = ["EXCLUDED", "POSSIBLE", "SEEN", "Cause", "enough", "find", "ranked", "span"]
+
+CHECKS: tuple[Check, ...] = (
+    optimisation.divergence,
+    length.schedule,
+    length.undecayed_stop,
+    network.weights,
+    network.other_weights,
+    network.folded,
+    optimisation.rate,
+    optimisation.tuned_rate,
+    optimisation.rescaled,
+    network.batch_norm,
+    network.precise_bn,
+    network.frozen_stages,
+    network.extra_norm,
+    network.pixels,
+    optimisation.image_sizes,
+    optimisation.data,
+    network.evaluation,
+    optimisation.mixed_precision,
+    optimisation.noise,
+)
+PRIOR = {
+    "schedule": 0.40,
+    "undecayed stop": 0.30,
+    "learning rate": 0.20,
+    "weights not loaded": 0.15,
+    "other weights": 0.15,
+    "BN statistics": 0.15,
+    "frozen stages": 0.03,
+    "rate tuned for the target": 0.20,
+    "noise": 0.10,
+    "colour order, mean, stride": 0.10,
+    "evaluation": 0.10,
+    "training data": 0.05,
+    "image sizes": 0.05,
+    "BN folded into the weights": 0.03,
+    "mixed precision": 0.02,
+}
+"""How likely a cause is before anything is known, relative to the others: by how often it was the answer in
+the threads of docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
+OTHER = 0.03
+PLANNED = 0.3
+"""By what the likelihood of a short training falls once its config plans a whole one."""
+HINTED = 4.0
+"""By what the likelihood of a cause grows that the run is known to have, of whatever consequence."""
+UNSIZED = 1 / 20
+"""Density of a cause of which no size was published: anything up to 20 AP."""
+WIDER = (0.7, 1.4)
+"""What published sizes are multiplied with: they were measured on other detectors and schedules."""
+
+
+def find(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Every cause with its verdict."""
+    for check in CHECKS:
+        yield from check(facts, reference, result)
+
+
+def ranked(facts: Facts, reference: Reference, result: Result) -> list[Cause]:
+    """Every cause, by the part of the shortfall that it is expected to explain; divergence first.
+
+    Args:
+        facts: what is known of the run.
+        reference: the published result.
+        result: what was reached.
+    """
+    found = list(find(facts, reference, result))
+    short = max(max(each or 0.0 for each in amount(reference, result)), NOISE)
+    seen = {
+        each.name: _explained(each.box, short)
+        for each in found
+        if each.verdict == SEEN and each.box is not None
+    }
+    whole = max(short, sum(seen.values()))
+    left = max(0.05 * short, short - sum(seen.values()))
+    lacks = (
+        left,
+        (amount(reference, result)[1] or 0.0)
+        - sum(_explained(e.mask, short) for e in found if e.verdict == SEEN),
+    )
+    open_causes = [
+        each for each in found if each.verdict == POSSIBLE or (each.verdict == SEEN and each.box is None)
+    ]
+    weights = {each.name: _likely(each, facts, reference, lacks) for each in open_causes}
+    total = sum(weights.values()) or 1.0
+
+    def part(cause: Cause) -> float:
+        if cause.verdict == EXCLUDED:
+            return 0.0
+        if cause.name == "divergence" and cause.verdict == SEEN:
+            return 1.0
+        return (
+            seen[cause.name] / whole if cause.name in seen else weights[cause.name] / total * left / whole
+        )
+
+    with_parts = [replace(cause, part=round(part(cause), 4)) for cause in found]
+    return sorted(
+        with_parts, key=lambda cause: (cause.verdict == EXCLUDED, -cause.part, cause.verdict != SEEN)
+    )
+
+
+def _explained(box: tuple[float, float] | None, short: float) -> float:
+    """How much of a shortfall a cause that was seen explains; one that costs more than is lacking, less."""
+    if box is None:
+        return 0.0
+    low, high = box
+    return min(high, short) if low <= short else short * short / low
+
+
+def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float, float]) -> float:
+    """How likely a cause explains the rest, relative to others: its prior times the fit of its size."""
+    prior = PRIOR.get(cause.name, OTHER) * (HINTED if cause.hinted else 1.0)
+    if cause.verdict == SEEN:  # there, of unknown size
+        return max(prior, 0.3) * UNSIZED
+    if cause.name in ("schedule", "undecayed stop"):
+        planned = facts.length is not None
+        return prior * (PLANNED if planned else 1.0) / (reference.box + 1)
+    sizes = cause.sizes or ((cause.box,) if cause.box else ())
+    density = fmean(_density(size, left[0]) for size in sizes) if sizes else UNSIZED
+    if cause.mask and cause.box and left[1] > 0:  # box and mask are fitted together
+        apart = left[1] - left[0] * sum(cause.mask) / max(sum(cause.box), 0.1)
+        density *= math.exp(-((apart / 2) ** 2) / 2)
+    return prior * density
+
+
+def _density(box: tuple[float, float], left: float) -> float:
+    """Probability density of so much AP under a published size, which is uncertain."""
+    low, high = box[0] * WIDER[0] - NOISE, box[1] * WIDER[1] + NOISE
+    away = max(low - left, left - high, 0.0)
+    return math.exp(-((away / (2 * NOISE)) ** 2) / 2) / (high - low)
+
+
+def enough(seen: list[Cause], short: float) -> str:
+    """Whether causes that were seen account for so much box AP."""
+    sized = [cause.box for cause in seen if cause.box]
+    low, high = sum(box[0] for box in sized), sum(box[1] for box in sized)
+    unknown = ", ".join(cause.name for cause in seen if cause.box is None)
+    costs = f"what was seen costs {span((low, high))} if it adds up" if sized else "what was seen"
+    if high + NOISE >= short:
+        return f"{costs}: enough for {short:.1f}"
+    if unknown:
+        return f"{costs}; whether that of {unknown} makes up {short:.1f} nobody has published"
+    return f"{costs}: not enough for {short:.1f}"

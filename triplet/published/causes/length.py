@@ -1,0 +1,178 @@
+"""Too short a training: compressed as a whole, or stopped before the learning rate fell."""
+
+from collections.abc import Iterator
+
+from triplet.published import curves
+from triplet.published.causes.cause import EXCLUDED, NOTHING, POSSIBLE, SEEN, Cause, Result, excluded, span
+from triplet.published.curves import FULL
+from triplet.published.facts import Facts
+from triplet.published.reference import Reference
+
+ALMOST = 0.97
+"""Fraction of a schedule that counts as all of it."""
+NEAR = 1.0
+"""AP by which a published point may differ from a result that it is said to be near."""
+
+
+def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """A schedule shorter than the published one, which ends decayed."""
+    name, length, full = "schedule", facts.length, reference.iterations
+    possible = (0.0, max(0.0, reference.box - result[0]))
+    if length is None:
+        text = unknown_batch(facts) or (
+            f"trained on fewer images than {count(full)} iterations of 16; this result is expected of "
+            f"{_fits(compressed_like(reference, result), 'a compressed schedule of {} to {} iterations')}"
+        )
+        yield Cause(name, POSSIBLE, text, possible)
+        return
+    trained = f"{count(length)} iterations of 16 images ({_name(full)} is {count(full)})"
+    if length > ALMOST * full and facts.iterations is None:
+        text = f"the config plans {trained}; only a log shows whether they were trained"
+        yield Cause(name, POSSIBLE, text, possible)
+    elif length > ALMOST * full:
+        yield Cause(name, EXCLUDED, f"trained for {trained}", NOTHING, NOTHING)
+    else:
+        box, mask = reference.expected(length)
+        again = "make finetune SCHEDULE=2x, or HOURS= for what your time allows, with the AP to expect"
+        if not reference.of_table:
+            again = "a batch that is smaller by a factor needs as many more iterations, in SOLVER.STEPS too"
+        cost = (max(0.0, reference.box - box.high), max(0.0, reference.box - box.low))
+        masks = None
+        if mask and reference.mask:
+            masks = (max(0.0, reference.mask - mask.high), max(0.0, reference.mask - mask.low))
+        yield Cause(name, SEEN, f"trained for {trained}: {box} was to expect; {again}", cost, masks)
+
+
+def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """A training that was cut short before its learning rate fell."""
+    name, length = "undecayed stop", facts.length
+    possible = (0.0, max(0.0, reference.box - result[0]))
+    near = _fits(
+        stopped_like(reference, result), f"a stop after {{}} to {{}} of {count(FULL)}", "no such stop"
+    )
+    if length is None:
+        text = f"stopped before the learning rate fell; this result is near {near}"
+        yield Cause(name, POSSIBLE, unknown_batch(facts) or text, possible)
+        return
+    if facts.last_rate is None or not facts.rate:
+        text = f"only a log shows where it stopped; this result is near {near}"
+        yield Cause(name, POSSIBLE, text, possible)
+        return
+    left = facts.last_rate / facts.rate
+    if left < 0.05:
+        yield excluded(name, "the learning rate ended near 0")
+        return
+    if facts.planned and facts.iterations and facts.iterations >= ALMOST * facts.planned:
+        # Steps of 1/10 may end at a hundredth of the peak, and a plan may have none.
+        text = f"all of its plan was trained, and the last learning rate was {left:.0%} of its peak"
+        if left < 0.2:
+            yield excluded(name, text)
+            return
+    expected = reference.expected(length)[0]
+    reached = curves.undecayed(reference.kind, length)[0] * reference.box
+    cost = (max(0.0, expected.low - reached), max(0.0, expected.high - reached))
+    text = f"the last learning rate was {facts.last_rate:g}, {left:.0%} of its peak"
+    text += ": compress the schedule instead of cutting it short"
+    if left < 0.5:  # the published curve ends where the rate falls first
+        yield Cause(name, SEEN, f"{text}; a stop before it fell costs {span(cost)}", None)
+    else:
+        yield Cause(name, SEEN, text, cost)
+
+
+def unknown_batch(facts: Facts) -> str:
+    """Why the length is not known though a log shows iterations; empty where it shows none."""
+    if facts.iterations is None:
+        return ""
+    return f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
+
+
+def compressed_like(reference: Reference, result: Result) -> tuple[list[int], list[int]]:
+    """Lengths of compressed schedules of which such a box AP is expected, and such a mask AP; ascending."""
+    box, mask = [], []
+    for length in _lengths(reference):
+        of_box, of_mask = reference.expected(length)
+        if of_box.holds(result[0]):
+            box.append(length)
+        if of_mask and result[1] is not None and of_mask.holds(result[1]):
+            mask.append(length)
+    return box, mask
+
+
+def stopped_like(reference: Reference, result: Result) -> tuple[list[int], list[int]]:
+    """The same of stops before the learning rate fell."""
+    box, mask = [], []
+    for length in _lengths(reference):
+        if length > curves.decays(reference.kind):
+            continue
+        shares = curves.undecayed(reference.kind, length)
+        if abs(shares[0] * reference.box - result[0]) < NEAR:
+            box.append(length)
+        if reference.mask and result[1] is not None and abs(shares[1] * reference.mask - result[1]) < NEAR:
+            mask.append(length)
+    return box, mask
+
+
+def ratio(reference: Reference, result: Result) -> str:
+    """What box AP over mask AP says of the two ways to train too short; empty without masks.
+
+    The ratio grows with training, and more once the learning rate has fallen. Each AP is uncertain by
+    noise, so a ratio is by about 0.02 at 25 AP.
+    """
+    if not result[1] or not reference.mask:
+        return ""
+    measured = result[0] / result[1]
+    doubt = measured * curves.NOISE * (1 / max(result[0], 1) ** 2 + 1 / max(result[1], 1) ** 2) ** 0.5
+    parts = []
+    for what, found in (
+        ("a compressed schedule", compressed_like(reference, result)),
+        ("a stop before the rate fell", stopped_like(reference, result)),
+    ):
+        lengths = sorted({*found[0], *found[1]})
+        if lengths:
+            values = [_ratio(reference, n, compressed=what.startswith("a comp")) for n in lengths]
+            parts.append((what, lengths, min(values), max(values)))
+    said = [
+        f"{what} of {count(lengths[0])} to {count(lengths[-1])} gives {low:.2f} to {high:.2f}"
+        for what, lengths, low, high in parts
+    ]
+    if not said:
+        return f"{measured:.3f} +- {doubt:.3f}"
+    alike = [what for what, _, low, high in parts if low - doubt <= measured <= high + doubt]
+    verdict = f"fits {' and '.join(alike)}" if alike else "neither alone gives it"
+    return f"{measured:.3f} +- {doubt:.3f}; {', '.join(said)}: {verdict}"
+
+
+def _ratio(reference: Reference, length: int, *, compressed: bool) -> float:
+    """Box AP over mask AP that is expected at a length."""
+    if compressed:
+        box, mask = reference.expected(length)
+        return box.mid / mask.mid if mask and mask.mid else 0.0
+    shares = curves.undecayed(reference.kind, length)
+    return shares[0] * reference.box / (shares[1] * (reference.mask or 1.0))
+
+
+def _fits(found: tuple[list[int], list[int]], words: str, none: str = "no length of it") -> str:
+    """The lengths that fit the box, and those that fit the mask where these differ, in words."""
+    box, mask = found
+    if not box:
+        return none
+    text = words.format(count(box[0]), count(box[-1]))
+    if mask and (mask[0], mask[-1]) != (box[0], box[-1]):
+        both = [length for length in box if length in mask]
+        shared = f"both fit {count(both[0])} to {count(both[-1])}" if both else "no length fits both"
+        text += f" by its box, {count(mask[0])} to {count(mask[-1])} by its mask: {shared}"
+    return text
+
+
+def _lengths(reference: Reference) -> list[int]:
+    """Schedules to look at: from 1/128 of the published one up to it, eight for each doubling."""
+    return [round(reference.iterations * 2 ** (-step / 8)) for step in range(8 * 7)][::-1]
+
+
+def _name(iterations: int) -> str:
+    return {90_000: "1x", 180_000: "2x", 270_000: "3x"}.get(iterations, "the published one")
+
+
+def count(iterations: float) -> str:
+    """Iterations for people: ``5.62k``."""
+    return f"{iterations / 1000:.3g}k"

@@ -1,0 +1,227 @@
+"""What goes wrong in the network: its weights, its normalisation, what of it is trained, and its input."""
+
+from collections.abc import Iterator
+
+from triplet.published import effects
+from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, excluded
+from triplet.published.causes.length import count
+from triplet.published.effects import Range
+from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, Pixels
+from triplet.published.reference import Reference
+
+FROZEN = ("FrozenBN", "")
+"""Detectron2's names of norms that do not train."""
+
+ANOTHER = {
+    "byol_r50-e3b0c442.pth": "the zoo's former BYOL (batch 4096), withdrawn for bugs (mmselfsup issue 89)",
+    "moco_r50_v2-58f10cfe.pth": "the zoo's MoCo v2 of August 2020, which the present one replaced",
+    "moco_v2_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
+    "moco_v1_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
+}
+"""Files that go by the name of a row's method and are not the row's."""
+
+
+def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """The backbone, or some of it, stayed random."""
+    name = "weights not loaded"
+    if reference.row == "random":
+        yield excluded(name, "random weights are what this row is of")
+        return
+    length = facts.length or reference.iterations
+    box, mask = reference.random(length)
+    at = f"random weights give {box} / {mask} after {count(length)} iterations"
+    due = reference.expected(length)[0]
+    cost: Range = (max(0.0, due.low - box.high), max(0.0, due.high - box.low))
+    if facts.unloaded:
+        more = f" and {len(facts.unloaded) - 1} more" if facts.unloaded[1:] else ""
+        text = f"the log says that {facts.unloaded[0]}{more} stayed random; {at}"
+        yield Cause(name, SEEN, text, (0.0, cost[1]))
+    elif facts.checked:
+        yield excluded(name, "the log names no backbone tensor that stayed random")
+    elif facts.length is None and result[0] < box.low:
+        yield Cause(name, POSSIBLE, f"{at}, more than this: so it cannot be the only cause", cost)
+    elif result[0] > box.high + 1:
+        yield excluded(name, f"{at}, less than this")
+    else:
+        yield Cause(name, POSSIBLE, f"{at}; triplet convert and finetune prove the loading", cost)
+
+
+def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """A file of the right format that is not the one with which the target was reached."""
+    name = "other weights"
+    cost, masks, source = effects.size("other-weights")
+    if reference.row == "random":
+        return
+    file = (facts.weights or "").replace("\\", "/").rpartition("/")[2]
+    if facts.other_weights or file in ANOTHER:
+        text = facts.other_weights or f"{file} is {ANOTHER[file]}"
+        yield Cause(name, SEEN, f"{text}; {source}", cost, masks)
+    elif reference.self_supervised and facts.supervised:
+        yield Cause(
+            name, SEEN, f"the config has ImageNet's labels' ({facts.weights}); {source}", cost, masks
+        )
+    elif facts.published_weights:
+        yield excluded(name, "the file is the published one")
+    elif facts.supervised and not reference.row:
+        yield excluded(name, f"an official file by its name: {facts.weights}")
+    else:
+        text = "another file of the method, or pretrained again: --weights FILE shows what is in it"
+        yield Cause(name, POSSIBLE, f"{text}; {source}", cost, masks, effects.sizes("other-weights"))
+
+
+def folded(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """BN is trained on weights that have it folded into the convolutions."""
+    name = "BN folded into the weights"
+    cost, masks, source = effects.size("bn-folded")
+    msra = "msra" in (facts.weights or "").lower()
+    if reference.of_table and reference.row == "supervised":
+        yield excluded(name, "the row's own are such weights")
+    elif facts.norm in FROZEN:
+        yield excluded(name, "BN is frozen")
+    elif facts.folded or (msra and facts.norm):
+        yield Cause(name, SEEN, f"{facts.norm or 'BN'} on such weights; {source}", cost, masks)
+    elif facts.folded is False or (facts.weights and facts.supervised):
+        yield excluded(name, "the weights have BN of their own")
+    else:
+        yield Cause(name, POSSIBLE, source, cost, masks)
+
+
+def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """BN that is frozen, or over few images."""
+    name = "BN statistics"
+    cost, masks, source = effects.size("bn-batch")
+    if facts.norm is None:
+        yield Cause(name, POSSIBLE, f"over few images: {source}", cost, masks)
+    elif facts.norm in FROZEN:
+        yield _frozen(name, facts, reference)
+    else:
+        share = facts.batch and facts.gpus and facts.batch // facts.gpus
+        pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)
+        if not pool:
+            yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost, masks)
+        elif pool >= 8:
+            yield excluded(name, f"over {pool} images")
+        else:
+            yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost, masks)
+    if facts.norm == "SyncBN" and facts.supervised and not reference.row:
+        cost, masks, source = effects.size("bn-synchronised")
+        yield Cause("SyncBN", SEEN, source, cost, masks)
+
+
+def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
+    if not reference.row and facts.supervised:
+        return excluded(name, "frozen, as Detectron2 does with ImageNet's labels' weights")
+    (low, high), masks, source = _known("bn-frozen")
+    if reference.row != "supervised":
+        (_, high), _, more = _known("bn-frozen-self-supervised")
+        source = f"{source}; {more}"
+    if not reference.row:
+        text = f"BN is frozen; not known is whether it was so for the target, and whose weights; {source}"
+        each = effects.sizes("bn-frozen", "bn-frozen-self-supervised")
+        return Cause(name, POSSIBLE, text, (low, high), masks, each, hinted=True)
+    text = f"BN is frozen, the recipe trains it over 16 images; {source}"
+    return Cause(name, SEEN, text, (low, high), masks)
+
+
+def precise_bn(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Statistics that were not recomputed before the evaluation."""
+    _, _, source = effects.size("precise-bn")
+    if facts.precise_ran or facts.norm in FROZEN:
+        yield excluded("PreciseBN", "it ran" if facts.precise_ran else "BN is frozen")
+        return
+    cut = bool(facts.iterations and facts.planned and facts.iterations < facts.planned)
+    absent = facts.precise_ran is False or facts.precise_bn is False or cut
+    known = "it did not run" if absent else "left out by a run that is stopped early"
+    text = f"{known}: BN then evaluates with running averages; {source}"
+    yield Cause("PreciseBN", SEEN if absent else POSSIBLE, text)
+
+
+def frozen_stages(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """The stem and the first stage are not trained."""
+    name = "frozen stages"
+    cost, masks, source = effects.size("frozen-stages")
+    if facts.freeze_at is None:
+        yield Cause(name, POSSIBLE, source, cost, masks)
+    elif facts.freeze_at < 1 or (not reference.row and facts.supervised):
+        yield excluded(name, f"FREEZE_AT is {facts.freeze_at}")
+    elif not reference.row:
+        yield Cause(name, POSSIBLE, f"FREEZE_AT is {facts.freeze_at}; {source}", cost, masks, hinted=True)
+    else:
+        text = f"FREEZE_AT is {facts.freeze_at}, the recipe's 0; {source}"
+        yield Cause(name, SEEN, text, (0.0, cost[1]) if cost else None, masks)
+
+
+def extra_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """The C4 head of Detectron2 as it comes, without a norm after res5."""
+    name = "norm after res5"
+    _, _, source = effects.size("extra-norm")
+    if reference.kind != "c4" or not reference.row:
+        return
+    if facts.extra_norm:
+        yield excluded(name, "Res5ROIHeadsExtraNorm")
+    else:
+        known = "stock Res5ROIHeads; " if facts.extra_norm is False else ""
+        yield Cause(name, SEEN if known else POSSIBLE, f"{known}{source}")
+
+
+def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Colour order, mean, deviation or stride that are not those of the weights."""
+    name = "colour order, mean, stride"
+    (low, _), _, bgr = _known("bgr")
+    (_, high), _, wrong = _known("wrong-input")
+    known = facts.pixels
+    if known is None or all(each is None for each in known):
+        yield Cause(name, POSSIBLE, f"not those of the weights; {bgr}; {wrong}", (low, high))
+        return
+    right: tuple[Pixels, ...] = (TORCH,) if reference.self_supervised else (TORCH, MSRA, MSRA_OF_CAFFE2)
+    if reference.of_table and reference.row == "supervised":
+        right = (MSRA, TORCH)
+    elif facts.supervised and "msra" in (facts.weights or "").lower():
+        right = (MSRA, MSRA_OF_CAFFE2)
+    shown = "format {}, first mean {}, first deviation {}, stride in the 1x1 convolutions {}"
+    words = [("not known" if each is None else each) for each in known]
+    words = [f"{each:g}" if isinstance(each, float) else str(each) for each in words]
+    if any(_alike(known, each) for each in right):
+        if None in known:
+            yield Cause(name, POSSIBLE, f"{shown.format(*words)}; {bgr}; {wrong}", (low, high))
+        else:
+            yield excluded(name, shown.format(*words))
+        return
+    wanted = shown.format(*(f"{each:g}" if isinstance(each, float) else each for each in right[0]))
+    text = f"{shown.format(*words)}; the weights want {wanted}; {bgr}; {wrong}"
+    yield Cause(name, SEEN, text, (low, high))
+
+
+def _alike(known: Pixels, right: Pixels) -> bool:
+    """Whether what is known of the input agrees with what weights want."""
+    return all(found is None or _same(found, due) for found, due in zip(known, right, strict=True))
+
+
+def _same(found: str | float, due: str | float | None) -> bool:
+    if isinstance(found, str) or isinstance(due, str) or due is None:
+        return found == due
+    return abs(found - due) < 0.01
+
+
+def evaluation(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Evaluated otherwise than the target was."""
+    name = "evaluation"
+    _, _, source = effects.size("evaluation")
+    found = []
+    if facts.threshold is not None and facts.threshold > 0.05:
+        found.append(f"SCORE_THRESH_TEST is {facts.threshold:g}, 0.05 by default")
+    if facts.test_size is not None and facts.test_size not in (0, 800):
+        found.append(f"test images have shorter sides of {facts.test_size}, the published ones 800")
+    if found:
+        yield Cause(name, SEEN, f"{'; '.join(found)}; {source}")
+    elif facts.threshold is None or facts.test_size is None:
+        yield Cause(name, POSSIBLE, source)
+    else:
+        yield excluded(name, f"shorter sides of {facts.test_size}, scores from {facts.threshold:g} on")
+
+
+def _known(cause: str) -> tuple[Range, Range | None, str]:
+    """A size that configs/causes.yaml has."""
+    box, mask, source = effects.size(cause)
+    assert box
+    return box, mask, source

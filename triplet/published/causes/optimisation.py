@@ -1,0 +1,133 @@
+"""What goes wrong in the training: it diverges, its rate does not fit its batch, its data are others."""
+
+from collections.abc import Iterator
+
+from triplet.published import effects
+from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, amount, excluded
+from triplet.published.curves import IMAGES
+from triplet.published.facts import Facts
+from triplet.published.reference import Reference
+
+SMALL = 1.5
+"""AP within which a shortfall may come from noise or from a rate that was searched for the target."""
+WHOLE_SETS = ("coco_2017_train", "coco_2014_train, coco_2014_valminusminival")
+"""Names of what the published runs trained on."""
+
+
+def divergence(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """A loss that became infinite or NaN, or never fell."""
+    _, _, source = effects.size("divergence")
+    lost = (max(0.0, reference.box - result[0]),) * 2
+    if facts.diverged:
+        yield Cause("divergence", SEEN, f"{facts.diverged}; {source}", lost)
+    elif facts.converged:
+        yield excluded("divergence", "the log's loss stayed finite and fell")
+    else:
+        yield Cause(
+            "divergence", POSSIBLE, f"only a log shows whether the loss stayed finite and fell: {source}"
+        )
+
+
+def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """A learning rate that does not fit the batch."""
+    name = "learning rate"
+    both, _, source = effects.size("lr-too-high")
+    if facts.rate is None or facts.batch is None or (reference.of_table and facts.scheduler is None):
+        text = f"too high for a smaller batch: {source}"
+        yield Cause(name, POSSIBLE, text, both, sizes=effects.sizes("lr-too-high"))
+        return
+    right = reference.rate(facts) * facts.batch / 16
+    times = facts.rate / right
+    text = f"{facts.rate:g} for {facts.batch} images; the recipe's, scaled with the batch, is {right:.3g}"
+    if times >= 1.5:
+        cost, _, source = effects.size("lr-too-high", severe=times >= 4)
+        yield Cause(name, SEEN, f"{text}, {times:.1f} times less; {source}", cost)
+    elif times > 0.6:
+        yield excluded(name, text)
+    else:
+        yield Cause(name, POSSIBLE, text)
+
+
+def tuned_rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Who published the target searched the rate and the weight decay for it."""
+    if max(each or 0.0 for each in amount(reference, result)) > SMALL:
+        return
+    box, mask, source = effects.size("rate-tuned")
+    text = f"the paper of the target may have searched rate and weight decay; {source}"
+    yield Cause("rate tuned for the target", POSSIBLE, text, box, mask)
+
+
+def rescaled(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Detectron2 has rescaled batch, rate and schedule by the number of GPUs."""
+    name = "rescaled by the number of GPUs"
+    _, _, source = effects.size("rescaled")
+    if facts.reference_gpus is None:
+        yield Cause(name, POSSIBLE, source)
+    elif not facts.reference_gpus or facts.gpus == facts.reference_gpus:
+        yield excluded(name, f"REFERENCE_WORLD_SIZE is {facts.reference_gpus}")
+    elif facts.gpus is None:
+        text = f"REFERENCE_WORLD_SIZE is {facts.reference_gpus}; on how many GPUs it ran is not known"
+        yield Cause(name, POSSIBLE, f"{text}; {source}")
+    else:
+        by = facts.gpus / facts.reference_gpus
+        text = (
+            f"REFERENCE_WORLD_SIZE is {facts.reference_gpus} and it ran on {facts.gpus}: batch and rate are"
+        )
+        yield Cause(
+            name, SEEN, f"{text} {by:g} times the config's, iterations {1 / by if by else 0:g}; {source}"
+        )
+
+
+def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Trained on a part of the data."""
+    name = "training data"
+    _, _, source = effects.size("data")
+    if facts.images is not None and facts.images < 0.97 * IMAGES:
+        yield Cause(name, SEEN, f"{facts.images} images, the published runs had {IMAGES}; {source}")
+    elif facts.images is not None:
+        yield excluded(name, f"{facts.images} images")
+    elif facts.train is None:
+        yield Cause(name, POSSIBLE, source)
+    elif facts.train in WHOLE_SETS or "2017" in facts.train:
+        yield excluded(name, facts.train)
+    else:
+        yield Cause(name, SEEN, f"{facts.train or 'none'} is not all of train2017; {source}")
+
+
+def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Trained on images of one size, or on small ones."""
+    name = "image sizes"
+    cost, _, source = effects.size("images")
+    if facts.sizes is None:
+        yield Cause(name, POSSIBLE, source, cost)
+    elif max(facts.sizes) < 700:
+        yield Cause(
+            name, SEEN, f"shorter sides up to {max(facts.sizes)}, the recipe's 640 to 800; {source}"
+        )
+    elif len(set(facts.sizes)) == 1:
+        verdict = SEEN if reference.row else POSSIBLE  # elsewhere it is the custom
+        yield Cause(
+            name,
+            verdict,
+            f"shorter sides of {facts.sizes[0]} only, the recipe's 640 to 800; {source}",
+            cost,
+        )
+    else:
+        yield excluded(name, f"shorter sides of {min(facts.sizes)} to {max(facts.sizes)}")
+
+
+def mixed_precision(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Trained in float16."""
+    cost, masks, source = effects.size("mixed-precision")
+    if facts.mixed is False:
+        yield excluded("mixed precision", "float32")
+    else:
+        verdict = SEEN if facts.mixed else POSSIBLE
+        yield Cause("mixed precision", verdict, source, cost, masks)
+
+
+def noise(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Two runs of the same thing differ."""
+    if max(each or 0.0 for each in amount(reference, result)) <= SMALL:
+        box, mask, source = effects.size("noise")
+        yield Cause("noise", POSSIBLE, source, box, mask)

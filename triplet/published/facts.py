@@ -1,0 +1,179 @@
+"""What is known of a finetuning, whoever did it, for the causes of a shortfall to be looked for in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# What the weights' pixels were: format, first mean, first deviation, stride in the 1x1 convolutions.
+Pixels = tuple[str | None, float | None, float | None, bool | None]
+TORCH: Pixels = ("RGB", 123.675, 58.395, False)
+MSRA: Pixels = ("BGR", 103.53, 1.0, True)
+MSRA_OF_CAFFE2: Pixels = ("BGR", 102.9801, 1.0, True)
+"""The same in Detectron and maskrcnn-benchmark."""
+
+
+@dataclass
+class Facts:
+    """What is known of a run; None where something is not known."""
+
+    other: str = ""
+    """The detector, where it is not Mask R-CNN R50-C4 with COCO's categories."""
+    kind: str | None = None
+    """Which of the published curves is nearest to the detector: c4 or fpn."""
+    masks: bool | None = None
+    """Whether the detector predicts masks."""
+    iterations: int | None = None
+    """Iterations that were trained, as a log shows."""
+    planned: int | None = None
+    batch: int | None = None
+    rate: float | None = None
+    """Base learning rate."""
+    last_rate: float | None = None
+    scheduler: str | None = None
+    decay: float | None = None
+    """Weight decay."""
+    norm: str | None = None
+    freeze_at: int | None = None
+    """Stages from the stem on that are not trained: Detectron2's FREEZE_AT."""
+    extra_norm: bool | None = None
+    """Whether the C4 head has a norm after res5."""
+    gpus: int | None = None
+    reference_gpus: int | None = None
+    """Detectron2's REFERENCE_WORLD_SIZE, by which it rescales batch, rate and schedule."""
+    pool: int | None = None
+    """Images over which BN took its statistics, where the log says so."""
+    precise_bn: bool | None = None
+    """Whether the config enables precise BN."""
+    precise_ran: bool | None = None
+    """Whether the log shows that it ran; None where no log would tell."""
+    pixels: Pixels | None = None
+    """Format, first mean, first deviation, stride in the 1x1 convolutions; each may be unknown."""
+    sizes: tuple[int, ...] | None = None
+    """Shorter sides of the training images."""
+    test_size: int | None = None
+    """Shorter side of the test images."""
+    threshold: float | None = None
+    """Score below which detections are dropped before they are evaluated."""
+    train: str | None = None
+    """Name of the training set."""
+    images: int | None = None
+    """Training images that the log counts."""
+    mixed: bool | None = None
+    """Whether it was trained in mixed precision."""
+    weights: str | None = None
+    """Path or name of the weights; empty for none."""
+    folded: bool | None = None
+    """Whether the weights have BN folded into the convolutions, as the file shows."""
+    published_weights: bool = False
+    """Whether the file is the published one, by its hash."""
+    other_weights: str = ""
+    """Why the weights are not the published ones, as the file shows."""
+    unloaded: list[str] = field(default_factory=list)
+    """Backbone tensors that the log says stayed random."""
+    checked: bool = False
+    """Whether the log shows that weights were loaded."""
+    diverged: str = ""
+    """How the training diverged."""
+    converged: bool | None = None
+    """Whether the log shows a loss that stayed finite and fell; None where no log would tell."""
+    reached: tuple[float, float | None] | None = None
+    """Box and mask AP in percent that the log ends with."""
+    notes: list[str] = field(default_factory=list)
+    """What the files did not tell, or what was left out of them."""
+
+    @property
+    def length(self) -> float | None:
+        """Iterations trained, in units of 16 images; without a log those that were planned."""
+        iterations = self.planned if self.iterations is None else self.iterations
+        return None if iterations is None or self.batch is None else iterations * self.batch / 16
+
+    @property
+    def supervised(self) -> bool | None:
+        """Whether the weights are ImageNet's labels', by their name."""
+        if self.weights is None:
+            return None
+        names = ("imagenetpretrained", "torchvision", "msra", "download.pytorch.org", "://resnet")
+        return any(name in self.weights.lower() for name in names) or None
+
+
+def of_config(facts: Facts, values: Mapping[str, Any]) -> None:
+    """Fill in what a config of Detectron2's tells, flat by dotted name; each key may be missing."""
+    get = values.get
+    facts.planned = _whole(get("SOLVER.MAX_ITER")) or None
+    facts.batch = _whole(get("SOLVER.IMS_PER_BATCH")) or None
+    facts.rate, facts.decay = _number(get("SOLVER.BASE_LR")), _number(get("SOLVER.WEIGHT_DECAY"))
+    facts.scheduler, facts.norm = _text(get("SOLVER.LR_SCHEDULER_NAME")), _text(get("MODEL.RESNETS.NORM"))
+    facts.freeze_at = _whole(get("MODEL.BACKBONE.FREEZE_AT"))
+    facts.reference_gpus = _whole(get("SOLVER.REFERENCE_WORLD_SIZE"))
+    facts.precise_bn, facts.mixed = _flag(get("TEST.PRECISE_BN.ENABLED")), _flag(get("SOLVER.AMP.ENABLED"))
+    facts.pixels = (
+        _text(get("INPUT.FORMAT")),
+        _number(_first(get("MODEL.PIXEL_MEAN"))),
+        _number(_first(get("MODEL.PIXEL_STD"))),
+        _flag(get("MODEL.RESNETS.STRIDE_IN_1X1")),
+    )
+    facts.sizes = _sizes(get("INPUT.MIN_SIZE_TRAIN"))
+    facts.test_size = _whole(get("INPUT.MIN_SIZE_TEST"))
+    facts.weights = _text(get("MODEL.WEIGHTS"))
+    train = get("DATASETS.TRAIN")
+    sets = (
+        [each[:100] for each in train[:5] if isinstance(each, str)]
+        if isinstance(train, list | tuple)
+        else []
+    )
+    facts.train = ", ".join(sets) if sets else _text(train)
+    _detector(facts, values)
+
+
+def _detector(facts: Facts, values: Mapping[str, Any]) -> None:
+    """Which detector a config builds, as far as it says."""
+    get = values.get
+    architecture, backbone = _text(get("MODEL.META_ARCHITECTURE")), _text(get("MODEL.BACKBONE.NAME"))
+    head = _text(get("MODEL.ROI_HEADS.NAME"))
+    retina = architecture == "RetinaNet"
+    facts.masks = False if retina else _flag(get("MODEL.MASK_ON"))
+    facts.threshold = _number(get(f"MODEL.{'RETINANET' if retina else 'ROI_HEADS'}.SCORE_THRESH_TEST"))
+    c4 = (head or "").startswith("Res5ROIHeads")
+    if c4 and not retina:
+        facts.kind, facts.extra_norm = "c4", "ExtraNorm" in str(head)
+    elif retina or "fpn" in (backbone or "").lower():
+        facts.kind = "fpn"
+    if not architecture:
+        return
+    depth, classes = _whole(get("MODEL.RESNETS.DEPTH")), _whole(get("MODEL.ROI_HEADS.NUM_CLASSES"))
+    named = (architecture, backbone, head, depth, classes)
+    table = named[0] == "GeneralizedRCNN" and c4 and depth in (50, None) and classes in (80, None)
+    data = facts.train is None or "voc" not in facts.train.lower()
+    narrow = _whole(get("MODEL.RESNETS.STEM_OUT_CHANNELS")) not in (64, None)
+    if not (table and data and facts.masks is not False) or narrow:
+        facts.other = f"{architecture} {backbone} {facts.train or ''}".strip()
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e15 else None  # NaN compares false
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number >= 0 else None
+
+
+def _text(value: Any) -> str | None:
+    return value[:200] if isinstance(value, str) else None
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list | tuple) and value else None
+
+
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    values = value if isinstance(value, list | tuple) else [value]
+    sizes = [size for each in values[:100] if (size := _whole(each))]
+    return tuple(sizes) or None

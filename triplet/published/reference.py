@@ -1,0 +1,113 @@
+"""The published result that a finetuning is compared with, and what it lets one expect of other lengths."""
+
+import functools
+import re
+from dataclasses import dataclass
+
+from triplet.published import curves
+from triplet.published.configs import recipes
+from triplet.published.curves import FULL, Band
+from triplet.published.facts import Facts
+from triplet.published.rows import load_methods
+
+SCHEDULES = {"1x": 90_000, "2x": 180_000, "3x": 270_000}
+"""Detectron2's, in iterations of 16 images."""
+STAND_IN = "moco-v2"
+"""Row whose curves say what part of a target a shorter schedule keeps."""
+RATE = 0.02
+"""Base learning rate for 16 images, of Detectron2's and mmdetection's R-CNNs."""
+RETINA_RATE = 0.01
+"""The same of their RetinaNets."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published result, in percent, and how it was reached as far as that is known."""
+
+    label: str
+    box: float
+    mask: float | None
+    kind: str = "c4"
+    """Of the published curves: c4 or fpn."""
+    iterations: int = FULL
+    """Of 16 images."""
+    row: str = ""
+    """Of the table; empty where the weights are not one of its rows'."""
+    of_table: bool = True
+    """Whether box and mask are the table's own, reached by its recipe."""
+
+    @classmethod
+    def of_row(cls, row: str) -> "Reference":
+        """A row of the table as README has it."""
+        method = load_methods()[row]
+        return cls(method.label, method.readme.box, method.readme.mask, row=row)
+
+    @classmethod
+    def of_target(
+        cls, target: tuple[float, float | None], facts: Facts, row: str = "", names: str = ""
+    ) -> "Reference":
+        """Any published AP.
+
+        Args:
+            target: box and mask AP in percent.
+            facts: of the run that fell short of it.
+            row: of the table, where the weights are one's.
+            names: of config files, which may say 1x, 2x or 3x.
+        """
+        kind = facts.kind or ("c4" if row else "fpn")
+        label = load_methods()[row].label if row else "the target"
+        return cls(label, target[0], target[1], kind, _schedule(facts, names), row, of_table=False)
+
+    @property
+    def self_supervised(self) -> bool:
+        """Whether the weights are a row's that labels had no part in."""
+        return self.row not in ("", "supervised", "random")
+
+    def expected(self, iterations: float) -> tuple[Band, Band | None]:
+        """Box and mask AP of the same weights after a schedule of so many iterations of 16 images."""
+        return _expected(self, iterations)
+
+    def random(self, iterations: float) -> tuple[Band, Band]:
+        """Box and mask AP of random weights after so many iterations of 16 images."""
+        found = curves.expected("random", self.kind, iterations)
+        assert found
+        return found.box, found.mask
+
+    def rate(self, facts: Facts) -> float:
+        """The base learning rate for 16 images that belongs to a scheduler."""
+        if facts.other.startswith("RetinaNet"):
+            return RETINA_RATE
+        known = recipes().get(facts.scheduler or "")
+        return known[1] if known else RATE
+
+
+@functools.lru_cache(maxsize=1024)
+def _expected(reference: Reference, iterations: float) -> tuple[Band, Band | None]:
+    if reference.of_table:
+        found = curves.expected(reference.row, "c4", iterations)
+        assert found  # something is published of each row
+        return found.box, found.mask
+    parts, whole = (
+        curves.expected(STAND_IN, reference.kind, min(n, reference.iterations))
+        for n in (iterations, reference.iterations)
+    )
+    assert parts
+    assert whole
+    box = _scaled(parts.box, reference.box / whole.box.mid)
+    return box, _scaled(parts.mask, reference.mask / whole.mask.mid) if reference.mask else None
+
+
+def _scaled(band: Band, by: float) -> Band:
+    return Band(band.low * by, band.mid * by, band.high * by)
+
+
+def _schedule(facts: Facts, names: str) -> int:
+    """Iterations of 16 images behind a target: on fewer GPUs often only the batch is changed."""
+    if named := re.search(r"(?<![\dx])([123]x)(?![a-z0-9])", names):
+        return SCHEDULES[named[1]]
+    for planned in (facts.length if facts.iterations is None else None, facts.planned):
+        for length in SCHEDULES.values():
+            if planned and abs(planned / length - 1) < 0.03:
+                return length
+    least = (facts.planned or 0) * (facts.batch or 16) / 16
+    return next((length for length in SCHEDULES.values() if length >= least), SCHEDULES["3x"])
