@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from triplet import untrusted
 from triplet.errors import KitError
 
 
@@ -62,16 +63,18 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Any:
     """The plain values of a YAML file under overrides, not validated; KitError as of ``load``."""
     changes = _dotted(overrides)
     try:
-        text = path.read_text()
+        text = untrusted.read_text(path, untrusted.CONFIG, "config")
+        untrusted.check_yaml(text, str(path))
         events = itertools.islice(yaml.parse(text, Loader=yaml.SafeLoader), 3)  # OmegaConf takes any text
         if not any(isinstance(event, yaml.MappingStartEvent) for event in events):
             raise KitError(f"{path}: expected keys with values, found {text!r:.40}")
-        merged = OmegaConf.merge(OmegaConf.create(text), changes)
+        values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(text), changes))
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
     except _UNREADABLE as error:
-        raise KitError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    return OmegaConf.to_container(merged)
+        raise KitError(f"{path}: cannot be read: {_shortened(error)}") from None
+    untrusted.check_numbers(values, str(path))
+    return values
 
 
 def nested(overrides: Sequence[str]) -> Any:
@@ -84,9 +87,20 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         if "=" not in override or override.startswith("="):
             raise KitError(f"found {override!r} where an override key=value was expected")
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        for override in overrides:
+            untrusted.check_yaml(override.partition("=")[2], f"{override:.60}")
+            if override.partition("=")[0].count(".") > untrusted.CONFIG_DEPTH:
+                raise KitError(f"{override:.60}: a key of more than {untrusted.CONFIG_DEPTH} levels")
+        changes = OmegaConf.from_dotlist(list(overrides))
+        untrusted.check_numbers(OmegaConf.to_container(changes), "an override")
     except _UNREADABLE as error:
-        raise KitError(f"{' '.join(overrides)}: cannot be read: {' '.join(str(error).split())}") from None
+        shown = " ".join(overrides)
+        raise KitError(f"{shown:.200}: cannot be read: {_shortened(error)}") from None
+    return changes
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def parse(values: Any, schema: type[R], source: str) -> R:
@@ -108,7 +122,7 @@ def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) ->
         names: what could stand there.
         others: further names that are right but not worth listing.
     """
-    near = difflib.get_close_matches(word, [*names, *others], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:100], [*names, *others], n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
 
 
@@ -116,13 +130,13 @@ def _explain(error: Any, schema: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "(top level)"
     if error["type"] == "extra_forbidden":
         return (
-            f"unknown key {key!r}; {did_you_mean(str(error['loc'][-1]), _names(schema, error['loc'][:-1]))}"
+            f"unknown key {key!r:.200}; {did_you_mean(str(error['loc'][-1]), _names(schema, error['loc'][:-1]))}"
         )
     if error["type"] == "missing":
         return f"missing key {key!r}"
     message = error["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"
-    return f"{key}: {message}{found}"
+    found = "" if isinstance(error["input"], dict) else f", found {error['input']!r:.100}"
+    return f"{key:.200}: {message:.300}{found}"
 
 
 def _names(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**8)]
+"""Of what is kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
 NonNegative = Annotated[float, Field(ge=0)]
 # Where these stand does not change the result.
 NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
@@ -37,7 +38,7 @@ class Common(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's forward pass (autocast); all else is float32."""
     seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Processes that load images for each that computes, None: ``share_of_cores``; and that fit SVMs, None:
     all cores."""
 
@@ -83,7 +84,7 @@ class Training(Settings):
 class Sweep(Settings):
     """The fast protocol: heads for every pair of learning rate and decay, trained side by side."""
 
-    crops: Annotated[int, Field(ge=0)]
+    crops: Annotated[int, Field(ge=0, le=1000)]
     """Random crops of each training image whose features are kept, beside the centre's."""
     held_out: Annotated[float, Field(gt=0, lt=1)]
     """Share of each class's training images that chooses the head (one at least)."""
@@ -129,7 +130,7 @@ class Svm(Common):
     layers: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (5,)
     """1 is the stem, 2 to 5 are the residual stages."""
     costs: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    folds: Annotated[int, Field(ge=2)] = 3
+    folds: Annotated[int, Field(ge=2, le=1000)] = 3
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
-    samples: Annotated[int, Field(ge=0)] = 5
+    samples: Annotated[int, Field(ge=0, le=1000)] = 5
     """Independent draws for each number of shots."""

@@ -8,6 +8,15 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 
+WIDEST = 65_536
+"""Of a head's layers: SwAV's and VICReg's widest have 8192. Beyond some 2 million no machine holds them."""
+MANY = 10**8
+"""Images, keys or steps of anything that is kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
+LARGEST_BATCH = 2**20
+"""Images in an optimiser step: 32 times as many as the largest in the literature."""
+Many = Annotated[int, Field(ge=1, le=MANY)]
+
+
 class ResolutionRange(Settings):
     """Sides in pixels from which a network's input resolution is drawn, uniformly."""
 
@@ -27,9 +36,9 @@ class Model(Settings):
     # With fewer than 8 input channels torch 2.11's oneDNN writes past its memory on AVX2, in the backward
     # pass of channels-last 1x1 convolutions.
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64
-    hidden: Annotated[int, Field(ge=0)] = 4096
+    hidden: Annotated[int, Field(ge=0, le=WIDEST)] = 4096
     """Width of the projector's hidden layer; 0 for a linear one (MoCo)."""
-    outputs: Annotated[int, Field(ge=1)] = 256
+    outputs: Annotated[int, Field(ge=1, le=WIDEST)] = 256
 
 
 class Patches(Settings):
@@ -103,9 +112,9 @@ class Views(Settings):
 class Loss(Settings):
     gamma: Positive = 2.0
     margin: float = 100.0
-    nearest: Annotated[int, Field(ge=1)] = 10
-    skip: Annotated[int, Field(ge=0)] = 1
-    group: Annotated[int, Field(ge=2)]
+    nearest: Many = 10
+    skip: Annotated[int, Field(ge=0, le=MANY)] = 1
+    group: Annotated[int, Field(ge=2, le=LARGEST_BATCH)]
     """Images among which negatives are looked for."""
 
     @model_validator(mode="after")
@@ -121,9 +130,9 @@ class Contrastive(Settings):
     """Of SimCLR, MoCo and NPID."""
 
     temperature: Positive = 0.07
-    queue: Annotated[int, Field(ge=1)] = 65536
+    queue: Many = 65536
     """MoCo: keys that are kept."""
-    negatives: Annotated[int, Field(ge=1)] = 65536
+    negatives: Many = 65536
     """NPID: for each image."""
     momentum: Probability = 0.999
     """MoCo: of the key encoder. NPID: share of the new feature in the memory (0.5)."""
@@ -137,19 +146,19 @@ class Optimizer(Settings):
     head_weight_decay: Annotated[float, Field(ge=0)] | None = None
     """SGD: of what is not the backbone; None for the same."""
     eta: Positive = 0.001
-    groups: Annotated[int, Field(ge=1)]
+    groups: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
     """Negative groups in a micro-batch, which shares its BN statistics (one a GPU in the paper)."""
-    accumulate: Annotated[int, Field(ge=1)]
+    accumulate: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
     """Micro-batches in an optimiser step."""
 
 
 class Schedule(Settings):
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0, le=10**6)]
     """0 keeps the initial weights: the table's random row."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 10
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     ema_base: Probability = 0.99
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    steps: tuple[Many, ...] = ()
     """Epochs after which the learning rate is a tenth; none for a cosine."""
 
     @model_validator(mode="after")
@@ -162,11 +171,11 @@ class Schedule(Settings):
 class Monitor(Settings):
     """Online k-NN classification of the online network's backbone features, where labels exist."""
 
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Annotated[int, Field(ge=0, le=MANY)] = 0
     """Epochs between evaluations; 0 for none."""
-    images: Annotated[int, Field(ge=2)] = 10_000
+    images: Annotated[int, Field(ge=2, le=MANY)] = 10_000
     """Drawn once from the training images; half of them are the bank, the others are classified."""
-    neighbours: Annotated[int, Field(ge=1)] = 20
+    neighbours: Many = 20
     temperature: Positive = 0.07
 
 
@@ -190,9 +199,9 @@ class Pretrain(Settings):
     schedule: Schedule
     monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Processes that load images for each that trains; 0 loads in that one. None: ``share_of_cores``."""
-    images_per_gpu: Annotated[int, Field(ge=1)] | None = None
+    images_per_gpu: Many | None = None
     """Most images that a GPU can take at once; less than its share means BN over fewer images. None: what
     fits by ``estimate``."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -201,9 +210,9 @@ class Pretrain(Settings):
     """torch.compile the networks, once for each resolution: for configs whose ``step`` leaves few."""
     unreadable: Probability = 0.001
     """Share of images that may be unreadable before the run stops."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every: Many = 500
     """Optimiser steps between checkpoints."""
-    max_to_keep: Annotated[int, Field(ge=1)] = 2
+    max_to_keep: Many = 2
     """Newest checkpoints that are kept."""
 
     @model_validator(mode="after")
@@ -212,6 +221,11 @@ class Pretrain(Settings):
             self.views.grayscale_first or self.views.interpolation != "bicubic"
         ):
             raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
+        if self.batch > LARGEST_BATCH:
+            raise ValueError(
+                f"loss.group * optimizer.groups * optimizer.accumulate is {self.batch} images a step; expected "
+                f"at most {LARGEST_BATCH}"
+            )
         return self
 
     @property

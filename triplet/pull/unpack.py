@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from triplet import untrusted
 from triplet.errors import KitError
 from triplet.progress import Bar, amount
 from triplet.pull.sources import Unpack
 from triplet.signals import Stop
 
-MOST = 20
-"""Times its own size that an archive may unpack to: images take once, COCO's annotations four times."""
-SMALLEST = 512
-"""Bytes that a file counts at least, so that a million empty ones count too."""
+MOST = untrusted.EXPANSION
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -77,7 +75,7 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
             for member in members:
                 if how.archives and member.content:
                     name = PurePosixPath(_safe(archive, member)).stem
-                    with tarfile.open(fileobj=member.content, mode="r|") as inner:
+                    with untrusted.inner_tar(member.content) as inner:
                         for each in _of_tar(inner):
                             _write(archive, each, target / name, room, stop)
                 else:
@@ -98,7 +96,7 @@ class _Room:
         self.most = MOST * max(archive.stat().st_size, 1 << 20)
 
     def take(self, size: int) -> None:
-        self.used += max(size, SMALLEST)
+        self.used += max(size, untrusted.SMALLEST)
         if self.used > self.most:
             raise KitError(
                 f"{self.archive} unpacks to more than {MOST} times its size: that is no data set"
@@ -143,10 +141,10 @@ def _write(archive: Path, member: _Member, folder: Path, room: _Room, stop: Stop
 @contextmanager
 def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as content:
+        with untrusted.open_zip(archive) as content:
             yield _of_zip(content)
     else:
-        with tarfile.open(archive) as content:
+        with untrusted.open_tar(archive) as content:
             yield _of_tar(content)
 
 

@@ -1,6 +1,29 @@
 """Pickles of numpy arrays, read without running what may be in them."""
 
+import mmap
 import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triplet.weights import pickles
+
+
+class _Array:
+    """Stands for numpy.ndarray, which a pickle names and must not call: it would make any memory."""
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """The empty array that numpy's pickles begin with; its content follows as its state."""
+    return np.ndarray((0,), np.dtype("b"))
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes for Python 2; other codecs could grow what they are given."""
+    if encoding not in pickles.LATIN1:
+        raise pickle.UnpicklingError(f"the codec {encoding!r:.20} is not allowed in a weight file")
+    return text.encode("latin1")
 
 
 class ArraysOnly(pickle.Unpickler):
@@ -14,11 +37,33 @@ class ArraysOnly(pickle.Unpickler):
             ("numpy._core.multiarray", "_reconstruct"),
             ("numpy.core.numeric", "_frombuffer"),
             ("numpy._core.numeric", "_frombuffer"),
-            ("_codecs", "encode"),  # how Python 3 writes bytes for Python 2; torch allows it, too
+            ("_codecs", "encode"),
         )
     )
+    INSTEAD = {"ndarray": _Array, "_reconstruct": _reconstruct, "encode": _encode}
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weight file")
-        return super().find_class(module, name)
+        return self.INSTEAD.get(name) or super().find_class(module, name)
+
+
+def read(path: Path, encoding: str = "ASCII") -> Any:
+    """What is in a pickle of arrays and plain values.
+
+    Args:
+        path: of the file.
+        encoding: of its strings: latin1 where Python 2 wrote it.
+
+    Raises:
+        pickle.UnpicklingError: damaged, more than arrays and plain values, or it asks for more memory than its file
+            can hold.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            pickles.survey(content, len(content))
+            return ArraysOnly(file, encoding=encoding).load()
+    except (pickle.UnpicklingError, OSError):
+        raise
+    except Exception as error:  # a damaged pickle raises whatever it likes; so does an empty file
+        raise pickle.UnpicklingError(f"{type(error).__name__} {error}"[:160]) from None

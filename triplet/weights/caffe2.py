@@ -5,6 +5,7 @@ convolution; their BN is folded into a scale and an offset (Detectron2's MODEL_Z
 Models").
 """
 
+import pickle
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from triplet.errors import KitError
-from triplet.weights.arrays import ArraysOnly
+from triplet.weights import arrays, filetype, wrappers
 
 PIXEL_MEAN = (103.53, 116.28, 123.675)
 """Of BGR images from 0 to 255: MODEL.PIXEL_MEAN of Detectron2's defaults."""
@@ -31,17 +32,20 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
         KitError: damaged, more than arrays and plain values, or other names.
     """
     try:
-        with path.open("rb") as file:
-            content = ArraysOnly(file, encoding="latin1").load()  # written by Python 2
-    except Exception as error:  # a damaged pickle raises whatever it likes
-        raise KitError(f"{path} is no pickle of arrays, or damaged: {error!r:.160}") from None
+        content = arrays.read(path, encoding="latin1")  # written by Python 2
+    except pickle.UnpicklingError as error:
+        kind = filetype.describe(path)
+        reason = f"it is {kind}" if kind else f"{error!r:.160}"
+        raise KitError(f"{path} is no pickle of arrays, or damaged: {reason}") from None
     if not isinstance(content, dict):
         raise KitError(f"{path}: expected arrays by name, found a {type(content).__name__}")
     if isinstance(content.get("model"), dict):
         raise KitError(f"{path} is converted for Detectron2 already; give the file that it was made from")
-    content = content.get("blobs", content)
+    if not isinstance(content := content.get("blobs", content), dict):
+        raise KitError(f"{path}: expected arrays by name in 'blobs', found a {type(content).__name__}")
     state: dict[str, Tensor] = {}
-    for key, value in content.items():
+    for name, value in content.items():
+        key = wrappers.text(name)
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not key.endswith("_momentum"):
             state[_name(key)] = torch.from_numpy(np.array(value, dtype=np.float32))
     state.pop("conv1.bias", None)  # Detectron2 has no place for it either: BN's offset follows

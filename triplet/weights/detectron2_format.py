@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from triplet import files
-from triplet.weights.arrays import ArraysOnly
+from triplet.weights import arrays, wrappers
 
 
 def detectron2_name(name: str) -> str:
@@ -38,11 +38,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a Detectron2 .pkl by name.
 
     Raises:
-        pickle.UnpicklingError: damaged, or it holds more than arrays and plain values.
+        pickle.UnpicklingError: damaged, or it holds more than arrays by name and plain values.
     """
-    with path.open("rb") as file:
-        content = ArraysOnly(file).load()
-    if not isinstance(content, dict) or "model" not in content:
+    content = arrays.read(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
         raise pickle.UnpicklingError("no 'model' in it")
-    result: dict[str, np.ndarray] = content["model"]
-    return result
+    if odd := [name for name, value in model.items() if not isinstance(name, str) or not _is_numeric(value)]:
+        raise pickle.UnpicklingError(f"{wrappers.text(odd[0])!r:.60} is no array of numbers by name")
+    return model
+
+
+def _is_numeric(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"

@@ -1,5 +1,6 @@
 """Read the backbone out of any checkpoint that the table's rows come in."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triplet import files
+from triplet import untrusted
 from triplet.errors import KitError
 from triplet.models.resnet import BLOCKS
 from triplet.models.resnet import ResNet as Network
 from triplet.training import checkpoint
+from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
 
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
-IGNORED = ("fc.weight", "fc.bias")
+HEADS = ("fc.", "head.", "projection_head.", "prototypes.", "projector.", "predictor.")
+"""What others put beside a ResNet's layers under the same prefix."""
+BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
+"""In the name of a tensor that may be the backbone's."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Backbone:
 
 def read_backbone(path: Path) -> Backbone:
     """Read one of: the authors' raw epoch file, their extracted release, a file of OpenSelfSup's zoo,
-    torchvision's ResNet, MSRA's for Detectron2 (.pkl), our own checkpoint.
+    torchvision's ResNet, MSRA's for Detectron2 (.pkl), our own checkpoint, safetensors; also inside what
+    others wrap around it.
 
     The file is unpickled as tensors and plain values only. Exactly one backbone must be in it (or
     equal copies), whole, of the right shapes, finite, with positive BN variances.
@@ -70,7 +76,7 @@ def read_backbone(path: Path) -> Backbone:
             backbone[key] = reference
             continue
         backbone[key] = _checked(key, inside.get(key), reference, path)
-    unknown = sorted(inside.keys() - expected.keys() - set(IGNORED))
+    unknown = sorted(name for name in inside.keys() - expected.keys() if not name.startswith(HEADS))
     if unknown:
         raise KitError(
             f"{path}: found {len(unknown)} tensors that a ResNet-{depth} does not have, "
@@ -93,43 +99,50 @@ def read_backbone(path: Path) -> Backbone:
 def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors of a checkpoint of any format by name, and whether it says that they are initial weights.
 
+    What others wrap around a state dict is looked into: see ``triplet.weights.wrappers``.
+
     Raises:
-        KitError: no such file, not one of tensors, or none in it.
+        KitError: no such file, not one of tensors, none in it, or tensors of a backbone that hold no values.
     """
     content = _load(path)
     untrained = False
     if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
         untrained = content.get("step") == 0
         content = content.get("networks")
-    elif isinstance(content, dict) and "state_dict" in content:
-        content = content["state_dict"]
+    else:
+        content = wrappers.unwrap(content, path)
     if not isinstance(content, dict):
         raise KitError(f"{path}: expected a state dict, found a {type(content).__name__}")
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    state = {wrappers.text(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
-        raise KitError(f"{path}: holds no tensors; its keys: {list(content)[:5]}")
-    return state, untrained
+        raise KitError(f"{path}: holds no tensors; its keys: {[wrappers.text(k)[:40] for k in content][:5]}")
+    odd = {name: why for name, value in state.items() if (why := _odd(value))}
+    for name, why in odd.items():
+        if BACKBONE.search(name):
+            raise KitError(f"{path}: {name} {why}; save the state dict of the model on its device, by torch.save")
+    return wrappers.rename({k: v for k, v in state.items() if k not in odd}), untrained
+
+
+def _odd(value: Tensor) -> str:
+    """Why a tensor cannot be used as it is; '' where it can."""
+    if value.is_meta:
+        return "is on the meta device and holds no values"
+    if value.is_nested or value.layout != torch.strided:
+        return "is sparse or nested, not a plain tensor"
+    return "is quantized, not a plain tensor" if value.is_quantized else ""
 
 
 def _there(path: Path) -> Path:
     """The path of a file that is no web page."""
     if not path.is_file():
         raise KitError(f"no weights at {path}")
-    with path.open("rb") as file:
-        head = file.read(64).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html")):
+    if filetype.is_page(path):
         raise KitError(f"{path} is a web page, not weights: the download was refused; fetch it again")
     return path
 
 
 def _load(path: Path) -> Any:
-    if damage := files.damage(_there(path)):
-        raise KitError(f"{path} is damaged ({damage}); fetch it again")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever a damaged file makes it
-        reason = " ".join(str(error).split())[:160]
-        raise KitError(f"{path} is no PyTorch file of tensors, or damaged: {reason}") from None
+    return safetensors.read(path) if safetensors.looks_like(_there(path)) else torch_file.read(path)
 
 
 def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
@@ -137,12 +150,12 @@ def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
     stem = "conv1.weight"
     found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
     # A block's own conv1 is no stem.
-    found = [p for p in found if f"{p}layer1.0.conv1.weight" in state]
+    found = wrappers.without_copies([p for p in found if f"{p}layer1.0.conv1.weight" in state])
     if not found:
         raise KitError(f"{path}: no ResNet in it; its tensors begin with {', '.join(list(state)[:3])}")
     if "online.backbone." in found:  # ours: the target network holds the other one
         return "online.backbone.", "kit"
-    base = [p for p in found if p.endswith(OPENSELFSUP)]
+    base = [p for p in found if f".{p}".endswith(f".{OPENSELFSUP}")]
     if len(base) == 1:
         online = base[0].removesuffix(OPENSELFSUP) + "online_net.0."
         copies = [{k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in (base[0], online)]
@@ -165,6 +178,8 @@ def _architecture(state: dict[str, Tensor], path: Path) -> tuple[int, int]:
     if state["conv1.weight"].ndim != 4:
         raise KitError(f"{path}: conv1.weight has shape {tuple(state['conv1.weight'].shape)}")
     width = state["conv1.weight"].shape[0]
+    if not 1 <= width <= untrusted.WIDTH:
+        raise KitError(f"{path}: a ResNet of base width {width}; expected at most {untrusted.WIDTH}")
     blocks = {
         depth: all(f"layer{i}.{n - 1}.conv1.weight" in state for i, n in enumerate(counts, 1))
         and ("layer1.0.conv3.weight" in state) == (depth >= 50)
@@ -183,7 +198,10 @@ def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> T
         raise KitError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(reference.shape)}")
     if reference.is_floating_point() and not value.is_floating_point():
         raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}")
-    value = value.to(reference.dtype).contiguous()
+    try:
+        value = value.to(reference.dtype).contiguous()
+    except RuntimeError:  # types of few bits have no conversion
+        raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}") from None
     if not torch.isfinite(value).all():
         raise KitError(f"{path}: {key} holds NaN or infinite values")
     if key.endswith("running_var") and not (value > 0).all():

@@ -1,0 +1,340 @@
+"""Bounds on what is read of files that others made: size, depth, count and, by these, time and memory.
+
+Each bound is a constant here, with its reason. A small file must not take much, whatever it says of itself, and a
+large one of an honest user must be read: where a file's own size is the right measure, the bound is relative to it.
+What is beyond a bound is refused by a KitError of one line: what, where, the bound, what to do.
+"""
+
+import io
+import json
+import lzma
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn, Self
+
+import yaml
+
+from triplet.errors import KitError
+
+CONFIG = 256 << 10
+"""Bytes of a YAML file. The kit's largest has 10 kB, a resolved config of Detectron2's 15 kB."""
+CONFIG_VALUES = 10_000
+"""Values in a YAML file with its aliases written out ("billion laughs"): OmegaConf takes 0.1 ms and 2 kB for each."""
+CONFIG_DEPTH = 32
+"""Levels in a YAML file. The kit's deepest has 6; Python's own limit would be met as a RecursionError."""
+INTEGER = 2**63 - 1
+"""Largest whole number in a config: seeds have 64 bits. Fields that stand for memory or time have bounds of their own."""
+RECORD = 8 << 20
+"""Bytes of a record, or of another small JSON file. A record has some 20 kB; JSON of 8 MB can take 200 MB to read."""
+METADATA = 32 << 20
+"""Bytes of a crate's list of files: 200 for each. The records of a crate have at most as much together."""
+ANNOTATIONS = 4 << 30
+"""Bytes of annotations or detections. COCO's train2017 has 0.5 GB, LVIS 1.2 GB, Objects365 2 GB; Python takes some
+ten times as much, so that more would not fit the memory of most machines."""
+JSON_DEPTH = 100
+"""Levels of JSON: COCO's annotations have 5, records 8."""
+INSTRUCTIONS = 6_000_000
+"""Instructions and arguments of a pickle, 60 for each tensor: 100 000 tensors, and some 10 s."""
+PICKLE_DEPTH = 100
+"""Tuples in tuples of a pickle: beyond some ten thousand, hashing one overflows C's stack and kills Python."""
+STRUCTURE = 256 << 20
+"""Bytes of the pickle inside a PyTorch file, without its tensors: a checkpoint of 10 GB has a few MB."""
+WIDTH = 256
+"""Channels of a ResNet's stem, four times the usual: the network that is built to compare takes width squared."""
+SAFETENSORS_HEADER = 100 << 20
+"""Bytes of a safetensors header: the limit of the format's own library."""
+DIRECTORY = 512 << 20
+"""Bytes of a zip's directory, of which Python makes ten times as much. Kaggle's ImageNet (2 million files) has 0.26 GB."""
+TAR_HEADER = 1 << 20
+"""Bytes of one extended header of a tar: a path has at most 4 kB, and tarfile reads what the header says into memory."""
+LZMA_MEMORY = 256 << 20
+"""Bytes that unpacking xz may take: `xz -9` needs 65 MB, the format allows 4 GB."""
+EXPANSION = 20
+"""Times its own size that an archive may unpack to: images take once, COCO's annotations four times."""
+CRATE_EXPANSION = 100
+"""Times its compressed size that a file of a crate may have: JSON shrinks to a tenth or so."""
+SMALLEST = 512
+"""Bytes that a file in an archive counts at least, so that a million empty ones count too."""
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
+"""What Pillow may open: by default it would also try forty rarer readers, one of which runs Ghostscript. An image of
+more than 179 megapixels is refused by Pillow itself; ImageNet's largest has some 60, and 179 take 1.3 GB."""
+LINE = 100_000
+"""Characters of a line of a log that a pattern is searched in: Detectron2's longest, of a config, has some hundred."""
+
+_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BEGIN = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+_END = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+
+
+def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
+    """The bytes of a file, a pipe or a device.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+        what: it should be, for the message.
+
+    Raises:
+        KitError: it has more bytes.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = path.stat().st_size if path.is_file() else most
+        data = file.read(min(size, most) + 1)
+        if size and len(data) > size and size < most:  # it grew, or is one of /proc
+            data += file.read(most + 1 - len(data))
+    if len(data) > most:
+        raise KitError(f"{path} has more than {_amount(most)}, the most of a {what}; give another file")
+    return data
+
+
+def read_text(path: Path, most: int, what: str = "file") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; raises as ``read_bytes`` does.
+
+    Raises:
+        KitError: it is not UTF-8: it says where.
+    """
+    try:
+        return read_bytes(path, most, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise KitError(f"{path} is no text in UTF-8: byte {error.start} is not; save it as UTF-8") from None
+
+
+def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: bool = True) -> Any:
+    """Plain values of JSON.
+
+    Args:
+        data: UTF-8 with or without a byte order mark.
+        where: it is from, for the message.
+        most: bytes that it may have.
+        finite: whether NaN and infinities, which are no JSON, are refused.
+
+    Raises:
+        KitError: damaged, larger, deeper, or a number of more than 4300 digits.
+    """
+    if len(data) > most:
+        raise KitError(f"{where}: has {_amount(len(data))}, more than the {_amount(most)} that it may have")
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        return json.loads(text, parse_constant=_refuse_constant if finite else None)
+    except RecursionError:
+        raise KitError(f"{where}: is nested more deeply than the {JSON_DEPTH} levels of any real file") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError, too
+        reason = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)
+        raise KitError(f"{where}: is no JSON ({_line(reason)}); make it again") from None
+
+
+def read_json(path: Path, *, most: int = RECORD, finite: bool = True) -> Any:
+    """The same of a file; OSError when it cannot be read."""
+    return parse_json(read_bytes(path, most, "JSON file of this kind"), str(path), most=most, finite=finite)
+
+
+def check_yaml(text: str, where: str) -> None:
+    """Count what a YAML text would become, before any of it is built.
+
+    Args:
+        text: of the file.
+        where: it is from, for the message.
+
+    Raises:
+        KitError: more than CONFIG bytes, CONFIG_VALUES values with aliases written out, or CONFIG_DEPTH levels; an
+            interpolation.
+        yaml.YAMLError: it is no YAML.
+    """
+    if len(text) > CONFIG:
+        raise KitError(f"{where}: has more than {_amount(CONFIG)}, the most of a config; give another file")
+    if "${" in text:
+        raise KitError(f"{where}: found an interpolation '${{...}}', which no config here has; write the value")
+    counts: list[tuple[str | None, int]] = [(None, 0)]  # of each open level: its anchor, and values so far
+    anchors: dict[str, int] = {}
+    for event in yaml.parse(text, Loader=_YAML):
+        done: int | None = None
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, _BEGIN):
+            counts.append((anchor, 1))
+            if len(counts) > CONFIG_DEPTH:
+                raise KitError(f"{where}: has more than {CONFIG_DEPTH} levels; give another file")
+        elif isinstance(event, _END):
+            anchor, done = counts.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            done = 1
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, done = None, anchors.get(event.anchor, 0)
+        if done is not None:
+            if anchor:
+                anchors[anchor] = done
+            counts[-1] = (counts[-1][0], counts[-1][1] + done)
+            if counts[-1][1] > CONFIG_VALUES:
+                raise KitError(
+                    f"{where}: has more than {CONFIG_VALUES} values, aliases written out; give another file"
+                )
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """Plain values of YAML within bounds.
+
+    Raises:
+        KitError: no YAML, or beyond a bound.
+    """
+    try:
+        check_yaml(text, where)
+        values = yaml.load(text, Loader=_YAML)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise KitError(f"{where}: is no YAML ({_line(error)})") from None
+    check_numbers(values, where)
+    return values
+
+
+def check_numbers(values: Any, where: str, key: str = "") -> None:
+    """KitError when a whole number among plain values has more than 64 bits: it could not even be printed."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            check_numbers(name, where, key)
+            check_numbers(value, where, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list | tuple | set):
+        for value in values:
+            check_numbers(value, where, key)
+    elif isinstance(values, int) and abs(values) > INTEGER:
+        raise KitError(
+            f"{where}: {key or 'a key'}: found a whole number of {values.bit_length()} bits, expected at most 64"
+        )
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip whose directory is not larger than DIRECTORY.
+
+    Raises:
+        KitError: its directory is larger.
+        zipfile.BadZipFile: it is no zip.
+    """
+    with path.open("rb") as file:
+        size = _directory(file)
+    if size > DIRECTORY:
+        raise KitError(
+            f"{path}: its directory has {_amount(size)}, more than {_amount(DIRECTORY)}: that is no data set"
+        )
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def _directory(file: IO[bytes]) -> int:
+    """Bytes of the directory of a zip; 0 where none is found."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(max(0, end - 65_557))  # the last record, and the longest comment
+    tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or len(tail) < place + 22:
+        return 0
+    size = int(struct.unpack_from("<I", tail, place + 12)[0])
+    if size == 0xFFFFFFFF and place >= 20 and tail[place - 20 : place - 16] == b"PK\x06\x07":
+        file.seek(min(struct.unpack_from("<Q", tail, place - 12)[0], end))
+        record = file.read(56)
+        size = int(struct.unpack_from("<Q", record, 40)[0]) if len(record) == 56 else 0
+    return min(size, end)
+
+
+def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """The members of a zip that is not compressed, such as torch writes.
+
+    Args:
+        archive: opened.
+        size: of its file, bytes.
+
+    Raises:
+        KitError: a member is compressed, or they overlap: a small file could take any memory.
+    """
+    found = archive.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size for info in found):
+        raise KitError(f"{archive.filename}: its tensors are compressed, which torch never writes; save it again")
+    if sum(info.file_size for info in found) > size:
+        raise KitError(f"{archive.filename}: its members are larger than the file: they overlap; fetch it again")
+    return found
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar that refuses long extensions of itself."""
+
+    LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Self:
+        if self.size < 0 or (self.type in self.LONG and self.size > TAR_HEADER):
+            raise tarfile.ReadError(
+                f"a header says that it has {self.size} bytes, expected at most {TAR_HEADER}"
+            )
+        result: Self = super()._proc_member(archive)  # type: ignore[misc]
+        return result
+
+
+class _Xz(io.RawIOBase):
+    """The content of an xz file, which may take LZMA_MEMORY."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.decoder = file, lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            if self.decoder.eof:  # another stream may follow
+                rest = self.decoder.unused_data or self.file.read(1 << 16)
+                if not rest.strip(b"\0"):
+                    return 0
+                self.decoder = lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
+            else:
+                rest = self.file.read(1 << 16) if self.decoder.needs_input else b""
+                if not rest and self.decoder.needs_input:
+                    raise EOFError("its compressed data is cut short")
+            data = self.decoder.decompress(rest, max_length=len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a tar, or one that gzip, bzip2 or xz compressed: by its content.
+
+    Raises:
+        tarfile.TarError: it is none, or a header of it is beyond TAR_HEADER.
+        lzma.LZMAError: it needs more than LZMA_MEMORY.
+    """
+    with path.open("rb") as file:
+        head = file.read(6)
+        file.seek(0)
+        if head == b"\xfd7zXZ\0":
+            content = io.BufferedReader(_Xz(file), 1 << 20)
+            with tarfile.open(fileobj=content, mode="r|", tarinfo=_Header) as archive:
+                yield archive
+            return
+        if head.startswith(b"\x1f\x8b"):
+            kind = "r:gz"
+        else:
+            kind = "r:bz2" if head.startswith(b"BZh") else "r:"
+        with tarfile.open(fileobj=file, mode=kind, tarinfo=_Header) as archive:  # type: ignore[call-overload]
+            yield archive
+
+
+def inner_tar(content: IO[bytes]) -> tarfile.TarFile:
+    """Open a tar inside another one, which is read from its beginning to its end; raises as ``open_tar`` does."""
+    return tarfile.open(fileobj=content, mode="r|", tarinfo=_Header)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"found {name}, which is no number of JSON")
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _amount(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"

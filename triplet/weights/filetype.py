@@ -1,0 +1,42 @@
+"""What a file is that should hold weights and does not."""
+
+from pathlib import Path
+
+HEADS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for; run there: git lfs pull",
+    b"\x1f\x8b": "compressed by gzip; unpack it first: tar xf FILE, or gunzip",
+    b"BZh": "compressed by bzip2; unpack it first: tar xf FILE, or bunzip2",
+    b"\xfd7zXZ\0": "compressed by xz; unpack it first: tar xf FILE, or unxz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first: unzstd",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes; save the weights from there as tensors",
+    b"\x93NUMPY": "one array of numpy's, not weights by name",
+    b"GGUF": "a GGUF file of a language model",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"%PDF": "a PDF document",
+    b"<?xml": "an XML document: the download was refused; fetch it again",
+    b"{": "JSON, perhaps a server's answer; look at it, and fetch it again",
+}
+PAGES = (b"<!doctype", b"<html", b"<head", b"<body")
+
+
+def is_page(path: Path) -> bool:
+    """Whether it is a web page."""
+    with path.open("rb") as file:
+        return file.read(512).lstrip().lower().startswith(PAGES)
+
+
+def describe(path: Path) -> str:
+    """What a file that torch cannot read is by its first bytes, and what to do; '' where they do not tell."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "empty; fetch it again"
+    for start, meaning in HEADS.items():
+        if head.startswith(start):
+            return meaning.replace("FILE", str(path))
+    if head[257:262] == b"ustar":
+        return f"a tar archive; unpack it first: tar xf {path}"
+    return ""
