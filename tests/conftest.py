@@ -11,6 +11,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 from tests.support.processes import SERVER, fork_server
 from triplet.pull.synthetic import Drawn, draw_dataset

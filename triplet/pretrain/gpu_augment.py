@@ -4,11 +4,13 @@ Torch and not DALI, whose colour operators know one order for all samples and wh
 
 The pixels are those of the ``pil`` backend, bit for bit: each operation cuts or rounds to 8 bits where PIL
 does. The host never waits for the device. Which view is due for what follows from the draws, so the host
-knows it, and all numbers go over in two copies.
+knows it, and all numbers go over in one copy or two. On a GPU the kernels of ``triton_augment`` do the
+work; torch's operators do it elsewhere and where Triton is missing.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from triplet import toolchain
 from triplet.pretrain.views import AugmentationParams
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -46,6 +49,48 @@ def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
     Returns:
         (n, 3, h, w) uint8 RGB on the same device.
     """
+    kernels = _kernels() if pixels.is_cuda else None
+    return by_triton(pixels, draws, kernels) if kernels else by_torch(pixels, draws)
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """The Triton kernels; None without Triton or without the C compiler that builds its launchers."""
+    if toolchain.missing(gpu=True):
+        return None
+    try:
+        from triplet.pretrain import triton_augment
+    except ImportError:
+        return None
+    return triton_augment
+
+
+def by_triton(pixels: Tensor, draws: Sequence[AugmentationParams], kernels: ModuleType) -> Tensor:
+    """See ``gpu_augment``; ``kernels`` is the module ``triton_augment``."""
+    weights = iter(box_weights([d.blur_radius for d in draws if d.blur_radius is not None]))
+    chains = [
+        kernels.Chain(
+            [(name, _turn(factor) if name == "hue" else factor) for name, factor in d.jitter],
+            d.grayscale,
+            d.solarize,
+            None if d.blur_radius is None else next(weights),
+        )
+        for d in draws
+    ]
+    table, places = kernels.make_table(chains)
+    changed: Tensor = kernels.augment(
+        pixels.contiguous(), send(table, pixels.device), places, chains, BLUR_PASSES
+    )
+    return changed
+
+
+def _turn(factor: float) -> int:
+    """Of the hue, in 1/256 of the circle, cut as torchvision does."""
+    return int(factor * 255) % 256
+
+
+def by_torch(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
+    """See ``gpu_augment``."""
     pixels = pixels.clone(memory_format=torch.contiguous_format)
     steps = [step for step in _steps(draws) if step.views]
     if not steps:
@@ -68,8 +113,8 @@ def _steps(draws: Sequence[AugmentationParams]) -> Iterator[AugmentationStep]:
     for place in range(max((len(d.jitter) for d in draws), default=0)):
         for name, operation in JITTER.items():
             factors = {i: d.jitter[place][1] for i, d in every if name in dict(d.jitter[place : place + 1])}
-            if name == "hue":  # in steps of 1/256 of the circle, cut as torchvision does
-                factors = {i: int(factor * 255) % 256 for i, factor in factors.items()}
+            if name == "hue":
+                factors = {i: _turn(factor) for i, factor in factors.items()}
             yield AugmentationStep(
                 operation, list(factors), np.array([*factors.values()], dtype=np.float32)[:, None]
             )
