@@ -35,6 +35,7 @@ KIT = Path(__file__).parent.parent.parent
 RUN = ("run", "slow")
 NEEDS = (*RUN, "gpu", "network", "docker", "data", "time", "host")
 BLOCK = re.compile(r"^```(bash|console)\b[ ]*([^\n]*)\n(.*?)^```$", re.M | re.S)
+ANCHOR = re.compile(r"\[`(\w+)`\]\(([^)#\s]+\.py)#L\d+\)")
 SPAN = re.compile(r"`((?:make|triplet|docker compose run) [^`]+)`")
 PASSING = [
     (re.compile(r"until \w{3} \d\d \w{3} \d\d:\d\d"), "until ..."),
@@ -251,7 +252,7 @@ def same(shown: str, printed: str) -> bool:
 
 
 def update(page: Path) -> bool:
-    """Write the outputs of a page's commands into it where they differ; returns whether any did."""
+    """Write outputs, and lines that links name, into a page where they differ; returns whether any did."""
     text = before = page.read_text()
     for block in find_blocks(page):
         if block.language != "console" or block.needs not in RUN:
@@ -262,12 +263,20 @@ def update(page: Path) -> bool:
                 printed = run(command, Path(folder))
             parts.append(f"$ {command}\n{shown if same(shown, printed) else printed}")
         text = text.replace(f"{block.needs}\n{block.text}```", f"{block.needs}\n{''.join(parts)}```")
+    text = ANCHOR.sub(lambda found: _anchor(page, *found.groups()), text)
     if text != before:
         page.write_text(text)
     return text != before
 
 
+def _anchor(page: Path, name: str, path: str) -> str:
+    """Point a link to a function at the line where it stands today."""
+    lines = (page.parent / path).read_text().splitlines()
+    number = next(n for n, line in enumerate(lines, 1) if re.match(rf"(def|class) {name}\b", line))
+    return f"[`{name}`]({path}#L{number})"
+
+
 if __name__ == "__main__":
     for each in [Path(name).resolve() for name in sys.argv[1:]] or pages():
         if update(each):
-            print(f"docs: {each.relative_to(KIT)} has the outputs of today")
+            print(f"docs: {each.relative_to(KIT)} is as the code is today")
