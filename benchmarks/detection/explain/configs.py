@@ -4,6 +4,7 @@ No config is executed, and keys that nothing here reads may be anything.
 """
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,14 @@ from triplet.errors import KitError
 from triplet.published.configs import FOLDER, flat, released
 from triplet.published.facts import Facts, of_config
 
-LIMIT = 256 << 10
+LIMIT = 64 << 10
 """Bytes of a config; a whole one of Detectron2's has 10 kB."""
 KEYS, DEPTH, BASES = 5000, 20, 10
 """The most settings, their deepest nesting, and the longest chain of ``_BASE_``."""
 BLOCK = 3000
 """Lines of a config in a log."""
 Values = dict[str, Any]
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,8 +59,7 @@ def of_file(facts: Facts, path: Path) -> str:
     if not path.is_file():
         raise KitError(f"no detection config at {path}; see configs/detection/")
     if path.suffix == ".py":
-        text, _ = read_text(path, LIMIT)
-        mmdetection.of_config(facts, text, str(path))
+        mmdetection.of_config(facts, _whole(path), str(path))
         return path.name
     names: list[str] = []
     values = _chain(path, names, facts)
@@ -143,13 +144,20 @@ def _chain(path: Path, names: list[str], facts: Facts) -> Values:
     if len(names) >= BASES:
         raise KitError(f"{path}: more than {BASES} configs in a chain of _BASE_")
     names.append(path.name)
-    text, _ = read_text(path, LIMIT)
-    content = _parse(text, str(path))
+    content = _parse(_whole(path), str(path))
     bases = content.pop("_BASE_", None)
     values: Values = {}
     for base in bases if isinstance(bases, list) else [bases] if bases else []:
         values |= _base(path, str(base), names, facts)
     return values | _flat(content, str(path))
+
+
+def _whole(path: Path) -> str:
+    """The text of a config; KitError for one that is longer than any config is."""
+    text, whole = read_text(path, LIMIT)
+    if not whole:
+        raise KitError(f"{path}: has more than {LIMIT >> 10} kB; expected a config")
+    return text
 
 
 def _base(path: Path, base: str, names: list[str], facts: Facts) -> Values:
@@ -199,6 +207,8 @@ _GENERAL: dict[str, Values] = {
 
 def _parse(text: str, source: str) -> Values:
     """A YAML mapping without what could be executed; KitError for anything else."""
+    if max(itertools.accumulate(_BRACKETS.get(each, 0) for each in text[:LIMIT]), default=0) > DEPTH:
+        raise KitError(f"{source}: Detectron2 refuses it: brackets in more than {DEPTH} brackets")
     try:
         content = yaml.load(text[:LIMIT], Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, LookupError) as error:

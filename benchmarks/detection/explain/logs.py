@@ -41,6 +41,7 @@ _LOADED = re.compile(
 _RANDOM = ("not found in the checkpoint:", "missing keys in source state_dict:")
 _BOX_MAP = re.compile(r"\bbbox_mAP: ([\d.]{1,12})")
 _MASK_MAP = re.compile(r"\bsegm_mAP: ([\d.]{1,12})")
+_MMDETECTION = re.compile(r" - (?:mmdet|mmengine|root) - [A-Z]{4,8} - |\bmmdet\b.{0,20}: \d")
 FEW = 10
 """Steps with a loss from which on a log shows whether it falls."""
 
@@ -70,6 +71,8 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
     told = []
     if not config_given and configs.of_lines(facts, found, path):
         told.append("config")
+    if config_given and "mmdetection" not in facts.other and _MMDETECTION.search(text[:200_000]):
+        facts.notes.append(f"{path} is a log of mmdetection's, the config is not: are both of one run?")
     steps = _steps(found)
     if steps:
         told.append("iterations")

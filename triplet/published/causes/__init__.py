@@ -55,7 +55,7 @@ PRIOR = {
     "learning rate": 0.20,
     "weights not loaded": 0.15,
     "other weights": 0.15,
-    "BN statistics": 0.15,
+    "BN statistics": 0.06,
     "frozen stages": 0.03,
     "rate tuned for the target": 0.20,
     "noise": 0.10,
@@ -71,6 +71,8 @@ the threads of docs/explain.md, rounded by hand. Causes that are not named here 
 OTHER = 0.03
 PLANNED = 0.3
 """By what the likelihood of a short training falls once its config plans a whole one."""
+MOST = 0.65
+"""Fraction of the AP up to which too short a training costs anything; an eighth of 1x costs a third."""
 HINTED = 4.0
 """By what the likelihood of a cause grows that the run is known to have, of whatever consequence."""
 UNSIZED = 1 / 20
@@ -143,7 +145,7 @@ def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float,
         return max(prior, 0.3) * UNSIZED
     if cause.name in ("schedule", "undecayed stop"):
         planned = facts.length is not None
-        return prior * (PLANNED if planned else 1.0) / (reference.box + 1)
+        return prior * (PLANNED if planned else 1.0) / (MOST * reference.box + 1)
     sizes = cause.sizes or ((cause.box,) if cause.box else ())
     density = fmean(_density(size, left[0]) for size in sizes) if sizes else UNSIZED
     if cause.mask and cause.box and left[1] > 0:  # box and mask are fitted together
