@@ -209,6 +209,16 @@ def test_data_without_enough_keypoints_is_refused(keypoints):
         loading.data_size(cfg)
 
 
+def test_masks_of_voc_are_refused(voc):
+    more = ("DATASETS.TRAIN=('voc_2007_trainval',)", "MODEL.ROI_HEADS.NUM_CLASSES=20")
+    cfg = config(*more)
+    cfg.DATASETS.TRAIN = data.training(cfg, voc)[0]
+    with pytest.raises(KitError, match=r"voc_2007_trainval has boxes alone; add MODEL\.MASK_ON=False"):
+        loading.data_size(cfg)
+    cfg.MODEL.MASK_ON = False
+    assert loading.data_size(cfg) == 6
+
+
 def test_voc_is_read_as_by_detectron2(voc):
     root = voc / "VOCdevkit" / "VOC2007"
     name, _ = data.testing(config(*VOC), voc)

@@ -43,7 +43,7 @@ class Checked:
     category_ids: dict[int, Any]
     """The same of categories."""
     notes: list[str]
-    """What is tolerated, a line for each kind."""
+    """What is tolerated in training, a line for each kind."""
 
 
 def check(path: Path, uses: Uses | None = None) -> Checked:
@@ -85,7 +85,7 @@ def _check(path: Path, uses: Uses) -> Checked:
         plain and not changed and not changed_images and not changed_categories,
         {number: id for id, number in images.items() if id != number},
         {number: id for id, number in categories.items() if id != number},
-        [f"{path.name}: {line}" for line in notes.lines()],
+        [f"{path.name}: {line}" for line in notes.lines()] if uses.train else [],
     )
 
 
