@@ -285,6 +285,19 @@ def test_what_evaluation_needs_is_filled_in(table, write):
     assert check(write(table)).as_it_is, "nothing is needed for training"
 
 
+def test_numbers_that_mean_the_same_become_those_that_both_engines_read(people, write):
+    first, second, third = people["annotations"]
+    first.update(num_keypoints=17.0, iscrowd=False)
+    second.update(iscrowd=1.0, ignore=0)
+    third.update(num_keypoints=-0.0, ignore=None)
+    checked = check(write(people), Uses(keypoints=True, evaluate=True))
+    assert not checked.as_it_is
+    found = [(each["num_keypoints"], each["iscrowd"]) for each in checked.content["annotations"]]
+    assert [(type(one), type(other)) for one, other in found] == [(int, int)] * 3
+    assert found == [(17, 0), (17, 1), (0, 0)]
+    assert ["ignore" in each for each in checked.content["annotations"]] == [False, True, False]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_other_encodings_are_read(table, write, encoding):
     table["categories"][0]["name"] = "schräg"

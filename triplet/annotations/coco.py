@@ -224,11 +224,17 @@ def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> b
         if ignore := each.get("ignore"):
             text = f"annotation {show(name)} has ignore {show(ignore)}, which Detectron2 does not know"
             problems.add("ignore", f"{text}; take it out or make it a crowd")
+        elif "ignore" in each and type(ignore) not in (int, bool):
+            del each["ignore"]
+            changed = True
         for key in ("area", "num_keypoints"):
             value = each.get(key, 0)
             if not_a_number(value) or not 0 <= value < LARGEST or (key != "area" and value % 1):
                 text = f"annotation {show(name)} has {key} {show(value)}, expected a number from 0 on"
                 problems.add(key, text)
+            elif key == "num_keypoints" and type(value) is float:
+                each[key] = int(value)
+                changed = True
     return changed
 
 
