@@ -1,5 +1,6 @@
 """One set of images three ways: as a folder, as a list, and as tar shards."""
 
+import io
 import os
 import signal
 import tarfile
@@ -141,3 +142,49 @@ def test_a_shard_that_was_cut_is_refused_and_a_read_beyond_it_fails(classes, pla
     (folder / "shard-000000.json").write_text("{")
     with pytest.raises(KitError, match="its shards cannot be read"):
         open_images(folder)
+
+
+WIDE = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+
+
+def encoded(pixels, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("<u2", "PNG"), ("<u2", "TIFF"), (">u2", "TIFF")])
+def test_pixels_of_16_bits_are_scaled_to_8(dtype, kind):
+    """Pillow alone would make all above 255 white."""
+    found = np.asarray(images.decode(encoded(WIDE.astype(dtype), kind)))
+    assert found.shape == (32, 32, 3)
+    assert np.abs(found[..., 1] * 257.0 - WIDE).max() <= 128
+    narrow = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    assert np.array_equal(np.asarray(images.decode(encoded(narrow * 257)))[..., 0], narrow)
+
+
+def test_pixels_of_8_bits_stay_as_they_are():
+    for mode in ("L", "RGB", "P", "RGBA", "1"):
+        image = Image.new(mode, (4, 4))
+        assert images.to_eight_bits(image) is image
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_pixels_of_32_bits_are_refused(tmp_path, dtype, mode):
+    (tmp_path / "a.png").write_bytes(encoded(WIDE.astype(dtype), "TIFF"))
+    message = rf"^a\.png has pixels of mode {mode} \(32 bits\), expected 8 or 16 bits; convert it$"
+    with pytest.raises(KitError, match=message):
+        images.pixel_formats(open_images(tmp_path))
+    with pytest.raises(KitError, match=rf"^has pixels of mode {mode}"):
+        images.decode((tmp_path / "a.png").read_bytes())
+
+
+def test_pixels_of_16_bits_are_said(tmp_path, classes):
+    assert images.pixel_formats(open_images(classes)) == ""
+    (tmp_path / "mixed").mkdir()
+    for i in range(200):
+        content = encoded(WIDE if i < 100 else np.zeros((4, 4), np.uint8)) if i != 150 else b"none"
+        (tmp_path / "mixed" / f"{i:03d}.png").write_bytes(content)
+    assert images.pixel_formats(open_images(tmp_path / "mixed")) == (
+        "34 of 67 images looked at have pixels of 16 bits, which are scaled to 8: 000.png (mode I;16)"
+    )

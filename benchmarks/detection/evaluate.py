@@ -134,7 +134,7 @@ def _evaluate(
     job.results["images"] = len(loader.dataset)
     job.results["engine"] = "voc" if voc else engine
     with log_capture.log_to(log):
-        _draw(name, detections, categories, job)
+        _draw(name, detections, MetadataCatalog.get(name).thing_classes, job)  # by id, as in detections
         results = _voc(summary) if summary else _coco(cfg, name, detections, engine, job)
     if results["bbox"]["AP"] is None:
         raise KitError(f"{dataset}: nothing is annotated that counts")

@@ -20,7 +20,12 @@ from triplet.training.distributed import Processes
 from triplet.training.loading import load
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetMapper, detection_utils, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    detection_utils,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.build import worker_init_reset_seed
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
@@ -70,7 +75,15 @@ def data_size(cfg: CfgNode) -> int:
 
 
 def _annotated(cfg: CfgNode) -> tuple[DatasetFromList, list[bool]]:
-    """The training images, and for each of them whether it is wider than high."""
+    """The training images, and for each of them whether it is wider than high.
+
+    Raises:
+        KitError: masks or keypoints of VOC, which has none, or no image that can be trained on.
+    """
+    voc = [name for name in cfg.DATASETS.TRAIN if MetadataCatalog.get(name).get("year")]
+    beyond = [key for key in ("MASK_ON", "KEYPOINT_ON") if cfg.MODEL[key]]
+    if voc and beyond:
+        raise KitError(f"{voc[0]} has boxes alone; add MODEL.{beyond[0]}=False")
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     return _read(tuple(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, keypoints)
 

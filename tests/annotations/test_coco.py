@@ -141,7 +141,7 @@ WRONG = {
     ),
     "point": (
         annotation("segmentation", [[1, 1]]),
-        "a polygon of fewer than 2 points, expected at least 3",
+        "a first polygon of fewer than 3 points, expected at",
     ),
     "reach": (
         annotation("segmentation", [[1, 1, 6, 1, 6, 1e9]]),
@@ -219,13 +219,15 @@ def test_what_occurs_in_coco_2017_is_accepted_and_counted(table, write):
     last["bbox"] = [45.0, 0.5, 15.7, 20]
     checked = check(write(table), TRAIN)
     assert checked.as_it_is
+    assert check(write(table), ALL).as_it_is
     assert [note.partition(": ")[2] for note in checked.notes] == [
         "annotation 11 has a bbox without area, [5, 5, 10, 0.0], which is not trained on",
         "annotation 11 has a polygon of fewer than 3 points, which is not trained on",
     ]
     last["bbox"] = [45.0, 0.5, 18, 20]
     assert (
-        "annotation 13 has the bbox [45.0, 0.5, 18, 20], which is clipped" in check(write(table)).notes[1]
+        "annotation 13 has the bbox [45.0, 0.5, 18, 20], which is clipped"
+        in check(write(table), TRAIN).notes[1]
     )
 
 
@@ -281,6 +283,19 @@ def test_what_evaluation_needs_is_filled_in(table, write):
     assert [each["area"] for each in checked.content["annotations"]] == [116.0, 144.0, 400.0]
     assert [each["iscrowd"] for each in checked.content["annotations"]] == [0, 0, 0]
     assert check(write(table)).as_it_is, "nothing is needed for training"
+
+
+def test_numbers_that_mean_the_same_become_those_that_both_engines_read(people, write):
+    first, second, third = people["annotations"]
+    first.update(num_keypoints=17.0, iscrowd=False)
+    second.update(iscrowd=1.0, ignore=0)
+    third.update(num_keypoints=-0.0, ignore=None)
+    checked = check(write(people), Uses(keypoints=True, evaluate=True))
+    assert not checked.as_it_is
+    found = [(each["num_keypoints"], each["iscrowd"]) for each in checked.content["annotations"]]
+    assert [(type(one), type(other)) for one, other in found] == [(int, int)] * 3
+    assert found == [(17, 0), (17, 1), (0, 0)]
+    assert ["ignore" in each for each in checked.content["annotations"]] == [False, True, False]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

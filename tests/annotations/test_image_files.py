@@ -85,6 +85,7 @@ def test_names_with_folders_are_found(tmp_path):
         (tmp_path / name).touch()
     assert missing(tmp_path, ["a/b.png", "c.png"]) == []
     assert missing(tmp_path, ["b.png", "a/b.png", "a/c.png"]) == ["b.png", "a/c.png"]
+    assert missing(tmp_path, [f"a/{'x' * 999}"]) == [f"a/{'x' * 999}"]
     assert missing(tmp_path / "none", ["c.png"]) == ["c.png"]
 
 

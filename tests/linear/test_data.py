@@ -135,3 +135,23 @@ def test_each_epoch_has_an_order_of_its_own():
 def test_a_pass_has_every_image_once(images, processes, batch):
     found = [p for rank in range(processes) for b in share(images, rank, processes, batch) for p in b]
     assert sorted(found) == list(range(images))
+
+
+def test_16_bits_are_said_and_scaled_and_floats_refused(tmp_path, capsys):
+    draw(tmp_path, 2, 0)
+    path = tmp_path / NAMES[0] / f"{NAMES[0]}_0.png"
+    gray = np.asarray(Image.open(path).convert("L"))
+    views = []
+    for pixels in (gray, gray.astype(np.uint16) * 257):
+        Image.fromarray(pixels).save(path)
+        ours, _ = open_sets(tmp_path, tmp_path)
+        views.append(CenterCrops(ours, ImageSettings(size=32, shorter=32))[0][0])
+    assert np.array_equal(*views)
+    assert f"1 of 6 images looked at have pixels of 16 bits, which are scaled to 8: {NAMES[0]}" in (
+        capsys.readouterr().out
+    )
+    Image.fromarray(gray.astype(np.float32)).save(path, "TIFF")
+    with pytest.raises(KitError, match=r"_0\.png has pixels of mode F \(32 bits\)"):
+        CenterCrops(ours, ImageSettings(size=32, shorter=32))[0]
+    with pytest.raises(KitError, match=r"_0\.png has pixels of mode F \(32 bits\)"):
+        open_sets(tmp_path, tmp_path)

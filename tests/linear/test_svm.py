@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -90,6 +91,32 @@ def test_labels_are_read_and_difficult_ones_set_apart(voc, tmp_path):
         KitError, match=r"bird_test.txt does not list 1, 0 or -1 for each image of test.txt"
     ):
         read_split(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("JPEGImages/test003.jpg", None, r"JPEGImages: 1 of 9 images are missing, test003\.jpg first"),
+        ("ImageSets/Main/test.txt", b"a\xe9\n", r"test\.txt is no list of names in UTF-8"),
+        (
+            "ImageSets/Main/test.txt",
+            b"../a\n",
+            r"test\.txt has the line '\.\./a', expected the name of an i",
+        ),
+        ("ImageSets/Main/test.txt", b"a\na\n", r"test\.txt lists 'a' more than once"),
+        (
+            "ImageSets/Main/cat_test.txt",
+            b"\xe9 1\n",
+            r"cat_test\.txt does not list 1, 0 or -1 for each image",
+        ),
+        ("ImageSets/Main/cat_test.txt", b"test000 1 test001", r"cat_test\.txt does not list 1, 0 or -1"),
+    ],
+)
+def test_damaged_lists_are_named(voc, tmp_path, path, content, message):
+    copy = shutil.copytree(voc, tmp_path / "copy") / path
+    copy.unlink() if content is None else copy.write_bytes(content)
+    with pytest.raises(KitError, match=message):
+        read_split(tmp_path / "copy", "test")
 
 
 def test_features_have_openselfsups_sizes_and_length_one():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.pretrain.test_layout import settings
 from triplet.errors import KitError
@@ -65,3 +66,19 @@ def test_missing_empty_and_damaged_folders_are_named(tmp_path):
         config = settings(group=12, workers=workers)
         with pytest.raises(KitError, match=r"^10 images in a row cannot be read, from \d+\.jpg on$"):
             batches(open_images(tmp_path), config)
+
+
+def test_16_bits_are_trained_on_as_8_and_floats_are_refused(tmp_path):
+    gray = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    for folder, pixels in (("narrow", gray), ("wide", gray.astype(np.uint16) * 257)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+    narrow, wide = (
+        ViewPairs(open_images(tmp_path / folder), Views(size=32), seed=0)[(0, 0)][0]
+        for folder in ("narrow", "wide")
+    )
+    assert np.array_equal(narrow, wide)
+    Image.fromarray(gray.astype(np.float32)).save(tmp_path / "wide" / "a.png", "TIFF")
+    data = ViewPairs(open_images(tmp_path / "wide"), Views(size=32), seed=0)
+    with pytest.raises(KitError, match=r"^a\.png has pixels of mode F \(32 bits\), expected 8 or 16 bits"):
+        data[(0, 0)]

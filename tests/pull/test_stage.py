@@ -100,3 +100,40 @@ def test_a_subset_never_touches_its_source(places, small_demo, tmp_path, drawn, 
     assert re.search("subset of itself|no plain file name", capsys.readouterr().err)
     assert sorted(p.name for p in source.rglob("*.png")) == before
     assert not (source / "started.json").exists()
+
+
+def test_a_subset_of_files_in_folders_and_ids_of_text(places, small_demo, tmp_path, drawn):
+    source = tmp_path / "mine"
+    shutil.copytree(drawn, source)
+    path = source / "annotations" / "instances_train2017.json"
+    truth = json.loads(path.read_text())
+    (source / "train2017" / "deep" / "down").mkdir(parents=True)
+    for image in truth["images"]:
+        name = image["file_name"]
+        image["file_name"] = f"deep/down/{name}"
+        (source / "train2017" / name).rename(source / "train2017" / image["file_name"])
+        image["id"] = f"img{image['id']}"
+    for each in truth["annotations"]:
+        each["image_id"] = f"img{each['image_id']}"
+    path.write_bytes(json.dumps(truth).encode("utf-8-sig"))
+    command = ["pull", "subset", "--from", str(source), "--config", str(small_demo), "--name", "part"]
+    assert cli.main(command) == 0
+    folder = places / "datasets" / "part"
+    taken = json.loads((folder / "annotations" / "instances_train2017.json").read_text())
+    assert len(taken["images"]) == 3
+    assert all((folder / "train2017" / image["file_name"]).is_file() for image in taken["images"])
+    assert {each["image_id"] for each in taken["annotations"]} == {1, 2, 3}
+
+
+def test_a_subset_of_wrong_annotations_is_refused(places, small_demo, tmp_path, drawn, capsys):
+    source = tmp_path / "mine"
+    shutil.copytree(drawn, source)
+    path = source / "annotations" / "instances_val2017.json"
+    truth = json.loads(path.read_text())
+    truth["annotations"][1]["id"] = truth["annotations"][0]["id"]
+    path.write_text(json.dumps(truth))
+    command = ["pull", "subset", "--from", str(source), "--config", str(small_demo), "--name", "part"]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert "annotations[0] and annotations[1] have the same id" in error
+    assert error.count("\n") == 1

@@ -43,7 +43,7 @@ class Checked:
     category_ids: dict[int, Any]
     """The same of categories."""
     notes: list[str]
-    """What is tolerated, a line for each kind."""
+    """What is tolerated in training, a line for each kind."""
 
 
 def check(path: Path, uses: Uses | None = None) -> Checked:
@@ -85,7 +85,7 @@ def _check(path: Path, uses: Uses) -> Checked:
         plain and not changed and not changed_images and not changed_categories,
         {number: id for id, number in images.items() if id != number},
         {number: id for id, number in categories.items() if id != number},
-        [f"{path.name}: {line}" for line in notes.lines()],
+        [f"{path.name}: {line}" for line in notes.lines()] if uses.train else [],
     )
 
 
@@ -224,11 +224,17 @@ def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> b
         if ignore := each.get("ignore"):
             text = f"annotation {show(name)} has ignore {show(ignore)}, which Detectron2 does not know"
             problems.add("ignore", f"{text}; take it out or make it a crowd")
+        elif "ignore" in each and type(ignore) not in (int, bool):
+            del each["ignore"]
+            changed = True
         for key in ("area", "num_keypoints"):
             value = each.get(key, 0)
             if not_a_number(value) or not 0 <= value < LARGEST or (key != "area" and value % 1):
                 text = f"annotation {show(name)} has {key} {show(value)}, expected a number from 0 on"
                 problems.add(key, text)
+            elif key == "num_keypoints" and type(value) is float:
+                each[key] = int(value)
+                changed = True
     return changed
 
 

@@ -34,7 +34,14 @@ class AnnotatedImage:
 def missing(folder: Path, names: Iterable[str]) -> list[str]:
     """Names, or paths below the folder, at which there is no file; in their order."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [name for name in names if not (name in there if "/" not in name else (folder / name).is_file())]
+    return [name for name in names if not (_is_file(folder / name) if "/" in name else name in there)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, say
+        return False
 
 
 def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> tuple[Findings, Findings]:

@@ -179,23 +179,22 @@ def _check_polygons(shapes: Shapes, places: list[int], uses: Uses) -> None:
     )
     lengths = rows.lengths.copy()
     lengths[[*rows.bad]] = 6  # said already
-    _check_lengths(shapes, owners, lengths, uses)
+    _check_lengths(shapes, owners, lengths)
     _check_reach(shapes, owners, rows, "a polygon that reaches")
     if uses.evaluate and uses.masks:
-        # pycocotools would take a first polygon of four numbers for a box, and fails.
-        first = owners[np.cumsum(counts) - counts]
-        two = first[lengths[np.cumsum(counts) - counts] == 4]
-        shapes.refuse("line", two, lambda i: "has a first polygon of 2 points, expected at least 3")
+        # By the first one COCO's evaluation tells polygons from boxes of four numbers.
+        firsts = np.cumsum(counts) - counts
+        short = owners[firsts][(lengths[firsts] < 6) & (lengths[firsts] % 2 == 0)]
+        shapes.refuse(
+            "first", short, lambda i: "has a first polygon of fewer than 3 points, expected at least 3"
+        )
 
 
-def _check_lengths(shapes: Shapes, owners: Ints, lengths: Ints, uses: Uses) -> None:
+def _check_lengths(shapes: Shapes, owners: Ints, lengths: Ints) -> None:
     odd = np.unique(owners[lengths % 2 == 1])
     shapes.refuse(
         "odd polygon", odd, lambda i: "has a polygon of an odd count of numbers, expected pairs of x and y"
     )
-    if uses.evaluate and uses.masks:
-        tiny = np.unique(owners[(lengths < 4) & (lengths % 2 == 0)])
-        shapes.refuse("point", tiny, lambda i: "has a polygon of fewer than 2 points, expected at least 3")
     short = np.unique(owners[(lengths < 6) & (lengths % 2 == 0)])
     shapes.note(
         "short polygon", short, lambda i: "has a polygon of fewer than 3 points, which is not trained on"
