@@ -182,6 +182,8 @@ def test_byol_measures_the_cosine_of_both_directions():
     networks = byol.build(config, 12).eval()
     views = pictures(2, 12).float().repeat(1, 1, 1, 8, 8)
     with torch.no_grad():
+        for parameter in networks.target.parameters():  # it begins as a copy of the online network
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
         loss, (cosine,) = byol.step(networks, views, batch(config, 12))
         p1, p2 = (networks.predictor(networks.online(view)) for view in views)
         z1, z2 = (networks.target(view) for view in views)
