@@ -181,6 +181,30 @@ def test_an_output_that_is_not_there_whole_is_made_again(stage, change):
     assert stage.worked == 2
 
 
+@pytest.mark.parametrize("lost", ["output", "second"])
+def test_one_lost_output_of_two_is_enough(stage, lost):
+    def second(job):
+        (job.folder / "second").write_text("too")
+        job.outputs["second"] = job.folder / "second"
+
+    stage.perform(during=second)
+    stage.perform(during=second)
+    assert stage.worked == 1
+    (stage.folder / lost).unlink()
+    assert stage.perform(during=second).outputs.keys() == {"output", "second"}
+    assert stage.worked == 2
+
+
+def test_what_starts_over_in_a_folder_that_stays_works_again(stage):
+    stage.perform()
+    (stage.folder / "mine").touch()
+    stage.perform(force=True, clear=False)
+    assert stage.worked == 2
+    assert (stage.folder / "mine").exists()
+    stage.perform(with_("rate", 7), force=True, clear=False)
+    assert stage.worked == 3
+
+
 def test_while_a_stage_works_it_is_begun_and_not_done(stage):
     """Also where it was done before: no old record stays while it is made anew."""
 

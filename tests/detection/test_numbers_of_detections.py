@@ -1,4 +1,4 @@
-"""From detections to numbers: categories by the file's own ids, each task by its own AP, none for no number."""
+"""From detections to numbers: the file's own ids of categories, and none for no number."""
 
 import json
 import math
