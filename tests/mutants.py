@@ -26,17 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KIT = Path(__file__).parent.parent
-HEAVY = (
-    "torch",
-    "torchvision",
-    "torch.utils.tensorboard",
-    "sklearn.svm",
-    "pydantic",
-    "hypothesis",
-    "cv2",
-    "jinja2",
-)
-"""Imported before the forks; none of them starts threads that a fork would miss."""
+HEAVY = """torch torchvision torch.utils.tensorboard torch._dynamo sklearn.svm sklearn.model_selection
+    scipy.io cv2 PIL.Image pytest pytest_timeout hypothesis.strategies pydantic omegaconf yaml jinja2
+    rich.progress pycurl pycocotools.mask ultrafast_pycocotools.coco matplotlib.figure fvcore.nn"""
+"""Imported before the forks, of which each would else take seconds more; none starts threads."""
 PATIENCE = 5.0
 """A mistake whose tests take this many times as long as without it, and 20 s more, hangs: it is caught."""
 
@@ -287,23 +280,12 @@ class Workshop:
             name for name in sys.modules if name.partition(".")[0] in ("triplet", "benchmarks", "tests")
         ]:
             del sys.modules[name]
-        os.environ["PYTHONPATH"] = str(self.folder)
+        os.environ |= {"PYTHONPATH": str(self.folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         code = 3
         try:
             import pytest
 
-            options = [
-                "-x",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:xdist",
-                "-p",
-                "no:testmon",
-                "-p",
-                "no:randomly",
-            ]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
             code = int(pytest.main([*options, "-m", "not slow and not browser", "-o", "addopts=", *tests]))
         finally:
             os._exit(code)
@@ -347,7 +329,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, help="mistakes to try of each module, drawn at random")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name in HEAVY:
+    for name in HEAVY.split():
         __import__(name)
     survived = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

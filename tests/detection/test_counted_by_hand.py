@@ -96,6 +96,8 @@ def test_a_pool_of_bn_is_kept_by_passes_of_other_sizes():
     assert [budget.bn_images(cfg, 3, n) for n in (2, 5)] == [6, 15]
     own = config(**{"SOLVER.IMS_PER_BATCH": 24, "MODEL.RESNETS.NORM": "BN"})
     assert [budget.images_of_pool(own, n, 4) for n in (1, 2, 3, 6)] == [4] * 4
+    with pytest.raises(KitError, match="GPUS x NODES may be 1, 2, 3, 6;"):
+        budget.images_of_pool(own, 4, 4)  # whose six images do not divide into passes of four
     assert budget.bn_images(own, 3, 5) == 5
     assert (budget.per_process(cfg, 8), budget.divisors(24)) == (3, [1, 2, 3, 4, 6, 8, 12, 24])
 

@@ -1,5 +1,6 @@
 """What the linear benchmarks learn from and choose by: tiny features with answers known beforehand."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -154,7 +155,8 @@ def test_two_processes_train_other_heads_and_choose_among_all(tmp_path, monkeypa
     ]
     assert found["chosen"]["learning_rate"] == 0.5
     assert found["last"]["top1"] == 75
-    assert len(found["heads"]) == 4
+    pairs = [(head["learning_rate"], head["weight_decay"]) for head in found["heads"]]
+    assert pairs == [(1e-9, 0.0), (1e-9, 0.001), (0.5, 0.0), (0.5, 0.001)]
 
 
 def test_a_sweep_shows_each_kept_image_in_one_view_with_its_own_label():
@@ -186,22 +188,25 @@ def test_a_sweep_shows_each_kept_image_in_one_view_with_its_own_label():
         assert len(set(shown)) == 27
         assert set(shown) <= set(kept.tolist())
     assert {view for batch in seen for view, _ in batch} == {0, 1, 2}
-    assert len({tuple(sorted(batch)) for batch in seen}) == len(seen)
+    first = [{place for _, place in seen[3 * epoch]} for epoch in range(4)]
+    assert all(one != other for one, other in itertools.combinations(first, 2)), "other orders"
+    taken = [{place: view for batch in seen[3 * e : 3 * e + 3] for view, place in batch} for e in (0, 1)]
+    assert any(taken[0][place] != taken[1][place] for place in kept), "other views"
 
 
 def test_scores_are_counted_by_hand_over_many_parts():
-    """2500 images in several parts, seven classes, heads that are right about other images."""
-    labels = torch.arange(2500) % 7
-    places = np.arange(0, 2500, 2)
+    """Half of 5000 images in two parts, seven classes, heads that are right about other images."""
+    labels = torch.arange(5000) % 7
+    places = np.arange(0, 5000, 2)
     heads = Heads(7, 7, torch.tensor([1.0, 2.0]), torch.zeros(2), 0.9, 0, CPU)
     # The first head says the class itself, then the next ones; the second one is five classes off.
     order = torch.stack([torch.roll(torch.arange(7.0, 0, -1), n) for n in range(7)])
     heads.weight = torch.cat([order, torch.roll(order, 5, 1)], 1)
     heads.bias = torch.zeros(14)
     wrong = labels.clone()
-    wrong[:1000] = (labels[:1000] + 1) % 7
+    wrong[:2000] = (labels[:2000] + 1) % 7
     found = score(lambda p: F.one_hot(labels[torch.from_numpy(p)], 7).half(), places, wrong, heads)
-    # 500 of 1250 are one class off: second of the first head's; of the other's order 5, 6, 0, 1, 2, 3, 4.
+    # 1000 of 2500 are one class off: second of the first head's; of the other's order 5, 6, 0, 1, 2, 3, 4.
     assert found.tolist() == [[60.0, 100.0], [0.0, 100.0]]
 
 

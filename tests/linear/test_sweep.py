@@ -49,14 +49,14 @@ def problem(count=60, channels=5, classes=3):
 def test_heads_side_by_side_are_torchs_sgd_one_by_one():
     x, y = problem()
     rates, decays = torch.tensor([0.3, 0.1, 0.02]), torch.tensor([0.0, 0.1, 0.01])
-    heads = Heads(5, 3, rates, decays, 0.9, 0, CPU, torch.float64)
+    heads = Heads(5, 3, rates, decays, 0.6, 0, CPU, torch.float64)
     start = heads.weight[:, :3].clone()
     plain = []
     for rate, decay in zip(rates.tolist(), decays.tolist(), strict=True):
         model = nn.Linear(5, 3, dtype=torch.float64)
         model.weight.data, model.bias.data = start.T.clone(), torch.zeros(3, dtype=torch.float64)
         groups = [{"params": [model.weight], "weight_decay": decay}, {"params": [model.bias]}]
-        plain.append((model, torch.optim.SGD(groups, rate, 0.9), rate))
+        plain.append((model, torch.optim.SGD(groups, rate, 0.6), rate))
     for step, factor in enumerate((0.5, 1.0, 0.7, 0.2)):
         part = slice(10 * step, 10 * step + 20)
         heads.step(x[part], y[part], factor)

@@ -86,6 +86,7 @@ def test_draws_are_of_seed_iteration_and_place_however_a_micro_batch_is_cut():
     whole = npid.draw(1000, batch(config, 36))
     assert whole.shape == (36, 9)
     assert 0 <= whole.min() < 50 < 950 < whole.max() < 1000
+    assert npid.draw(3, batch(config, 36)).unique().tolist() == [0, 1, 2]
     cut = [npid.draw(1000, batch(config, count, first=first)) for first, count in ((0, 12), (12, 24))]
     assert torch.equal(torch.cat(cut), whole)
     assert len({tuple(rows.flatten().tolist()) for rows in whole.split(12)}) == 3
@@ -181,6 +182,8 @@ def test_byol_measures_the_cosine_of_both_directions():
     networks = byol.build(config, 12).eval()
     views = pictures(2, 12).float().repeat(1, 1, 1, 8, 8)
     with torch.no_grad():
+        for parameter in networks.target.parameters():  # it begins as a copy of the online network
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
         loss, (cosine,) = byol.step(networks, views, batch(config, 12))
         p1, p2 = (networks.predictor(networks.online(view)) for view in views)
         z1, z2 = (networks.target(view) for view in views)
@@ -270,7 +273,7 @@ def test_a_steps_losses_and_measures_are_means_over_its_passes(spied):
     made = objective.Objective(config, 24, ALONE)
     pixels = torch.zeros((12, 2, 3, 32, 32), dtype=torch.uint8)
     passes = [MicroBatch(number, tuple((0, i) for i in range(12))) for number in range(3)]
-    given = iter([(pixels, [4]), (pixels, []), (pixels, [9, 4])])
+    given = iter([(pixels, [4]), (pixels, [9, 4]), (pixels, [])])
     seen, waited, bad = accumulate(made, config, passes, given)
     total = made.networks.predictor.fc0.weight.sum().item()
     assert seen.tolist() == pytest.approx([2 * total, 2, 4, 6, 8], rel=1e-5)

@@ -57,6 +57,10 @@ def test_cocos_table_has_each_number_in_its_own_column(task):
         ]
     )
     assert (values[12], values[14]) == pytest.approx((mean(ours[1]), mean(ours[2])))
+    assert values[6] == band.mid
+    links = [cell.link for cell in grid.rows[list(ROWS).index("byol")]]
+    why = {"box": "", "mask": "why-run-byol-moco-2x"}[task]
+    assert links == ["", "", "", "run-byol", "", why, *[""] * 10]
     for number, (name, row) in enumerate(ROWS.items()):
         if name != "byol":
             cells, zoo = texts(grid, number), row.get("zoo")
@@ -82,6 +86,11 @@ def test_a_run_of_one_gpu_or_another_precision_is_a_line_of_its_own():
         (30.0, "1x", "MoCo"),
     ]
     assert len(list(groups([one, other, short, named]))) == 4
+    own = made("moco", 40.0, SOLVER__BASE_LR=0.05)
+    assert [len(group) for group in groups([one, own, made("seed1/moco", 40.2, seed=1)])] == [2, 1]
+    half = made("moco", 38.0, SOLVER__IMS_PER_BATCH=8, SOLVER__BASE_LR=0.01, SOLVER__MAX_ITER=360_000)
+    assert (half.iterations, recipe(half)) == (180_000, "moco")
+    assert [len(group) for group in groups([one, half])] == [2]
 
 
 @pytest.mark.parametrize(
@@ -164,18 +173,21 @@ def test_an_experiments_cells_are_of_their_row_task_and_metric():
         made("demo/seed1/random", 22.9, images=60, seed=1),
         made("demo/seed1/triplet", 23.2, images=60, seed=1),
         made("demo/seed2/triplet", 29.6, images=60, seed=2),
+        made("demo/seed1/byol", 21.8, images=60, seed=1),
     ]
     ((name, alike),) = stage.experiments(runs).items()
     grid = tables.of_experiment(name, alike)
     assert (grid.name, grid.title) == ("experiment-demo", "Experiment demo")
     apart = [(0, "box AP"), (20.1, "box AP50"), (3.2, "box AP75"), (-5.9, "mask AP"), (16.4, "mask AP50")]
-    for number, (row, values) in enumerate((("random", (20.3, 22.9)), ("triplet", (25.1, 23.2, 29.6)))):
+    assert [row[0].text for row in grid.rows] == ["random", "byol", "triplet"]
+    assert texts(grid, 1)["box AP over random"] == "-1.1"
+    for number, (row, values) in ((0, ("random", (20.3, 22.9))), (2, ("triplet", (25.1, 23.2, 29.6)))):
         cells = texts(grid, number)
         assert (cells["Row"], cells["seeds"]) == (row, str(len(values)))
         for shift, column in [*apart, (1.7, "mask AP75")]:
             assert cells[column] == f"{mean(values) + shift:.1f} ± {stdev(values):.1f}"
     gains = (25.1 - 20.3, 23.2 - 22.9)
-    assert texts(grid, 1)["box AP over random"] == f"+{mean(gains):.1f} ± {stdev(gains):.1f}"
+    assert texts(grid, 2)["box AP over random"] == f"+{mean(gains):.1f} ± {stdev(gains):.1f}"
     assert texts(grid, 0)["box AP over random"] == tables.NONE
 
 
@@ -249,6 +261,49 @@ def test_the_other_targets_have_each_number_in_its_own_column():
                 and first in table["metrics"]
             )
             assert cells["difference"] == f"{value:+.1f} to {source.replace('readme', 'README')}"
+
+
+def test_a_row_that_is_not_measured_says_what_measures_it():
+    pretrained = Run("byol", {"pretrain": record("pretrain")})
+    for runs, row, name, command in (
+        ([pretrained], "byol", "linear", "make linear METHOD=byol"),
+        ([pretrained], "byol", "semi-1percent", "make semi PERCENT=1 LIST=1percent.txt METHOD=byol"),
+        (
+            [Run("x/byol", pretrained.stages)],
+            "byol",
+            "svm",
+            "make pull PULL=weights METHOD=byol && make svm METHOD=byol WEIGHTS=checkpoints/weights/byol/",
+        ),
+        (
+            [],
+            "triplet-200e",
+            "linear",
+            "make pull PULL=weights METHOD=triplet && make linear METHOD=triplet-200e WEIGHTS=",
+        ),
+        (
+            [],
+            "moco",
+            "voc-detection",
+            "make pull convert finetune eval PULL=weights METHOD=moco RUN=voc/moco DETECTION=",
+        ),
+    ):
+        (table,) = [each for each in targets.tables(runs, METHODS) if each.name == name]
+        lines = [line for line in table.lines if line.row == row]
+        assert [line.command[: len(command)] for line in lines] == [command]
+        assert (lines[0].runs, lines[0].difference) == ((), None)
+
+
+def test_what_a_record_tells_of_a_shortfall():
+    run = made("byol", 30.0, SOLVER__MAX_ITER=45_000, SOLVER__IMS_PER_BATCH=8, SOLVER__BASE_LR=0.03, gpus=4)
+    run.stages["finetune"].config["bn_images"] = 2
+    facts = coco.facts(run)
+    assert (facts.iterations, facts.planned, facts.batch, facts.rate) == (45_000, 45_000, 8, 0.03)
+    assert (facts.gpus, facts.pool, facts.norm, facts.last_rate) == (4, 2, "SyncBN", 0.0)
+    assert (facts.checked, facts.precise_ran, facts.length) == (True, True, 22_500)
+    found = coco.causes([run], METHODS)
+    assert found.keys() == {"the student's run", "byol, own, 1/4x"}
+    seen = [cause.name for cause in found["byol, own, 1/4x"] if cause.verdict == "seen"]
+    assert sorted(seen) == ["BN statistics", "learning rate", "schedule"]
 
 
 def test_flat_numbers_are_each_with_task_metric_and_record():
