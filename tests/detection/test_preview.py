@@ -66,7 +66,7 @@ def test_what_the_user_knows_counts_more_than_what_was_published(counted, capsys
     [
         (["--gpu", "T5"], "did you mean 'T4'? known here: V100, "),
         (["--preset", "azure"], "known here: kaggle, kaggle-p100, colab"),
-        (["--gpu", "L4", "--hours", "3"], "--hours needs the seconds of an iteration on L4"),
+        (["--gpu", "L4", "--hours", "3"], "--hours needs the seconds of an iteration on the L4"),
     ],
 )
 def test_what_is_not_known_is_one_line(counted, capsys, options, message):
