@@ -122,9 +122,10 @@ finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=
 	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(call option,data,$(COCO)) \
 	  $(call option,seed,$(SEED)) $(length) $(force) $(ARGS)
 
-plan: $(environment) ## how long a finetuning takes and what AP to expect (GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
+plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
-	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) $(length) $(ARGS)
+	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
+	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(length) $(ARGS)
 
 explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
 	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \

@@ -1,5 +1,6 @@
 """A finetuning's plan: what the user asks for, what it resolves to, and what that means in words."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -113,10 +114,39 @@ class FinetunePlan:
         Yields:
             One line for each of these.
         """
-        yield self._batch_line()
-        yield self._schedule_line()
-        yield from self._time_lines()
+        yield from self.facts().values()
         yield from self._expected_lines(runs)
+
+    def facts(self) -> dict[str, str]:
+        """Batch, schedule, and time and memory where they are known, by a word for each."""
+        found = {"batch": self._batch_line(), "schedule": self._schedule_line()}
+        return found | dict(zip(("time", "whole"), self._time_lines(), strict=False))
+
+    def expected(self, runs: Sequence[curves.LocalResult]) -> curves.Expected | None:
+        """The AP to expect; None where nothing is published for this detector, data and row.
+
+        Args:
+            runs: results of this machine, which inform it.
+        """
+        kind = self.detector
+        if not kind or self.dataset_images != curves.IMAGES:
+            return None
+        unlike = []
+        if self.unlike[1]:
+            unlike.append(f"another recipe than {self.unlike[0]}")
+        if 0 < self.bn_images < curves.BATCH:
+            unlike.append(f"BN over {self.bn_images} images")
+        return curves.expected(self.method, kind, self.iterations * self.batch / 16, runs, unlike)
+
+    @property
+    def detector(self) -> str | None:
+        """c4, fpn, or None for one of which no curve is published."""
+        return curves.detector(self.cfg)
+
+    @functools.cached_property
+    def unlike(self) -> tuple[str, list[str]]:
+        """The nearest released config, and what this one does otherwise."""
+        return configs.nearest(self.settings, self.detector or "c4")
 
     def _batch_line(self) -> str:
         parts = f"{self.processes} x {self.images}" + (
@@ -158,18 +188,23 @@ class FinetunePlan:
             yield f"all {whole} iterations would take {takes}; the schedule is compressed to {part}"
 
     def _expected_lines(self, runs: Sequence[curves.LocalResult]) -> Iterator[str]:
-        kind = curves.detector(self.cfg) if self.dataset_images == curves.IMAGES else None
-        expected = kind and curves.expected(self.method, kind, self.iterations * self.batch / 16, runs)
-        if not kind or not expected:
+        expected = self.expected(runs)
+        if not expected:
             yield f"to expect of {self.method}: nothing is published for this detector, data and row"
             return
         ap = f"box AP {expected.box}, mask AP {expected.mask}"
         yield f"to expect of {self.method}: {ap}; from {expected.basis}"
-        config, changes = configs.nearest(self.settings, kind)
+        if costs := self.unknown_costs():
+            yield costs
+
+    def unknown_costs(self) -> str:
+        """What the plan does unlike the published runs, at a cost that nobody knows; '' for nothing."""
+        config, changes = self.unlike
         if 0 < self.bn_images < curves.BATCH:
-            changes.append(f"BN over {curves.BATCH} images -> {self.bn_images}")
-        if changes:
-            yield f"that is for {config}; not known is what this costs: {', '.join(changes)}"
+            changes = [*changes, f"BN over {curves.BATCH} images -> {self.bn_images}"]
+        return (
+            f"that is for {config}; not known is what this costs: {', '.join(changes)}" if changes else ""
+        )
 
 
 def record_config(

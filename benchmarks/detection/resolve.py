@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.detection import budget, calibration, data, loading, model, proof, trainer
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan, record_config
@@ -16,9 +14,8 @@ from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published import curves
 from triplet.published.defaults import detection_config
-from triplet.runs import of_this_machine
 from triplet.training import checkpoint
-from triplet.training.distributed import Processes, join, perform
+from triplet.training.distributed import Processes, perform
 
 from detectron2.config import CfgNode
 
@@ -101,7 +98,7 @@ def resolve(
     found = calibrate(run, sources, options, resolved, processes, resumed=bool(begun))
     cfg = resolved.cfg
     if options.hours and not begun:
-        cfg = _fit_hours(cfg, options.hours, found.seconds)
+        cfg = fit_hours(cfg, options.hours, found.seconds)
     return FinetunePlan(
         method=Path(run).name,
         cfg=cfg,
@@ -120,55 +117,6 @@ def resolve(
         inputs={"weights": sources.weights, **data.inputs(sources.config, dataset, train=True)},
         seed=options.seed,
     )
-
-
-def preview(
-    method: str,
-    config: Path | None,
-    options: FinetuneOptions,
-    *,
-    gpus: int = 1,
-    memory: float | None = None,
-    seconds: float | None = None,
-) -> FinetunePlan:
-    """Decide the same before there is a run or data, for this machine or another, and print it.
-
-    Args:
-        method: row of the table.
-        config: Detectron2's YAML; by default that of the row.
-        options: what the user asks for.
-        gpus: number of them.
-        memory: of each, in GB (1e9 bytes); measured on this machine's GPU unless given.
-        seconds: of an iteration, where the user knows it.
-
-    Raises:
-        KitError: options or GPUs that do not fit.
-    """
-    cfg = model.load_config(config or detection_config(method), options.overrides)
-    best = "bfloat16" if memory else trainer.best_precision()
-    resolved = resolve_options(cfg, gpus, options, best)
-    measured = memory is None and torch.cuda.is_available()
-    found = _measure_share(resolved, gpus) if measured else _estimate(resolved, gpus, memory, seconds)
-    seconds = seconds or found.seconds
-    final = _fit_hours(resolved.cfg, options.hours, seconds) if options.hours else resolved.cfg
-    plan = FinetunePlan(
-        method=method,
-        cfg=final,
-        settings=model.plain(final),
-        uncompressed=cfg,
-        processes=gpus,
-        images=found.images,
-        precision=found.precision,
-        hours=options.hours,
-        seconds=seconds,
-        peak=found.peak,
-        peak_source="measured" if measured else "counted",
-        dataset_images=known_size(cfg),
-        seed=options.seed,
-    )
-    for line in plan.lines(of_this_machine()):
-        say(f"plan: {line}")
-    return plan
 
 
 def resolve_options(
@@ -334,46 +282,8 @@ def _same_batch_and_norm(cfg: CfgNode, begun: Mapping[str, Any]) -> bool:
     return theirs == (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.NORM)
 
 
-def _fit_hours(cfg: CfgNode, hours: float, seconds: float | None) -> CfgNode:
+def fit_hours(cfg: CfgNode, hours: float, seconds: float | None) -> CfgNode:
     """The config with its schedule compressed to hours."""
     if not seconds:
         raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
     return budget.compress(cfg, budget.part_in(hours, seconds, cfg))
-
-
-def _share(resolved: ResolvedOptions, gpus: int) -> CfgNode:
-    """The config for one GPU's share of a batch, on synthetic images."""
-    alone = resolved.cfg.clone()
-    alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = budget.per_process(resolved.cfg, gpus), ()
-    return alone
-
-
-def _measure_share(resolved: ResolvedOptions, gpus: int) -> Calibration:
-    """Measure one GPU's share of a batch on this machine."""
-    with join() as processes:
-        found = calibration.measure(
-            _share(resolved, gpus), processes, resolved.precision, resolved.images, log=Path(os.devnull)
-        )
-    name = calibration.gpu_name()
-    say(f"plan: measured on one {name} with synthetic images; loading and other GPUs may slow it")
-    return found
-
-
-def _estimate(
-    resolved: ResolvedOptions, gpus: int, memory: float | None, seconds: float | None
-) -> Calibration:
-    """Count the memory and take published times, for GPUs that are not here."""
-    alone, images, peak = _share(resolved, gpus), resolved.images, None
-    share = alone.SOLVER.IMS_PER_BATCH
-    if memory is not None:
-        say("plan: counting the tensors that backward keeps, on the CPU; some half a minute")
-        need = calibration.count_memory(alone, resolved.precision)
-        images = images or budget.images_in_a_pass(share, need, memory * 1e9)
-        peak = need.peak(images)
-    elif images is None:
-        say("plan: what fits the GPU is not known here; give its memory as --memory GB (make: MEMORY=)")
-    kind = curves.detector(resolved.cfg)
-    if seconds is None and kind:
-        seconds = curves.published().speed[kind].seconds * 8 / gpus
-        say("plan: seconds are those of V100s in Detectron2's model zoo; give yours as --seconds")
-    return Calibration(gpus, images or share, resolved.precision, seconds, peak)

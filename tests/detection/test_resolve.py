@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from benchmarks.detection import model, resolve
+from benchmarks.detection import model
 from benchmarks.detection.plan import FinetuneOptions
+from benchmarks.detection.preview import Hardware, preview
 from benchmarks.detection.resolve import Begun, resolve_options
 from tests.conftest import KIT
 from triplet.errors import KitError
@@ -65,7 +66,7 @@ def test_options_that_cannot_be_are_refused(cfg, options, message):
 
 
 def test_a_plan_does_not_change(places):
-    plan = resolve.preview("triplet", AUTHORS, FinetuneOptions(hours=2), gpus=8, seconds=0.4)
+    plan = preview("triplet", AUTHORS, FinetuneOptions(hours=2), Hardware(gpus=8, seconds=0.4))
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.images = 1
     for config in (plan.cfg, plan.uncompressed):
@@ -74,7 +75,7 @@ def test_a_plan_does_not_change(places):
 
 
 def test_a_plan_compresses_to_hours_and_remembers_its_own_schedule(places):
-    plan = resolve.preview("triplet", AUTHORS, FinetuneOptions(hours=2), gpus=8, seconds=0.4)
+    plan = preview("triplet", AUTHORS, FinetuneOptions(hours=2), Hardware(gpus=8, seconds=0.4))
     assert plan.uncompressed.SOLVER.MAX_ITER == 180_000
     assert plan.iterations == plan.settings["SOLVER"]["MAX_ITER"] < 180_000
     assert (plan.batch, plan.images, plan.passes, plan.bn_images) == (16, 2, 1, 16)

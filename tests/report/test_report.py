@@ -91,7 +91,7 @@ def test_the_page_stays_small(places):
 def test_the_report_needs_no_detectron2(places):
     making.run("triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000)
     code = (
-        "import sys; sys.modules.update({'detectron2': None, 'torch': None});"
+        "import sys; from tests.support.missing import refuse; refuse('detectron2', 'torch');"
         "from triplet import cli; sys.exit(cli.main(['report']) or cli.main(['report', '--verify']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=KIT, capture_output=True, text=True)

@@ -41,11 +41,18 @@ def _add_plan(add: Add) -> None:
     plan = add("plan", _plan, "how long a finetuning takes on your GPUs, and what AP to expect")
     add_method(plan)
     _add_config(plan)
-    plan.add_argument("--gpus", type=count, default=1, help="(default: %(default)s)")
+    plan.add_argument("--gpus", type=count, help="(default: the preset's, or 1)")
+    plan.add_argument(
+        "--gpu", metavar="CARD", help="such as T4 or 'RTX 3090': speed and memory as published"
+    )
+    plan.add_argument(
+        "--preset", metavar="HOST", help="kaggle, kaggle-p100 or colab: their GPUs and sessions"
+    )
     plan.add_argument(
         "--memory", type=positive, metavar="GB", help="of each GPU; by default this machine's is measured"
     )
     plan.add_argument("--seconds", type=positive, help="of an iteration of 16 images, where you know it")
+    plan.add_argument("--json", action="store_true", help="print one JSON object for programs")
     _add_length(plan)
 
 
@@ -148,10 +155,11 @@ def _finetune(a: argparse.Namespace) -> None:
 
 def _plan(a: argparse.Namespace) -> None:
     from benchmarks.detection.plan import FinetuneOptions
-    from benchmarks.detection.resolve import preview
+    from benchmarks.detection.preview import Hardware, preview
 
     options = FinetuneOptions(a.hours, a.schedule, a.images_per_gpu, a.precision)
-    preview(a.method, a.config, options, gpus=a.gpus, memory=a.memory, seconds=a.seconds)
+    hardware = Hardware(a.gpus, a.memory, a.seconds, a.gpu, a.preset)
+    preview(a.method, a.config, options, hardware, as_json=a.json)
 
 
 def _explain(a: argparse.Namespace) -> None:

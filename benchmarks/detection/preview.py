@@ -1,0 +1,315 @@
+"""``triplet plan``: what a finetuning takes and what AP to expect, before there is a run, data or a GPU."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.detection import budget, calibration, model, trainer
+from benchmarks.detection.calibration import Calibration
+from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
+from benchmarks.detection.resolve import ResolvedOptions, fit_hours, known_size, resolve_options
+from triplet.errors import KitError
+from triplet.progress import duration, say
+from triplet.published import curves, gpus
+from triplet.published.defaults import detection_config
+from triplet.runs import of_this_machine
+from triplet.training.distributed import join
+
+from detectron2.config import CfgNode
+
+WIDTH = 10
+"""Characters of a fact's word."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The GPUs to plan for, as far as the user names them."""
+
+    gpus: int | None = None
+    """Number of them; by default the preset's, or one."""
+    memory: float | None = None
+    """Of each, in GB (1e9 bytes); by default the card's, or measured on this machine's GPU."""
+    seconds: float | None = None
+    """Of an iteration, where the user knows it."""
+    gpu: str | None = None
+    """Name of a card in configs/gpus.yaml, in any case; by default the preset's."""
+    preset: str | None = None
+    """Name of a host in configs/gpus.yaml."""
+
+    def completed(self) -> "Hardware":
+        """The same with what the preset and the card tell; KitError where one is not known."""
+        gpu, count, memory = self.gpu, self.gpus, self.memory
+        if self.preset:
+            host = gpus.find_preset(self.preset)
+            gpu, count = gpu or host.gpu, count or host.gpus
+        if gpu:
+            gpu, card = gpus.find_card(gpu)
+            memory = memory or card.memory
+        return Hardware(count, memory, self.seconds, gpu, self.preset)
+
+    @property
+    def count(self) -> int:
+        return self.gpus or 1
+
+    @property
+    def best_precision(self) -> str:
+        """What a training here takes unless its user says otherwise."""
+        if self.gpu:
+            return gpus.cards().cards[self.gpu].precision
+        return "bfloat16" if self.memory else trainer.best_precision()
+
+    def __str__(self) -> str:
+        return f"{self.count} x {self.gpu}" if self.gpu else f"{self.count} GPU{'s'[: self.count > 1]}"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan, and where its numbers come from."""
+
+    plan: FinetunePlan
+    hardware: Hardware
+    options: FinetuneOptions
+    config: Path | None
+    timing: gpus.Timing | None
+    """Range of the seconds, where they are published ones."""
+    notes: dict[str, str]
+    """Further facts by a word for each."""
+    expected: curves.Expected | None
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that all of it takes; None where nobody knows them."""
+        plan = self.plan
+        return budget.lasts(plan.seconds, plan.cfg) if plan.seconds else None
+
+    @property
+    def sessions(self) -> int | None:
+        """Sessions of the preset's host; each but the last may lose what came after its last checkpoint."""
+        if not self.hardware.preset or self.remaining is None:
+            return None
+        host = gpus.find_preset(self.hardware.preset)
+        if self.remaining <= host.session_hours * 3600:
+            return 1
+        return math.ceil(self.remaining / (host.session_hours * 3600 - trainer.SAVE_EVERY))
+
+    @property
+    def next(self) -> str:
+        """The command that does what is planned."""
+        options = self.options
+        words = ["make finetune", f"METHOD={self.plan.method}", f"GPUS={self.hardware.count}"]
+        words += [f"DETECTION={self.config}"] if self.config else []
+        words += [f"HOURS={options.hours:g}"] if options.hours else []
+        words += [f"SCHEDULE={options.schedule}"] if options.schedule else []
+        more = [f"--precision {options.precision}"] if options.precision else []
+        more += [f"--images-per-gpu {options.images_per_gpu}"] if options.images_per_gpu else []
+        return " ".join([*words, *([f'ARGS="{" ".join(more)}"'] if more else [])])
+
+    def lines(self) -> Iterator[str]:
+        """A headline with the answer, aligned facts, and the next command last."""
+        takes = f" in {duration(self.remaining)}" if self.remaining else ""
+        where = f"{self.plan.iterations} iterations{takes} on {self.hardware}"
+        method = self.plan.method
+        ap = "nothing is published for this detector, data and row"
+        if self.expected:
+            ap = f"box AP {self.expected.box}, mask AP {self.expected.mask}"
+        yield f"plan: to expect of {method}: {ap}; after {where}"
+        yield from (_fact(word, text) for word, text in self.facts().items())
+
+    def facts(self) -> dict[str, str]:
+        """What the headline rests on, by a word for each, and the next command."""
+        found = self.plan.facts() | self.notes
+        if self.timing:
+            each = f"{self.timing.low:.3g} to {self.timing.high:.3g} s an iteration"
+            found["speed"] = f"{each}, {self.timing.source}"
+        if self.sessions:
+            found["sessions"] = self._sessions()
+        if self.expected:
+            found["basis"] = self.expected.basis
+            if costs := self.plan.unknown_costs():
+                found["unlike"] = costs
+        again = (
+            " (the same in each session: it goes on where it stopped)" if (self.sessions or 1) > 1 else ""
+        )
+        return found | {"next": self.next + again}
+
+    def _sessions(self) -> str:
+        host = gpus.find_preset(self.hardware.preset or "")
+        count = self.sessions or 1
+        text = f"{count} of at most {host.session_hours:g} h"
+        if count > 1:
+            lost = duration(trainer.SAVE_EVERY)
+            text += (
+                f"; the finetuning resumes from its last checkpoint, at most {lost} old: keep checkpoints/"
+            )
+        if host.week_hours and self.remaining and self.remaining > host.week_hours * 3600:
+            weeks = math.ceil(self.remaining / 3600 / host.week_hours)
+            text += f"; {weeks} weeks at {host.week_hours:g} h a week"
+        return f"{text} ({host.source})"
+
+    def values(self) -> dict[str, Any]:
+        """The same for programs."""
+        plan, timing = self.plan, self.timing
+        return {
+            "method": plan.method,
+            "iterations": plan.iterations,
+            "batch": plan.batch,
+            "gpus": plan.processes,
+            "gpu": self.hardware.gpu,
+            "images_per_gpu": plan.images,
+            "passes": plan.passes,
+            "precision": plan.precision,
+            "bn_images": plan.bn_images,
+            "seconds_per_iteration": plan.seconds,
+            "published_seconds": asdict(timing) if timing else None,
+            "hours": self.remaining and self.remaining / 3600,
+            "peak_bytes": plan.peak,
+            "sessions": self.sessions,
+            "expected": asdict(self.expected) if self.expected else None,
+            "facts": self.facts(),
+            "next": self.next,
+        }
+
+
+def _fact(word: str, text: str) -> str:
+    """An aligned fact; on a terminal its text is wrapped beside its word."""
+    head = f"  {word:<{WIDTH}}"
+    if not sys.stdout.isatty():
+        return head + text
+    width = max(60, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head))
+
+
+def preview(
+    method: str,
+    config: Path | None,
+    options: FinetuneOptions,
+    hardware: Hardware | None = None,
+    *,
+    as_json: bool = False,
+) -> FinetunePlan:
+    """Decide what ``resolve`` would, before there is a run or data, for any machine, and print it.
+
+    Args:
+        method: row of the table.
+        config: Detectron2's YAML; by default that of the row.
+        options: what the user asks for.
+        hardware: what it is to run on; by default one GPU of this machine.
+        as_json: print one JSON object instead of lines for people.
+
+    Raises:
+        KitError: options or GPUs that do not fit.
+    """
+    hardware = (hardware or Hardware()).completed()
+    with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is no part of the answer
+        found = _preview(method, config, options, hardware)
+    if as_json:
+        say(json.dumps(found.values()))
+    else:
+        for line in found.lines():
+            say(line)
+    return found.plan
+
+
+def _preview(method: str, config: Path | None, options: FinetuneOptions, hardware: Hardware) -> Preview:
+    cfg = model.load_config(config or detection_config(method), options.overrides)
+    resolved = resolve_options(cfg, hardware.count, options, hardware.best_precision)
+    measured = hardware.memory is None and torch.cuda.is_available()
+    timing, notes = None, {}
+    if measured:
+        found = _measure_share(resolved, hardware.count)
+        name = calibration.gpu_name()
+        notes["measured"] = f"on one {name} with synthetic images; loading and other GPUs may slow it"
+    else:
+        timing, notes = _published_timing(resolved, hardware)
+        if options.hours and hardware.gpu and not (timing or hardware.seconds):
+            raise KitError(
+                f"--hours needs the seconds of an iteration on the {hardware.gpu}: give --seconds"
+            )
+        found = _estimate(resolved, hardware, timing, notes)
+    seconds = hardware.seconds or found.seconds
+    final = fit_hours(resolved.cfg, options.hours, seconds) if options.hours else resolved.cfg
+    plan = FinetunePlan(
+        method=method,
+        cfg=final,
+        settings=model.plain(final),
+        uncompressed=cfg,
+        processes=hardware.count,
+        images=found.images,
+        precision=found.precision,
+        hours=options.hours,
+        seconds=seconds,
+        peak=found.peak,
+        peak_source="measured" if measured else "counted",
+        dataset_images=known_size(cfg),
+        seed=options.seed,
+    )
+    expected = plan.expected(of_this_machine())
+    return Preview(plan, hardware, options, config, timing, notes, expected)
+
+
+def _published_timing(
+    resolved: ResolvedOptions, hardware: Hardware
+) -> tuple[gpus.Timing | None, dict[str, str]]:
+    """Published seconds for the user's cards, or a fact that says why there are none, or whose they are."""
+    kind = curves.detector(resolved.cfg)
+    if hardware.seconds or not kind:
+        return None, {}
+    if hardware.gpu:
+        timing = gpus.timing(hardware.gpu, kind, resolved.precision)
+        if timing is None:
+            return None, {
+                "speed": f"nobody has published one of the {hardware.gpu}; give yours as --seconds"
+            }
+        return timing.on(hardware.count), {}
+    return None, {
+        "speed": "those of V100s in Detectron2's model zoo (frozen BN); give your --gpu or --seconds"
+    }
+
+
+def _share(resolved: ResolvedOptions, processes: int) -> CfgNode:
+    """The config for one GPU's share of a batch, on synthetic images."""
+    alone = resolved.cfg.clone()
+    alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = budget.per_process(resolved.cfg, processes), ()
+    return alone
+
+
+def _measure_share(resolved: ResolvedOptions, count: int) -> Calibration:
+    """Measure one GPU's share of a batch on this machine."""
+    with join() as processes:
+        return calibration.measure(
+            _share(resolved, count), processes, resolved.precision, resolved.images, log=Path(os.devnull)
+        )
+
+
+def _estimate(
+    resolved: ResolvedOptions, hardware: Hardware, timing: gpus.Timing | None, notes: dict[str, str]
+) -> Calibration:
+    """Count the memory and take published times, for GPUs that are not here."""
+    alone, images, peak = _share(resolved, hardware.count), resolved.images, None
+    share = alone.SOLVER.IMS_PER_BATCH
+    if hardware.memory is not None:
+        say("plan: counting the tensors that backward keeps, on the CPU; some half a minute")
+        need = calibration.count_memory(alone, resolved.precision)
+        images = images or budget.images_in_a_pass(share, need, hardware.memory * 1e9)
+        peak = need.peak(images)
+        which = f"{peak / 1e9:.1f} of {hardware.memory:g} GB, counted, with {images} images in a pass"
+        notes["memory"] = which
+    elif images is None:
+        notes["memory"] = (
+            "what fits the GPU is not known here; give its memory as --memory GB (make: MEMORY=)"
+        )
+    kind = curves.detector(resolved.cfg)
+    seconds = hardware.seconds or (timing.mid if timing else None)
+    if seconds is None and kind and not hardware.gpu:
+        seconds = curves.published().speed[kind].seconds * gpus.GPUS / hardware.count
+    return Calibration(hardware.count, images or share, resolved.precision, seconds, peak)

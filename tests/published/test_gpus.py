@@ -1,0 +1,61 @@
+import pytest
+
+from triplet.errors import KitError
+from triplet.published import curves, gpus
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("T4", "T4"),
+        ("tesla t4", "T4"),
+        ("2080 ti", "RTX 2080 Ti"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+        ("NVIDIA A100-SXM4", "A100"),
+        ("h100-pcie", "H100 PCIe"),
+    ],
+)
+def test_a_card_is_found_by_what_people_call_it(name, card):
+    assert gpus.find_card(name)[0] == card
+
+
+def test_an_unknown_card_is_one_line_with_the_nearest_and_the_known_ones():
+    with pytest.raises(KitError, match=r"did you mean 'T4'\? known here: V100, .*H200$") as error:
+        gpus.find_card("T5")
+    assert "\n" not in str(error.value)
+    with pytest.raises(KitError, match="known here: kaggle, kaggle-p100, colab"):
+        gpus.find_preset("azure")
+
+
+def test_the_v100_is_as_fast_as_detectron2_says():
+    for detector, speed in curves.published().speed.items():
+        found = gpus.timing("V100", detector, "float32")
+        assert found.low == found.mid == found.high == pytest.approx(speed.seconds)
+        assert gpus.timing("V100", detector, "float16").mid == pytest.approx(speed.seconds / 1.4)
+        assert found.on(2).mid == pytest.approx(4 * speed.seconds)
+
+
+@pytest.mark.parametrize("name", gpus.cards().cards)
+def test_a_card_has_a_speed_with_its_source_or_none(name):
+    card = gpus.cards().cards[name]
+    found = gpus.timing(name, "c4", card.precision)
+    assert (found is not None) == bool(card.throughput or card.seconds or card.like)
+    if found:
+        assert 0 < found.low <= found.mid <= found.high
+        assert "commit" in found.source
+
+
+def test_a_newer_card_of_a_series_is_faster():
+    order = ["P100", "T4", "RTX 2080 Ti", "RTX 3090", "RTX 4090", "A100 80GB", "H100"]
+    found = [gpus.timing(name, "c4", gpus.cards().cards[name].precision).mid for name in order]
+    assert found == sorted(found, reverse=True)
+
+
+def test_the_p100s_seconds_are_those_that_detectron_published():
+    assert gpus.timing("P100", "c4", "float32").mid == pytest.approx(2 * 0.620)
+    assert gpus.timing("P100", "fpn", "float32").mid == 0.889
+
+
+def test_presets_name_cards_of_known_speed():
+    for preset in gpus.cards().presets.values():
+        assert gpus.timing(preset.gpu, "c4", gpus.find_card(preset.gpu)[1].precision)

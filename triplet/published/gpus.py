@@ -1,0 +1,190 @@
+"""How fast a card trains before there is one, and what free hosts give: configs/gpus.yaml."""
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from triplet.config import Settings, did_you_mean, parse_file
+from triplet.errors import KitError
+from triplet.paths import CONFIGS
+from triplet.published.curves import published
+
+PATH = CONFIGS / "gpus.yaml"
+GPUS = 8
+"""Cards that the published seconds are of."""
+HALF = ("bfloat16", "float16")
+
+
+class Throughput(Settings):
+    """Throughput in training, for each model of a benchmark."""
+
+    float32: Annotated[list[float], Field(min_length=1)]
+    half: Annotated[list[float], Field(min_length=1)]
+
+
+class SpeedBenchmark(Settings):
+    """Trainings of one source on several cards."""
+
+    models: list[str]
+    source: str
+    v100: Throughput
+
+
+class Card(Settings):
+    memory: float
+    """GB (1e9 bytes)."""
+    precision: Literal["float32", "float16", "bfloat16"]
+    """The fastest that it has, as ``trainer.best_precision`` chooses."""
+    benchmark: str = ""
+    throughput: Throughput | None = None
+    seconds: dict[Literal["c4", "fpn"], float] = Field(default_factory=dict)
+    """Of an iteration of 16 images on 8 such cards in float32, by detector."""
+    like: str = ""
+    """Another card whose speed stands for this one's."""
+    source: str = ""
+
+
+class Preset(Settings):
+    """A host and what it gives."""
+
+    gpu: str
+    gpus: int
+    session_hours: float
+    week_hours: float | None = None
+    source: str
+
+
+class Cards(Settings):
+    benchmarks: dict[str, SpeedBenchmark]
+    cards: dict[str, Card]
+    presets: dict[str, Preset]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name, card in self.cards.items():
+            if (card.benchmark and card.benchmark not in self.benchmarks) or (
+                card.like and card.like not in self.cards
+            ):
+                raise ValueError(f"{name} names an unknown benchmark or card")
+            if card.throughput and len(card.throughput.half) != len(self.benchmarks[card.benchmark].models):
+                raise ValueError(f"{name} has not one throughput for each model of {card.benchmark}")
+        return self
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of an iteration of 16 images."""
+
+    low: float
+    mid: float
+    high: float
+    source: str
+
+    def on(self, gpus: int) -> "Timing":
+        """The same on so many cards instead of ``GPUS``, as if each shared the work evenly."""
+        factor = GPUS / gpus
+        return Timing(self.low * factor, self.mid * factor, self.high * factor, self.source)
+
+
+@functools.cache
+def cards() -> Cards:
+    """configs/gpus.yaml; KitError when it does not fit the schema."""
+    return parse_file(PATH, Cards)
+
+
+def find_card(name: str) -> tuple[str, Card]:
+    """A card by its name in configs/gpus.yaml, in any case; the maker's and the series' words may lack.
+
+    Raises:
+        KitError: no such card, with the nearest name or all of them.
+    """
+    known = cards().cards
+    found = {_plain(card): card for card in known}.get(_plain(name))
+    if found is None:
+        raise KitError(f"--gpu {name!r} is no card of configs/gpus.yaml; {_hint(name)}")
+    return found, known[found]
+
+
+def _hint(name: str) -> str:
+    """The nearest name that was meant, and all known ones."""
+    known = list(cards().cards)
+    plain = {_plain(card): card for card in known}
+    near = did_you_mean(_plain(name), list(plain))
+    listed = f"known here: {', '.join(known)}"
+    match = re.fullmatch(r"did you mean '(.*)'\?", near)
+    return f"did you mean {plain[match[1]]!r}? {listed}" if match else listed
+
+
+def _plain(name: str) -> str:
+    words = re.sub(r"\b(nvidia|tesla|geforce|rtx|gtx|quadro|sxm\d?)\b", " ", name.lower())
+    return re.sub(r"[^a-z0-9]", "", words)
+
+
+def find_preset(name: str) -> Preset:
+    """A host by its name in configs/gpus.yaml.
+
+    Raises:
+        KitError: no such host, with the known ones.
+    """
+    presets = cards().presets
+    if name not in presets:
+        raise KitError(
+            f"--preset {name!r} is none of configs/gpus.yaml; {did_you_mean(name, list(presets))}"
+        )
+    return presets[name]
+
+
+def timing(name: str, detector: str, precision: str) -> Timing | None:
+    """Seconds that ``GPUS`` cards of a name take for 16 images.
+
+    Args:
+        name: of the card in configs/gpus.yaml.
+        detector: c4 or fpn.
+        precision: one of ``trainer.PRECISIONS``.
+
+    Returns:
+        None where nobody has published a training speed of the card.
+    """
+    card = cards().cards[name]
+    if card.seconds:
+        seconds = card.seconds[detector]  # type: ignore[index]
+        return Timing(seconds, seconds, seconds, card.source)
+    if card.like:
+        found = timing(card.like, detector, precision)
+        return found and Timing(found.low, found.mid, found.high, f"{found.source}; {card.source}")
+    if card.throughput is None:
+        return None
+    base = published().speed[detector].seconds
+    half = precision in HALF
+    gain = _half_gain() if half else 1.0
+    wanted = [base / gain / ratio for ratio in _ratios(card, half)]
+    mid = min(max(wanted), max(min(wanted), prod(wanted) ** (1 / len(wanted))))  # whatever rounding does
+    if len(wanted) == 1:  # one model tells no range: take its ratio in the other precision as well
+        wanted += [base / gain / ratio for ratio in _ratios(card, not half)]
+    benchmark = cards().benchmarks[card.benchmark]
+    models = ", ".join(benchmark.models)
+    source = f"Detectron2's V100s (frozen BN) over the cards' ratio in {models} ({benchmark.source})"
+    return Timing(min(wanted), mid, max(wanted), source)
+
+
+def _ratios(card: Card, half: bool) -> Iterator[float]:
+    """Throughput in units of the V100's, by each model of the card's benchmark."""
+    assert card.throughput is not None
+    theirs = cards().benchmarks[card.benchmark].v100
+    if half:
+        pairs = zip(card.throughput.half, theirs.half, strict=True)
+    else:
+        pairs = zip(card.throughput.float32, theirs.float32, strict=True)
+    for ours, reference in pairs:
+        yield ours / reference
+
+
+def _half_gain() -> float:
+    """What half precision gives a V100 in a Mask R-CNN."""
+    measured = cards().benchmarks["lambda-2020"].v100
+    return measured.half[0] / measured.float32[0]
