@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -39,7 +39,7 @@ class Index(BaseModel):
 
 def decode(data: bytes) -> Image.Image:
     """RGB pixels of an encoded image; raises whatever Pillow's plug-ins do on a damaged file."""
-    with Image.open(io.BytesIO(data)) as file:
+    with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
         return file.convert("RGB")
 
 
