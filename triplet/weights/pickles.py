@@ -105,7 +105,7 @@ class Survey(pickle._Unpickler):
     """
 
     def __init__(self, file: _File, size: int) -> None:
-        super().__init__(file, encoding="latin1")  # type: ignore[arg-type]
+        super().__init__(file, encoding="latin1")
         self.most = max(size, 1 << 20)
         self.storages: dict[str, int] = {}
         self.names: dict[str, type[StandIn]] = {}
