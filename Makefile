@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu mutants lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
   linear knn semi svm speed report tensorboard docs \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -79,6 +79,9 @@ check: lint ## the quick loop: lint, types, and the fast tests that the changes 
 
 test-slow: .venv/complete ## the slow ones, two at a time: several processes, stops and resumes, the whole chain
 	@.venv/bin/pytest -n 2 --dist worksteal -m slow $(ARGS)
+
+fuzz: .venv/complete ## give changed files to every reader for MINUTES (2), each with 30 s and 2 GB (ARGS="--reader weights --seed 1")
+	@.venv/bin/python -m tests.fuzz.run $(call option,minutes,$(MINUTES)) $(ARGS)
 
 test-gpu: .venv/complete ## those that need a GPU; the others leave it alone
 	@TEST_GPU=1 .venv/bin/pytest -m gpu $(ARGS)

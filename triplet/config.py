@@ -129,9 +129,8 @@ def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) ->
 def _explain(error: Any, schema: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "(top level)"
     if error["type"] == "extra_forbidden":
-        return (
-            f"unknown key {key!r:.200}; {did_you_mean(str(error['loc'][-1]), _names(schema, error['loc'][:-1]))}"
-        )
+        *place, last = error["loc"]
+        return f"unknown key {key!r:.200}; {did_you_mean(str(last), _names(schema, place))}"
     if error["type"] == "missing":
         return f"missing key {key!r}"
     message = error["msg"].removeprefix("Value error, ")

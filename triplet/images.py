@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -48,7 +48,7 @@ def decode(data: bytes) -> Image.Image:
         KitError: its pixels are of a kind that has no 8 bits, see ``to_eight_bits``.
         Exception: whatever Pillow's plug-ins raise on a damaged file.
     """
-    with Image.open(io.BytesIO(data)) as file:
+    with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
         return to_eight_bits(file).convert("RGB")
 
 

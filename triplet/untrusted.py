@@ -1,8 +1,9 @@
 """Bounds on what is read of files that others made: size, depth, count and, by these, time and memory.
 
-Each bound is a constant here, with its reason. A small file must not take much, whatever it says of itself, and a
-large one of an honest user must be read: where a file's own size is the right measure, the bound is relative to it.
-What is beyond a bound is refused by a KitError of one line: what, where, the bound, what to do.
+Each bound is a constant here, with its reason. A small file must not take much, whatever it says of itself,
+and a large one of an honest user must be read: where a file's own size is the right measure, the bound is
+relative to it. What is beyond a bound is refused by a KitError of one line: what, where, the bound, what to
+do.
 """
 
 import io
@@ -23,34 +24,41 @@ from triplet.errors import KitError
 CONFIG = 256 << 10
 """Bytes of a YAML file. The kit's largest has 10 kB, a resolved config of Detectron2's 15 kB."""
 CONFIG_VALUES = 10_000
-"""Values in a YAML file with its aliases written out ("billion laughs"): OmegaConf takes 0.1 ms and 2 kB for each."""
+"""Values in a YAML file with its aliases written out ("billion laughs"): OmegaConf takes 0.1 ms and 2 kB
+for each."""
 CONFIG_DEPTH = 32
 """Levels in a YAML file. The kit's deepest has 6; Python's own limit would be met as a RecursionError."""
 INTEGER = 2**63 - 1
-"""Largest whole number in a config: seeds have 64 bits. Fields that stand for memory or time have bounds of their own."""
+"""Largest whole number in a config: seeds have 64 bits. Fields that stand for memory or time have bounds of
+their own."""
 RECORD = 8 << 20
-"""Bytes of a record, or of another small JSON file. A record has some 20 kB; JSON of 8 MB can take 200 MB to read."""
+"""Bytes of a record, or of another small JSON file. A record has some 20 kB; JSON of 8 MB can take 200 MB
+to read."""
 METADATA = 32 << 20
 """Bytes of a crate's list of files: 200 for each. The records of a crate have at most as much together."""
 ANNOTATIONS = 4 << 30
-"""Bytes of annotations or detections. COCO's train2017 has 0.5 GB, LVIS 1.2 GB, Objects365 2 GB; Python takes some
-ten times as much, so that more would not fit the memory of most machines."""
+"""Bytes of annotations or detections. COCO's train2017 has 0.5 GB, LVIS 1.2 GB, Objects365 2 GB; Python
+takes some ten times as much, so that more would not fit the memory of most machines."""
 JSON_DEPTH = 100
 """Levels of JSON: COCO's annotations have 5, records 8."""
 INSTRUCTIONS = 6_000_000
 """Instructions and arguments of a pickle, 60 for each tensor: 100 000 tensors, and some 10 s."""
 PICKLE_DEPTH = 100
-"""Tuples in tuples of a pickle: beyond some ten thousand, hashing one overflows C's stack and kills Python."""
+"""Tuples in tuples of a pickle: beyond some ten thousand, hashing one overflows C's stack and kills
+Python."""
 STRUCTURE = 256 << 20
 """Bytes of the pickle inside a PyTorch file, without its tensors: a checkpoint of 10 GB has a few MB."""
 WIDTH = 256
-"""Channels of a ResNet's stem, four times the usual: the network that is built to compare takes width squared."""
+"""Channels of a ResNet's stem, four times the usual: the network that is built to compare takes width
+squared."""
 SAFETENSORS_HEADER = 100 << 20
 """Bytes of a safetensors header: the limit of the format's own library."""
 DIRECTORY = 512 << 20
-"""Bytes of a zip's directory, of which Python makes ten times as much. Kaggle's ImageNet (2 million files) has 0.26 GB."""
+"""Bytes of a zip's directory, of which Python makes ten times as much. Kaggle's ImageNet (2 million files)
+has 0.26 GB."""
 TAR_HEADER = 1 << 20
-"""Bytes of one extended header of a tar: a path has at most 4 kB, and tarfile reads what the header says into memory."""
+"""Bytes of one extended header of a tar: a path has at most 4 kB, and tarfile reads what the header says
+into memory."""
 LZMA_MEMORY = 256 << 20
 """Bytes that unpacking xz may take: `xz -9` needs 65 MB, the format allows 4 GB."""
 EXPANSION = 20
@@ -60,10 +68,13 @@ CRATE_EXPANSION = 100
 SMALLEST = 512
 """Bytes that a file in an archive counts at least, so that a million empty ones count too."""
 IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
-"""What Pillow may open: by default it would also try forty rarer readers, one of which runs Ghostscript. An image of
-more than 179 megapixels is refused by Pillow itself; ImageNet's largest has some 60, and 179 take 1.3 GB."""
+"""What Pillow may open: by default it would also try forty rarer readers, one of which runs Ghostscript. An
+image of more than 179 megapixels is refused by Pillow itself; ImageNet's largest has some 60, and 179 take
+1.3
+GB."""
 LINE = 100_000
-"""Characters of a line of a log that a pattern is searched in: Detectron2's longest, of a config, has some hundred."""
+"""Characters of a line of a log that a pattern is searched in: Detectron2's longest, of a config, has some
+hundred."""
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BEGIN = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
@@ -120,12 +131,27 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
         raise KitError(f"{where}: has {_amount(len(data))}, more than the {_amount(most)} that it may have")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        return json.loads(text, parse_constant=_refuse_constant if finite else None)
+        values = json.loads(text, parse_constant=_refuse_constant if finite else None)
+        if len(data) <= METADATA:  # of larger files Python's own limit of some 1000 is enough
+            _check_depth(values)
+        return values
     except RecursionError:
-        raise KitError(f"{where}: is nested more deeply than the {JSON_DEPTH} levels of any real file") from None
+        raise KitError(
+            f"{where}: is nested more deeply than the {JSON_DEPTH} levels of any real file"
+        ) from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError, too
         reason = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)
         raise KitError(f"{where}: is no JSON ({_line(reason)}); make it again") from None
+
+
+def _check_depth(values: Any) -> None:
+    """RecursionError when lists and dicts are in each other more than JSON_DEPTH times."""
+    level = [values] if isinstance(values, dict | list) else []
+    for _ in range(JSON_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inside for value in values if isinstance(value, dict | list)]
+    if level:
+        raise RecursionError
 
 
 def read_json(path: Path, *, most: int = RECORD, finite: bool = True) -> Any:
@@ -141,37 +167,44 @@ def check_yaml(text: str, where: str) -> None:
         where: it is from, for the message.
 
     Raises:
-        KitError: more than CONFIG bytes, CONFIG_VALUES values with aliases written out, or CONFIG_DEPTH levels; an
-            interpolation.
-        yaml.YAMLError: it is no YAML.
+        KitError: more than CONFIG bytes, CONFIG_VALUES values with aliases written out, or CONFIG_DEPTH
+            levels; an interpolation. yaml.YAMLError: it is no YAML.
     """
     if len(text) > CONFIG:
         raise KitError(f"{where}: has more than {_amount(CONFIG)}, the most of a config; give another file")
     if "${" in text:
-        raise KitError(f"{where}: found an interpolation '${{...}}', which no config here has; write the value")
-    counts: list[tuple[str | None, int]] = [(None, 0)]  # of each open level: its anchor, and values so far
+        raise KitError(
+            f"{where}: found an interpolation '${{...}}', which no config here has; write the value"
+        )
+    for depth, count in _counts(text):
+        if depth > CONFIG_DEPTH:
+            raise KitError(f"{where}: has more than {CONFIG_DEPTH} levels; give another file")
+        if count > CONFIG_VALUES:
+            raise KitError(
+                f"{where}: has more than {CONFIG_VALUES} values, aliases written out; give another file"
+            )
+
+
+def _counts(text: str) -> Iterator[tuple[int, int]]:
+    """The level, and the values in it with aliases written out, after each event of a YAML text."""
+    levels: list[tuple[str | None, int]] = [(None, 0)]  # its anchor, and values so far
     anchors: dict[str, int] = {}
     for event in yaml.parse(text, Loader=_YAML):
-        done: int | None = None
         anchor = getattr(event, "anchor", None)
         if isinstance(event, _BEGIN):
-            counts.append((anchor, 1))
-            if len(counts) > CONFIG_DEPTH:
-                raise KitError(f"{where}: has more than {CONFIG_DEPTH} levels; give another file")
+            levels.append((anchor, 1))
+            done = 0
         elif isinstance(event, _END):
-            anchor, done = counts.pop()
-        elif isinstance(event, yaml.ScalarEvent):
-            done = 1
+            anchor, done = levels.pop()
+            anchors[anchor or ""] = done
         elif isinstance(event, yaml.AliasEvent):
-            anchor, done = None, anchors.get(event.anchor, 0)
-        if done is not None:
-            if anchor:
-                anchors[anchor] = done
-            counts[-1] = (counts[-1][0], counts[-1][1] + done)
-            if counts[-1][1] > CONFIG_VALUES:
-                raise KitError(
-                    f"{where}: has more than {CONFIG_VALUES} values, aliases written out; give another file"
-                )
+            done = anchors.get(anchor or "", 0)
+        else:
+            done = int(isinstance(event, yaml.ScalarEvent))
+            if done and anchor:
+                anchors[anchor] = 1
+        levels[-1] = (levels[-1][0], levels[-1][1] + done)
+        yield len(levels), levels[-1][1]
 
 
 def load_yaml(text: str, where: str) -> Any:
@@ -190,7 +223,8 @@ def load_yaml(text: str, where: str) -> Any:
 
 
 def check_numbers(values: Any, where: str, key: str = "") -> None:
-    """KitError when a whole number among plain values has more than 64 bits: it could not even be printed."""
+    """KitError when a whole number among plain values has more than 64 bits: it could not even be
+    printed."""
     if isinstance(values, dict):
         for name, value in values.items():
             check_numbers(name, where, key)
@@ -200,7 +234,7 @@ def check_numbers(values: Any, where: str, key: str = "") -> None:
             check_numbers(value, where, key)
     elif isinstance(values, int) and abs(values) > INTEGER:
         raise KitError(
-            f"{where}: {key or 'a key'}: found a whole number of {values.bit_length()} bits, expected at most 64"
+            f"{where}: {key or 'a key'}: found a number of {values.bit_length()} bits, expected at most 64"
         )
 
 
@@ -216,7 +250,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         size = _directory(file)
     if size > DIRECTORY:
         raise KitError(
-            f"{path}: its directory has {_amount(size)}, more than {_amount(DIRECTORY)}: that is no data set"
+            f"{path}: its directory has {_amount(size)}, over {_amount(DIRECTORY)}: that is no data set"
         )
     with zipfile.ZipFile(path) as archive:
         yield archive
@@ -249,10 +283,16 @@ def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
         KitError: a member is compressed, or they overlap: a small file could take any memory.
     """
     found = archive.infolist()
-    if any(info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size for info in found):
-        raise KitError(f"{archive.filename}: its tensors are compressed, which torch never writes; save it again")
+    if any(
+        info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size for info in found
+    ):
+        raise KitError(
+            f"{archive.filename}: its tensors are compressed, which torch never writes; save it again"
+        )
     if sum(info.file_size for info in found) > size:
-        raise KitError(f"{archive.filename}: its members are larger than the file: they overlap; fetch it again")
+        raise KitError(
+            f"{archive.filename}: its members are larger than the file: they overlap; fetch it again"
+        )
     return found
 
 
@@ -316,12 +356,13 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
             kind = "r:gz"
         else:
             kind = "r:bz2" if head.startswith(b"BZh") else "r:"
-        with tarfile.open(fileobj=file, mode=kind, tarinfo=_Header) as archive:  # type: ignore[call-overload]
+        with tarfile.open(None, kind, file, tarinfo=_Header) as archive:  # type: ignore[call-overload]
             yield archive
 
 
 def inner_tar(content: IO[bytes]) -> tarfile.TarFile:
-    """Open a tar inside another one, which is read from its beginning to its end; raises as ``open_tar`` does."""
+    """Open a tar inside another one, which is read from its beginning to its end; raises as ``open_tar``
+    does."""
     return tarfile.open(fileobj=content, mode="r|", tarinfo=_Header)
 
 

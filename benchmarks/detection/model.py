@@ -11,9 +11,9 @@ import yaml
 from torch import nn
 
 from benchmarks.detection import compat  # noqa: F401
-from triplet import files
+from triplet import untrusted
 from triplet.errors import KitError
-from triplet.weights import detectron2_format
+from triplet.weights import detectron2_format, torch_file
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import get_norm
@@ -46,11 +46,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     if len(pairs) != 2 * len(overrides):
         raise KitError(f"overrides of Detectron2's settings are KEY.SUB=value: found {overrides}")
     try:
+        untrusted.check_yaml(untrusted.read_text(path, untrusted.CONFIG, "detection config"), str(path))
         cfg.merge_from_file(str(path), allow_unsafe=False)
         cfg.merge_from_list(pairs)
-    except (LookupError, ValueError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
+    except (
+        LookupError,
+        ValueError,
+        AssertionError,
+        AttributeError,
+        TypeError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).strip("'\"").split())
-        raise KitError(f"{path}: Detectron2 refuses it: {reason}") from None
+        raise KitError(f"{path}: Detectron2 refuses it: {reason:.300}") from None
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
 
@@ -105,16 +114,14 @@ def load_trained(network: nn.Module, path: Path) -> None:
     Raises:
         KitError: the file is damaged, holds more than tensors and plain values, or is of another model.
     """
-    if damage := files.damage(path):
-        raise KitError(f"{path} is damaged ({damage}); fetch it again, or run its stage again with --force")
     try:
         if path.suffix == ".pkl":
             found = {k: torch.as_tensor(v) for k, v in detectron2_format.read(path).items()}
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            found = content.get("model", content)
+            content = torch_file.read(path)
+            found = {str(k): v for k, v in content.get("model", content).items()}
         shapes = {name: tuple(value.shape) for name, value in found.items()}
-    except OSError:
+    except (KitError, OSError):
         raise
     except Exception as error:  # a damaged pickle raises whatever it likes
         reason = " ".join(str(error).split())[:160]

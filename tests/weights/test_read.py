@@ -1,6 +1,11 @@
 """Each format that a row of the table comes in, and each way in which a file can be wrong."""
 
+import argparse
+import gzip
+import json
 import pickle
+import struct
+import zipfile
 
 import pytest
 import torch
@@ -245,3 +250,140 @@ def test_a_file_without_checksums_is_read(file, state):
     finally:
         torch.serialization.set_crc32_options(True)
     assert same(read_backbone(path), state)
+
+
+def children(state):
+    """Names in an ``nn.Sequential`` of a ResNet's children, as lightly has."""
+    numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    return {f"{numbers[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in state.items()}
+
+
+def other(state):
+    return {k: v + 1 for k, v in state.items()}
+
+
+WRAPPED = {
+    "dino, alone": lambda s: {"student": prefixed(s, "module.backbone."), "epoch": 3},
+    "dino": lambda s: {"student": prefixed(other(s), "backbone."), "teacher": prefixed(s, "backbone.")},
+    "vissl": lambda s: {
+        "phase_idx": 1,
+        "classy_state_dict": {"base_model": {"model": {"trunk": prefixed(s, "_feature_blocks.")}}},
+    },
+    "barlow twins": lambda s: {
+        "epoch": 1000,
+        "model": {**prefixed(s, "module.backbone."), "module.projector.0.weight": torch.ones(2, 2)},
+        "optimizer": {"state": {}},
+    },
+    "lightly": lambda s: {
+        "state_dict": {
+            **prefixed(children(s), "backbone."),
+            **prefixed(children(other(s)), "backbone_momentum."),
+            "projection_head.layers.0.weight": torch.ones(2, 2),
+        }
+    },
+    "solo-learn": lambda s: {
+        "state_dict": {**prefixed(s, "backbone."), **prefixed(other(s), "momentum_backbone.")}
+    },
+    "moco": lambda s: {
+        "state_dict": {**prefixed(s, "module.encoder_q."), **prefixed(other(s), "module.encoder_k.")}
+    },
+    "swav": lambda s: {**prefixed(s, "module."), "module.projection_head.0.weight": torch.ones(2, 2)},
+    "parameters": lambda s: {
+        k: torch.nn.Parameter(v) if v.is_floating_point() else v for k, v in s.items()
+    },
+    "odd keys": lambda s: {**s, 3: torch.ones(1), b"bytes": torch.ones(1), ("a", None): 1},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_what_others_wrap_around_a_backbone_is_looked_into(file, state, wrap):
+    assert same(read_backbone(file(wrap(state))), state)
+
+
+def test_several_wrapped_backbones_are_named(file, state):
+    with pytest.raises(KitError, match=r"holds ResNets in 'a', 'b\.c'; save the one"):
+        read_backbone(file({"a": state, "b": {"c": other(state)}}))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.empty(8, 3, 7, 7, device="meta"), "is on the meta device and holds no values"),
+        (torch.ones(8, 3, 7, 7).to_sparse(), "is sparse or nested"),
+        (torch.ones(1).expand(40_000, 40_000), r"_rebuild_tensor_v2 of 1\.6e\+09 elements in a file of"),
+        (torch.empty(10**9, 10**9, device="meta"), "elements in a file of"),
+        (torch.ones(100_000, 3, 1, 1), "a ResNet of base width 100000; expected at most 256"),
+    ],
+)
+def test_tensors_without_values_of_their_own_are_refused(file, state, value, message):
+    with pytest.raises(KitError, match=message):
+        read_backbone(file({**state, "conv1.weight": value}))
+
+
+def safe(state, **header):
+    """A safetensors file; its header with changes."""
+    entries, data = {}, b""
+    for name, value in state.items():
+        content = value.numpy().tobytes()
+        kind = {torch.float32: "F32", torch.int64: "I64"}[value.dtype]
+        place = [len(data), len(data) + len(content)]
+        entries[name], data = (
+            {"dtype": kind, "shape": list(value.shape), "data_offsets": place},
+            data + content,
+        )
+    text = json.dumps({"__metadata__": {"format": "pt"}, **entries, **header}).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def test_safetensors_are_read(tmp_path, state):
+    (tmp_path / "model.safetensors").write_bytes(safe(state))
+    assert same(read_backbone(tmp_path / "model.safetensors"), state)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}, "place inside the file"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, r"of shape \[3\] has 8 bytes"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "lies on another tensor"),
+        ({"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}, "is of type 'F4'"),
+        ({"dtype": "F32", "shape": -1}, "place inside the file"),
+    ],
+)
+def test_safetensors_that_do_not_add_up_are_refused(tmp_path, state, entry, message):
+    (tmp_path / "w.safetensors").write_bytes(safe(state, x=entry))
+    with pytest.raises(KitError, match=message):
+        read_backbone(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS.*run there: git lfs pull"),
+        (gzip.compress(b"weights"), "compressed by gzip; unpack it first: tar xf"),
+        (b"", "it is empty; fetch it again"),
+        (b'{"error": "no"}', "it is JSON"),
+        (b"PK\x03\x04 cut", "a ZIP, as torch writes, that is cut short"),
+        (b"\x80\x04N\x94r\xff\xff\xff\x1f.", "an object numbered 536870911"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\x01\x00\x00\x00.", "damaged"),
+        (b"\x80\x02)" + b"\x85" * 200 + b".", "tuples in tuples, more than 100 deep"),
+        (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", r"bytearray of 2\.1e\+09 elements"),
+    ],
+)
+def test_what_is_no_weights_is_named(tmp_path, content, message):
+    for name in ("w.pth", "w.pkl"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(KitError, match=message if name == "w.pth" else "damaged"):
+            read_backbone(tmp_path / name)
+
+
+def test_a_zip_of_something_else_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("images/1.jpg", b"")
+    with pytest.raises(KitError, match=r"a ZIP that torch\.save did not write \(in it: images/1\.jpg\)"):
+        read_backbone(tmp_path / "w.pth")
+
+
+def test_the_class_that_is_refused_is_named(file, state):
+    with pytest.raises(KitError, match=r"it holds argparse\.Namespace, which may not be unpickled"):
+        read_backbone(file({"state_dict": state, "args": argparse.Namespace(lr=1)}))

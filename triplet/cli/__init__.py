@@ -18,6 +18,8 @@ from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
 
 # The commands import what they run when they run it: `triplet doctor` must work where torch does not.
+LONGEST = 2000
+"""Characters of a message: names in files of others may have any length."""
 GROUPS = (pull, pretrain, detection, linear, report)
 
 
@@ -56,7 +58,7 @@ def _run(argv: Sequence[str]) -> int:
 def _explain(error: Exception) -> str | None:
     """What is wrong, in one line; None for an error that only its traceback explains."""
     if isinstance(error, KitError):
-        return str(error)
+        return one_line(str(error))
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return None if error.errno is None else f"{error.strerror}{where}"
@@ -65,6 +67,12 @@ def _explain(error: Exception) -> str | None:
     reason = " ".join(str(error).split())[:120]
     advice = "the driver may lack expandable segments: set PYTORCH_ALLOC_CONF=expandable_segments:False"
     return f"{reason}; {advice}"
+
+
+def one_line(text: str) -> str:
+    """A message as one line of at most LONGEST characters, without what would steer a terminal."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

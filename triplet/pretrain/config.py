@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
-
 WIDEST = 65_536
 """Of a head's layers: SwAV's and VICReg's widest have 8192. Beyond some 2 million no machine holds them."""
 MANY = 10**8
@@ -223,8 +222,8 @@ class Pretrain(Settings):
             raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
         if self.batch > LARGEST_BATCH:
             raise ValueError(
-                f"loss.group * optimizer.groups * optimizer.accumulate is {self.batch} images a step; expected "
-                f"at most {LARGEST_BATCH}"
+                f"loss.group * optimizer.groups * optimizer.accumulate is {self.batch} images a step; "
+                f"expected at most {LARGEST_BATCH}"
             )
         return self
 

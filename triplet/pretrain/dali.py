@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from triplet import untrusted
 from triplet.errors import KitError, out_of_memory
 from triplet.images import Images, to_eight_bits
 from triplet.pretrain.config import Views
@@ -99,7 +100,7 @@ class Encoded(Dataset[EncodedBatch]):
         """What to give DALI, and (width, height); None for an image that cannot be read."""
         try:
             data = self.images.read(index)
-            with Image.open(io.BytesIO(data)) as file:
+            with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
                 if plain or not _for_dali(file, data):
                     pixels = to_eight_bits(file).convert("RGB").tobytes()
                     data = b"P6 %d %d 255\n" % file.size + pixels  # PPM: a header and plain pixels

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from triplet import coco, files
+from triplet import coco, files, untrusted
 from triplet.annotations import image_files
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
@@ -54,7 +54,7 @@ def _images(folder: Path, place: str, count: int) -> Iterator[str]:
 
 def _decodes(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

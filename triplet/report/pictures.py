@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from triplet import paths
+from triplet import paths, untrusted
 from triplet.runs import Run
 
 WIDTH = 480
@@ -49,10 +49,10 @@ def _names(run: Run) -> list[str]:
 def _read(run: Run, name: str) -> Picture | None:
     path = paths.local(run.stages["eval"].outputs["pictures"].path) / name
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
             image.thumbnail((WIDTH, WIDTH))
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=70)
-    except OSError:  # gone, or no picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # gone, or no picture
         return None
     return Picture(run.name, name, f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")

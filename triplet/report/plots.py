@@ -44,6 +44,8 @@ FINETUNE = {
     "data_time": "waiting for data (s)",
 }
 CLASSIFY = {"loss": "loss", "top1": "top-1 (%)", "learning_rate": "learning rate"}
+DRAWN = 1e30
+"""What is larger, or no number, is left out: matplotlib overflows on an axis."""
 SHOWN = 12
 """Categories at either end of the plot of differences."""
 
@@ -231,7 +233,7 @@ def _thin(points: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     return means[:, 0], means[:, 1]
 
 
-def _read(run: Run, stage: str) -> list[dict[str, Any]]:
+def _read(run: Run, stage: str) -> list[dict[str, float]]:
     """The lines of a stage's metrics; Detectron2's with images/s beside the time of an iteration."""
     record = run.stages.get(stage)
     if record is None or "metrics" not in record.outputs:
@@ -239,12 +241,24 @@ def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     path = paths.local(record.outputs["metrics"].path)
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    lines = [found for line in path.read_bytes().splitlines() if (found := _numbers(line))]
     batch = record.results.get("images_per_batch")
-    for line in lines:
-        if batch and line.get("time"):
-            line["images_per_second"] = batch / line["time"]
-    return [line for line in lines if "iteration" in line]
+    for values in lines:
+        if isinstance(batch, int | float) and values.get("time"):
+            values["images_per_second"] = batch / values["time"]
+    return [values for values in lines if "iteration" in values]
+
+
+def _numbers(line: bytes) -> dict[str, float]:
+    """What a line of metrics says that can be drawn; nothing of a damaged one."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    drawn = ((key, value) for key, value in values.items() if type(value) in (int, float))
+    return {key: float(value) for key, value in drawn if abs(value) < DRAWN}
 
 
 def save(plots: Sequence[Plot], folder: Path) -> None:

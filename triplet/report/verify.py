@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from triplet import paths
+from triplet import paths, untrusted
 from triplet.errors import KitError
-from triplet.progress import Bar
+from triplet.progress import Bar, amount
 from triplet.records import Artifact, Record
 from triplet.report import crate
 from triplet.report.results import flat
@@ -27,10 +27,10 @@ OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6
 """AP in percent: of the rounding of the last place, should an engine add in another order."""
 RESULTS = "reports/results.json"
-ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What reading well-formed JSON of another shape raises."""
-LARGEST = 64 << 20
-"""Bytes of a record or metadata file in an archive: more is no such file."""
+SLACK = 10 << 20
+"""Bytes beyond its share that a file of a crate, or all of them, may have."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def archived(path: Path) -> list[Finding]:
         KitError: no such archive, or one that was not made by ``triplet report --export``.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with untrusted.open_zip(path) as archive:
             return list(_archived(archive, path))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, *ODD) as error:
         raise KitError(
@@ -76,17 +76,19 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
         raise KitError(f"{path} has no {crate.METADATA}; expected what triplet report --export wrote")
     if len(set(names)) != len(names):
         raise KitError(f"{path} holds a name twice")
-    metadata = json.loads(_text(archive, crate.METADATA))
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+    recorded = sorted(name for name in names if name.endswith("/record.json"))
+    _check_sizes(path, sizes, recorded)
+    metadata = _json(archive, crate.METADATA, untrusted.METADATA)
     try:
         said = {each["@id"]: each["sha256"] for each in metadata["@graph"] if each["@type"] == "File"}
     except (KeyError, TypeError):
         raise KitError(f"{path}: its {crate.METADATA} is not one of the kit's") from None
     yield from _files(archive, said)
-    sizes = {info.filename: info.file_size for info in archive.infolist()}
     known: dict[PurePath, Record] = {}
-    for name in sorted(name for name in names if name.endswith("/record.json")):
+    for name in recorded:
         try:
-            record = Record.model_validate_json(_text(archive, name))
+            record = Record.model_validate_json(_text(archive, name, untrusted.RECORD))
         except ValidationError:
             yield Finding(name, WRONG, "is no record")
             continue
@@ -94,7 +96,7 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
         if name.startswith("checkpoints/"):
             known[PurePosixPath(name).parent.relative_to("checkpoints")] = record
     if RESULTS in names:
-        same = json.loads(_text(archive, RESULTS)) == json.loads(json.dumps(flat(assemble(known))))
+        same = _json(archive, RESULTS, untrusted.METADATA) == json.loads(json.dumps(flat(assemble(known))))
         yield Finding(RESULTS, OK if same else WRONG, "" if same else "is not what the records say")
 
 
@@ -173,11 +175,11 @@ def _again(
         engine = record.results.get("engine")
         tasks = [task for task in NUMBERS if task in record.results]
         try:
-            detections = json.load(file)
+            detections = untrusted.parse_json(file.read(), what, most=untrusted.ANNOTATIONS)
             with contextlib.redirect_stdout(io.StringIO()):
                 judge = CocoGroundTruth(path, engine if engine in ENGINES else "ultrafast")
                 scores = {task: judge.score(detections, task).numbers for task in tasks}
-        except ODD:
+        except (KitError, *ODD):
             yield Finding(what, WRONG, "its predictions cannot be evaluated")
             return
     for task, numbers in scores.items():
@@ -197,15 +199,32 @@ def _safe(info: zipfile.ZipInfo, path: Path) -> str:
     name = PurePosixPath(info.filename)
     kind = stat.S_IFMT(info.external_attr >> 16)
     odd = name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename
-    bomb = info.file_size > 100 * info.compress_size + (10 << 20)  # ours shrink to a tenth or so
+    bomb = info.file_size > untrusted.CRATE_EXPANSION * info.compress_size + SLACK
     if odd or bomb or info.is_dir() or kind not in (0, stat.S_IFREG):
         raise KitError(f"{path} holds {info.filename!r:.60}, which no crate of the kit does")
     return info.filename
 
 
-def _text(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > LARGEST:
+def _check_sizes(path: Path, sizes: dict[str, int], recorded: list[str]) -> None:
+    """KitError when the files together, or the records, are larger than those of any crate."""
+    most = untrusted.CRATE_EXPANSION * path.stat().st_size + SLACK
+    if (total := sum(sizes.values())) > most:
         raise KitError(
-            f"{name} in the archive has {archive.getinfo(name).file_size} bytes: it is no record"
+            f"{path} unpacks to {amount(total)}, expected at most {amount(most)}: it is no crate of the kit"
         )
+    if (total := sum(sizes[name] for name in recorded)) > untrusted.METADATA:
+        most = untrusted.METADATA
+        raise KitError(
+            f"{path}: its records have {amount(total)}, expected at most {amount(most)} together"
+        )
+
+
+def _text(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > most:
+        raise KitError(f"{name} in the archive has {amount(size)}, expected at most {amount(most)}")
     return archive.read(name)
+
+
+def _json(archive: zipfile.ZipFile, name: str, most: int) -> Any:
+    return untrusted.parse_json(_text(archive, name, most), f"{name} in the archive", most=most)

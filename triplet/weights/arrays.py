@@ -26,6 +26,9 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+_INSTEAD: dict[str, object] = {"ndarray": _Array, "_reconstruct": _reconstruct, "encode": _encode}
+
+
 class ArraysOnly(pickle.Unpickler):
     """Unpickles numpy arrays and plain values and nothing that could run code."""
 
@@ -40,12 +43,11 @@ class ArraysOnly(pickle.Unpickler):
             ("_codecs", "encode"),
         )
     )
-    INSTEAD = {"ndarray": _Array, "_reconstruct": _reconstruct, "encode": _encode}
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weight file")
-        return self.INSTEAD.get(name) or super().find_class(module, name)
+        return _INSTEAD.get(name) or super().find_class(module, name)
 
 
 def read(path: Path, encoding: str = "ASCII") -> Any:
@@ -56,8 +58,8 @@ def read(path: Path, encoding: str = "ASCII") -> Any:
         encoding: of its strings: latin1 where Python 2 wrote it.
 
     Raises:
-        pickle.UnpicklingError: damaged, more than arrays and plain values, or it asks for more memory than its file
-            can hold.
+        pickle.UnpicklingError: damaged, more than arrays and plain values, or it asks for more memory than
+            its file can hold.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -44,7 +44,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise pickle.UnpicklingError("no 'model' in it")
-    if odd := [name for name, value in model.items() if not isinstance(name, str) or not _is_numeric(value)]:
+    if odd := [
+        name for name, value in model.items() if not isinstance(name, str) or not _is_numeric(value)
+    ]:
         raise pickle.UnpicklingError(f"{wrappers.text(odd[0])!r:.60} is no array of numbers by name")
     return model
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 HEADS = {
-    b"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for; run there: git lfs pull",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run there: git lfs pull",
     b"\x1f\x8b": "compressed by gzip; unpack it first: tar xf FILE, or gunzip",
     b"BZh": "compressed by bzip2; unpack it first: tar xf FILE, or bunzip2",
     b"\xfd7zXZ\0": "compressed by xz; unpack it first: tar xf FILE, or unxz",
@@ -17,6 +17,7 @@ HEADS = {
     b"\x89PNG": "a PNG image",
     b"%PDF": "a PDF document",
     b"<?xml": "an XML document: the download was refused; fetch it again",
+    b"PK\x03\x04": "a ZIP, as torch writes, that is cut short or damaged; fetch it again",
     b"{": "JSON, perhaps a server's answer; look at it, and fetch it again",
 }
 PAGES = (b"<!doctype", b"<html", b"<head", b"<body")
@@ -29,7 +30,8 @@ def is_page(path: Path) -> bool:
 
 
 def describe(path: Path) -> str:
-    """What a file that torch cannot read is by its first bytes, and what to do; '' where they do not tell."""
+    """What a file that torch cannot read is by its first bytes, and what to do; '' where they do not
+    tell."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:

@@ -1,7 +1,8 @@
-"""Pickles of others, surveyed before anything in them is made: a pickle of ten bytes may ask for any memory.
+"""Pickles of others, surveyed before anything in them is made: a pickle of ten bytes may ask for any
+memory.
 
-``survey`` runs a pickle with stand-ins for everything that it names. It checks what the pickle would make against the
-size of its file, and collects how large the tensors' storages are said to be.
+``survey`` runs a pickle with stand-ins for everything that it names. It checks what the pickle would make
+against the size of its file, and collects how large the tensors' storages are said to be.
 """
 
 import io
@@ -10,7 +11,7 @@ import mmap
 import pickle
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,7 +19,13 @@ from triplet import untrusted
 
 LONG = 1 << 16
 """Bytes of an argument beyond which a survey skips it: the content of an array."""
-VIEWS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_meta_tensor_no_storage", "Size")
+VIEWS = (
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_parameter",
+    "_rebuild_meta_tensor_no_storage",
+    "Size",
+)
 """What makes no memory of its own."""
 LATIN1 = ("latin1", "latin-1", "latin_1", "iso-8859-1")
 
@@ -98,7 +105,7 @@ class Survey(pickle._Unpickler):
     """
 
     def __init__(self, file: _File, size: int) -> None:
-        super().__init__(file, encoding="latin1")  # type: ignore[arg-type]
+        super().__init__(file, encoding="latin1")
         self.most = max(size, 1 << 20)
         self.storages: dict[str, int] = {}
         self.names: dict[str, type[StandIn]] = {}
@@ -107,7 +114,9 @@ class Survey(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> type[StandIn]:
         full = f"{module}.{name}"
         if full not in self.names:
-            self.names[full] = type("StandIn", (StandIn,), {"name": full, "called": staticmethod(self._call)})
+            self.names[full] = type(
+                "StandIn", (StandIn,), {"name": full, "called": staticmethod(self._call)}
+            )
         return self.names[full]
 
     def persistent_load(self, saved: Any) -> StandIn:
@@ -167,7 +176,7 @@ class Survey(pickle._Unpickler):
     def load_few(self, count: int) -> None:
         self.stack[-count:] = [_nested(self.stack[-count:])]  # type: ignore[attr-defined]
 
-    dispatch = {
+    dispatch: ClassVar[dict[int, Callable[..., Any]]] = {
         **pickle._Unpickler.dispatch,
         pickle.FRAME[0]: load_frame,
         pickle.BYTEARRAY8[0]: load_bytearray8,

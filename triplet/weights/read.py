@@ -18,8 +18,8 @@ from triplet.weights.caffe2 import read_caffe2
 
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
-HEADS = ("fc.", "head.", "projection_head.", "prototypes.", "projector.", "predictor.")
-"""What others put beside a ResNet's layers under the same prefix."""
+OWN = re.compile(r"(conv|bn|layer)\d")
+"""How names of a ResNet's layers begin; others put their heads under the same prefix."""
 BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
 """In the name of a tensor that may be the backbone's."""
 
@@ -76,7 +76,7 @@ def read_backbone(path: Path) -> Backbone:
             backbone[key] = reference
             continue
         backbone[key] = _checked(key, inside.get(key), reference, path)
-    unknown = sorted(name for name in inside.keys() - expected.keys() if not name.startswith(HEADS))
+    unknown = sorted(name for name in inside.keys() - expected.keys() if OWN.match(name))
     if unknown:
         raise KitError(
             f"{path}: found {len(unknown)} tensors that a ResNet-{depth} does not have, "
@@ -102,7 +102,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
     What others wrap around a state dict is looked into: see ``triplet.weights.wrappers``.
 
     Raises:
-        KitError: no such file, not one of tensors, none in it, or tensors of a backbone that hold no values.
+        KitError: no such file, not one of tensors, none in it, or tensors of a backbone that hold no
+            values.
     """
     content = _load(path)
     untrained = False
@@ -115,11 +116,15 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
         raise KitError(f"{path}: expected a state dict, found a {type(content).__name__}")
     state = {wrappers.text(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
-        raise KitError(f"{path}: holds no tensors; its keys: {[wrappers.text(k)[:40] for k in content][:5]}")
+        raise KitError(
+            f"{path}: holds no tensors; its keys: {[wrappers.text(k)[:40] for k in content][:5]}"
+        )
     odd = {name: why for name, value in state.items() if (why := _odd(value))}
     for name, why in odd.items():
         if BACKBONE.search(name):
-            raise KitError(f"{path}: {name} {why}; save the state dict of the model on its device, by torch.save")
+            raise KitError(
+                f"{path}: {name} {why}; save the state dict of the model on its device, by torch.save"
+            )
     return wrappers.rename({k: v for k, v in state.items() if k not in odd}), untrained
 
 

@@ -1,6 +1,7 @@
 """The safetensors format: a JSON header of names, types, shapes and places, then the tensors' bytes.
 
-Follows the description of the format in github.com/huggingface/safetensors; its own library is not needed to read.
+Follows the description of the format in github.com/huggingface/safetensors; its own library is not needed
+to read.
 """
 
 import math
@@ -39,14 +40,16 @@ def read(path: Path) -> dict[str, Tensor]:
     """The tensors by name, in the order of the header.
 
     Raises:
-        KitError: cut short or damaged; a tensor of a type that torch has not, or that lies outside of the file or on
-            another one.
+        KitError: cut short or damaged; a tensor of a type that torch has not, or that lies outside of the
+            file or on another one.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = _length(file.read(8))
         if length > min(size - 8, untrusted.SAFETENSORS_HEADER):
-            raise KitError(f"{path} is cut short: its header of {length} bytes does not fit; fetch it again")
+            raise KitError(
+                f"{path} is cut short: its header of {length} bytes does not fit; fetch it again"
+            )
         header = untrusted.parse_json(file.read(length), str(path), most=untrusted.SAFETENSORS_HEADER)
         if not isinstance(header, dict):
             raise KitError(f"{path}: its header names no tensors; fetch it again")

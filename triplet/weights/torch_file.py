@@ -1,4 +1,5 @@
-"""PyTorch's own files, read as tensors and plain values once they are known to take no more than they have."""
+"""PyTorch's own files, read as tensors and plain values once they are known to take no more than they
+have."""
 
 import io
 import mmap
@@ -23,9 +24,9 @@ def read(path: Path) -> Any:
     """What is in a file of ``torch.save``.
 
     Raises:
-        KitError: no such file, or another type of file (it says which), a class that may not be unpickled (it says
-            which), damage, or more memory asked for than its file can hold.
-        OSError: it cannot be read.
+        KitError: no such file, or another type of file (it says which), a class that may not be unpickled
+            (it says which), damage, or more memory asked for than its file can hold. OSError: it cannot be
+            read.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -46,9 +47,13 @@ def _check_zip(path: Path) -> None:
         found = {info.filename.partition("/")[2]: info for info in untrusted.members(archive, size)}
         if "data.pkl" not in found:
             names = ", ".join(archive.namelist()[:3])
-            raise KitError(f"{path} is a ZIP that torch.save did not write (in it: {names:.100}); unpack it first")
+            raise KitError(
+                f"{path} is a ZIP that torch.save did not write (in it: {names:.100}); unpack it first"
+            )
         if "constants.pkl" in found:
-            raise KitError(f"{path} is a TorchScript archive, a program; save its state_dict() by torch.save")
+            raise KitError(
+                f"{path} is a TorchScript archive, a program; save its state_dict() by torch.save"
+            )
         if found["data.pkl"].file_size > untrusted.STRUCTURE:
             raise KitError(f"{path}: its pickle is larger than {untrusted.STRUCTURE} bytes; fetch it again")
         if damage := files.damage(path):
@@ -58,11 +63,14 @@ def _check_zip(path: Path) -> None:
         there = found.get(f"data/{key}")
         if there is None or there.file_size < needed:
             has = there.file_size if there else "no"
-            raise KitError(f"{path} is damaged: storage {key:.20} has {has} bytes of {needed}; fetch it again")
+            raise KitError(
+                f"{path} is damaged: storage {key:.20} has {has} bytes of {needed}; fetch it again"
+            )
 
 
 def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member that is not compressed; torch may have left out its checksum, which zipfile would ask."""
+    """The bytes of a member that is not compressed; torch may have left out its checksum, which zipfile
+    would ask."""
     with path.open("rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
@@ -77,20 +85,26 @@ def _check_legacy(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:1] != b"\x80":
-            raise KitError(f"{path} is no PyTorch file of tensors: it begins with {content[:12]!r}; fetch it again")
+            raise KitError(
+                f"{path} is no PyTorch file of tensors: it begins with {content[:12]!r}; fetch it again"
+            )
         needed = sum(pickles.survey(content, size, LEGACY).storages.values())
     if needed > size:
-        raise KitError(f"{path} is cut short: its tensors have {needed} bytes, the file {size}; fetch it again")
+        raise KitError(
+            f"{path} is cut short: its tensors have {needed} bytes, the file {size}; fetch it again"
+        )
 
 
 def _explain(path: Path, error: Exception) -> str:
     text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
-    known = re.search(r"GLOBAL (\S{1,100}) |reduce for unrecognized function (\S{1,100})|got <class '(\S{1,100})'>", text)
+    known = re.search(
+        r"GLOBAL (\S{1,100}) |reduce for unrecognized function (\S{1,100})|got <class '(\S{1,100})'>", text
+    )
     if isinstance(error, pickle.UnpicklingError) and known:
         name = known[1] or known[2] or known[3]
         return (
-            f"{path} is no PyTorch file of tensors alone: it holds {name}, which may not be unpickled, as that could "
-            "run code; where you trust the file, save its state dict alone, by torch.load(..., weights_only=False) "
-            "and torch.save"
+            f"{path} is no PyTorch file of tensors alone: it holds {name}, which may not be unpickled: "
+            "it could run code; where you trust the file, save its state dict alone, by torch.load(..., "
+            "weights_only=False) and torch.save"
         )
     return f"{path} is no PyTorch file of tensors, or damaged: {' '.join(text.split())[:160]}"

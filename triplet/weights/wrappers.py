@@ -1,8 +1,8 @@
 """What other projects wrap around a backbone's state dict, and their names for its parts.
 
-Looked into: ``state_dict``, ``model``, ``student`` and ``teacher`` (DINO), VISSL's ``classy_state_dict``, and any other
-dicts in dicts; lightly's ``nn.Sequential`` of a ResNet's children; copies that follow the backbone by momentum (MoCo,
-solo-learn, lightly) are left out.
+Looked into: ``state_dict``, ``model``, ``student`` and ``teacher`` (DINO), VISSL's ``classy_state_dict``,
+and any other dicts in dicts; lightly's ``nn.Sequential`` of a ResNet's children; copies that follow the
+backbone by momentum (MoCo, solo-learn, lightly) are left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,8 @@ def text(key: object) -> str:
 
 
 def unwrap(content: Any, path: Path) -> Any:
-    """The dict in which a backbone is, or ``content`` (its ``state_dict``, where there is one) if none is found.
+    """The dict in which a backbone is, or ``content`` (its ``state_dict``, where there is one) if none is
+    found.
 
     Args:
         content: of a file.
@@ -58,11 +59,15 @@ def unwrap(content: Any, path: Path) -> Any:
         found = {first[0]: found[first[0]]} if len(found) == 2 and first else found
     if len(found) > 1:
         names = ", ".join(repr(".".join(trail)) for trail in found)
-        raise KitError(f"{path}: holds ResNets in {names:.200}; save the one that is meant alone, by torch.save")
+        raise KitError(
+            f"{path}: holds ResNets in {names:.200}; save the one that is meant alone, by torch.save"
+        )
     return next(iter(found.values())) if found else plain
 
 
-def _inside(content: Mapping[Any, Any], trail: tuple[str, ...], seen: list[int]) -> Iterator[tuple[Any, Any]]:
+def _inside(
+    content: Mapping[Any, Any], trail: tuple[str, ...], seen: list[int]
+) -> Iterator[tuple[Any, Any]]:
     """The dicts inside a dict that hold a ResNet, by the keys that lead there."""
     seen[0] += 1
     if len(trail) > DEPTH or seen[0] > MOST:

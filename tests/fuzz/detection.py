@@ -1,0 +1,122 @@
+"""Annotations in COCO's and VOC's formats, and logs of Detectron2's."""
+
+import json
+from pathlib import Path
+from random import Random
+
+from tests.fuzz import mutate
+from tests.fuzz.child import command
+from triplet.paths import CONFIGS
+
+
+def annotated(folder: Path) -> None:
+    from tests.conftest import TINY
+    from triplet.pull.synthetic import draw_dataset
+
+    draw_dataset(folder / "tiny", TINY)
+
+
+def coco(folder: Path, scratch: Path, random: Random) -> object:
+    from benchmarks.detection import data, model
+
+    honest = folder / "tiny"
+    for name in ("train2017", "val2017"):
+        (scratch / name).symlink_to(honest / name)
+    (scratch / "annotations").mkdir()
+    for path in (honest / "annotations").iterdir():
+        values = json.loads(path.read_text())
+        if random.random() < 0.1:
+            key = random.choice(list(values))
+            values[key] = mutate.tree(random, values[key])
+        else:  # most are of single annotations, images and categories
+            key = random.choice(["annotations", "annotations", "images", "categories"])
+            number = random.randrange(len(values[key]))
+            values[key][number] = mutate.tree(random, values[key][number])
+        (scratch / "annotations" / path.name).write_bytes(mutate.as_json(random, values))
+    cfg = model.load_config(CONFIGS / "detection" / "demo.yaml")
+    from detectron2.data import DatasetCatalog
+
+    name, _ = random.choice([data.testing, lambda *a: (data.training(*a)[0][0], 0)])(cfg, scratch)
+    return len(DatasetCatalog.get(name))
+
+
+OBJECT = (
+    "<object><name>cat</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax>"
+    "<ymax>40</ymax></bndbox></object>"
+)
+XML = (
+    f"<annotation><size><width>128</width><height>128</height><depth>3</depth></size>{OBJECT}</annotation>"
+)
+ENTITIES = (
+    '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;&b;&b;&b;"><!ENTITY d "&c;&c;&c;&c;&c;&c;">]>'
+)
+
+
+def voc(folder: Path, scratch: Path, random: Random) -> object:
+    from PIL import Image
+
+    from benchmarks.detection import data, model
+
+    root = scratch / "VOCdevkit" / "VOC2007"
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    Image.new("RGB", (128, 128)).save(root / "JPEGImages" / "000001.jpg")
+    for name in ("test", "trainval"):
+        names = b"000001\n"
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_bytes(
+            mutate.data(random, names) if random.random() < 0.1 else names
+        )
+    text = XML
+    for _ in range(random.randint(1, 3)):
+        old = random.choice(
+            ["<difficult>0</difficult>", "128", "cat", ">1<", ">30<", "<bndbox>", "</object>", OBJECT]
+        )
+        new = random.choice(
+            ["", "-5", "1.5", "nan", "9" * 5000, "x", "<a/>", ">inf<", OBJECT * 100, "<b>" * 100_000]
+        )
+        text = text.replace(old, new)
+    text = ENTITIES + text.replace("cat", "&d;") if random.random() < 0.1 else text
+    content = mutate.data(random, text.encode()) if random.random() < 0.2 else text.encode()
+    (root / "Annotations" / "000001.xml").write_bytes(content)
+    cfg = model.load_config(CONFIGS / "detection" / "voc_r50_c4_24k_moco.yaml")
+    cfg.DATASETS.TRAIN = ("voc_2007_trainval",)
+    return random.choice([data.testing, data.training])(cfg, scratch)
+
+
+LOG = "\n".join(
+    [
+        "[06/12 10:00:00] detectron2 INFO: Running with full config:",
+        "SOLVER:\n  BASE_LR: 0.02\n  IMS_PER_BATCH: 16\n  MAX_ITER: 90000\nMODEL:\n  MASK_ON: true",
+        "[06/12 10:00:01 d2.utils.events]: World size: 8",
+        *(
+            f"[06/12 10:00:0{i} d2.utils.events]:  eta: 1:00:00  iter: {20 * i + 19}  loss: 2  lr: 0.0{i}"
+            for i in range(9)
+        ),
+        '{"iteration": 199, "lr": 0.02, "total_loss": 1.5}',
+        "backbone.res2.0.conv1.norm.{bias, weight} not found in the checkpoint:",
+    ]
+)
+REPEATED = (
+    "iter: 1 ",
+    "Running with full config:\n",
+    "not found in the checkpoint:\n",
+    "backbone{",
+    "\x1b[",
+    "lr: ",
+    "\n",
+)
+
+
+def explain(folder: Path, scratch: Path, random: Random) -> object:
+    log = scratch / "log.txt"
+    text = LOG
+    for _ in range(random.randint(1, 3)):
+        place = random.randrange(len(text) + 1)
+        piece = random.choice([*REPEATED, "nan", "9" * 5000, "-1", '{"iteration": 1e999, "lr": null}\n'])
+        text = (
+            text[:place] + piece * random.choice([1, 1, 1, 50_000]) + text[place + random.randrange(30) :]
+        )
+    content = text.encode()
+    log.write_bytes(mutate.data(random, content) if random.random() < 0.3 else content)
+    scores = [random.choice(["25.1", "22.3", "0.25", "nan", "-1", "1e309", "x", "101"]) for _ in range(2)]
+    return command("explain", "--result", *scores, "--log", str(log))

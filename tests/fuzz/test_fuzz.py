@@ -1,0 +1,78 @@
+"""The fuzzer itself: it sees every way in which a reader may fail, and its page is what it counted."""
+
+import functools
+import json
+import os
+import signal
+import time
+from random import Random
+
+import pytest
+
+from tests.fuzz import child, mutate, page, run, weights
+from tests.fuzz.child import attempt, command
+from triplet.errors import KitError
+
+
+def refuse():
+    raise KitError("found a, expected b\nrun: c")
+
+
+def break_off():
+    raise KeyError("id")
+
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "text"),
+    [
+        (lambda: 3, "result", ""),
+        (refuse, "refused", "found a, expected b run: c"),
+        (lambda: open("/nowhere"), "refused", "No such file or directory"),  # noqa: PTH123, SIM115
+        (break_off, "traceback", "KeyError: 'id'"),
+        (crash, "killed", "exit code -11"),
+        (lambda: bytearray(os.urandom(1 << 20) * 120), "memory", "0.1 GB"),
+        (lambda: bytes(1 << 40), "memory", "MemoryError"),
+        (functools.partial(time.sleep, 60), "hang", "not over after 0.5 s"),
+        (lambda: command("explain", "--result", "1", "x"), "refused", "invalid float value: 'x'"),
+        (lambda: command("doctor", "--no-such-option"), "refused", "unrecognized arguments"),
+    ],
+)
+def test_an_outcome_is_told(tmp_path, monkeypatch, case, kind, text):
+    monkeypatch.setattr(child, "SECONDS", 0.5 if kind == "hang" else 30)
+    monkeypatch.setattr(child, "MEMORY", 100 << 20 if text == "0.1 GB" else 2 << 30)
+    outcome = attempt(case, tmp_path / "log")
+    assert outcome.kind == kind
+    assert text in outcome.text
+    assert outcome.held == (kind in ("result", "refused"))
+
+
+def test_a_case_is_the_same_again(tmp_path):
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(KitError):
+            weights.pickle_case(tmp_path, tmp_path / name, Random("seed pickles 1"))
+        found.append((tmp_path / name / "w.pkl").read_bytes())
+    assert found[0] == found[1]
+    assert mutate.data(Random(1), found[0]) != found[0]
+
+
+def test_a_campaign_counts_what_failed(tmp_path, monkeypatch):
+    reader = run.READERS["pickles"]
+    monkeypatch.setitem(run.READERS, "broken", type(reader)("what breaks", lambda *_: break_off()))
+    found = run.campaign(tmp_path, ["pickles", "broken"], "a", 0.4)
+    rows = found["readers"]
+    assert rows["broken"]["failed"] == rows["broken"]["cases"] == len(found["failures"]) > 0
+    assert rows["pickles"]["failed"] == 0
+    assert rows["pickles"]["cases"] > 0
+    assert "| broken | what breaks |" in page.page(found)
+
+
+def test_the_page_is_what_was_counted():
+    assert page.PAGE.read_text() == page.page(json.loads(page.RESULTS.read_text())), (
+        "run: python -m tests.fuzz.page"
+    )
