@@ -83,8 +83,10 @@ test-slow: .venv/complete ## the slow ones, two at a time: several processes, st
 fuzz: .venv/complete ## give changed files to every reader for MINUTES (2), each with 30 s and 2 GB (ARGS="--reader weights --seed 1")
 	@.venv/bin/python -m tests.fuzz.run $(call option,minutes,$(MINUTES)) $(ARGS)
 
-test-gpu: .venv/complete ## those that need a GPU; the others leave it alone
-	@TEST_GPU=1 .venv/bin/pytest -m gpu $(ARGS)
+# On a machine without network, by its own Python: make test-gpu PYTHON=python3 (what that lacks: scripts/wheels.sh).
+test-gpu: $(if $(PYTHON),,.venv/complete) ## those that need a GPU; the others leave it alone (PYTHON=python3: without .venv)
+	@TEST_GPU=1 $(or $(PYTHON),.venv/bin/python) -m pytest -m gpu \
+	  $$(grep -rlE '(mark|pytest)\.gpu' tests --include='test_*.py') $(ARGS)
 
 mutants: .venv/complete ## which plausible mistakes in MODULE=triplet/x.py its tests do not see (TESTS="files", MOST=number)
 	@.venv/bin/python -m tests.mutants $(MODULE) $(if $(TESTS),--tests $(TESTS)) $(call option,most,$(MOST)) $(ARGS)
@@ -160,7 +162,7 @@ svm: $(environment) ## VOC07 by support vector machines, all images and a few (V
 	@$(call triplet,svm) $(run) $(call option,config,$(SVM)) $(call option,data,$(VOC)) \
 	  $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
 
-speed: .venv/complete ## measure the kit's speed beside the released code's (OUTPUT=file.json)
+speed: .venv/complete ## measure the kit's speed beside the released code's; on a GPU, all of the probe (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
 report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)

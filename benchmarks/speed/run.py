@@ -1,4 +1,7 @@
-"""``python -m benchmarks.speed.run``: the kit beside the released code, part by part, in one run."""
+"""``python -m benchmarks.speed.run``: the kit beside the released code, part by part, in one run.
+
+All parts on a GPU are the probe's comparison: ``benchmarks.speed.probe --everything``, a process for each.
+"""
 
 import argparse
 import contextlib
@@ -14,47 +17,34 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import components, results
-from benchmarks.speed.detection import detection
+from benchmarks.speed import components, probe, results
 from benchmarks.speed.end_to_end import backends, end_to_end
 from benchmarks.speed.flops import peak
 from benchmarks.speed.photos import draw_photos
+from benchmarks.speed.recipes import QUARTER, RELEASED, SMOKE, recipes
 from benchmarks.speed.steps import Setup, step
 from benchmarks.speed.timing import Budget, Case
 from triplet import files, toolchain
 from triplet.config import load
 from triplet.environment import share_of_cores
 from triplet.errors import KitError
-from triplet.paths import CONFIGS
 from triplet.pretrain.config import Pretrain
 from triplet.progress import say
 
-RELEASED = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e_imagenet.yaml"
-FAST = CONFIGS / "pretrain" / "triplet_resnet50_8x196x4-larscos-1000e-fast_imagenet.yaml"
 NAMES = ("step", "head", "update", "data", "detection")
 """Of the parts, the one that matters most first."""
+EVERYTHING = 3600
+"""Seconds at most of all that is measured on a GPU."""
 THREADS = 1
 """Of this process: what is compared is code, not how it spreads over cores."""
-
-# For tests: every line runs, no number means anything.
-SMOKE = (
-    "model.width=8",
-    "model.hidden=32",
-    "model.outputs=16",
-    "views.size=64",
-    "views.online.smallest=32",
-    "views.online.largest=64",
-    "views.target.smallest=32",
-    "views.target.largest=64",
-)
-QUARTER = ("model.width=16",)
-"""A step of the full ResNet-50 takes a core minutes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, write JSON; returns 0, or 2 with one line that says what is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
+    if arguments.what == "all" and arguments.device != "cpu" and torch.cuda.is_available():
+        return probe.main(_as_probe(arguments))
     toolchain.expandable_segments()  # as the kit's own commands
     try:
         with _threads(THREADS):
@@ -62,6 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KitError, OSError) as error:
         return _fail(str(error))
     return _fail("; ".join(failed)) if failed else 0
+
+
+def _as_probe(arguments: argparse.Namespace) -> list[str]:
+    """The same wish in the probe's words."""
+    said = ["--everything", "--device", "cuda", "--seconds", str(EVERYTHING)]
+    said += ["--output", str(arguments.output)] if arguments.output else []
+    said += ["--tiny"] if arguments.smoke else []
+    options = ["--seconds", str(arguments.seconds)]
+    options += ["--images", str(arguments.images.absolute())] if arguments.images else []
+    options += ["--batch", str(arguments.batch)] if arguments.batch else []
+    options += ["--no-compile"] if arguments.no_compile else []
+    return [*said, f"--comparison={shlex.join(options)}"]
+
+
+def detection(budget: Budget, images: int) -> Case:
+    """See ``benchmarks.speed.detection``; imported late, for the other parts do not need Detectron2."""
+    from benchmarks.speed import detection as module
+
+    return module.detection(budget, images)
 
 
 def _fail(message: str) -> int:
@@ -109,7 +118,8 @@ class _Results:
     """A line for each part that failed."""
 
     def add(self, case: Case) -> None:
-        """Keep a case."""
+        """Keep a case, in the place of the same one as it was some rounds before."""
+        self.cases = [each for each in self.cases if each["case"] != case.name]
         self.cases.append(results.as_json(case))
         self.save()
 
@@ -156,7 +166,7 @@ def _measure(what: str, measure: Callable[[], None], measured: _Results) -> None
     say(f"measuring {what}")
     try:
         measure()
-    except (KitError, RuntimeError) as error:
+    except (KitError, RuntimeError, ModuleNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         lower = "; give a lower --batch" if isinstance(error, torch.OutOfMemoryError) else ""
         measured.failed.append(f"{what}: {reason}{lower}")
@@ -191,8 +201,7 @@ def _parts(
 
 def _measure_step(setup: Setup, budget: Budget, photos: Path, measured: _Results) -> None:
     """Measure the step alone, then the loader and the step together."""
-    case, kits = step(setup, budget)
-    measured.add(case)
+    _, kits = step(setup, budget, measured.add)
     if not kits:
         raise KitError("no step of the kit's got through")
     # The last kit is the one that a run on this device would use.
@@ -214,16 +223,11 @@ def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:
     """The steps to compare: the recipe's ResNet-50 on a GPU, a quarter of it on the CPU."""
     cuda = device.type == "cuda"
     batch = arguments.batch or (12 if arguments.smoke else 196 if cuda else 24)
-    overrides = [
-        f"loss.group={batch}",
-        "optimizer.groups=1",
-        f"optimizer.accumulate={4 if cuda else 1}",
-        "optimizer.learning_rate=1e-3",  # one batch, over and over: the weights must stay where they are
-    ]
     model = SMOKE if arguments.smoke else () if cuda else QUARTER
+    released, fast = recipes(batch, accumulate=4 if cuda else 1, model=model)
     return Setup(
-        released=load(RELEASED, Pretrain, [*model, *overrides]),
-        fast=load(FAST, Pretrain, [*model, *overrides]),
+        released=released,
+        fast=fast,
         passes=8 if cuda else 1 if arguments.smoke else 2,
         compile=not arguments.no_compile,
     )

@@ -1,7 +1,7 @@
 """Whole training steps side by side."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.speed import reference, third_party
 from benchmarks.speed.flops import step_flop
-from benchmarks.speed.timing import Budget, Case, Variant, interleave
+from benchmarks.speed.timing import Budget, Case, Timing, Variant, interleave
 from triplet.errors import KitError
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain, ResolutionRange
@@ -176,8 +176,16 @@ def resident(each: Contestant) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def step(setup: Setup, budget: Budget) -> tuple[Case, list[Kit]]:
-    """From a batch on the host to updated weights; and the kit's contestants, warm."""
+def step(
+    setup: Setup, budget: Budget, keep: Callable[[Case], None] = lambda case: None
+) -> tuple[Case, list[Kit]]:
+    """From a batch on the host to updated weights; and the kit's contestants, warm.
+
+    Args:
+        setup: what to compare.
+        budget: where, and how long.
+        keep: called after each round with the case as it is by then.
+    """
     torch.manual_seed(0)
     found, missing = contestants(setup, budget.device)
     for line in missing:
@@ -194,6 +202,12 @@ def step(setup: Setup, budget: Budget) -> tuple[Case, list[Kit]]:
     }
     width = "" if config.model.width == 64 else f" at width {config.model.width}"
     name = f"training step, ResNet-{config.model.depth}{width}, {config.micro_batch} images"
-    case = Case("step", name, budget.device, sizes, interleave(variants, budget, missing), missing)
+    case = Case("step", name, budget.device, sizes, [], missing)
+
+    def after_round(timings: list[Timing]) -> None:
+        case.timings = timings
+        keep(case)
+
+    interleave(variants, replace(budget, after_round=after_round), missing)
     measured = {timing.variant.name for timing in case.timings}
     return case, [each for each in found if isinstance(each, Kit) and each.name in measured]

@@ -47,6 +47,8 @@ class Budget:
     """At least, whatever they take."""
     warmup: int = 1
     """Calls of each variant that are not counted, besides the first; at least one."""
+    after_round: Callable[["list[Timing]"], None] = lambda timings: None
+    """Called after each round with what is measured so far."""
 
 
 @dataclass
@@ -136,6 +138,7 @@ def interleave(
     while len(timings[-1].seconds) < budget.rounds or time.perf_counter() - began < budget.seconds:
         for timing in timings:
             timing.seconds.append(_repeat(timing, budget.device))
+        budget.after_round(timings)
     return timings
 
 

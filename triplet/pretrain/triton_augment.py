@@ -189,7 +189,7 @@ def _apply(red, green, blue, row, sums, end, size, PLACES: tl.constexpr):
 def _tile(
     table, sums, views, columns, size, PLACES: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """A program's views, their rows and sums, (VIEWS, 1); its pixels, (1, BLOCK); and which of them exist."""
+    """A program's views, their rows and sums, (VIEWS, 1); its pixels, (1, BLOCK); which of them exist."""
     view = (tl.program_id(0) * VIEWS + tl.arange(0, VIEWS)[:, None]).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     known = tl.minimum(view, views - 1)  # what lies behind the last view is the last one again
