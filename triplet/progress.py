@@ -21,8 +21,9 @@ LINE_EVERY = 10.0
 
 
 def say(message: str) -> None:
-    """One line to the reader, at once."""
-    print(message, flush=True)
+    """One line to the reader, at once; what the terminal cannot show is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(message.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def first_here() -> bool:

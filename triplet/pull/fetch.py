@@ -24,7 +24,7 @@ TAKEN = ".taken"
 """Of the user's unpacked data set: what has a second name here so far."""
 UNPACKING = ".unpacking"
 UNPACKED = ".unpacked"
-"""The same folder once it is whole; what is in it only has to move up."""
+"""The same folder once it is whole: what is in it only has to move up. Deleted once the record is there."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def fetch_dataset(
             files.publish(unpacking, unpacked)
     for entry in list(unpacked.iterdir()):
         entry.replace(folder / entry.name)
-    unpacked.rmdir()
     shutil.rmtree(downloads, ignore_errors=True)
+    # The empty folder stays until the record is there: without it, what a killed pull has verified and
+    # moved would be taken for what was put there by hand.
     return _results(source, archives=own is None)
 
 

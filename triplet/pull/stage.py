@@ -11,7 +11,7 @@ from triplet import coco, paths, records
 from triplet.errors import Interrupted, KitError
 from triplet.progress import say
 from triplet.published.rows import load_methods
-from triplet.pull.fetch import LocalSource, fetch_dataset, fetch_weights
+from triplet.pull.fetch import UNPACKED, LocalSource, fetch_dataset, fetch_weights
 from triplet.pull.sources import Source, load_sources
 from triplet.pull.subset import Subset, take_subset
 from triplet.pull.synthetic import Drawn, draw_dataset
@@ -143,6 +143,7 @@ def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: b
         inputs={},
         work=work,
         force=force,
+        scratch=(UNPACKED,),
     )
 
 

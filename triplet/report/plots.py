@@ -1,7 +1,6 @@
 """Figures as SVG that takes the page's own text colour, and as PNG."""
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -237,9 +236,10 @@ def _read(run: Run, stage: str) -> list[dict[str, Any]]:
     if record is None or "metrics" not in record.outputs:
         return []
     path = paths.local(record.outputs["metrics"].path)
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    lines = [
+        {name: value for name, value in values.items() if files.is_number(value)}
+        for _, values in files.json_lines(path, "iteration")
+    ]
     batch = record.results.get("images_per_batch")
     for line in lines:
         if batch and line.get("time"):
