@@ -99,8 +99,8 @@ def damage(path: Path) -> str:
 def walk(folder: Path) -> Iterator[tuple[str, int]]:
     """Yield (path relative to the folder, bytes) of every file below it, sorted, hidden ones left out.
 
-    Links are followed, except to a folder that the link lies in; a link to nowhere has 0 bytes. Nothing comes
-    where there is no folder.
+    Links are followed, except to a folder that the link lies in; a link to nowhere has 0 bytes. Nothing
+    comes where there is no folder.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -109,7 +109,7 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
     def refuse(error: OSError) -> None:
         raise error
 
-    if not os.path.isdir(folder):
+    if not Path(folder).is_dir():
         return
     inside: dict[str, tuple[tuple[int, int], ...]] = {os.fspath(folder): (_identity(folder),)}
     for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
