@@ -59,9 +59,6 @@ def test_a_setting_without_sense_is_named(override):
     with pytest.raises(KitError, match=rf"demo\.yaml: {re.escape(key)}(\.\d)? is .*, expected ") as caught:
         model.load_config(DEMO, [override])
     assert "\n" not in str(caught.value)
-    assert value.strip("'[(,)]").split(",")[0].split("e")[0] in str(caught.value) or "inf" in str(
-        caught.value
-    )
 
 
 @pytest.mark.parametrize("steps", ["(300,200)", "(0,)", "(401,)", "(-1,300)", "(2.5,)"])

@@ -120,7 +120,8 @@ def _given(path: Path, wanted: Sequence[Target]) -> LocalSource:
     names = [file.name for target in wanted for file in target.source.files]
     given = LocalSource(path, sole=len(names) == 1 and path.is_file())
     for target in wanted:
-        if given.laid_out(target.source) or any(given.find(file) for file in target.source.files):
+        laid_out = given.laid_out(target.source) or given.kaggle(target.source)
+        if laid_out or any(given.find(file) for file in target.source.files):
             return given
     raise KitError(f"--from {path} is or holds none of {', '.join(names)}, and no unpacked data set")
 
