@@ -167,7 +167,7 @@ speed: .venv/complete ## measure the kit's speed beside the released code's; on 
 
 report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)
 	@$(call triplet,report) $(if $(call on,$(VERIFY)),--verify $(if $(filter-out 1 yes true,$(VERIFY)),"$(VERIFY)")) \
-	  $(call option,export,$(if $(EXPORT),$(if $(filter docker,$(RUNTIME)),/reports/$(notdir $(EXPORT)),$(EXPORT)))) $(ARGS)
+	  $(call option,export,$(if $(EXPORT),$(if $(filter docker,$(RUNTIME)),/reports/$(shell basename "$(EXPORT)"),$(EXPORT)))) $(ARGS)
 
 tensorboard: $(environment) ## the curves of all runs as they grow (PORT=number)
 ifeq ($(RUNTIME),docker)

@@ -11,8 +11,9 @@ source docker/versions.env
 die() { echo "setup: $*" >&2; exit 2; }
 
 find_python() {
-  local name
-  for name in ${PYTHON:-python3.12 python3.11 python3 python}; do
+  local name names=(python3.12 python3.11 python3 python)
+  [ -z "${PYTHON:-}" ] || names=("$PYTHON")  # a path may hold blanks
+  for name in "${names[@]}"; do
     if "$name" -c 'import sys, venv; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null
     then echo "$name"; return; fi
   done

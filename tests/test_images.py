@@ -128,6 +128,59 @@ def test_bad_sources_get_one_line(classes, places, tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+def test_images_beside_archives_are_read_and_the_archives_named(classes, capsys):
+    for name in ("b.tar", "a.zip", "d.tgz", "c.tar.gz"):
+        (classes / name).touch()
+    assert len(open_images(classes)) == 10
+    said = capsys.readouterr().out
+    assert said.endswith(
+        "a.zip, b.tar, c.tar.gz and 1 more beside the images: not looked into; unpack what "
+        "belongs to them\n"
+    )
+
+
+def test_archives_alone_are_to_be_unpacked(tmp_path):
+    (tmp_path / "photos.tar").touch()
+    with pytest.raises(KitError, match=r"holds photos\.tar and no image; unpack it first") as caught:
+        open_images(tmp_path)
+    assert "triplet pack" not in str(caught.value)
+    (tmp_path / "shard-000004.tar").touch()
+    with pytest.raises(
+        KitError, match=r"holds shard-000004\.tar but no shards\.json; make its shards with"
+    ):
+        open_images(tmp_path)
+
+
+def test_names_that_are_bytes_are_found_listed_and_packed(classes, places, capsys):
+    """Latin-1, as old archives have it; the file beside says the same in UTF-8."""
+    odd = os.fsdecode("chien/b\xeate.png".encode("latin-1"))
+    (classes / "chien").mkdir()
+    (classes / odd).write_bytes((classes / "cat" / "photo 0.png").read_bytes())
+    found = open_images(classes)
+    index = found.names().index(odd)
+    assert found.read(index) == (classes / odd).read_bytes()
+    (classes / "list.txt").write_bytes(
+        b"\xef\xbb\xbf" + os.fsencode(f"{odd} 3\r\nna\xefve dog/photo 5.jpg 4\n")
+    )
+    listed = open_images(classes / "list.txt")
+    assert listed.read(0) == (classes / odd).read_bytes()
+    assert listed.labels.tolist() == [0, 1]
+    assert pack(classes) == 0
+    packed = open_images(places / "datasets" / "packed")
+    assert packed.name(index) == "chien/b%EAte.png"
+    assert packed.read(index) == found.read(index)
+    assert packed.labels.tolist() == found.labels.tolist()
+
+
+def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(classes):
+    (classes / "cat" / "dangling.png").symlink_to("/nowhere.png")
+    (classes / "cat" / "loop").symlink_to(classes)
+    found = open_images(classes)
+    assert len(found) == 11
+    with pytest.raises(OSError, match="No such file"):
+        found.read(found.names().index("cat/dangling.png"))
+
+
 def test_a_shard_that_was_cut_is_refused_and_a_read_beyond_it_fails(classes, places):
     assert pack(classes) == 0
     folder = places / "datasets" / "packed"

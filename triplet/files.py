@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triplet.errors import KitError
+from triplet.progress import say
 
 
 @contextmanager
@@ -63,9 +65,9 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically, in UTF-8; bytes of file names that are no UTF-8 stay as they are."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def sha256(path: Path) -> str:
@@ -95,39 +97,90 @@ def damage(path: Path) -> str:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, int]]:
-    """(path relative to the folder, bytes) of every file below it, sorted, hidden ones left out."""
-    for here, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """Yield (path relative to the folder, bytes) of every file below it, sorted, hidden ones left out.
+
+    Links are followed, except to a folder that the link lies in; a link to nowhere has 0 bytes. Nothing
+    comes where there is no folder.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not Path(folder).is_dir():
+        return
+    inside: dict[str, tuple[tuple[int, int], ...]] = {os.fspath(folder): (_identity(folder),)}
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        above = inside.pop(here)
+        below = {name: _identity(os.path.join(here, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, identity in below.items() if identity not in above)
+        inside |= {os.path.join(here, name): (*above, below[name]) for name in folders}
         for name in sorted(names):
             if not name.startswith("."):
                 path = os.path.join(here, name)
-                yield os.path.relpath(path, folder), os.stat(path).st_size
+                yield os.path.relpath(path, folder), _size(path)
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a log, each with what it says; none without a file.
+def _identity(path: str | Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
-    A line that a kill left half written is left out.
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a link to nowhere, or to itself
+        return 0
+
+
+def json_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the lines of a log, each with the JSON object in it; none without a file.
+
+    Damaged lines (no UTF-8, no object, nothing under ``key``) are left out and counted in one line.
     """
-    for line in path.read_text().splitlines() if path.exists() else ():
+    damaged = 0
+    for raw in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
+            line = raw.decode()
             values = json.loads(line)
-        except ValueError:
-            continue
-        yield line, values
+        except (ValueError, RecursionError):
+            values = None
+        if isinstance(values, dict) and key in values:
+            yield line, values
+        else:
+            damaged += bool(raw)
+    say_damaged(path, damaged)
+
+
+def say_damaged(path: Path, lines: int) -> None:
+    """Say how many lines of a file are left out; nothing for none."""
+    if lines:
+        say(f"{path}: {lines} damaged {'lines are' if lines > 1 else 'line is'} left out")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
     """Keep the JSON lines of a log whose ``key`` is at most ``last``: what a resumed run goes on from.
 
-    A line that a kill left half written is dropped. Returns the last line kept, {} for none.
+    Damaged lines, and those whose ``key`` is no number, are dropped. Returns the last line kept, {} for
+    none.
     """
     kept: list[str] = []
     found: dict[str, Any] = {}
-    for line, values in json_lines(path):
-        if values[key] <= last:
+    odd = 0
+    for line, values in json_lines(path, key):
+        if not is_number(values[key]):
+            odd += 1
+        elif values[key] <= last:
             kept.append(line + "\n")
             found = values
+    say_damaged(path, odd)
     write_text(path, "".join(kept))
     return found
 

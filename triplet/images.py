@@ -1,7 +1,9 @@
 """Where images come from: a folder, a list, or tar shards. Each gives encoded files by number."""
 
+import codecs
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +13,15 @@ from pydantic import BaseModel
 
 from triplet import files, untrusted
 from triplet.errors import KitError
+from triplet.progress import say
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of gray images; colours of 16 bits are scaled by its readers."""
 SAMPLE = 64
 """Images whose pixel formats are looked at before long work."""
+ARCHIVES = {".tar", ".tgz", ".gz", ".xz", ".bz2", ".zip"}
+_OWN_SHARD = re.compile(r"shard-\d+\.tar")
 INDEX = "shards.json"
 """Written last by `triplet pack`: its presence in a folder means tar shards, all of them whole."""
 
@@ -158,11 +163,12 @@ def open_images(source: Path) -> Images:
         return Shards(source, read_shards(source))
     if not source.is_dir():
         raise KitError(f"no folder or list of images at {source}; draw or fetch one with: triplet pull")
-    if partial := next(source.glob("*.tar"), None):
-        raise KitError(f"{source} holds {partial.name} but no {INDEX}; make its shards with: triplet pack")
     names = [name for name, _ in files.walk(source) if Path(name).suffix.lower() in SUFFIXES]
+    archives = sorted(path.name for path in source.iterdir() if path.suffix.lower() in ARCHIVES)
     if not names:
-        raise KitError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise _no_images(source, archives)
+    if archives:
+        say(f"{source}: {_some(archives)} beside the images: not looked into; unpack what belongs to them")
     return Files(source, names, _folder_labels(names))
 
 
@@ -191,6 +197,22 @@ def pixel_formats(images: Images) -> str:
     return f"{count} images looked at have pixels of 16 bits, which are scaled to 8: {wide[0]}"
 
 
+def _no_images(source: Path, archives: Sequence[str]) -> KitError:
+    """Say what a folder holds instead of images, and what to do."""
+    if own := next((name for name in archives if _OWN_SHARD.fullmatch(name)), None):
+        return KitError(
+            f"{source} holds {own} but no {INDEX}; make its shards with: triplet pack, the same command as "
+            "before"
+        )
+    if archives:
+        return KitError(f"{source} holds {_some(archives)} and no image; unpack it first (tar, unzip)")
+    return KitError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
 def read_shards(folder: Path) -> list[Shard]:
     """What ``triplet pack`` wrote about its shards; KitError unless each file is there in full length."""
     try:
@@ -215,10 +237,11 @@ def side_car(shard: Path) -> Path:
 
 
 def _listed(source: Path) -> Images:
-    try:
-        lines = [line for line in source.read_text().splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise KitError(f"{source} is neither a folder nor a list of images in text") from None
+    content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        raise KitError(f"{source} is neither a folder nor a list of images in text")
+    # File names are bytes, of whatever encoding.
+    lines = [os.fsdecode(line) for line in content.split(b"\n") if line.strip()]
     names, labels = [], []
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")

@@ -1,6 +1,7 @@
 """Where everything lies: the three places, the folders of runs and stages, the kit's own configs."""
 
 import os
+import re
 from pathlib import Path, PurePath
 
 from triplet.errors import KitError
@@ -37,17 +38,28 @@ def dataset_folder(name: str) -> Path:
 def _below(place: str, name: str, option: str, example: str) -> Path:
     """A folder below a place; KitError for a name that leads out of it, or is the place itself."""
     path = PurePath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+    if (
+        not path.parts
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\0" in name
+        or printable(name) != name
+    ):
         raise KitError(f"{option} names a folder below {place}/, for example {example!r}: found {name!r}")
     return root(place) / name
 
 
 def portable(path: Path) -> str:
-    """``<root>/<rest>`` for what lies in one of the places, else the absolute path."""
+    """``<root>/<rest>`` for what lies in one of the places, else the absolute path; see ``printable``."""
     for name in PLACES:
         if path.absolute().is_relative_to(root(name)):
-            return (Path(name) / path.absolute().relative_to(root(name))).as_posix()
-    return path.absolute().as_posix()
+            return printable((Path(name) / path.absolute().relative_to(root(name))).as_posix())
+    return printable(path.absolute().as_posix())
+
+
+def printable(text: str) -> str:
+    """Text with ``%E9`` for each byte of a file name that is no UTF-8: such a name fits in no JSON."""
+    return re.sub("[\ud800-\udfff]", lambda odd: f"%{ord(odd[0]) & 0xFF:02X}", text)
 
 
 def local(path: str) -> Path:

@@ -21,12 +21,14 @@ LINE_EVERY = 10.0
 
 
 def say(message: str, out: TextIO | None = None) -> None:
-    """Print one line at once, to ``out`` or standard output.
+    """Print one line at once, to ``out`` or standard output; what it cannot show is escaped.
 
     A reader that is gone (a closed terminal, a pipe without a reader, a full disk under the log) is no
     reason to end long work: whatever is written to it afterwards is dropped.
     """
     out = out or sys.stdout
+    encoding = out.encoding or "utf-8"
+    message = message.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(message, file=out, flush=True)
     except OSError:

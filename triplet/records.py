@@ -4,14 +4,13 @@ A stage works in a folder of its own. ``started.json`` there says what it set ou
 is written last and atomically, so its presence means done.
 """
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +19,16 @@ from pydantic import BaseModel, ValidationError
 
 import triplet
 from triplet import environment, files
+from triplet.artifacts import Artifact as Artifact
+from triplet.artifacts import Job as Job
+from triplet.artifacts import Plan as Plan
+from triplet.artifacts import Record as Record
 from triplet.errors import KitError
-from triplet.paths import PLACES, local, portable, root, stage_folder
+from triplet.paths import PLACES, local, portable, printable, root, stage_folder
 from triplet.progress import say
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
 command = ContextVar("command", default="")
 """What the user typed; the command line sets it."""
 MARKERS = ("record.json", "started.json")
@@ -32,105 +36,13 @@ OLD_FORM = re.compile(r"0\.1(\.|$)")
 """Versions of the kit whose records name settings otherwise; see CHANGELOG.md."""
 SAME_FORM = ("pull", "pack")
 """Stages whose records have not changed since."""
+LITTER = re.compile(
+    r"\.lock|started\.json|record\.json|tensorboard|log(\.\d+)?\.txt|metrics\.jsonl?|unreadable\.txt|"
+    r"not_finite\.txt|\..*\.tmp"
+)
+"""What a start that failed leaves behind: nobody's work."""
 FOREIGN = ".foreign"
 """Marks a folder that held files before a stage first worked there: it is never emptied."""
-
-
-class Artifact(BaseModel):
-    """A file, or a folder of files (its hash is that of the sorted list of names and sizes)."""
-
-    path: str
-    sha256: str
-    bytes: int
-    files: int = 1
-
-    @classmethod
-    def of(cls, path: Path) -> "Artifact":
-        """Describe what is at the path; KitError when nothing is."""
-        if path.is_file():
-            return cls(path=portable(path), sha256=files.sha256(path), bytes=path.stat().st_size)
-        if path.is_dir():
-            return cls.listed(portable(path), files.walk(path))
-        raise KitError(f"nothing at {path}")
-
-    @classmethod
-    def listed(cls, path: str, names: Iterable[tuple[str, int]]) -> "Artifact":
-        """A folder of these files, (name, bytes) in the order of ``files.walk``."""
-        listing, total, count = hashlib.sha256(), 0, 0
-        for name, size in names:
-            listing.update(f"{size} {name}\n".encode())
-            total, count = total + size, count + 1
-        return cls(path=path, sha256=listing.hexdigest(), bytes=total, files=count)
-
-    def intact(self) -> bool:
-        """Whether it is still there: a folder with the same listing, a file of the same size."""
-        path = local(self.path)
-        if path.is_dir():
-            return Artifact.of(path).sha256 == self.sha256
-        return path.is_file() and path.stat().st_size == self.bytes
-
-
-class Plan(BaseModel):
-    """What a stage sets out to do. Two equal plans have the same result."""
-
-    stage: str
-    config: dict[str, Any]
-    inputs: dict[str, Artifact]
-
-    def changes(self, other: "Plan") -> list[str]:
-        """What differs in ``other``, one phrase each: ``config.optimizer.lr 4.8 -> 3.2``."""
-        before, after = self._flat(), other._flat()
-        return [
-            f"{key} {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
-            for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key)
-        ]
-
-    def _flat(self) -> dict[str, Any]:
-        flat: dict[str, Any] = {
-            f"input {name}": artifact.sha256[:12] for name, artifact in self.inputs.items()
-        }
-
-        def visit(prefix: str, value: Any) -> None:
-            if isinstance(value, dict):
-                for key, inner in value.items():
-                    visit(f"{prefix}.{key}", inner)
-            else:
-                flat[prefix] = value
-
-        visit("config", self.config)
-        return flat
-
-
-class Record(Plan):
-    """What a stage did."""
-
-    outputs: dict[str, Artifact]
-    results: dict[str, Any]
-    kit: str
-    commit: str
-    command: str
-    versions: dict[str, str]
-    hardware: dict[str, Any]
-    world_size: int
-    seed: int | None
-    started: str
-    ended: str
-    seconds: float
-    """Of work, over all sessions of a stage that was interrupted and resumed."""
-    images_per_second: float | None = None
-    image: str | None = None
-    """Of the container that it ran in, by its digest or ID."""
-
-
-@dataclass
-class Job:
-    """What the work of a stage fills in."""
-
-    folder: Path
-    outputs: dict[str, Path] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-    images_per_second: float | None = None
 
 
 def read(folder: Path) -> Record | None:
@@ -160,9 +72,10 @@ def read(folder: Path) -> Record | None:
 
 
 def begun(folder: Path) -> Plan | None:
-    """What a stage has done there or is in the middle of, None if neither; KitError if damaged."""
-    started = _load(folder / "started.json", _Started)
-    return read(folder) or (started.plan if started else None)
+    """What a stage has done there or is in the middle of, None if neither, or if that is damaged."""
+    done, _ = _unless_damaged(folder / "record.json", lambda: read(folder))
+    started, _ = _unless_damaged(folder / "started.json", lambda: _load(folder / "started.json", _Started))
+    return done or (started.plan if started else None)
 
 
 def require(run: str, stage: str) -> Record:
@@ -189,58 +102,113 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
     *,
     config: dict[str, Any],
     inputs: Mapping[str, Path],
+    seen: Mapping[str, tuple[int, ...]] | None = None,
     work: Callable[[Job], None],
     force: bool = False,
     clear: bool = True,
     derived: bool = False,
     scratch: Sequence[str] = (),
+    trained: Callable[[Path], str] | None = None,
     seed: int | None = None,
     world_size: int = 1,
 ) -> Record:
     """Run a stage, or find that it is done, and return its record.
 
     Done means: a record with the same config and inputs, whose outputs are still there. A stage that
-    was interrupted goes on from what is in its folder, as long as it is still the same plan.
+    was interrupted goes on from what is in its folder, as long as it is still the same plan; or, where
+    started.json is damaged, because nothing says that it is not.
+
+    What an earlier start of another plan has left is in nobody's way unless it is work: see LITTER.
 
     Args:
         stage: its name.
         folder: where it works; belongs to it alone.
         config: everything the result depends on besides the inputs, as plain values.
         inputs: files or folders by name; they are hashed.
+        seen: their ``identities`` before any of them was read, if that was before this call.
         work: does the work, given a Job to fill in.
         force: start over, whatever is there.
         clear: whether starting over empties the folder.
         derived: what is there of another plan is replaced without asking: nobody's result.
         scratch: patterns of files in the folder that only an unfinished stage needs. They are deleted once
             the record is written, not before: a stage that is killed meanwhile goes on from them.
+        trained: says in a phrase what the folder holds that starting over would delete, '' for nothing.
         seed: for the record.
         world_size: number of processes, for the record.
 
     Raises:
         KitError: the folder holds the result of another plan (it says what differs), an input is
-            missing, or another process is at work in the folder.
+            missing or was replaced meanwhile, or another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):
-        plan = Plan(
-            stage=stage,
-            config=json.loads(json.dumps(config)),  # tuples as the lists they are stored as
-            inputs={name: Artifact.of(path) for name, path in inputs.items()},
-        )
+        given = _Inputs(inputs, seen)
+        plan = Plan(stage=stage, config=_plain(config), inputs=given.artifacts)
         _enter(folder, stage, force=force, clear=clear)
-        done, unfinished = (None, None) if force else _find(folder, plan, derived=derived)
-        if done:
+        found = _Found() if force else _find(folder, plan, trained, derived=derived)
+        if found.done:
             _tidy(folder, scratch)
-            say(f"{stage}: done already ({portable(folder)}, {done.seconds:.0f} s)")
-            return done
-        began = unfinished or _Started(plan=plan, started=_now(), seconds=0.0)
-        job = Job(folder)
+            say(f"{stage}: done already ({portable(folder)}, {found.done.seconds:.0f} s)")
+            return found.done
+        began = found.unfinished or _Started(plan=plan, started=_now(), seconds=0.0)
+        job = Job(folder, lost_record=found.lost_record, check_inputs=given.check_files)
+        if not found.lost_record:  # else the new one replaces it
+            (folder / "record.json").unlink(missing_ok=True)
         with _timed(folder, began) as spent:
             work(job)
+            given.check(folder)
         record = _describe(plan, job, began.started, spent(), seed=seed, world_size=world_size)
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         _tidy(folder, scratch)
         return record
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as a record's JSON gives them back: tuples as lists, every text printable."""
+    plain: dict[str, Any] = json.loads(printable(json.dumps(values, ensure_ascii=False)))
+    return plain
+
+
+def identities(inputs: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    """What changes when a file is written or replaced, by name; () for what is no file."""
+    found = {name: path.stat() for name, path in inputs.items() if path.is_file()}
+    kept = {
+        name: (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for name, each in found.items()
+    }
+    return {name: kept.get(name, ()) for name in inputs}
+
+
+class _Inputs:
+    """The inputs of a stage, which must stay what they were when it began."""
+
+    def __init__(self, inputs: Mapping[str, Path], seen: Mapping[str, tuple[int, ...]] | None) -> None:
+        self.paths, self.checked = inputs, False
+        self.seen = identities(inputs)
+        if odd := [inputs[name] for name, was in (seen or {}).items() if was != self.seen[name]]:
+            raise KitError(f"{odd[0]} was replaced while it was read; run the same command again")
+        self.artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
+
+    def check_files(self) -> None:
+        """KitError if a file was replaced: nobody knows which one was read."""
+        self.checked = True
+        now = identities(self.paths)
+        if name := next((name for name, was in self.seen.items() if was and now[name] != was), None):
+            self._compare(name, "run the same command again")
+
+    def check(self, folder: Path) -> None:
+        """The same of folders as well, unless the stage has checked its inputs itself."""
+        now = identities(self.paths)
+        for name in () if self.checked else self.paths:
+            if not now[name] or now[name] != self.seen[name]:
+                self._compare(name, f"{portable(folder)} may be of either; add --force to start over")
+
+    def _compare(self, name: str, advice: str) -> None:
+        before, now = self.artifacts[name].sha256, Artifact.of(self.paths[name]).sha256
+        if now != before:
+            raise KitError(
+                f"{self.paths[name]} was replaced while the stage worked (SHA-256 {before[:12]} -> "
+                f"{now[:12]}), so nothing is recorded: {advice}"
+            )
 
 
 def _describe(
@@ -250,10 +218,10 @@ def _describe(
     return Record(
         **plan.model_dump(),
         outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
-        results=job.results,
+        results=_plain(job.results),
         kit=triplet.__version__,
         commit=environment.commit(),
-        command=command.get(),
+        command=printable(command.get()),
         versions=environment.versions(),
         hardware=environment.hardware(),
         world_size=world_size,
@@ -295,22 +263,52 @@ def _enter(folder: Path, stage: str, *, force: bool, clear: bool) -> None:
         _empty(folder)
 
 
-def _find(folder: Path, plan: Plan, *, derived: bool) -> tuple[Record | None, "_Started | None"]:
-    """The record of a plan that is done, and what is left of an unfinished session of it.
+@dataclass(frozen=True)
+class _Found:
+    """What is left of earlier sessions of a plan."""
+
+    done: Record | None = None
+    unfinished: "_Started | None" = None
+    lost_record: bool = False
+    """Whether a record is there and damaged."""
+
+
+def _find(folder: Path, plan: Plan, trained: Callable[[Path], str] | None, *, derived: bool) -> _Found:
+    """Find what earlier sessions of a plan have left.
 
     Raises:
-        KitError: the folder holds something of another plan, which is not ``derived``.
+        KitError: the folder holds work of another plan, which is not ``derived``.
     """
-    done, unfinished = read(folder), _load(folder / "started.json", _Started)
+    done, lost = _unless_damaged(folder / "record.json", lambda: read(folder))
+    unfinished, _ = _unless_damaged(
+        folder / "started.json", lambda: _load(folder / "started.json", _Started)
+    )
     previous = done or (unfinished.plan if unfinished else None)
     if previous and (changes := previous.changes(plan)):
-        if not derived:
-            raise other(folder, plan.stage, changes)
+        if not derived and (done or not all(LITTER.fullmatch(path.name) for path in folder.iterdir())):
+            raise other(folder, plan.stage, changes, _loses(folder, done, trained))
         _empty(folder)
-        return None, None
+        return _Found()
     if done and not all(artifact.intact() for artifact in done.outputs.values()):
         done = None
-    return done, unfinished
+    return _Found(done, unfinished, lost)
+
+
+def _loses(folder: Path, done: Record | None, trained: Callable[[Path], str] | None) -> str:
+    """Say what starting over would delete."""
+    if done:
+        unit = next((unit for unit in ("steps", "iterations") if done.results.get(unit)), None)
+        return f"with {done.results[unit]} {unit} trained" if unit else ""
+    return trained(folder) if trained else ""
+
+
+def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None, bool]:
+    """Load a marker, None without one; and whether it is there and damaged, which is said."""
+    try:
+        return load(), False
+    except _DamagedError:
+        say(f"{path} is damaged: going on from what else is in {portable(path.parent)}")
+        return None, True
 
 
 @contextmanager
@@ -325,7 +323,6 @@ def _timed(folder: Path, began: "_Started") -> Iterator[Callable[[], float]]:
     def spent() -> float:
         return began.seconds + (datetime.now(UTC) - clock).total_seconds()
 
-    (folder / "record.json").unlink(missing_ok=True)
     files.write_text(folder / "started.json", began.model_dump_json(indent=1))
     try:
         yield spent
@@ -347,7 +344,8 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
     shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
     return KitError(
         f"{portable(folder)} holds a {stage} of something else ({shown}){holds and f', {holds}'}; "
-        "add --force to replace it (make: FORCE=1), or choose another --run"
+        f"add --force to {'delete that and start over' if holds else 'replace it'} (make: FORCE=1), or "
+        "choose another --run"
     )
 
 
@@ -363,7 +361,11 @@ def _load(path: Path, schema: type[M]) -> M | None:
     except FileNotFoundError:
         return None
     except ValidationError:
-        raise KitError(f"{path} is damaged; run its stage again with --force") from None
+        raise _DamagedError(f"{path} is damaged; run its stage again") from None
+
+
+class _DamagedError(KitError):
+    """A marker is there, and cannot be read."""
 
 
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:
@@ -371,7 +373,7 @@ def _tidy(folder: Path, scratch: Sequence[str]) -> None:
     unfinished = (f".{name}.*.tmp" for name in MARKERS)  # what a killed process was writing
     for pattern in ("started.json", *unfinished, *scratch):
         for path in folder.glob(pattern):
-            path.unlink()
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _stage_of(folder: Path) -> str | None:

@@ -56,6 +56,7 @@ def evaluate(
     """
     finetuned, known = None, None
     if weights and config and dataset:
+        seen = records.identities({"config": config})
         cfg = model.load_config(config)
         settings = {"detectron2": model.plain(cfg)}
     elif weights or config:
@@ -63,12 +64,14 @@ def evaluate(
     else:
         finetuned = records.require(run, "finetune")
         weights, config = records.output(finetuned, "model"), records.output(finetuned, "config")
+        seen = records.identities({"config": config})
         cfg = model.load_config(config)
         # The trainer's own config names no data to test on.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
         dataset = dataset or paths.local(finetuned.config["dataset"])
         settings = {}
         known = finetuned.results["categories"]
+    inputs = {"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)}
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
         perform(
@@ -81,7 +84,8 @@ def evaluate(
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs={"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)},
+            inputs=inputs,
+            seen={**records.identities(inputs), **seen},
             force=force,
             seed=finetuned.seed if finetuned else None,
         )

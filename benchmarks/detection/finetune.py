@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.detection import budget, log_capture, proof, resolve
 from benchmarks.detection.loading import loaders
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
@@ -21,6 +19,9 @@ from triplet.training import checkpoint
 from triplet.training.distributed import Processes, join, perform
 
 from detectron2.utils.env import seed_all_rng
+
+FINAL = "model_final.pth"
+"""What Detectron2 calls the trained model."""
 
 
 def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOptions | None = None) -> None:
@@ -51,8 +52,10 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
             work=lambda job: _train(plan, processes, job),
             config=plan.record,
             inputs=plan.inputs,
+            seen=plan.seen,
             force=options.force,
             scratch=checkpoint.SCRATCH,
+            trained=lambda folder: checkpoint.trained(folder, "iterations"),
             seed=plan.seed,
         )
 
@@ -60,8 +63,8 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
 def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
     """Train from the newest checkpoint on, and fill in the job."""
     log = job.folder / "log.txt" if processes.is_main_process else Path(os.devnull)
-    state = _newest_state(job.folder, processes)
-    start = state.get("step", 0)
+    state = _newest_state(job, plan.iterations, processes)
+    start, trained = state.get("step", 0), state.get("trained", False)
     if processes.is_main_process:
         files.cut_lines(job.folder / "metrics.json", "iteration", start - 1)  # before the trainer opens it
         say(f"finetune: {processes.use_cores(loaders(plan.cfg, processes))}")
@@ -74,6 +77,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
                 trainer = Trainer(plan.cfg, processes, plan.images, plan.precision, start, stop)
                 closing.enter_context(contextlib.closing(trainer.data_loader))
                 loaded = proof.load_and_check(trainer.network, Path(plan.cfg.MODEL.WEIGHTS))
+                job.check_inputs()
                 if state:
                     trainer.restore(state)
                     state.clear()
@@ -82,7 +86,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
                 trainer.register_hooks([hook])
                 with log_capture.log_to(log):
                     trainer.train(start, trainer.max_iter)
-            if passes := trainer.precise_passes:
+            if not trained and (passes := trainer.precise_passes):
                 with (
                     Bar("precise BN", passes, quiet=not processes.is_main_process) as bar,
                     log_capture.log_to(log),
@@ -99,15 +103,18 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
         _write_results(plan, trainer, hook, loaded, job)
 
 
-def _newest_state(folder: Path, processes: Processes) -> dict[str, Any]:
-    """What the first process's newest usable checkpoint holds, on every one; empty without any."""
+def _newest_state(job: records.Job, iterations: int, processes: Processes) -> dict[str, Any]:
+    """What the first process's newest usable checkpoint holds, on every one; empty without any.
+
+    Where the record of a finished training is damaged, that is its final model, with ``trained`` set.
+    """
     found: dict[str, Any] = {}
-
-    def read(path: Path) -> None:
-        found.update(torch.load(path, map_location="cpu", weights_only=True))
-
     if processes.is_main_process:
-        checkpoint.newest(folder, read)
+        final = checkpoint.finished(job.folder / FINAL, iterations) if job.lost_record else None
+        if final:
+            found.update(final, trained=True)
+        else:
+            checkpoint.newest(job.folder, lambda _, state: found.update(state), iterations)
     state: dict[str, Any] = processes.broadcast_object(found)
     return state
 
@@ -138,8 +145,8 @@ def _write_results(
         loaded: number of tensors that the converted weights filled.
         job: of the stage.
     """
-    final, resolved = job.folder / "model_final.pth", job.folder / "config.yaml"
-    checkpoint.write(final, {"model": trainer.network.state_dict()})
+    final, resolved = job.folder / FINAL, job.folder / "config.yaml"
+    checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations})
     files.write_text(resolved, plan.cfg.dump())
     job.outputs.update(model=final, config=resolved, metrics=job.folder / "metrics.json")
     assert plan.dataset_images

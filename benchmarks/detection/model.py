@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from benchmarks.detection import compat  # noqa: F401
-from triplet import untrusted
+from benchmarks.detection import compat, settings  # noqa: F401
+from triplet import files, untrusted
 from triplet.errors import KitError
 from triplet.weights import detectron2_format, torch_file
 
@@ -37,7 +37,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     MODEL.DEVICE is this machine's GPU where there is one, the CPU otherwise.
 
     Raises:
-        KitError: no such file, or a key or value that Detectron2 does not know.
+        KitError: no such file, a key or value that Detectron2 does not know, or one without sense: see
+            ``settings.check``.
     """
     cfg = get_cfg()
     if not path.is_file():
@@ -47,7 +48,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
         raise KitError(f"overrides of Detectron2's settings are KEY.SUB=value: found {overrides}")
     try:
         untrusted.check_yaml(untrusted.read_text(path, untrusted.CONFIG, "detection config"), str(path))
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+        with settings.local_bases(path):
+            cfg.merge_from_file(str(path), allow_unsafe=False)
         cfg.merge_from_list(pairs)
     except (
         LookupError,
@@ -60,6 +62,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     ) as error:
         reason = " ".join(str(error).strip("'\"").split())
         raise KitError(f"{path}: Detectron2 refuses it: {reason:.300}") from None
+    settings.check(cfg, path)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
 

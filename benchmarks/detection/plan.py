@@ -71,6 +71,8 @@ class FinetunePlan:
     """Names of the data's categories, in the model's order; empty in a preview."""
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """Files and folders that the record hashes, by name; empty in a preview."""
+    seen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Their ``records.identities`` before any of them was read."""
     seed: int = 0
     """Seed of the heads, the sampling and the data order."""
 

@@ -49,8 +49,10 @@ class RunSources:
     """Folder of the data."""
     categories: list[str]
     """Names of the data's categories."""
-    weights: Path
-    """The converted weights."""
+    inputs: Mapping[str, Path]
+    """Files and folders that the record hashes, by name; ``weights`` are the converted ones."""
+    seen: Mapping[str, tuple[int, ...]]
+    """Their ``records.identities`` before any of them was read."""
 
     def settings(self, solver: CfgNode) -> dict[str, Any]:
         """The user's config with another one's schedule, as plain values for a record."""
@@ -114,7 +116,8 @@ def resolve(
         iterations_done=begun.iterations if begun else 0,
         dataset=paths.portable(dataset),
         categories=sources.categories,
-        inputs={"weights": sources.weights, **data.inputs(sources.config, dataset, train=True)},
+        inputs=sources.inputs,
+        seen=sources.seen,
         seed=options.seed,
     )
 
@@ -230,13 +233,15 @@ def _sources(
     asked = (options.hours, options.schedule, options.images_per_gpu, options.precision, options.seed)
     processes.assert_same("converted weights", records.Artifact.of(weights).sha256)
     processes.assert_same("settings", [model.plain(cfg), *asked])
+    inputs = {"weights": weights, **data.inputs(cfg, dataset, train=True)}
+    seen = records.identities(inputs)
     names, categories = data.training(cfg, dataset)
     data.check_images(names, processes)
     placed = cfg.clone()
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))
     placed.MODEL.WEIGHTS, placed.SEED = str(weights), options.seed
-    return RunSources(cfg, placed, dataset, categories, weights)
+    return RunSources(cfg, placed, dataset, categories, inputs, seen)
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:
@@ -245,8 +250,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
         if plan := records.begun(folder):
-            saved = checkpoint.checkpoints(folder)
-            found = Begun(plan.config, checkpoint.step_of(saved[0]) if saved else 0)
+            found = Begun(plan.config, checkpoint.reached(folder))
     result: Begun | None = processes.broadcast_object(found)
     return result
 

@@ -230,9 +230,10 @@ class Trainer(GradAccumTrainer):
             hooks.PreciseBN(0, self.network, passes(loaded), count).update_stats()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state that ``CheckpointHook`` has saved."""
+        """Go on from a state that ``CheckpointHook`` has saved, or from the final model."""
         self.network.load_state_dict(state["model"])
-        self.load_state_dict(state["trainer"])
+        if "trainer" in state:  # not in the final model
+            self.load_state_dict(state["trainer"])
 
 
 class CheckpointHook(hooks.HookBase):

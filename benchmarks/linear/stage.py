@@ -73,6 +73,7 @@ def run_stage(
     inputs = {"train": options.train, "test": options.test, "weights": path, **(more or {})}
     if options.classes:
         inputs["classes"] = options.classes
+    seen = records.identities(inputs)
     with join() as processes:
         processes.assert_same("config", settings.model_dump(mode="json"))
         processes.use_cores(settings.loaders)
@@ -94,7 +95,9 @@ def run_stage(
             lambda job: work(Task(options.run, train, test, inputs, processes, job)),
             config=settings.model_dump(mode="json", exclude=NEUTRAL),
             inputs=inputs,
+            seen=seen,
             force=options.force,
             scratch=checkpoint.SCRATCH,
+            trained=checkpoint.trained,
             seed=settings.seed,
         )

@@ -217,8 +217,9 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
 def _read(log: Path) -> Done:
     """What an earlier session has found; a line that a kill left half written is dropped."""
     found: Done = {}
-    for _, values in files.json_lines(log):
-        found[tuple(values["key"])] = values
+    for _, values in files.json_lines(log, "key"):
+        if isinstance(values["key"], list) and {*values} >= {"test"}:
+            found[tuple(values["key"])] = values
     files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
     return found
 

@@ -118,9 +118,11 @@ class _Fitting:
         torch.backends.cudnn.benchmark = True  # images have one size
         nn.utils.convert_conv2d_weight_memory_format(model.backbone, torch.channels_last)
         optimizer = make_optimizer(model, training)
-        start = checkpoint.resume(task.job.folder, model.learned, optimizer, processes)
+        order, folder = EpochOrder(len(task.train), training, config.seed), task.job.folder
+        task.job.check_inputs()
+        final = folder / "checkpoint.pth" if task.job.lost_record else None
+        start = checkpoint.resume(folder, model.learned, optimizer, processes, order.steps, final=final)
         wrapped = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
-        order = EpochOrder(len(task.train), training, config.seed)
         labels = torch.from_numpy(task.train.labels).to(processes.device)
         pace = ThroughputMeter(training.batch, order.steps, start)
         return cls(model, wrapped, optimizer, config, training, task, order, labels, start, pace)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import random
 import tarfile
 import zipfile
 
@@ -11,7 +12,12 @@ import yaml
 from tests.conftest import TINY
 from tests.pull.serving import serving
 from triplet import coco
+from triplet.errors import KitError
 from triplet.pull import download, sources
+from triplet.signals import Stop
+
+BODY = random.Random(0).randbytes(300_000)
+SHA = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
 
 @pytest.fixture
@@ -22,6 +28,26 @@ def server(monkeypatch):
     monkeypatch.setattr(download, "STALL", 1)
     with serving() as running:
         yield running
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """Fetch /file (and mirrors) with faults; gives the bytes that lie there at last."""
+
+    def run(*faults, mirrors=(), checksum=SHA, size=None, token=None):
+        server.files |= {"/file": BODY, "/mirror": BODY}
+        server.faults["/file"] = list(faults)
+        wanted = download.DownloadSpec("file", [server.url("file"), *mirrors], checksum, size, token)
+        path = tmp_path / "to" / "file"
+        try:
+            download.download(wanted, path, Stop())
+        except KitError:
+            assert not path.exists()
+            raise
+        assert sorted(p.name for p in path.parent.iterdir()) == ["file"]
+        return path.read_bytes()
+
+    return run
 
 
 @pytest.fixture
@@ -76,7 +102,9 @@ class Kit:
         """Whether the data set is there, byte for byte, and its record, and nothing of what led to it."""
         seen = {path.name for path in self.folder.iterdir()}
         # The last are there after a kill.
-        seen -= {".lock", ".foreign", "started.json"} | {name for name in seen if name.endswith(".tmp")}
+        seen -= {".lock", ".foreign", "started.json", ".unpacked"} | {
+            name for name in seen if name.endswith(".tmp")
+        }
         return seen == {"annotations", "record.json", "train2017", "val2017"} and all(
             path.read_bytes() == (self.drawn / path.relative_to(self.folder)).read_bytes()
             for name in ("annotations", "train2017", "val2017")

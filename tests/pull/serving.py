@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+OLD = "Sat, 01 Nov 2025 10:00:00 GMT"
 HTML = (
     b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>no</body></html>"
 )
@@ -65,6 +66,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.faults, self.pages, self.asked = {}, {}, {}, []
         self.piece, self.pause = 1 << 16, 0.0
+        self.hung_up = threading.Event()
+        """Whether a client ended a transfer."""
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -156,6 +159,68 @@ def ignores_if_range(handler, body):
     start, other = handler.start(), body[::-1]
     span = f"bytes {start}-{len(other) - 1}/{len(other)}"
     handler.answer(206 if start else 200, other[start:], tag=etag(other), Content_Range=span)
+
+
+def forgets_tag(handler, body):
+    """Goes on with another file, of one length and date, and says no ETag."""
+    start, other = handler.start(), body[::-1]
+    span = f"bytes {start}-{len(other) - 1}/{len(other)}"
+    handler.answer(206, other[start:], Content_Range=span, Last_Modified=OLD)
+
+
+def half(**headers):
+    """Brings half of the file under these headers, then breaks off."""
+
+    def fault(handler, body):
+        handler.answer(200, body[: len(body) // 2], length=len(body), **headers)
+        handler.cut()
+
+    return fault
+
+
+def rest(**headers):
+    """Brings what was asked for as a part of the right file, under these headers."""
+
+    def fault(handler, body):
+        start = handler.start()
+        span = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}", **headers}
+        handler.answer(206, body[start:], **span)
+
+    return fault
+
+
+def endless(handler, body):
+    """Never stops, and does not say how long it is; gives up when nobody listens."""
+    handler.send_response(206 if handler.start() else 200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    if handler.start():
+        handler.send_header("ETag", etag(body))
+        handler.send_header("Content-Range", f"bytes {handler.start()}-{len(body) - 1}/{len(body)}")
+    handler.end_headers()
+    write_endlessly(handler)
+
+
+def write_endlessly(handler):
+    """Chunks until nobody listens."""
+    try:
+        for _ in range(2000):
+            handler.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+    except OSError:
+        handler.server.hung_up.set()
+    handler.close_connection = True
+
+
+def trickles(count):
+    """Brings so many bytes at each request, then breaks off."""
+
+    def fault(handler, body):
+        start = handler.start()
+        span = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
+        part = body[start : start + count]
+        handler.answer(206 if start else 200, part, length=len(body) - start, tag=etag(body), **span)
+        handler.cut()
+
+    return fault
 
 
 def corrupt(handler, body):

@@ -1,7 +1,5 @@
 """The transport against a server that misbehaves: the right file or none, and nothing that came is lost."""
 
-import hashlib
-import random
 import signal
 
 import pytest
@@ -9,34 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.pull import serving as s
+from tests.pull.conftest import BODY, SHA
 from triplet.errors import Interrupted, KitError
 from triplet.pull import download as module
 from triplet.pull.download import DownloadSpec, download, plain, speed
 from triplet.signals import Stop
-
-BODY = random.Random(0).randbytes(300_000)
-SHA = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
-
-
-@pytest.fixture
-def get(server, tmp_path):
-    """Fetch /file (and mirrors) with faults; gives the bytes that lie there at last."""
-
-    def run(*faults, mirrors=(), checksum=SHA, size=None, token=None):
-        server.files |= {"/file": BODY, "/mirror": BODY}
-        server.faults["/file"] = list(faults)
-        wanted = DownloadSpec("file", [server.url("file"), *mirrors], checksum, size, token)
-        path = tmp_path / "to" / "file"
-        try:
-            download(wanted, path, Stop())
-        except KitError:
-            assert not path.exists()
-            raise
-        assert sorted(p.name for p in path.parent.iterdir()) == ["file"]
-        return path.read_bytes()
-
-    return run
-
 
 MENDED = {
     "dropped": [s.drops(0.5)],
@@ -118,7 +93,7 @@ def test_without_a_checksum_only_the_same_file_is_gone_on_from(get, server):
     ]
 
 
-@pytest.mark.parametrize("fault", [s.ignores_if_range, s.wrong_start, s.no_span])
+@pytest.mark.parametrize("fault", [s.ignores_if_range, s.wrong_start, s.no_span, s.forgets_tag])
 def test_without_a_checksum_no_other_bytes_are_mixed_in(get, fault):
     """The headers alone tell."""
     assert get(s.drops(0.5), fault, checksum=None) == BODY

@@ -277,6 +277,58 @@ def test_imagenet_from_the_users_tars(imagenet, capsys):
     assert "val: 1 folders, expected 2" in capsys.readouterr().out
 
 
+HEADER = "ImageId,PredictionString"
+
+
+@pytest.fixture
+def kaggle(imagenet, tmp_path):
+    """The same images as Kaggle's archive unpacks."""
+    root = tmp_path / "kaggle"
+    for name in sorted(CLASSES):
+        part, label, image = name.split("/")
+        path = root / "ILSVRC" / "Data" / "CLS-LOC" / part / (label if part == "train" else "") / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(imagenet.drawn / "val2017" / "000000000001.png", path)
+    rows = [f"{Path(name).stem},{name[:9]} 1 2 3 4 {name[:9]} 5 6 7 8 " for name in SORTED]
+    (root / "LOC_val_solution.csv").write_text("\n".join([HEADER, *reversed(rows)]))
+    (root / "LOC_synset_mapping.txt").write_text(f"{WNIDS[0]} tench, Tinca tinca\n")
+    imagenet.root = root
+    return imagenet
+
+
+@pytest.mark.parametrize("given", [".", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
+def test_imagenet_as_kaggle_lays_it_out(kaggle, given):
+    before = sorted(path.relative_to(kaggle.root) for path in kaggle.root.rglob("*"))
+    assert cli.main(["pull", "imagenet", "--from", str(kaggle.root / given)]) == 0
+    assert classes(kaggle.folder) == CLASSES
+    assert sorted(p.name for p in (kaggle.folder / "devkit").iterdir()) == [
+        "LOC_synset_mapping.txt",
+        "LOC_val_solution.csv",
+    ]
+    assert sorted(path.relative_to(kaggle.root) for path in kaggle.root.rglob("*")) == before
+    assert cli.main(["pull", "imagenet", "--check"]) == 0
+    assert not records.read(kaggle.folder).results["verified"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("", "does not name ILSVRC2012_val_0000000"),
+        ("ILSVRC2012_val_00000001,7 1 2", "found '7', expected a class such as"),
+        ("ILSVRC2012_val_00000001,../../x 1", "expected a class such as"),
+        ("ILSVRC2012_val_00000001", "is not Kaggle's table"),
+        ("a\0b", "is not Kaggle's table"),
+    ],
+)
+def test_another_table_than_kaggles_is_one_line(kaggle, capsys, row, message):
+    (kaggle.root / "LOC_val_solution.csv").write_text(f"{HEADER}\n{row}\n")
+    assert cli.main(["pull", "imagenet", "--from", str(kaggle.root)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert not (kaggle.folder / "train").exists()
+
+
 def test_imagenet_from_a_gated_mirror(imagenet, monkeypatch, capsys, places):
     def gate(handler):
         if handler.headers.get("Authorization") != "Bearer secret-token":

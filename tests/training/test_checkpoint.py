@@ -1,160 +1,142 @@
-"""What a checkpoint holds, what is never saved, which one counts, and that a training goes on from it."""
+"""Checkpoints: what is inside counts, whatever the file is called; all that is saved is finite."""
 
-import hashlib
+import os
+import shutil
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from triplet.errors import KitError
 from triplet.training import checkpoint
-from triplet.training.distributed import Processes
-from triplet.training.optim import LARS, parameter_groups
-
-ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-class Small(nn.Module):
-    """A network with weights, statistics and counts."""
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.fc, self.bn = nn.Linear(3, 4), nn.BatchNorm1d(4)
-
-    def forward(self, x):
-        return self.bn(self.fc(x)).square().mean() + F.smooth_l1_loss(
-            self.fc(x), x.sum(1, keepdim=True).expand(-1, 4)
-        )
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "pretrain")
 
 
-def make(kind, seed=0):
-    network = Small(seed)
-    if kind == "lars":
-        groups = parameter_groups(network.named_parameters(), 0.01)
-        return network, LARS(groups, 0.3, momentum=0.7, eta=0.05)
-    return network, torch.optim.SGD(network.parameters(), 0.3, momentum=0.7, weight_decay=0.01)
+class Run:
+    """A run of 12 steps whose one weight says how many of them are done."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.network = nn.Linear(1, 1, bias=False)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.1, momentum=0.9)
+
+    def path(self, step):
+        return self.folder / f"step_{step:07d}.pth"
+
+    def save(self, *steps, optimizer=True, path=None):
+        for step in steps:
+            nn.init.constant_(self.network.weight, step)
+            path = path or self.path(step)
+            checkpoint.save(path, self.network, self.optimizer if optimizer else None, step, 0)
+            path = None
+
+    def resume(self, steps=12, final=None):
+        nn.init.constant_(self.network.weight, -1)
+        found = checkpoint.restore(self.folder, self.network, self.optimizer, steps, final)
+        assert self.network.weight.item() == (found or -1)
+        return found
+
+    def names(self):
+        return sorted(path.name for path in self.folder.glob("*.pth"))
 
 
-def train(network, optimizer, first, last):
-    for step in range(first, last):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.3 / (step + 1)
-        optimizer.zero_grad()
-        network(torch.randn(6, 3, generator=torch.Generator().manual_seed(step))).backward()
-        optimizer.step()
+@pytest.mark.parametrize("digest", [True, False], ids=["with its sum", "alone"])
+@pytest.mark.parametrize("name", ["step_9999999.pth", "step_0000002.pth"])
+def test_a_renamed_checkpoint_is_of_the_step_in_it(run, capsys, name, digest):
+    run.save(4, 8)
+    run.path(8).rename(run.folder / name)
+    sum_of = run.path(8).with_suffix(".pth.sha256")
+    sum_of.rename(run.folder / f"{name}.sha256") if digest else sum_of.unlink()
+    assert checkpoint.trained(run.folder) == "with 8 steps trained"
+    assert run.resume() == 8
+    said = capsys.readouterr().out
+    assert said == f"pretrain: {name} holds step 8: that counts, and not its name\n"
+    assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+    if digest:
+        assert sum_of.read_text().endswith("  step_0000008.pth\n")
+    assert run.resume() == 8
+    assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("kind", ["lars", "sgd"])
-def test_what_goes_on_from_a_checkpoint_ends_as_what_never_stopped(tmp_path, kind):
-    whole, optimizer = make(kind)
-    train(whole, optimizer, 0, 5)
-    stopped, optimizer = make(kind)
-    train(stopped, optimizer, 0, 2)
-    checkpoint.save(tmp_path / "step_0000002.pth", stopped, optimizer, 2, 1)
-    resumed, optimizer = make(kind, seed=9)
-    assert checkpoint.resume(tmp_path, resumed, optimizer, ALONE) == 2
-    train(resumed, optimizer, 2, 5)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+def test_a_copy_takes_nobodys_place(run):
+    run.save(4, 8)
+    shutil.copy(run.path(4), run.path(11))
+    assert run.resume() == 8
+    checkpoint.keep(run.folder, 2)
+    assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+    for pattern in checkpoint.SCRATCH:
+        for path in run.folder.glob(pattern):
+            path.unlink()
+    assert list(run.folder.iterdir()) == []
 
 
-def test_a_checkpoint_holds_what_its_documentation_says(tmp_path):
-    network, optimizer = make("lars")
-    train(network, optimizer, 0, 3)
-    path = tmp_path / "step_0000003.pth"
-    checkpoint.save(path, network, optimizer, 3, 7)
-    state = torch.load(path, weights_only=True)
-    assert {key: state[key] for key in ("format", "step", "epoch")} == {
-        "format": "triplet-kit/1",
-        "step": 3,
-        "epoch": 7,
-    }
-    assert all(torch.equal(value, state["networks"][name]) for name, value in network.state_dict().items())
-    assert state["networks"].keys() == network.state_dict().keys()
-    for number, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        momentum = state["optimizer"]["state"][number]["momentum_buffer"]
-        assert torch.equal(momentum, optimizer.state[p]["momentum_buffer"])
-        assert momentum.any()
-    beside = (tmp_path / "step_0000003.pth.sha256").read_text()
-    assert beside == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  step_0000003.pth\n"
-    checkpoint.save(tmp_path / "checkpoint.pth", network, None, 3, 7)
-    assert torch.load(tmp_path / "checkpoint.pth", weights_only=True)["optimizer"] is None
+def test_a_copy_stands_in_for_an_original_that_is_damaged(run):
+    run.save(4, 8)
+    shutil.copy(run.path(8), run.path(11))
+    os.truncate(run.path(8), 100)
+    assert run.resume() == 8
+
+
+def test_exchanged_names_lose_nothing(run):
+    run.save(4, 8)
+    run.path(4).rename(run.folder / "x")
+    run.path(8).rename(run.path(4))
+    (run.folder / "x").rename(run.path(8))
+    for path in run.folder.glob("*.sha256"):
+        path.unlink()
+    assert run.resume() == 8
+    assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+
+
+def test_a_checkpoint_of_a_longer_run_is_not_taken(run, capsys):
+    run.save(4, 48)
+    assert run.resume(steps=12) == 4
+    assert "it is of another run: it has 48 steps behind it, this one has 12" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [None, "8", 8.0, True, -8, torch.tensor(8)])
+def test_a_checkpoint_without_a_step_is_damaged(run, capsys, step):
+    run.save(4)
+    state = torch.load(run.path(4), weights_only=True)
+    checkpoint.write(run.path(8), {**state, "step": step})
+    checkpoint.write(run.path(9), [1])
+    assert run.resume() == 4
+    assert "step_0000008.pth is damaged" in capsys.readouterr().out
+
+
+def test_one_wrong_bit_is_seen_without_the_sum(run):
+    run.save(4, 8)
+    content = bytearray(run.path(8).read_bytes())
+    where = content.index(torch.tensor([8.0]).numpy().tobytes())
+    content[where + 2] ^= 1
+    run.path(8).write_bytes(content)
+    run.path(8).with_suffix(".pth.sha256").write_bytes(b"")
+    assert run.resume() == 4
+
+
+def test_a_finished_run_is_gone_on_from_only_where_its_record_is_damaged(run):
+    final = run.folder / "checkpoint.pth"
+    run.save(12, optimizer=False, path=final)
+    assert run.resume() == 0
+    assert run.resume(final=final) == 12
+    assert run.resume(final=final, steps=24) == 0
+    os.truncate(final, final.stat().st_size // 2)
+    assert run.resume(final=final) == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", ["fc.weight", "bn.running_var"])
-def test_one_value_that_is_not_finite_is_never_saved(tmp_path, name, value):
-    network, optimizer = make("sgd")
-    for step in (8, 9):
-        checkpoint.save(tmp_path / f"step_000000{step}.pth", network, optimizer, step, 1)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    network.state_dict()[name].view(-1)[-1] = value
-    message = rf"^{name} is not finite after step 12: .* last good checkpoint: step_0000009\.pth; lower"
-    with pytest.raises(KitError, match=message):
-        checkpoint.save(tmp_path / "step_0000012.pth", network, optimizer, 12, 1)
-    with pytest.raises(KitError, match=name):
-        checkpoint.save(tmp_path / "checkpoint.pth", network, None, 12, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_the_newest_is_that_of_the_most_steps_whatever_its_name_sorts_as(tmp_path):
-    network, optimizer = make("sgd")
-    steps = (9_999_998, 9_999_999, 10_000_000)
-    for step in steps:
-        network.fc.weight.data.fill_(step)
-        checkpoint.save(tmp_path / f"step_{step:07d}.pth", network, optimizer, step, 1)
-    (tmp_path / "step_99999999.pth.sha256").touch()
-    (tmp_path / "step_x.pth").touch()
-    assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [*reversed(steps)]
-    fresh, optimizer = make("sgd", seed=3)
-    assert checkpoint.resume(tmp_path, fresh, optimizer, ALONE) == 10_000_000
-    assert (fresh.fc.weight == 10_000_000).all()
-    checkpoint.keep(tmp_path, 2)
-    assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [
-        10_000_000,
-        9_999_999,
-    ]
-    assert not (tmp_path / "step_9999998.pth.sha256").exists()
-    assert (tmp_path / "step_10000000.pth.sha256").exists()
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no digest", "digest of another"])
-def test_whatever_is_wrong_with_the_newest_the_one_before_counts(tmp_path, damage, capsys):
-    network, optimizer = make("sgd")
-    for step in (3, 6):
-        network.fc.weight.data.fill_(step)
-        checkpoint.save(tmp_path / f"step_000000{step}.pth", network, optimizer, step, 1)
-    newest, digest = tmp_path / "step_0000006.pth", tmp_path / "step_0000006.pth.sha256"
-    content = bytearray(newest.read_bytes())
-    if damage == "cut":
-        newest.write_bytes(content[:-1])
-    elif damage == "flipped":
-        content[len(content) // 2] ^= 4
-        newest.write_bytes(content)
-    elif damage == "no digest":
-        digest.unlink()
-    else:
-        digest.write_bytes((tmp_path / "step_0000003.pth.sha256").read_bytes())
-    fresh, optimizer = make("sgd", seed=3)
-    assert checkpoint.resume(tmp_path, fresh, optimizer, ALONE) == 3
-    assert (fresh.fc.weight == 3).all()
-    assert "step_0000006.pth is damaged" in capsys.readouterr().out
-
-
-def test_without_a_checkpoint_nothing_is_done_yet_and_nothing_changes(tmp_path):
-    network, optimizer = make("sgd")
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert checkpoint.resume(tmp_path, network, optimizer, ALONE) == 0
-    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
-
-
-def test_a_checkpoint_of_another_node_alone_is_refused(tmp_path):
-    class Second(Processes):
-        def gather(self, value):
-            return [False, True]
-
-    network, optimizer = make("sgd")
-    with pytest.raises(KitError, match=r"process 1 finds checkpoints in .* where process 0 finds none"):
-        checkpoint.resume(tmp_path, network, optimizer, Second(0, 1, torch.device("cpu")))
+def test_what_is_not_finite_is_not_saved(run, value):
+    run.save(4)
+    before = run.path(4).read_bytes()
+    nn.init.constant_(run.network.weight, value)
+    with pytest.raises(KitError, match=r"weight is not finite after step 8.*last good.*step_0000004\.pth"):
+        checkpoint.save(run.path(8), run.network, run.optimizer, 8, 0)
+    with pytest.raises(KitError, match="not finite"):
+        checkpoint.save(run.path(4), run.network, None, 4, 0)
+    assert run.path(4).read_bytes() == before
+    assert run.names() == ["step_0000004.pth"]

@@ -155,7 +155,8 @@ def train(
     _configure(config, source, images, job.folder)
     model = _build_model(config)
     origin = load_weights(weights, model) if weights else "drawn from the seed"
-    start = resume(config, job.folder, processes)
+    job.check_inputs()
+    start = resume(config, job.folder, steps, processes)
     if processes.is_main_process:
         _announce(config, images, batch, steps, origin)
     final = job.folder / "checkpoint.pth"
@@ -225,17 +226,14 @@ def _build_model(config: Any) -> Any:
     return model
 
 
-def resume(config: Any, folder: Path, processes: Processes) -> int:
-    """Have mmcv go on from the newest whole checkpoint; the optimiser steps done, 0 without one.
+def resume(config: Any, folder: Path, steps: int, processes: Processes) -> int:
+    """Have mmcv go on from the newest whole checkpoint; the optimiser steps done of all, 0 without one.
 
     Raises:
         KitError: a process does not see the checkpoint that another one goes on from.
     """
-
-    def load(path: Path) -> None:
-        torch.load(path, map_location="cpu", weights_only=True)
-
-    start = checkpoint.newest(folder, load) if processes.is_main_process else 0
+    # mmcv reads the file itself.
+    start = checkpoint.newest(folder, lambda *_: None, steps) if processes.is_main_process else 0
     start = processes.broadcast_object(start)
     path = folder / f"step_{start:07d}.pth"
     seen = processes.gather(path.exists() or not start)

@@ -131,6 +131,7 @@ class Watch(Hook):
         weights: dict[str, Tensor] = runner.model.module.state_dict()
         checkpoint.refuse_not_finite(weights, self.folder, iteration // self.accumulate)
         return {
+            "step": iteration // self.accumulate,  # the kit's
             "meta": {"epoch": runner.epoch, "iter": iteration},
             "state_dict": {name: value.detach().cpu() for name, value in weights.items()},
             "optimizer": runner.optimizer.state_dict(),

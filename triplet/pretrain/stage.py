@@ -95,15 +95,15 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
         force: start over.
         seed: for the record.
     """
+    inputs = {"images": source, **({"weights": weights} if weights else {})}
+    seen = records.identities(inputs)
     images = open_images(source)
     processes.assert_same("set of images", images.names())
     if (said := pixel_formats(images)) and processes.is_main_process:
         say(f"pretrain: {said}")
     if processes.nodes > 1:  # names may agree where files are cut short
         processes.assert_same("copy of the images", records.Artifact.of(source).sha256)
-    inputs = {"images": source}
     if weights:
-        inputs["weights"] = weights
         processes.assert_same("file of initial weights", records.Artifact.of(weights).sha256)
 
     distributed.perform(
@@ -113,7 +113,9 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
         work=lambda job: train(images, job),
         config=config,
         inputs=inputs,
+        seen=seen,
         force=force,
         scratch=checkpoint.SCRATCH,
+        trained=checkpoint.trained,
         seed=seed,
     )

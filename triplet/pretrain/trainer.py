@@ -156,6 +156,7 @@ def prepare(
     objective = make_objective(config, len(images), layout, processes).train()
     networks: Any = objective.networks
     origin = load_initial(weights, networks) if weights else "drawn from the seed"
+    job.check_inputs()
     objective.to(processes.device)
     nn.utils.convert_conv2d_weight_memory_format(objective, torch.channels_last)
     if config.batch_norm == "group":
@@ -171,7 +172,8 @@ def prepare(
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
-    start = checkpoint.resume(job.folder, networks, optimizer, processes)
+    final = job.folder / "checkpoint.pth" if job.lost_record else None
+    start = checkpoint.resume(job.folder, networks, optimizer, processes, order.steps, final=final)
     return TrainState(
         config, images, job, processes, layout, order, objective, model, optimizer, origin, start
     )

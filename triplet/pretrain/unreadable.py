@@ -1,5 +1,6 @@
 """The images of a run that could not be read."""
 
+import os
 from pathlib import Path
 
 from triplet import files
@@ -20,10 +21,16 @@ class Unreadable:
             config,
             processes,
         )
-        known = (
-            self._file.read_text().splitlines() if processes.is_main_process and self._file.exists() else []
-        )
+        known = self._known() if processes.is_main_process else []
         self.names: list[str] = processes.broadcast_object(known)
+
+    def _known(self) -> list[str]:
+        """Read what earlier sessions have found; a line that names no image is damaged."""
+        content = self._file.read_bytes() if self._file.exists() else b""
+        lines = {os.fsdecode(line) for line in content.split(b"\n") if line}
+        names = lines.intersection(self._images.names()) if lines else set[str]()
+        files.say_damaged(self._file, len(lines - names))
+        return sorted(names)
 
     def news(self, indices: set[int]) -> int:
         """How many of these are not known yet."""

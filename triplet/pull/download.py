@@ -3,8 +3,9 @@
 The transport is libcurl (pycurl): as fast as curl, with wheels that need nothing of the system, and with
 redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests,
 httpx and pooch start a file anew when a connection breaks; aria2 has no wheel of its makers. What curl's
-own --continue-at leaves out stands here: that the remote file is still the one that was begun (If-Range),
-that it has the published length and checksum, and that it is no web page.
+own --continue-at leaves out stands here: that the remote file is still the one that was begun (RFC 9110,
+8.8 and 13.1.5), that it has the published length and checksum and not a byte more, that https is never left
+for http, that a connection brings more than a trickle, and that it is no web page.
 """
 
 import os
@@ -12,7 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +25,7 @@ from triplet import files
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums
+from triplet.pull.answer import Again, Answer, Mismatch, Refused, leads_to_plain_text
 from triplet.pull.webpage import WebPage
 from triplet.signals import Stop
 
@@ -31,7 +33,9 @@ STALL = 30
 """Seconds: a connection that brings less than SLOWEST bytes a second for so long is given up."""
 SLOWEST = 1000
 TRIES = 5
-"""In a row without a byte of progress, before the next URL is tried."""
+"""In a row that bring less than LEAST bytes together, before the next URL is tried."""
+LEAST = 10_000
+"""Bytes: SLOWEST for as long as a broken connection's next try takes at most; less is no progress."""
 PAUSE = 1.0
 """Seconds before the second try; doubled each time."""
 LONGEST_PAUSE = 120
@@ -39,6 +43,10 @@ LONGEST_PAUSE = 120
 BUFFER = 512 * 1024
 """Bytes, libcurl's largest: fewer calls into Python."""
 LARGEST_PAGE = 1 << 20
+RESERVE = 1 << 30
+"""Bytes that a file of unknown length leaves free on the disk."""
+STRIDE = 64 << 20
+"""Bytes between looks at the free disk."""
 BEARER = 1 << 6
 """CURLAUTH_BEARER of curl/curl.h, which pycurl does not name."""
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
@@ -66,22 +74,6 @@ class _Begun(BaseModel):
     bytes: int | None
 
 
-class _Refused(Exception):
-    """This URL will not give the file."""
-
-
-class _Again(Exception):
-    """It may, later."""
-
-    def __init__(self, reason: str, pause: float = 0.0) -> None:
-        super().__init__(reason)
-        self.pause = pause
-
-
-class _Mismatch(Exception):
-    """All bytes are there, and they are not the file."""
-
-
 def download(wanted: DownloadSpec, path: Path, stop: Stop) -> str:
     """Fetch a file to ``path``, unless it is there; a part of it is gone on from.
 
@@ -104,7 +96,7 @@ def download(wanted: DownloadSpec, path: Path, stop: Stop) -> str:
         transfer = _Transfer(wanted, url, path, stop, wanted.token if number == 0 else None)
         try:
             transfer.run()
-        except _Refused as refused:
+        except Refused as refused:
             reasons.append(f"{plain(url)} {refused}")
         else:
             return url
@@ -164,33 +156,6 @@ def _curl(url: str, token: str | None) -> pycurl.Curl:
     return curl
 
 
-@dataclass
-class _Answer:
-    """The headers of the last response, and what was made of its body."""
-
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    begun: bool = False
-    error: Exception | None = None
-    """Of the callbacks, which libcurl cannot pass on."""
-    page: bytearray | None = None
-
-    def header(self, line: bytes) -> None:
-        text = line.decode("latin-1").strip()
-        if text.upper().startswith("HTTP/"):  # of each redirect, too
-            code = text.split()[1:2]
-            self.status, self.headers = int(code[0]) if code and code[0].isdigit() else 0, {}
-        name, colon, value = text.partition(":")
-        if colon:
-            self.headers[name.lower()] = value.strip()
-
-    @property
-    def validator(self) -> str | None:
-        """What If-Range takes: a strong ETag, else the date."""
-        tag = self.headers.get("etag", "")
-        return tag if tag.startswith('"') else self.headers.get("last-modified")
-
-
 class _Transfer:
     """Everything that is tried with one URL."""
 
@@ -199,12 +164,16 @@ class _Transfer:
         self.part = path.with_name(f"{path.name}.part")
         self.notes = path.with_name(f"{path.name}.part.json")
         self.curl = _curl(url, token)
+        self.limit: int | None = None
+        """Bytes of the file, where they are known."""
+        self.came = 0
+        """Bytes that are here, while some come."""
 
     def close(self) -> None:
         self.curl.close()
 
     def run(self) -> None:
-        """Until the file is whole and verified; _Refused when this URL will not give it."""
+        """Until the file is whole and verified; Refused when this URL will not give it."""
         if self.path.exists():
             return
         failures, furthest, suspect = 0, self.position, self.position > 0
@@ -215,21 +184,21 @@ class _Transfer:
                     self._get()
                     self._verify()
                     return
-                except _Mismatch as mismatch:
+                except Mismatch as mismatch:
                     self._restart()
                     if not suspect:
-                        raise _Refused(str(mismatch)) from None
+                        raise Refused(str(mismatch)) from None
                     suspect, reason, pause = False, str(mismatch), 0.0  # once more, all from this URL
-                except _Again as again:
+                except Again as again:
                     reason, pause = str(again), again.pause
-                if self.position > furthest:
+                if self.position >= furthest + LEAST:
                     failures, furthest = 0, self.position
                 suspect |= self.position > 0
                 failures += 1
                 if failures >= TRIES:
-                    raise _Refused(f"{reason} ({failures} tries)")
+                    raise Refused(f"{reason} ({failures} tries)")
                 if pause > LONGEST_PAUSE:
-                    raise _Refused(f"asks to wait {pause:.0f} s ({reason})")
+                    raise Refused(f"asks to wait {pause:.0f} s ({reason})")
                 self._wait(max(pause, PAUSE * 2 ** (failures - 1) * random.uniform(0.75, 1.25)), reason)
 
     @property
@@ -271,26 +240,26 @@ class _Transfer:
             self._restart()
         if begun and self.position == begun.bytes:
             return
-        self.curl.setopt(pycurl.URL, self.url)
-        answer = self._request(begun)
+        answer = self._request(self.url, begun)
         if answer.page is not None:
             here = self.curl.getinfo(pycurl.EFFECTIVE_URL)
             page = WebPage(bytes(answer.page), here)
             # Drive's form leads to its own host; and whom a token is for, has no such pages.
             elsewhere = urlsplit(page.confirmed or "").hostname != urlsplit(here).hostname
+            elsewhere |= leads_to_plain_text(here, page.confirmed or here)
             if page.confirmed is None or elsewhere or self.wanted.token:
-                raise _Refused(f"sent a web page instead of the file ({page.title!r})")
-            self.curl.setopt(pycurl.URL, page.confirmed)
-            answer = self._request(begun)
+                raise Refused(f"sent a web page instead of the file ({page.title!r})")
+            answer = self._request(page.confirmed, begun)
             if answer.page is not None:
                 page = WebPage(bytes(answer.page), "")
-                raise _Refused(f"sent a web page again when it was confirmed ({page.title!r})")
+                raise Refused(f"sent a web page again when it was confirmed ({page.title!r})")
         begun = self._begun()
         if begun and begun.bytes is not None and self.position != begun.bytes:
-            raise _Again(f"{amount(self.position)} came of {amount(begun.bytes)}")
+            raise Again(f"{amount(self.position)} came of {amount(begun.bytes)}")
 
-    def _request(self, begun: _Begun | None) -> _Answer:
-        start, answer = self.position, _Answer()
+    def _request(self, url: str, begun: _Begun | None) -> Answer:
+        start, answer = self.position, Answer(url)
+        self.curl.setopt(pycurl.URL, url)
         headers = []
         if start:
             headers.append(f"Range: bytes={start}-")
@@ -308,11 +277,14 @@ class _Transfer:
                     if not answer.begun:
                         answer.begun = True
                         self._first(answer, chunk, begun, start)
-                    if answer.page is not None:
-                        answer.page += chunk[: LARGEST_PAGE - len(answer.page)]
-                    else:
+                    if answer.page is None:
+                        self._check_room(len(chunk))
                         out.write(chunk)
                         self.bar.step(count=len(chunk))
+                    elif len(answer.page) + len(chunk) <= LARGEST_PAGE:
+                        answer.page += chunk
+                    else:
+                        raise Refused("sent a web page instead of the file, of more than a megabyte")
                 except Exception as error:
                     answer.error = error
                     return -1
@@ -328,18 +300,18 @@ class _Transfer:
             self._first(answer, b"", begun, start)
         return answer
 
-    def _explain(self, error: pycurl.error, answer: _Answer, begun: _Begun | None) -> None:
+    def _explain(self, error: pycurl.error, answer: Answer, begun: _Begun | None) -> None:
         """Whether it is worth another try."""
         if answer.error:
             raise answer.error
         status = answer.status
         if status == 416:  # the remote file is shorter than what is here, or another
             self._restart()
-            raise _Again("has no more bytes than were fetched already; starting over")
+            raise Again("has no more bytes than were fetched already; starting over")
         if status in TRANSIENT:
-            raise _Again(f"answers {status}", pause=float(self.curl.getinfo(pycurl.RETRY_AFTER)))
+            raise Again(f"answers {status}", pause=float(self.curl.getinfo(pycurl.RETRY_AFTER)))
         if status >= 400:
-            raise _Refused(f"answers {status}")
+            raise Refused(f"answers {status}")
         lasting = (
             pycurl.E_URL_MALFORMAT,
             pycurl.E_TOO_MANY_REDIRECTS,
@@ -347,38 +319,36 @@ class _Transfer:
             pycurl.E_SSL_CACERT_BADFILE,
         )
         reason = " ".join(error.args[1].split()) or f"libcurl error {error.args[0]}"
-        raise (_Refused if error.args[0] in lasting else _Again)(reason)
+        raise (Refused if error.args[0] in lasting else Again)(reason)
 
-    def _first(self, answer: _Answer, chunk: bytes, begun: _Begun | None, start: int) -> None:
+    def _first(self, answer: Answer, chunk: bytes, begun: _Begun | None, start: int) -> None:
         """Decide by the headers and the first bytes what this is, and note it before any byte is kept."""
-        head = chunk[:64].lstrip().lower()
-        if "text/html" in answer.headers.get("content-type", "") or head.startswith(
-            (b"<!doctype html", b"<html")
-        ):
+        if answer.shows_page(chunk):
             answer.page = bytearray()
             return
-        status, length = answer.status, answer.headers.get("content-length", "")
-        total = int(length) if length.isdigit() else None
+        status, total = answer.status, answer.number("content-length")
         if status == 206:
-            span, _, whole = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-            total = int(whole) if whole.isdigit() else None
-            changed = (
-                span.partition("-")[0] != str(start)
-                or begun is None
-                or (begun.bytes is not None and total is not None and total != begun.bytes)
-                or (begun.url == self.url and answer.validator not in (None, begun.validator))
-            )
-            if changed:
+            if not self._continues(answer, begun, start):
                 self._restart()
-                raise _Again("has changed since it was begun; starting over")
+                raise Again("has changed since it was begun; starting over")
+            assert begun
+            total = begun.bytes
         elif start:
             self.bar.done = self.bar.start = 0
         if self.wanted.bytes and total not in (None, self.wanted.bytes):
-            raise _Refused(f"offers {total} bytes, expected {self.wanted.bytes}")
+            raise Refused(f"offers {total} bytes, expected {self.wanted.bytes}")
         total = total or self.wanted.bytes
         if total is None and not self.wanted.checksum:
-            raise _Refused("does not say how long the file is, and no checksum is known")
+            raise Refused("does not say how long the file is, and no checksum is known")
+        self._note(answer, total, begun, start)
+
+    def _note(self, answer: Answer, total: int | None, begun: _Begun | None, start: int) -> None:
+        """Note which file of which length this is; then its bytes may be kept."""
+        self.limit, status = total, answer.status
+        self.came = start if status == 206 else 0
         new = _Begun(url=self.url, validator=answer.validator, bytes=total)
+        if status == 206 and begun and begun.url == self.url:
+            new = begun  # its validator is the one that the first bytes came with
         folder, left = self.part.parent, (total or 0) - (start if status == 206 else 0)
         if left > (free := shutil.disk_usage(folder).free):
             raise KitError(f"{folder} has {amount(free)} free, {self.wanted.name} needs {amount(left)}")
@@ -388,13 +358,37 @@ class _Transfer:
             files.write_text(self.notes, new.model_dump_json())
         self.bar.total = total or 0
 
+    def _continues(self, answer: Answer, begun: _Begun | None, start: int) -> bool:
+        """Whether an answer 206 is the rest of what is here.
+
+        A checksum decides at last; without one the answer must repeat a strong validator.
+        """
+        if begun is None or answer.span is None or answer.span[0] != start:
+            return False
+        _, last, whole = answer.span
+        if begun.bytes is not None and (whole not in (None, begun.bytes) or last >= begun.bytes):
+            return False
+        if self.wanted.checksum:
+            return begun.url != self.url or not answer.contradicts(begun.validator)
+        return begun.url == self.url and answer.repeats(begun.validator)
+
+    def _check_room(self, more: int) -> None:
+        """Stop a body that has no end: at the length that is known, else before it fills the disk."""
+        before, self.came = self.came, self.came + more
+        if self.limit is not None and self.came > self.limit:
+            raise Mismatch(f"sent more than the {self.limit} bytes that it has")
+        if self.limit is not None or self.came // STRIDE == before // STRIDE:
+            return
+        if (free := shutil.disk_usage(self.part.parent).free) < RESERVE:
+            raise Refused(f"does not say how long it is, and left {amount(free)} of the disk free")
+
     def _verify(self) -> None:
         if not self.position:
-            raise _Mismatch("gave an empty file")
+            raise Mismatch("gave an empty file")
         if self.wanted.bytes and self.position != self.wanted.bytes:
-            raise _Mismatch(f"gave {self.position} bytes, expected {self.wanted.bytes}")
+            raise Mismatch(f"gave {self.position} bytes, expected {self.wanted.bytes}")
         expected = self.wanted.checksum
         if expected and (wrong := checksums.mismatch(self.part, expected, self.stop, self.wanted.name)):
-            raise _Mismatch(f"gave a file whose {wrong}")
+            raise Mismatch(f"gave a file whose {wrong}")
         files.publish(self.part, self.path)
         self.notes.unlink(missing_ok=True)

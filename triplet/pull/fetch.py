@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums
 from triplet.pull.download import DownloadSpec, download
-from triplet.pull.imagenet import sort_validation
+from triplet.pull.imagenet import Kaggle, sort_validation
 from triplet.pull.sources import Source, SourceFile
 from triplet.pull.unpack import unpack
 from triplet.pull.verify import problems
@@ -24,7 +25,7 @@ TAKEN = ".taken"
 """Of the user's unpacked data set: what has a second name here so far."""
 UNPACKING = ".unpacking"
 UNPACKED = ".unpacked"
-"""The same folder once it is whole; what is in it only has to move up."""
+"""The same folder once it is whole: what is in it only has to move up. Deleted once the record is there."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class LocalSource:
     def laid_out(self, source: Source) -> bool:
         """Whether it is the unpacked data set."""
         return bool(source.provides) and all((self.path / place).exists() for place in source.provides)
+
+    def kaggle(self, source: Source) -> Kaggle | None:
+        """ImageNet as Kaggle lays it out, where that is what is wanted and given."""
+        return Kaggle.find(self.path) if source.sort and self.path.is_dir() else None
 
 
 def fetch_dataset(
@@ -66,6 +71,7 @@ def fetch_dataset(
         Interrupted: stopped; the same call goes on.
     """
     own = given.path if given and given.laid_out(source) else None
+    kaggle = given.kaggle(source) if given and not own else None
     downloads, taken = folder / DOWNLOADS, folder / TAKEN
     unpacking, unpacked = folder / UNPACKING, folder / UNPACKED
     if not unpacked.exists():
@@ -78,11 +84,16 @@ def fetch_dataset(
                 f"{folder} holds {there[0]} but not all of {', '.join(source.provides)}, and no pull made "
                 "it; move it elsewhere, then run the same command"
             )
-        if own:
-            _look_through(name, source, own)
+        if own or kaggle:
+            if own:
+                _look_through(name, source, own)  # before anything is copied
             shutil.rmtree(unpacking, ignore_errors=True)  # no file of another origin among the user's
             shutil.rmtree(downloads, ignore_errors=True)
-            _take(source, own, taken, stop)
+            if kaggle:
+                _take(kaggle.files(), taken, stop)
+                _look_through(name, source, taken)
+            elif own:
+                _take(_laid_out(source, own), taken, stop)
             os.sync()
             files.publish(taken, unpacked)
         else:
@@ -93,9 +104,10 @@ def fetch_dataset(
             files.publish(unpacking, unpacked)
     for entry in list(unpacked.iterdir()):
         entry.replace(folder / entry.name)
-    unpacked.rmdir()
     shutil.rmtree(downloads, ignore_errors=True)
-    return _results(source, archives=own is None)
+    # The empty folder stays until the record is there: without it, what a killed pull has verified and
+    # moved would be taken for what was put there by hand.
+    return _results(source, archives=not (own or kaggle))
 
 
 def fetch_weights(
@@ -243,19 +255,24 @@ def verify(path: Path, file: SourceFile, checksum: str | None, stop: Stop) -> No
         raise KitError(f"{path}: its {wrong}; fetch it again")
 
 
-def _take(source: Source, given: Path, folder: Path, stop: Stop) -> None:
-    """Give the files of an unpacked data set a second name below the folder."""
-    found = [
-        (f"{place}/{name}", size) for place in source.provides for name, size in files.walk(given / place)
-    ]
-    with Bar(f"pull: linking or copying {given}", len(found)) as bar:
-        for name, size in found:
+def _laid_out(source: Source, given: Path) -> Iterator[tuple[Path, str, int]]:
+    """Each file of an unpacked data set, its name below the folder, and its bytes."""
+    for place in source.provides:
+        for name, size in files.walk(given / place):
+            yield given / place / name, f"{place}/{name}", size
+
+
+def _take(wanted: Iterable[tuple[Path, str, int]], folder: Path, stop: Stop) -> None:
+    """Give files a second name below the folder."""
+    found = list(wanted)
+    with Bar("pull: linking or copying files", len(found)) as bar:
+        for path, name, size in found:
             target = folder / name
             if stop:
                 raise stop.interrupted(f"{bar.done} of {len(found)} files are taken over")
             if not target.exists() or target.stat().st_size != size:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                files.link_or_copy(given / name, target)
+                files.link_or_copy(path, target)
             bar.step()
 
 

@@ -1,11 +1,19 @@
-"""ImageNet's development kit, and its validation images in class folders."""
+"""ImageNet's validation images in class folders, by its development kit or by Kaggle's table."""
 
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import scipy.io
 
+from triplet import files
 from triplet.errors import KitError
 
+SOLUTION = "LOC_val_solution.csv"
+"""Kaggle's table: a line ``ImageId,PredictionString`` for each validation image."""
+MAPPING = "LOC_synset_mapping.txt"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -44,3 +52,55 @@ def sort_validation(images: Path, devkit: Path) -> None:
             (images / image).replace(target)
         elif not target.exists():
             raise KitError(f"{images / image} is missing; the development kit lists it")
+
+
+@dataclass(frozen=True)
+class Kaggle:
+    """ImageNet as Kaggle's imagenet-object-localization-challenge unpacks: no development kit, flat val."""
+
+    images: Path
+    """Folder with train, in class folders, and val."""
+    solution: Path
+
+    @classmethod
+    def find(cls, path: Path) -> "Kaggle | None":
+        """Find it at the folder that was unpacked, or at one of those inside."""
+        inside = [path / place for place in ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", ".")]
+        images = next(
+            (each for each in inside if (each / "train").is_dir() and (each / "val").is_dir()), None
+        )
+        around = (path, *path.absolute().parents[:3], *(images.parents[:3] if images else ()), path / "val")
+        solution = next((each / SOLUTION for each in around if (each / SOLUTION).is_file()), None)
+        return cls(images, solution) if images and solution else None
+
+    def files(self) -> Iterator[tuple[Path, str, int]]:
+        """Each file, where it goes below ``train``, ``val`` and ``devkit``, and its bytes.
+
+        Raises:
+            KitError: a table of another form, or one that does not name a validation image.
+        """
+        known = self.classes()
+        for name, size in files.walk(self.images / "train"):
+            yield self.images / "train" / name, f"train/{name}", size
+        for name, size in files.walk(self.images / "val"):
+            if name == SOLUTION:
+                continue
+            if "/" not in name and Path(name).stem not in known:
+                raise KitError(f"{self.solution} does not name {name}, which is in {self.images / 'val'}")
+            place = name if "/" in name else f"{known[Path(name).stem]}/{name}"
+            yield self.images / "val" / name, f"val/{place}", size
+        for path in (self.solution, self.solution.with_name(MAPPING)):
+            if path.is_file():
+                yield path, f"devkit/{path.name}", path.stat().st_size
+
+    def classes(self) -> dict[str, str]:
+        """The class of each validation image, as a WordNet id, by the image's name without its suffix."""
+        try:
+            with self.solution.open(encoding="utf-8-sig", newline="") as file:
+                rows = [row for row in csv.reader(file) if row]
+            found = {image.strip(): boxes.split()[0] for image, boxes in rows[1:]}
+        except (OSError, ValueError, IndexError, csv.Error) as error:
+            raise KitError(f"{self.solution} is not Kaggle's table: {error!r:.120}") from None
+        if odd := next((name for name in found.values() if not re.fullmatch(r"n[0-9]{8}", name)), None):
+            raise KitError(f"{self.solution}: found {odd!r:.40}, expected a class such as n01440764")
+        return found

@@ -96,8 +96,10 @@ def _write(path: Path, found: images.Images, wanted: range, stop: Stop) -> image
             name=path.name,
             sha256=files.sha256(temporary),
             bytes=temporary.stat().st_size,
-            names=names,
-            labels=None if found.labels is None else [found.classes[found.labels[i]] for i in wanted],
+            names=[paths.printable(name) for name in names],
+            labels=None
+            if found.labels is None
+            else [paths.printable(found.classes[found.labels[i]]) for i in wanted],
             offsets=offsets,
             sizes=sizes,
         )

@@ -11,7 +11,7 @@ from triplet import coco, paths, records
 from triplet.errors import Interrupted, KitError
 from triplet.progress import say
 from triplet.published.rows import load_methods
-from triplet.pull.fetch import LocalSource, fetch_dataset, fetch_weights
+from triplet.pull.fetch import UNPACKED, LocalSource, fetch_dataset, fetch_weights
 from triplet.pull.sources import Source, load_sources
 from triplet.pull.subset import Subset, take_subset
 from triplet.pull.synthetic import Drawn, draw_dataset
@@ -120,7 +120,8 @@ def _given(path: Path, wanted: Sequence[Target]) -> LocalSource:
     names = [file.name for target in wanted for file in target.source.files]
     given = LocalSource(path, sole=len(names) == 1 and path.is_file())
     for target in wanted:
-        if given.laid_out(target.source) or any(given.find(file) for file in target.source.files):
+        laid_out = given.laid_out(target.source) or given.kaggle(target.source)
+        if laid_out or any(given.find(file) for file in target.source.files):
             return given
     raise KitError(f"--from {path} is or holds none of {', '.join(names)}, and no unpacked data set")
 
@@ -143,6 +144,7 @@ def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: b
         inputs={},
         work=work,
         force=force,
+        scratch=(UNPACKED,),
     )
 
 

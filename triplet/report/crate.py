@@ -4,6 +4,7 @@ Follows the RO-Crate Metadata Specification 1.1 (w3id.org/ro/crate/1.1); a stage
 are left out: their hashes are in the records.
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import triplet
 from triplet import environment, files, paths, records
+from triplet.errors import KitError
 from triplet.records import Artifact, Record
 
 METADATA = "ro-crate-metadata.json"
@@ -68,8 +70,13 @@ def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> i
     metadata = json.dumps(describe(hashes, known), indent=1)
     with files.atomic(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as crate:
         crate.writestr(zipfile.ZipInfo(METADATA), metadata, zipfile.ZIP_DEFLATED)
-        for name in hashes:
-            crate.write(members[name], name)
+        for name, artifact in hashes.items():
+            content = members[name].read_bytes()
+            if hashlib.sha256(content).hexdigest() != artifact.sha256:
+                raise KitError(
+                    f"{members[name]} was replaced while it was packed; run the same command again"
+                )
+            crate.writestr(zipfile.ZipInfo.from_file(members[name], name), content, zipfile.ZIP_DEFLATED)
     return len(hashes)
 
 

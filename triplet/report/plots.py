@@ -1,7 +1,6 @@
 """Figures as SVG that takes the page's own text colour, and as PNG."""
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -241,24 +240,15 @@ def _read(run: Run, stage: str) -> list[dict[str, float]]:
     path = paths.local(record.outputs["metrics"].path)
     if not path.exists():
         return []
-    lines = [found for line in path.read_bytes().splitlines() if (found := _numbers(line))]
+    lines = [
+        {name: value for name, value in values.items() if files.is_number(value) and abs(value) < DRAWN}
+        for _, values in files.json_lines(path, "iteration")
+    ]
     batch = record.results.get("images_per_batch")
     for values in lines:
         if isinstance(batch, int | float) and values.get("time"):
             values["images_per_second"] = batch / values["time"]
     return [values for values in lines if "iteration" in values]
-
-
-def _numbers(line: bytes) -> dict[str, float]:
-    """What a line of metrics says that can be drawn; nothing of a damaged one."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    drawn = ((key, value) for key, value in values.items() if type(value) in (int, float))
-    return {key: float(value) for key, value in drawn if abs(value) < DRAWN}
 
 
 def save(plots: Sequence[Plot], folder: Path) -> None:

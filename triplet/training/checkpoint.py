@@ -16,7 +16,16 @@ from triplet.progress import say
 from triplet.training.distributed import Processes
 
 FORMAT = "triplet-kit/1"
-_BROKEN = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 
 
 def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int, epoch: int) -> None:
@@ -74,13 +83,39 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-SCRATCH = ("step_*.pth", "step_*.pth.sha256", ".step_*.tmp", ".checkpoint.pth*.tmp")
+ASIDE = ".copy_of_step_"
+SCRATCH = (
+    "step_*.pth",
+    "step_*.pth.sha256",
+    f"step_*.pth{ASIDE}*",
+    ".step_*.tmp",
+    ".checkpoint.pth*.tmp",
+)
 """Patterns of what an unfinished run keeps; see ``records.perform``."""
 
 
 def step_of(path: Path) -> int:
-    """How many steps a checkpoint of that name has behind it."""
+    """How many steps a checkpoint has behind it by its name, which need not be true."""
     return int(path.stem.removeprefix("step_"))
+
+
+def step_in(state: Any) -> int:
+    """How many optimiser steps the content of a checkpoint has behind it; ValueError for none."""
+    step = state["step"] if isinstance(state, dict) else None
+    if type(step) is not int or step < 0:
+        raise ValueError(f"it says no number of steps: {step!r:.40}")
+    return step
+
+
+def trained(folder: Path, unit: str = "steps") -> str:
+    """Say how far the checkpoints of a folder are, by what is in them; '' without any."""
+    done = reached(folder)
+    return f"with {done} {unit} trained" if done else ""
+
+
+def reached(folder: Path) -> int:
+    """The most steps that a readable checkpoint of a folder has behind it, by what is in it."""
+    return max((_peek(path) or 0 for path in checkpoints(folder)), default=0)
 
 
 def keep(folder: Path, max_to_keep: int) -> None:
@@ -92,15 +127,31 @@ def keep(folder: Path, max_to_keep: int) -> None:
         path.unlink()
 
 
-def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: Processes) -> int:
+def resume(
+    folder: Path,
+    networks: nn.Module,
+    optimizer: Optimizer,
+    processes: Processes,
+    steps: int,
+    *,
+    final: Path | None = None,
+) -> int:
     """Load the newest whole checkpoint in place, on every process; the number of optimiser steps done.
 
     The first process alone reads: nodes need not share a file system. Momenta that are missing are zero.
 
+    Args:
+        folder: of the run.
+        networks: to load into.
+        optimizer: to load into.
+        processes: all of them; each must call this.
+        steps: of the whole run.
+        final: a finished run's checkpoint that may be there instead, where its record is damaged.
+
     Raises:
-        KitError: see ``restore``; or only another process than the first one finds checkpoints.
+        KitError: see ``newest``; or only another process than the first one finds checkpoints.
     """
-    found = restore(folder, networks, optimizer) if processes.is_main_process else None
+    found = restore(folder, networks, optimizer, steps, final) if processes.is_main_process else None
     start: int = processes.broadcast_object(found)
     held = processes.gather(bool(checkpoints(folder)))
     if not start and any(held):
@@ -118,41 +169,124 @@ def resume(folder: Path, networks: nn.Module, optimizer: Optimizer, processes: P
     return start
 
 
-def restore(folder: Path, networks: nn.Module, optimizer: Optimizer) -> int:
+def restore(
+    folder: Path,
+    networks: nn.Module,
+    optimizer: Optimizer,
+    steps: int | None = None,
+    final: Path | None = None,
+) -> int:
     """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
     """
 
-    def load(path: Path) -> None:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    def load(path: Path, state: dict[str, Any]) -> None:
         networks.load_state_dict(state["networks"])
-        optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:  # that of a finished run has none
+            optimizer.load_state_dict(state["optimizer"])
 
-    return newest(folder, load)
+    if final and steps and (state := finished(final, steps)):
+        load(final, state)
+        say(f"{folder.name}: {final.name} holds all {steps} steps")
+        return steps
+    return newest(folder, load, steps)
 
 
-def newest(folder: Path, load: Callable[[Path], object]) -> int:
-    """The step of the newest checkpoint that is whole and that ``load`` takes; 0 if none is there.
+def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: int | None = None) -> int:
+    """Load the newest checkpoint that is whole; the steps that it has behind it, 0 if none is there.
+
+    What is inside decides which is the newest, see ``_rename_by_content``.
+
+    Args:
+        folder: of the run.
+        load: takes a checkpoint's path and content.
+        steps: of the whole run; a checkpoint of more is of another.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
     """
+    _rename_by_content(folder)
     found = checkpoints(folder)
     for path in found:
         try:
-            if _digest(path).read_text().split()[0] != files.sha256(path):
-                raise ValueError("its SHA-256 is another one")
-            load(path)
+            state = whole(path)
+            step = step_in(state)
+            if steps is not None and step > steps:
+                raise ValueError(
+                    f"it is of another run: it has {step} steps behind it, this one has {steps}"
+                )
+            load(path, state)
         except _BROKEN as error:
             reason = " ".join(str(error).split())[:120]
             say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
         else:
-            return step_of(path)
+            return step
     if found:
         raise KitError(f"none of the {len(found)} checkpoints in {folder} can be used; add --force")
     return 0
+
+
+def _rename_by_content(folder: Path) -> None:
+    """Give each checkpoint the name of the step that is in it; say so where it had another one.
+
+    A copy of another one is put aside: it would take the place of one that ``keep`` keeps.
+    """
+    for path in checkpoints(folder):
+        if (step := _peek(path)) not in (None, step_of(path)):
+            say(f"{folder.name}: {path.name} holds step {step}: that counts, and not its name")
+            _rename(path, path.with_name(f"{path.name}{ASIDE}{step}"))
+    # In two passes: the names may have been exchanged.
+    for path in folder.glob(f"step_*.pth{ASIDE}*"):
+        if path.suffix != ".sha256":
+            target = path.with_name(f"step_{int(path.name.rpartition(ASIDE)[2]):07d}.pth")
+            if not target.exists() or _peek(target) is None:
+                _rename(path, target)
+
+
+def _rename(path: Path, target: Path) -> None:
+    """Rename a checkpoint, its SHA-256 first: a kill in between leaves nothing unchecked."""
+    if digest := _recorded(path):
+        files.write_text(_digest(target), f"{digest}  {target.name}\n")
+    path.replace(target)
+    _digest(path).unlink(missing_ok=True)
+
+
+def finished(path: Path, steps: int) -> dict[str, Any] | None:
+    """The whole final checkpoint of a run of so many steps; None for none, or while others are left."""
+    if checkpoints(path.parent) or _peek(path) != steps:
+        return None
+    try:
+        return whole(path)
+    except _BROKEN:
+        return None
+
+
+def _peek(path: Path) -> int | None:
+    """The step in a checkpoint, whose tensors are not read; None for a damaged one."""
+    try:
+        return step_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except _BROKEN:
+        return None
+
+
+def whole(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint; ValueError where its SHA-256, or a checksum inside, is another one."""
+    if digest := _recorded(path):
+        if digest != files.sha256(path):
+            raise ValueError("its SHA-256 is another one")
+    elif damage := files.damage(path):  # a copy may come without
+        raise ValueError(damage)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _recorded(path: Path) -> str | None:
+    """The SHA-256 that was written beside a checkpoint."""
+    digest = _digest(path)
+    found = re.match(rb"[0-9a-f]{64}\b", digest.read_bytes()) if digest.exists() else None
+    return found[0].decode() if found else None
 
 
 def _digest(path: Path) -> Path:

@@ -1,0 +1,108 @@
+"""What a server's headers say of a file: its length, which part this is, whether it is the one begun."""
+
+import re
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin, urlsplit
+
+APART = 60
+"""Seconds by which an answer must be later than the file's date, so that the date alone identifies it."""
+DIGITS = re.compile(r"[0-9]{1,18}")
+SPAN = re.compile(r"(?i:bytes)\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+
+
+class Refused(Exception):
+    """This URL will not give the file."""
+
+
+class Again(Exception):
+    """It may, later."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class Mismatch(Exception):
+    """All bytes are there, and they are not the file."""
+
+
+@dataclass
+class Answer:
+    """The headers of the last response, and what was made of its body."""
+
+    url: str
+    """Of this response, after redirects."""
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    begun: bool = False
+    error: Exception | None = None
+    """Of the callbacks, which libcurl cannot pass on."""
+    page: bytearray | None = None
+
+    def header(self, line: bytes) -> int | None:
+        """Take a header; returns -1, which ends the transfer, where it leads from https to http."""
+        text = line.decode("latin-1").strip()
+        if text.upper().startswith("HTTP/"):  # of each redirect, too
+            code = re.fullmatch(r"\S+\s+([0-9]{3})(\s.*)?", text)
+            self.status, self.headers = int(code[1]) if code else 0, {}
+            return None
+        name, colon, value = text.partition(":")
+        if colon:
+            self.headers[name.strip().lower()] = value.strip()
+        if name.lower() == "location" and 300 <= self.status < 400:
+            leads, self.url = self.url, urljoin(self.url, value.strip())
+            if leads_to_plain_text(leads, self.url):
+                self.error = Refused("redirects from https to http")
+                return -1
+        return None
+
+    def shows_page(self, chunk: bytes) -> bool:
+        """Whether it is a web page, by its headers or its first bytes."""
+        head = chunk[:64].lstrip().lower()
+        html = "text/html" in self.headers.get("content-type", "")
+        return html or head.startswith((b"<!doctype html", b"<html"))
+
+    def number(self, name: str) -> int | None:
+        """A header that is a number of bytes; None for none, or for anything else."""
+        value = self.headers.get(name, "")
+        return int(value) if DIGITS.fullmatch(value) else None
+
+    @property
+    def span(self) -> tuple[int, int, int | None] | None:
+        """Content-Range: first and last byte, and the length where it is told; None if they do not fit."""
+        found = SPAN.fullmatch(self.headers.get("content-range", ""))
+        if not found:
+            return None
+        first, last, whole = int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
+        length = self.number("content-length")
+        fits = first <= last and (whole is None or last < whole) and length in (None, last - first + 1)
+        return (first, last, whole) if fits else None
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range takes: a strong ETag; else the date, where the answer is enough later than that."""
+        tag, date = self.headers.get("etag"), self.headers.get("last-modified")
+        if tag is not None:
+            return tag if re.fullmatch(r'"[^"]*"', tag) else None
+        try:
+            age = parsedate_to_datetime(self.headers["date"]) - parsedate_to_datetime(date or "")
+            return date if age.total_seconds() >= APART else None
+        except (LookupError, TypeError, ValueError, OverflowError):
+            return None
+
+    def repeats(self, validator: str | None) -> bool:
+        """Whether it is of the file that had a validator: it says the same one."""
+        return validator is not None and validator == self._of_kind(validator)
+
+    def contradicts(self, validator: str | None) -> bool:
+        """Whether it is of another file than the one that had a validator: it says another one."""
+        return validator is not None and self._of_kind(validator) not in (None, validator)
+
+    def _of_kind(self, validator: str) -> str | None:
+        return self.headers.get("etag" if validator.startswith('"') else "last-modified")
+
+
+def leads_to_plain_text(url: str, target: str) -> bool:
+    """Whether a link or redirect leaves https for http."""
+    return urlsplit(url).scheme.lower() == "https" != urlsplit(target).scheme.lower()
