@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from benchmarks.detection import compat, settings  # noqa: F401
-from triplet import files, untrusted
+from triplet import untrusted
 from triplet.errors import KitError
 from triplet.weights import detectron2_format, torch_file
 

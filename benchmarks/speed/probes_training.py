@@ -128,7 +128,7 @@ def _compile(networks: nn.Module, **options: Any) -> None:
     """Compile each network in place."""
     if lacking := toolchain.missing(gpu=True):
         raise Senseless(f"torch.compile needs {' and '.join(lacking)}")
-    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.recompile_limit = 64
     for network in networks.children():
         network.compile(**options)
 
@@ -138,7 +138,7 @@ def compiled(context: Context) -> None:
     _refuse_without_cuda(context)
     setup = _setup(context)
     kit = Kit(setup.fast, context.device, "compiled")
-    trainer.compile_networks(kit.networks)
+    trainer.compile_networks(kit.networks, dynamic=not kit.cudnn_benchmark)
     expected = estimate(kit.config, make_layout(kit.config, 1)).memory
     context.tell(estimated_bytes=expected)
     timing = _measure(context, _repetition(context, kit, _mean_sizes(kit.config, setup.passes)))
