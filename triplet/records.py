@@ -125,7 +125,7 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
         folder: where it works; belongs to it alone.
         config: everything the result depends on besides the inputs, as plain values.
         inputs: files or folders by name; they are hashed.
-        seen: their ``identities`` before any of them was read, if that was before this call.
+        seen: ``identities`` of those that were read before this call, from before they were.
         work: does the work, given a Job to fill in.
         force: start over, whatever is there.
         clear: whether starting over empties the folder.

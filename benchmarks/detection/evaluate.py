@@ -71,7 +71,6 @@ def evaluate(
         dataset = dataset or paths.local(finetuned.config["dataset"])
         settings = {}
         known = finetuned.results["categories"]
-    inputs = {"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)}
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
         perform(
@@ -84,8 +83,8 @@ def evaluate(
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs=inputs,
-            seen={**records.identities(inputs), **seen},
+            inputs={"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)},
+            seen=seen,
             force=force,
             seed=finetuned.seed if finetuned else None,
         )

@@ -251,6 +251,11 @@ def test_a_finished_training_outlives_a_full_disk(unfinished, drawn):
     assert cli.main(command(drawn, *SHORT)) == 0
     assert "Starting training from iteration 6" in (unfinished / "log.txt").read_text()
     assert not list(unfinished.glob("step_*"))
+    before, model = records.read(unfinished), (unfinished / "model_final.pth").read_bytes()
+    os.truncate(unfinished / "record.json", 9)
+    assert cli.main(command(drawn, *SHORT)) == 0
+    assert records.read(unfinished).results == before.results
+    assert (unfinished / "model_final.pth").read_bytes() == model, "a cut record costs no training"
 
 
 def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_used(unfinished, drawn, capsys):

@@ -13,7 +13,7 @@ from tests.conftest import KIT
 from tests.report import making
 from triplet import cli
 from triplet.published.rows import load_methods
-from triplet.report import stage
+from triplet.report import plots, stage
 from triplet.runs import collect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -209,6 +209,17 @@ def test_the_page_runs_no_script_but_its_own(shown, browser):
     page.wait_for_timeout(200)
     assert page.evaluate("typeof ran") == "undefined"
     page.close()
+
+
+def test_damaged_lines_of_metrics_stop_no_curve(places, capsys):
+    making.pretrain("triplet")
+    (log,) = (places / "checkpoints").rglob("metrics.jsonl")
+    odd = [b"\xff\xfe", b"[3]", b'{"loss": 3}', b'{"iteration": "x", "loss": 3}', b'{"iteration": 1e999}']
+    odd.append(b'{"iteration": 900, "loss": "much", "feature_std": 1' + b"0" * 400 + b"}")
+    log.write_bytes(b"\n".join([*odd, log.read_bytes()]))
+    (run,) = collect(places / "checkpoints")
+    assert plots.curves([run], "pretrain", {"loss": "Loss", "feature_std": "Spread"}, "curves", "")
+    assert "metrics.jsonl: 3 damaged lines are left out" in capsys.readouterr().out
 
 
 def test_no_cell_of_the_csv_is_a_formula(places):
