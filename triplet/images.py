@@ -223,6 +223,12 @@ def read_shards(folder: Path) -> list[Shard]:
         raise KitError(f"{folder}: its shards cannot be read ({reason}); run triplet pack again") from None
     for shard in shards:
         path = folder / shard.name
+        counts = {
+            len(each) for each in (shard.names, shard.offsets, shard.sizes, shard.labels or shard.names)
+        }
+        ends = [*map(sum, zip(shard.offsets, shard.sizes, strict=False)), 0]
+        if len(counts) > 1 or min([*shard.offsets, *shard.sizes, 0]) < 0 or max(ends) > shard.bytes:
+            raise KitError(f"{side_car(path)} does not fit its shard; make it again with: triplet pack")
         found = path.stat().st_size if path.is_file() else 0
         if found != shard.bytes:
             raise KitError(

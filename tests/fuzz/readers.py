@@ -183,19 +183,14 @@ def use(folder: Path) -> None:
 
 def _record(folder: Path, scratch: Path, random: Random) -> object:
     """The report of changed records: seldom all of it, else without the figures, which take seconds."""
-    from triplet.published.rows import load_methods
-    from triplet.report import crate, provenance, results, stage
+    from triplet.report import crate, stage
     from triplet.runs import collect
 
     _spoilt(folder, scratch, random, "record.json")
     if random.random() < 0.05:
         return command("report")
     runs, known = collect(paths.root("checkpoints")), crate.all_records()
-    numbers = results.flat(runs)
-    results.as_csv(numbers)
-    provenance.document(numbers, known)
-    content = stage.contents(runs, load_methods(), known)
-    return stage._render("report.md.j2", content), stage.page(content, runs, [], known)
+    return stage.documents(runs, known, drawn=False)
 
 
 def _metrics(folder: Path, scratch: Path, random: Random) -> object:

@@ -12,6 +12,7 @@ import jinja2
 import triplet
 from triplet import environment, files, paths, records
 from triplet.config import load
+from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published.rows import Method, load_methods
 from triplet.records import Record
@@ -37,16 +38,7 @@ def report(export: Path | None = None) -> None:
     known = crate.all_records()
 
     def work(job: records.Job) -> None:
-        numbers = results.flat(runs)
-        figures = draw(runs)
-        content = contents(runs, load_methods(), known)
-        texts = {
-            "page": ("index.html", page(content, runs, figures, known)),
-            "markdown": ("report.md", _render("report.md.j2", content)),
-            "csv": ("results.csv", results.as_csv(numbers)),
-            "json": ("results.json", json.dumps(numbers, indent=1)),
-            "provenance": ("provenance.json", json.dumps(provenance.document(numbers, known), indent=1)),
-        }
+        texts, figures = documents(runs, known)
         for name, (file, text) in texts.items():
             files.write_text(folder / file, text)
             job.outputs[name] = folder / file
@@ -64,6 +56,52 @@ def report(export: Path | None = None) -> None:
         ]
         count = crate.export(export, known, [*written, *sorted((folder / "plots").glob("*.*g"))])
         say(f"report: {export} ({count} files, SHA-256 {files.sha256(export)})")
+
+
+def documents(
+    runs: list[Run], known: Mapping[str, Record], *, drawn: bool = True
+) -> tuple[dict[str, tuple[str, str]], list[Plot]]:
+    """The texts of the report, each with the name of its file, and the figures.
+
+    Args:
+        runs: of this machine.
+        known: their records, by portable path.
+        drawn: whether figures are made, which takes seconds.
+
+    Raises:
+        KitError: a record holds something else than its stage writes: it says whose.
+    """
+    try:
+        return _documents(runs, known, drawn)
+    except verify.ODD as error:
+        for run in runs:
+            own = {
+                path: each for path, each in known.items() if path.startswith(f"checkpoints/{run.name}/")
+            }
+            try:
+                _documents([run], own, drawn)
+            except verify.ODD as found:
+                raise KitError(
+                    f"checkpoints/{run.name}: a record there does not hold what its stage writes "
+                    f"({type(found).__name__}: {found}); run its stages again with --force, or move it away"
+                ) from None
+        raise error
+
+
+def _documents(
+    runs: list[Run], known: Mapping[str, Record], drawn: bool
+) -> tuple[dict[str, tuple[str, str]], list[Plot]]:
+    numbers = results.flat(runs)
+    figures = draw(runs) if drawn else []
+    content = contents(runs, load_methods(), known)
+    texts = {
+        "page": ("index.html", page(content, runs, figures, known)),
+        "markdown": ("report.md", _render("report.md.j2", content)),
+        "csv": ("results.csv", results.as_csv(numbers)),
+        "json": ("results.json", json.dumps(numbers, indent=1)),
+        "provenance": ("provenance.json", json.dumps(provenance.document(numbers, known), indent=1)),
+    }
+    return texts, figures
 
 
 def check(archive: Path | None) -> int:

@@ -27,7 +27,7 @@ OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6
 """AP in percent: of the rounding of the last place, should an engine add in another order."""
 RESULTS = "reports/results.json"
-ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
+ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 """What reading well-formed JSON of another shape raises."""
 SLACK = 10 << 20
 """Bytes beyond its share that a file of a crate, or all of them, may have."""
