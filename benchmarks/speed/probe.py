@@ -113,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"benchmarks.speed.probe: {error}", file=sys.stderr)
         return 2
     except Stopped:
+        for entry in report.entries:
+            if entry["status"] == "running":
+                entry.update(status="interrupted", reason="a signal asked for the end")
+        report.save()
         print(table(report), flush=True)
         return 143
     print(table(report), flush=True)
@@ -171,9 +175,6 @@ def _run_all(
         started = time.monotonic()
         try:
             entry.update(_run(probe, limit, surroundings, arguments, temporary / str(number)))
-        except Stopped:
-            entry.update(status="interrupted", reason="a signal asked for the end")
-            raise
         finally:
             entry["took"] = round(time.monotonic() - started, 2)
             report.save()

@@ -62,14 +62,12 @@ def run(tmp_path, monkeypatch):
 
 
 def test_each_probe_leaves_its_results_or_its_reason(run, capsys):
-    probes = [*fake("first", "crash", "fail", "senseless", "last"), *fake("hang", seconds=0.5)]
-    code, content = run(probes, "--seconds", "26")
+    code, content = run(fake("first", "crash", "fail", "senseless", "last"))
     assert code == 1
     entries = {each["name"]: each for each in content["probes"]}
     assert content["complete"]
-    assert [each["status"] for each in entries.values()] == (
-        ["done", "failed", "failed", "skipped", "done"] + ["timed out"] * ("took" in entries["hang"])
-    )
+    statuses = ["done", "failed", "failed", "skipped", "done"]
+    assert [each["status"] for each in entries.values()] == statuses
     assert entries["crash"]["reason"].startswith("killed by SIGSEGV")
     assert entries["fail"]["reason"] == "the last words"
     assert entries["senseless"]["reason"] == "no such thing here"
@@ -123,29 +121,25 @@ def test_wheels_are_brought_along(run, tmp_path):
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
     output, rng = tmp_path / "gpu.json", random.Random(0)
-    seen = set()
-    for number in range(8):
+    for number in range(6):
         driver = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fake_probes", "drive", str(output)],
             cwd=KIT,
             stdout=subprocess.DEVNULL,
         )
-        while number == 0 and "hang" not in running(output):  # once to the end
-            time.sleep(0.02)
-        if number:
-            time.sleep(rng.uniform(0, 1))
+        until = time.monotonic() + (60 if number == 0 else rng.uniform(0.1, 0.7))
+        while time.monotonic() < until and not (number == 0 and "hang" in running(output)):
+            time.sleep(0.01)
         driver.send_signal(signal.SIGTERM if number == 0 else signal.SIGKILL)
-        assert driver.wait() == (143 if number == 0 else -signal.SIGKILL)
+        assert driver.wait(60) == (143 if number == 0 else -signal.SIGKILL)
+        entries = json.loads(output.read_text())["probes"]
         if number == 0:
-            last = json.loads(output.read_text())["probes"][-1]
-            assert (last["status"], last["reason"]) == ("interrupted", "a signal asked for the end")
-        seen |= {each["status"] for each in json.loads(output.read_text())["probes"]}
-    assert {"done", "not begun"} <= seen or {"done", "interrupted"} <= seen
-    for _ in range(100):  # the probes end with it
-        if not alive(str(output.parent)):
-            break
-        time.sleep(0.05)
-    assert not alive(str(output))
+            assert [each["status"] for each in entries] == ["done", "done", "interrupted"]
+            assert entries[-1]["reason"] == "a signal asked for the end"
+    until = time.monotonic() + 20
+    while alive(str(output.parent)) and time.monotonic() < until:
+        time.sleep(0.05)  # the probes end with it
+    assert not alive(str(output.parent))
 
 
 def running(output):
@@ -157,7 +151,7 @@ def running(output):
 
 
 def alive(word):
-    """Command lines of fake probes that were told of a place."""
+    """Command lines of fake probes that hang and were told of a place."""
     done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if "fake_probes hang" in line and word in line]
 
@@ -237,6 +231,12 @@ def probed(tmp_path, kept, *arguments):
     return done, {each["name"]: each for each in json.loads(output.read_text())["probes"]}
 
 
+def test_what_the_wheels_bring_is_pinned():
+    lock = (KIT / "docker" / "requirements.lock").read_text()
+    for name in brought():
+        assert name == "pb1-detectron2" or re.search(rf"^{name}==", lock, re.M), name
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_bare_machine_with_the_wheels_runs_every_probe(tmp_path):
@@ -252,7 +252,6 @@ def test_a_bare_machine_with_the_wheels_runs_every_probe(tmp_path):
     assert entries["correctness"]["results"]["recolouring_different_pixels"] == 0
     for name in ("loss_float32", "lars", "ema", "batch_norm_float32"):
         assert entries["correctness"]["results"][name] < 1e-4, name
-    assert "makes no sense" not in done.stderr
     assert done.returncode == 0
     assert len([line for line in done.stdout.splitlines() if "images/s" in line]) >= 3
 

@@ -203,6 +203,26 @@ def test_a_gpu_that_is_not_there_is_refused(capsys):
     assert "no GPU" in capsys.readouterr().err
 
 
+def test_all_parts_on_a_gpu_are_the_probes_comparison(monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run.probe, "main", lambda argv: told.append(argv) or 0)
+    assert run.main(["--batch", "98", "--no-compile", "--output", "a b.json"]) == 0
+    (options,) = told
+    assert options[:4] == ["--everything", "--device", "cuda", "--seconds"]
+    assert options[5:] == ["--output", "a b.json", "--comparison=--seconds 20.0 --batch 98 --no-compile"]
+    assert [each.name for each in run.probe.COMPARISON] == list(run.NAMES)
+
+
+def test_rounds_are_told_as_they_end():
+    rounds = []
+    budget = timing.Budget(
+        CPU, 0.0, rounds=3, after_round=lambda found: rounds.append(len(found[0].seconds))
+    )
+    timing.interleave([timing.Variant("a", lambda: None)], budget)
+    assert rounds == [1, 2, 3]
+
+
 def test_dali_is_for_the_gpu():
     assert end_to_end.backends(CPU) == ["opencv"]
 
