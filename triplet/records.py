@@ -115,10 +115,8 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
     """Run a stage, or find that it is done, and return its record.
 
     Done means: a record with the same config and inputs, whose outputs are still there. A stage that
-    was interrupted goes on from what is in its folder, as long as it is still the same plan; or, where
-    started.json is damaged, because nothing says that it is not.
-
-    What an earlier start of another plan has left is in nobody's way unless it is work: see LITTER.
+    was interrupted goes on from what is in its folder, as long as it is still the same plan, or nothing
+    says which it is. What a start of another plan has left is replaced unless it is work: see LITTER.
 
     Args:
         stage: its name.
@@ -129,16 +127,15 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
         work: does the work, given a Job to fill in.
         force: start over, whatever is there.
         clear: whether starting over empties the folder.
-        derived: what is there of another plan is replaced without asking: nobody's result.
+        derived: what is there of another plan is nobody's result, and replaced without asking.
         scratch: patterns of files in the folder that only an unfinished stage needs. They are deleted once
             the record is written, not before: a stage that is killed meanwhile goes on from them.
         trained: says in a phrase what the folder holds that starting over would delete, '' for nothing.
-        seed: for the record.
-        world_size: number of processes, for the record.
+        seed, world_size: for the record, the latter the number of processes.
 
     Raises:
-        KitError: the folder holds the result of another plan (it says what differs), an input is
-            missing or was replaced meanwhile, or another process is at work in the folder.
+        KitError: the folder holds the result of another plan (it says what differs), an input is missing or
+            was replaced meanwhile, or another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):
@@ -150,11 +147,9 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
             _tidy(folder, scratch)
             say(f"{stage}: done already ({portable(folder)}, {found.done.seconds:.0f} s)")
             return found.done
-        began = found.unfinished or _Started(plan=plan, started=_now(), seconds=0.0)
+        began = found.unfinished or _Started(plan=plan, started=_now())
         job = Job(folder, lost_record=found.lost_record, check_inputs=given.check_files)
-        if not found.lost_record:  # else the new one replaces it
-            (folder / "record.json").unlink(missing_ok=True)
-        with _timed(folder, began) as spent:
+        with _timed(folder, began, keep_record=found.lost_record) as spent:
             work(job)
             given.check(folder)
         record = _describe(plan, job, began.started, spent(), seed=seed, world_size=world_size)
@@ -312,7 +307,7 @@ def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None,
 
 
 @contextmanager
-def _timed(folder: Path, began: "_Started") -> Iterator[Callable[[], float]]:
+def _timed(folder: Path, began: "_Started", *, keep_record: bool) -> Iterator[Callable[[], float]]:
     """Mark a stage as started; when its work fails, keep the seconds that it has taken.
 
     Yields:
@@ -323,6 +318,8 @@ def _timed(folder: Path, began: "_Started") -> Iterator[Callable[[], float]]:
     def spent() -> float:
         return began.seconds + (datetime.now(UTC) - clock).total_seconds()
 
+    if not keep_record:  # a damaged one, which the new one replaces
+        (folder / "record.json").unlink(missing_ok=True)
     files.write_text(folder / "started.json", began.model_dump_json(indent=1))
     try:
         yield spent
@@ -352,7 +349,7 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
 class _Started(BaseModel):
     plan: Plan
     started: str
-    seconds: float
+    seconds: float = 0.0
 
 
 def _load(path: Path, schema: type[M]) -> M | None:

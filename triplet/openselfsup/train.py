@@ -153,9 +153,7 @@ def train(
     steps = per_epoch * config.total_epochs // accumulate
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
     _configure(config, source, images, job.folder)
-    model = _build_model(config)
-    origin = load_weights(weights, model) if weights else "drawn from the seed"
-    job.check_inputs()
+    model, origin = _start_model(config, job, weights)
     start = resume(config, job.folder, steps, processes)
     if processes.is_main_process:
         _announce(config, images, batch, steps, origin)
@@ -209,6 +207,14 @@ def _configure(config: Any, source: Path, images: int, folder: Path) -> None:
     theirs.print_log = lambda *_, **__: None  # a line for each tensor
     # Theirs writes a file that is named by the level.
     theirs.get_root_logger = lambda *_: logging.getLogger("triplet.openselfsup")
+
+
+def _start_model(config: Any, job: records.Job, weights: Path | None) -> tuple[Any, str]:
+    """The model with its initial weights, and where they come from."""
+    model = _build_model(config)
+    origin = load_weights(weights, model) if weights else "drawn from the seed"
+    job.check_inputs()
+    return model, origin
 
 
 def _build_model(config: Any) -> Any:
