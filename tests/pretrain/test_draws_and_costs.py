@@ -240,6 +240,18 @@ def test_memory_is_weights_gradients_momenta_and_what_a_pass_keeps():
         assert each == pytest.approx(kept + pixels, rel=0.003)
 
 
+@pytest.mark.parametrize("method", ["triplet", "npid"])
+def test_memory_that_no_image_takes_is_counted_to_the_byte(method):
+    """What two layouts have in common, of which one has twice the images in a pass."""
+    half, whole = (settings(method, images_per_gpu=n, views=SMALL) for n in (12, 24))
+    small, large = (estimate(config, make_layout(config, 1)).memory for config in (half, whole))
+    networks = METHODS[method].build(half, 1)
+    trained = sum(p.numel() for p in networks.parameters() if p.requires_grad)
+    others = sum(p.numel() for p in networks.parameters() if not p.requires_grad)
+    buffers = sum(b.numel() for b in networks.buffers())
+    assert 2 * small - large == pytest.approx(12 * trained + 4 * others + 4 * buffers, abs=1)
+
+
 def kept_by_hand(model, side):
     """Bytes for one of eight images that autograd holds on the CPU."""
     networks, storages = Networks(**model.model_dump()), {}

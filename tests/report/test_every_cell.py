@@ -228,6 +228,9 @@ def test_the_other_targets_have_each_number_in_its_own_column():
     voc = made("voc/byol", 55.5, making.VOC, images=4952)
     voc.stages["eval"].results.update(engine="voc")
     grids = {table.name: tables.of_target(table) for table in targets.tables([classified(), voc], METHODS)}
+    (few,) = (row for row in grids["low-shot"].rows if row[0].text == "Rotation-Pred")
+    published_96 = dict(zip(grids["low-shot"].columns, few, strict=True))["96 zoo"].text
+    assert published_96 == of("svm", "96", "zoo", "rotation-pred") == "61.1"
     shots = {k: 30.0 + i * i for i, k in enumerate(targets.SHOTS)}
     expected = {
         ("linear", "published"): {"top1": 70.4},
