@@ -9,10 +9,10 @@ source docker/versions.env
 folder=${1:-artifacts/wheels}
 shift || true
 names=(
-  pydantic pydantic-core annotated-types typing-inspection  # configs and records
+  pydantic pydantic-core annotated-types typing-inspection typing-extensions  # configs and records
   omegaconf antlr4-python3-runtime pyyaml
   pycocotools ultrafast-pycocotools
-  pb1-detectron2 fvcore iopath portalocker yacs termcolor tabulate cloudpickle hydra-core tqdm  # Detectron2
+  pb1-detectron2 fvcore iopath portalocker yacs termcolor tabulate cloudpickle hydra-core tqdm packaging  # Detectron2
   matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
   pycurl certifi
   hypothesis sortedcontainers pytest-timeout  # the GPU tests

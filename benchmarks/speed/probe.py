@@ -41,12 +41,12 @@ class Probe(NamedTuple):
 
 
 PROBES = (
-    Probe("machine", 10),
+    Probe("machine", 20),
     Probe("ceilings", 15),
     Probe("correctness", 30),
     Probe("eager", 40),
     Probe("compiled", 120),
-    Probe("recolouring", 10),
+    Probe("recolouring", 20),
     Probe("released", 40),
     Probe("views", 40),
     Probe("memory", 25),
