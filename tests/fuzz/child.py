@@ -79,6 +79,8 @@ def _run(case: Callable[[], object], log: Path, write: int) -> None:
         with log.open("wb") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
+        for name, number in (("stdout", 1), ("stderr", 2)):  # pytest has put its own there
+            setattr(sys, name, open(number, "w", errors="backslashreplace", closefd=False))  # noqa: SIM115
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         limit = _virtual() + 2 * MEMORY
@@ -125,7 +127,7 @@ def command(*arguments: str) -> None:
             os.dup2(held, 2)
         told.seek(0)
         said = told.read().decode(errors="replace")
-    lines = [line for line in said.splitlines() if line.startswith("triplet ")]
+    lines = [line for line in said.splitlines() if line.startswith(("triplet ", "triplet:"))]
     if code == 2 and len(lines) == 1 and said.rstrip().endswith(lines[0]) and "Traceback" not in said:
         raise KitError(lines[0])
     if code:

@@ -105,7 +105,7 @@ def campaign(root: Path, names: list[str], seed: str, seconds: float) -> dict[st
         outcomes[name].append(outcome)
         if not outcome.held:
             failures.append(
-                {"reader": name, "case": tried[name], "kind": outcome.kind, "text": outcome.text}
+                {"reader": name, "case": tried[name], "kind": outcome.kind, "text": outcome.text[-300:]}
             )
             print(
                 f"fuzz: {name} {tried[name]}: {outcome.kind}: {outcome.text.strip().splitlines()[-1]:.200}",

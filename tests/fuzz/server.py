@@ -60,6 +60,9 @@ def _serve(listener: socket.socket, random: Random) -> None:
 
 
 def _answer(random: Random) -> bytes:
+    if random.random() < 0.4:  # honest, but for its body
+        head = b'HTTP/1.1 200 OK\r\nContent-Length: 3000\r\nETag: "tag"\r\nConnection: close\r\n\r\n'
+        return head + b"y" * random.choice([3000, 3000, 3000, 2000])
     chosen = random.sample(sorted(HEADERS), random.randint(0, 5))
     lines = [
         f"HTTP/1.1 {random.choice(STATUS)}",
