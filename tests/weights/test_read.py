@@ -360,7 +360,7 @@ def test_safetensors_that_do_not_add_up_are_refused(tmp_path, state, entry, mess
     ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS.*run there: git lfs pull"),
-        (gzip.compress(b"weights"), "compressed by gzip; unpack it first: tar xf"),
+        (gzip.compress(b"weights", mtime=0), "compressed by gzip; unpack it first: tar xf"),
         (b"", "it is empty; fetch it again"),
         (b'{"error": "no"}', "it is JSON"),
         (b"PK\x03\x04 cut", "a ZIP, as torch writes, that is cut short"),
