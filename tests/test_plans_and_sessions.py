@@ -88,7 +88,7 @@ def test_any_change_of_the_config_is_another_plan(stage, key, value, message, fi
         stage.perform()
     else:
         with pytest.raises(RuntimeError):
-            stage.perform(fail=RuntimeError())
+            stage.perform(during=lambda job: (job.folder / "part").touch(), fail=RuntimeError())
     with pytest.raises(KitError, match=message):
         stage.perform(with_(key, value))
     assert stage.worked == 1

@@ -113,7 +113,7 @@ def test_lines_up_to_the_last_one_that_counts_are_kept(tmp_path):
     lines = [{"step": step, "x": 10 * step} for step in (1, 2, 2, 5, 6)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, ')
     assert files.cut_lines(path, "step", 5) == {"step": 5, "x": 50}
-    assert [values for _, values in files.json_lines(path)] == lines[:4]
+    assert [values for _, values in files.json_lines(path, "step")] == lines[:4]
     assert path.read_text().endswith('"x": 50}\n')
     assert files.cut_lines(path, "step", 0) == {}
     assert path.read_text() == ""

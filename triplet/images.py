@@ -182,7 +182,7 @@ def pixel_formats(images: Images) -> str:
     wide = []
     for place in places:
         try:
-            with Image.open(io.BytesIO(images.read(place))) as file:
+            with Image.open(io.BytesIO(images.read(place)), formats=untrusted.IMAGE_FORMATS) as file:
                 if file.mode in SIXTEEN_BITS:
                     wide.append(f"{images.name(place)} (mode {file.mode})")
                 else:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 import triplet
-from triplet import environment, files
+from triplet import environment, files, untrusted
 from triplet.artifacts import Artifact as Artifact
 from triplet.artifacts import Job as Job
 from triplet.artifacts import Plan as Plan
@@ -354,7 +354,7 @@ class _Started(BaseModel):
 
 def _load(path: Path, schema: type[M]) -> M | None:
     try:
-        return schema.model_validate_json(path.read_bytes())
+        return schema.model_validate_json(untrusted.read_bytes(path, untrusted.RECORD, "record"))
     except FileNotFoundError:
         return None
     except ValidationError:

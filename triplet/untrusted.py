@@ -67,11 +67,10 @@ CRATE_EXPANSION = 100
 """Times its compressed size that a file of a crate may have: JSON shrinks to a tenth or so."""
 SMALLEST = 512
 """Bytes that a file in an archive counts at least, so that a million empty ones count too."""
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
-"""What Pillow may open: by default it would also try forty rarer readers, one of which runs Ghostscript. An
-image of more than 179 megapixels is refused by Pillow itself; ImageNet's largest has some 60, and 179 take
-1.3
-GB."""
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What Pillow may open (MPO is among JPEG): by default it would also try forty rarer readers, one of which
+runs Ghostscript. An image of more than 179 megapixels is refused by Pillow itself; ImageNet's largest has
+some 60, and 179 take 1.3 GB."""
 LINE = 100_000
 """Characters of a line of a log that a pattern is searched in: Detectron2's longest, of a config, has some
 hundred."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.detection import budget, calibration, convert, model, proof, resolve
+from benchmarks.detection import budget, calibration, convert, model, preview, proof
 from benchmarks.detection.budget import Memory
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from tests.conftest import KIT
@@ -56,7 +56,12 @@ def test_too_few_iterations_are_those_below_a_hundred_or_all_that_there_are():
     assert budget.compress(cfg, 0.0996).SOLVER.MAX_ITER == 100
     with pytest.raises(KitError, match="99 iterations are left of 1000"):
         budget.compress(cfg, 0.0994)
-    assert budget.compress(config(**ODD | {"SOLVER.MAX_ITER": 40}), 1).SOLVER.MAX_ITER == 40
+    assert (
+        budget.compress(
+            config(**ODD | {"SOLVER.MAX_ITER": 40, "SOLVER.STEPS": "(20,30)"}), 1
+        ).SOLVER.MAX_ITER
+        == 40
+    )
 
 
 def test_hours_and_seconds_are_those_of_training_precise_bn_and_a_reserve():
@@ -118,9 +123,12 @@ def test_a_plan_counts_its_passes_and_the_images_under_bn(places):
     assert f"{budget.lasts(0.4, cfg) / 60:.0f} min" in time
 
 
+C4 = CONFIGS / "coco_r50_c4_2x_moco.yaml"
+
+
 @pytest.mark.parametrize(("gpus", "factor"), [(2, 4.0), (8, 1.0), (16, 0.5)])
 def test_published_seconds_are_those_of_eight_gpus(places, gpus, factor):
-    plan = resolve.preview("byol", CONFIGS / "coco_r50_c4_2x_moco.yaml", FinetuneOptions(), gpus=gpus)
+    plan = preview.preview("byol", C4, FinetuneOptions(), preview.Hardware(gpus=gpus))
     assert plan.seconds == pytest.approx(factor * curves.published().speed["c4"].seconds)
     assert (plan.processes, plan.images) == (gpus, 16 // gpus)
 
@@ -128,7 +136,7 @@ def test_published_seconds_are_those_of_eight_gpus(places, gpus, factor):
 def test_hours_of_few_gpus_train_less(places):
     def iterations(gpus, hours):
         options = FinetuneOptions(hours=hours)
-        return resolve.preview("byol", CONFIGS / "coco_r50_c4_2x_moco.yaml", options, gpus=gpus).iterations
+        return preview.preview("byol", C4, options, preview.Hardware(gpus=gpus)).iterations
 
     two, four = iterations(2, 6), iterations(4, 6)
     precise = config().TEST.PRECISE_BN.NUM_ITER / 3

@@ -134,11 +134,11 @@ def test_fractions_are_converted_and_said(capsys):
 def test_box_and_mask_are_fitted_together(capsys):
     cli.main(["explain", "--result", "25.1", "22.3"])
     out = capsys.readouterr().out
-    assert (
-        "5.62k to 7.96k iterations by its box, 5.16k to 7.29k by its mask: both fit 5.62k to 7.29k" in out
-    )
+    assert "14.6k to 18.9k of 180k by its box, 12.3k to 14.6k by its mask: both fit 14.6k to 14.6k" in out
     assert "box/mask    1.126 +- 0.020; a compressed schedule of" in out
-    assert "neither alone gives it" in out
+    assert "fits a compressed schedule" in out
+    cli.main(["explain", "--result", "25.1", "20.0"])
+    assert "neither alone gives it" in capsys.readouterr().out
 
 
 def test_what_fits_the_ratio_is_said(capsys):

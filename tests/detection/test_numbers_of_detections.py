@@ -28,7 +28,9 @@ def truth(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     name = f"numbers {tmp_path}"
-    MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id=IDS, json_file=str(path))
+    MetadataCatalog.get(name).set(
+        thing_dataset_id_to_contiguous_id=IDS, json_file=str(path), image_ids=None, category_ids=None
+    )
     yield name, boxes
     MetadataCatalog.remove(name)
 

@@ -329,7 +329,7 @@ READERS = {
     "records": Reader("record.json of others' runs, by `triplet report`", _record, _records),
     "metrics": Reader("metrics.jsonl, by `triplet report`", _metrics, _records),
     "detections": Reader("detections and their truth, evaluated again", _predictions, _records),
-    "crates": Reader("archives of `triplet report --export`, verified", _verify, _records),
+    "crates": Reader("archives that the report exports, verified", _verify, _records),
     "COCO": Reader("annotations in COCO's format", detection.coco, detection.annotated),
     "VOC": Reader("annotations in PASCAL VOC's format", detection.voc),
     "archives": Reader("zip and tar, compressed and in each other", _archive),

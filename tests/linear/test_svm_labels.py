@@ -106,6 +106,9 @@ def test_words_of_the_lists_mean_what_voc_says(tmp_path):
     (main / "test.txt").write_text("b\na\nc\n")
     (main / "dog_test.txt").write_text("a -1\nb  0\nc  1\n")
     (main / "cat_test.txt").write_text("c  0\na  1\nb -1\n")
+    (tmp_path / "JPEGImages").mkdir()
+    for name in "abc":
+        (tmp_path / "JPEGImages" / f"{name}.jpg").touch()
     found = read_split(tmp_path, "test")
     assert (found.names, found.classes) == ([*"abc"], ["cat", "dog"])
     assert found.targets.tolist() == [[1, 0], [0, -1], [-1, 1]]

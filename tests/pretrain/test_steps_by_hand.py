@@ -41,6 +41,16 @@ def pictures(*shape, seed=0):
     return torch.randn(*shape, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
+def whole(step):
+    """The summed loss of a step, and its measures."""
+    terms = []
+    while True:
+        try:
+            terms.append(next(step))
+        except StopIteration as end:
+            return sum(terms), end.value
+
+
 def test_simclr_takes_the_groups_share_of_the_whole_gradient():
     """As on the original's GPUs; DDP divides by the processes once more."""
     config = settings("simclr", optimizer={"groups": 3, "accumulate": 1}, contrastive={"temperature": 0.3})
@@ -49,16 +59,16 @@ def test_simclr_takes_the_groups_share_of_the_whole_gradient():
     for processes in (1, 2):
         encoder = Linear()
         networks = nn.ModuleDict({"online": encoder})
-        loss, _ = simclr.step(networks, views, batch(config, 6, processes=processes))
+        loss, _ = whole(simclr.step(networks, views, batch(config, 6, processes=processes)))
         loss.backward()
         found[processes] = loss.item(), encoder.weight.grad
     plain = Linear()
     z = F.normalize(torch.stack([plain(views[0]), plain(views[1])], 1).flatten(0, 1), dim=1)
     logits = (z @ z.T / 0.3).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
-    whole = F.cross_entropy(logits, torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]))
-    whole.backward()
+    expected = F.cross_entropy(logits, torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]))
+    expected.backward()
     for processes, (value, gradient) in found.items():
-        assert value == pytest.approx(whole.item())
+        assert value == pytest.approx(expected.item())
         torch.testing.assert_close(gradient, plain.weight.grad * processes / 3)
 
 
@@ -68,7 +78,7 @@ def test_npids_memory_keeps_its_share_and_only_of_the_images_seen():
     networks.online = Linear(8)
     before, views, seen = networks.bank.clone(), [pictures(12)], [*range(5, 29, 2)]
     assert networks.bank.norm(dim=1).tolist() == pytest.approx([1] * 40)
-    loss, _ = npid.step(networks, views, batch(config, 12, indices=seen))
+    loss, _ = whole(npid.step(networks, views, batch(config, 12, indices=seen)))
     feature = F.normalize(networks.online(views[0]), dim=1)
     expected = before.clone()
     expected[seen] = F.normalize(0.7 * before[seen] + 0.3 * feature.detach(), dim=1)
@@ -106,7 +116,7 @@ def test_dropout_leaves_the_share_and_scales_the_rest():
     networks.head = nn.Linear(8, 8).double()
     networks.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     views, each = pictures(9, 12), batch(config, 12)
-    loss, _ = relative_loc.step(networks, views, each)
+    loss, _ = whole(relative_loc.step(networks, views, each))
     around = [0, 1, 2, 3, 5, 6, 7, 8]
     pairs = [torch.cat([networks.online(views[a]), networks.online(views[4])], 1) for a in around]
     hidden = torch.stack(pairs, 1).flatten(0, 1)
@@ -145,9 +155,8 @@ def test_mocos_keys_are_shuffled_over_the_groups_and_put_back(first):
 
     order = torch.from_numpy(np.random.default_rng((0, 3, 0x5F1E)).permutation(12))
     networks.target.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    loss, (found,) = moco.step(
-        networks, [asked, everyone[first : first + 4]], batch(config, 4, first=first, gather=gather)
-    )
+    views = [asked, everyone[first : first + 4]]
+    loss, (found,) = whole(moco.step(networks, views, batch(config, 4, first=first, gather=gather)))
     torch.testing.assert_close(networks.target.weight, target)
     assert torch.equal(shown[0], everyone[order[first : first + 4]])
     assert order.tolist() != [*range(12)]
@@ -172,7 +181,7 @@ def test_mocos_shuffle_is_another_one_each_time():
         )
         views = pictures(2, 12)
         each = batch(config.model_copy(update={"seed": seed}), 12, iteration=iteration)
-        moco.step(networks, views, each)
+        whole(moco.step(networks, views, each))
     assert orders[0] == orders[3]
     assert len({tuple(order) for order in orders}) == 3
 
@@ -184,7 +193,7 @@ def test_byol_measures_the_cosine_of_both_directions():
     with torch.no_grad():
         for parameter in networks.target.parameters():  # it begins as a copy of the online network
             parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        loss, (cosine,) = byol.step(networks, views, batch(config, 12))
+        loss, (cosine,) = whole(byol.step(networks, views, batch(config, 12)))
         p1, p2 = (networks.predictor(networks.online(view)) for view in views)
         z1, z2 = (networks.target(view) for view in views)
     one, two = F.cosine_similarity(p1, z2).mean(), F.cosine_similarity(p2, z1).mean()
@@ -238,8 +247,9 @@ class Spy:
 
     def step(self, networks, views, batch):
         self.seen.append((views, batch))
-        value = networks.predictor.fc0.weight.sum() * len(self.seen)
-        return value, [torch.tensor(float(i * len(self.seen))) for i in (1, 2, 3, 4)]
+        for share in (0.25, 0.75):
+            yield networks.predictor.fc0.weight.sum() * len(self.seen) * share
+        return [torch.tensor(float(i * len(self.seen))) for i in (1, 2, 3, 4)]
 
 
 @pytest.fixture
@@ -254,7 +264,7 @@ def test_a_step_is_told_which_images_of_what_micro_batch_it_has(spied):
     made = objective.Objective(config, 24, Processes(1, 3, torch.device("cpu")))
     pixels = torch.randint(256, (12, 2, 3, 32, 32), dtype=torch.uint8)
     items = tuple((2, index) for index in range(40, 64, 2))
-    loss, values = made(pixels, MicroBatch(7, items, 12))
+    values = objective.backward(made, made.begin(pixels, MicroBatch(7, items, 12)))
     ((views, each),) = spied.seen
     assert (each.iteration, each.first, each.processes) == (7, 12, 3)
     assert each.indices.tolist() == [index for _, index in items]
@@ -263,8 +273,7 @@ def test_a_step_is_told_which_images_of_what_micro_batch_it_has(spied):
     for number, view in enumerate(views):
         torch.testing.assert_close(view, normalize(pixels[:, number]))
         assert view.is_contiguous(memory_format=torch.channels_last)
-    assert values.dtype == torch.float32
-    assert values.tolist() == pytest.approx([loss.item(), 1, 2, 3, 4])
+    assert values.tolist() == pytest.approx([made.networks.predictor.fc0.weight.sum().item(), 1, 2, 3, 4])
 
 
 def test_a_steps_losses_and_measures_are_means_over_its_passes(spied):
@@ -274,7 +283,7 @@ def test_a_steps_losses_and_measures_are_means_over_its_passes(spied):
     pixels = torch.zeros((12, 2, 3, 32, 32), dtype=torch.uint8)
     passes = [MicroBatch(number, tuple((0, i) for i in range(12))) for number in range(3)]
     given = iter([(pixels, [4]), (pixels, [9, 4]), (pixels, [])])
-    seen, waited, bad = accumulate(made, config, passes, given)
+    seen, waited, bad = accumulate(made, made, passes, given)
     total = made.networks.predictor.fc0.weight.sum().item()
     assert seen.tolist() == pytest.approx([2 * total, 2, 4, 6, 8], rel=1e-5)
     assert (made.networks.predictor.fc0.weight.grad == 2).all()

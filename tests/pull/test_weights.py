@@ -221,7 +221,10 @@ def test_a_form_that_leads_to_another_host_is_not_followed(zoo, capsys):
 def test_a_damaged_lock_is_one_line(zoo, capsys):
     (zoo.configs / "SHA256SUMS").write_text("nonsense\n")
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 2
-    assert "SHA256SUMS, line 1: expected 'SHA-256  row/file', found 'nonsense'" in capsys.readouterr().err
+    assert (
+        "SHA256SUMS, line 1: expected a SHA-256, two blanks, row/file, found 'nonsense'"
+        in capsys.readouterr().err
+    )
 
 
 def test_rows_recorded_side_by_side_all_stay(places):

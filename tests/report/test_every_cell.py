@@ -12,7 +12,7 @@ from triplet.paths import CONFIGS
 from triplet.published import curves
 from triplet.published.rows import load_methods
 from triplet.report import coco, results, stage, tables, targets
-from triplet.runs import Run, Score, groups, recipe
+from triplet.runs import Run, Score, facts_of_run, groups, recipe
 
 METHODS = load_methods()
 ROWS = yaml.safe_load((CONFIGS / "methods.yaml").read_text())
@@ -299,7 +299,7 @@ def test_a_row_that_is_not_measured_says_what_measures_it():
 def test_what_a_record_tells_of_a_shortfall():
     run = made("byol", 30.0, SOLVER__MAX_ITER=45_000, SOLVER__IMS_PER_BATCH=8, SOLVER__BASE_LR=0.03, gpus=4)
     run.stages["finetune"].config["bn_images"] = 2
-    facts = coco.facts(run)
+    facts = facts_of_run(run)
     assert (facts.iterations, facts.planned, facts.batch, facts.rate) == (45_000, 45_000, 8, 0.03)
     assert (facts.gpus, facts.pool, facts.norm, facts.last_rate) == (4, 2, "SyncBN", 0.0)
     assert (facts.checked, facts.precise_ran, facts.length) == (True, True, 22_500)

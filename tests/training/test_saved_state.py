@@ -54,7 +54,7 @@ def test_what_goes_on_from_a_checkpoint_ends_as_what_never_stopped(tmp_path, kin
     train(stopped, optimizer, 0, 2)
     checkpoint.save(tmp_path / "step_0000002.pth", stopped, optimizer, 2, 1)
     resumed, optimizer = make(kind, seed=9)
-    assert checkpoint.resume(tmp_path, resumed, optimizer, ALONE) == 2
+    assert checkpoint.resume(tmp_path, resumed, optimizer, ALONE, 10**8) == 2
     train(resumed, optimizer, 2, 5)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -109,7 +109,7 @@ def test_the_newest_is_that_of_the_most_steps_whatever_its_name_sorts_as(tmp_pat
     (tmp_path / "step_x.pth").touch()
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [*reversed(steps)]
     fresh, optimizer = make("sgd", seed=3)
-    assert checkpoint.resume(tmp_path, fresh, optimizer, ALONE) == 10_000_000
+    assert checkpoint.resume(tmp_path, fresh, optimizer, ALONE, 10**8) == 10_000_000
     assert (fresh.fc.weight == 10_000_000).all()
     checkpoint.keep(tmp_path, 2)
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [
@@ -120,7 +120,7 @@ def test_the_newest_is_that_of_the_most_steps_whatever_its_name_sorts_as(tmp_pat
     assert (tmp_path / "step_10000000.pth.sha256").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no digest", "digest of another"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "digest of another"])
 def test_whatever_is_wrong_with_the_newest_the_one_before_counts(tmp_path, damage, capsys):
     network, optimizer = make("sgd")
     for step in (3, 6):
@@ -133,12 +133,10 @@ def test_whatever_is_wrong_with_the_newest_the_one_before_counts(tmp_path, damag
     elif damage == "flipped":
         content[len(content) // 2] ^= 4
         newest.write_bytes(content)
-    elif damage == "no digest":
-        digest.unlink()
     else:
         digest.write_bytes((tmp_path / "step_0000003.pth.sha256").read_bytes())
     fresh, optimizer = make("sgd", seed=3)
-    assert checkpoint.resume(tmp_path, fresh, optimizer, ALONE) == 3
+    assert checkpoint.resume(tmp_path, fresh, optimizer, ALONE, 10**8) == 3
     assert (fresh.fc.weight == 3).all()
     assert "step_0000006.pth is damaged" in capsys.readouterr().out
 
@@ -146,7 +144,7 @@ def test_whatever_is_wrong_with_the_newest_the_one_before_counts(tmp_path, damag
 def test_without_a_checkpoint_nothing_is_done_yet_and_nothing_changes(tmp_path):
     network, optimizer = make("sgd")
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert checkpoint.resume(tmp_path, network, optimizer, ALONE) == 0
+    assert checkpoint.resume(tmp_path, network, optimizer, ALONE, 10**8) == 0
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
@@ -157,4 +155,4 @@ def test_a_checkpoint_of_another_node_alone_is_refused(tmp_path):
 
     network, optimizer = make("sgd")
     with pytest.raises(KitError, match=r"process 1 finds checkpoints in .* where process 0 finds none"):
-        checkpoint.resume(tmp_path, network, optimizer, Second(0, 1, torch.device("cpu")))
+        checkpoint.resume(tmp_path, network, optimizer, Second(0, 1, torch.device("cpu")), 10**8)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from triplet import untrusted
 from triplet.annotations.findings import Findings
 from triplet.errors import KitError
 from triplet.images import SIXTEEN_BITS, to_eight_bits
@@ -67,7 +68,7 @@ def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> 
 def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
     """The kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
     try:
-        with Image.open(annotated.path) as image:
+        with Image.open(annotated.path, formats=untrusted.IMAGE_FORMATS) as image:
             mode, turned = image.mode, _orientation(image)
             width, height = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
             if decode or not _ends_well(annotated.path, image.format):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triplet import untrusted
 from triplet.errors import KitError
 
 
@@ -17,7 +18,7 @@ def read_json(path: Path) -> tuple[Any, bool]:
         KitError: a file that cannot be opened, another encoding, no JSON.
     """
     try:
-        raw = path.read_bytes()
+        raw = untrusted.read_bytes(path, untrusted.ANNOTATIONS, "file of annotations")
     except OSError as error:
         raise KitError(f"{path} cannot be read ({error.strerror})") from None
     encoding = json.detect_encoding(raw)
@@ -29,13 +30,9 @@ def read_json(path: Path) -> tuple[Any, bool]:
             "it is in Latin-1, convert it with: iconv -f LATIN1 -t UTF-8"
         ) from None
     del raw  # as large as what follows
-    try:
-        return json.loads(text), encoding == "utf-8"
-    except RecursionError:
-        raise KitError(f"{path} is not in COCO's annotation format: it is nested too deep") from None
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise KitError(f"{path} is not in COCO's annotation format: it is no JSON ({reason})") from None
+    where = f"{path} is not in COCO's annotation format"
+    values = untrusted.parse_json(text, where, most=untrusted.ANNOTATIONS, finite=False)
+    return values, encoding == "utf-8"
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Answer:
         """What If-Range takes: a strong ETag; else the date, where the answer is enough later than that."""
         tag, date = self.headers.get("etag"), self.headers.get("last-modified")
         if tag is not None:
-            return tag if re.fullmatch(r'"[^"]*"', tag) else None
+            return tag if re.fullmatch(r'"[!#-~]{0,1000}"', tag) else None
         try:
             age = parsedate_to_datetime(self.headers["date"]) - parsedate_to_datetime(date or "")
             return date if age.total_seconds() >= APART else None

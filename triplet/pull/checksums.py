@@ -77,6 +77,8 @@ def _read_sums(path: Path) -> dict[str, str]:
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
         value, gap, name = line.partition("  ")
         if not gap or len(value) != 64:
-            raise KitError(f"{path}, line {number}: expected 'SHA-256  row/file', found {line!r:.60}")
+            raise KitError(
+                f"{path}, line {number}: expected a SHA-256, two blanks, row/file, found {line!r:.60}"
+            )
         known[PurePosixPath(name).as_posix()] = value
     return known
