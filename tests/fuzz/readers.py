@@ -86,12 +86,20 @@ def _published(path: Path, random: Random) -> object:
     from triplet.config import load, parse_file
     from triplet.demo import Demo
     from triplet.published.curves import PublishedCurves
+    from triplet.published.effects import Effects
+    from triplet.published.gpus import Cards
     from triplet.published.rows import Methods
     from triplet.published.tables import PublishedTables
     from triplet.pull.sources import Sources
     from triplet.report.costs import Power
 
-    kinds: dict[str, Any] = {"methods": Methods, "expected": PublishedCurves, "published": PublishedTables}
+    kinds: dict[str, Any] = {
+        "methods": Methods,
+        "expected": PublishedCurves,
+        "published": PublishedTables,
+        "gpus": Cards,
+        "causes": Effects,
+    }
     if path.stem in kinds:
         return parse_file(path, kinds[path.stem])
     return load(path, {"sources": Sources, "power": Power, "demo": Demo}[path.stem])
@@ -324,7 +332,7 @@ READERS = {
         "Detectron2's YAML, by `triplet plan`", _config("detection/*.yaml", _detection)
     ),
     "tables": Reader(
-        "methods, sources, expected, published, power and demo", _config("*.yaml", _published)
+        "methods, sources, expected, published, gpus, causes, power and demo", _config("*.yaml", _published)
     ),
     "records": Reader("record.json of others' runs, by `triplet report`", _record, _records),
     "metrics": Reader("metrics.jsonl, by `triplet report`", _metrics, _records),

@@ -347,6 +347,7 @@ def test_safetensors_are_read(tmp_path, state):
         ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, r"of shape \[3\] has 8 bytes"),
         ({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "lies on another tensor"),
         ({"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}, "is of type 'F4'"),
+        ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "is of type ..F32"),
         ({"dtype": "F32", "shape": -1}, "place inside the file"),
     ],
 )

@@ -82,7 +82,7 @@ def _place(path: Path, name: str, entry: Any, room: int) -> tuple[int, int, torc
         whole = False
     if not whole or begin > end:
         raise KitError(f"{path}: {name!r:.60} has no type, shape and place inside the file; fetch it again")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise KitError(f"{path}: {name!r:.60} is of type {kind!r:.20}; expected one of {', '.join(TYPES)}")
     if math.prod(shape) * TYPES[kind].itemsize != end - begin:
         raise KitError(f"{path}: {name!r:.60} of shape {shape} has {end - begin} bytes; fetch it again")
