@@ -1,6 +1,7 @@
 """What all tests share: places of their own, and a drawn data set."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and so by all that tests start
 
 from tests.support.processes import SERVER, fork_server
 from triplet.pull.synthetic import Drawn, draw_dataset
