@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and so by all that tests start
 
 from tests.support.processes import SERVER, fork_server
 from triplet.pull.synthetic import Drawn, draw_dataset
@@ -24,7 +23,8 @@ TINY = Drawn(unlabelled=48, train=12, val=6, radii=(18, 30), large=(28, 50), obj
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers of pytest-xdist share one fork server."""
+    """Workers of pytest-xdist share one fork server; SIGHUP is heard, also under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ[SERVER] = fork_server()
 

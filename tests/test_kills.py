@@ -148,7 +148,8 @@ def test_kills_at_the_ends_of_stages_lose_nothing(world, monkeypatch, number):
     for name, path in world.places(folder).items():
         monkeypatch.setenv(name, str(path))
     killed = killed_at(end, draws.randint(1, 5), *world.command)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    died = {-signal.SIGKILL, 128 + signal.SIGKILL}  # the command itself, or the process of its row
+    assert killed.returncode in died, killed.stderr
     stage = end.partition("/")[0]
     if stage in RESULTS:
         assert world.reached(folder)[stage] >= {"pretrain": 6, "finetune": 4}[stage]

@@ -40,6 +40,7 @@ SPAN = re.compile(r"`((?:make|triplet|docker compose run) [^`]+)`")
 PASSING = [
     (re.compile(r"until \w{3} \d\d \w{3} \d\d:\d\d"), "until ..."),
     (re.compile(r"\d+\.\d GB counted"), "... GB counted"),
+    (re.compile(r"memory    \d+\.\d of"), "memory    ... of"),
 ]
 """Parts of an output that are of the hour, or of a count that differs a little from run to run."""
 FREE = {"git", "cd", "cp", "ls", "docker", "python3"}
