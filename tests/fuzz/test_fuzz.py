@@ -34,7 +34,7 @@ def crash():
         (lambda: open("/nowhere"), "refused", "No such file or directory"),  # noqa: PTH123, SIM115
         (break_off, "traceback", "KeyError: 'id'"),
         (crash, "killed", "exit code -11"),
-        (lambda: bytearray(os.urandom(1 << 20) * 120), "memory", "0.1 GB"),
+        (lambda: bytearray(os.urandom(1 << 20) * 120), "memory", "GB; result"),
         (lambda: bytes(1 << 40), "memory", "MemoryError"),
         (functools.partial(time.sleep, 60), "hang", "not over after 0.5 s"),
         (lambda: command("explain", "--result", "1", "x"), "refused", "invalid float value: 'x'"),
@@ -43,7 +43,7 @@ def crash():
 )
 def test_an_outcome_is_told(tmp_path, monkeypatch, case, kind, text):
     monkeypatch.setattr(child, "SECONDS", 0.5 if kind == "hang" else 30)
-    monkeypatch.setattr(child, "MEMORY", 100 << 20 if text == "0.1 GB" else 2 << 30)
+    monkeypatch.setattr(child, "MEMORY", 100 << 20 if text == "GB; result" else 2 << 30)
     outcome = attempt(case, tmp_path / "log")
     assert outcome.kind == kind
     assert text in outcome.text
