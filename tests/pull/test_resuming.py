@@ -10,6 +10,7 @@ from tests.pull import serving as s
 from tests.pull.conftest import BODY, SHA
 from triplet.errors import KitError
 from triplet.pull import download as module
+from triplet.pull.answer import sendable
 
 
 def just_now():
@@ -157,3 +158,9 @@ def test_https_is_never_left_for_http(get, server, secure, through):
 def download_from(address, get):
     """With another URL that is not there."""
     get(s.says(404), mirrors=[address])
+
+
+def test_a_damaged_note_of_a_validator_is_never_sent():
+    assert sendable('"a-1"')
+    assert sendable("Sat, 01 Nov 2025 10:00:00 GMT")
+    assert [sendable(text) for text in (None, "", '"\xb2"', '"a\0"', '"a"\r\nHost: b')] == [False] * 5

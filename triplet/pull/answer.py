@@ -106,3 +106,8 @@ class Answer:
 def leads_to_plain_text(url: str, target: str) -> bool:
     """Whether a link or redirect leaves https for http."""
     return urlsplit(url).scheme.lower() == "https" != urlsplit(target).scheme.lower()
+
+
+def sendable(validator: str | None) -> bool:
+    """Whether a validator can stand in a header; what an interrupted download noted may be damaged."""
+    return validator is not None and validator.isascii() and validator.isprintable() and validator != ""

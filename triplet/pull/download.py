@@ -25,7 +25,7 @@ from triplet import files
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums
-from triplet.pull.answer import Again, Answer, Mismatch, Refused, leads_to_plain_text
+from triplet.pull.answer import Again, Answer, Mismatch, Refused, leads_to_plain_text, sendable
 from triplet.pull.webpage import WebPage
 from triplet.signals import Stop
 
@@ -263,7 +263,7 @@ class _Transfer:
         headers = []
         if start:
             headers.append(f"Range: bytes={start}-")
-            if begun and begun.validator and begun.url == self.url:
+            if begun and sendable(begun.validator) and begun.url == self.url:
                 headers.append(f"If-Range: {begun.validator}")
         self.curl.unsetopt(pycurl.HTTPHEADER)  # an empty list would leave the last one
         self.curl.setopt(pycurl.HTTPHEADER, headers)
