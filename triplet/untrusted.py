@@ -71,9 +71,6 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may open (MPO is among JPEG): by default it would also try forty rarer readers, one of which
 runs Ghostscript. An image of more than 179 megapixels is refused by Pillow itself; ImageNet's largest has
 some 60, and 179 take 1.3 GB."""
-LINE = 100_000
-"""Characters of a line of a log that a pattern is searched in: Detectron2's longest, of a config, has some
-hundred."""
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BEGIN = (yaml.MappingStartEvent, yaml.SequenceStartEvent)

@@ -155,7 +155,15 @@ def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (0, *range(2, x.dim())), (1, -1, *(1 for _ in range(2, x.dim())))
 
 
-class PooledBatchNorm(nn.BatchNorm2d):
+class _AnyBatchNorm(nn.BatchNorm2d):
+    """Takes (N, C) as well as (N, C, H, W): layers for either become one of its subclasses."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
+
+
+class PooledBatchNorm(_AnyBatchNorm):
     """Batch normalisation over the values of several processes, which may have different numbers of them.
 
     (N, C) or (N, C, H, W) in any floating dtype; statistics in float32, or float64 where the input is.
@@ -163,10 +171,6 @@ class PooledBatchNorm(nn.BatchNorm2d):
 
     group: str
     """Name of the process group that shares the statistics."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 4):
-            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise by the pooled batch while training, by the running statistics otherwise."""
@@ -215,17 +219,13 @@ def pool_batch_norm(
             layer.group = group.group_name  # type: ignore[assignment]
 
 
-class GroupBatchNorm(nn.BatchNorm2d):
+class GroupBatchNorm(_AnyBatchNorm):
     """Batch normalisation of each of ``groups`` equal parts of the rows alone, as on GPUs of their own.
 
     The running statistics are those of the first part, as a GPU's that writes the checkpoint.
     """
 
     groups: int
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 4):
-            raise ValueError(f"expected (N, C) or (N, C, H, W): found {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
         """Each part by its own statistics while training, by the running ones otherwise."""
