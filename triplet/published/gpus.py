@@ -1,13 +1,13 @@
 """How fast a card trains before there is one, and what free hosts give: configs/gpus.yaml."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from triplet.config import Settings, did_you_mean, parse_file
 from triplet.errors import KitError
@@ -45,7 +45,9 @@ class Card(Settings):
     seconds: dict[Literal["c4", "fpn"], float] = Field(default_factory=dict)
     """Of an iteration of 16 images on 8 such cards in float32, by detector."""
     like: str = ""
-    """Another card whose speed stands for this one's."""
+    """Another card whose published speed this one's is derived from."""
+    share: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """What this card reaches of that speed, at least and at most."""
     source: str = ""
 
 
@@ -73,6 +75,10 @@ class Cards(Settings):
                 raise ValueError(f"{name} names an unknown benchmark or card")
             if card.throughput and len(card.throughput.half) != len(self.benchmarks[card.benchmark].models):
                 raise ValueError(f"{name} has not one throughput for each model of {card.benchmark}")
+            if [bool(card.throughput), bool(card.seconds), bool(card.like)].count(True) != 1:
+                raise ValueError(f"{name} needs one of throughput, seconds and like")
+            if card.share[0] > card.share[1]:
+                raise ValueError(f"{name} reaches at least {card.share[0]} and at most {card.share[1]}")
         return self
 
 
@@ -139,16 +145,13 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
-def timing(name: str, detector: str, precision: str) -> Timing | None:
+def timing(name: str, detector: str, precision: str) -> Timing:
     """Seconds that ``GPUS`` cards of a name take for 16 images.
 
     Args:
         name: of the card in configs/gpus.yaml.
         detector: c4 or fpn.
         precision: one of ``trainer.PRECISIONS``.
-
-    Returns:
-        None where nobody has published a training speed of the card.
     """
     card = cards().cards[name]
     if card.seconds:
@@ -156,14 +159,17 @@ def timing(name: str, detector: str, precision: str) -> Timing | None:
         return Timing(seconds, seconds, seconds, card.source)
     if card.like:
         found = timing(card.like, detector, precision)
-        return found and Timing(found.low, found.mid, found.high, f"{found.source}; {card.source}")
-    if card.throughput is None:
-        return None
+        least, most = card.share
+        mid = found.mid / math.sqrt(least * most)
+        source = f"{found.source}; {card.source}"
+        return Timing(found.low / most, mid, found.high / least, source)
     base = published().speed[detector].seconds
     half = precision in HALF
     gain = _half_gain() if half else 1.0
     wanted = [base / gain / ratio for ratio in _ratios(card, half)]
-    mid = min(max(wanted), max(min(wanted), prod(wanted) ** (1 / len(wanted))))  # whatever rounding does
+    mid = min(
+        max(wanted), max(min(wanted), math.prod(wanted) ** (1 / len(wanted)))
+    )  # whatever rounding does
     if len(wanted) == 1:  # one model tells no range: take its ratio in the other precision as well
         wanted += [base / gain / ratio for ratio in _ratios(card, not half)]
     benchmark = cards().benchmarks[card.benchmark]
