@@ -9,10 +9,20 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from triplet import untrusted
 from triplet.errors import KitError
+
+
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"at least {ends[0]} and at most {ends[1]} holds nothing")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_in_order)]
+"""At least and at most."""
 
 
 class Settings(BaseModel):

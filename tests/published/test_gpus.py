@@ -63,7 +63,7 @@ def test_a_card_of_half_to_all_of_anothers_speed_takes_once_to_twice_as_long():
         ),
         (
             {"memory": 24, "precision": "float16", "like": "T4", "share": (0.9, 0.8)},
-            r"X reaches at least 0\.9 and at most 0\.8",
+            r"at least 0\.9 and at most 0\.8 holds nothing",
         ),
         ({"memory": 24, "precision": "float16", "like": "Y"}, "X names an unknown benchmark or card"),
     ],

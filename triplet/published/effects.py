@@ -3,15 +3,12 @@
 import functools
 from typing import Literal
 
-from triplet.config import Settings, parse_file
+from triplet.config import Range, Settings, parse_file
 from triplet.paths import CONFIGS
-
-Range = tuple[float, float]
-"""AP lost, at least and at most."""
 
 
 class Effect(Settings):
-    """AP that a mistake costs, in one source."""
+    """AP that a mistake costs, at least and at most, in one source."""
 
     cause: str
     kind: Literal["measured", "report"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from triplet.published.effects import Range
+from triplet.config import Range
 from triplet.published.facts import Facts
 from triplet.published.reference import Reference
 

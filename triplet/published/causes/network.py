@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from triplet.config import Range
 from triplet.published import effects
 from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, excluded
 from triplet.published.causes.length import count
-from triplet.published.effects import Range
 from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, Pixels
 from triplet.published.reference import Reference
 

@@ -20,7 +20,7 @@ from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 
 
-class Watch(Hook):
+class CheckpointHook(Hook):
     """Logs each optimiser step, and saves: each ``every`` epochs, and before it stops.
 
     mmcv saves whole epochs alone, in place. This hook saves as the kit's trainer does, where a step of the
