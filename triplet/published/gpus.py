@@ -1,4 +1,4 @@
-"""How fast a card trains before there is one, and what free hosts give: configs/gpus.yaml."""
+"""Training speed of cards that are not here, and what free hosts give: configs/gpus.yaml."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from triplet.published.curves import published
 
 PATH = CONFIGS / "gpus.yaml"
 GPUS = 8
-"""Cards that the published seconds are of."""
+"""Number of cards behind the published seconds."""
 HALF = ("bfloat16", "float16")
 
 
@@ -28,7 +28,7 @@ class Throughput(Settings):
 
 
 class SpeedBenchmark(Settings):
-    """Trainings of one source on several cards."""
+    """Training speeds that one source published for several cards."""
 
     models: list[str]
     source: str
@@ -37,13 +37,13 @@ class SpeedBenchmark(Settings):
 
 class Card(Settings):
     memory: float
-    """GB (1e9 bytes)."""
+    """Memory in GB (1e9 bytes)."""
     precision: Literal["float32", "float16", "bfloat16"]
-    """The fastest that it has, as ``trainer.best_precision`` chooses."""
+    """The card's fastest precision, as ``trainer.best_precision`` chooses."""
     benchmark: str = ""
     throughput: Throughput | None = None
     seconds: dict[Literal["c4", "fpn"], float] = Field(default_factory=dict)
-    """Of an iteration of 16 images on 8 such cards in float32, by detector."""
+    """Seconds of an iteration of 16 images on 8 such cards in float32, by detector."""
     like: str = ""
     """Another card whose published speed this one's is derived from."""
     share: Range = (1.0, 1.0)
@@ -52,7 +52,7 @@ class Card(Settings):
 
 
 class Preset(Settings):
-    """A host and what it gives."""
+    """A host and what it offers."""
 
     gpu: str
     gpus: int
@@ -90,19 +90,20 @@ class Timing:
     source: str
 
     def on(self, gpus: int) -> "Timing":
-        """The same on so many cards instead of ``GPUS``, as if each shared the work evenly."""
+        """Convert to another number of cards than ``GPUS``, as if they shared the work evenly."""
         factor = GPUS / gpus
         return Timing(self.low * factor, self.mid * factor, self.high * factor, self.source)
 
 
 @functools.cache
 def cards() -> Cards:
-    """configs/gpus.yaml; KitError when it does not fit the schema."""
+    """Read configs/gpus.yaml; KitError when it does not fit the schema."""
     return parse_file(PATH, Cards)
 
 
 def find_card(name: str) -> tuple[str, Card]:
-    """A card by its name in configs/gpus.yaml, in any case; the maker's and the series' words may lack.
+    """Find a card by its name in configs/gpus.yaml, in any case and without the maker's or the series'
+    words.
 
     Raises:
         KitError: no such card, with the nearest name or all of them.
@@ -115,7 +116,7 @@ def find_card(name: str) -> tuple[str, Card]:
 
 
 def _hint(name: str) -> str:
-    """The nearest name that was meant, and all known ones."""
+    """Return the nearest known name and the list of all."""
     known = list(cards().cards)
     plain = {_plain(card): card for card in known}
     near = did_you_mean(_plain(name), list(plain))
@@ -130,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 def find_preset(name: str) -> Preset:
-    """A host by its name in configs/gpus.yaml.
+    """Find a host by its name in configs/gpus.yaml.
 
     Raises:
         KitError: no such host, with the known ones.
@@ -144,7 +145,7 @@ def find_preset(name: str) -> Preset:
 
 
 def timing(name: str, detector: str, precision: str) -> Timing:
-    """Seconds that ``GPUS`` cards of a name take for 16 images.
+    """Return the seconds that ``GPUS`` cards of a name take for 16 images.
 
     Args:
         name: of the card in configs/gpus.yaml.
@@ -177,7 +178,7 @@ def timing(name: str, detector: str, precision: str) -> Timing:
 
 
 def _ratios(card: Card, half: bool) -> Iterator[float]:
-    """Throughput in units of the V100's, by each model of the card's benchmark."""
+    """Yield the throughput relative to the V100's for each model of the card's benchmark."""
     assert card.throughput is not None
     theirs = cards().benchmarks[card.benchmark].v100
     if half:
@@ -189,6 +190,6 @@ def _ratios(card: Card, half: bool) -> Iterator[float]:
 
 
 def _half_gain() -> float:
-    """What half precision gives a V100 in a Mask R-CNN."""
+    """Return the speed-up of a Mask R-CNN by half precision on a V100."""
     measured = cards().benchmarks["lambda-2020"].v100
     return measured.half[0] / measured.float32[0]
