@@ -1,4 +1,4 @@
-"""YAML in, typed settings out, and one line when something in it is wrong."""
+"""Read YAML into typed settings, with one line for whatever is wrong in it."""
 
 import difflib
 import itertools
@@ -65,12 +65,13 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
 
 
 def parse_file(path: Path, schema: type[R]) -> R:
-    """The same for a schema whose keys are names, without overrides."""
+    """Read a YAML file of a schema whose keys are names, without overrides."""
     return parse(read(path), schema, str(path))
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Any:
-    """The plain values of a YAML file under overrides, not validated; KitError as of ``load``."""
+    """Read the plain values of a YAML file under overrides without validating them; KitError as in
+    ``load``."""
     changes = _dotted(overrides)
     try:
         text = untrusted.read_text(path, untrusted.CONFIG, "config")
@@ -88,7 +89,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def nested(overrides: Sequence[str]) -> Any:
-    """``key.sub=value`` as plain values, numbers in keys as names; KitError as of ``load``."""
+    """Parse ``key.sub=value`` into plain values, with numbers in keys as names; KitError as in ``load``."""
     return OmegaConf.to_container(_dotted(overrides))
 
 
@@ -125,7 +126,7 @@ def parse(values: Any, schema: type[R], source: str) -> R:
 
 
 def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) -> str:
-    """A hint at the name that was meant: the nearest of all, or else a list of ``names``.
+    """Suggest the name that was meant: the nearest one, or else a list of ``names``.
 
     Args:
         word: what was found.
@@ -149,7 +150,7 @@ def _explain(error: Any, schema: type[BaseModel]) -> str:
 
 
 def _names(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Field names of the schema at a location in the settings (through dicts and lists)."""
+    """Return the field names of the schema at a location in the settings (through dicts and lists)."""
     for part in location:
         field = schema.model_fields.get("root" if issubclass(schema, RootModel) else str(part))
         if field is None:  # an index or a dict key: the element's type was unwrapped already

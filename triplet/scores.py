@@ -1,4 +1,4 @@
-"""COCO's numbers of detections, by one of two engines whose numbers are equal."""
+"""COCO's metrics of detections, by one of two engines whose numbers are equal."""
 
 import importlib
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 ENGINES = {"ultrafast": "ultrafast_pycocotools", "pycocotools": "pycocotools"}
-"""Modules: a fast one, and COCO's own."""
+"""Engine modules: a fast one, and COCO's own."""
 FASTEST = "ultrafast"
 TASKS = {"bbox": "box", "segm": "mask"}
-"""Tasks of the table by COCO's name, with the word for each."""
+"""The table's tasks by COCO's names, with our word for each."""
 LABELS = TASKS | {"keypoints": "keypoint"}
 _BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 NUMBERS = {
@@ -18,17 +18,18 @@ NUMBERS = {
     "segm": _BOXES,
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
 }
-"""Of each task, in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval, #keypoints-eval)."""
+"""Names of the metrics of each task in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval,
+#keypoints-eval)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one task, in percent; None where nothing of that kind is annotated."""
+    """Metrics of one task in percent; None where nothing of that kind is annotated."""
 
     numbers: dict[str, float | None]
-    """By the names in NUMBERS."""
+    """Metrics by the names in NUMBERS."""
     categories: dict[str, float | None]
-    """AP by the name of the category."""
+    """AP by name of category."""
 
 
 class CocoGroundTruth:

@@ -185,7 +185,7 @@ def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes
 
 
 def _card() -> Path | None:
-    """Return the device file of a GPU that this process may use; None where CUDA_VISIBLE_DEVICES hides all."""
+    """Return the device file of a GPU of this process; None where CUDA_VISIBLE_DEVICES hides all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
         return None
     cards = sorted(DEVICES.glob("nvidia[0-9]*"))
