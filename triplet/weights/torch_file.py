@@ -21,7 +21,7 @@ LEGACY = 4
 
 
 def read(path: Path) -> Any:
-    """What is in a file of ``torch.save``.
+    """Load a file of ``torch.save``.
 
     Raises:
         KitError: no such file, or another type of file (it says which), a class that may not be unpickled
@@ -69,8 +69,8 @@ def _check_zip(path: Path) -> None:
 
 
 def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member that is not compressed; torch may have left out its checksum, which zipfile
-    would ask."""
+    """Read a member that is not compressed. torch may have left out the checksum that zipfile would
+    check."""
     with path.open("rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
@@ -79,7 +79,7 @@ def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
 
 
 def _check_legacy(path: Path) -> None:
-    """The same for the form before PyTorch 1.6, which has no checksums."""
+    """Load a file of the form before PyTorch 1.6, which has no checksums."""
     if meaning := filetype.describe(path):
         raise KitError(f"{path} is no PyTorch file of tensors: it is {meaning}")
     size = path.stat().st_size
