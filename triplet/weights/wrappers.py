@@ -1,9 +1,9 @@
 """What other projects wrap around a backbone's state dict, and their names for its parts.
 
 Looked into: any dicts in dicts, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
-``classy_state_dict``; the ``nn.Sequential`` of a ResNet's children that lightly makes. Prefixes such as DDP's
-``module.`` and heads beside the backbone need no entry here. Where a file holds several ResNets, the one that
-its own project evaluates is taken, and the caller is told which were left out.
+``classy_state_dict``; the ``nn.Sequential`` of a ResNet's children that lightly makes. Prefixes such as
+DDP's ``module.`` and heads beside the backbone need no entry here. Where a file holds several ResNets, the
+one that its own project evaluates is taken, and the caller is told which were left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,10 +28,7 @@ COPIES = {
     "key_backbone.": ("query_backbone.", "backbone."),  # lightly's benchmarks: MoCo
     "query_backbone.": ("backbone.",),
     "teacher_backbone.": ("backbone.",),  # lightly's benchmarks: BYOL evaluates the network that is trained
-    "student_backbone.": (
-        "teacher_backbone.",
-        "backbone.",
-    ),  # DINO the teacher, in the benchmarks `backbone`
+    "student_backbone.": ("teacher_backbone.", "backbone."),  # DINO the teacher, there `backbone`
     "student.": ("teacher.",),
     "target_encoder.": ("online_encoder.",),
     "target_network.": ("online_network.",),
@@ -40,7 +37,7 @@ COPIES = {
     "encoder_k.module.0.": ("backbone.",),
     "momentum_encoder.module.0.": ("backbone.",),
 }
-"""A part of a name, and the parts for which it is left out where a network under one of them is there, too."""
+"""A part of a name, and the parts for which it is left out where a network of such a name is there, too."""
 ALTERNATIVES = {
     "student": "teacher",  # DINO evaluates the teacher
     "model": "model_ema",  # torchvision's references publish the average, such as IMAGENET1K_V2
