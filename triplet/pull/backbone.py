@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from triplet.errors import KitError
+from triplet.progress import say
 from triplet.weights import read_backbone
 
 TENSORS = 318
@@ -26,6 +27,8 @@ def describe(path: Path, *, untrained: bool) -> dict[str, Any]:
             ``untrained``.
     """
     found = read_backbone(path)
+    if found.choice:
+        say(f"pull: {path.name}: {found.choice}")
     if (found.depth, found.width, len(found.state)) != (50, WIDTH, TENSORS):
         raise KitError(
             f"{path}: a ResNet-{found.depth} of width {found.width} with {len(found.state)} tensors, "

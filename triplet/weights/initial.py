@@ -43,7 +43,8 @@ def load_initial(path: Path, networks: Networks) -> str:
         for encoder in (networks.online, getattr(networks, "target", None)):
             if encoder is not None:
                 encoder.backbone.load_state_dict(theirs)
-        return f"{backbone.format} backbone; projector and predictor from the seed"
+        choice = f" ({backbone.choice})" if backbone.choice else ""
+        return f"{backbone.format} backbone{choice}; projector and predictor from the seed"
     expected = networks.state_dict()
     for key, value in expected.items():
         found = whole.get(key)

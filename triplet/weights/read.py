@@ -41,8 +41,10 @@ class Backbone:
     widened: int
     """Number of tensors in half precision."""
     caffe2: bool
-    """Whether the weights are for BGR images and strides in the 1x1 convolutions: see
-    ``triplet.weights.caffe2``."""
+    """Whether it is for BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
+    choice: str
+    """A phrase on which of several networks of the file this is (``'teacher' is taken, not 'student'``); ''
+    for only one."""
 
     @property
     def default_statistics(self) -> bool:
@@ -66,8 +68,8 @@ def read_backbone(path: Path) -> Backbone:
         KitError: what was found instead.
     """
     caffe2 = path.suffix == ".pkl"  # as Detectron2 tells them apart
-    state, untrained = (read_caffe2(_there(path)), False) if caffe2 else read_state(path)
-    prefix, kind = _prefix(state, path)
+    state, untrained, choice = (read_caffe2(_there(path)), False, "") if caffe2 else _read_state(path)
+    prefix, kind, among = _prefix(state, path)
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     depth, width = _architecture(inside, path)
     expected = Network(depth, width).state_dict()
@@ -94,6 +96,7 @@ def read_backbone(path: Path) -> Backbone:
             inside[key].dtype in (torch.float16, torch.bfloat16) for key in expected.keys() & inside.keys()
         ),
         caffe2=caffe2,
+        choice="; ".join(filter(None, (choice, among))),
     )
 
 
@@ -107,13 +110,19 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
         KitError: no such file, not one of tensors, none in it, or tensors of a backbone that hold no
             values.
     """
-    content = _load(path)
+    state, untrained, _ = _read_state(path)
+    return state, untrained
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
+    """The same, and which of several dicts was taken."""
+    content, choice = _load(path), ""
     untrained = False
     if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
         untrained = content.get("step") == 0
         content = content.get("networks")
     else:
-        content = wrappers.unwrap(content, path)
+        content, choice = wrappers.unwrap(content, path)
     if not isinstance(content, dict):
         raise KitError(f"{path}: expected a state dict, found a {type(content).__name__}")
     state = {wrappers.text(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
@@ -127,7 +136,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
             raise KitError(
                 f"{path}: {name} {why}; save the state dict of the model on its device, by torch.save"
             )
-    return wrappers.rename({k: v for k, v in state.items() if k not in odd}), untrained
+    return wrappers.rename({k: v for k, v in state.items() if k not in odd}), untrained, choice
 
 
 def _odd(value: Tensor) -> str:
@@ -152,16 +161,18 @@ def _load(path: Path) -> Any:
     return safetensors.read(path) if safetensors.looks_like(_there(path)) else torch_file.read(path)
 
 
-def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
-    """Return the prefix of the backbone's names, and the kind of file that it tells."""
+def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str, str]:
+    """Return the prefix of the backbone's names, the kind of file that it tells, and which of several
+    networks it is."""
     stem = "conv1.weight"
     found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
     # A block's own conv1 is no stem.
-    found = wrappers.without_copies([p for p in found if f"{p}layer1.0.conv1.weight" in state])
+    every = [p for p in found if f"{p}layer1.0.conv1.weight" in state]
+    found = wrappers.without_copies(every)
     if not found:
         raise KitError(f"{path}: no ResNet in it; its tensors begin with {', '.join(list(state)[:3])}")
     if "online.backbone." in found:  # ours: the target network holds the other one
-        return "online.backbone.", "kit"
+        return "online.backbone.", "kit", ""
     base = [p for p in found if f".{p}".endswith(f".{OPENSELFSUP}")]
     if len(base) == 1:
         online = base[0].removesuffix(OPENSELFSUP) + "online_net.0."
@@ -171,14 +182,15 @@ def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
             or not all(torch.equal(v, copies[1][k]) for k, v in copies[0].items())
         ):
             raise KitError(f"{path}: {base[0]}* and {online}* should be copies and differ")
-        return base[0], "openselfsup raw"
+        return base[0], "openselfsup raw", wrappers.describe_choice(base[0], every)
     if len(found) > 1:
         raise KitError(
             f"{path}: holds {len(found)} ResNets ({', '.join(repr(p) for p in found)}) and does not "
             "say which is the backbone; extract one first"
         )
     kind = "torchvision" if "fc.weight" in state else "extracted"
-    return found[0], kind if found[0] == "" else f"prefixed with {found[0]!r}"
+    choice = wrappers.describe_choice(found[0], every)
+    return found[0], kind if found[0] == "" else f"prefixed with {found[0]!r}", choice
 
 
 def _architecture(state: dict[str, Tensor], path: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """PyTorch's own files, read as tensors and plain values once they are known to take no more than they
 have."""
 
+import argparse
 import io
 import mmap
 import pickle
@@ -33,7 +34,9 @@ def read(path: Path) -> Any:
             _check_zip(path)
         else:
             _check_legacy(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # DINO, torchvision's references and others save their arguments with the weights: plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (KitError, OSError):
         raise
     except Exception as error:  # torch raises whatever a damaged file makes it
