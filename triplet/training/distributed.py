@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from triplet import records
+from triplet import energy, records
 from triplet.errors import Interrupted, KitError
 
 T = TypeVar("T")
@@ -209,16 +209,33 @@ def perform(
     """
     if not processes.is_main_process:
         if processes.broadcast_object() == "work":
-            work(records.Job(folder))
+            _measured(processes, work, records.Job(folder))
         return
     told: list[str] = []
 
     def all_work(job: records.Job) -> None:
         told.append(processes.broadcast_object("work"))
-        work(job)
+        _measured(processes, work, job)
 
     try:
         records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
     finally:
         if not told:  # done already, or refused: let the others go
             processes.broadcast_object("nothing to do")
+
+
+def _measured(processes: Processes, work: Callable[[records.Job], None], job: records.Job) -> None:
+    """Work, and fill in the energy that all processes took for it."""
+    spent = energy.measure()
+
+    def sum_up() -> None:
+        job.energy_kwh = energy.total(processes.gather(spent()))
+
+    try:
+        work(job)
+    except BaseException as error:
+        # All processes agree on a stop; after an error others may wait in another collective.
+        if processes.size == 1 or isinstance(error, Interrupted):
+            sum_up()
+        raise
+    sum_up()
