@@ -173,7 +173,9 @@ def prepare(
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
     final = job.folder / "checkpoint.pth" if job.lost_record else None
-    start = checkpoint.resume(job.folder, networks, optimizer, processes, order.steps, final=final)
+    start = checkpoint.resume(
+        job.folder, networks, optimizer, processes, order.steps, final=final, plan=job.plan
+    )
     return TrainState(
         config, images, job, processes, layout, order, objective, model, optimizer, origin, start
     )
@@ -339,14 +341,14 @@ def advance(
 def _save(run: TrainState, step: int) -> None:
     folder = run.job.folder
     path = folder / f"step_{step:07d}.pth"
-    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step))
+    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step), run.job.plan)
     checkpoint.keep(folder, run.config.max_to_keep)
 
 
 def _finish(run: TrainState, last: dict[str, float]) -> None:
     config, order, job = run.config, run.order, run.job
     final = job.folder / "checkpoint.pth"
-    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs)
+    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs, job.plan)
     job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
     job.results.update(
         images=order.images,

@@ -22,7 +22,7 @@ import certifi
 import pycurl
 from pydantic import BaseModel, ValidationError
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums, hub
@@ -231,8 +231,9 @@ class _Transfer:
     def _begun(self) -> _Begun | None:
         """What the part is of, None when it is of nothing that can be gone on from."""
         try:
-            begun = _Begun.model_validate_json(self.notes.read_bytes())
-        except (OSError, ValidationError):
+            notes = untrusted.read_bytes(self.notes, untrusted.RECORD, "note")
+            begun = _Begun.model_validate_json(notes)
+        except (OSError, ValidationError, KitError):
             return None
         same = begun.url == self.url and begun.validator
         # Bytes from elsewhere are good enough where a checksum decides at last.
