@@ -70,7 +70,7 @@ def evaluate(
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
         dataset = dataset or paths.local(finetuned.config["dataset"])
         settings = {}
-        known = finetuned.results["categories"]
+        known = finetuned.results["classes"]
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
         perform(
