@@ -87,7 +87,7 @@ def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
     """Make what DATASETS.TRAIN names known to Detectron2.
 
     Returns:
-        The names there, and the names of the categories.
+        The names there, and the names of the classes in the order of the model's indices.
 
     Raises:
         KitError: another layout, damaged annotations, missing images, or another number of categories than
@@ -110,6 +110,12 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
     categories = _register(cfg, found[0], _uses(cfg, train=False))
     _check_count(cfg, folder, categories)
     return found[0].name, categories
+
+
+def category_ids(name: str) -> list[Any]:
+    """The ids of a registered data set's classes in its file, in the order of the model's indices."""
+    ids: list[Any] = MetadataCatalog.get(name).ids_of_classes
+    return ids
 
 
 def check_images(names: Sequence[str], processes: Processes) -> None:
@@ -178,7 +184,7 @@ def _find(folder: Path, declared: str) -> Part:
 
 
 def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
-    """Check it and make it known; returns the names of its categories."""
+    """Check it and make it known; returns the names of its classes in the order of the model's indices."""
     if part.name in DatasetCatalog:
         DatasetCatalog.remove(part.name)
         MetadataCatalog.remove(part.name)
@@ -201,14 +207,19 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
         )
         for image in images
     ]
-    more: dict[str, Any] = {"image_ids": checked.image_ids, "category_ids": checked.category_ids}
+    categories = sorted(checked.content["categories"], key=lambda category: category["id"])  # as Detectron2
+    more: dict[str, Any] = {
+        "image_ids": checked.image_ids,
+        "category_ids": checked.category_ids,
+        "ids_of_classes": [checked.category_ids.get(each["id"], each["id"]) for each in categories],
+    }
     if part.kind == "person_keypoints":
         of_detectron2 = MetadataCatalog.get("keypoints_coco_2017_val")
         keys = ("keypoint_names", "keypoint_flip_map", "keypoint_connection_rules")
         more |= {key: of_detectron2.get(key) for key in keys}
     file = part.annotations if checked.as_it_is else _copy(part.annotations.name, checked.content)
     register_coco_instances(part.name, more, str(file), str(part.images))
-    return [category["name"] for category in checked.content["categories"]]
+    return [category["name"] for category in categories]
 
 
 def _copy(name: str, content: Mapping[str, Any]) -> Path:
@@ -231,6 +242,7 @@ def _register_voc(part: Part, listed: Path) -> list[str]:
     DatasetCatalog.register(part.name, lambda: content)
     MetadataCatalog.get(part.name).set(
         thing_classes=list(CLASS_NAMES),
+        ids_of_classes=[*range(1, len(CLASS_NAMES) + 1)],  # VOC itself has no numbers
         dirname=str(part.images.parent),
         year=part.year,
         split=listed.stem,

@@ -157,7 +157,8 @@ def _write_results(
         images_per_batch=plan.batch,
         epochs=round(plan.iterations * plan.batch / plan.dataset_images, 3),
         passes=plan.passes,
-        categories=plan.categories,
+        classes=list(plan.classes),
+        category_ids=list(plan.category_ids),
     )
     if hook.steps:
         job.images_per_second = round(hook.steps * plan.batch / hook.seconds, 2)

@@ -39,7 +39,7 @@ Batches = Generator[tuple[Tensor, list[int]], None, None]
 
 
 def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
-    """LARS over all but the target network, in the recipe's two groups; or SGD."""
+    """Build LARS over all but the target network, in the recipe's two groups, or SGD."""
     settings = config.optimizer
     trained = [(n, p) for n, p in networks.named_parameters() if not n.startswith("target.")]
     if settings.name == "lars":
@@ -61,7 +61,7 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
 
 
 def compile_networks(networks: nn.Module, *, dynamic: bool, backend: str = "inductor") -> None:
-    """torch.compile each network in place; names and tensors stay.
+    """Compile each network in place by torch.compile; names and tensors stay.
 
     Args:
         networks: of a method.
@@ -86,7 +86,7 @@ def compile_networks(networks: nn.Module, *, dynamic: bool, backend: str = "indu
 
 @dataclass
 class TrainState:
-    """A training that is about to begin or to go on: everything that its loop works with."""
+    """Everything that the training loop works with."""
 
     config: Pretrain
     images: Images
@@ -96,16 +96,16 @@ class TrainState:
     order: Order
     objective: Objective
     model: nn.Module
-    """The objective, within DistributedDataParallel where there are several processes."""
+    """The objective, wrapped in DistributedDataParallel where there are several processes."""
     optimizer: Optimizer
     origin: str
-    """Where the initial weights come from, for the record."""
+    """Origin of the initial weights, for the record."""
     start: int
-    """Optimiser steps that an earlier session has done."""
+    """Optimiser steps done in earlier sessions."""
 
     @property
     def networks(self) -> Any:
-        """Of the method, as they are saved."""
+        """The method's networks, as they are saved."""
         return self.objective.networks
 
 
@@ -182,7 +182,7 @@ def prepare(
 def train(
     run: TrainState, pace: ThroughputMeter, unreadable: Unreadable, knn: KnnMonitor | None
 ) -> dict[str, float]:
-    """Take all optimiser steps that are left, with logs and checkpoints.
+    """Take the remaining optimiser steps, with logs and checkpoints.
 
     Returns:
         What the log says of the last step.
@@ -233,7 +233,7 @@ def _take_step(
     pace: ThroughputMeter,
     stop: Stop,
 ) -> tuple[dict[str, Any], bool]:
-    """One optimiser step: what the log says of it, and whether any process is asked to stop."""
+    """Take one optimiser step; return its log line, and whether any process was asked to stop."""
     config, processes, order, done = run.config, run.processes, run.order, step + 1
     seen, waited, bad = accumulate(run.objective, run.model, passes, batches)
     rate, momentum = advance(run.networks, run.optimizer, config, order, step)
@@ -266,7 +266,7 @@ def _loader(config: Pretrain) -> Callable[..., Batches]:
 def accumulate(
     objective: Objective, model: nn.Module, passes: list[MicroBatch], batches: Batches
 ) -> tuple[Tensor, float, set[int]]:
-    """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
+    """Run the forward and backward passes of one optimiser step; gradients are reduced in the last one.
 
     Args:
         objective: of the run.
@@ -301,7 +301,7 @@ def accumulate(
 
 
 def average_statistics(networks: nn.Module, processes: Processes) -> None:
-    """Teams see different micro-batches: their BN's running statistics become the mean of all."""
+    """Average the running statistics of BN over teams, which see different micro-batches."""
     for buffer in networks.buffers():
         if buffer.is_floating_point():
             processes.mean(buffer)
@@ -360,7 +360,7 @@ def _finish(run: TrainState, last: dict[str, float]) -> None:
 
 
 def _refuse_not_finite(loss: float, step: int, run: TrainState) -> None:
-    """KitError with step, images and last good checkpoint when the loss is not finite."""
+    """Raise KitError with step, images and last good checkpoint when the loss is not finite."""
     if math.isfinite(loss):
         return
     accumulate = run.config.optimizer.accumulate
