@@ -107,8 +107,7 @@ lock: .venv/complete ## derive docker/requirements.lock anew from docker/version
 	@scripts/lock.sh $(ARGS)
 
 audit: .venv/complete ## look for known vulnerabilities and for licences that are not allowed (AUDIT_DB=all.zip of OSV, without network)
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra audit --constraints docker/requirements.lock
+	@$(call extra,audit)
 	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
 
 doctor: ## what this machine has, and what to run for what is missing
