@@ -220,7 +220,7 @@ def _coco(
     files.write_text(path, json.dumps(_own_ids(detections, metadata.image_ids, metadata.category_ids)))
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
-    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
+    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine, checked=True)
     found = {task: truth.score(detections, task) for task in tasks}
     return {
         **{task: each.numbers for task, each in found.items()},
