@@ -15,8 +15,8 @@ FASTEST = "ultrafast"
 TASKS = {"bbox": "box", "segm": "mask"}
 """The table's tasks by COCO's names, with our word for each."""
 READ = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
-"""Fields of a detection that an engine gets for a task, besides ids and score. With a box, COCO takes the area
-of a detection from that; a mask's is its own."""
+"""Fields of a detection that an engine gets for a task, besides ids and score. With a box, COCO takes the
+area of a detection from the box; that of a mask is its own."""
 LABELS = TASKS | {"keypoints": "keypoint"}
 _BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 NUMBERS = {
