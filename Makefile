@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack data pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
   linear knn semi svm speed report tensorboard docs \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -72,12 +72,14 @@ demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layou
 	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
+	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 check: lint ## the quick loop: lint, types, and the fast tests that the changes since the last check can affect
 	@.venv/bin/pytest --testmon -m "not slow" $(ARGS)
 
 test-slow: .venv/complete ## the slow ones, two at a time: several processes, stops and resumes, the whole chain
+	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 fuzz: .venv/complete ## give changed files to every reader for MINUTES (2), each with 30 s and 2 GB (ARGS="--reader weights --seed 1")
@@ -125,6 +127,12 @@ data: $(environment) ## look at annotated images before a training does: what is
 pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
 	@$(call launch,pretrain) $(run) $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) \
 	  $(call option,data,$(IMAGES)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+
+export: $(environment) ## write the backbone for other libraries (METHOD=row, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
+ifeq ($(RUNTIME)$(FORMAT),localonnx)
+	@$(call extra,onnx)
+endif
+	@$(call triplet,export) $(run) $(call option,weights,$(WEIGHTS)) $(call option,format,$(FORMAT)) $(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
 	@$(call triplet,convert) $(run) $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
@@ -184,9 +192,12 @@ else
 	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" $(call option,port,$(PORT)) $(ARGS)
 endif
 
+# $(call extra,name): install packages that only some need
+extra = .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
+  -r pyproject.toml --extra $(1) --constraints docker/requirements.lock
+
 docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while you write, UPDATE=1 runs its commands anew)
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra docs --constraints docker/requirements.lock
+	@$(call extra,docs)
 	@$(if $(call on,$(UPDATE)),.venv/bin/python -m tests.support.blocks &&) \
 	  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
 
@@ -209,6 +220,5 @@ clean-image: ## delete the image, after asking
 	@scripts/clean.sh docker image
 
 test-containers: .venv/complete ## build the image and run the stages in it; installs an engine where it may
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra containers --constraints docker/requirements.lock
+	@$(call extra,containers)
 	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 3600 $(ARGS)  # the make in the tests has its own

@@ -14,7 +14,7 @@ names=(
   pycocotools ultrafast-pycocotools
   pb1-detectron2 fvcore iopath portalocker yacs termcolor tabulate cloudpickle hydra-core tqdm packaging  # Detectron2
   matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
-  pycurl certifi
+  pycurl certifi nvidia-ml-py
   hypothesis sortedcontainers pytest-timeout  # the GPU tests
 )
 [ $# = 0 ] || names=("$@")

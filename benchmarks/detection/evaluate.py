@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.detection import data, log_capture, model, own_data, visualize
 from benchmarks.detection.loading import SafeMapper
 from triplet import files, paths, records, scores
+from triplet.analysis import ANALYSIS, Analysis, analyse
 from triplet.annotations.voc import VocImage
 from triplet.datasets.source import DataSource
 from triplet.errors import KitError
@@ -222,7 +223,11 @@ def _coco(
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
     truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
-    found = {task: truth.score(detections, task) for task in tasks}
+    evaluated = {task: truth.evaluate(detections, task) for task in tasks}
+    found = {task: truth.numbers(each) for task, each in evaluated.items()}
+    analyses = {task: analyse(each, truth.names(each)) for task, each in evaluated.items()}
+    files.write_text(job.folder / "analysis.json", Analysis(analyses).model_dump_json())
+    job.outputs[ANALYSIS] = job.folder / "analysis.json"
     return {
         **{task: each.numbers for task, each in found.items()},
         "categories": {task: each.categories for task, each in found.items()},

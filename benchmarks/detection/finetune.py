@@ -61,6 +61,7 @@ def finetune(
             force=options.force,
             scratch=checkpoint.SCRATCH,
             trained=lambda folder: checkpoint.trained(folder, "iterations"),
+            planned=checkpoint.planned,
             seed=plan.seed,
         )
 
@@ -87,7 +88,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
                     trainer.restore(state)
                     state.clear()
             with Bar("finetune", trainer.max_iter, start, quiet=not processes.is_main_process) as bar:
-                hook = CheckpointHook(bar, job.folder, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
+                hook = CheckpointHook(bar, job, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
                 trainer.register_hooks([hook])
                 with log_capture.log_to(log):
                     trainer.train(start, trainer.max_iter)
@@ -115,11 +116,13 @@ def _newest_state(job: records.Job, iterations: int, processes: Processes) -> di
     """
     found: dict[str, Any] = {}
     if processes.is_main_process:
-        final = checkpoint.finished(job.folder / FINAL, iterations) if job.lost_record else None
+        final = None
+        if job.lost_record:
+            final = checkpoint.finished(job.folder / FINAL, iterations, job.plan)
         if final:
             found.update(final, trained=True)
         else:
-            checkpoint.newest(job.folder, lambda _, state: found.update(state), iterations)
+            checkpoint.newest(job.folder, lambda _, state: found.update(state), iterations, job.plan)
     state: dict[str, Any] = processes.broadcast_object(found)
     return state
 
@@ -151,7 +154,7 @@ def _write_results(
         job: of the stage.
     """
     final, resolved = job.folder / FINAL, job.folder / "config.yaml"
-    checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations})
+    checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations}, job.plan)
     files.write_text(resolved, plan.cfg.dump())
     job.outputs.update(model=final, config=resolved, metrics=job.folder / "metrics.json")
     assert plan.dataset_images

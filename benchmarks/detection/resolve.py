@@ -255,7 +255,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
-        if plan := records.begun(folder):
+        if plan := records.begun(folder, checkpoint.planned):
             found = Begun(plan.config, checkpoint.reached(folder))
     result: Begun | None = processes.broadcast_object(found)
     return result

@@ -12,6 +12,7 @@ from triplet.cli.options import (
     add_weights,
     count,
     positive,
+    weights_path,
 )
 
 
@@ -132,7 +133,7 @@ def _add_length(command: argparse.ArgumentParser) -> None:
 def _convert(a: argparse.Namespace) -> None:
     from benchmarks.detection.convert import convert
 
-    convert(a.run, a.config, a.weights, force=a.force)
+    convert(a.run, a.config, weights_path(a.weights), force=a.force)
 
 
 def _finetune(a: argparse.Namespace) -> None:
