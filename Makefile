@@ -1,10 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor \
-  pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
-  linear knn semi svm speed report tensorboard docs \
-  build image-tar ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(MAKEFILE_LIST))  # no target is a file but .venv/complete
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
