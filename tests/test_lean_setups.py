@@ -255,9 +255,7 @@ def test_another_torch_is_installed_from_its_index(kit, mini, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("python", "machine"), [("3.13", "aarch64"), ("3.14", "x86_64"), ("3.14", "aarch64")]
-)
+@pytest.mark.parametrize(("python", "machine"), [("3.14", "x86_64"), ("3.12", "aarch64")])
 def test_the_lock_has_packages_for_every_python_and_arm64(tmp_path, python, machine):
     """By the package index: wheels of all but what is pure Python and published as source alone."""
     try:
