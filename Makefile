@@ -1,7 +1,8 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds export \
+.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor \
+  pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
   linear knn semi svm speed report tensorboard docs \
   build image-tar ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -16,7 +17,7 @@ ifeq ($(RUNTIME),local)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
-  paths = DATA IMAGES VAL COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
+  paths = DATA IMAGES TRAIN TRAIN_IMAGES VAL VAL_IMAGES COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
   mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
   triplet = docker compose run --rm $(mounts) $(1)
   environment = ready
@@ -124,6 +125,14 @@ pull-data: pull  # its former name
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
 	@$(call triplet,pack) $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME)) $(force) $(ARGS)
 
+# Annotated images: a folder, or JSONs in COCO's format and the folders of their images
+annotated = $(call option,data,$(or $(DATA),$(COCO))) $(call option,train,$(TRAIN)) $(call option,train-images,$(TRAIN_IMAGES)) \
+  $(call option,val,$(VAL)) $(call option,val-images,$(VAL_IMAGES)) \
+  $(call option,val-share,$(VAL_SHARE)) $(call option,split-seed,$(SPLIT_SEED))
+
+data: $(environment) ## look at annotated images before a training does: what is in them, what is odd, a picture (DATA=folder)
+	@$(call triplet,data) $(annotated) $(ARGS)
+
 pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
 	@$(call launch,pretrain) $(run) $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) \
 	  $(call option,data,$(IMAGES)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
@@ -139,8 +148,8 @@ convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=f
 
 length = $(call option,hours,$(HOURS)) $(call option,schedule,$(SCHEDULE))
 
-finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
-	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(call option,data,$(COCO)) \
+finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
+	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(annotated) \
 	  $(call option,seed,$(SEED)) $(length) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)

@@ -117,7 +117,10 @@ class Files(Images):
 
     def read(self, index: int) -> bytes:
         """See Images."""
-        return (self.folder / self.name(index)).read_bytes()
+        path = self.folder / self.name(index)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError(f"{path} is no file")
+        return untrusted.read_bytes(path, untrusted.IMAGE, "image")
 
 
 class Shards(Images):
@@ -218,18 +221,22 @@ def read_shards(folder: Path) -> list[Shard]:
     """Read what ``triplet pack`` wrote about its shards; KitError unless each file is there in full
     length."""
     try:
-        index = Index.model_validate_json((folder / INDEX).read_text())
-        shards = [Shard.model_validate_json(side_car(folder / name).read_text()) for name in index.shards]
+        index = Index.model_validate_json(_described(folder / INDEX))
+        if odd := [name for name in index.shards if not _OWN_SHARD.fullmatch(name)]:
+            raise ValueError(f"{INDEX} names the shard {odd[0]!r:.40}")
+        shards = [Shard.model_validate_json(_described(side_car(folder / name))) for name in index.shards]
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{folder}: its shards cannot be read ({reason}); run triplet pack again") from None
-    for shard in shards:
-        path = folder / shard.name
+    for name, shard in zip(index.shards, shards, strict=True):
+        path = folder / name
         counts = {
             len(each) for each in (shard.names, shard.offsets, shard.sizes, shard.labels or shard.names)
         }
         ends = [*map(sum, zip(shard.offsets, shard.sizes, strict=False)), 0]
-        if len(counts) > 1 or min([*shard.offsets, *shard.sizes, 0]) < 0 or max(ends) > shard.bytes:
+        low, largest = min([*shard.offsets, *shard.sizes, 0]), max([*shard.sizes, 0])
+        fits = max(ends) <= shard.bytes and largest <= untrusted.IMAGE
+        if shard.name != name or len(counts) > 1 or low < 0 or not fits:
             raise KitError(f"{side_car(path)} does not fit its shard; make it again with: triplet pack")
         found = path.stat().st_size if path.is_file() else 0
         if found != shard.bytes:
@@ -239,13 +246,18 @@ def read_shards(folder: Path) -> list[Shard]:
     return shards
 
 
+def _described(path: Path) -> bytes:
+    return untrusted.read_bytes(path, untrusted.LISTING, "description of shards")
+
+
 def side_car(shard: Path) -> Path:
     """Return the path of the file that lists the images of a shard."""
     return shard.with_suffix(".json")
 
 
 def _listed(source: Path) -> Images:
-    content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
+    content = untrusted.read_bytes(source, untrusted.LISTING, "list of images")
+    content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         raise KitError(f"{source} is neither a folder nor a list of images in text")
     # File names are bytes, of whatever encoding.

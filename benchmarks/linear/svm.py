@@ -218,8 +218,9 @@ def _read(log: Path) -> Done:
     """What an earlier session has found; a line that a kill left half written is dropped."""
     found: Done = {}
     for _, values in files.json_lines(log, "key"):
-        if isinstance(values["key"], list) and {*values} >= {"test"}:
-            found[tuple(values["key"])] = values
+        key = values["key"]
+        if isinstance(key, list) and all(map(files.is_number, key)) and {*values} >= {"test"}:
+            found[tuple(key)] = values
     files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
     return found
 

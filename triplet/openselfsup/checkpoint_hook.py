@@ -12,6 +12,7 @@ from mmcv.runner import Hook
 from openselfsup.datasets.loader.sampler import DistributedSampler
 from torch import Tensor
 
+from triplet.artifacts import Job
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop
@@ -27,7 +28,7 @@ class CheckpointHook(Hook):
     optimiser ends, and skips what was done of the epoch when it goes on.
 
     Args:
-        folder: of the run.
+        job: of the run: its folder, and its plan for the checkpoints.
         final: file for the trained networks.
         processes: all of them.
         log: of the run.
@@ -42,7 +43,7 @@ class CheckpointHook(Hook):
     def __init__(  # noqa: PLR0913 - mmcv builds a hook from its config, a keyword for each
         self,
         *,
-        folder: Path,
+        job: Job,
         final: Path,
         processes: Processes,
         log: MetricLogger,
@@ -53,7 +54,8 @@ class CheckpointHook(Hook):
         every: int,
         dist_mode: bool = True,
     ) -> None:
-        self.folder, self.processes, self.log, self.pace, self.bar = folder, processes, log, pace, bar
+        self.folder, self.plan = job.folder, job.plan
+        self.processes, self.log, self.pace, self.bar = processes, log, pace, bar
         self.stop, self.accumulate, self.every, self.final = stop, accumulate, every, final
         self._losses: list[float] = []
         self._waited = 0.0
@@ -116,13 +118,13 @@ class CheckpointHook(Hook):
         """Write the trained networks, without the optimiser."""
         if self.processes.is_main_process:
             found = self._state(runner, runner.iter)
-            checkpoint.write(self.final, {**found, "optimizer": None})
+            checkpoint.write(self.final, {**found, "optimizer": None}, self.plan)
 
     def _save(self, runner: Any) -> None:
         if self.processes.is_main_process:
             done = runner.iter + 1
             path = self.folder / f"step_{done // self.accumulate:07d}.pth"
-            checkpoint.write(path, self._state(runner, done))
+            checkpoint.write(path, self._state(runner, done), self.plan)
             checkpoint.keep(self.folder, 2)
         self.processes.broadcast_object()  # nobody goes on, or ends, before it is saved
 

@@ -157,7 +157,7 @@ def train(
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
     _configure(config, source, images, job.folder)
     model, origin = _start_model(config, job, weights)
-    start = resume(config, job.folder, steps, processes)
+    start = resume(config, job, steps, processes)
     if processes.is_main_process:
         _announce(config, images, batch, steps, origin)
     final = job.folder / "checkpoint.pth"
@@ -170,9 +170,7 @@ def train(
     ):
         parts = {"processes": processes, "log": log, "pace": pace, "bar": bar, "stop": stop}
         every = config.checkpoint_config.interval
-        saves = dict(
-            type=CheckpointHook, folder=job.folder, final=final, accumulate=accumulate, every=every, **parts
-        )
+        saves = dict(type=CheckpointHook, job=job, final=final, accumulate=accumulate, every=every, **parts)
         config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), saves)]
         try:
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)
@@ -235,14 +233,16 @@ def _build_model(config: Any) -> Any:
     return model
 
 
-def resume(config: Any, folder: Path, steps: int, processes: Processes) -> int:
+def resume(config: Any, job: records.Job, steps: int, processes: Processes) -> int:
     """Make mmcv resume from the newest whole checkpoint; return the optimiser steps done, 0 without one.
 
     Raises:
         KitError: a process does not see the checkpoint that another one goes on from.
     """
     # mmcv reads the file itself.
-    start = checkpoint.newest(folder, lambda *_: None, steps) if processes.is_main_process else 0
+    start, folder = 0, job.folder
+    if processes.is_main_process:
+        start = checkpoint.newest(folder, lambda *_: None, steps, job.plan)
     start = processes.broadcast_object(start)
     path = folder / f"step_{start:07d}.pth"
     seen = processes.gather(path.exists() or not start)

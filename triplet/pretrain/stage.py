@@ -117,5 +117,6 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
         force=force,
         scratch=checkpoint.SCRATCH,
         trained=checkpoint.trained,
+        planned=checkpoint.planned,
         seed=seed,
     )

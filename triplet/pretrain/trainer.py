@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from triplet import files, paths, toolchain
+from triplet import files
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import data
@@ -29,6 +29,7 @@ from triplet.records import Job
 from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
 from triplet.training.batch_norm import group_batch_norm, pool_batch_norm
+from triplet.training.compilation import compile_networks
 from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 from triplet.training.optim import LARS, ema_update, parameter_groups
@@ -58,30 +59,6 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
         settings.learning_rate,
         settings.momentum,
     )
-
-
-def compile_networks(networks: nn.Module, *, dynamic: bool, backend: str = "inductor") -> None:
-    """Compile each network in place by torch.compile; names and tensors stay.
-
-    Args:
-        networks: of a method.
-        dynamic: compile for any resolution (two graphs a network, for even and odd maps), not for each
-            resolution anew, which pays where they are few.
-        backend: of torch.compile.
-
-    Raises:
-        KitError: no C compiler or no headers of Python, which torch.compile builds its launchers with.
-    """
-    if lacking := toolchain.missing(gpu=next(networks.parameters()).is_cuda):
-        raise KitError(
-            f"compile=true needs {' and '.join(lacking)}: install g++ and python3-dev (whatever the system "
-            "calls them), or add compile=false"
-        )
-    toolchain.keep_compiled_code(paths.root("checkpoints") / ".compiled")
-    torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
-    torch._dynamo.config.recompile_limit = 64  # the default, 8, may be fewer than there are resolutions
-    for network in networks.children():
-        network.compile(dynamic=dynamic, backend=backend)
 
 
 @dataclass
@@ -167,13 +144,15 @@ def prepare(
     few = config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions
     torch.backends.cudnn.benchmark = few
     if config.compile:
-        compile_networks(networks, dynamic=not few)
+        compile_networks(networks.children(), dynamic=not few)
     model: nn.Module = objective
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
     final = job.folder / "checkpoint.pth" if job.lost_record else None
-    start = checkpoint.resume(job.folder, networks, optimizer, processes, order.steps, final=final)
+    start = checkpoint.resume(
+        job.folder, networks, optimizer, processes, order.steps, final=final, plan=job.plan
+    )
     return TrainState(
         config, images, job, processes, layout, order, objective, model, optimizer, origin, start
     )
@@ -339,14 +318,14 @@ def advance(
 def _save(run: TrainState, step: int) -> None:
     folder = run.job.folder
     path = folder / f"step_{step:07d}.pth"
-    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step))
+    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step), run.job.plan)
     checkpoint.keep(folder, run.config.max_to_keep)
 
 
 def _finish(run: TrainState, last: dict[str, float]) -> None:
     config, order, job = run.config, run.order, run.job
     final = job.folder / "checkpoint.pth"
-    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs)
+    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs, job.plan)
     job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
     job.results.update(
         images=order.images,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain.config import Pretrain
@@ -26,7 +26,8 @@ class Unreadable:
 
     def _known(self) -> list[str]:
         """Read what earlier sessions found; a line that names no image is damaged."""
-        content = self._file.read_bytes() if self._file.exists() else b""
+        there = self._file.exists()
+        content = untrusted.read_bytes(self._file, untrusted.LISTING, "list of images") if there else b""
         lines = {os.fsdecode(line) for line in content.split(b"\n") if line}
         names = lines.intersection(self._images.names()) if lines else set[str]()
         files.say_damaged(self._file, len(lines - names))

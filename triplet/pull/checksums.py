@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from triplet import files, paths
+from triplet import files, paths, untrusted
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.pull import sources
@@ -74,7 +74,8 @@ class Lock:
 
 def _read_sums(path: Path) -> dict[str, str]:
     known = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    text = untrusted.read_text(path, untrusted.NAMES, "list of checksums") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         value, gap, name = line.partition("  ")
         if not gap or len(value) != 64:
             raise KitError(

@@ -1,6 +1,7 @@
 """ImageNet's validation images in class folders, by its development kit or by Kaggle's table."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import scipy.io
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 
 SOLUTION = "LOC_val_solution.csv"
@@ -27,14 +28,16 @@ def validation_classes(devkit: Path) -> list[str]:
         KitError: it is not what the devkit's readme.txt describes.
     """
     try:
-        synsets = scipy.io.loadmat(devkit / "data" / "meta.mat", squeeze_me=True)["synsets"]
+        table = untrusted.read_bytes(devkit / "data" / "meta.mat", untrusted.NAMES, "table of classes")
+        synsets = scipy.io.loadmat(io.BytesIO(table), squeeze_me=True)["synsets"]
         leaves = {
             int(entry["ILSVRC2012_ID"]): str(entry["WNID"])
             for entry in synsets
             if not entry["num_children"]
         }
-        return [leaves[int(line)] for line in (devkit / "data" / GROUND_TRUTH).read_text().split()]
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        truth = untrusted.read_text(devkit / "data" / GROUND_TRUTH, untrusted.NAMES, "list of classes")
+        return [leaves[int(line)] for line in truth.split()]
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError) as error:
         raise KitError(f"{devkit} is no development kit of ILSVRC 2012: {error!r:.120}") from None
 
 
@@ -98,8 +101,8 @@ class Kaggle:
         """Return the class of each validation image, as a WordNet id, by the image's name without its
         suffix."""
         try:
-            with self.solution.open(encoding="utf-8-sig", newline="") as file:
-                rows = [row for row in csv.reader(file) if row]
+            text = untrusted.read_text(self.solution, untrusted.NAMES, "table of classes")
+            rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
             found = {image.strip(): boxes.split()[0] for image, boxes in rows[1:]}
         except (OSError, ValueError, IndexError, csv.Error) as error:
             raise KitError(f"{self.solution} is not Kaggle's table: {error!r:.120}") from None

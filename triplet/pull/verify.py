@@ -82,7 +82,7 @@ def _listed(path: Path, place: str, count: int) -> Iterator[str]:
     if not path.is_file():
         yield f"{place} is missing"
         return
-    names = path.read_text().split()
+    names = untrusted.read_text(path, untrusted.NAMES, "list of names").split()
     if len(names) != count:
         yield f"{place}: {len(names)} lines, expected {count}"
     root = path.parents[2]

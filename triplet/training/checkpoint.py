@@ -10,13 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from triplet import files
+from triplet import files, untrusted
+from triplet.artifacts import Plan
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.training.distributed import Processes
+from triplet.weights import torch_file
+from triplet.weights.read import FORMAT
 
-FORMAT = "triplet-kit/1"
+FINALS = ("checkpoint.pth", "model_final.pth")
+"""What finished runs leave."""
 _BROKEN = (
+    KitError,
     OSError,
     RuntimeError,
     pickle.UnpicklingError,
@@ -28,13 +33,20 @@ _BROKEN = (
 )
 
 
-def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int, epoch: int) -> None:
+def save(
+    path: Path,
+    networks: nn.Module,
+    optimizer: Optimizer | None,
+    step: int,
+    epoch: int,
+    plan: Plan | None = None,
+) -> None:
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
     Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
     ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*`` and what else the
     method has (``predictor.*``, ``target.*``, ``queue``, ``bank``); ``optimizer`` (None in a finished
-    run's).
+    run's); ``plan``, see ``write``.
 
     Raises:
         KitError: a tensor is not finite, or it cannot be written (a full disk); what was there before is
@@ -48,7 +60,7 @@ def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int
         "networks": networks.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
-    write(path, state)
+    write(path, state, plan)
 
 
 def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None:
@@ -61,12 +73,19 @@ def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None
         )
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: dict[str, Any], plan: Plan | None = None) -> None:
     """Write tensors and plain values atomically, and their SHA-256 beside them as sha256sum does.
+
+    Args:
+        path: of the file.
+        state: tensors and plain values by name.
+        plan: what the stage sets out to do, kept as ``plan``: nothing of another plan goes on from it.
 
     Raises:
         KitError: it cannot be written (a full disk); what was there before is untouched.
     """
+    if plan:
+        state = {**state, "plan": plan.model_dump_json()}
     try:
         with files.atomic(path) as temporary:
             torch.save(state, temporary)
@@ -118,6 +137,31 @@ def reached(folder: Path) -> int:
     return max((_peek(path) or 0 for path in checkpoints(folder)), default=0)
 
 
+def planned(folder: Path) -> Plan | None:
+    """The plan that the newest checkpoint of a folder names, or the final one; None where none does."""
+    for path in (*checkpoints(folder), *(folder / name for name in FINALS)):
+        try:
+            if found := plan_in(torch_file.read(path, checksums=False, mapped=True)):
+                return found
+        except _BROKEN:
+            continue
+    return None
+
+
+def plan_in(state: Any) -> Plan | None:
+    """The plan in the content of a checkpoint, None for one of before there were any; ValueError for a
+    damaged one."""
+    said = state.get("plan") if isinstance(state, dict) else None
+    return None if said is None else Plan.model_validate_json(said)
+
+
+def _check_plan(state: Any, plan: Plan | None) -> None:
+    """ValueError where the content of a checkpoint is of another plan than this one."""
+    theirs = plan_in(state)
+    if plan and theirs and (changes := theirs.changes(plan)):
+        raise ValueError(f"it is of another plan: {changes[0]}")
+
+
 def keep(folder: Path, max_to_keep: int) -> None:
     """Delete all but the newest checkpoints, and the partial files of killed processes."""
     for unfinished in folder.glob(".step_*.tmp"):
@@ -135,6 +179,7 @@ def resume(
     steps: int,
     *,
     final: Path | None = None,
+    plan: Plan | None = None,
 ) -> int:
     """Load the newest whole checkpoint in place on every process; return the optimiser steps done.
 
@@ -147,11 +192,14 @@ def resume(
         processes: all of them; each must call this.
         steps: of the whole run.
         final: a finished run's checkpoint that may be there instead, where its record is damaged.
+        plan: of the run; see ``newest``.
 
     Raises:
         KitError: see ``newest``; or only another process than the first one finds checkpoints.
     """
-    found = restore(folder, networks, optimizer, steps, final) if processes.is_main_process else None
+    found = None
+    if processes.is_main_process:
+        found = restore(folder, networks, optimizer, steps, final, plan)
     start: int = processes.broadcast_object(found)
     held = processes.gather(bool(checkpoints(folder)))
     if not start and any(held):
@@ -175,6 +223,7 @@ def restore(
     optimizer: Optimizer,
     steps: int | None = None,
     final: Path | None = None,
+    plan: Plan | None = None,
 ) -> int:
     """Load the newest whole checkpoint in place; return the optimiser steps done, 0 without one.
 
@@ -187,14 +236,19 @@ def restore(
         if state["optimizer"] is not None:  # that of a finished run has none
             optimizer.load_state_dict(state["optimizer"])
 
-    if final and steps and (state := finished(final, steps)):
+    if final and steps and (state := finished(final, steps, plan)):
         load(final, state)
         say(f"{folder.name}: {final.name} holds all {steps} steps")
         return steps
-    return newest(folder, load, steps)
+    return newest(folder, load, steps, plan)
 
 
-def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: int | None = None) -> int:
+def newest(
+    folder: Path,
+    load: Callable[[Path, dict[str, Any]], object],
+    steps: int | None = None,
+    plan: Plan | None = None,
+) -> int:
     """Load the newest checkpoint that is whole; return its optimiser step, 0 if there is none.
 
     What is inside decides which is the newest, see ``_rename_by_content``.
@@ -203,6 +257,7 @@ def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: 
         folder: of the run.
         load: takes a checkpoint's path and content.
         steps: of the whole run; a checkpoint of more is of another.
+        plan: of the run; a checkpoint that names another one is not taken.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -217,9 +272,10 @@ def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: 
                 raise ValueError(
                     f"it is of another run: it has {step} steps behind it, this one has {steps}"
                 )
+            _check_plan(state, plan)
             load(path, state)
         except _BROKEN as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:120]
             say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
         else:
             return step
@@ -253,13 +309,15 @@ def _rename(path: Path, target: Path) -> None:
     _digest(path).unlink(missing_ok=True)
 
 
-def finished(path: Path, steps: int) -> dict[str, Any] | None:
+def finished(path: Path, steps: int, plan: Plan | None = None) -> dict[str, Any] | None:
     """Return the whole final checkpoint of a run of so many steps; None for none, or while others are
     left."""
     if checkpoints(path.parent) or _peek(path) != steps:
         return None
     try:
-        return whole(path)
+        state = whole(path)
+        _check_plan(state, plan)
+        return state
     except _BROKEN:
         return None
 
@@ -267,26 +325,30 @@ def finished(path: Path, steps: int) -> dict[str, Any] | None:
 def _peek(path: Path) -> int | None:
     """Return the step in a checkpoint without reading its tensors; None for a damaged one."""
     try:
-        return step_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        return step_in(torch_file.read(path, checksums=False, mapped=True))
     except _BROKEN:
         return None
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; ValueError where its SHA-256, or a checksum inside, differs."""
-    if digest := _recorded(path):
-        if digest != files.sha256(path):
-            raise ValueError("its SHA-256 is another one")
-    elif damage := files.damage(path):  # a copy may come without
-        raise ValueError(damage)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """Read a checkpoint within the bounds of ``triplet.weights.torch_file``.
+
+    Raises:
+        ValueError: its SHA-256 differs.
+        KitError: a checksum inside differs, or it is not a checkpoint; see there.
+    """
+    digest = _recorded(path)
+    if digest and digest != files.sha256(path):
+        raise ValueError("its SHA-256 is another one")
+    state: dict[str, Any] = torch_file.read(path, checksums=not digest)  # a copy may come without
     return state
 
 
 def _recorded(path: Path) -> str | None:
     """Return the SHA-256 that was written beside a checkpoint."""
     digest = _digest(path)
-    found = re.match(rb"[0-9a-f]{64}\b", digest.read_bytes()) if digest.exists() else None
+    said = untrusted.read_bytes(digest, untrusted.RECORD, "checksum") if digest.exists() else b""
+    found = re.match(rb"[0-9a-f]{64}\b", said)
     return found[0].decode() if found else None
 
 

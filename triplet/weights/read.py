@@ -12,10 +12,11 @@ from triplet import untrusted
 from triplet.errors import KitError
 from triplet.models.resnet import BLOCKS
 from triplet.models.resnet import ResNet as Network
-from triplet.training import checkpoint
 from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
 
+FORMAT = "triplet-kit/1"
+"""What the kit's own checkpoints say that they are."""
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
 OWN = re.compile(r"(conv|bn|layer)\d")
@@ -118,7 +119,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
     """The same, and which of several dicts was taken."""
     content, choice = _load(path), ""
     untrained = False
-    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
+    if isinstance(content, dict) and content.get("format") == FORMAT:
         untrained = content.get("step") == 0
         content = content.get("networks")
     else:
