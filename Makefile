@@ -1,7 +1,7 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds export \
+.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack pretrain convert finetune eval predict plan explain seeds export \
   linear knn semi svm speed report tensorboard docs \
   build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
@@ -16,7 +16,7 @@ ifeq ($(RUNTIME),local)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
-  paths = DATA IMAGES VAL COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
+  paths = DATA IMAGES VAL COCO VOC WEIGHTS MODEL FROM CLASSES LIST DETECTION LOG VERIFY
   mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
   triplet = docker compose run --rm $(mounts) $(1)
   environment = ready
@@ -151,6 +151,11 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) $(run) $(force) $(ARGS)
+
+predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (METHOD=row or MODEL=file DETECTION=config, NAME, SCORE=0.5, SHOW="dog,cat", MOST=n, EVERY=frames)
+	@$(call triplet,predict) $(run) $(call option,images,$(IMAGES)) $(call option,model,$(MODEL)) \
+	  $(call option,config,$(DETECTION)) $(call option,name,$(NAME)) $(call option,score,$(SCORE)) \
+	  $(call option,show,$(SHOW)) $(call option,most,$(MOST)) $(call option,every,$(EVERY)) $(force) $(ARGS)
 
 # $(call on-imagenet,stage)
 on-imagenet = $(call launch,$(1)) $(run) $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) \
