@@ -82,7 +82,8 @@ def resolve(
     Args:
         run: whose convert stage is done.
         config: Detectron2's YAML; by default that of the run's row.
-        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names.
+        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names,
+            or of own data in the normal form.
         options: what the user asks for.
         processes: all of them; each must call this.
 
@@ -238,7 +239,9 @@ def _sources(
     processes.assert_same("settings", [model.plain(cfg), *asked])
     inputs = {"weights": weights, **data.inputs(cfg, dataset, train=True)}
     seen = records.identities(inputs)
+    cfg = data.fit_masks(cfg, dataset)
     names, classes = data.training(cfg, dataset)
+    cfg = data.fit_classes(cfg, dataset, classes, options.overrides)
     data.check_images(names, processes)
     placed = cfg.clone()
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
@@ -252,7 +255,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
-        if plan := records.begun(folder):
+        if plan := records.begun(folder, checkpoint.planned):
             found = Begun(plan.config, checkpoint.reached(folder))
     result: Begun | None = processes.broadcast_object(found)
     return result

@@ -18,6 +18,7 @@ from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
 from triplet.training import checkpoint
 from triplet.weights import read_backbone
+from triplet.weights.read import FORMAT
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_any_damage_is_one_line_or_harmless(tmp_path_factory, place, length, dat
 
 def test_a_kit_file_without_networks(file):
     with pytest.raises(KitError, match="expected a state dict, found a NoneType"):
-        read_backbone(file({"format": checkpoint.FORMAT, "step": 3}))
+        read_backbone(file({"format": FORMAT, "step": 3}))
 
 
 def test_copies_that_differ_are_refused(file, state):

@@ -1,4 +1,4 @@
-"""What is in a file of weights, and whether that is plausible for its row."""
+"""Check the content of a weights file, and whether it is plausible for its row."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from triplet.progress import say
 from triplet.weights import read_backbone
 
 TENSORS = 318
-"""Of a ResNet-50 without its classifier: 53 convolutions, 53 times 5 of BN."""
+"""Tensors of a ResNet-50 without its classifier: 53 convolutions, and 5 of each of 53 BN layers."""
 WIDTH = 64
 
 

@@ -12,16 +12,17 @@ from triplet import untrusted
 from triplet.errors import KitError
 from triplet.models.resnet import BLOCKS
 from triplet.models.resnet import ResNet as Network
-from triplet.training import checkpoint
 from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
 
+FORMAT = "triplet-kit/1"
+"""What the kit's own checkpoints say that they are."""
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
 OWN = re.compile(r"(conv|bn|layer)\d")
-"""How names of a ResNet's layers begin; others put their heads under the same prefix."""
+"""Prefixes of the names of a ResNet's layers; others put their heads under the same prefix."""
 BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
-"""In the name of a tensor that may be the backbone's."""
+"""Parts of the name of a tensor that may be the backbone's."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,22 @@ class Backbone:
     depth: int
     width: int
     format: str
-    """What kind of file it was."""
+    """Kind of file that the backbone came from."""
     ignored: list[str]
-    """Tensors of the file that are no part of the backbone."""
+    """Names of the file's tensors that are no part of the backbone."""
     untrained: bool
-    """The file itself says that it holds initial weights."""
+    """Whether the file itself says that it holds initial weights."""
     widened: int
-    """How many tensors came in half precision."""
+    """Number of tensors in half precision."""
     caffe2: bool
-    """For BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
+    """Whether it is for BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
     choice: str
     """A phrase on which of several networks of the file this is (``'teacher' is taken, not 'student'``); ''
     for only one."""
 
     @property
     def default_statistics(self) -> bool:
-        """Whether BN has seen no image: every mean 0, every variance 1."""
+        """Whether BN has seen no image: every mean is 0, every variance 1."""
         return all(
             bool((value == (1.0 if name.endswith("var") else 0.0)).all())
             for name, value in self.state.items()
@@ -101,7 +102,8 @@ def read_backbone(path: Path) -> Backbone:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a checkpoint of any format by name, and whether it says that they are initial weights.
+    """Read the tensors of a checkpoint of any format by name, and whether it says that they are initial
+    weights.
 
     What others wrap around a state dict is looked into: see ``triplet.weights.wrappers``.
 
@@ -117,7 +119,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
     """The same, and which of several dicts was taken."""
     content, choice = _load(path), ""
     untrained = False
-    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
+    if isinstance(content, dict) and content.get("format") == FORMAT:
         untrained = content.get("step") == 0
         content = content.get("networks")
     else:
@@ -139,7 +141,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
 
 
 def _odd(value: Tensor) -> str:
-    """Why a tensor cannot be used as it is; '' where it can."""
+    """Say why a tensor cannot be used; '' where it can."""
     if value.is_meta:
         return "is on the meta device and holds no values"
     if value.is_nested or value.layout != torch.strided:
@@ -148,7 +150,7 @@ def _odd(value: Tensor) -> str:
 
 
 def _there(path: Path) -> Path:
-    """The path of a file that is no web page."""
+    """Return the path of a file that is not a web page."""
     if not path.is_file():
         raise KitError(f"no weights at {path}")
     if filetype.is_page(path):
@@ -161,7 +163,7 @@ def _load(path: Path) -> Any:
 
 
 def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str, str]:
-    """What stands before the backbone's names, the kind of file that this tells, and which of several
+    """Return the prefix of the backbone's names, the kind of file that it tells, and which of several
     networks it is."""
     stem = "conv1.weight"
     found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
