@@ -1,4 +1,4 @@
-"""Object detection with the backbone: convert, finetune, plan, explain, eval."""
+"""Object detection with the backbone: convert, finetune, plan, explain, eval, predict."""
 
 import argparse
 from pathlib import Path
@@ -12,6 +12,7 @@ from triplet.cli.options import (
     add_weights,
     count,
     positive,
+    share,
     weights_path,
 )
 
@@ -26,6 +27,7 @@ def add_commands(add: Add) -> None:
     _add_plan(add)
     _add_explain(add)
     _add_eval(add)
+    _add_predict(add)
 
 
 def _add_finetune(add: Add) -> None:
@@ -107,6 +109,35 @@ def _add_eval(add: Add) -> None:
     )
 
 
+def _add_predict(add: Add) -> None:
+    predict = add("predict", _predict, "detect in your own images: pictures, and files for other tools")
+    add_run(predict)
+    predict.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files, folders, patterns such as 'photos/*.jpg', videos",
+    )
+    predict.add_argument(
+        "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
+    )
+    predict.add_argument("--config", type=Path, help="of that model")
+    predict.add_argument("--name", help="of the result's folder (default: that of the images)")
+    predict.add_argument(
+        "--score", type=share, default=0.5, help="least score of what is kept (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--show", default="", metavar="NAMES", help="classes, with commas between (default: all)"
+    )
+    predict.add_argument(
+        "--most", type=count, metavar="N", help="objects an image, the surest (default: all)"
+    )
+    predict.add_argument(
+        "--every", type=count, default=1, metavar="N", help="of a video's frames (default: %(default)s)"
+    )
+
+
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
@@ -168,3 +199,11 @@ def _eval(a: argparse.Namespace) -> None:
     from benchmarks.detection.evaluate import evaluate
 
     evaluate(a.run, data_source(a), weights=a.model, config=a.config, engine=a.engine, force=a.force)
+
+
+def _predict(a: argparse.Namespace) -> None:
+    from benchmarks.detection.predict import PredictOptions, predict
+
+    names = tuple(name.strip() for name in a.show.split(",") if name.strip())
+    options = PredictOptions(a.score, names, a.most, a.every)
+    predict(a.run, a.images, options, weights=a.model, config=a.config, name=a.name, force=a.force)
