@@ -44,9 +44,10 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        "Each command is a make target of the same name, and each but submit a compose service: no container "
-        "reaches the host's scheduler. Make passes on what you set, for example `METHOD`, `GPUS` or `SCHEDULE`; `make` alone lists the targets with their "
-        "variables. This page is made from the parser.",
+        "Each command is a make target of the same name, and each but submit a compose service: no "
+        "container reaches the host's scheduler. Make passes on what you set, for example `METHOD`, `GPUS` "
+        "or `SCHEDULE`; `make` alone lists the targets with their variables. This page is made from the "
+        "parser.",
     ]
     for name, command in choice.choices.items():
         usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage: ")).strip()

@@ -12,7 +12,7 @@ from tests.conftest import KIT, placed
 from tests.support.slurm import ask, cluster, unavailable
 from triplet import cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a minute where nothing else runs
 
 RUN = "on slurm/triplet"
 """A name with a blank, as names may be."""
@@ -58,7 +58,7 @@ def began_at(stage):
     return re.findall(r"Starting training from iteration (\d+)", text)
 
 
-def wait_until(ready, folder, seconds=240):
+def wait_until(ready, folder, seconds=400):
     deadline = time.monotonic() + seconds
     while not ready():
         failed = ask("squeue", "--noheader", "--states=FAILED,CANCELLED", "--format=%j")
