@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from tests.pull.conftest import tarred
 from tests.pull.test_imagenet import SORTED, WNIDS, devkit
 from tests.pull.test_unpack import tar_bytes
 from tests.pull.test_unpack import tarred as tars
+from tests.support.killed_at import Killer
 from tests.support.processes import Process
 from triplet import cli, records
 from triplet.pull import fetch, inspect, stage
+from triplet.pull.fetch import UNPACKED
 
 PULL = ["pull", "coco"]
 
@@ -368,13 +371,31 @@ def test_sigterm_stops_and_the_same_command_goes_on(kit, places):
     assert kit.whole()
 
 
-def in_child():
+def in_child(killer=None):
     """The command in a process of its own; a fork, so that 30 of them take seconds."""
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if killer:
+            sys.addaudithook(killer)
         os._exit(cli.main(PULL))
     return child
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_once_all_is_unpacked(kit):
+    """The downloads are deleted only when nothing is asked of them any more."""
+    number, done = 0, False
+    while not done:
+        shutil.rmtree(kit.folder, ignore_errors=True)
+        number += 1
+        done = os.waitpid(in_child(Killer(UNPACKED, number)), 0)[1] == 0
+        kit.server.asked.clear()
+        assert os.waitpid(in_child(), 0)[1] == 0, number
+        assert kit.whole(), number
+        assert not kit.server.asked, number
+        assert sorted(path.name for path in kit.folder.glob(".*")) == [".lock"], number
+    assert number > 6
 
 
 def test_kill_at_30_random_moments(kit):
