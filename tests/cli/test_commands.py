@@ -23,6 +23,7 @@ STAGES = (
     "semi",
     "svm",
     "report",
+    "submit",
     "demo",
     "doctor",
 )
