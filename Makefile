@@ -10,6 +10,7 @@ RUNTIME ?= local
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
+json = $(if $(call on,$(JSON)),--json)
 ifeq ($(RUNTIME),local)
   # $(call triplet,command); with Docker each is a service of the same name
   triplet = .venv/bin/triplet $(1)
@@ -100,9 +101,9 @@ format: .venv/complete ## let ruff format and mend the code
 lock: .venv/complete ## derive docker/requirements.lock anew from docker/versions.env and pyproject.toml
 	@scripts/lock.sh $(ARGS)
 
-doctor: ## what this machine has, and what to run for what is missing
-	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
-	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
+doctor: ## what this machine has, and what to run for what is missing (JSON=1)
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor) $(json) $(ARGS); \
+	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
 pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
@@ -130,11 +131,13 @@ finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
-	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(length) $(ARGS)
+	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(length) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \
-	  $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) $(ARGS)
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
+	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
+	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
+	  $(if $(filter-out file,$(origin GPUS)),--gpus "$(GPUS)") $(json) $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \

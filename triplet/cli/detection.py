@@ -11,7 +11,9 @@ from triplet.cli.options import (
     add_weights,
     count,
     data_path,
+    number,
     positive,
+    whole,
 )
 
 
@@ -32,7 +34,7 @@ def _add_finetune(add: Add) -> None:
     add_run(finetune)
     _add_config(finetune)
     _add_data(finetune, "coco", "%(default)s")
-    finetune.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    finetune.add_argument("--seed", type=whole, default=0, help="(default: %(default)s)")
     _add_length(finetune)
     add_overrides(finetune, "SOLVER.MAX_ITER=90000")
 
@@ -60,7 +62,7 @@ def _add_explain(add: Add) -> None:
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
     explain.add_argument(
         "--result",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
@@ -70,7 +72,7 @@ def _add_explain(add: Add) -> None:
     )
     explain.add_argument(
         "--target",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="the published box and mask AP, where it is not the row's in the table",
