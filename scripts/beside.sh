@@ -2,7 +2,7 @@
 # Make .venv beside a Python that has a torch for its GPU already, as hosts of notebooks have: beside.sh [PYTHON].
 # The environment sees that Python's torch and torchvision; all else that finetuning needs is installed into it at the versions
 # of docker/requirements.lock. So nothing is downloaded twice, and the driver and the card stay those that torch was chosen
-# for: the kit's own torch wants a driver of CUDA 13 and a card from Turing on. DALI, of the pretraining, is left out.
+# for: the kit's own torch wants a driver of CUDA 13 and a card from Turing on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source docker/versions.env
@@ -10,8 +10,8 @@ python=${1:-python3}
 
 die() { echo "beside: $*" >&2; exit 2; }
 
-"$python" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' ||
-  die "$python is $("$python" --version 2>&1), expected Python 3.11 or 3.12; name another one: beside.sh PYTHON"
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' ||
+  die "$python is $("$python" --version 2>&1), expected Python 3.11 to 3.14; name another one: beside.sh PYTHON"
 # One line for people, then the folders that torch and torchvision lie in.
 told=$("$python" - <<'CHECK'
 import pathlib, sys
@@ -46,7 +46,7 @@ tail -n +2 <<<"$told" >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig
 "$python" -m uv pip install --quiet --python .venv/bin/python "uv==$UV_VERSION"
 install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
 # A marker that is never true takes a package, and what only that needs, out.
-printf "%s ; python_version < '3'\n" torch torchvision nvidia-dali-cuda130 >.venv/left-out.txt
+printf "%s ; python_version < '3'\n" torch torchvision >.venv/left-out.txt
 install -r pyproject.toml --extra detectron2 --constraints docker/requirements.lock --overrides .venv/left-out.txt
 bash scripts/detectron2_pypi.sh .venv/bin
 install --no-deps --no-build-isolation --editable .

@@ -113,6 +113,8 @@ class Job:
     check_inputs: Callable[[], None] = lambda: None
     """Raises KitError where an input was replaced since the stage began. Long work calls it once all inputs
     are read, before it begins; for other work that is done when it ends."""
+    plan: Plan | None = None
+    """What the stage sets out to do, which goes into its checkpoints; None except on the first process."""
     lost_record: bool = False
     """Whether a damaged record says that the stage was done: its outputs may be whole."""
     images_per_second: float | None = None
