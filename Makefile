@@ -8,6 +8,7 @@ RUNTIME ?= local
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
+json = $(if $(call on,$(JSON)),--json)
 ifeq ($(RUNTIME),local)
   # $(call triplet,command); with Docker each is a service of the same name
   triplet = .venv/bin/triplet $(1)
@@ -125,9 +126,9 @@ audit: .venv/complete ## look for known vulnerabilities and for licences that ar
 	@$(call extra,audit)
 	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
 
-doctor: ## what this machine has, and what to run for what is missing
-	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
-	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
+doctor: ## what this machine has, and what to run for what is missing (JSON=1)
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor) $(json) $(ARGS); \
+	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
 pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
@@ -166,11 +167,13 @@ plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=c
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
 	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(call option,hours,$(HOURS)) \
-	  $(call option,schedule,$(SCHEDULE)) $(ARGS)
+	  $(call option,schedule,$(SCHEDULE)) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \
-	  $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) $(ARGS)
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
+	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
+	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
+	  $(if $(filter-out file,$(origin GPUS)),--gpus "$(GPUS)") $(json) $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
