@@ -96,6 +96,8 @@ class Record(Plan):
     ended: str
     seconds: float
     """Of work, over all sessions of a stage that was interrupted and resumed."""
+    energy_kwh: float | None = None
+    """Of the GPUs by their own counters, over all sessions; None where one of either was not measured."""
     images_per_second: float | None = None
     image: str | None = None
     """Of the container that it ran in, by its digest or ID."""
@@ -116,3 +118,5 @@ class Job:
     lost_record: bool = False
     """Whether a damaged record says that the stage was done: its outputs may be whole."""
     images_per_second: float | None = None
+    energy_kwh: float | None = None
+    """That the GPUs of all processes took in this session; None where it was not measured."""

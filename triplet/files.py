@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what identifies them."""
+"""Write files whole or not at all, and identify them."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,7 @@ from triplet.progress import say
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on success it takes the name ``path``, else it is removed.
+    """Yield a temporary path to write; on success it is renamed to ``path``, otherwise removed.
 
     The data is on the disk before the name is: written, fsynced, renamed, the folder fsynced.
     """
@@ -33,7 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a file or folder its name, of the same disk; both are on the disk afterwards."""
+    """Rename a file or folder on the same disk, and sync both to the disk."""
     for place, moved in ((temporary, False), (path.parent, True)):
         if moved:
             temporary.replace(path)
@@ -45,7 +45,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name: a hard link, or a copy where that is another disk. Whole or absent."""
+    """Hard-link a file, or copy it to another disk, whole or not at all."""
     temporary = Path(target).with_name(f".{Path(target).name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -65,19 +65,20 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8; bytes of file names that are no UTF-8 stay as they are."""
+    """Write a text file atomically in UTF-8; bytes of file names that are not UTF-8 stay as they are."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(path: Path) -> str:
-    """What the checksums inside a ZIP file, such as torch writes, say is damaged; '' for nothing or no ZIP.
+    """Check the checksums inside a ZIP file, such as torch writes; return what is damaged, '' for nothing
+    or no ZIP.
 
     torch.load does not look at them, and one wrong bit may change a weight by many orders of magnitude.
     """
@@ -177,18 +178,18 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def say_damaged(path: Path, lines: int) -> None:
-    """Say how many lines of a file are left out; nothing for none."""
+    """Say how many lines of a file are left out; print nothing for none."""
     if lines:
         say(f"{path}: {lines} damaged {'lines are' if lines > 1 else 'line is'} left out")
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a finite number that a float can hold."""
+    """Return whether a value from JSON is a finite number that a float can hold."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
-    """Keep the JSON lines of a log whose ``key`` is at most ``last``: what a resumed run goes on from.
+    """Keep the JSON lines of a log whose ``key`` is at most ``last``, where a resumed run continues.
 
     Damaged lines, and those whose ``key`` is no number, are dropped. Returns the last line kept, {} for
     none.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 import triplet
-from triplet import environment, files, untrusted
+from triplet import energy, environment, files, untrusted
 from triplet.artifacts import Artifact as Artifact
 from triplet.artifacts import Job as Job
 from triplet.artifacts import Plan as Plan
@@ -154,12 +154,12 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
             _tidy(folder, scratch)
             say(f"{stage}: done already ({portable(folder)}, {found.done.seconds:.0f} s)")
             return found.done
-        began = found.unfinished or _Started(plan=plan, started=_now())
+        began = found.unfinished or _Started(plan=plan, started=_now(), energy_kwh=0)
         job = Job(folder, plan=plan, lost_record=found.lost_record, check_inputs=given.check_files)
-        with _timed(folder, began, keep_record=found.lost_record) as spent:
+        with _timed(folder, began, job, keep_record=found.lost_record) as spent:
             work(job)
             given.check(folder)
-        record = _describe(plan, job, began.started, spent(), seed=seed, world_size=world_size)
+        record = _describe(spent(), job, seed=seed, world_size=world_size)
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         _tidy(folder, scratch)
         return record
@@ -171,12 +171,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _describe(
-    plan: Plan, job: Job, started: str, seconds: float, *, seed: int | None, world_size: int
-) -> Record:
+def _describe(spent: "_Started", job: Job, *, seed: int | None, world_size: int) -> Record:
     """The record of work that has ended just now: its results, and on what it was done."""
     return Record(
-        **plan.model_dump(),
+        **spent.plan.model_dump(),
         outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
         results=_plain(job.results),
         kit=triplet.__version__,
@@ -186,9 +184,10 @@ def _describe(
         hardware=environment.hardware(),
         world_size=world_size,
         seed=seed,
-        started=started,
+        started=spent.started,
         ended=_now(),
-        seconds=round(seconds, 3),
+        seconds=round(spent.seconds, 3),
+        energy_kwh=spent.energy_kwh,
         images_per_second=job.images_per_second,
         image=environment.image(),
     )
@@ -286,16 +285,20 @@ def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None,
 
 
 @contextmanager
-def _timed(folder: Path, began: "_Started", *, keep_record: bool) -> Iterator[Callable[[], float]]:
-    """Mark a stage as started; when its work fails, keep the seconds that it has taken.
+def _timed(
+    folder: Path, began: "_Started", job: Job, *, keep_record: bool
+) -> Iterator[Callable[[], "_Started"]]:
+    """Mark a stage as started; when its work fails, keep the seconds and the energy that it has taken.
 
     Yields:
-        A function that returns the seconds of work so far, over all sessions.
+        A function that returns both so far, over all sessions.
     """
     clock = datetime.now(UTC)
 
-    def spent() -> float:
-        return began.seconds + (datetime.now(UTC) - clock).total_seconds()
+    def spent() -> _Started:
+        seconds = began.seconds + (datetime.now(UTC) - clock).total_seconds()
+        used = energy.total((began.energy_kwh, job.energy_kwh))
+        return began.model_copy(update={"seconds": seconds, "energy_kwh": used})
 
     if not keep_record:  # a damaged one, which the new one replaces
         (folder / "record.json").unlink(missing_ok=True)
@@ -303,8 +306,7 @@ def _timed(folder: Path, began: "_Started", *, keep_record: bool) -> Iterator[Ca
     try:
         yield spent
     except BaseException:
-        stopped = began.model_copy(update={"seconds": spent()})
-        files.write_text(folder / "started.json", stopped.model_dump_json(indent=1))
+        files.write_text(folder / "started.json", spent().model_dump_json(indent=1))
         raise
 
 
@@ -329,6 +331,7 @@ class _Started(BaseModel):
     plan: Plan
     started: str
     seconds: float = 0.0
+    energy_kwh: float | None = None
 
 
 def _load(path: Path, schema: type[M]) -> M | None:

@@ -1,4 +1,4 @@
-"""COCO's numbers of detections, by one of two engines whose numbers are equal."""
+"""COCO's metrics of detections, by one of two engines whose numbers are equal."""
 
 import importlib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from triplet.annotations import coco
 from triplet.annotations.detections import check
 
 ENGINES = {"ultrafast": "ultrafast_pycocotools", "pycocotools": "pycocotools"}
-"""Modules: a fast one, and COCO's own."""
+"""Engine modules: a fast one, and COCO's own."""
 FASTEST = "ultrafast"
 TASKS = {"bbox": "box", "segm": "mask"}
-"""Tasks of the table by COCO's name, with the word for each."""
+"""The table's tasks by COCO's names, with our word for each."""
 READ = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
-"""What an engine is given of a detection for a task, besides ids and score. With a box, COCO takes the area
-of a detection from that; a mask's is its own."""
+"""Fields of a detection that an engine gets for a task, besides ids and score. With a box, COCO takes the
+area of a detection from the box; that of a mask is its own."""
 LABELS = TASKS | {"keypoints": "keypoint"}
 _BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 NUMBERS = {
@@ -24,17 +24,18 @@ NUMBERS = {
     "segm": _BOXES,
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
 }
-"""Of each task, in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval, #keypoints-eval)."""
+"""Names of the metrics of each task in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval,
+#keypoints-eval)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one task, in percent; None where nothing of that kind is annotated."""
+    """Metrics of one task in percent; None where nothing of that kind is annotated."""
 
     numbers: dict[str, float | None]
-    """By the names in NUMBERS."""
+    """Metrics by the names in NUMBERS."""
     categories: dict[str, float | None]
-    """AP by the name of the category."""
+    """AP by name of category."""
 
 
 class CocoGroundTruth:
@@ -61,6 +62,10 @@ class CocoGroundTruth:
         self.coco = importlib.import_module(f"{package}.coco").COCO(str(annotations))
 
     def score(self, detections: Sequence[dict[str, Any]], task: str) -> Scores:
+        """The numbers of ``evaluate``; see there."""
+        return self.numbers(self.evaluate(detections, task))
+
+    def evaluate(self, detections: Sequence[dict[str, Any]], task: str) -> Any:
         """Evaluate as ``detectron2.evaluation.COCOEvaluator`` does.
 
         Prints COCO's table.
@@ -68,6 +73,9 @@ class CocoGroundTruth:
         Args:
             detections: at least one, in COCO's result format, with the file's category ids. Not changed.
             task: bbox, segm or keypoints.
+
+        Returns:
+            The engine's ``COCOeval``, all of whose steps have run.
 
         Raises:
             KitError: a detection is not in COCO's format, or of no annotated image.
@@ -82,14 +90,21 @@ class CocoGroundTruth:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+        return evaluation
+
+    def names(self, evaluation: Any) -> list[str]:
+        """Of its categories, in the order of their ids."""
+        return [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
+
+    def numbers(self, evaluation: Any) -> Scores:
+        """Its numbers in percent."""
         # thresholds x recalls x categories x areas x detections an image
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        names = [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
         by_category = {}
-        for k, name in enumerate(names):
+        for k, name in enumerate(self.names(evaluation)):
             known = precision[:, :, k][precision[:, :, k] > -1]
             by_category[name] = _percent(known.mean() if known.size else -1)
-        numbers = zip(NUMBERS[task], evaluation.stats, strict=True)
+        numbers = zip(NUMBERS[evaluation.params.iouType], evaluation.stats, strict=True)
         return Scores({name: _percent(value) for name, value in numbers}, by_category)
 
 

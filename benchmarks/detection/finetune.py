@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import budget, log_capture, proof, resolve
+from benchmarks.detection import budget, log_capture, own_data, proof, resolve
 from benchmarks.detection.loading import loaders
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.trainer import CheckpointHook, Trainer
 from triplet import files, paths, records
+from triplet.datasets.source import DataSource
 from triplet.errors import KitError, out_of_memory
 from triplet.progress import Bar, say
 from triplet.runs import of_this_machine
@@ -24,7 +25,9 @@ FINAL = "model_final.pth"
 """What Detectron2 calls the trained model."""
 
 
-def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOptions | None = None) -> None:
+def finetune(
+    run: str, config: Path | None, dataset: DataSource, options: FinetuneOptions | None = None
+) -> None:
     """Finetune the run's converted weights on a data set.
 
     Under torchrun every process calls this; the first one keeps the record.
@@ -32,7 +35,8 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
     Args:
         run: whose convert stage is done.
         config: Detectron2's YAML; by default that of the run's row.
-        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names.
+        dataset: in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names, or own
+            data.
         options: what the user asks for; by default the best of everything.
 
     Raises:
@@ -41,7 +45,8 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
     """
     options = options or FinetuneOptions()
     with join() as processes:
-        plan = resolve.resolve(run, config, dataset, options, processes)
+        folder = own_data.place(run, dataset, processes, force=options.force)
+        plan = resolve.resolve(run, config, folder, options, processes)
         if processes.is_main_process:
             for line in plan.lines([each for each in of_this_machine() if each.run != run]):
                 say(f"finetune: {line}")
@@ -160,7 +165,8 @@ def _write_results(
         images_per_batch=plan.batch,
         epochs=round(plan.iterations * plan.batch / plan.dataset_images, 3),
         passes=plan.passes,
-        categories=plan.categories,
+        classes=list(plan.classes),
+        category_ids=list(plan.category_ids),
     )
     if hook.steps:
         job.images_per_second = round(hook.steps * plan.batch / hook.seconds, 2)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from triplet import __version__, records, toolchain
-from triplet.cli import detection, linear, pretrain, pull, report
+from triplet.cli import data, detection, linear, pretrain, pull, report
 from triplet.cli.options import Act, Parser
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
@@ -20,7 +20,7 @@ from triplet.progress import first_here
 # The commands import what they run when they run it: `triplet doctor` must work where torch does not.
 LONGEST = 2000
 """Characters of a message: names in files of others may have any length."""
-GROUPS = (pull, pretrain, detection, linear, report)
+GROUPS = (pull, data, pretrain, detection, linear, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

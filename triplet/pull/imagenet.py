@@ -19,7 +19,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def validation_classes(devkit: Path) -> list[str]:
-    """The class of each validation image, in order, as a WordNet id such as ``n01440764``.
+    """Return the class of each validation image in order, as a WordNet id such as ``n01440764``.
 
     Args:
         devkit: the unpacked ``ILSVRC2012_devkit_t12``.
@@ -59,10 +59,11 @@ def sort_validation(images: Path, devkit: Path) -> None:
 
 @dataclass(frozen=True)
 class Kaggle:
-    """ImageNet as Kaggle's imagenet-object-localization-challenge unpacks: no development kit, flat val."""
+    """ImageNet as Kaggle's imagenet-object-localization-challenge unpacks: without development kit, with a
+    flat val."""
 
     images: Path
-    """Folder with train, in class folders, and val."""
+    """Folder that holds train, in class folders, and val."""
     solution: Path
 
     @classmethod
@@ -77,7 +78,7 @@ class Kaggle:
         return cls(images, solution) if images and solution else None
 
     def files(self) -> Iterator[tuple[Path, str, int]]:
-        """Each file, where it goes below ``train``, ``val`` and ``devkit``, and its bytes.
+        """Yield each file, its place below ``train``, ``val`` and ``devkit``, and its size in bytes.
 
         Raises:
             KitError: a table of another form, or one that does not name a validation image.
@@ -97,7 +98,8 @@ class Kaggle:
                 yield path, f"devkit/{path.name}", path.stat().st_size
 
     def classes(self) -> dict[str, str]:
-        """The class of each validation image, as a WordNet id, by the image's name without its suffix."""
+        """Return the class of each validation image, as a WordNet id, by the image's name without its
+        suffix."""
         try:
             text = untrusted.read_text(self.solution, untrusted.NAMES, "table of classes")
             rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]

@@ -64,7 +64,7 @@ def pack(name: str, source: Path, *, per_shard: int, force: bool = False) -> Non
 
 
 def _whole(path: Path) -> images.Shard | None:
-    """The shard that an earlier session finished, if its bytes are still what they were."""
+    """Return the shard that an earlier session finished, if its bytes are unchanged."""
     try:
         said = untrusted.read_bytes(images.side_car(path), untrusted.LISTING, "description of a shard")
         shard = images.Shard.model_validate_json(said)

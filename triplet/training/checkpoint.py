@@ -1,4 +1,4 @@
-"""What a training writes and goes on from."""
+"""The checkpoints that a training writes and resumes from."""
 
 import pickle
 import re
@@ -64,7 +64,7 @@ def save(
 
 
 def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None:
-    """KitError with the last good checkpoint in ``folder`` when a tensor has a NaN or infinity."""
+    """Raise KitError with the last good checkpoint in ``folder`` when a tensor holds a NaN or infinity."""
     if odd := [name for name, value in state.items() if not value.isfinite().all()]:
         good = next((found.name for found in checkpoints(folder)), "none")
         raise KitError(
@@ -97,7 +97,7 @@ def write(path: Path, state: dict[str, Any], plan: Plan | None = None) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of an unfinished run, newest first."""
+    """Return the checkpoints of an unfinished run, newest first."""
     found = (path for path in folder.glob("step_*.pth") if re.fullmatch(r"step_\d+\.pth", path.name))
     return sorted(found, key=step_of, reverse=True)
 
@@ -110,16 +110,16 @@ SCRATCH = (
     ".step_*.tmp",
     ".checkpoint.pth*.tmp",
 )
-"""Patterns of what an unfinished run keeps; see ``records.perform``."""
+"""Patterns of the files that an unfinished run keeps; see ``records.perform``."""
 
 
 def step_of(path: Path) -> int:
-    """How many steps a checkpoint has behind it by its name, which need not be true."""
+    """Return the step in a checkpoint's name, which need not be that of its content."""
     return int(path.stem.removeprefix("step_"))
 
 
 def step_in(state: Any) -> int:
-    """How many optimiser steps the content of a checkpoint has behind it; ValueError for none."""
+    """Return the optimiser step in a checkpoint's content; ValueError where there is none."""
     step = state["step"] if isinstance(state, dict) else None
     if type(step) is not int or step < 0:
         raise ValueError(f"it says no number of steps: {step!r:.40}")
@@ -127,13 +127,13 @@ def step_in(state: Any) -> int:
 
 
 def trained(folder: Path, unit: str = "steps") -> str:
-    """Say how far the checkpoints of a folder are, by what is in them; '' without any."""
+    """Say how far the checkpoints of a folder are, by their content; '' without any."""
     done = reached(folder)
     return f"with {done} {unit} trained" if done else ""
 
 
 def reached(folder: Path) -> int:
-    """The most steps that a readable checkpoint of a folder has behind it, by what is in it."""
+    """Return the highest optimiser step among the readable checkpoints of a folder, by their content."""
     return max((_peek(path) or 0 for path in checkpoints(folder)), default=0)
 
 
@@ -163,7 +163,7 @@ def _check_plan(state: Any, plan: Plan | None) -> None:
 
 
 def keep(folder: Path, max_to_keep: int) -> None:
-    """Delete all but the newest checkpoints, and what killed processes left half-written."""
+    """Delete all but the newest checkpoints, and the partial files of killed processes."""
     for unfinished in folder.glob(".step_*.tmp"):
         unfinished.unlink()
     for path in checkpoints(folder)[max_to_keep:]:
@@ -181,7 +181,7 @@ def resume(
     final: Path | None = None,
     plan: Plan | None = None,
 ) -> int:
-    """Load the newest whole checkpoint in place, on every process; the number of optimiser steps done.
+    """Load the newest whole checkpoint in place on every process; return the optimiser steps done.
 
     The first process alone reads: nodes need not share a file system. Momenta that are missing are zero.
 
@@ -225,7 +225,7 @@ def restore(
     final: Path | None = None,
     plan: Plan | None = None,
 ) -> int:
-    """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
+    """Load the newest whole checkpoint in place; return the optimiser steps done, 0 without one.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -249,7 +249,7 @@ def newest(
     steps: int | None = None,
     plan: Plan | None = None,
 ) -> int:
-    """Load the newest checkpoint that is whole; the steps that it has behind it, 0 if none is there.
+    """Load the newest checkpoint that is whole; return its optimiser step, 0 if there is none.
 
     What is inside decides which is the newest, see ``_rename_by_content``.
 
@@ -285,7 +285,7 @@ def newest(
 
 
 def _rename_by_content(folder: Path) -> None:
-    """Give each checkpoint the name of the step that is in it; say so where it had another one.
+    """Rename each checkpoint to the step that is in it, and say so where it had another name.
 
     A copy of another one is put aside: it would take the place of one that ``keep`` keeps.
     """
@@ -310,7 +310,8 @@ def _rename(path: Path, target: Path) -> None:
 
 
 def finished(path: Path, steps: int, plan: Plan | None = None) -> dict[str, Any] | None:
-    """The whole final checkpoint of a run of so many steps; None for none, or while others are left."""
+    """Return the whole final checkpoint of a run of so many steps; None for none, or while others are
+    left."""
     if checkpoints(path.parent) or _peek(path) != steps:
         return None
     try:
@@ -322,7 +323,7 @@ def finished(path: Path, steps: int, plan: Plan | None = None) -> dict[str, Any]
 
 
 def _peek(path: Path) -> int | None:
-    """The step in a checkpoint, whose tensors are not read; None for a damaged one."""
+    """Return the step in a checkpoint without reading its tensors; None for a damaged one."""
     try:
         return step_in(torch_file.read(path, checksums=False, mapped=True))
     except _BROKEN:
@@ -330,11 +331,11 @@ def _peek(path: Path) -> int | None:
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, within the bounds of ``triplet.weights.torch_file``.
+    """Read a checkpoint within the bounds of ``triplet.weights.torch_file``.
 
     Raises:
-        ValueError: its SHA-256 is another one.
-        KitError: a checksum inside is another one, or it is no checkpoint; see there.
+        ValueError: its SHA-256 differs.
+        KitError: a checksum inside differs, or it is not a checkpoint; see there.
     """
     digest = _recorded(path)
     if digest and digest != files.sha256(path):
@@ -344,7 +345,7 @@ def whole(path: Path) -> dict[str, Any]:
 
 
 def _recorded(path: Path) -> str | None:
-    """The SHA-256 that was written beside a checkpoint."""
+    """Return the SHA-256 that was written beside a checkpoint."""
     digest = _digest(path)
     said = untrusted.read_bytes(digest, untrusted.RECORD, "checksum") if digest.exists() else b""
     found = re.match(rb"[0-9a-f]{64}\b", said)

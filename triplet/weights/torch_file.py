@@ -1,6 +1,7 @@
 """PyTorch's own files, read as tensors and plain values once they are known to take no more than they
 have."""
 
+import argparse
 import io
 import mmap
 import pickle
@@ -21,7 +22,7 @@ LEGACY = 4
 
 
 def read(path: Path, *, checksums: bool = True, mapped: bool = False) -> Any:
-    """What is in a file of ``torch.save``.
+    """Load a file of ``torch.save``.
 
     Args:
         path: of the file.
@@ -38,7 +39,9 @@ def read(path: Path, *, checksums: bool = True, mapped: bool = False) -> Any:
             _check_zip(path, checksums=checksums)
         else:
             _check_legacy(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        # DINO, torchvision's references and others save their arguments with the weights: plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (KitError, OSError):
         raise
     except Exception as error:  # torch raises whatever a damaged file makes it
@@ -74,8 +77,8 @@ def _check_zip(path: Path, *, checksums: bool) -> None:
 
 
 def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member that is not compressed; torch may have left out its checksum, which zipfile
-    would ask."""
+    """Read a member that is not compressed. torch may have left out the checksum that zipfile would
+    check."""
     with path.open("rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
@@ -84,7 +87,7 @@ def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
 
 
 def _check_legacy(path: Path) -> None:
-    """The same for the form before PyTorch 1.6, which has no checksums."""
+    """Load a file of the form before PyTorch 1.6, which has no checksums."""
     if meaning := filetype.describe(path):
         raise KitError(f"{path} is no PyTorch file of tensors: it is {meaning}")
     size = path.stat().st_size

@@ -1,5 +1,5 @@
-"""What OpenSelfSup's training tells the kit: metrics, progress, checkpoints, and an end when asked for
-one."""
+"""The hook that brings metrics, progress, checkpoints and clean stops of the kit to OpenSelfSup's
+training."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 
 
-class Watch(Hook):
+class CheckpointHook(Hook):
     """Logs each optimiser step, and saves: each ``every`` epochs, and before it stops.
 
     mmcv saves whole epochs alone, in place. This hook saves as the kit's trainer does, where a step of the
@@ -115,7 +115,7 @@ class Watch(Hook):
             raise self.stop.interrupted(f"{done} of {runner.max_iters // self.accumulate} steps")
 
     def after_run(self, runner: Any) -> None:
-        """Leave the trained networks, without the optimiser."""
+        """Write the trained networks, without the optimiser."""
         if self.processes.is_main_process:
             found = self._state(runner, runner.iter)
             checkpoint.write(self.final, {**found, "optimizer": None}, self.plan)
@@ -129,7 +129,8 @@ class Watch(Hook):
         self.processes.broadcast_object()  # nobody goes on, or ends, before it is saved
 
     def _state(self, runner: Any, iteration: int) -> dict[str, Any]:
-        """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
+        """Return what mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU,
+        ``optimizer``."""
         weights: dict[str, Tensor] = runner.model.module.state_dict()
         checkpoint.refuse_not_finite(weights, self.folder, iteration // self.accumulate)
         return {
@@ -141,7 +142,7 @@ class Watch(Hook):
 
 
 class Rest(DistributedSampler):
-    """OpenSelfSup's sampler without the first images of this epoch."""
+    """OpenSelfSup's sampler, which skips the first images of this epoch."""
 
     skipped = 0
 
