@@ -84,11 +84,8 @@ def predict(
     cfg = model.load_config(config)
     categories = categories or known_categories(model.categories(cfg)[1])
     classes = [each["name"] for each in categories]
-    if unknown := set(options.show) - set(classes):
-        raise KitError(
-            f"none of the model's {len(classes)} classes is {min(unknown)!r}; "
-            f"{did_you_mean(min(unknown), classes)}"
-        )
+    for unknown in sorted(set(options.show) - set(classes)):
+        raise KitError(f"the model has no class {unknown!r}; {did_you_mean(unknown, classes)}")
     folder, found = sources.find(wanted)
     name = name or (found[0].path.name if len(found) == 1 else folder.name) or "images"
     listing = records.Artifact.listed(
