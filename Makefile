@@ -68,7 +68,7 @@ always:
 
 setup: .venv/complete ## make .venv with every package at its pinned version
 
-demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layout, IMAGES=folder, SEEDS="0 1 2")
+demo: $(environment) ## the whole pipeline in small (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
