@@ -1,9 +1,10 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
+.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor \
+  pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
   linear knn semi svm speed report tensorboard docs \
-  build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+  build image-tar ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
@@ -56,17 +57,21 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
 	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-# Asking for another Python or Detectron2 makes the environment anew.
-.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh pyproject.toml \
-  $(if $(PYTHON)$(DETECTRON2),always)
-	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" scripts/setup.sh
+# Asking for another Python or other packages makes the environment anew.
+.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh scripts/packages.sh pyproject.toml \
+  $(if $(PYTHON)$(DETECTRON2)$(DALI)$(TORCH)$(WHEELHOUSE),always)
+	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" DALI="$(DALI)" TORCH="$(TORCH)" WHEELHOUSE="$(WHEELHOUSE)" scripts/setup.sh
 
 ready:
 	@scripts/ready.sh
 
 always:
 
-setup: .venv/complete ## make .venv with every package at its pinned version
+setup: .venv/complete ## make .venv with every package at its pinned version (DALI=1|0, TORCH=cpu, WHEELHOUSE=folder, PYTHON=program)
+
+wheelhouse: .venv/complete ## put what `make setup` installs into a folder, for a machine without network (OUTPUT=folder, FOR=3.12, MACHINE=aarch64)
+	@.venv/bin/python -m scripts.wheelhouse "$(or $(OUTPUT),artifacts/wheelhouse)" $(call option,python,$(FOR)) \
+	  $(call option,machine,$(MACHINE)) $(ARGS)
 
 demo: $(environment) ## the whole pipeline in small (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
@@ -101,6 +106,10 @@ format: .venv/complete ## let ruff format and mend the code
 
 lock: .venv/complete ## derive docker/requirements.lock anew from docker/versions.env and pyproject.toml
 	@scripts/lock.sh $(ARGS)
+
+audit: .venv/complete ## look for known vulnerabilities and for licences that are not allowed (AUDIT_DB=all.zip of OSV, without network)
+	@$(call extra,audit)
+	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
 
 doctor: ## what this machine has, and what to run for what is missing
 	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
@@ -203,6 +212,9 @@ docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: docs/containers.md)
 	@scripts/build.sh
+
+image-tar: ready ## write the image into one file, for a machine without network (OUTPUT=file)
+	@scripts/image_tar.sh $(OUTPUT)
 
 shell: ready ## a shell in the image, with the volumes
 	@docker compose run --rm --entrypoint bash pull

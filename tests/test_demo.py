@@ -33,7 +33,7 @@ def run(places, own):
 def test_few_images_without_weights_come_to_nothing_and_that_is_said_first(
     places, own, capsys, monkeypatch
 ):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # one row after the other, in this process
+    monkeypatch.setattr("triplet.demo.usable_cores", lambda: 1)  # one row after the other, in this process
     commands = run(places, own)
     assert [command[0] for command in commands] == [
         "pull",
@@ -52,7 +52,7 @@ def test_few_images_without_weights_come_to_nothing_and_that_is_said_first(
 
 
 def test_weights_that_were_pulled_are_finetuned(places, own, capsys, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("triplet.demo.usable_cores", lambda: 1)
     folder = places / "checkpoints" / "weights" / "triplet"
     records.perform("pull", folder, config={}, inputs={}, work=lambda _: None)
     _, *commands = run(places, own)

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from triplet import coco, paths
 from triplet.config import Settings, load
+from triplet.environment import usable_cores
 from triplet.progress import say
 from triplet.pull.subset import Subset
 from triplet.pull.synthetic import Drawn
@@ -86,12 +87,9 @@ def demo(
     classes = len(content["categories"])
     pulled = _pulled(settings) if data else None
     if data:
-        say(
-            _expectation(
-                data, [each["name"] for each in content["categories"]], len(content["images"]), pulled
-            )
-        )
-    cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+        names = [each["name"] for each in content["categories"]]
+        say(_expectation(data, names, len(content["images"]), pulled))
+    cores = 1 if torch.cuda.is_available() else usable_cores()
     for seed in seeds or settings.seeds:
         rows = {
             row: _commands(settings, row, seed, data=name, images=unlabelled, classes=classes)

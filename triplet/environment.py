@@ -64,7 +64,7 @@ def hardware() -> dict[str, Any]:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": gpus,
     }
@@ -75,8 +75,13 @@ def image() -> str | None:
     return os.environ.get("TRIPLET_IMAGE")
 
 
+def usable_cores() -> int:
+    """Number of CPU cores that this process may use; on macOS, which cannot tell, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def share_of_cores() -> int:
     """Return the number of loader processes for this process: its share of the cores, less one, at most
     32."""
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(max(1, share - 1), 32)

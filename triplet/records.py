@@ -122,30 +122,27 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
 ) -> Record:
     """Run a stage, or find that it is done, and return its record.
 
-    Done means: a record with the same config and inputs, whose outputs are still there. A stage that
-    was interrupted goes on from what is in its folder, as long as it is still the same plan, or nothing
-    says which it is. What a start of another plan has left is replaced unless it is work: see LITTER.
+    Done means: a record with the same config and inputs, whose outputs are still there. An interrupted
+    stage goes on from what is in its folder, unless that is of another plan: this is refused if it is work,
+    and replaced if it is not, see LITTER.
 
     Args:
         stage: its name.
         folder: where it works; belongs to it alone.
         config: everything the result depends on besides the inputs, as plain values.
         inputs: files or folders by name; they are hashed.
-        seen: ``identities`` of those that were read before this call, from before they were.
+        seen: ``identities`` of inputs from before they were read, where that is before this call.
         work: does the work, given a Job to fill in.
         force: start over, whatever is there.
         clear: whether starting over empties the folder.
-        derived: what is there of another plan is nobody's result, and replaced without asking.
-        scratch: patterns of files in the folder that only an unfinished stage needs. They are deleted once
-            the record is written, not before: a stage that is killed meanwhile goes on from them.
+        derived: what is there of another plan is replaced without asking.
+        scratch: patterns of files that only an unfinished stage needs, deleted once the record is written.
         trained: says in a phrase what the folder holds that starting over would delete, '' for nothing.
-        planned: says of which plan the unfinished work in the folder is, where started.json does not;
-            None where that does not say so either.
+        planned: says of which plan the unfinished work there is, for want of a whole started.json.
         seed, world_size: for the record, the latter the number of processes.
 
     Raises:
-        KitError: the folder holds the result of another plan (it says what differs), an input is missing or
-            was replaced meanwhile, or another process is at work in the folder.
+        KitError: see ``_find`` and ``Inputs``, or another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):

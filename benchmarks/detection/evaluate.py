@@ -222,7 +222,7 @@ def _coco(
     files.write_text(path, json.dumps(_own_ids(detections, metadata.image_ids, metadata.category_ids)))
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
-    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
+    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine, checked=True)
     evaluated = {task: truth.evaluate(detections, task) for task in tasks}
     found = {task: truth.numbers(each) for task, each in evaluated.items()}
     analyses = {task: analyse(each, truth.names(each)) for task, each in evaluated.items()}

@@ -190,8 +190,8 @@ def _dali() -> Any:
         return import_module("nvidia.dali")
     except ImportError:
         raise KitError(
-            "views.backend=dali needs nvidia-dali-cuda130; install it with: "
-            "pip install nvidia-dali-cuda130; or choose views.backend=opencv"
+            "views.backend=dali needs nvidia-dali-cuda130; install it with: make setup DALI=1; "
+            "or choose views.backend=opencv"
         ) from None
 
 

@@ -1,11 +1,10 @@
-"""One file over HTTP, whole and verified, whatever the network does meanwhile.
+"""Download one file over HTTP, whole and verified, through all failures of the network.
 
 The transport is libcurl (pycurl): as fast as curl, with wheels that need nothing of the system, and with
 redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests,
-httpx and pooch start a file anew when a connection breaks; aria2 has no wheel of its makers. What curl's
-own --continue-at leaves out stands here: that the remote file is still the one that was begun (RFC 9110,
-8.8 and 13.1.5), that it has the published length and checksum and not a byte more, that https is never left
-for http, that a connection brings more than a trickle, and that it is no web page.
+httpx and pooch start a file anew when a connection breaks. What curl's own --continue-at leaves out stands
+here: that the remote file is still the one that was begun (RFC 9110, 8.8 and 13.1.5), that it has the
+published length and checksum, that https is never left for http, and that it is no web page.
 """
 
 import os

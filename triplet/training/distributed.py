@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from triplet import energy, records
+from triplet.environment import usable_cores
 from triplet.errors import Interrupted, KitError
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class Processes:
         Returns:
             One phrase that says what each process has.
         """
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         chosen = "OMP_NUM_THREADS" not in os.environ or OWN_THREADS in os.environ
         if chosen:
             torch.set_num_threads(max(1, cores * self.nodes // self.size - loaders))

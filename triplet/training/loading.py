@@ -4,6 +4,7 @@ worker."""
 import contextlib
 import itertools
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import wait
 from typing import Any
@@ -55,6 +56,8 @@ def load(
         batch_size=None,
         collate_fn=_unchanged,
         num_workers=workers,
+        # Python 3.14's own choice would start Python anew for each, and pickle the data set.
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
         worker_init_fn=start_worker,
         pin_memory=pin,
         persistent_workers=True,
