@@ -88,7 +88,7 @@ wheelhouse: .venv/complete ## put what `make setup` installs into a folder, for 
 	@.venv/bin/python -m scripts.wheelhouse "$(or $(OUTPUT),artifacts/wheelhouse)" $(call option,python,$(FOR)) \
 	  $(call option,machine,$(MACHINE)) $(ARGS)
 
-demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layout, IMAGES=folder, SEEDS="0 1 2")
+demo: $(environment) ## the whole pipeline in small (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(words-demo) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time

@@ -39,6 +39,10 @@ class Demo(Settings):
     """Detectron2 config of the finetuning."""
     rows: dict[str, list[str]]
     """Row -> overrides of its pretraining."""
+    classes: Annotated[int, Field(ge=1)] = 3
+    """Of real data, the most frequent ones."""
+    pulled: dict[str, Path] = Field(default_factory=dict)
+    """Row -> Detectron2 config for its pulled weights. With real data the first that is there is taken."""
     seeds: Annotated[list[int], Field(min_length=1)]
 
 
@@ -56,7 +60,7 @@ def demo(
     Args:
         config: configs/demo.yaml.
         call: runs one command of the kit, such as ``["eval", "--run", "demo"]``, and returns its exit code.
-        data: a folder in COCO 2017's layout, of which a subset is used instead of drawn images.
+        data: a folder of annotated images, of which a subset is used instead of drawn images.
         images: a folder of images to pretrain on; with ``data`` alone, the subset's train images.
         seeds: instead of the config's.
         force: run again what is done.
@@ -75,19 +79,25 @@ def demo(
         unlabelled = images or Path("demo/unlabelled")
     else:
         pull = ["pull", "subset", "--config", str(config), "--from", str(data), "--name", name]
+        pull += ["--classes", str(settings.classes)]
         unlabelled = images or Path(f"{name}/train2017")
     if code := _call(call, [*pull, *again]):
         return code
-    classes = len(coco.read(paths.root("datasets") / name, "train2017")["categories"])
+    content = coco.read(paths.root("datasets") / name, "train2017")
+    classes = len(content["categories"])
+    pulled = _pulled(settings) if data else None
+    if data:
+        names = [each["name"] for each in content["categories"]]
+        say(_expectation(data, names, len(content["images"]), pulled))
     cores = 1 if torch.cuda.is_available() else usable_cores()
     for seed in seeds or settings.seeds:
-        chains = {
-            row: [
-                [*command, *again]
-                for command in _commands(settings, row, seed, data=name, images=unlabelled, classes=classes)
-            ]
+        rows = {
+            row: _commands(settings, row, seed, data=name, images=unlabelled, classes=classes)
             for row in settings.rows
         }
+        if pulled:
+            rows = {pulled: _finetune_pulled(settings, pulled, seed, data=name, classes=classes)}
+        chains = {row: [[*command, *again] for command in commands] for row, commands in rows.items()}
         if code := _side_by_side(call, chains, cores) if cores > 1 else _in_turn(call, chains.values()):
             return code
     code = _call(call, ["report"])
@@ -108,6 +118,39 @@ def _commands(
         ["convert", *run, *detection],
         ["finetune", *run, *detection, "--data", data, "--seed", str(seed), heads],
         ["eval", *run],
+    ]
+
+
+def _pulled(settings: Demo) -> str | None:
+    """The first row whose weights were pulled."""
+    folder = paths.root("checkpoints") / "weights"
+    return next((row for row in settings.pulled if (folder / row / "record.json").is_file()), None)
+
+
+def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | None) -> str:
+    """What to expect of so few images, before any time is spent on them."""
+    have = f"demo: {images} images of {data.name} with {', '.join(classes)}"
+    real = f"make finetune METHOD={pulled or 'triplet'} DATA={data}"
+    if pulled:
+        return (
+            f"{have}; from the pulled weights of {pulled}. Expect a low AP of so few images and steps: "
+            f"it shows that everything runs on your data. In earnest: {real}"
+        )
+    return (
+        f"{have}. Expect a box AP near 0: a small network learns from nothing but these, for minutes "
+        "(128 photographs of COCO came to 0.1). It shows that everything runs on your data. With "
+        f"pretrained weights it starts from more: make pull PULL=weights METHOD=triplet; in earnest: {real}"
+    )
+
+
+def _finetune_pulled(settings: Demo, row: str, seed: int, *, data: str, classes: int) -> list[list[str]]:
+    """What is run of a row whose weights were pulled: there is nothing to pretrain."""
+    run = ["--run", f"{data}/pulled/seed{seed}/{row}", "--config", str(settings.pulled[row])]
+    heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
+    return [
+        ["convert", *run],
+        ["finetune", *run, "--data", data, "--seed", str(seed), heads],
+        ["eval", *run[:2]],
     ]
 
 

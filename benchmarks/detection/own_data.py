@@ -4,13 +4,10 @@ from pathlib import Path
 
 from triplet import paths, records
 from triplet.datasets import source as datasets
+from triplet.datasets.layouts import is_standard
 from triplet.datasets.source import DataSource
 from triplet.progress import first_here, say
 from triplet.training.distributed import Processes, perform
-
-STANDARD = ("annotations/instances_train2017.json", "train2017", "val2017", "VOCdevkit")
-"""What is in COCO 2017's or VOC's layout; ``data`` reads these where they are."""
-STANDARD_FILES = "annotations/*_*2017.json"
 
 
 def place(
@@ -34,7 +31,7 @@ def place(
     Raises:
         KitError: an unknown layout, annotations that cannot be used, or other data than what has begun has.
     """
-    if source.folder and _is_standard(source.folder):
+    if source.folder and (is_standard(source.folder) or datasets.written(source.folder)):
         return source.folder
     own = datasets.read(source, "train" if stage == "data" else "val")
     if first_here():
@@ -63,9 +60,3 @@ def place(
     )
     processes.gather(None)  # the first process of each machine has written it
     return folder
-
-
-def _is_standard(folder: Path) -> bool:
-    if not folder.exists() or datasets.written(folder):
-        return True
-    return any((folder / name).exists() for name in STANDARD) or any(folder.glob(STANDARD_FILES))

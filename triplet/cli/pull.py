@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from triplet.cli.options import TRAIN, Add, add_force, data_path, whole
+from triplet.cli.options import TRAIN, Add, add_force, count, data_path, whole
 from triplet.errors import KitError
 from triplet.paths import kit_config
 
@@ -44,6 +44,12 @@ def _add_pull(add: Add) -> None:
     how = pull.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="verify what is there, without the network")
     how.add_argument("--plan", action="store_true", help="say what would be fetched, how large, how long")
+    pull.add_argument(
+        "--classes",
+        type=count,
+        metavar="N",
+        help="subset: of the N most frequent classes alone (default: all)",
+    )
     pull.add_argument("--name", help="demo, subset: folder below datasets/ (default: the same word)")
     pull.add_argument(
         "--config",
@@ -84,7 +90,7 @@ def _pull(a: argparse.Namespace) -> int | None:
     if len(a.what) > 1 or a.method or a.check or a.plan:
         raise KitError(f"{made} stands alone: no other source, --method, --check or --plan beside it")
     if made == "subset" and a.source is None:
-        raise KitError("subset needs --from PATH, a folder in COCO 2017's layout")
+        raise KitError("subset needs --from PATH, a folder of annotated images in a known layout")
     _make_data(made, a)
     return None
 
@@ -126,7 +132,8 @@ def _make_data(made: str, a: argparse.Namespace) -> None:
     if made == "demo":
         stage.pull_drawn(a.name or made, sizes.data, force=a.force)
     else:
-        stage.pull_subset(a.name or made, a.source, sizes.subset, force=a.force)
+        subset = sizes.subset.model_copy(update={"classes": a.classes})
+        stage.pull_subset(a.name or made, a.source, subset, force=a.force)
 
 
 def _pack(a: argparse.Namespace) -> None:

@@ -31,7 +31,12 @@ def _add_report(add: Add) -> None:
 def _add_demo(add: Add) -> None:
     demo = add("demo", _demo, "the whole pipeline in small, on this machine")
     demo.add_argument("--config", type=Path, default=kit_config("demo.yaml"), help="(default: %(default)s)")
-    demo.add_argument("--data", type=Path, metavar="PATH", help="a folder in COCO 2017's layout")
+    demo.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="a folder of annotated images in a layout that finetune takes",
+    )
     demo.add_argument("--images", type=Path, metavar="PATH", help="a folder of images to pretrain on")
     demo.add_argument(
         "--seeds", type=whole, nargs="+", help="one run of every row for each (default: the config's)"

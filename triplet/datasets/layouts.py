@@ -11,6 +11,7 @@ from triplet.datasets import yolo
 from triplet.datasets.parts import AnnotatedPart, PartFiles
 from triplet.errors import KitError
 
+STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
 NAMES = {
     "train": re.compile(r"train(ing)?(2017)?", re.IGNORECASE),
@@ -53,6 +54,15 @@ def find(folder: Path) -> tuple[DataLayout, dict[str, PartFiles]]:
     raise KitError(
         f"{folder} is in no layout that is known: it holds {_listing(folder)}; known are {known}; a COCO "
         "JSON anywhere else is named by TRAIN=file TRAIN_IMAGES=folder (--train, --train-images)"
+    )
+
+
+def is_standard(folder: Path) -> bool:
+    """Whether a folder is, or is meant to be, in COCO 2017's or PASCAL VOC's own layout, or is missing."""
+    if not folder.exists():
+        return True
+    return any((folder / name).exists() for name in STANDARD) or any(
+        folder.glob("annotations/*_*2017.json")
     )
 
 

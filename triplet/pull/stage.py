@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triplet import coco, files, paths, records
+from triplet.datasets.layouts import find, is_standard
 from triplet.errors import Interrupted, KitError
 from triplet.progress import say
 from triplet.published.rows import load_methods
@@ -192,18 +193,25 @@ def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
 
 
 def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False) -> None:
-    """Take a part of a folder in COCO 2017's layout into ``datasets/<name>``."""
+    """Take a part of a folder in a known layout into ``datasets/<name>``, laid out as COCO 2017."""
     folder = paths.dataset_folder(name)
     if source.resolve() == folder.resolve():  # before anything is written there
         raise KitError(f"{source} cannot be a subset of itself; give another --name")
     _pull(
         folder,
-        {"subset": config.model_dump(mode="json")},
+        {"subset": config.model_dump(mode="json", exclude_none=True)},
         COCO,
         lambda: take_subset(source, folder, config),
         force=force,
-        inputs={split: coco.annotations(source, split) for split in ("train2017", "val2017")},
+        inputs=_annotations(source),
     )
+
+
+def _annotations(source: Path) -> dict[str, Path]:
+    """The files that describe a folder in a known layout."""
+    if is_standard(source):
+        return {split: coco.annotations(source, split) for split in ("train2017", "val2017")}
+    return {part: files.annotations for part, files in find(source)[1].items()}
 
 
 def _pull(

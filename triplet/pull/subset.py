@@ -1,15 +1,22 @@
 """A small part of a folder in COCO 2017's layout, for trying things out."""
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from triplet import coco, files
 from triplet.config import Settings
+from triplet.datasets.layouts import is_standard
+from triplet.datasets.source import DataSource
+from triplet.datasets.source import read as read_own
 from triplet.errors import KitError
 from triplet.progress import Bar
+
+VAL_SHARE = 0.2
+"""Of the images, where the data is one part."""
 
 
 class Subset(Settings):
@@ -17,15 +24,17 @@ class Subset(Settings):
 
     train: Annotated[int, Field(ge=1)]
     val: Annotated[int, Field(ge=1)]
+    classes: Annotated[int, Field(ge=1)] | None = None
+    """The most frequent ones, which alone are kept; None: all."""
 
 
 def take_subset(source: Path, folder: Path, config: Subset) -> None:
-    """Take the first annotated images of each split, with their annotations and all categories.
+    """Take the first annotated images of each split, with their annotations, as COCO 2017 is laid out.
 
     Images are hard links where the file system allows it, else copies.
 
     Args:
-        source: with train2017/, val2017/ and annotations/instances_*2017.json.
+        source: with train2017/, val2017/ and annotations/instances_*2017.json, or in another known layout.
         folder: where to.
         config: how many; fewer are taken where there are no more.
 
@@ -33,16 +42,18 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
         KitError: another layout, or an annotated image that is missing.
     """
     counts = {"train2017": config.train, "val2017": config.val}
-    contents = {split: coco.read(source, split) for split in counts}
+    contents = _read(source)
+    if config.classes:
+        _keep_most_frequent(contents, config.classes)
     with Bar("pull: subset", sum(counts.values())) as bar:
-        for split, content in contents.items():
+        for split, (where, content) in contents.items():
             annotated = {annotation["image_id"] for annotation in content["annotations"]}
             images = [image for image in content["images"] if image["id"] in annotated]
             images = images[: counts[split]]
             kept = {image["id"] for image in images}
             (folder / split).mkdir(parents=True, exist_ok=True)
             for image in images:
-                _link(source / split / image["file_name"], folder / split / image["file_name"])
+                _link(where / image["file_name"], folder / split / image["file_name"])
                 bar.step()
             subset = {
                 **content,
@@ -50,6 +61,24 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
                 "annotations": [a for a in content["annotations"] if a["image_id"] in kept],
             }
             files.write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(subset))
+
+
+def _read(source: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The folder of images and the content of each split."""
+    if is_standard(source):
+        return {split: (source / split, coco.read(source, split)) for split in ("train2017", "val2017")}
+    parts = read_own(DataSource(source, val_share=VAL_SHARE)).parts
+    return {f"{name}2017": (part.images, part.content) for name, part in parts.items()}
+
+
+def _keep_most_frequent(contents: dict[str, tuple[Path, dict[str, Any]]], count: int) -> None:
+    """Leave out all classes but those with the most objects to train on."""
+    _, train = contents["train2017"]
+    objects = Counter(each["category_id"] for each in train["annotations"])
+    kept = {id for id, _ in objects.most_common(count)}
+    for _, content in contents.values():
+        content["categories"] = [each for each in content["categories"] if each["id"] in kept]
+        content["annotations"] = [each for each in content["annotations"] if each["category_id"] in kept]
 
 
 def _link(source: Path, target: Path) -> None:
