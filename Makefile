@@ -1,16 +1,14 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor \
-  pull pull-data pack data pretrain convert finetune eval predict plan explain seeds export \
-  linear knn semi svm speed report tensorboard docs \
-  build image-tar ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(MAKEFILE_LIST))  # no target is a file but .venv/complete
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
+json = $(if $(call on,$(JSON)),--json)
 ifeq ($(RUNTIME),local)
   # $(call triplet,command); with Docker each is a service of the same name
   triplet = .venv/bin/triplet $(1)
@@ -35,7 +33,7 @@ GPUS ?= 1
 NODES ?= 1
 RDZV ?= localhost:0
 ifneq ($(NODES),1)
-  ifeq ($(RDZV),localhost:0)
+  ifeq ($(RDZV)$(filter submit,$(MAKECMDGOALS)),localhost:0)
     $(error NODES=$(NODES) needs RDZV=host:port, of one of the nodes and the same on each)
   endif
 endif
@@ -52,6 +50,23 @@ else
   launch = $(if $(filter-out 1,$(NODES)),LAUNCH_NETWORK=host) GPUS=$(GPUS) NODES=$(NODES) RDZV=$(RDZV) \
     $(call triplet,$(1))
 endif
+
+# What the user has told a stage, on this machine and in the jobs of `make submit`.
+words-pull = $(PULL) $(call option,from,$(FROM))
+words-pack = $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME))
+words-pretrain = $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) $(call option,data,$(IMAGES)) \
+  $(call option,weights,$(WEIGHTS))
+words-convert = $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS))
+words-finetune = $(call option,config,$(DETECTION)) $(annotated) $(call option,seed,$(SEED)) \
+  $(call option,schedule,$(SCHEDULE))
+on-imagenet = $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) $(call option,weights,$(WEIGHTS)) \
+  $(call option,classes,$(CLASSES))
+words-linear = $(on-imagenet) $(call option,config,$(LINEAR))
+words-knn = $(on-imagenet) $(call option,config,$(KNN))
+words-semi = $(on-imagenet) $(call option,percent,$(PERCENT)) $(call option,list,$(LIST)) $(if $(call on,$(DRAW)),--draw)
+words-demo = $(call option,data,$(DATA)) $(call option,images,$(IMAGES))
+words-report = $(call option,export,$(EXPORT))
+words-svm = $(call option,config,$(SVM)) $(call option,data,$(VOC)) $(call option,weights,$(WEIGHTS))
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -74,7 +89,7 @@ wheelhouse: .venv/complete ## put what `make setup` installs into a folder, for 
 	  $(call option,machine,$(MACHINE)) $(ARGS)
 
 demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layout, IMAGES=folder, SEEDS="0 1 2")
-	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	@$(call triplet,demo) $(force) $(words-demo) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
 	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
@@ -111,19 +126,19 @@ audit: .venv/complete ## look for known vulnerabilities and for licences that ar
 	@$(call extra,audit)
 	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
 
-doctor: ## what this machine has, and what to run for what is missing
-	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
-	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
+doctor: ## what this machine has, and what to run for what is missing (JSON=1)
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor) $(json) $(ARGS); \
+	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
 pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
-	@$(call triplet,pull) $(PULL) $(if $(METHOD),--method $(METHOD)) $(call option,from,$(FROM)) \
+	@$(call triplet,pull) $(words-pull) $(if $(METHOD),--method $(METHOD)) \
 	  $(if $(call on,$(CHECK)),--check) $(if $(call on,$(PLAN)),--plan) $(force) $(ARGS)
 
 pull-data: pull  # its former name
 
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
-	@$(call triplet,pack) $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME)) $(force) $(ARGS)
+	@$(call triplet,pack) $(words-pack) $(force) $(ARGS)
 
 # Annotated images: a folder, or JSONs in COCO's format and the folders of their images
 annotated = $(call option,data,$(or $(DATA),$(COCO))) $(call option,train,$(TRAIN)) $(call option,train-images,$(TRAIN_IMAGES)) \
@@ -134,8 +149,7 @@ data: $(environment) ## look at annotated images before a training does: what is
 	@$(call triplet,data) $(annotated) $(ARGS)
 
 pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
-	@$(call launch,pretrain) $(run) $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) \
-	  $(call option,data,$(IMAGES)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+	@$(call launch,pretrain) $(run) $(words-pretrain) $(force) $(ARGS)
 
 export: $(environment) ## write the backbone for other libraries (METHOD=row, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
 ifeq ($(RUNTIME)$(FORMAT),localonnx)
@@ -144,22 +158,22 @@ endif
 	@$(call triplet,export) $(run) $(call option,weights,$(WEIGHTS)) $(call option,format,$(FORMAT)) $(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
-	@$(call triplet,convert) $(run) $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
-
-length = $(call option,hours,$(HOURS)) $(call option,schedule,$(SCHEDULE))
+	@$(call triplet,convert) $(run) $(words-convert) $(force) $(ARGS)
 
 finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
-	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(annotated) \
-	  $(call option,seed,$(SEED)) $(length) $(force) $(ARGS)
+	@$(call launch,finetune) $(run) $(words-finetune) $(call option,hours,$(HOURS)) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
-	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(length) $(ARGS)
+	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(call option,hours,$(HOURS)) \
+	  $(call option,schedule,$(SCHEDULE)) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \
-	  $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) $(ARGS)
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
+	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
+	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
+	  $(if $(filter-out file,$(origin GPUS)),--gpus "$(GPUS)") $(json) $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
@@ -174,23 +188,34 @@ predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (M
 	  $(call option,config,$(DETECTION)) $(call option,name,$(NAME)) $(call option,score,$(SCORE)) \
 	  $(call option,show,$(SHOW)) $(call option,most,$(MOST)) $(call option,every,$(EVERY)) $(force) $(ARGS)
 
-# $(call on-imagenet,stage)
-on-imagenet = $(call launch,$(1)) $(run) $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) \
-  $(call option,weights,$(WEIGHTS)) $(call option,classes,$(CLASSES))
-
 linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
-	@$(call on-imagenet,linear) $(call option,config,$(LINEAR)) $(force) $(ARGS)
+	@$(call launch,linear) $(run) $(words-linear) $(force) $(ARGS)
 
 knn: $(environment) ## the same by nearest neighbours (GPUS=n, WEIGHTS=file)
-	@$(call on-imagenet,knn) $(call option,config,$(KNN)) $(force) $(ARGS)
+	@$(call launch,knn) $(run) $(words-knn) $(force) $(ARGS)
 
 semi: $(environment) ## finetune on PERCENT=1 or 10 of ImageNet's labels (LIST=file or DRAW=1, GPUS=n)
-	@$(call on-imagenet,semi) $(call option,percent,$(PERCENT)) $(call option,list,$(LIST)) \
-	  $(if $(call on,$(DRAW)),--draw) $(force) $(ARGS)
+	@$(call launch,semi) $(run) $(words-semi) $(force) $(ARGS)
 
 svm: $(environment) ## VOC07 by support vector machines, all images and a few (VOC=folder)
-	@$(call triplet,svm) $(run) $(call option,config,$(SVM)) $(call option,data,$(VOC)) \
-	  $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+	@$(call triplet,svm) $(run) $(words-svm) $(force) $(ARGS)
+
+# ARGS are of the stage that trains: of the only one, or of finetune, or of the first. Quotes keep a stage together.
+stages = $(subst chain,pull convert finetune eval report,$(STAGE))
+argued = $(or $(filter finetune,$(stages)),$(firstword $(stages)))
+chained = $(if $(filter chain,$(STAGE)),$(if $(PULL),,coco weights))
+told = $(1) $(if $(filter pull,$(1)),$(chained)) $(words-$(1)) $(if $(filter $(argued),$(1)),$(ARGS))
+quote = '$(subst ','\'',$(strip $(1)))'
+set-by-user = $(if $(filter-out file,$(origin $(1))),$($(1)))
+
+submit: .venv/complete ## put stages into a cluster's queue (STAGE=finetune or chain or "convert finetune", ON=slurm|sky|k8s, METHOD=row or all, SEEDS="0 1", GPUS=n, NODES=n, HOURS=h, DRY=1)
+	@.venv/bin/triplet submit $(foreach stage,$(stages),$(call quote,$(call told,$(stage)))) $(call option,on,$(ON)) \
+	  $(if $(RUN),$(call option,run,$(RUN)),$(if $(METHOD),--method $(METHOD))) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(call option,gpus,$(call set-by-user,GPUS)) $(call option,nodes,$(call set-by-user,NODES)) \
+	  $(call option,hours,$(HOURS)) $(call option,cpus,$(CPUS)) $(call option,memory,$(MEMORY)) \
+	  $(call option,gpu,$(GPU)) $(call option,partition,$(PARTITION)) $(call option,account,$(ACCOUNT)) \
+	  $(if $(EXTRA),--extra="$(EXTRA)") $(call option,container,$(CONTAINER)) $(call option,bucket,$(BUCKET)) \
+	  $(if $(call on,$(DRY)),--dry) $(force)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's; on a GPU, all of the probe (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from triplet import __version__, records, toolchain
-from triplet.cli import data, detection, linear, pretrain, pull, report
+from triplet.cli import data, detection, linear, pretrain, pull, report, submit
 from triplet.cli.options import Act, Parser
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
@@ -20,7 +20,7 @@ from triplet.progress import first_here
 # The commands import what they run when they run it: `triplet doctor` must work where torch does not.
 LONGEST = 2000
 """Characters of a message: names in files of others may have any length."""
-GROUPS = (pull, data, pretrain, detection, linear, report)
+GROUPS = (pull, data, pretrain, detection, linear, report, submit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,6 +98,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(main=main)  # by which the demo runs the other commands
+    parser.set_defaults(parse=_parse)  # by which submit checks those that it writes down
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
 
     def add(name: str, act: Act, text: str) -> argparse.ArgumentParser:

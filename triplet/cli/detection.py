@@ -11,9 +11,11 @@ from triplet.cli.options import (
     add_run,
     add_weights,
     count,
+    number,
     positive,
     share,
     weights_path,
+    whole,
 )
 
 
@@ -36,7 +38,7 @@ def _add_finetune(add: Add) -> None:
     _add_config(finetune)
     add_source(finetune)
     add_split(finetune)
-    finetune.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    finetune.add_argument("--seed", type=whole, default=0, help="(default: %(default)s)")
     _add_length(finetune)
     add_overrides(finetune, "SOLVER.MAX_ITER=90000")
 
@@ -64,7 +66,7 @@ def _add_explain(add: Add) -> None:
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
     explain.add_argument(
         "--result",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
@@ -74,7 +76,7 @@ def _add_explain(add: Add) -> None:
     )
     explain.add_argument(
         "--target",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="the published box and mask AP, where it is not the row's in the table",

@@ -51,6 +51,20 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on")
 
 
+def number(text: str) -> float:
+    """Any number; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number")
+
+
+def whole(text: str) -> int:
+    """A whole number; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number")
+
+
 def data_path(name: str) -> Path:
     """The path that the user named: below datasets/ where that exists, else the name as a path."""
     known = paths.root("datasets") / name
