@@ -1,9 +1,10 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
+.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor \
+  pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
   linear knn semi svm speed report tensorboard docs \
-  build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+  build image-tar ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
@@ -16,7 +17,7 @@ ifeq ($(RUNTIME),local)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
-  paths = DATA IMAGES VAL COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
+  paths = DATA IMAGES TRAIN TRAIN_IMAGES VAL VAL_IMAGES COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
   mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
   triplet = docker compose run --rm $(mounts) $(1)
   environment = ready
@@ -56,28 +57,34 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
 	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-# Asking for another Python or Detectron2 makes the environment anew.
-.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh pyproject.toml \
-  $(if $(PYTHON)$(DETECTRON2),always)
-	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" scripts/setup.sh
+# Asking for another Python or other packages makes the environment anew.
+.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh scripts/packages.sh pyproject.toml \
+  $(if $(PYTHON)$(DETECTRON2)$(DALI)$(TORCH)$(WHEELHOUSE),always)
+	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" DALI="$(DALI)" TORCH="$(TORCH)" WHEELHOUSE="$(WHEELHOUSE)" scripts/setup.sh
 
 ready:
 	@scripts/ready.sh
 
 always:
 
-setup: .venv/complete ## make .venv with every package at its pinned version
+setup: .venv/complete ## make .venv with every package at its pinned version (DALI=1|0, TORCH=cpu, WHEELHOUSE=folder, PYTHON=program)
+
+wheelhouse: .venv/complete ## put what `make setup` installs into a folder, for a machine without network (OUTPUT=folder, FOR=3.12, MACHINE=aarch64)
+	@.venv/bin/python -m scripts.wheelhouse "$(or $(OUTPUT),artifacts/wheelhouse)" $(call option,python,$(FOR)) \
+	  $(call option,machine,$(MACHINE)) $(ARGS)
 
 demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layout, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
+	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 check: lint ## the quick loop: lint, types, and the fast tests that the changes since the last check can affect
 	@.venv/bin/pytest --testmon -m "not slow" $(ARGS)
 
 test-slow: .venv/complete ## the slow ones, two at a time: several processes, stops and resumes, the whole chain
+	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 fuzz: .venv/complete ## give changed files to every reader for MINUTES (2), each with 30 s and 2 GB (ARGS="--reader weights --seed 1")
@@ -100,6 +107,10 @@ format: .venv/complete ## let ruff format and mend the code
 lock: .venv/complete ## derive docker/requirements.lock anew from docker/versions.env and pyproject.toml
 	@scripts/lock.sh $(ARGS)
 
+audit: .venv/complete ## look for known vulnerabilities and for licences that are not allowed (AUDIT_DB=all.zip of OSV, without network)
+	@$(call extra,audit)
+	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
+
 doctor: ## what this machine has, and what to run for what is missing
 	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
 	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
@@ -114,17 +125,31 @@ pull-data: pull  # its former name
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
 	@$(call triplet,pack) $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME)) $(force) $(ARGS)
 
+# Annotated images: a folder, or JSONs in COCO's format and the folders of their images
+annotated = $(call option,data,$(or $(DATA),$(COCO))) $(call option,train,$(TRAIN)) $(call option,train-images,$(TRAIN_IMAGES)) \
+  $(call option,val,$(VAL)) $(call option,val-images,$(VAL_IMAGES)) \
+  $(call option,val-share,$(VAL_SHARE)) $(call option,split-seed,$(SPLIT_SEED))
+
+data: $(environment) ## look at annotated images before a training does: what is in them, what is odd, a picture (DATA=folder)
+	@$(call triplet,data) $(annotated) $(ARGS)
+
 pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
 	@$(call launch,pretrain) $(run) $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) \
 	  $(call option,data,$(IMAGES)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+
+export: $(environment) ## write the backbone for other libraries (METHOD=row, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
+ifeq ($(RUNTIME)$(FORMAT),localonnx)
+	@$(call extra,onnx)
+endif
+	@$(call triplet,export) $(run) $(call option,weights,$(WEIGHTS)) $(call option,format,$(FORMAT)) $(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
 	@$(call triplet,convert) $(run) $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
 
 length = $(call option,hours,$(HOURS)) $(call option,schedule,$(SCHEDULE))
 
-finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
-	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(call option,data,$(COCO)) \
+finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
+	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(annotated) \
 	  $(call option,seed,$(SEED)) $(length) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
@@ -176,14 +201,20 @@ else
 	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" $(call option,port,$(PORT)) $(ARGS)
 endif
 
+# $(call extra,name): install packages that only some need
+extra = .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
+  -r pyproject.toml --extra $(1) --constraints docker/requirements.lock
+
 docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while you write, UPDATE=1 runs its commands anew)
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra docs --constraints docker/requirements.lock
+	@$(call extra,docs)
 	@$(if $(call on,$(UPDATE)),.venv/bin/python -m tests.support.blocks &&) \
 	  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: docs/containers.md)
 	@scripts/build.sh
+
+image-tar: ready ## write the image into one file, for a machine without network (OUTPUT=file)
+	@scripts/image_tar.sh $(OUTPUT)
 
 shell: ready ## a shell in the image, with the volumes
 	@docker compose run --rm --entrypoint bash pull
@@ -201,6 +232,5 @@ clean-image: ## delete the image, after asking
 	@scripts/clean.sh docker image
 
 test-containers: .venv/complete ## build the image and run the stages in it; installs an engine where it may
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra containers --constraints docker/requirements.lock
+	@$(call extra,containers)
 	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 3600 $(ARGS)  # the make in the tests has its own

@@ -65,8 +65,8 @@ def _environment() -> list[Diagnosis]:
         Diagnosis(
             "Python",
             python,
-            re.match(r"3\.1[12]\.", python) is not None,
-            "install Python 3.11 or 3.12, then: make setup",
+            re.match(r"3\.1[1-4]\.", python) is not None,
+            "install Python 3.11, 3.12, 3.13 or 3.14, then: make setup",
             required=True,
         )
     ]

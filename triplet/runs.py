@@ -69,6 +69,10 @@ class Run:
         evaluated = self.stages.get("eval")
         if evaluated is None or not self.detectron2 or evaluated.results.get("images") != VAL2017:
             return False
+        if any(
+            stage.config.get("dataset", "").startswith("checkpoints/") for stage in self.stages.values()
+        ):
+            return False  # the user's own data, which happen to be as many images
         return detector(self.detectron2) == "c4" and evaluated.results.get("engine") != "voc"
 
     @property

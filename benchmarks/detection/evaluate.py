@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.detection import data, log_capture, model, visualize
+from benchmarks.detection import data, log_capture, model, own_data, visualize
 from benchmarks.detection.loading import SafeMapper
 from triplet import files, paths, records, scores
 from triplet.analysis import ANALYSIS, Analysis, analyse
 from triplet.annotations.voc import VocImage
+from triplet.datasets.source import DataSource
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
@@ -31,7 +32,7 @@ from detectron2.utils import comm
 
 def evaluate(
     run: str,
-    dataset: Path | None = None,
+    dataset: DataSource | None = None,
     *,
     weights: Path | None = None,
     config: Path | None = None,
@@ -45,7 +46,7 @@ def evaluate(
 
     Args:
         run: whose finetune stage is done, or where the result goes.
-        dataset: folder in COCO 2017's or VOC's layout; the one that it was finetuned on unless given.
+        dataset: in COCO 2017's or VOC's layout, or own data; what it was finetuned on unless given.
         weights: any model file of Detectron2's, with its config, instead of the run's own.
         config: of those weights.
         engine: one of ``scores.ENGINES``.
@@ -55,7 +56,7 @@ def evaluate(
         KitError: nothing to evaluate, or a data set that does not fit.
         Interrupted: stopped by a signal; it starts again.
     """
-    finetuned, known = None, None
+    finetuned, known, settings = None, None, {}
     if weights and config and dataset:
         seen = records.identities({"config": config})
         cfg = model.load_config(config)
@@ -69,22 +70,22 @@ def evaluate(
         cfg = model.load_config(config)
         # The trainer's own config names no data to test on.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
-        dataset = dataset or paths.local(finetuned.config["dataset"])
-        settings = {}
-        known = finetuned.results["categories"]
+        dataset = dataset or DataSource(paths.local(finetuned.config["dataset"]))
+        known = finetuned.results["classes"]
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
+        folder = own_data.place(run, dataset, processes, stage="eval-data", force=force)
         perform(
             processes,
             "eval",
             paths.stage_folder(run, "eval"),
-            work=lambda job: _evaluate(cfg, weights, dataset, known, engine, job, processes),
+            work=lambda job: _evaluate(cfg, weights, folder, known, engine, job, processes),
             config={
-                "dataset": paths.portable(dataset),
+                "dataset": paths.portable(folder),
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs={"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)},
+            inputs={"model": weights, "config": config, **data.inputs(cfg, folder, train=False)},
             seen=seen,
             force=force,
             seed=finetuned.seed if finetuned else None,
@@ -221,7 +222,7 @@ def _coco(
     files.write_text(path, json.dumps(_own_ids(detections, metadata.image_ids, metadata.category_ids)))
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
-    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
+    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine, checked=True)
     evaluated = {task: truth.evaluate(detections, task) for task in tasks}
     found = {task: truth.numbers(each) for task, each in evaluated.items()}
     analyses = {task: analyse(each, truth.names(each)) for task, each in evaluated.items()}

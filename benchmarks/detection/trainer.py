@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.detection import compat, model  # noqa: F401
 from benchmarks.detection.budget import per_process
+from benchmarks.detection.head import Res5ROIHeadsExtraNorm
 from benchmarks.detection.loading import batches
-from triplet.progress import Bar
+from triplet import toolchain
+from triplet.artifacts import Job
+from triplet.progress import Bar, say
 from triplet.signals import Stop
 from triplet.training import checkpoint
 from triplet.training.batch_norm import pool_batch_norm
+from triplet.training.compilation import compile_networks
 from triplet.training.distributed import Processes
 
 from detectron2.config import CfgNode
@@ -42,8 +45,9 @@ def best_precision() -> str:
 def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
     """Build the model of a config as these processes train it.
 
-    Where the config wants SyncBN, the kit's own layer takes the statistics over all processes. The switches
-    of CUDA are set for the whole process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
+    Where the config wants SyncBN, the kit's own layer takes the statistics over all processes. On GPUs the
+    C4 head's res5 is compiled, where most of the arithmetic is. The switches of CUDA are set for the whole
+    process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
     """
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model.allow_tf32(precision != "float32")
@@ -53,13 +57,24 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
         pool_in_float32(network, dtype)
     if cuda and precision != "float32":
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pool_batch_norm(network, processes, processes.size, kinds=(nn.SyncBatchNorm,))
+    if cuda and not (lacking := toolchain.missing(gpu=True)):
+        compile_res5(network)
+    elif cuda and processes.is_main_process:
+        say(f"finetune: slower without torch.compile, which needs {' and '.join(lacking)}")
     if processes.size == 1:
         return network
-    pool_batch_norm(network, processes, processes.size, kinds=(nn.SyncBatchNorm,))
     devices = [processes.device] if cuda else None
     return DistributedDataParallel(
         network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
     )
+
+
+def compile_res5(network: nn.Module, **options: Any) -> None:
+    """torch.compile res5 of a C4 head in place, by one graph for any number of RoIs; leave others alone."""
+    head = getattr(network, "roi_heads", None)
+    if isinstance(head, Res5ROIHeadsExtraNorm):
+        compile_networks([head.res5], **options)
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -241,12 +256,12 @@ class CheckpointHook(hooks.HookBase):
 
     Args:
         bar: shows the progress.
-        folder: of the checkpoints.
+        job: in whose folder the checkpoints go, with its plan.
         period: iterations between checkpoints.
     """
 
-    def __init__(self, bar: Bar, folder: Path, period: int) -> None:
-        self.bar, self.folder, self.period = bar, folder, period
+    def __init__(self, bar: Bar, job: Job, period: int) -> None:
+        self.bar, self.job, self.period = bar, job, period
         self.steps, self.seconds = 0, 0.0
         """Iterations of this session, and the time that they took."""
         self.reached = 0
@@ -276,5 +291,5 @@ class CheckpointHook(hooks.HookBase):
             "trainer": self.trainer.state_dict(),
         }
         if self.trainer.processes.is_main_process:
-            checkpoint.write(self.folder / f"step_{done:07d}.pth", state)
-            checkpoint.keep(self.folder, 2)
+            checkpoint.write(self.job.folder / f"step_{done:07d}.pth", state, self.job.plan)
+            checkpoint.keep(self.job.folder, 2)

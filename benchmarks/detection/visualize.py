@@ -26,6 +26,8 @@ SEEN = 0.05
 PANEL = 318
 """Pixels: width of either side."""
 GAP = 4
+COLUMNS = 4
+"""Images in a row of a sheet."""
 
 
 def choose(dataset: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -74,6 +76,32 @@ def draw(
     return names
 
 
+def draw_sheet(
+    images: Sequence[tuple[Path, Sequence[Mapping[str, Any]]]], classes: Sequence[str], path: Path
+) -> None:
+    """Write one PNG of annotated images, four in a row.
+
+    Args:
+        images: a file and its objects in COCO's format, with classes counted from 0.
+        classes: their names.
+        path: where to.
+    """
+    panels = []
+    for file, objects in images:
+        boxes = [{**each, "bbox_mode": BoxMode.XYWH_ABS} for each in objects]
+        panels.append(_panel(read_image(str(file), "RGB"), boxes, classes))
+    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
+    heights = [max(panel.shape[1] for panel in row) + GAP for row in rows]
+    sheet = torch.full((3, sum(heights), COLUMNS * (PANEL + GAP)), 255, dtype=torch.uint8)
+    for number, row in enumerate(rows):
+        for column, panel in enumerate(row):
+            top, left = sum(heights[:number]), column * (PANEL + GAP)
+            sheet[:, top : top + panel.shape[1], left : left + PANEL] = panel
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic(path) as temporary:
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary, "PNG")
+
+
 def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Tensor:
     """(3, h, PANEL) uint8: the image with boxes, and masks and keypoints where there are some."""
     height, width = pixels.shape[:2]
@@ -119,6 +147,8 @@ def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.nd
     """(h, w) bool at the panel's size, of polygons or a run-length encoding."""
     if isinstance(outline, list):
         outline = masks.merge(masks.frPyObjects(outline, height, width))
+    elif isinstance(outline["counts"], list):
+        outline = masks.frPyObjects(outline, height, width)
     full = Image.fromarray(masks.decode(outline) * 255)
     return np.asarray(full.resize(size, Image.Resampling.BILINEAR)) > 127
 

@@ -1,6 +1,5 @@
 """Probes of training: steps, views, memory, detection."""
 
-import os
 import re
 import tempfile
 import time
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.speed import reference, results
 from benchmarks.speed.end_to_end import end_to_end
@@ -18,13 +16,13 @@ from benchmarks.speed.probes import Context, Senseless
 from benchmarks.speed.recipes import SMOKE, recipes
 from benchmarks.speed.steps import Contestant, Kit, Setup, host_batches, sizes_of, variant
 from benchmarks.speed.timing import Budget, Timing, Variant, interleave
-from triplet import toolchain
-from triplet.pretrain import trainer
+from triplet.environment import usable_cores
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import make_layout
 from triplet.pretrain.objective import backward
 from triplet.pretrain.views import InputResolutions
+from triplet.training.compilation import compile_networks
 
 GIB = 2**30
 KERNELS = {
@@ -124,21 +122,12 @@ def _refuse_without_cuda(context: Context) -> None:
         raise Senseless("says nothing without CUDA: other kernels, and no allocator that counts")
 
 
-def _compile(networks: nn.Module, **options: Any) -> None:
-    """Compile each network in place."""
-    if lacking := toolchain.missing(gpu=True):
-        raise Senseless(f"torch.compile needs {' and '.join(lacking)}")
-    torch._dynamo.config.recompile_limit = 64
-    for network in networks.children():
-        network.compile(**options)
-
-
 def compiled(context: Context) -> None:
     """The kit's step as the fast recipe compiles it; memory beside the estimate."""
     _refuse_without_cuda(context)
     setup = _setup(context)
     kit = Kit(setup.fast, context.device, "compiled")
-    trainer.compile_networks(kit.networks, dynamic=not kit.cudnn_benchmark)
+    compile_networks(kit.networks.children(), dynamic=not kit.cudnn_benchmark)
     expected = estimate(kit.config, make_layout(kit.config, 1)).memory
     context.tell(estimated_bytes=expected)
     timing = _measure(context, _repetition(context, kit, _mean_sizes(kit.config, setup.passes)))
@@ -172,7 +161,7 @@ def views(context: Context) -> None:
     """OpenCV's views by as many workers as there are cores but one, alone and feeding the step."""
     setup = _setup(context, passes=4)
     kit = Kit(setup.fast, context.device, "eager")
-    workers = 1 if context.tiny else max(1, len(os.sched_getaffinity(0)) - 1)
+    workers = 1 if context.tiny else max(1, usable_cores() - 1)
     budget = Budget(context.device, 0.0 if context.tiny else 12.0, rounds=2)
     with tempfile.TemporaryDirectory() as folder:
         photos = draw_photos(Path(folder), 2 * setup.fast.micro_batch)
@@ -268,7 +257,7 @@ def variants(context: Context) -> None:
         config = setup.released if name == "dynamic" else setup.fast
         kit = Kit(config, context.device, name)
         torch._inductor.config.conv_1x1_as_mm = name == "conv_1x1_as_mm"
-        _compile(kit.networks, **options)
+        compile_networks(kit.networks.children(), **options)
         sizes = sizes_of(setup, config) if name == "dynamic" else _mean_sizes(config, setup.passes)
         timing = _measure(context, _repetition(context, kit, sizes))
         told.append(f"{_tell(context, name, timing)}, first {timing.first:.0f} s")

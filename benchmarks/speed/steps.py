@@ -17,6 +17,7 @@ from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.views import InputResolutions, draw_resolutions, normalize
 from triplet.progress import say
+from triplet.training.compilation import compile_networks
 from triplet.training.distributed import Processes
 
 EPOCHS_OF = 1000
@@ -60,7 +61,7 @@ class Kit:
         self.networks = self.objective.networks
         nn.utils.convert_conv2d_weight_memory_format(self.objective, torch.channels_last)
         if config.compile:
-            trainer.compile_networks(self.networks, dynamic=not self.cudnn_benchmark)
+            compile_networks(self.networks.children(), dynamic=not self.cudnn_benchmark)
         self.optimizer = trainer.make_optimizer(self.networks, config)
         self.order = Order(images, config)
         self.each = MicroBatch(0, tuple((0, index) for index in range(config.micro_batch)))

@@ -49,7 +49,8 @@ def test_finetune_then_eval(run, drawn, capsys):
     assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0")) == 0
     record = records.require("row", "finetune")
     assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
-    assert record.results["categories"][0] == "striped disc"
+    assert record.results["classes"][0] == "striped disc"
+    assert record.results["category_ids"] == [1, 2, 3, 4, 5, 6]
     folder = paths.stage_folder("row", "finetune")
     assert not list(folder.glob("step_*"))
     assert "Loading from" in (folder / "log.txt").read_text()

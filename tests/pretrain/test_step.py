@@ -11,10 +11,10 @@ from triplet.config import parse
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.models.resnet import BLOCKS
-from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods import triplet
 from triplet.pretrain.views import InputResolutions
+from triplet.training.compilation import compile_networks
 
 
 def test_the_step_predicts_the_other_view(monkeypatch):
@@ -44,7 +44,7 @@ def test_the_step_predicts_the_other_view(monkeypatch):
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     with pytest.raises(KitError, match=r"compile=true needs a C\+\+ compiler.*or add compile=false"):
-        trainer.compile_networks(nn.Linear(1, 1), dynamic=False)
+        compile_networks([nn.Linear(1, 1)], dynamic=False)
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_the_authors_resolutions_need_two_graphs_a_network(monkeypatch):
     networks = Networks(18, 8, 16, 8).train()
     torch._dynamo.reset()
     counters.clear()
-    trainer.compile_networks(networks, dynamic=True, backend="aot_eager")
+    compile_networks(networks.children(), dynamic=True, backend="aot_eager")
     found = []
     for side in (64, 47, *range(33, 65)):
         images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)

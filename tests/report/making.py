@@ -127,7 +127,7 @@ def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a t
         force=force,
         inputs={"weights": folder / "convert" / "weights"},
         texts={"model": f"model {box} {length}", "metrics": as_lines(FINETUNE_LOG)},
-        results={"iterations": length, "images_per_batch": batch, "epochs": epochs, "categories": NAMES},
+        results={"iterations": length, "images_per_batch": batch, "epochs": epochs, "classes": NAMES},
         config={"detectron2": detectron2, "precision": precision, "bn_images": 16},
         world_size=processes,
     )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from triplet.cli.data import COCO, add_source, add_split, data_source
 from triplet.cli.options import (
     Add,
     add_method,
@@ -10,8 +11,8 @@ from triplet.cli.options import (
     add_run,
     add_weights,
     count,
-    data_path,
     positive,
+    weights_path,
 )
 
 
@@ -31,7 +32,8 @@ def _add_finetune(add: Add) -> None:
     finetune = add("finetune", _finetune, "train Mask R-CNN from the converted weights")
     add_run(finetune)
     _add_config(finetune)
-    _add_data(finetune, "coco", "%(default)s")
+    add_source(finetune)
+    add_split(finetune)
     finetune.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     _add_length(finetune)
     add_overrides(finetune, "SOLVER.MAX_ITER=90000")
@@ -92,7 +94,7 @@ def _add_explain(add: Add) -> None:
 def _add_eval(add: Add) -> None:
     evaluate = add("eval", _eval, "evaluate the finetuned model on val2017, or on VOC 2007's test set")
     add_run(evaluate)
-    _add_data(evaluate, None, "what it was finetuned on")
+    add_source(evaluate, only_val=True)
     evaluate.add_argument(
         "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
     )
@@ -108,15 +110,6 @@ def _add_eval(add: Add) -> None:
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
-    )
-
-
-def _add_data(command: argparse.ArgumentParser, default: str | None, shown: str) -> None:
-    command.add_argument(
-        "--data",
-        default=default,
-        metavar="FOLDER",
-        help=f"COCO 2017's layout: a path, or a name below datasets/ (default: {shown})",
     )
 
 
@@ -140,7 +133,7 @@ def _add_length(command: argparse.ArgumentParser) -> None:
 def _convert(a: argparse.Namespace) -> None:
     from benchmarks.detection.convert import convert
 
-    convert(a.run, a.config, a.weights, force=a.force)
+    convert(a.run, a.config, weights_path(a.weights), force=a.force)
 
 
 def _finetune(a: argparse.Namespace) -> None:
@@ -150,7 +143,9 @@ def _finetune(a: argparse.Namespace) -> None:
     options = FinetuneOptions(
         a.hours, a.schedule, a.images_per_gpu, a.precision, a.seed, a.overrides, a.force
     )
-    finetune(a.run, a.config, data_path(a.data), options)
+    source = data_source(a, COCO)
+    assert source
+    finetune(a.run, a.config, source, options)
 
 
 def _plan(a: argparse.Namespace) -> None:
@@ -172,5 +167,4 @@ def _explain(a: argparse.Namespace) -> None:
 def _eval(a: argparse.Namespace) -> None:
     from benchmarks.detection.evaluate import evaluate
 
-    data = a.data and data_path(a.data)
-    evaluate(a.run, data, weights=a.model, config=a.config, engine=a.engine, force=a.force)
+    evaluate(a.run, data_source(a), weights=a.model, config=a.config, engine=a.engine, force=a.force)

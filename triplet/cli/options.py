@@ -80,10 +80,23 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     """Add --weights, of a backbone that is evaluated."""
     command.add_argument(
         "--weights",
-        type=Path,
         metavar="FILE",
-        help="a file (default: the run's pretraining, else the row's weights that were pulled)",
+        help="a file, or hf://owner/name/file@revision (default: the run's pretraining, else the row's "
+        "weights that were pulled)",
     )
+
+
+def weights_path(name: str | None) -> Path | None:
+    """The file that the user named; one of a model hub is fetched unless it is here.
+
+    Raises:
+        KitError: it cannot be had.
+    """
+    if name is None or not name.startswith("hf://"):
+        return Path(name) if name else None
+    from triplet.pull.stage import pull_hub
+
+    return pull_hub(name)
 
 
 def add_overrides(command: argparse.ArgumentParser, example: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from triplet import files, paths, toolchain
+from triplet import files
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain import data
@@ -29,6 +29,7 @@ from triplet.records import Job
 from triplet.signals import Stop, graceful
 from triplet.training import checkpoint
 from triplet.training.batch_norm import group_batch_norm, pool_batch_norm
+from triplet.training.compilation import compile_networks
 from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 from triplet.training.optim import LARS, ema_update, parameter_groups
@@ -39,7 +40,7 @@ Batches = Generator[tuple[Tensor, list[int]], None, None]
 
 
 def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
-    """LARS over all but the target network, in the recipe's two groups; or SGD."""
+    """Build LARS over all but the target network, in the recipe's two groups, or SGD."""
     settings = config.optimizer
     trained = [(n, p) for n, p in networks.named_parameters() if not n.startswith("target.")]
     if settings.name == "lars":
@@ -60,33 +61,9 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
     )
 
 
-def compile_networks(networks: nn.Module, *, dynamic: bool, backend: str = "inductor") -> None:
-    """torch.compile each network in place; names and tensors stay.
-
-    Args:
-        networks: of a method.
-        dynamic: compile for any resolution (two graphs a network, for even and odd maps), not for each
-            resolution anew, which pays where they are few.
-        backend: of torch.compile.
-
-    Raises:
-        KitError: no C compiler or no headers of Python, which torch.compile builds its launchers with.
-    """
-    if lacking := toolchain.missing(gpu=next(networks.parameters()).is_cuda):
-        raise KitError(
-            f"compile=true needs {' and '.join(lacking)}: install g++ and python3-dev (whatever the system "
-            "calls them), or add compile=false"
-        )
-    toolchain.keep_compiled_code(paths.root("checkpoints") / ".compiled")
-    torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
-    torch._dynamo.config.recompile_limit = 64  # the default, 8, may be fewer than there are resolutions
-    for network in networks.children():
-        network.compile(dynamic=dynamic, backend=backend)
-
-
 @dataclass
 class TrainState:
-    """A training that is about to begin or to go on: everything that its loop works with."""
+    """Everything that the training loop works with."""
 
     config: Pretrain
     images: Images
@@ -96,16 +73,16 @@ class TrainState:
     order: Order
     objective: Objective
     model: nn.Module
-    """The objective, within DistributedDataParallel where there are several processes."""
+    """The objective, wrapped in DistributedDataParallel where there are several processes."""
     optimizer: Optimizer
     origin: str
-    """Where the initial weights come from, for the record."""
+    """Origin of the initial weights, for the record."""
     start: int
-    """Optimiser steps that an earlier session has done."""
+    """Optimiser steps done in earlier sessions."""
 
     @property
     def networks(self) -> Any:
-        """Of the method, as they are saved."""
+        """The method's networks, as they are saved."""
         return self.objective.networks
 
 
@@ -167,13 +144,15 @@ def prepare(
     few = config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions
     torch.backends.cudnn.benchmark = few
     if config.compile:
-        compile_networks(networks, dynamic=not few)
+        compile_networks(networks.children(), dynamic=not few)
     model: nn.Module = objective
     if processes.size > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
     final = job.folder / "checkpoint.pth" if job.lost_record else None
-    start = checkpoint.resume(job.folder, networks, optimizer, processes, order.steps, final=final)
+    start = checkpoint.resume(
+        job.folder, networks, optimizer, processes, order.steps, final=final, plan=job.plan
+    )
     return TrainState(
         config, images, job, processes, layout, order, objective, model, optimizer, origin, start
     )
@@ -182,7 +161,7 @@ def prepare(
 def train(
     run: TrainState, pace: ThroughputMeter, unreadable: Unreadable, knn: KnnMonitor | None
 ) -> dict[str, float]:
-    """Take all optimiser steps that are left, with logs and checkpoints.
+    """Take the remaining optimiser steps, with logs and checkpoints.
 
     Returns:
         What the log says of the last step.
@@ -233,7 +212,7 @@ def _take_step(
     pace: ThroughputMeter,
     stop: Stop,
 ) -> tuple[dict[str, Any], bool]:
-    """One optimiser step: what the log says of it, and whether any process is asked to stop."""
+    """Take one optimiser step; return its log line, and whether any process was asked to stop."""
     config, processes, order, done = run.config, run.processes, run.order, step + 1
     seen, waited, bad = accumulate(run.objective, run.model, passes, batches)
     rate, momentum = advance(run.networks, run.optimizer, config, order, step)
@@ -266,7 +245,7 @@ def _loader(config: Pretrain) -> Callable[..., Batches]:
 def accumulate(
     objective: Objective, model: nn.Module, passes: list[MicroBatch], batches: Batches
 ) -> tuple[Tensor, float, set[int]]:
-    """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
+    """Run the forward and backward passes of one optimiser step; gradients are reduced in the last one.
 
     Args:
         objective: of the run.
@@ -301,7 +280,7 @@ def accumulate(
 
 
 def average_statistics(networks: nn.Module, processes: Processes) -> None:
-    """Teams see different micro-batches: their BN's running statistics become the mean of all."""
+    """Average the running statistics of BN over teams, which see different micro-batches."""
     for buffer in networks.buffers():
         if buffer.is_floating_point():
             processes.mean(buffer)
@@ -339,14 +318,14 @@ def advance(
 def _save(run: TrainState, step: int) -> None:
     folder = run.job.folder
     path = folder / f"step_{step:07d}.pth"
-    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step))
+    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step), run.job.plan)
     checkpoint.keep(folder, run.config.max_to_keep)
 
 
 def _finish(run: TrainState, last: dict[str, float]) -> None:
     config, order, job = run.config, run.order, run.job
     final = job.folder / "checkpoint.pth"
-    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs)
+    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs, job.plan)
     job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
     job.results.update(
         images=order.images,
@@ -360,7 +339,7 @@ def _finish(run: TrainState, last: dict[str, float]) -> None:
 
 
 def _refuse_not_finite(loss: float, step: int, run: TrainState) -> None:
-    """KitError with step, images and last good checkpoint when the loss is not finite."""
+    """Raise KitError with step, images and last good checkpoint when the loss is not finite."""
     if math.isfinite(loss):
         return
     accumulate = run.config.optimizer.accumulate

@@ -266,20 +266,22 @@ def gains(runs: list[Run], row: str, base: str = "random") -> Score | None:
 
 def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
     """The sums of each stage, and a line for each stage of each run."""
-    columns = ("stage", "runs", "hours", "GPU hours", "energy (kWh, at most)")
+    energies = ("energy (kWh, at most)", "measured (kWh, GPUs alone)")
+    columns = ("stage", "runs", "hours", "GPU hours", *energies)
     sums = Grid("costs", "Time, GPU hours and energy of all runs", formula, columns)
     for stage in dict.fromkeys(cost.stage.partition("/")[0] for cost in costs):
         alike = [cost for cost in costs if cost.stage.partition("/")[0] == stage]
-        known = [cost.energy for cost in alike if cost.energy is not None]
         hours, gpu_hours = sum(cost.hours for cost in alike), sum(cost.gpu_hours for cost in alike)
-        energy = number(sum(known) if known else None, ".2f")
-        numbers = [number(len(alike), "d"), number(hours, ".2f"), number(gpu_hours or None, ".2f"), energy]
+        numbers = [number(len(alike), "d"), number(hours, ".2f"), number(gpu_hours or None, ".2f")]
+        for values in ([cost.energy for cost in alike], [cost.measured for cost in alike]):
+            known = [value for value in values if value is not None]
+            numbers.append(number(sum(known) if known else None, ".2f"))
         sums.rows.append([Cell(stage), *numbers])
     each = Grid(
         "costs-each",
         "Of each stage of each run",
         "",
-        ("Run", "stage", "hours", "GPUs", "GPU hours", "energy (kWh, at most)"),
+        ("Run", "stage", "hours", "GPUs", "GPU hours", *energies),
         [
             [
                 Cell(cost.run, link=anchor(cost.run)),
@@ -288,6 +290,7 @@ def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
                 Cell(coco.machine([cost.gpu] if cost.gpu else [], cost.gpus), kind="text"),
                 number(cost.gpu_hours if cost.gpus else None, ".2f"),
                 number(cost.energy, ".2f"),
+                number(cost.measured, ".2f"),
             ]
             for cost in costs
         ],

@@ -1,0 +1,157 @@
+"""The kit's C4 head beside Detectron2's own: the same training, in an order that suits a GPU."""
+
+import copy
+import json
+from types import MethodType
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from benchmarks.detection import evaluate, head, model, synthetic, trainer
+from tests.conftest import KIT
+from triplet.progress import Bar
+from triplet.scores import NUMBERS, CocoGroundTruth
+from triplet.signals import Stop
+
+from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.solver import build_optimizer
+from detectron2.structures import PolygonMasks
+from detectron2.utils.events import EventStorage
+
+STEPS = 20
+TINY = ["INPUT.MIN_SIZE_TRAIN=(64,)", "INPUT.MAX_SIZE_TRAIN=80", "MODEL.RPN.POST_NMS_TOPK_TRAIN=60"]
+TINY += ["MODEL.RESNETS.STEM_OUT_CHANNELS=8", "MODEL.RESNETS.WIDTH_PER_GROUP=8"]
+TINY += ["MODEL.RESNETS.RES2_OUT_CHANNELS=32", "MODEL.ROI_MASK_HEAD.CONV_DIM=16", "SOLVER.BASE_LR=0.01"]
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A config and its model."""
+    cfg = model.load_config(KIT / "configs/detection/demo.yaml", TINY)
+    torch.manual_seed(0)
+    return cfg, model.build(cfg).train()
+
+
+def train(start, change):
+    """Losses and number of RoIs of each step after a change of the model, and the model."""
+    cfg, network = start[0], copy.deepcopy(start[1])
+    change(network)
+    optimizer = build_optimizer(cfg, network)
+    losses, rois = [], []
+    network.roi_heads.pooler.register_forward_hook(lambda *given: rois.append(len(given[-1])))
+    with EventStorage():
+        for step in range(STEPS):
+            torch.manual_seed(step)  # the heads sample from their proposals
+            network.roi_heads.batch_size_per_image = 20 + step
+            found = network(synthetic.images(cfg, 1, seed=step % 4))
+            optimizer.zero_grad()
+            sum(found.values()).backward()
+            optimizer.step()
+            losses.append({name: value.item() for name, value in found.items()})
+    return losses, rois, network
+
+
+def stock(network):
+    for name in ("forward", "_shared_roi_transform"):
+        setattr(network.roi_heads, name, MethodType(getattr(Res5ROIHeads, name), network.roi_heads))
+
+
+@pytest.fixture(scope="module")
+def expected(start):
+    return train(start, stock)
+
+
+def scored(start, network, folder):
+    """COCO's 12 numbers of boxes and of masks on the images of the training."""
+    cfg, content, images = start[0], {"images": [], "annotations": [], "categories": []}, []
+    content["categories"] = [{"id": c, "name": str(c)} for c in range(model.categories(cfg)[1])]
+    for number in range(4):
+        (image,) = synthetic.images(cfg, 1, seed=number)
+        height, width = image["image"].shape[1:]
+        images.append({**image, "image_id": number, "height": height, "width": width})
+        content["images"].append({"id": number, "height": height, "width": width})
+        objects = image["instances"]
+        for box, kind in zip(objects.gt_boxes.tensor.tolist(), objects.gt_classes.tolist(), strict=True):
+            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            content["annotations"].append(
+                {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": kind}
+                | {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0, "segmentation": outline}
+            )
+    path = folder / "truth.json"
+    path.write_text(json.dumps(content))
+    network.roi_heads.box_predictor.test_score_thresh = 0.0
+    with Bar("eval", len(images), quiet=True) as bar:
+        found = evaluate._detect(network, images, None, bar, Stop())
+    truth = CocoGroundTruth(path)
+    return {task: truth.score(found, task).numbers for task in ("bbox", "segm")}
+
+
+def test_twenty_steps_are_those_of_detectron2s_head(start, expected, tmp_path):
+    losses, _, network = train(start, lambda network: None)
+    assert losses == expected[0]
+    for name, value in expected[2].state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+    numbers = scored(start, network, tmp_path)
+    assert numbers == scored(start, expected[2], tmp_path)
+    assert all(len(each) == len(NUMBERS["bbox"]) == 12 for each in numbers.values())
+    assert numbers["bbox"]["AP"] > 0
+
+
+@pytest.mark.slow
+def test_compiled_too_by_one_graph_for_any_number_of_rois(start, expected):
+    torch._dynamo.reset()
+    counters.clear()
+    losses, rois, _ = train(start, lambda network: trainer.compile_res5(network, backend="aot_eager"))
+    assert len({*rois}) == STEPS
+    assert counters["stats"]["unique_graphs"] == 1
+    for ours, theirs in zip(losses, expected[0], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_masks_are_rasterised_before_the_first_wait_for_res5(start, monkeypatch):
+    """On a GPU the box losses wait for it; the boxes that the masks need are fetched before res5 begins."""
+    cfg, network = start[0], copy.deepcopy(start[1])
+    events = []
+
+    def watch(owner, name):
+        called = getattr(owner, name)
+
+        def noted(*given, **named):
+            events.append(name)
+            return called(*given, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    watch(head, "_fetch_boxes")
+    watch(network.roi_heads.res5, "forward")
+    watch(PolygonMasks, "crop_and_resize")
+    watch(network.roi_heads.box_predictor, "losses")
+    with EventStorage():
+        network(synthetic.images(cfg, 2, seed=0))
+    assert events == [*["_fetch_boxes"] * 2, "forward", *["crop_and_resize"] * 2, "losses"]
+
+
+def test_a_mask_head_of_another_size_gets_its_own_masks():
+    outline = torch.tensor([0.0, 0, 8, 0, 8, 8, 0, 8]).numpy()
+    polygons, boxes = PolygonMasks([[outline]]), torch.tensor([[0.0, 0, 16, 16]])
+    targets = head.MaskTargets(polygons, boxes, 14)
+    assert len(targets) == 1
+    for side in (14, 28):
+        assert torch.equal(targets.crop_and_resize(boxes, side), polygons.crop_and_resize(boxes, side))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_losses_are_those_of_detectron2s_head(start):
+    """Compiled by inductor, in float32 without TF32."""
+    cfg, network = start[0], copy.deepcopy(start[1]).cuda()
+    model.allow_tf32(False)
+    found = []
+    for change in (stock, trainer.compile_res5):
+        changed = copy.deepcopy(network)
+        change(changed)
+        torch.manual_seed(0)
+        with EventStorage():
+            found.append({k: v.item() for k, v in changed(synthetic.images(cfg, 2, seed=0)).items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
