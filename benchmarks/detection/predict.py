@@ -83,7 +83,9 @@ def predict(
     seen = records.identities({"config": config})
     cfg = model.load_config(config)
     categories = categories or known_categories(model.categories(cfg)[1])
-    _check_shown(options.show, categories)
+    classes = [each["name"] for each in categories]
+    for unknown in sorted(set(options.show) - set(classes)):
+        raise KitError(f"the model has no class {unknown!r}; {did_you_mean(unknown, classes)}")
     folder, found = sources.find(wanted)
     name = name or (found[0].path.name if len(found) == 1 else folder.name) or "images"
     listing = records.Artifact.listed(
@@ -107,16 +109,6 @@ def predict(
         force=force,
         scratch=(DONE,),
     )
-
-
-def _check_shown(show: Iterable[str], categories: Sequence[dict[str, Any]]) -> None:
-    """KitError for a class that the model does not have."""
-    names = [each["name"] for each in categories]
-    if unknown := sorted({*show} - {*names}):
-        near = difflib.get_close_matches(unknown[0], names, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        known = ", ".join(names[:8])
-        raise KitError(f"the model has no class {unknown[0]!r}{hint}; it has {len(names)}: {known}, ...")
 
 
 def known_categories(count: int) -> list[dict[str, Any]]:

@@ -191,15 +191,16 @@ for (const part of document.querySelectorAll(".compare")) {
   part.querySelector(".choose").replaceChildren(one, other, which);
   const number = (value, sign) => (value == null ? "–" : (sign && value >= 0 ? "+" : "") + value.toFixed(1));
   const rows = (table, names, ours, theirs) => {
+    const headings = [all.labels[first.value], all.labels[second.value]];
     const lines = names.map((name, i) => [name, ours?.[i] ?? null, theirs?.[i] ?? null]);
     lines.forEach((line) => line.push(line[1] === null || line[2] === null ? null : line[1] - line[2]));
     if (names.length > 4) lines.sort((a, b) => (a[3] === null) - (b[3] === null) || a[3] - b[3]);
     table.tBodies[0].replaceChildren(...lines.map(([name, ...values]) => make("tr", {}, Object.assign(make("th", { scope: "row" }, name)), ...values.map((value, i) => {
       const cell = make("td", {}, number(value, i === 2));
       if (value !== null) cell.dataset.value = value;
+      cell.dataset.label = [...headings, "first − second"][i];
       return cell;
     }))));
-    const headings = [all.labels[first.value], all.labels[second.value]];
     headings.forEach((text, i) => { table.tHead.rows[0].cells[i + 1].firstChild.textContent = text; });
   };
   const fill = () => {

@@ -138,7 +138,9 @@ def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
     spent = machine([cost.gpu] if cost.gpu else [], cost.gpus)
     if cost.gpus:
         spent += f", {cost.gpu_hours:.1f} GPU h"
-    if cost.energy is not None:
+    if cost.measured is not None:
+        spent += f", {cost.measured:.1f} kWh by the GPUs' counters"
+    elif cost.energy is not None:
         spent += f", at most {cost.energy:.1f} kWh"
     rate = f"{record.images_per_second:.0f} images/s" if record.images_per_second else ""
     sha = next(iter(record.outputs.values())).sha256[:12] if record.outputs else ""
