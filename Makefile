@@ -1,23 +1,21 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup wheelhouse audit demo test check test-slow test-gpu mutants fuzz lint format lock doctor \
-  pull pull-data pack data pretrain convert finetune eval plan explain seeds export \
-  linear knn semi svm submit speed report tensorboard docs \
-  build image-tar ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(MAKEFILE_LIST))  # no target is a file but .venv/complete
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
+json = $(if $(call on,$(JSON)),--json)
 ifeq ($(RUNTIME),local)
   # $(call triplet,command); with Docker each is a service of the same name
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
-  paths = DATA IMAGES TRAIN TRAIN_IMAGES VAL VAL_IMAGES COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
+  paths = DATA IMAGES TRAIN TRAIN_IMAGES VAL VAL_IMAGES COCO VOC WEIGHTS MODEL FROM CLASSES LIST DETECTION LOG VERIFY
   mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
   triplet = docker compose run --rm $(mounts) $(1)
   environment = ready
@@ -128,9 +126,9 @@ audit: .venv/complete ## look for known vulnerabilities and for licences that ar
 	@$(call extra,audit)
 	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
 
-doctor: ## what this machine has, and what to run for what is missing
-	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
-	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
+doctor: ## what this machine has, and what to run for what is missing (JSON=1)
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor) $(json) $(ARGS); \
+	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
 pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
@@ -169,11 +167,13 @@ plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=c
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
 	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(call option,hours,$(HOURS)) \
-	  $(call option,schedule,$(SCHEDULE)) $(ARGS)
+	  $(call option,schedule,$(SCHEDULE)) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \
-	  $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) $(ARGS)
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
+	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
+	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
+	  $(if $(filter-out file,$(origin GPUS)),--gpus "$(GPUS)") $(json) $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
@@ -182,6 +182,11 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) $(run) $(force) $(ARGS)
+
+predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (METHOD=row or MODEL=file DETECTION=config, NAME, SCORE=0.5, SHOW="dog,cat", MOST=n, EVERY=frames)
+	@$(call triplet,predict) $(run) $(call option,images,$(IMAGES)) $(call option,model,$(MODEL)) \
+	  $(call option,config,$(DETECTION)) $(call option,name,$(NAME)) $(call option,score,$(SCORE)) \
+	  $(call option,show,$(SHOW)) $(call option,most,$(MOST)) $(call option,every,$(EVERY)) $(force) $(ARGS)
 
 linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
 	@$(call launch,linear) $(run) $(words-linear) $(force) $(ARGS)

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory() as work, graceful() as stop:
-            wanted = list(_wanted(arguments.python, arguments.machine, Path(work)))
+            wanted = list(wanted_packages(arguments.python, arguments.machine, Path(work)))
             if unknown := {*(arguments.only or ())} - {each["name"] for each in wanted}:
                 raise KitError(f"not among what make setup installs: {' '.join(sorted(unknown))}")
             for each in wanted:
@@ -60,7 +60,7 @@ def _pins() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
-def _wanted(python: str, machine: str, work: Path) -> Iterator[dict[str, Any]]:
+def wanted_packages(python: str, machine: str, work: Path) -> Iterator[dict[str, Any]]:
     """Packages as in pylock.toml (PEP 751): each with the one wheel that fits, or a source package."""
     pins, beside = _pins(), work / "beside.in"
     beside.write_text(
@@ -83,7 +83,8 @@ def _wanted(python: str, machine: str, work: Path) -> Iterator[dict[str, Any]]:
             text=True,
         )
         if done.returncode:
-            raise KitError(f"uv finds no packages for Python {python} on {machine}: {done.stderr.strip()}")
+            reason = " ".join(done.stderr.split())
+            raise KitError(f"uv finds no packages for Python {python} on {machine}: {reason}")
         yield from tomllib.loads(output.read_text())["packages"]
 
 

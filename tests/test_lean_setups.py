@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts import wheelhouse
 from tests.conftest import KIT
 from tests.support import drawn_packages
+from triplet.errors import KitError
 
 SCRIPTS = ("setup.sh", "packages.sh", "detectron2_pypi.sh", "with_cuda.sh", "wheelhouse.py")
 UV = Path(sys.executable).parent / "uv"
@@ -250,3 +252,20 @@ def test_another_torch_is_installed_from_its_index(kit, mini, tmp_path):
     assert done.returncode == 0, done.stderr
     listed = uv(kit, address, "freeze", "--python", str(kit / ".venv/bin/python")).stdout
     assert listed.split() == ["leaf==3", "torch==1.5+cpu", "torchvision==1.5+cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("python", "machine"), [("3.14", "x86_64"), ("3.12", "aarch64")])
+def test_the_lock_has_packages_for_every_python_and_arm64(tmp_path, python, machine):
+    """By the package index: wheels of all but what is pure Python and published as source alone."""
+    try:
+        packages = list(wheelhouse.wanted_packages(python, machine, tmp_path))
+    except KitError as error:
+        if "error sending request" in str(error):
+            pytest.skip("the package index cannot be reached")
+        raise
+    assert {"torch", "nvidia-dali-cuda130", "faiss-cpu", "pytest", "uv"} <= {
+        each["name"] for each in packages
+    }
+    of_source = {each["name"] for each in packages if not each.get("wheels")}
+    assert of_source == {"antlr4-python3-runtime", "fvcore", "mmcv", "pb1-detectron2"}

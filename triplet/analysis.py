@@ -154,8 +154,8 @@ def _precision_sum(
     precision = right / (counted + np.spacing(1))
     best = np.maximum.accumulate(precision[::-1], 0)[::-1]
     reached = np.searchsorted(recalls, right / objects, side="right")  # recalls up to here
-    total: np.ndarray = np.sum(best * np.diff(reached, axis=0, prepend=0), 0)
-    return total
+    sums: np.ndarray = np.sum(best * np.diff(reached, axis=0, prepend=0), 0)
+    return sums
 
 
 def matches(evaluation: Any) -> Iterator[Matches]:

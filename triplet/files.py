@@ -172,7 +172,8 @@ def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while raw := file.readline(untrusted.LOG_LINE + 1):
             yield raw.removesuffix(b"\n")
-            while len(raw) > untrusted.LOG_LINE and not raw.endswith(b"\n"):  # the rest of a long one
+            cut = len(raw) > untrusted.LOG_LINE
+            while cut and raw and not raw.endswith(b"\n"):  # the rest of a long one
                 raw = file.readline(untrusted.LOG_LINE)
 
 

@@ -132,6 +132,32 @@ def collect(checkpoints: Path) -> list[Run]:
     return assemble({folder: record for folder, record in read.items() if record})
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A stage that has begun, and has left no record."""
+
+    run: str
+    stage: str
+
+    @property
+    def command(self) -> str:
+        """Goes on with it."""
+        return f"make {self.stage} RUN={self.run}"
+
+
+def unfinished(checkpoints: Path) -> list[Unfinished]:
+    """Every stage below the checkpoints that was begun and is not finished, or is at work now."""
+    found = []
+    for path in sorted(checkpoints.rglob("started.json")):
+        folder = path.parent.relative_to(checkpoints)
+        run, stage = folder.parent, folder.name
+        if run.name in SEVERAL:
+            run, stage = run.parent, run.name
+        if stage in (*STAGES, *SEVERAL) and not path.with_name("record.json").exists():
+            found.append(Unfinished(run.as_posix(), stage))
+    return found
+
+
 def assemble(known: Mapping[PurePath, Record]) -> list[Run]:
     """The runs that these records are of, by name.
 

@@ -104,10 +104,10 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
     """
     with path.open("rb") as file:
         size = path.stat().st_size if path.is_file() else most
-        data = file.read(min(size, most) + 1)
+        data = file.read(size + 1) if size <= most else b""  # what is too large need not be read
         if size and len(data) > size and size < most:  # it grew, or is one of /proc
             data += file.read(most + 1 - len(data))
-    if len(data) > most:
+    if max(len(data), size) > most:
         raise KitError(f"{path} has more than {_amount(most)}, the most of a {what}; give another file")
     return data
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from benchmarks.detection import data, log_capture, model, own_data, visualize
+from benchmarks.detection import data, inference, log_capture, model, own_data, visualize
 from benchmarks.detection.loading import SafeMapper
 from triplet import files, paths, records, scores
 from triplet.analysis import ANALYSIS, Analysis, analyse
@@ -112,10 +111,8 @@ def _evaluate(
             )
         data.check_images([name], processes)
         voc = VocEvaluator(name) if MetadataCatalog.get(name).get("year") else None
-        model.allow_tf32(False)
         with log_capture.log_to(log):
-            network = model.build(cfg)
-            model.load_trained(network, weights)
+            network = inference.load_network(cfg, weights)
             cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
             loader = build_detection_test_loader(cfg, name, mapper=SafeMapper(cfg, train=False))
         images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
@@ -171,7 +168,6 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
         return super().evaluate()
 
 
-@torch.no_grad()
 def _detect(
     network: nn.Module,
     images: Iterable[dict[str, Any] | KitError],
@@ -179,25 +175,16 @@ def _detect(
     bar: Bar,
     stop: Stop,
 ) -> list[dict[str, Any]]:
-    """This process's detections in COCO's result format, categories counted from 0.
-
-    All proposals of the config (1000 in the released files) go through the head: any of them may end among
-    the 100 detections that are scored, so with fewer the numbers would be others. The masks are computed
-    for those detections alone, as Detectron2 does by itself.
-    """
-    network.eval()
+    """This process's detections in COCO's result format, categories counted from 0."""
     if voc:
         voc.reset()
     found: list[dict[str, Any]] = []
-    for image in images:
-        if stop:
-            break
+    for image, instances in inference.detect(network, images, stop):
         if isinstance(image, KitError):
             raise image
-        (output,) = network([image])
         if voc:
-            voc.process([image], [output])
-        found += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            voc.process([image], [{"instances": instances}])
+        found += instances_to_coco_json(instances, image["image_id"])
         bar.step()
     return found
 

@@ -66,8 +66,8 @@ def draw(
     names = []
     for image in chosen:
         pixels = read_image(image["file_name"], "RGB")
-        truth = _panel(pixels, image["annotations"], categories)
-        detected = _panel(pixels, found[image["image_id"]], categories)
+        truth = panel(pixels, image["annotations"], categories)
+        detected = panel(pixels, found[image["image_id"]], categories)
         gap = torch.full((3, truth.shape[1], GAP), 255, dtype=torch.uint8)
         pair = torch.cat([truth, gap, detected], 2)
         names.append(f"{image['image_id']}.jpg".replace("/", "_"))
@@ -86,27 +86,42 @@ def draw_sheet(
         classes: their names.
         path: where to.
     """
-    panels = []
+    tiles = []
     for file, objects in images:
         boxes = [{**each, "bbox_mode": BoxMode.XYWH_ABS} for each in objects]
-        panels.append(_panel(read_image(str(file), "RGB"), boxes, classes))
-    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    heights = [max(panel.shape[1] for panel in row) + GAP for row in rows]
+        tiles.append(panel(read_image(str(file), "RGB"), boxes, classes))
+    rows = [tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)]
+    heights = [max(tile.shape[1] for tile in row) + GAP for row in rows]
     sheet = torch.full((3, sum(heights), COLUMNS * (PANEL + GAP)), 255, dtype=torch.uint8)
     for number, row in enumerate(rows):
-        for column, panel in enumerate(row):
+        for column, tile in enumerate(row):
             top, left = sum(heights[:number]), column * (PANEL + GAP)
-            sheet[:, top : top + panel.shape[1], left : left + PANEL] = panel
+            sheet[:, top : top + tile.shape[1], left : left + PANEL] = tile
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic(path) as temporary:
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary, "PNG")
 
 
-def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Tensor:
-    """(3, h, PANEL) uint8: the image with boxes, and masks and keypoints where there are some."""
+def panel(
+    pixels: np.ndarray,
+    objects: Sequence[Mapping[str, Any]],
+    categories: Sequence[str],
+    width_shown: int = PANEL,
+) -> Tensor:
+    """Draw an image with boxes, and masks and keypoints where there are some.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB.
+        objects: annotations or detections with ``bbox_mode``, categories counted from 0.
+        categories: their names.
+        width_shown: of the picture, in pixels.
+
+    Returns:
+        (3, h * width_shown / w, width_shown) uint8.
+    """
     height, width = pixels.shape[:2]
-    scale = PANEL / width
-    size = (PANEL, max(1, round(height * scale)))
+    scale = width_shown / width
+    size = (width_shown, max(1, round(height * scale)))
     small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     canvas = torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
     if not objects:

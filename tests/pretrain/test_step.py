@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from tests.conftest import KIT
 from tests.support.batches import triplet_batch
 from triplet import toolchain
-from triplet.config import parse
+from triplet.config import load, parse
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.models.resnet import BLOCKS
@@ -70,3 +71,22 @@ def test_the_authors_resolutions_need_two_graphs_a_network(monkeypatch):
 def test_widths_that_torch_gets_wrong_on_some_processors_are_refused(width):
     with pytest.raises(KitError, match=r"model\.width: .*(multiple of 8|greater than or equal to 8)"):
         parse({"model": {"width": width}}, Pretrain, "test")
+
+
+def test_the_narrowest_network_on_large_views_is_refused():
+    """Its backward pass crashes by oneDNN on AVX-512; wider, deeper and on smaller views it does not."""
+    path, narrow = KIT / "configs/pretrain/demo.yaml", ["model.depth=18", "model.width=8"]
+    small = ["views.size=224"]
+    small += [
+        f"views.{network}.{end}=199" for network in ("online", "target") for end in ("smallest", "largest")
+    ]
+    small += ["views.online.step=1", "views.target.step=1"]
+    large = [each.replace("199", "224") for each in small]
+    with pytest.raises(KitError, match=r"model\.width=8 .* 224 px.*take model\.width=16.*at most 199 px"):
+        load(path, Pretrain, [*narrow, *large])
+    for given in (
+        [*narrow, *small],
+        ["model.depth=18", "model.width=16", *large],
+        ["model.depth=50", "model.width=8", *large],
+    ):
+        assert load(path, Pretrain, given).model.width in (8, 16)

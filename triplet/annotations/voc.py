@@ -77,7 +77,7 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str]) -> dict[st
         except _OddError as error:
             problems.add(error.kind, f"{path} {error}")
         except (KitError, ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:100]
+            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
             text = f"{path}: an annotation is damaged or not VOC's: it cannot be read ({reason})"
             problems.add("damaged", text)
     problems.refuse()
@@ -95,7 +95,7 @@ class _OddError(Exception):
 
 
 def _read(path: Path, classes: Sequence[str]) -> VocImage:
-    root = ET.fromstring(untrusted.read_bytes(path, untrusted.ANNOTATION, "annotation"))
+    root = ET.fromstring(untrusted.read_bytes(path, untrusted.ANNOTATION, "VOC annotation"))
     sides = []
     for side in ("width", "height"):
         value = _number(root, f"size/{side}")

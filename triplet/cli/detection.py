@@ -1,4 +1,4 @@
-"""Object detection with the backbone: convert, finetune, plan, explain, eval."""
+"""Object detection with the backbone: convert, finetune, plan, explain, eval, predict."""
 
 import argparse
 from pathlib import Path
@@ -11,8 +11,11 @@ from triplet.cli.options import (
     add_run,
     add_weights,
     count,
+    number,
     positive,
+    share,
     weights_path,
+    whole,
 )
 
 
@@ -26,6 +29,7 @@ def add_commands(add: Add) -> None:
     _add_plan(add)
     _add_explain(add)
     _add_eval(add)
+    _add_predict(add)
 
 
 def _add_finetune(add: Add) -> None:
@@ -34,7 +38,7 @@ def _add_finetune(add: Add) -> None:
     _add_config(finetune)
     add_source(finetune)
     add_split(finetune)
-    finetune.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    finetune.add_argument("--seed", type=whole, default=0, help="(default: %(default)s)")
     _add_length(finetune)
     add_overrides(finetune, "SOLVER.MAX_ITER=90000")
 
@@ -62,7 +66,7 @@ def _add_explain(add: Add) -> None:
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
     explain.add_argument(
         "--result",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
@@ -72,7 +76,7 @@ def _add_explain(add: Add) -> None:
     )
     explain.add_argument(
         "--target",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="the published box and mask AP, where it is not the row's in the table",
@@ -104,6 +108,35 @@ def _add_eval(add: Add) -> None:
         choices=("ultrafast", "pycocotools"),
         default="ultrafast",
         help="what computes COCO's numbers, which are the same (default: %(default)s)",
+    )
+
+
+def _add_predict(add: Add) -> None:
+    predict = add("predict", _predict, "detect in your own images: pictures, and files for other tools")
+    add_run(predict)
+    predict.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files, folders, patterns such as 'photos/*.jpg', videos",
+    )
+    predict.add_argument(
+        "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
+    )
+    predict.add_argument("--config", type=Path, help="of that model")
+    predict.add_argument("--name", help="of the result's folder (default: that of the images)")
+    predict.add_argument(
+        "--score", type=share, default=0.5, help="least score of what is kept (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--show", default="", metavar="NAMES", help="classes, with commas between (default: all)"
+    )
+    predict.add_argument(
+        "--most", type=count, metavar="N", help="objects an image, the surest (default: all)"
+    )
+    predict.add_argument(
+        "--every", type=count, default=1, metavar="N", help="of a video's frames (default: %(default)s)"
     )
 
 
@@ -168,3 +201,11 @@ def _eval(a: argparse.Namespace) -> None:
     from benchmarks.detection.evaluate import evaluate
 
     evaluate(a.run, data_source(a), weights=a.model, config=a.config, engine=a.engine, force=a.force)
+
+
+def _predict(a: argparse.Namespace) -> None:
+    from benchmarks.detection.predict import PredictOptions, predict
+
+    names = tuple(name.strip() for name in a.show.split(",") if name.strip())
+    options = PredictOptions(a.score, names, a.most, a.every)
+    predict(a.run, a.images, options, weights=a.model, config=a.config, name=a.name, force=a.force)

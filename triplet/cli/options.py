@@ -35,12 +35,34 @@ def positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to 1")
+
+
 def count(text: str) -> int:
     """A whole number from 1 on; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
         if (value := int(text)) >= 1:
             return value
     raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on")
+
+
+def number(text: str) -> float:
+    """Any number; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number")
+
+
+def whole(text: str) -> int:
+    """A whole number; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number")
 
 
 def data_path(name: str) -> Path:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from triplet.cli.options import TRAIN, Add, add_force, data_path
+from triplet.cli.options import TRAIN, Add, add_force, data_path, whole
 from triplet.errors import KitError
 from triplet.paths import kit_config
 
@@ -67,7 +67,7 @@ def _add_pack(add: Add) -> None:
         "--name", default=PACKED, help="folder below datasets/ that is made (default: %(default)s)"
     )
     pack.add_argument(
-        "--per-shard", type=int, default=10_000, metavar="N", help="images (default: %(default)s)"
+        "--per-shard", type=whole, default=10_000, metavar="N", help="images (default: %(default)s)"
     )
     add_force(pack)
 

@@ -223,6 +223,14 @@ class Pretrain(Settings):
             self.views.grayscale_first or self.views.interpolation != "bicubic"
         ):
             raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
+        side = min(self.views.size, max(self.views.online.largest, self.views.target.largest))
+        # oneDNN again: on AVX-512 the strided 1x1 convolution of this one network, 8 channels in, of which
+        # wider and deeper ones have more. Without oneDNN it is right; on smaller maps no crash was seen.
+        if (self.model.depth, self.model.width) == (18, 8) and side > 199:
+            raise ValueError(
+                f"model.width=8 with model.depth=18 on views of {side} px: torch's oneDNN crashes on CPUs "
+                "with AVX-512; take model.width=16, or views of at most 199 px"
+            )
         if self.batch > LARGEST_BATCH:
             raise ValueError(
                 f"loss.group * optimizer.groups * optimizer.accumulate is {self.batch} images a step; "
