@@ -193,16 +193,27 @@ def test_what_the_parser_refuses_is_refused_before_it_waits_in_a_queue(places, c
     assert error.count("\n") == 1
 
 
-def test_make_submit_is_this_command():
+def made(*variables):
+    """The words of the command that make runs."""
     said = subprocess.run(
-        ["make", "-n", "submit", "STAGE=chain", "ON=slurm", "METHOD=all", "SEEDS=0 1", "NODES=2", "DRY=1"],
-        cwd=KIT,
-        capture_output=True,
-        text=True,
-        check=True,
+        ["make", "-n", "submit", *variables], cwd=KIT, capture_output=True, text=True, check=True
     ).stdout.replace("\\\n", " ")
-    words = shlex.split(said.splitlines()[-1])
+    return shlex.split(said[said.index(".venv/bin/triplet submit") :])
+
+
+def test_make_submit_is_this_command():
+    words = made("STAGE=chain", "ON=slurm", "METHOD=all", "SEEDS=0 1", "NODES=2", "DRY=1")
     stages = words[2 : words.index("--on")]
     assert [stage.split()[0] for stage in stages] == list(CHAIN)
     assert stages[0] == "pull coco weights"
-    assert " ".join(words[words.index("--on") :]) == ("--on slurm --method all --seeds 0 1 --nodes 2 --dry")
+    assert " ".join(words[words.index("--on") :]) == "--on slurm --method all --seeds 0 1 --nodes 2 --dry"
+
+
+def test_names_with_blanks_and_quotes_reach_the_job_file(places, capsys):
+    words = made(
+        "STAGE=convert finetune", "ON=slurm", "RUN=a b/triplet", "COCO=it's mine", "ARGS=A=1", "DRY=1"
+    )
+    assert cli.main(words[1:]) == 0
+    shown = capsys.readouterr().out
+    (line,) = re.findall(r"^command=\((finetune .*)\)$", shown, re.M)
+    assert shlex.split(line) == ["finetune", "--run", "a b/triplet", "--data", "it's mine", "A=1"]

@@ -37,6 +37,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MailProg=/bin/true
 ReturnToService=2
+MinJobAge=3600
 # CPUs and GPUs that are not there.
 SlurmdParameters=config_overrides
 GresTypes=gpu
