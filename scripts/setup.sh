@@ -75,7 +75,8 @@ install() { uv pip install --quiet "$@"; }
 remove() { uv pip uninstall --quiet "$@" 2>/dev/null || true; }
 [ -z "${DALI:-}" ] || on "$DALI" || remove nvidia-dali-cuda130
 # Python code alone: from a checkout, OPENSELFSUP=folder, the other engine of `make pretrain` runs.
-install --no-deps --no-build-isolation --require-hashes -r - <<<"mmcv==$MMCV_VERSION --hash=sha256:$MMCV_SHA256"
+PYTHONPATH=$PWD/scripts/exec_into_locals \
+  install --no-deps --no-build-isolation --require-hashes -r - <<<"mmcv==$MMCV_VERSION --hash=sha256:$MMCV_SHA256"
 
 upstream_answers() {
   command -v git >/dev/null && command -v g++ >/dev/null &&
