@@ -224,10 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     if arguments.output:
         command = shlex.join(["python", "-m", "benchmarks.speed.scale", *argv])
+        assumptions = {"cluster": asdict(Cluster()), "flop": FLOP, "traffic": TRAFFIC, "error": ERROR}
+        assumptions.update(reached=REACHED, busy=BUSY)
         content = {"command": command, "measured": False, "cards": found, "checks": checks}
-        content["assumptions"] = {"cluster": asdict(Cluster()), "flop": FLOP, "traffic": TRAFFIC}
-        content["assumptions"] |= {"reached": REACHED, "busy": BUSY, "error": ERROR}
-        files.write_text(arguments.output, json.dumps(content, indent=1) + "\n")
+        files.write_text(
+            arguments.output, json.dumps({**content, "assumptions": assumptions}, indent=1) + "\n"
+        )
     return 0
 
 
