@@ -1,22 +1,21 @@
 # The front door. `make` prints the targets. RUNTIME=local runs them in .venv, RUNTIME=docker in containers.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: always help setup demo test check test-slow test-gpu mutants fuzz lint format lock doctor pull pull-data pack pretrain convert finetune eval plan explain seeds \
-  linear knn semi svm speed report tensorboard docs \
-  build ready shell clean-datasets clean-checkpoints clean-reports clean-image test-containers
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(MAKEFILE_LIST))  # no target is a file but .venv/complete
 
 # Options and their defaults are declared in triplet/cli/ alone: what is passed on here is what the user has set.
 RUNTIME ?= local
 
 on = $(filter-out 0 no false,$(1))
 force = $(if $(call on,$(FORCE)),--force)
+json = $(if $(call on,$(JSON)),--json)
 ifeq ($(RUNTIME),local)
   # $(call triplet,command); with Docker each is a service of the same name
   triplet = .venv/bin/triplet $(1)
   environment = .venv/complete
 else ifeq ($(RUNTIME),docker)
   # What is named by a path of this machine is mounted there, read-only; a path may hold blanks.
-  paths = DATA IMAGES VAL COCO VOC WEIGHTS FROM CLASSES LIST DETECTION LOG VERIFY
+  paths = DATA IMAGES TRAIN TRAIN_IMAGES VAL VAL_IMAGES COCO VOC WEIGHTS MODEL FROM CLASSES LIST DETECTION LOG VERIFY
   mounts = $(strip $(foreach name,$(paths),$(if $(filter /%,$(firstword $($(name)))),-v "$($(name)):$($(name)):ro")))
   triplet = docker compose run --rm $(mounts) $(1)
   environment = ready
@@ -34,7 +33,7 @@ GPUS ?= 1
 NODES ?= 1
 RDZV ?= localhost:0
 ifneq ($(NODES),1)
-  ifeq ($(RDZV),localhost:0)
+  ifeq ($(RDZV)$(filter submit,$(MAKECMDGOALS)),localhost:0)
     $(error NODES=$(NODES) needs RDZV=host:port, of one of the nodes and the same on each)
   endif
 endif
@@ -52,32 +51,55 @@ else
     $(call triplet,$(1))
 endif
 
+# What the user has told a stage, on this machine and in the jobs of `make submit`.
+words-pull = $(PULL) $(call option,from,$(FROM))
+words-pack = $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME))
+words-pretrain = $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) $(call option,data,$(IMAGES)) \
+  $(call option,weights,$(WEIGHTS))
+words-convert = $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS))
+words-finetune = $(call option,config,$(DETECTION)) $(annotated) $(call option,seed,$(SEED)) \
+  $(call option,schedule,$(SCHEDULE))
+on-imagenet = $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) $(call option,weights,$(WEIGHTS)) \
+  $(call option,classes,$(CLASSES))
+words-linear = $(on-imagenet) $(call option,config,$(LINEAR))
+words-knn = $(on-imagenet) $(call option,config,$(KNN))
+words-semi = $(on-imagenet) $(call option,percent,$(PERCENT)) $(call option,list,$(LIST)) $(if $(call on,$(DRAW)),--draw)
+words-demo = $(call option,data,$(DATA)) $(call option,images,$(IMAGES))
+words-report = $(call option,export,$(EXPORT))
+words-svm = $(call option,config,$(SVM)) $(call option,data,$(VOC)) $(call option,weights,$(WEIGHTS))
+
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
 	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-# Asking for another Python or Detectron2 makes the environment anew.
-.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh pyproject.toml \
-  $(if $(PYTHON)$(DETECTRON2),always)
-	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" scripts/setup.sh
+# Asking for another Python or other packages makes the environment anew.
+.venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh scripts/packages.sh pyproject.toml \
+  $(if $(PYTHON)$(DETECTRON2)$(DALI)$(TORCH)$(WHEELHOUSE),always)
+	@PYTHON="$(PYTHON)" DETECTRON2="$(DETECTRON2)" DALI="$(DALI)" TORCH="$(TORCH)" WHEELHOUSE="$(WHEELHOUSE)" scripts/setup.sh
 
 ready:
 	@scripts/ready.sh
 
 always:
 
-setup: .venv/complete ## make .venv with every package at its pinned version
+setup: .venv/complete ## make .venv with every package at its pinned version (DALI=1|0, TORCH=cpu, WHEELHOUSE=folder, PYTHON=program)
+
+wheelhouse: .venv/complete ## put what `make setup` installs into a folder, for a machine without network (OUTPUT=folder, FOR=3.12, MACHINE=aarch64)
+	@.venv/bin/python -m scripts.wheelhouse "$(or $(OUTPUT),artifacts/wheelhouse)" $(call option,python,$(FOR)) \
+	  $(call option,machine,$(MACHINE)) $(ARGS)
 
 demo: $(environment) ## the whole pipeline in small (DATA=folder in COCO's layout, IMAGES=folder, SEEDS="0 1 2")
-	@$(call triplet,demo) $(force) $(call option,data,$(DATA)) $(call option,images,$(IMAGES)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	@$(call triplet,demo) $(force) $(words-demo) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 test: .venv/complete ## the fast tests, two at a time
+	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 check: lint ## the quick loop: lint, types, and the fast tests that the changes since the last check can affect
 	@.venv/bin/pytest --testmon -m "not slow" $(ARGS)
 
 test-slow: .venv/complete ## the slow ones, two at a time: several processes, stops and resumes, the whole chain
+	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 fuzz: .venv/complete ## give changed files to every reader for MINUTES (2), each with 30 s and 2 GB (ARGS="--reader weights --seed 1")
@@ -100,41 +122,58 @@ format: .venv/complete ## let ruff format and mend the code
 lock: .venv/complete ## derive docker/requirements.lock anew from docker/versions.env and pyproject.toml
 	@scripts/lock.sh $(ARGS)
 
-doctor: ## what this machine has, and what to run for what is missing
-	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor); \
-	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor; \
+audit: .venv/complete ## look for known vulnerabilities and for licences that are not allowed (AUDIT_DB=all.zip of OSV, without network)
+	@$(call extra,audit)
+	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
+
+doctor: ## what this machine has, and what to run for what is missing (JSON=1)
+	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor) $(json) $(ARGS); \
+	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
 pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
-	@$(call triplet,pull) $(PULL) $(if $(METHOD),--method $(METHOD)) $(call option,from,$(FROM)) \
+	@$(call triplet,pull) $(words-pull) $(if $(METHOD),--method $(METHOD)) \
 	  $(if $(call on,$(CHECK)),--check) $(if $(call on,$(PLAN)),--plan) $(force) $(ARGS)
 
 pull-data: pull  # its former name
 
 pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
-	@$(call triplet,pack) $(if $(IMAGES),"$(IMAGES)") $(call option,name,$(NAME)) $(force) $(ARGS)
+	@$(call triplet,pack) $(words-pack) $(force) $(ARGS)
+
+# Annotated images: a folder, or JSONs in COCO's format and the folders of their images
+annotated = $(call option,data,$(or $(DATA),$(COCO))) $(call option,train,$(TRAIN)) $(call option,train-images,$(TRAIN_IMAGES)) \
+  $(call option,val,$(VAL)) $(call option,val-images,$(VAL_IMAGES)) \
+  $(call option,val-share,$(VAL_SHARE)) $(call option,split-seed,$(SPLIT_SEED))
+
+data: $(environment) ## look at annotated images before a training does: what is in them, what is odd, a picture (DATA=folder)
+	@$(call triplet,data) $(annotated) $(ARGS)
 
 pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
-	@$(call launch,pretrain) $(run) $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN)) \
-	  $(call option,data,$(IMAGES)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+	@$(call launch,pretrain) $(run) $(words-pretrain) $(force) $(ARGS)
+
+export: $(environment) ## write the backbone for other libraries (METHOD=row, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
+ifeq ($(RUNTIME)$(FORMAT),localonnx)
+	@$(call extra,onnx)
+endif
+	@$(call triplet,export) $(run) $(call option,weights,$(WEIGHTS)) $(call option,format,$(FORMAT)) $(force) $(ARGS)
 
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
-	@$(call triplet,convert) $(run) $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+	@$(call triplet,convert) $(run) $(words-convert) $(force) $(ARGS)
 
-length = $(call option,hours,$(HOURS)) $(call option,schedule,$(SCHEDULE))
-
-finetune: $(environment) ## train Mask R-CNN on COCO (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, COCO=folder, SEED=n)
-	@$(call launch,finetune) $(run) $(call option,config,$(DETECTION)) $(call option,data,$(COCO)) \
-	  $(call option,seed,$(SEED)) $(length) $(force) $(ARGS)
+finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
+	@$(call launch,finetune) $(run) $(words-finetune) $(call option,hours,$(HOURS)) $(force) $(ARGS)
 
 plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
-	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(length) $(ARGS)
+	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(call option,hours,$(HOURS)) \
+	  $(call option,schedule,$(SCHEDULE)) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row, DETECTION=config, LOG=log.txt)
-	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(call option,method,$(METHOD)) \
-	  $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) $(ARGS)
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
+	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
+	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
+	  $(if $(filter-out file,$(origin GPUS)),--gpus "$(GPUS)") $(json) $(ARGS)
 
 seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
@@ -144,23 +183,39 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) $(run) $(force) $(ARGS)
 
-# $(call on-imagenet,stage)
-on-imagenet = $(call launch,$(1)) $(run) $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) \
-  $(call option,weights,$(WEIGHTS)) $(call option,classes,$(CLASSES))
+predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (METHOD=row or MODEL=file DETECTION=config, NAME, SCORE=0.5, SHOW="dog,cat", MOST=n, EVERY=frames)
+	@$(call triplet,predict) $(run) $(call option,images,$(IMAGES)) $(call option,model,$(MODEL)) \
+	  $(call option,config,$(DETECTION)) $(call option,name,$(NAME)) $(call option,score,$(SCORE)) \
+	  $(call option,show,$(SHOW)) $(call option,most,$(MOST)) $(call option,every,$(EVERY)) $(force) $(ARGS)
 
 linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
-	@$(call on-imagenet,linear) $(call option,config,$(LINEAR)) $(force) $(ARGS)
+	@$(call launch,linear) $(run) $(words-linear) $(force) $(ARGS)
 
 knn: $(environment) ## the same by nearest neighbours (GPUS=n, WEIGHTS=file)
-	@$(call on-imagenet,knn) $(call option,config,$(KNN)) $(force) $(ARGS)
+	@$(call launch,knn) $(run) $(words-knn) $(force) $(ARGS)
 
 semi: $(environment) ## finetune on PERCENT=1 or 10 of ImageNet's labels (LIST=file or DRAW=1, GPUS=n)
-	@$(call on-imagenet,semi) $(call option,percent,$(PERCENT)) $(call option,list,$(LIST)) \
-	  $(if $(call on,$(DRAW)),--draw) $(force) $(ARGS)
+	@$(call launch,semi) $(run) $(words-semi) $(force) $(ARGS)
 
 svm: $(environment) ## VOC07 by support vector machines, all images and a few (VOC=folder)
-	@$(call triplet,svm) $(run) $(call option,config,$(SVM)) $(call option,data,$(VOC)) \
-	  $(call option,weights,$(WEIGHTS)) $(force) $(ARGS)
+	@$(call triplet,svm) $(run) $(words-svm) $(force) $(ARGS)
+
+# ARGS are of the stage that trains: of the only one, or of finetune, or of the first. Quotes keep a stage together.
+stages = $(subst chain,pull convert finetune eval report,$(STAGE))
+argued = $(or $(filter finetune,$(stages)),$(firstword $(stages)))
+chained = $(if $(filter chain,$(STAGE)),$(if $(PULL),,coco weights))
+told = $(1) $(if $(filter pull,$(1)),$(chained)) $(words-$(1)) $(if $(filter $(argued),$(1)),$(ARGS))
+quote = '$(subst ','\'',$(strip $(1)))'
+set-by-user = $(if $(filter-out file,$(origin $(1))),$($(1)))
+
+submit: .venv/complete ## put stages into a cluster's queue (STAGE=finetune or chain or "convert finetune", ON=slurm|sky|k8s, METHOD=row or all, SEEDS="0 1", GPUS=n, NODES=n, HOURS=h, DRY=1)
+	@.venv/bin/triplet submit $(foreach stage,$(stages),$(call quote,$(call told,$(stage)))) $(call option,on,$(ON)) \
+	  $(if $(RUN),$(call option,run,$(RUN)),$(if $(METHOD),--method $(METHOD))) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(call option,gpus,$(call set-by-user,GPUS)) $(call option,nodes,$(call set-by-user,NODES)) \
+	  $(call option,hours,$(HOURS)) $(call option,cpus,$(CPUS)) $(call option,memory,$(MEMORY)) \
+	  $(call option,gpu,$(GPU)) $(call option,partition,$(PARTITION)) $(call option,account,$(ACCOUNT)) \
+	  $(if $(EXTRA),--extra="$(EXTRA)") $(call option,container,$(CONTAINER)) $(call option,bucket,$(BUCKET)) \
+	  $(if $(call on,$(DRY)),--dry) $(force)
 
 speed: .venv/complete ## measure the kit's speed beside the released code's; on a GPU, all of the probe (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
@@ -176,14 +231,20 @@ else
 	@.venv/bin/tensorboard --logdir "$(or $(TRIPLET_CHECKPOINTS),checkpoints)" $(call option,port,$(PORT)) $(ARGS)
 endif
 
+# $(call extra,name): install packages that only some need
+extra = .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
+  -r pyproject.toml --extra $(1) --constraints docker/requirements.lock
+
 docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while you write, UPDATE=1 runs its commands anew)
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra docs --constraints docker/requirements.lock
+	@$(call extra,docs)
 	@$(if $(call on,$(UPDATE)),.venv/bin/python -m tests.support.blocks &&) \
 	  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
 
 build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: docs/containers.md)
 	@scripts/build.sh
+
+image-tar: ready ## write the image into one file, for a machine without network (OUTPUT=file)
+	@scripts/image_tar.sh $(OUTPUT)
 
 shell: ready ## a shell in the image, with the volumes
 	@docker compose run --rm --entrypoint bash pull
@@ -201,6 +262,5 @@ clean-image: ## delete the image, after asking
 	@scripts/clean.sh docker image
 
 test-containers: .venv/complete ## build the image and run the stages in it; installs an engine where it may
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
-	  -r pyproject.toml --extra containers --constraints docker/requirements.lock
+	@$(call extra,containers)
 	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 3600 $(ARGS)  # the make in the tests has its own

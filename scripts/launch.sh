@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A service of several processes, one a GPU, as make starts them: launch.sh STAGE ARGUMENTS. GPUS, NODES and RDZV come
-# with the container. `exec`, so that signals reach the program and not this shell.
+# A stage of several processes, one a GPU, as make starts them: launch.sh STAGE ARGUMENTS. GPUS, NODES and RDZV come
+# with the container, or with the job of `make submit`. `exec`, so that signals reach the program and not this shell.
 set -euo pipefail
 
 export TRIPLET_PROCESSES=$((GPUS * NODES))

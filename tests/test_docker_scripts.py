@@ -132,3 +132,17 @@ def test_building_says_which_variant_it_builds(kit):
     done = run(kit, "build.sh", DETECTRON2="pypi", OPENSELFSUP="0")
     assert "Detectron2: PyPI's sdist, not compiled; OpenSelfSup: left out (OPENSELFSUP=0)" in done.stdout
     assert done.returncode == 2
+
+
+def test_an_image_is_written_whole_under_its_name(kit):
+    """.env names it by its ID, which says nothing to people."""
+    docker(
+        kit,
+        '"compose config") echo "    image: sha256:12" ;; "image inspect"*) echo registry/kit:1 ;; '
+        '"image save"*) echo tar >"$4" ;;',
+    )
+    done = run(kit, "image_tar.sh", "a/kit.tar")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("image-tar: registry/kit:1 in a/kit.tar, 0 MB; on the other machine")
+    assert "TRIPLET_IMAGE=registry/kit:1" in done.stdout
+    assert os.listdir(kit / "a") == ["kit.tar"]

@@ -244,7 +244,7 @@ def test_setup_refuses_another_python(tmp_path):
         env={"PATH": "/usr/bin:/bin", "PYTHON": "false"},
     )
     assert done.returncode == 2
-    assert "found no Python 3.11 or 3.12" in done.stderr
+    assert "found no Python 3.11 to 3.14" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

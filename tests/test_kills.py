@@ -1,6 +1,6 @@
 """Kills at random moments and at the ends of stages: nothing trained is lost, and the end is the same.
 
-By hand, with more of them: ``KILLS=50 FAILPOINTS=20 .venv/bin/pytest -n 0 tests/test_kills.py``.
+By hand, with more of them: see docs/robustness.md.
 """
 
 import os

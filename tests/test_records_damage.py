@@ -71,6 +71,28 @@ def test_what_force_would_delete_is_told(stage):
     assert (stage.folder / "output.txt").exists()
 
 
+def test_what_is_unfinished_says_itself_of_which_plan_it_is(stage, capsys):
+    """Where what the stage set out to do is damaged or gone, its checkpoints are asked."""
+    theirs = records.Plan(**stage.plan())
+    other = theirs.model_copy(update={"config": {"rate": 7, "pair": [1, 2]}})
+    with pytest.raises(RuntimeError):
+        stage.perform(fail=RuntimeError())
+    (stage.folder / "step_1").touch()
+    for damage in (lambda path: os.truncate(path, 9), os.unlink):
+        damage(stage.folder / "started.json")
+        trained = {"trained": lambda folder: "with 7 steps trained"}
+        message = (
+            r"holds a copy of something else \(config\.rate 7 -> 1\), with 7 steps trained; add --force"
+        )
+        with pytest.raises(KitError, match=message):
+            stage.perform(planned=lambda folder: other, **trained)
+        assert (stage.folder / "step_1").exists()
+        assert records.begun(stage.folder, lambda folder: other) == other
+    assert stage.worked == 1
+    assert stage.perform(planned=lambda folder: theirs).results == {"length": 3}
+    assert (stage.folder / "step_1").exists()
+
+
 @pytest.mark.parametrize("into", ["file", "folder"])
 def test_an_input_that_is_replaced_meanwhile_is_not_recorded(places, into):
     folder, given = paths.stage_folder("run", "copy"), places / "given"
@@ -124,6 +146,75 @@ def test_long_work_checks_its_inputs_before_it_begins(stage):
     stage.input.write_text("four!")
     with pytest.raises(KitError, match="was replaced"):  # between its reading and its hashing
         records.perform("copy", paths.stage_folder("b", "copy"), seen=seen, work=work(False), **bare)
+
+
+@pytest.fixture
+def folder(places):
+    """A folder of two images, one of them in a folder of its own, behind a link."""
+    (places / "elsewhere").mkdir()
+    (places / "given").mkdir()
+    (places / "given" / "b").symlink_to(places / "elsewhere")
+    for name in ("a.png", "b/c.png"):
+        (places / "given" / name).write_text("one")
+        os.utime(places / "given" / name, (1000, 1000))
+    return places / "given"
+
+
+def replaced(path):
+    other = path.with_name("other")
+    other.write_text("two")
+    os.utime(other, ns=(0, 1000 * 10**9 + 1))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        (lambda folder: replaced(folder / "a.png"), 1),
+        (lambda folder: replaced(folder / "b" / "c.png"), 1),
+        (lambda folder: (folder / "a.png").write_text("two"), 1),
+        (lambda folder: [os.utime(folder / name) for name in ("a.png", "b/c.png")], 2),
+    ],
+)
+def test_a_file_of_a_folder_that_is_replaced_by_one_of_its_size_is_noticed(
+    stage, folder, long, change, count
+):
+    def work(job):
+        if long:
+            job.check_inputs()
+        (job.folder / "step_1").touch()
+        change(folder)
+
+    bare = {"config": {}, "inputs": {"images": folder}}
+    advice = "run the same command again to take it" if long else "may be of either; add --force"
+    message = rf"given: {count} of 2 files were changed or removed \(.*\.png is another one.*{advice}"
+    with pytest.raises(KitError, match=message):
+        records.perform("copy", stage.folder, work=work, **bare)
+    assert records.read(stage.folder) is None
+    assert (stage.folder / "step_1").exists()
+    # Since names and sizes are the same, it goes on from what is there.
+    assert records.perform("copy", stage.folder, work=lambda job: None, **bare)
+    assert (stage.folder / "step_1").exists()
+
+
+def test_long_work_is_not_lost_to_a_new_file_in_a_folder_but_to_a_removed_one(stage, folder):
+    def work(job):
+        job.check_inputs()
+        (folder / "new.png").write_text("new")
+
+    bare = {"config": {}, "inputs": {"images": folder}}
+    before = records.Artifact.of(folder)
+    assert records.perform("copy", stage.folder, work=work, **bare).inputs["images"] == before
+
+    def remove(job):
+        job.check_inputs()
+        (folder / "a.png").unlink()
+
+    other = paths.stage_folder("other", "copy")
+    with pytest.raises(KitError, match=r"given: 1 of 3 files were changed or removed while the stage"):
+        records.perform("copy", other, work=remove, **bare)
+    assert records.read(other) is None
 
 
 def test_an_input_that_is_touched_or_written_again_is_the_same(stage):

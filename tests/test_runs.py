@@ -42,6 +42,13 @@ def test_only_runs_of_the_recipe_count(finished):
         assert runs.local_results([run]) == []
 
 
+def test_own_data_are_not_cocos_however_many_they_are(finished):
+    run = finished()
+    assert run.of_the_table
+    run.stages["finetune"].config["dataset"] = "checkpoints/byol/data"
+    assert not run.of_the_table
+
+
 def test_a_damaged_record_of_another_run_is_no_obstacle(places, capsys):
     folder = paths.stage_folder("byol", "eval")
     folder.mkdir(parents=True)

@@ -75,7 +75,7 @@ def test_without_nvcc_nothing_is_set_and_asking_for_cuda_fails(tmp_path):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="found no nvcc, which compiles for CUDA")
 def test_setup_compiles_the_operators_for_the_cards_asked_for(tmp_path):
     """The script itself and the real compiler; Detectron2's URL names a stand-in."""
-    for name in ("scripts/setup.sh", "scripts/with_cuda.sh", "docker/versions.env"):
+    for name in ("scripts/setup.sh", "scripts/packages.sh", "scripts/with_cuda.sh", "docker/versions.env"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(KIT / name, tmp_path / name)
     source = tmp_path / "detectron2"

@@ -96,6 +96,8 @@ class Record(Plan):
     ended: str
     seconds: float
     """Of work, over all sessions of a stage that was interrupted and resumed."""
+    energy_kwh: float | None = None
+    """Of the GPUs by their own counters, over all sessions; None where one of either was not measured."""
     images_per_second: float | None = None
     image: str | None = None
     """Of the container that it ran in, by its digest or ID."""
@@ -111,6 +113,10 @@ class Job:
     check_inputs: Callable[[], None] = lambda: None
     """Raises KitError where an input was replaced since the stage began. Long work calls it once all inputs
     are read, before it begins; for other work that is done when it ends."""
+    plan: Plan | None = None
+    """What the stage sets out to do, which goes into its checkpoints; None except on the first process."""
     lost_record: bool = False
     """Whether a damaged record says that the stage was done: its outputs may be whole."""
     images_per_second: float | None = None
+    energy_kwh: float | None = None
+    """That the GPUs of all processes took in this session; None where it was not measured."""

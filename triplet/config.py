@@ -1,4 +1,4 @@
-"""YAML in, typed settings out, and one line when something in it is wrong."""
+"""Read YAML into typed settings, with one line for whatever is wrong in it."""
 
 import difflib
 import itertools
@@ -9,10 +9,20 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from triplet import untrusted
 from triplet.errors import KitError
+
+
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"at least {ends[0]} and at most {ends[1]} holds nothing")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_in_order)]
+"""At least and at most."""
 
 
 class Settings(BaseModel):
@@ -55,12 +65,13 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
 
 
 def parse_file(path: Path, schema: type[R]) -> R:
-    """The same for a schema whose keys are names, without overrides."""
+    """Read a YAML file of a schema whose keys are names, without overrides."""
     return parse(read(path), schema, str(path))
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Any:
-    """The plain values of a YAML file under overrides, not validated; KitError as of ``load``."""
+    """Read the plain values of a YAML file under overrides without validating them; KitError as in
+    ``load``."""
     changes = _dotted(overrides)
     try:
         text = untrusted.read_text(path, untrusted.CONFIG, "config")
@@ -78,7 +89,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def nested(overrides: Sequence[str]) -> Any:
-    """``key.sub=value`` as plain values, numbers in keys as names; KitError as of ``load``."""
+    """Parse ``key.sub=value`` into plain values, with numbers in keys as names; KitError as in ``load``."""
     return OmegaConf.to_container(_dotted(overrides))
 
 
@@ -115,7 +126,7 @@ def parse(values: Any, schema: type[R], source: str) -> R:
 
 
 def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) -> str:
-    """A hint at the name that was meant: the nearest of all, or else a list of ``names``.
+    """Suggest the name that was meant: the nearest one, or else a list of ``names``.
 
     Args:
         word: what was found.
@@ -139,7 +150,7 @@ def _explain(error: Any, schema: type[BaseModel]) -> str:
 
 
 def _names(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Field names of the schema at a location in the settings (through dicts and lists)."""
+    """Return the field names of the schema at a location in the settings (through dicts and lists)."""
     for part in location:
         field = schema.model_fields.get("root" if issubclass(schema, RootModel) else str(part))
         if field is None:  # an index or a dict key: the element's type was unwrapped already

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from triplet import coco, paths
 from triplet.config import Settings, load
+from triplet.environment import usable_cores
 from triplet.progress import say
 from triplet.pull.subset import Subset
 from triplet.pull.synthetic import Drawn
@@ -78,7 +79,7 @@ def demo(
     if code := _call(call, [*pull, *again]):
         return code
     classes = len(coco.read(paths.root("datasets") / name, "train2017")["categories"])
-    cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    cores = 1 if torch.cuda.is_available() else usable_cores()
     for seed in seeds or settings.seeds:
         chains = {
             row: [

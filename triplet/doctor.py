@@ -1,18 +1,22 @@
 """What this machine has, and what to run for what is missing."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from triplet import paths, toolchain
+from triplet.progress import say
 from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
 
@@ -20,6 +24,8 @@ NEEDED_DISK = 60
 """GB: COCO with its archives (40), a pretraining's and a finetuning's checkpoints."""
 DRIVERS = {"12.6": 560, "12.8": 570, "13.0": 580}
 """Oldest driver by the CUDA that torch was built for (NVIDIA's release notes of each)."""
+REAL_JOB = ("GPU", "NVIDIA driver", "CUDA in torch", "coco", "weights", "converted weights")
+"""What a finetuning on COCO needs besides what the demo needs, in the order in which one sees to it."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +40,69 @@ class Diagnosis:
     required: bool = False
     """Without it not even the demo runs."""
 
+    @property
+    def mark(self) -> str:
+        return "ok" if self.ok else "needs" if self.required else "none"
 
-def doctor() -> int:
-    """Print the findings; 0 when the demo can run, else 1."""
+
+def doctor(*, as_json: bool = False) -> int:
+    """Print what runs here, the findings, and the next thing to do; 0 when the demo can run, else 1.
+
+    Args:
+        as_json: print one JSON object instead of lines for people.
+    """
     findings = examine()
+    required = [f for f in findings if f.required and not f.ok]
+    lacking = [f for name in REAL_JOB for f in findings if f.what == name and not f.ok]
+    step = _next(required, lacking)
+    if as_json:
+        found = {
+            "demo": not required,
+            "finetune": not required and not lacking,
+            "findings": [asdict(f) for f in findings],
+            "next": step,
+        }
+        say(json.dumps(found))
+        return 1 if required else 0
+    say(f"doctor: {_headline(required, lacking)}")
+    if sys.stdout.isatty():
+        _print_table(findings)
+    else:
+        for f in findings:
+            say(f"  {f.mark:<7}{f.what:<26}{f.found}{'' if f.ok else f'; {f.advice}'}")
+    say(f"  {'next':<7}{step}")
+    return 1 if required else 0
+
+
+def _headline(required: list[Diagnosis], lacking: list[Diagnosis]) -> str:
+    if required:
+        return f"nothing runs here yet, not even the demo: {_names(required)} missing"
+    if lacking:
+        return f"the demo runs here; before a finetuning on COCO, see to: {_names(lacking)}"
+    return "the demo and a finetuning on COCO run here"
+
+
+def _names(findings: list[Diagnosis]) -> str:
+    return ", ".join(f.what for f in findings)
+
+
+def _next(required: list[Diagnosis], lacking: list[Diagnosis]) -> str:
+    """The next thing to do: towards the demo, and where there is a GPU towards a finetuning."""
+    if required:
+        return required[0].advice
+    if not lacking:
+        return "make finetune METHOD=triplet"
+    return "make demo" if lacking[0].what == "GPU" else lacking[0].advice
+
+
+def _print_table(findings: list[Diagnosis]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found", "to do"):
         table.add_column(column, overflow="fold")
+    colours = {"ok": "green", "needs": "red", "none": "yellow"}
     for f in findings:
-        mark = "[green]ok[/]" if f.ok else ("[red]needs[/]" if f.required else "[yellow]none[/]")
-        table.add_row(mark, f.what, f.found, "" if f.ok else f.advice)
-    Console(width=None if os.isatty(1) else 160).print(table)
-    return 0 if all(f.ok for f in findings if f.required) else 1
+        table.add_row(Text(f.mark, colours[f.mark]), f.what, f.found, "" if f.ok else f.advice)
+    Console(markup=False, highlight=False).print(table)
 
 
 def examine() -> list[Diagnosis]:
@@ -65,8 +122,8 @@ def _environment() -> list[Diagnosis]:
         Diagnosis(
             "Python",
             python,
-            re.match(r"3\.1[12]\.", python) is not None,
-            "install Python 3.11 or 3.12, then: make setup",
+            re.match(r"3\.1[1-4]\.", python) is not None,
+            "install Python 3.11, 3.12, 3.13 or 3.14, then: make setup",
             required=True,
         )
     ]

@@ -1,4 +1,4 @@
-"""What a result was made with: the versions, the hardware, the image and the commit of the kit."""
+"""The environment of a result: versions, hardware, container image and the kit's commit."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def commit() -> str:
-    """Commit of the kit: of the image (TRIPLET_COMMIT) or of the checkout, ``+`` when modified."""
+    """Return the kit's commit, of the image (TRIPLET_COMMIT) or the checkout, with ``+`` when modified."""
     if baked := os.environ.get("TRIPLET_COMMIT"):
         return baked
     here = Path(__file__).parent
@@ -41,7 +41,7 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory in bytes, GPUs."""
+    """Return the processor, the cores that this process may use, the memory in bytes and the GPUs."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -64,18 +64,24 @@ def hardware() -> dict[str, Any]:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": gpus,
     }
 
 
 def image() -> str | None:
-    """The container's image by its digest or ID (TRIPLET_IMAGE), None outside of a container."""
+    """Return the container's image by its digest or ID (TRIPLET_IMAGE); None outside a container."""
     return os.environ.get("TRIPLET_IMAGE")
 
 
+def usable_cores() -> int:
+    """Number of CPU cores that this process may use; on macOS, which cannot tell, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def share_of_cores() -> int:
-    """Processes that may load images for this one: its share of the cores, less one, at most 32."""
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Return the number of loader processes for this process: its share of the cores, less one, at most
+    32."""
+    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(max(1, share - 1), 32)

@@ -1,8 +1,9 @@
-"""The two ways in which a stage ends without its result, and what a full GPU says."""
+"""The errors that end a stage without its result, and how a full GPU is recognised."""
 
 
 class KitError(Exception):
-    """What was found, what was expected, what to run: shown as one line, exit code 2."""
+    """An error for the user: what was found, what was expected, what to run. Shown as one line, exit code
+    2."""
 
 
 class Interrupted(Exception):
@@ -12,13 +13,13 @@ class Interrupted(Exception):
 
 
 class WorkerKilled(Interrupted):
-    """The same, because a process that loads data was killed."""
+    """The stage stopped and saved because a loader process was killed."""
 
     code = 2
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it says that a GPU is full, in torch's words or in those of CUDA and its libraries."""
+    """Return whether an error means that a GPU is full, in the words of torch, CUDA or its libraries."""
     told = (
         "out of memory",
         "cudaErrorMemoryAllocation",

@@ -1,8 +1,7 @@
-"""Files that are there whole or not at all, and what identifies them."""
+"""Write files whole or not at all, and identify them."""
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -13,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from triplet import untrusted
 from triplet.errors import KitError
 from triplet.progress import say
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on success it takes the name ``path``, else it is removed.
+    """Yield a temporary path to write; on success it is renamed to ``path``, otherwise removed.
 
     The data is on the disk before the name is: written, fsynced, renamed, the folder fsynced.
     """
@@ -33,7 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a file or folder its name, of the same disk; both are on the disk afterwards."""
+    """Rename a file or folder on the same disk, and sync both to the disk."""
     for place, moved in ((temporary, False), (path.parent, True)):
         if moved:
             temporary.replace(path)
@@ -45,7 +45,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name: a hard link, or a copy where that is another disk. Whole or absent."""
+    """Hard-link a file, or copy it to another disk, whole or not at all."""
     temporary = Path(target).with_name(f".{Path(target).name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -65,19 +65,20 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8; bytes of file names that are no UTF-8 stay as they are."""
+    """Write a text file atomically in UTF-8; bytes of file names that are not UTF-8 stay as they are."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(path: Path) -> str:
-    """What the checksums inside a ZIP file, such as torch writes, say is damaged; '' for nothing or no ZIP.
+    """Check the checksums inside a ZIP file, such as torch writes; return what is damaged, '' for nothing
+    or no ZIP.
 
     torch.load does not look at them, and one wrong bit may change a weight by many orders of magnitude.
     """
@@ -97,10 +98,16 @@ def damage(path: Path) -> str:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield (path relative to the folder, bytes) of every file below it, sorted, hidden ones left out.
+    """Yield (path relative to the folder, bytes) of every file below it; see ``walk_times``."""
+    for name, size, _ in walk_times(folder):
+        yield name, size
 
-    Links are followed, except to a folder that the link lies in; a link to nowhere has 0 bytes. Nothing
-    comes where there is no folder.
+
+def walk_times(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield (path relative to the folder, bytes, nanoseconds of its last writing) of every file below it.
+
+    They are sorted, and hidden ones left out. Links are followed, except to a folder that the link lies in;
+    a link to nowhere has 0 bytes and the time 0. Nothing comes where there is no folder.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -120,7 +127,7 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
         for name in sorted(names):
             if not name.startswith("."):
                 path = os.path.join(here, name)
-                yield os.path.relpath(path, folder), _size(path)
+                yield os.path.relpath(path, folder), *_size_and_time(path)
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
@@ -128,24 +135,28 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _size(path: str) -> int:
+def _size_and_time(path: str) -> tuple[int, int]:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except OSError:  # a link to nowhere, or to itself
-        return 0
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def json_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the lines of a log, each with the JSON object in it; none without a file.
 
     Damaged lines (no UTF-8, no object, nothing under ``key``) are left out and counted in one line.
+
+    Raises:
+        KitError: the log is larger than ``untrusted.LOG``.
     """
     damaged = 0
-    for raw in path.read_bytes().split(b"\n") if path.exists() else ():
+    for raw in _lines(path) if path.exists() else ():
         try:
+            values = untrusted.parse_json(raw, str(path), most=untrusted.LOG_LINE, finite=False)
             line = raw.decode()
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+        except (KitError, UnicodeDecodeError):
             values = None
         if isinstance(values, dict) and key in values:
             yield line, values
@@ -154,34 +165,45 @@ def json_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     say_damaged(path, damaged)
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a log without their ends, each at most a byte longer than LOG_LINE."""
+    if (size := path.stat().st_size) > untrusted.LOG:
+        raise KitError(f"{path} has {size} bytes, the most of a log is {untrusted.LOG}; remove it")
+    with path.open("rb") as file:
+        while raw := file.readline(untrusted.LOG_LINE + 1):
+            yield raw.removesuffix(b"\n")
+            cut = len(raw) > untrusted.LOG_LINE
+            while cut and raw and not raw.endswith(b"\n"):  # the rest of a long one
+                raw = file.readline(untrusted.LOG_LINE)
+
+
 def say_damaged(path: Path, lines: int) -> None:
-    """Say how many lines of a file are left out; nothing for none."""
+    """Say how many lines of a file are left out; print nothing for none."""
     if lines:
         say(f"{path}: {lines} damaged {'lines are' if lines > 1 else 'line is'} left out")
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a finite number that a float can hold."""
+    """Return whether a value from JSON is a finite number that a float can hold."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
-    """Keep the JSON lines of a log whose ``key`` is at most ``last``: what a resumed run goes on from.
+    """Keep the JSON lines of a log whose ``key`` is at most ``last``, where a resumed run continues.
 
     Damaged lines, and those whose ``key`` is no number, are dropped. Returns the last line kept, {} for
     none.
     """
-    kept: list[str] = []
     found: dict[str, Any] = {}
     odd = 0
-    for line, values in json_lines(path, key):
-        if not is_number(values[key]):
-            odd += 1
-        elif values[key] <= last:
-            kept.append(line + "\n")
-            found = values
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as kept:
+        for line, values in json_lines(path, key):
+            if not is_number(values[key]):
+                odd += 1
+            elif values[key] <= last:
+                kept.write(line + "\n")
+                found = values
     say_damaged(path, odd)
-    write_text(path, "".join(kept))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a list, or tar shards. Each gives encoded files by number."""
+"""Sources of images: a folder, a list or tar shards. Each returns encoded files by number."""
 
 import codecs
 import io
@@ -17,17 +17,18 @@ from triplet.progress import say
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of gray images; colours of 16 bits are scaled by its readers."""
+"""Pillow's modes of gray images with more than 8 bits; its readers scale colours of 16 bits."""
 SAMPLE = 64
-"""Images whose pixel formats are looked at before long work."""
+"""Number of images whose pixel formats are checked before long work."""
 ARCHIVES = {".tar", ".tgz", ".gz", ".xz", ".bz2", ".zip"}
 _OWN_SHARD = re.compile(r"shard-\d+\.tar")
 INDEX = "shards.json"
-"""Written last by `triplet pack`: its presence in a folder means tar shards, all of them whole."""
+"""Name of the file that `triplet pack` writes last: a folder that has it holds tar shards, all of them
+whole."""
 
 
 class Shard(BaseModel):
-    """One tar file and where its images lie in it: what stands in ``<shard>.json`` beside it."""
+    """One tar file and the places of its images, as in ``<shard>.json`` beside it."""
 
     name: str
     sha256: str
@@ -47,7 +48,7 @@ class Index(BaseModel):
 
 
 def decode(data: bytes) -> Image.Image:
-    """RGB pixels of an encoded image; 16 bits are scaled to 8.
+    """Decode an image to RGB; 16 bits are scaled to 8.
 
     Raises:
         KitError: its pixels are of a kind that has no 8 bits, see ``to_eight_bits``.
@@ -58,7 +59,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """The image itself, or scaled from 0..65535 to 0..255, where Pillow would clip all above 255 to white.
+    """Scale an image of 16 bits to 0..255, where Pillow would clip everything above 255 to white.
 
     Raises:
         KitError: 32 bits or floats, whose white is not known.
@@ -95,20 +96,20 @@ class Images:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """What a person can find the image by."""
+        """Return a name by which a person can find the image."""
         return os.fsdecode(bytes(self._names[index]))
 
     def names(self) -> list[str]:
-        """All of them, in order: two equal lists are the same images."""
+        """Return the names of all images in order: two equal lists are the same images."""
         return [self.name(index) for index in range(len(self))]
 
     def read(self, index: int) -> bytes:
-        """The encoded file; OSError when it cannot be read."""
+        """Read an encoded file; OSError when it cannot be read."""
         raise NotImplementedError
 
 
 class Files(Images):
-    """Images that are files below a folder."""
+    """Images in the files below a folder."""
 
     def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[str] | None) -> None:
         super().__init__(names, labels)
@@ -116,11 +117,14 @@ class Files(Images):
 
     def read(self, index: int) -> bytes:
         """See Images."""
-        return (self.folder / self.name(index)).read_bytes()
+        path = self.folder / self.name(index)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError(f"{path} is no file")
+        return untrusted.read_bytes(path, untrusted.IMAGE, "image")
 
 
 class Shards(Images):
-    """Images inside tar files, read in any order by position."""
+    """Images in tar files, read by position in any order."""
 
     def __init__(self, folder: Path, shards: list[Shard]) -> None:
         names = [name for shard in shards for name in shard.names]
@@ -146,7 +150,7 @@ class Shards(Images):
 
 
 def open_images(source: Path) -> Images:
-    """Open whichever of the three is at the path.
+    """Open the folder, list or shards at a path.
 
     - A folder: every image below it, sorted by name. Where each lies in a sub-folder, as ImageNet's do, the
       first part of its path is its class.
@@ -173,7 +177,7 @@ def open_images(source: Path) -> Images:
 
 
 def pixel_formats(images: Images) -> str:
-    """A sentence on images of 16 bits, of a sample spread over all; '' where there are none.
+    """Return a sentence on images of 16 bits in a sample spread over all; '' where there are none.
 
     Raises:
         KitError: one of 32 bits, with its name.
@@ -214,20 +218,25 @@ def _some(names: Sequence[str]) -> str:
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """What ``triplet pack`` wrote about its shards; KitError unless each file is there in full length."""
+    """Read what ``triplet pack`` wrote about its shards; KitError unless each file is there in full
+    length."""
     try:
-        index = Index.model_validate_json((folder / INDEX).read_text())
-        shards = [Shard.model_validate_json(side_car(folder / name).read_text()) for name in index.shards]
+        index = Index.model_validate_json(_described(folder / INDEX))
+        if odd := [name for name in index.shards if not _OWN_SHARD.fullmatch(name)]:
+            raise ValueError(f"{INDEX} names the shard {odd[0]!r:.40}")
+        shards = [Shard.model_validate_json(_described(side_car(folder / name))) for name in index.shards]
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{folder}: its shards cannot be read ({reason}); run triplet pack again") from None
-    for shard in shards:
-        path = folder / shard.name
+    for name, shard in zip(index.shards, shards, strict=True):
+        path = folder / name
         counts = {
             len(each) for each in (shard.names, shard.offsets, shard.sizes, shard.labels or shard.names)
         }
         ends = [*map(sum, zip(shard.offsets, shard.sizes, strict=False)), 0]
-        if len(counts) > 1 or min([*shard.offsets, *shard.sizes, 0]) < 0 or max(ends) > shard.bytes:
+        low, largest = min([*shard.offsets, *shard.sizes, 0]), max([*shard.sizes, 0])
+        fits = max(ends) <= shard.bytes and largest <= untrusted.IMAGE
+        if shard.name != name or len(counts) > 1 or low < 0 or not fits:
             raise KitError(f"{side_car(path)} does not fit its shard; make it again with: triplet pack")
         found = path.stat().st_size if path.is_file() else 0
         if found != shard.bytes:
@@ -237,13 +246,18 @@ def read_shards(folder: Path) -> list[Shard]:
     return shards
 
 
+def _described(path: Path) -> bytes:
+    return untrusted.read_bytes(path, untrusted.LISTING, "description of shards")
+
+
 def side_car(shard: Path) -> Path:
-    """The file beside a shard that says where its images lie."""
+    """Return the path of the file that lists the images of a shard."""
     return shard.with_suffix(".json")
 
 
 def _listed(source: Path) -> Images:
-    content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
+    content = untrusted.read_bytes(source, untrusted.LISTING, "list of images")
+    content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         raise KitError(f"{source} is neither a folder nor a list of images in text")
     # File names are bytes, of whatever encoding.

@@ -5,12 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MOST = 2**27
-"""Similarities that are held at a time: 0.5 GB."""
+"""Number of similarities held at a time: 0.5 GB."""
 
 
 @torch.no_grad()
 def nearest(bank: Tensor, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The most similar features of a bank, exactly.
+    """Exact search for the most similar features of a bank.
 
     Args:
         bank: (m, d) features, of any precision and on any device: they are moved in parts.
@@ -59,11 +59,11 @@ def vote(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> T
 def knn_predict(
     bank: Tensor, labels: Tensor, queries: Tensor, *, neighbours: int = 20, temperature: float = 0.07
 ) -> Tensor:
-    """(n,) int64 predicted classes of (n, d) queries by (m, d) features with (m,) int64 labels."""
+    """Predict the (n,) int64 classes of (n, d) queries from (m, d) features with (m,) int64 labels."""
     cosines, places = nearest(bank, queries, neighbours)
     return vote(cosines, labels[places], int(labels.max()) + 1, temperature)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of predictions that are right, in percent."""
+    """Return the percentage of correct predictions."""
     return 100 * (predicted == labels).double().mean().item()

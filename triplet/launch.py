@@ -1,4 +1,4 @@
-"""``python -m triplet.launch``: torchrun, except that what went wrong is said in one line.
+"""``python -m triplet.launch``: torchrun that reports an error in one line.
 
 torchrun reports a process that failed by a log line and a traceback of its own, below the line by which
 that process has said what is wrong. Arguments are torchrun's.
@@ -10,12 +10,13 @@ import sys
 from typing import Any
 
 SAVING = 120
-"""Seconds for processes that were told to stop to end their step and save, where torchrun gives them 30.
-Slurm and compose wait for 300."""
+"""Seconds that stopped processes get to end their step and save; torchrun alone gives them 30. Slurm and
+compose wait for 300."""
 
 
 def main() -> int:
-    """The exit code of the first process that failed, 0 when none did, 2 when they did not meet."""
+    """Run torchrun; return the exit code of the first process that failed, 0 for none, 2 when they did not
+    meet."""
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun's choice as well, which it explains at length
         os.environ |= {"OMP_NUM_THREADS": "1", "TRIPLET_OWN_THREADS": "1"}  # see Processes.use_cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported

@@ -1,4 +1,4 @@
-"""Where everything lies: the three places, the folders of runs and stages, the kit's own configs."""
+"""Locations: the three places, the folders of runs and stages, the kit's own configs."""
 
 import os
 import re
@@ -11,7 +11,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def root(name: str) -> Path:
-    """One of the three places: ``datasets``, ``checkpoints`` or ``reports``.
+    """Return one of the three places: ``datasets``, ``checkpoints`` or ``reports``.
 
     Each is a folder of the working directory unless TRIPLET_DATASETS, TRIPLET_CHECKPOINTS or
     TRIPLET_REPORTS names another.
@@ -20,23 +20,25 @@ def root(name: str) -> Path:
 
 
 def kit_config(name: str) -> Path:
-    """One of the kit's own configs, such as ``demo.yaml``: as the user would type it where that works."""
+    """Return one of the kit's own configs, such as ``demo.yaml``, as the user would type it where that
+    works."""
     path = CONFIGS / name
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def stage_folder(run: str, stage: str) -> Path:
-    """Folder of a stage of a run, a path below the checkpoints such as ``demo/seed0/triplet``."""
+    """Return the folder of a stage of a run, which is a path below the checkpoints such as
+    ``demo/seed0/triplet``."""
     return _below("checkpoints", run, "--run", "triplet") / stage
 
 
 def dataset_folder(name: str) -> Path:
-    """Folder of a data set that the kit makes, a path below the data sets such as ``demo``."""
+    """Return the folder of a data set that the kit makes, a path below the data sets such as ``demo``."""
     return _below("datasets", name, "--name", "packed")
 
 
 def _below(place: str, name: str, option: str, example: str) -> Path:
-    """A folder below a place; KitError for a name that leads out of it, or is the place itself."""
+    """Return a folder below a place; KitError for a name that leads out of it, or is the place itself."""
     path = PurePath(name)
     if (
         not path.parts
@@ -50,7 +52,8 @@ def _below(place: str, name: str, option: str, example: str) -> Path:
 
 
 def portable(path: Path) -> str:
-    """``<root>/<rest>`` for what lies in one of the places, else the absolute path; see ``printable``."""
+    """Write a path as ``<root>/<rest>`` where it lies in one of the places, else absolute; see
+    ``printable``."""
     for name in PLACES:
         if path.absolute().is_relative_to(root(name)):
             return printable((Path(name) / path.absolute().relative_to(root(name))).as_posix())
@@ -58,12 +61,12 @@ def portable(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with ``%E9`` for each byte of a file name that is no UTF-8: such a name fits in no JSON."""
+    """Write ``%E9`` for each byte of a file name that is not UTF-8, which no JSON can hold."""
     return re.sub("[\ud800-\udfff]", lambda odd: f"%{ord(odd[0]) & 0xFF:02X}", text)
 
 
 def local(path: str) -> Path:
-    """The inverse of ``portable``; KitError for a portable path that leads out of its place."""
+    """Invert ``portable``; KitError for a portable path that leads out of its place."""
     name, _, rest = path.partition("/")
     if name not in PLACES:
         return Path(path)

@@ -21,7 +21,7 @@ LINE_EVERY = 10.0
 
 
 def say(message: str, out: TextIO | None = None) -> None:
-    """Print one line at once, to ``out`` or standard output; what it cannot show is escaped.
+    """Print one line at once to ``out`` or standard output; characters that it cannot show are escaped.
 
     A reader that is gone (a closed terminal, a pipe without a reader, a full disk under the log) is no
     reason to end long work: whatever is written to it afterwards is dropped.
@@ -36,7 +36,7 @@ def say(message: str, out: TextIO | None = None) -> None:
 
 
 def leave_terminal() -> None:
-    """Drop what is written to standard output and error from now on, where their terminal is gone."""
+    """Discard further output to standard output and error whose terminal is gone."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")
@@ -51,12 +51,12 @@ def _drop(descriptor: int) -> None:
 
 
 def first_here() -> bool:
-    """Whether this process speaks for those that torchrun started on this machine."""
+    """Return whether this process prints for those that torchrun started on this machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def duration(seconds: float) -> str:
-    """For people: ``42 s``, ``17 min``, ``3.5 h``, ``12.1 days``."""
+    """Format seconds for people: ``42 s``, ``17 min``, ``3.5 h``, ``12.1 days``."""
     for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.{digits}f} {unit}"
@@ -64,12 +64,12 @@ def duration(seconds: float) -> str:
 
 
 def amount(count: float) -> str:
-    """Bytes for people: ``19.3 GB``, ``0.4 MB``."""
+    """Format bytes for people: ``19.3 GB``, ``0.4 MB``."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class Bar:
-    """Progress of one long piece of work; use as a context manager. Several may be shown at once.
+    """Progress of one long piece of work, as a context manager. Several may be shown at once.
 
     Args:
         title: what is being done.
@@ -127,7 +127,7 @@ class Bar:
                     Bar._screen = None
 
     def step(self, note: str = "", count: int = 1) -> None:
-        """One step (or ``count``) is done; the note (a loss, a rate) is shown beside it."""
+        """Advance by ``count`` steps; the note (a loss, a rate) is shown beside the progress."""
         self.done += count
         if self.quiet:
             return

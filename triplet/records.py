@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 import triplet
-from triplet import environment, files, untrusted
+from triplet import energy, environment, files, untrusted
 from triplet.artifacts import Artifact as Artifact
 from triplet.artifacts import Job as Job
 from triplet.artifacts import Plan as Plan
 from triplet.artifacts import Record as Record
 from triplet.errors import KitError
+from triplet.inputs import Inputs
+from triplet.inputs import identities as identities
 from triplet.paths import PLACES, local, portable, printable, root, stage_folder
 from triplet.progress import say
 
@@ -71,11 +73,16 @@ def read(folder: Path) -> Record | None:
     return record
 
 
-def begun(folder: Path) -> Plan | None:
-    """What a stage has done there or is in the middle of, None if neither, or if that is damaged."""
+def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) -> Plan | None:
+    """What a stage has done there or is in the middle of, None if neither, or if nothing whole says so.
+
+    Args:
+        folder: of the stage.
+        planned: see ``perform``.
+    """
     done, _ = _unless_damaged(folder / "record.json", lambda: read(folder))
     started, _ = _unless_damaged(folder / "started.json", lambda: _load(folder / "started.json", _Started))
-    return done or (started.plan if started else None)
+    return done or (started.plan if started else planned(folder) if planned else None)
 
 
 def require(run: str, stage: str) -> Record:
@@ -109,50 +116,50 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
     derived: bool = False,
     scratch: Sequence[str] = (),
     trained: Callable[[Path], str] | None = None,
+    planned: Callable[[Path], Plan | None] | None = None,
     seed: int | None = None,
     world_size: int = 1,
 ) -> Record:
     """Run a stage, or find that it is done, and return its record.
 
-    Done means: a record with the same config and inputs, whose outputs are still there. A stage that
-    was interrupted goes on from what is in its folder, as long as it is still the same plan, or nothing
-    says which it is. What a start of another plan has left is replaced unless it is work: see LITTER.
+    Done means: a record with the same config and inputs, whose outputs are still there. An interrupted
+    stage goes on from what is in its folder, unless that is of another plan: this is refused if it is work,
+    and replaced if it is not, see LITTER.
 
     Args:
         stage: its name.
         folder: where it works; belongs to it alone.
         config: everything the result depends on besides the inputs, as plain values.
         inputs: files or folders by name; they are hashed.
-        seen: ``identities`` of those that were read before this call, from before they were.
+        seen: ``identities`` of inputs from before they were read, where that is before this call.
         work: does the work, given a Job to fill in.
         force: start over, whatever is there.
         clear: whether starting over empties the folder.
-        derived: what is there of another plan is nobody's result, and replaced without asking.
-        scratch: patterns of files in the folder that only an unfinished stage needs. They are deleted once
-            the record is written, not before: a stage that is killed meanwhile goes on from them.
+        derived: what is there of another plan is replaced without asking.
+        scratch: patterns of files that only an unfinished stage needs, deleted once the record is written.
         trained: says in a phrase what the folder holds that starting over would delete, '' for nothing.
+        planned: says of which plan the unfinished work there is, for want of a whole started.json.
         seed, world_size: for the record, the latter the number of processes.
 
     Raises:
-        KitError: the folder holds the result of another plan (it says what differs), an input is missing or
-            was replaced meanwhile, or another process is at work in the folder.
+        KitError: see ``_find`` and ``Inputs``, or another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):
-        given = _Inputs(inputs, seen)
+        given = Inputs(inputs, seen)
         plan = Plan(stage=stage, config=_plain(config), inputs=given.artifacts)
-        _enter(folder, stage, force=force, clear=clear)
-        found = _Found() if force else _find(folder, plan, trained, derived=derived)
+        _enter(folder, stage, planned, force=force, clear=clear)
+        found = _Found() if force else _find(folder, plan, trained, planned, derived=derived)
         if found.done:
             _tidy(folder, scratch)
             say(f"{stage}: done already ({portable(folder)}, {found.done.seconds:.0f} s)")
             return found.done
-        began = found.unfinished or _Started(plan=plan, started=_now())
-        job = Job(folder, lost_record=found.lost_record, check_inputs=given.check_files)
-        with _timed(folder, began, keep_record=found.lost_record) as spent:
+        began = found.unfinished or _Started(plan=plan, started=_now(), energy_kwh=0)
+        job = Job(folder, plan=plan, lost_record=found.lost_record, check_inputs=given.check_files)
+        with _timed(folder, began, job, keep_record=found.lost_record) as spent:
             work(job)
             given.check(folder)
-        record = _describe(plan, job, began.started, spent(), seed=seed, world_size=world_size)
+        record = _describe(spent(), job, seed=seed, world_size=world_size)
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
         _tidy(folder, scratch)
         return record
@@ -164,54 +171,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def identities(inputs: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
-    """What changes when a file is written or replaced, by name; () for what is no file."""
-    found = {name: path.stat() for name, path in inputs.items() if path.is_file()}
-    kept = {
-        name: (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for name, each in found.items()
-    }
-    return {name: kept.get(name, ()) for name in inputs}
-
-
-class _Inputs:
-    """The inputs of a stage, which must stay what they were when it began."""
-
-    def __init__(self, inputs: Mapping[str, Path], seen: Mapping[str, tuple[int, ...]] | None) -> None:
-        self.paths, self.checked = inputs, False
-        self.seen = identities(inputs)
-        if odd := [inputs[name] for name, was in (seen or {}).items() if was != self.seen[name]]:
-            raise KitError(f"{odd[0]} was replaced while it was read; run the same command again")
-        self.artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
-
-    def check_files(self) -> None:
-        """KitError if a file was replaced: nobody knows which one was read."""
-        self.checked = True
-        now = identities(self.paths)
-        if name := next((name for name, was in self.seen.items() if was and now[name] != was), None):
-            self._compare(name, "run the same command again")
-
-    def check(self, folder: Path) -> None:
-        """The same of folders as well, unless the stage has checked its inputs itself."""
-        now = identities(self.paths)
-        for name in () if self.checked else self.paths:
-            if not now[name] or now[name] != self.seen[name]:
-                self._compare(name, f"{portable(folder)} may be of either; add --force to start over")
-
-    def _compare(self, name: str, advice: str) -> None:
-        before, now = self.artifacts[name].sha256, Artifact.of(self.paths[name]).sha256
-        if now != before:
-            raise KitError(
-                f"{self.paths[name]} was replaced while the stage worked (SHA-256 {before[:12]} -> "
-                f"{now[:12]}), so nothing is recorded: {advice}"
-            )
-
-
-def _describe(
-    plan: Plan, job: Job, started: str, seconds: float, *, seed: int | None, world_size: int
-) -> Record:
+def _describe(spent: "_Started", job: Job, *, seed: int | None, world_size: int) -> Record:
     """The record of work that has ended just now: its results, and on what it was done."""
     return Record(
-        **plan.model_dump(),
+        **spent.plan.model_dump(),
         outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
         results=_plain(job.results),
         kit=triplet.__version__,
@@ -221,21 +184,29 @@ def _describe(
         hardware=environment.hardware(),
         world_size=world_size,
         seed=seed,
-        started=started,
+        started=spent.started,
         ended=_now(),
-        seconds=round(seconds, 3),
+        seconds=round(spent.seconds, 3),
+        energy_kwh=spent.energy_kwh,
         images_per_second=job.images_per_second,
         image=environment.image(),
     )
 
 
-def _enter(folder: Path, stage: str, *, force: bool, clear: bool) -> None:
+def _enter(
+    folder: Path,
+    stage: str,
+    planned: Callable[[Path], Plan | None] | None,
+    *,
+    force: bool,
+    clear: bool,
+) -> None:
     """Make sure that a stage may work in a folder; empty it where ``perform`` is to start over.
 
     Raises:
         KitError: the folder holds files that are not the kit's, or another stage's, and may not be lost.
     """
-    ours = any((folder / name).exists() for name in MARKERS)
+    ours = any((folder / name).exists() for name in MARKERS) or bool(planned and planned(folder))
     exclusive = folder.is_relative_to(root("checkpoints"))
     if not ours and any(path.name != ".lock" for path in folder.iterdir()):
         if exclusive and not force:
@@ -268,7 +239,14 @@ class _Found:
     """Whether a record is there and damaged."""
 
 
-def _find(folder: Path, plan: Plan, trained: Callable[[Path], str] | None, *, derived: bool) -> _Found:
+def _find(
+    folder: Path,
+    plan: Plan,
+    trained: Callable[[Path], str] | None,
+    planned: Callable[[Path], Plan | None] | None,
+    *,
+    derived: bool,
+) -> _Found:
     """Find what earlier sessions of a plan have left.
 
     Raises:
@@ -278,7 +256,7 @@ def _find(folder: Path, plan: Plan, trained: Callable[[Path], str] | None, *, de
     unfinished, _ = _unless_damaged(
         folder / "started.json", lambda: _load(folder / "started.json", _Started)
     )
-    previous = done or (unfinished.plan if unfinished else None)
+    previous = done or (unfinished.plan if unfinished else planned(folder) if planned else None)
     if previous and (changes := previous.changes(plan)):
         if not derived and (done or not all(LITTER.fullmatch(path.name) for path in folder.iterdir())):
             raise other(folder, plan.stage, changes, _loses(folder, done, trained))
@@ -307,16 +285,20 @@ def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None,
 
 
 @contextmanager
-def _timed(folder: Path, began: "_Started", *, keep_record: bool) -> Iterator[Callable[[], float]]:
-    """Mark a stage as started; when its work fails, keep the seconds that it has taken.
+def _timed(
+    folder: Path, began: "_Started", job: Job, *, keep_record: bool
+) -> Iterator[Callable[[], "_Started"]]:
+    """Mark a stage as started; when its work fails, keep the seconds and the energy that it has taken.
 
     Yields:
-        A function that returns the seconds of work so far, over all sessions.
+        A function that returns both so far, over all sessions.
     """
     clock = datetime.now(UTC)
 
-    def spent() -> float:
-        return began.seconds + (datetime.now(UTC) - clock).total_seconds()
+    def spent() -> _Started:
+        seconds = began.seconds + (datetime.now(UTC) - clock).total_seconds()
+        used = energy.total((began.energy_kwh, job.energy_kwh))
+        return began.model_copy(update={"seconds": seconds, "energy_kwh": used})
 
     if not keep_record:  # a damaged one, which the new one replaces
         (folder / "record.json").unlink(missing_ok=True)
@@ -324,8 +306,7 @@ def _timed(folder: Path, began: "_Started", *, keep_record: bool) -> Iterator[Ca
     try:
         yield spent
     except BaseException:
-        stopped = began.model_copy(update={"seconds": spent()})
-        files.write_text(folder / "started.json", stopped.model_dump_json(indent=1))
+        files.write_text(folder / "started.json", spent().model_dump_json(indent=1))
         raise
 
 
@@ -350,6 +331,7 @@ class _Started(BaseModel):
     plan: Plan
     started: str
     seconds: float = 0.0
+    energy_kwh: float | None = None
 
 
 def _load(path: Path, schema: type[M]) -> M | None:

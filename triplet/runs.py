@@ -69,6 +69,10 @@ class Run:
         evaluated = self.stages.get("eval")
         if evaluated is None or not self.detectron2 or evaluated.results.get("images") != VAL2017:
             return False
+        if any(
+            stage.config.get("dataset", "").startswith("checkpoints/") for stage in self.stages.values()
+        ):
+            return False  # the user's own data, which happen to be as many images
         return detector(self.detectron2) == "c4" and evaluated.results.get("engine") != "voc"
 
     @property
@@ -126,6 +130,32 @@ def collect(checkpoints: Path) -> list[Run]:
     paths = [*checkpoints.rglob("record.json")]
     read = {path.parent.relative_to(checkpoints): records.read(path.parent) for path in paths}
     return assemble({folder: record for folder, record in read.items() if record})
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A stage that has begun, and has left no record."""
+
+    run: str
+    stage: str
+
+    @property
+    def command(self) -> str:
+        """Goes on with it."""
+        return f"make {self.stage} RUN={self.run}"
+
+
+def unfinished(checkpoints: Path) -> list[Unfinished]:
+    """Every stage below the checkpoints that was begun and is not finished, or is at work now."""
+    found = []
+    for path in sorted(checkpoints.rglob("started.json")):
+        folder = path.parent.relative_to(checkpoints)
+        run, stage = folder.parent, folder.name
+        if run.name in SEVERAL:
+            run, stage = run.parent, run.name
+        if stage in (*STAGES, *SEVERAL) and not path.with_name("record.json").exists():
+            found.append(Unfinished(run.as_posix(), stage))
+    return found
 
 
 def assemble(known: Mapping[PurePath, Record]) -> list[Run]:

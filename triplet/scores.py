@@ -1,4 +1,4 @@
-"""COCO's numbers of detections, by one of two engines whose numbers are equal."""
+"""COCO's metrics of detections, by one of two engines whose numbers are equal."""
 
 import importlib
 from collections.abc import Sequence
@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from triplet.annotations import coco
+from triplet.annotations.detections import check
+
 ENGINES = {"ultrafast": "ultrafast_pycocotools", "pycocotools": "pycocotools"}
-"""Modules: a fast one, and COCO's own."""
+"""Engine modules: a fast one, and COCO's own."""
 FASTEST = "ultrafast"
 TASKS = {"bbox": "box", "segm": "mask"}
-"""Tasks of the table by COCO's name, with the word for each."""
+"""The table's tasks by COCO's names, with our word for each."""
+READ = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
+"""Fields of a detection that an engine gets for a task, besides ids and score. With a box, COCO takes the
+area of a detection from the box; that of a mask is its own."""
 LABELS = TASKS | {"keypoints": "keypoint"}
 _BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 NUMBERS = {
@@ -18,28 +24,48 @@ NUMBERS = {
     "segm": _BOXES,
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
 }
-"""Of each task, in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval, #keypoints-eval)."""
+"""Names of the metrics of each task in the order of COCOeval's ``stats`` (cocodataset.org/#detection-eval,
+#keypoints-eval)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one task, in percent; None where nothing of that kind is annotated."""
+    """Metrics of one task in percent; None where nothing of that kind is annotated."""
 
     numbers: dict[str, float | None]
-    """By the names in NUMBERS."""
+    """Metrics by the names in NUMBERS."""
     categories: dict[str, float | None]
-    """AP by the name of the category."""
+    """AP by name of category."""
 
 
 class CocoGroundTruth:
-    """A COCO annotation file, read once, to score the detections of all tasks by."""
+    """A COCO annotation file, read once, to score the detections of all tasks by.
 
-    def __init__(self, annotations: Path, engine: str = FASTEST) -> None:
-        package = ENGINES[engine]
+    The engines are written in C: what they are not given in the form that they expect ends in a crash, or
+    never. So everything is checked before, unless the kit has made it itself.
+
+    Args:
+        annotations: the file.
+        engine: one of ENGINES.
+        checked: whether ``annotations.coco.check`` has been through the file, and the detections come
+            straight from a model.
+
+    Raises:
+        KitError: an annotation cannot be used.
+    """
+
+    def __init__(self, annotations: Path, engine: str = FASTEST, *, checked: bool = False) -> None:
+        package, self._checked = ENGINES[engine], checked
+        if not checked:
+            coco.check(annotations)
         self._make = importlib.import_module(f"{package}.cocoeval").COCOeval
         self.coco = importlib.import_module(f"{package}.coco").COCO(str(annotations))
 
     def score(self, detections: Sequence[dict[str, Any]], task: str) -> Scores:
+        """The numbers of ``evaluate``; see there."""
+        return self.numbers(self.evaluate(detections, task))
+
+    def evaluate(self, detections: Sequence[dict[str, Any]], task: str) -> Any:
         """Evaluate as ``detectron2.evaluation.COCOEvaluator`` does.
 
         Prints COCO's table.
@@ -47,23 +73,38 @@ class CocoGroundTruth:
         Args:
             detections: at least one, in COCO's result format, with the file's category ids. Not changed.
             task: bbox, segm or keypoints.
+
+        Returns:
+            The engine's ``COCOeval``, all of whose steps have run.
+
+        Raises:
+            KitError: a detection is not in COCO's format, or of no annotated image.
         """
-        # With a box, COCO takes a detection's area from that; a mask's is its own. One more copy, since
-        # the engines write into what they are given.
-        left_out = {"bbox"} if task == "segm" else set()
-        own = [{k: v for k, v in each.items() if k not in left_out} for each in detections]
+        if not self._checked:
+            sizes = {each["id"]: (each["width"], each["height"]) for each in self.coco.dataset["images"]}
+            check(detections, sizes, {*self.coco.getCatIds()}, task)
+        keys = {"image_id", "category_id", "score", *READ[task]}
+        # One more copy, since the engines write into what they are given.
+        own = [{key: value for key, value in each.items() if key in keys} for each in detections]
         evaluation = self._make(self.coco, self.coco.loadRes(own), task)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+        return evaluation
+
+    def names(self, evaluation: Any) -> list[str]:
+        """Of its categories, in the order of their ids."""
+        return [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
+
+    def numbers(self, evaluation: Any) -> Scores:
+        """Its numbers in percent."""
         # thresholds x recalls x categories x areas x detections an image
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        names = [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
         by_category = {}
-        for k, name in enumerate(names):
+        for k, name in enumerate(self.names(evaluation)):
             known = precision[:, :, k][precision[:, :, k] > -1]
             by_category[name] = _percent(known.mean() if known.size else -1)
-        numbers = zip(NUMBERS[task], evaluation.stats, strict=True)
+        numbers = zip(NUMBERS[evaluation.params.iouType], evaluation.stats, strict=True)
         return Scores({name: _percent(value) for name, value in numbers}, by_category)
 
 

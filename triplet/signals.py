@@ -10,11 +10,12 @@ from triplet.errors import Interrupted, WorkerKilled
 from triplet.progress import first_here, leave_terminal, say
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What asks for a stop: a scheduler or Docker, Ctrl-C, and a terminal or an ssh that is gone."""
+"""Signals that ask for a stop: from a scheduler or Docker, from Ctrl-C, and from a closed terminal or
+ssh."""
 
 
 class Stop:
-    """Whether a stop was asked for, or cannot be avoided."""
+    """A flag that a stop was asked for, or cannot be avoided."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -24,11 +25,11 @@ class Stop:
         return self._lost or self.signal is not None
 
     def lost_worker(self) -> None:
-        """A process that loads data was killed."""
+        """Note that a loader process was killed."""
         self._lost = True
 
     def interrupted(self, what: str) -> Interrupted:
-        """The exception that ends the stage after it saved."""
+        """Return the exception that ends the stage after it has saved."""
         if self._lost and not self.signal:
             return WorkerKilled(
                 "a process that loads images was killed, mostly for want of memory: give the job more of "
@@ -39,13 +40,13 @@ class Stop:
 
 
 def under_nohup(number: signal.Signals) -> bool:
-    """Whether the signal is SIGHUP and whoever started this process wants it ignored."""
+    """Return whether the signal is SIGHUP and this process was started to ignore it."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextmanager
 def graceful() -> Iterator[Stop]:
-    """Let the signals of ``STOPPING`` only set the Stop that is given, however often they come.
+    """Make the signals of ``STOPPING`` set the Stop that is yielded, however often they come.
 
     (``docker compose run`` sends SIGTERM twice when it is stopped.) SIGHUP stays ignored under ``nohup``.
     """
@@ -69,7 +70,8 @@ def graceful() -> Iterator[Stop]:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """``worker_init_fn`` of a DataLoader: a signal to the whole process group is the parent's to answer.
+    """Ignore signals in a DataLoader's worker (``worker_init_fn``): the parent answers those to the process
+    group.
 
     Workers end by themselves when their parent does.
     """

@@ -1,4 +1,4 @@
-"""What torch.compile and torch's memory on a GPU need of the machine."""
+"""Requirements of torch.compile and of torch's GPU memory on a machine."""
 
 import os
 import shutil
@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def missing(*, gpu: bool) -> list[str]:
-    """Of a compiler and Python's headers, what torch.compile lacks here: it builds launchers on the spot.
+    """Return what torch.compile lacks here of a C compiler and Python's headers, by which it builds
+    launchers.
 
     Args:
         gpu: for Triton, which calls $CC, gcc or clang; else for inductor, which calls $CXX or g++.
@@ -25,7 +26,7 @@ def missing(*, gpu: bool) -> list[str]:
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Let torch.compile and Triton keep what they compile below a folder, for each user apart.
+    """Make torch.compile and Triton keep their output below a folder, separately for each user.
 
     Their default is the machine's /tmp, which a container loses: each restart would compile anew, in every
     process. What the user has set stands.
@@ -35,7 +36,7 @@ def keep_compiled_code(folder: Path) -> None:
 
 
 def expandable_segments() -> None:
-    """Let torch's memory on a GPU grow in place: passes of many resolutions leave holes in fixed segments.
+    """Make torch's memory on a GPU grow in place: passes of many resolutions leave holes in fixed segments.
 
     Torch reads it when it first uses a GPU. Not where drivers are known not to have it: WSL and Jetson.
     """

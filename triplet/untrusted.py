@@ -67,6 +67,19 @@ CRATE_EXPANSION = 100
 """Times its compressed size that a file of a crate may have: JSON shrinks to a tenth or so."""
 SMALLEST = 512
 """Bytes that a file in an archive counts at least, so that a million empty ones count too."""
+LISTING = 1 << 30
+"""Bytes of a list of images, or of what is written about the shards that they lie in: 40 for each of
+ImageNet-21k's 14 million are 0.6 GB."""
+NAMES = 8 << 20
+"""Bytes of another list: VOC's image sets have 0.1 MB, ImageNet's classes and checksums less."""
+ANNOTATION = 16 << 20
+"""Bytes of the XML of one image: an object takes 300."""
+LOG = 1 << 30
+"""Bytes of a log of metrics: 300 for each of the 1 000 000 steps of 200 epochs by batches of 256."""
+LOG_LINE = 1 << 20
+"""Bytes of one of its lines; a longer one is left out as damaged."""
+IMAGE = 1 << 30
+"""Bytes of an encoded image: the largest that Pillow opens has as many, uncompressed in 16 bits."""
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may open (MPO is among JPEG): by default it would also try forty rarer readers, one of which
 runs Ghostscript. An image of more than 179 megapixels is refused by Pillow itself; ImageNet's largest has
@@ -91,10 +104,10 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
     """
     with path.open("rb") as file:
         size = path.stat().st_size if path.is_file() else most
-        data = file.read(min(size, most) + 1)
+        data = file.read(size + 1) if size <= most else b""  # what is too large need not be read
         if size and len(data) > size and size < most:  # it grew, or is one of /proc
             data += file.read(most + 1 - len(data))
-    if len(data) > most:
+    if max(len(data), size) > most:
         raise KitError(f"{path} has more than {_amount(most)}, the most of a {what}; give another file")
     return data
 
@@ -108,7 +121,8 @@ def read_text(path: Path, most: int, what: str = "file") -> str:
     try:
         return read_bytes(path, most, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise KitError(f"{path} is no text in UTF-8: byte {error.start} is not; save it as UTF-8") from None
+        where = f"byte {error.start} is not"
+        raise KitError(f"{path} is no {what} in UTF-8: {where}; save it as UTF-8") from None
 
 
 def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: bool = True) -> Any:
@@ -144,10 +158,11 @@ def _check_depth(values: Any) -> None:
     """RecursionError when lists and dicts are in each other more than JSON_DEPTH times."""
     level = [values] if isinstance(values, dict | list) else []
     for _ in range(JSON_DEPTH):
+        if not level:
+            return
         inside = (each.values() if isinstance(each, dict) else each for each in level)
         level = [value for values in inside for value in values if isinstance(value, dict | list)]
-    if level:
-        raise RecursionError
+    raise RecursionError
 
 
 def read_json(path: Path, *, most: int = RECORD, finite: bool = True) -> Any:

@@ -79,6 +79,8 @@ def _convert(run: str, weights: Path, config: Path, cfg: CfgNode, job: records.J
         untrained=backbone.untrained or _is_untrained(run),
         feature_difference=difference,
     )
+    if backbone.choice:
+        say(f"convert: {weights.name}: {backbone.choice}")
     if backbone.widened:
         say(f"convert: {backbone.widened} tensors were half precision and are float32 now")
     say(f"convert: {count} tensors, all equal in Detectron2's model; features agree to {difference:.1e}")

@@ -1,4 +1,4 @@
-"""Folders in COCO 2017's and PASCAL VOC's layout as Detectron2 data sets.
+"""Folders in COCO 2017's and PASCAL VOC's layout, and people's own data, as Detectron2 data sets.
 
 Which of a folder's data sets is meant is said by the names in the config's DATASETS, which are Detectron2's
 own; where they lie is the user's choice.
@@ -21,6 +21,7 @@ from triplet.annotations.findings import Findings
 from triplet.annotations.image_files import AnnotatedImage
 from triplet.annotations.shapes import Uses
 from triplet.annotations.voc import VocImage
+from triplet.datasets import source
 from triplet.errors import KitError
 from triplet.progress import first_here, say
 from triplet.training.distributed import Processes
@@ -55,6 +56,8 @@ class Part:
     """VOC: which images."""
     year: int = 0
     """VOC."""
+    source: Path | None = None
+    """The user's file, where the kit has made ``annotations`` of it; messages name it."""
 
     @property
     def inputs(self) -> dict[str, Path]:
@@ -87,18 +90,16 @@ def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
     """Make what DATASETS.TRAIN names known to Detectron2.
 
     Returns:
-        The names there, and the names of the categories.
+        The names there, and the names of the classes in the order of the model's indices.
 
     Raises:
-        KitError: another layout, damaged annotations, missing images, or another number of categories than
-            the model has.
+        KitError: another layout, damaged annotations, or missing images.
     """
     uses = _uses(cfg, train=True)
     found = [(part.name, _register(cfg, part, uses)) for part in parts(cfg, folder, train=True)]
     categories = found[0][1]
     if odd := [name for name, theirs in found if theirs != categories]:
         raise KitError(f"{odd[0]} has other categories than {found[0][0]}")
-    _check_count(cfg, folder, categories)
     return tuple(name for name, _ in found), categories
 
 
@@ -110,6 +111,12 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
     categories = _register(cfg, found[0], _uses(cfg, train=False))
     _check_count(cfg, folder, categories)
     return found[0].name, categories
+
+
+def category_ids(name: str) -> list[Any]:
+    """The ids of a registered data set's classes in its file, in the order of the model's indices."""
+    ids: list[Any] = MetadataCatalog.get(name).ids_of_classes
+    return ids
 
 
 def check_images(names: Sequence[str], processes: Processes) -> None:
@@ -154,6 +161,10 @@ def _find(folder: Path, declared: str) -> Part:
             "voc_2012_*"
         )
     name = f"{folder.absolute()}/{known[0]}"
+    if own := source.written(folder):
+        if not known["split"] or known["keypoints"]:
+            raise KitError(f"own data has instances alone, the config's DATASETS names {known[0]!r}")
+        return _find_own(own, name, known[0], known["split"])
     if split := known["split"]:
         kind = "person_keypoints" if known["keypoints"] else "instances"
         truth = coco.annotations(folder, f"{split}2017", kind)
@@ -177,14 +188,24 @@ def _find(folder: Path, declared: str) -> Part:
     return part
 
 
+def _find_own(own: source.WrittenData, name: str, declared: str, split: str) -> Part:
+    if split not in own.parts:
+        raise KitError(
+            f"{own.folder} has no {split} part, it has {', '.join(own.parts)}; name the files of one by "
+            f"--{split} and --{split}-images"
+        )
+    files = own.parts[split]
+    return Part(name, declared, "instances", files.images, files.annotations, source=own.sources[split])
+
+
 def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
-    """Check it and make it known; returns the names of its categories."""
+    """Check it and make it known; returns the names of its classes in the order of the model's indices."""
     if part.name in DatasetCatalog:
         DatasetCatalog.remove(part.name)
         MetadataCatalog.remove(part.name)
     if part.listed:
         return _register_voc(part, part.listed)
-    checked = coco_annotations.check(part.annotations, uses)
+    checked = coco_annotations.check(part.annotations, uses, part.source)
     images, annotations = checked.content["images"], checked.content["annotations"]
     _all_there(part.images, [image["file_name"] for image in images])
     if first_here():
@@ -201,14 +222,19 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
         )
         for image in images
     ]
-    more: dict[str, Any] = {"image_ids": checked.image_ids, "category_ids": checked.category_ids}
+    categories = sorted(checked.content["categories"], key=lambda category: category["id"])  # as Detectron2
+    more: dict[str, Any] = {
+        "image_ids": checked.image_ids,
+        "category_ids": checked.category_ids,
+        "ids_of_classes": [checked.category_ids.get(each["id"], each["id"]) for each in categories],
+    }
     if part.kind == "person_keypoints":
         of_detectron2 = MetadataCatalog.get("keypoints_coco_2017_val")
         keys = ("keypoint_names", "keypoint_flip_map", "keypoint_connection_rules")
         more |= {key: of_detectron2.get(key) for key in keys}
     file = part.annotations if checked.as_it_is else _copy(part.annotations.name, checked.content)
     register_coco_instances(part.name, more, str(file), str(part.images))
-    return [category["name"] for category in checked.content["categories"]]
+    return [category["name"] for category in categories]
 
 
 def _copy(name: str, content: Mapping[str, Any]) -> Path:
@@ -231,6 +257,7 @@ def _register_voc(part: Part, listed: Path) -> list[str]:
     DatasetCatalog.register(part.name, lambda: content)
     MetadataCatalog.get(part.name).set(
         thing_classes=list(CLASS_NAMES),
+        ids_of_classes=[*range(1, len(CLASS_NAMES) + 1)],  # VOC itself has no numbers
         dirname=str(part.images.parent),
         year=part.year,
         split=listed.stem,
@@ -262,6 +289,42 @@ def _all_there(folder: Path, names: Sequence[str]) -> None:
     if missing := image_files.missing(folder, names):
         what = "annotated images" if folder.name != "Annotations" else "annotations of listed images"
         raise KitError(f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first")
+
+
+def fit_masks(cfg: CfgNode, folder: Path) -> CfgNode:
+    """The config without its mask head, where the user's own data has no masks at all; this is said."""
+    own = source.written(folder)
+    if own is None or own.masks or not cfg.MODEL.MASK_ON:
+        return cfg
+    if first_here():
+        say("data: no object has a mask: the model is to find boxes alone (MODEL.MASK_ON=False)")
+    fitted = cfg.clone()
+    fitted.MODEL.MASK_ON = False
+    return fitted
+
+
+def fit_classes(cfg: CfgNode, folder: Path, classes: Sequence[str], overrides: Sequence[str]) -> CfgNode:
+    """The config with as many classes as the data has; this is said where the config has another number.
+
+    Args:
+        cfg: of the user.
+        folder: of the data, for messages.
+        classes: their names.
+        overrides: of the user.
+
+    Raises:
+        KitError: the user has set another number himself.
+    """
+    key, count = model.categories(cfg)
+    if any(override.partition("=")[0] == key for override in overrides):
+        _check_count(cfg, folder, classes)
+    if len(classes) == count:
+        return cfg
+    if first_here():
+        say(f"data: {len(classes)} classes, where the config has {count}: {key}={len(classes)}")
+    fitted = cfg.clone()
+    fitted.merge_from_list([key, len(classes)])
+    return fitted
 
 
 def _check_count(cfg: CfgNode, folder: Path, categories: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from benchmarks.detection import data, log_capture, model, visualize
+from benchmarks.detection import data, inference, log_capture, model, own_data, visualize
 from benchmarks.detection.loading import SafeMapper
 from triplet import files, paths, records, scores
+from triplet.analysis import ANALYSIS, Analysis, analyse
 from triplet.annotations.voc import VocImage
+from triplet.datasets.source import DataSource
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
@@ -30,7 +31,7 @@ from detectron2.utils import comm
 
 def evaluate(
     run: str,
-    dataset: Path | None = None,
+    dataset: DataSource | None = None,
     *,
     weights: Path | None = None,
     config: Path | None = None,
@@ -44,7 +45,7 @@ def evaluate(
 
     Args:
         run: whose finetune stage is done, or where the result goes.
-        dataset: folder in COCO 2017's or VOC's layout; the one that it was finetuned on unless given.
+        dataset: in COCO 2017's or VOC's layout, or own data; what it was finetuned on unless given.
         weights: any model file of Detectron2's, with its config, instead of the run's own.
         config: of those weights.
         engine: one of ``scores.ENGINES``.
@@ -54,7 +55,7 @@ def evaluate(
         KitError: nothing to evaluate, or a data set that does not fit.
         Interrupted: stopped by a signal; it starts again.
     """
-    finetuned, known = None, None
+    finetuned, known, settings = None, None, {}
     if weights and config and dataset:
         seen = records.identities({"config": config})
         cfg = model.load_config(config)
@@ -68,22 +69,22 @@ def evaluate(
         cfg = model.load_config(config)
         # The trainer's own config names no data to test on.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
-        dataset = dataset or paths.local(finetuned.config["dataset"])
-        settings = {}
-        known = finetuned.results["categories"]
+        dataset = dataset or DataSource(paths.local(finetuned.config["dataset"]))
+        known = finetuned.results["classes"]
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
+        folder = own_data.place(run, dataset, processes, stage="eval-data", force=force)
         perform(
             processes,
             "eval",
             paths.stage_folder(run, "eval"),
-            work=lambda job: _evaluate(cfg, weights, dataset, known, engine, job, processes),
+            work=lambda job: _evaluate(cfg, weights, folder, known, engine, job, processes),
             config={
-                "dataset": paths.portable(dataset),
+                "dataset": paths.portable(folder),
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs={"model": weights, "config": config, **data.inputs(cfg, dataset, train=False)},
+            inputs={"model": weights, "config": config, **data.inputs(cfg, folder, train=False)},
             seen=seen,
             force=force,
             seed=finetuned.seed if finetuned else None,
@@ -110,10 +111,8 @@ def _evaluate(
             )
         data.check_images([name], processes)
         voc = VocEvaluator(name) if MetadataCatalog.get(name).get("year") else None
-        model.allow_tf32(False)
         with log_capture.log_to(log):
-            network = model.build(cfg)
-            model.load_trained(network, weights)
+            network = inference.load_network(cfg, weights)
             cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
             loader = build_detection_test_loader(cfg, name, mapper=SafeMapper(cfg, train=False))
         images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
@@ -169,7 +168,6 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
         return super().evaluate()
 
 
-@torch.no_grad()
 def _detect(
     network: nn.Module,
     images: Iterable[dict[str, Any] | KitError],
@@ -177,25 +175,16 @@ def _detect(
     bar: Bar,
     stop: Stop,
 ) -> list[dict[str, Any]]:
-    """This process's detections in COCO's result format, categories counted from 0.
-
-    All proposals of the config (1000 in the released files) go through the head: any of them may end among
-    the 100 detections that are scored, so with fewer the numbers would be others. The masks are computed
-    for those detections alone, as Detectron2 does by itself.
-    """
-    network.eval()
+    """This process's detections in COCO's result format, categories counted from 0."""
     if voc:
         voc.reset()
     found: list[dict[str, Any]] = []
-    for image in images:
-        if stop:
-            break
+    for image, instances in inference.detect(network, images, stop):
         if isinstance(image, KitError):
             raise image
-        (output,) = network([image])
         if voc:
-            voc.process([image], [output])
-        found += instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            voc.process([image], [{"instances": instances}])
+        found += instances_to_coco_json(instances, image["image_id"])
         bar.step()
     return found
 
@@ -220,8 +209,12 @@ def _coco(
     files.write_text(path, json.dumps(_own_ids(detections, metadata.image_ids, metadata.category_ids)))
     job.outputs["predictions"] = path
     tasks = ["bbox", *["segm"] * cfg.MODEL.MASK_ON, *["keypoints"] * cfg.MODEL.KEYPOINT_ON]
-    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine)
-    found = {task: truth.score(detections, task) for task in tasks}
+    truth = scores.CocoGroundTruth(Path(metadata.json_file), engine, checked=True)
+    evaluated = {task: truth.evaluate(detections, task) for task in tasks}
+    found = {task: truth.numbers(each) for task, each in evaluated.items()}
+    analyses = {task: analyse(each, truth.names(each)) for task, each in evaluated.items()}
+    files.write_text(job.folder / "analysis.json", Analysis(analyses).model_dump_json())
+    job.outputs[ANALYSIS] = job.folder / "analysis.json"
     return {
         **{task: each.numbers for task, each in found.items()},
         "categories": {task: each.categories for task, each in found.items()},

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import budget, log_capture, proof, resolve
+from benchmarks.detection import budget, log_capture, own_data, proof, resolve
 from benchmarks.detection.loading import loaders
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.trainer import CheckpointHook, Trainer
 from triplet import files, paths, records
+from triplet.datasets.source import DataSource
 from triplet.errors import KitError, out_of_memory
 from triplet.progress import Bar, say
 from triplet.runs import of_this_machine
@@ -24,7 +25,9 @@ FINAL = "model_final.pth"
 """What Detectron2 calls the trained model."""
 
 
-def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOptions | None = None) -> None:
+def finetune(
+    run: str, config: Path | None, dataset: DataSource, options: FinetuneOptions | None = None
+) -> None:
     """Finetune the run's converted weights on a data set.
 
     Under torchrun every process calls this; the first one keeps the record.
@@ -32,7 +35,8 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
     Args:
         run: whose convert stage is done.
         config: Detectron2's YAML; by default that of the run's row.
-        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names.
+        dataset: in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names, or own
+            data.
         options: what the user asks for; by default the best of everything.
 
     Raises:
@@ -41,7 +45,8 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
     """
     options = options or FinetuneOptions()
     with join() as processes:
-        plan = resolve.resolve(run, config, dataset, options, processes)
+        folder = own_data.place(run, dataset, processes, force=options.force)
+        plan = resolve.resolve(run, config, folder, options, processes)
         if processes.is_main_process:
             for line in plan.lines([each for each in of_this_machine() if each.run != run]):
                 say(f"finetune: {line}")
@@ -56,6 +61,7 @@ def finetune(run: str, config: Path | None, dataset: Path, options: FinetuneOpti
             force=options.force,
             scratch=checkpoint.SCRATCH,
             trained=lambda folder: checkpoint.trained(folder, "iterations"),
+            planned=checkpoint.planned,
             seed=plan.seed,
         )
 
@@ -82,7 +88,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
                     trainer.restore(state)
                     state.clear()
             with Bar("finetune", trainer.max_iter, start, quiet=not processes.is_main_process) as bar:
-                hook = CheckpointHook(bar, job.folder, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
+                hook = CheckpointHook(bar, job, plan.cfg.SOLVER.CHECKPOINT_PERIOD)
                 trainer.register_hooks([hook])
                 with log_capture.log_to(log):
                     trainer.train(start, trainer.max_iter)
@@ -110,11 +116,13 @@ def _newest_state(job: records.Job, iterations: int, processes: Processes) -> di
     """
     found: dict[str, Any] = {}
     if processes.is_main_process:
-        final = checkpoint.finished(job.folder / FINAL, iterations) if job.lost_record else None
+        final = None
+        if job.lost_record:
+            final = checkpoint.finished(job.folder / FINAL, iterations, job.plan)
         if final:
             found.update(final, trained=True)
         else:
-            checkpoint.newest(job.folder, lambda _, state: found.update(state), iterations)
+            checkpoint.newest(job.folder, lambda _, state: found.update(state), iterations, job.plan)
     state: dict[str, Any] = processes.broadcast_object(found)
     return state
 
@@ -146,7 +154,7 @@ def _write_results(
         job: of the stage.
     """
     final, resolved = job.folder / FINAL, job.folder / "config.yaml"
-    checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations})
+    checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations}, job.plan)
     files.write_text(resolved, plan.cfg.dump())
     job.outputs.update(model=final, config=resolved, metrics=job.folder / "metrics.json")
     assert plan.dataset_images
@@ -157,7 +165,8 @@ def _write_results(
         images_per_batch=plan.batch,
         epochs=round(plan.iterations * plan.batch / plan.dataset_images, 3),
         passes=plan.passes,
-        categories=plan.categories,
+        classes=list(plan.classes),
+        category_ids=list(plan.category_ids),
     )
     if hook.steps:
         job.images_per_second = round(hook.steps * plan.batch / hook.seconds, 2)

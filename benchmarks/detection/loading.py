@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import os
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from benchmarks.detection import compat  # noqa: F401
 from benchmarks.detection.budget import per_process
+from triplet.environment import usable_cores
 from triplet.errors import KitError
 from triplet.images import to_eight_bits
 from triplet.signals import Stop, ignore_in_worker
@@ -62,7 +62,7 @@ def batches(
 
 def loaders(cfg: CfgNode, processes: Processes) -> int:
     """Number of loader processes for each that trains: the config's, or what the machine can have."""
-    cores = len(os.sched_getaffinity(0)) * processes.nodes // processes.size
+    cores = usable_cores() * processes.nodes // processes.size
     chosen: int = cfg.DATALOADER.NUM_WORKERS
     if chosen == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
         return min(cores, chosen if processes.device.type == "cpu" else 8)

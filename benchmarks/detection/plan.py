@@ -67,8 +67,10 @@ class FinetunePlan:
     """Iterations of the newest checkpoint; 0 for a run that begins."""
     dataset: str = ""
     """Folder of the data as the record names it; empty in a preview."""
-    categories: Sequence[str] = ()
-    """Names of the data's categories, in the model's order; empty in a preview."""
+    classes: Sequence[str] = ()
+    """Names of the data's classes, in the order of the model's indices; empty in a preview."""
+    category_ids: Sequence[Any] = ()
+    """Their ids in the data, in the same order."""
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """Files and folders that the record hashes, by name; empty in a preview."""
     seen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -233,7 +233,8 @@ def _preview(method: str, config: Path | None, options: FinetuneOptions, hardwar
         timing, notes = _published_timing(resolved, hardware)
         if options.hours and hardware.gpu and not (timing or hardware.seconds):
             raise KitError(
-                f"--hours needs the seconds of an iteration on the {hardware.gpu}: give --seconds"
+                "--hours needs the seconds of an iteration, which nobody has published for this detector: "
+                "give --seconds"
             )
         found = _estimate(resolved, hardware, timing, notes)
     seconds = hardware.seconds or found.seconds
@@ -262,15 +263,12 @@ def _published_timing(
 ) -> tuple[gpus.Timing | None, dict[str, str]]:
     """Published seconds for the user's cards, or a fact that says why there are none, or whose they are."""
     kind = curves.detector(resolved.cfg)
-    if hardware.seconds or not kind:
+    if hardware.seconds:
         return None, {}
+    if not kind:
+        return None, {"speed": "nobody has published one of this detector; give yours as --seconds"}
     if hardware.gpu:
-        timing = gpus.timing(hardware.gpu, kind, resolved.precision)
-        if timing is None:
-            return None, {
-                "speed": f"nobody has published one of the {hardware.gpu}; give yours as --seconds"
-            }
-        return timing.on(hardware.count), {}
+        return gpus.timing(hardware.gpu, kind, resolved.precision).on(hardware.count), {}
     return None, {
         "speed": "those of V100s in Detectron2's model zoo (frozen BN); give your --gpu or --seconds"
     }

@@ -47,8 +47,10 @@ class RunSources:
     """The same with the run's data, weights, folder and seed."""
     dataset: Path
     """Folder of the data."""
-    categories: list[str]
-    """Names of the data's categories."""
+    classes: list[str]
+    """Names of the data's classes, in the order of the model's indices."""
+    category_ids: list[Any]
+    """Their ids in the data, in the same order."""
     inputs: Mapping[str, Path]
     """Files and folders that the record hashes, by name; ``weights`` are the converted ones."""
     seen: Mapping[str, tuple[int, ...]]
@@ -80,7 +82,8 @@ def resolve(
     Args:
         run: whose convert stage is done.
         config: Detectron2's YAML; by default that of the run's row.
-        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names.
+        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names,
+            or of own data in the normal form.
         options: what the user asks for.
         processes: all of them; each must call this.
 
@@ -115,7 +118,8 @@ def resolve(
         dataset_images=loading.data_size(cfg),
         iterations_done=begun.iterations if begun else 0,
         dataset=paths.portable(dataset),
-        categories=sources.categories,
+        classes=sources.classes,
+        category_ids=sources.category_ids,
         inputs=sources.inputs,
         seen=sources.seen,
         seed=options.seed,
@@ -235,13 +239,15 @@ def _sources(
     processes.assert_same("settings", [model.plain(cfg), *asked])
     inputs = {"weights": weights, **data.inputs(cfg, dataset, train=True)}
     seen = records.identities(inputs)
-    names, categories = data.training(cfg, dataset)
+    cfg = data.fit_masks(cfg, dataset)
+    names, classes = data.training(cfg, dataset)
+    cfg = data.fit_classes(cfg, dataset, classes, options.overrides)
     data.check_images(names, processes)
     placed = cfg.clone()
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))
     placed.MODEL.WEIGHTS, placed.SEED = str(weights), options.seed
-    return RunSources(cfg, placed, dataset, categories, inputs, seen)
+    return RunSources(cfg, placed, dataset, classes, data.category_ids(names[0]), inputs, seen)
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:
@@ -249,7 +255,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
-        if plan := records.begun(folder):
+        if plan := records.begun(folder, checkpoint.planned):
             found = Begun(plan.config, checkpoint.reached(folder))
     result: Begun | None = processes.broadcast_object(found)
     return result

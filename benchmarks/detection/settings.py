@@ -1,5 +1,6 @@
 """Whether the settings of a resolved detection config make sense: checked once, before anything begins."""
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.detection import compat  # noqa: F401
+from triplet import untrusted
 from triplet.config import did_you_mean
 from triplet.errors import KitError
 
@@ -109,10 +111,11 @@ CHOICES = {
 
 @contextmanager
 def local_bases(path: Path) -> Iterator[None]:
-    """Let Detectron2 follow a config's ``_BASE_`` to files of this machine alone.
+    """Let Detectron2 follow a config's ``_BASE_`` to files of this machine alone, each within the bounds.
 
     Raises:
-        KitError: one that is fetched, that is no file, or that leads on and on.
+        KitError: one that is fetched, that is no file, that leads on and on, or beyond a bound of
+            ``untrusted.check_yaml``.
     """
     opened: list[str] = []
 
@@ -126,7 +129,9 @@ def local_bases(path: Path) -> Iterator[None]:
             )
         if not Path(name).is_file():
             raise KitError(f"{path}: _BASE_ names {name!r}, which is no file")
-        return Path(name).open(encoding="utf-8")
+        text = untrusted.read_text(Path(name), untrusted.CONFIG, "detection config")
+        untrusted.check_yaml(text, name)
+        return io.StringIO(text)
 
     before = CfgNode.__dict__["_open_cfg"]
     CfgNode._open_cfg = classmethod(open_local)

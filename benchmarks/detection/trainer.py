@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from benchmarks.detection.budget import per_process
 from benchmarks.detection.head import Res5ROIHeadsExtraNorm
 from benchmarks.detection.loading import batches
 from triplet import toolchain
+from triplet.artifacts import Job
 from triplet.progress import Bar, say
 from triplet.signals import Stop
 from triplet.training import checkpoint
@@ -256,12 +256,12 @@ class CheckpointHook(hooks.HookBase):
 
     Args:
         bar: shows the progress.
-        folder: of the checkpoints.
+        job: in whose folder the checkpoints go, with its plan.
         period: iterations between checkpoints.
     """
 
-    def __init__(self, bar: Bar, folder: Path, period: int) -> None:
-        self.bar, self.folder, self.period = bar, folder, period
+    def __init__(self, bar: Bar, job: Job, period: int) -> None:
+        self.bar, self.job, self.period = bar, job, period
         self.steps, self.seconds = 0, 0.0
         """Iterations of this session, and the time that they took."""
         self.reached = 0
@@ -291,5 +291,5 @@ class CheckpointHook(hooks.HookBase):
             "trainer": self.trainer.state_dict(),
         }
         if self.trainer.processes.is_main_process:
-            checkpoint.write(self.folder / f"step_{done:07d}.pth", state)
-            checkpoint.keep(self.folder, 2)
+            checkpoint.write(self.job.folder / f"step_{done:07d}.pth", state, self.job.plan)
+            checkpoint.keep(self.job.folder, 2)

@@ -26,6 +26,8 @@ SEEN = 0.05
 PANEL = 318
 """Pixels: width of either side."""
 GAP = 4
+COLUMNS = 4
+"""Images in a row of a sheet."""
 
 
 def choose(dataset: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -64,8 +66,8 @@ def draw(
     names = []
     for image in chosen:
         pixels = read_image(image["file_name"], "RGB")
-        truth = _panel(pixels, image["annotations"], categories)
-        detected = _panel(pixels, found[image["image_id"]], categories)
+        truth = panel(pixels, image["annotations"], categories)
+        detected = panel(pixels, found[image["image_id"]], categories)
         gap = torch.full((3, truth.shape[1], GAP), 255, dtype=torch.uint8)
         pair = torch.cat([truth, gap, detected], 2)
         names.append(f"{image['image_id']}.jpg".replace("/", "_"))
@@ -74,11 +76,52 @@ def draw(
     return names
 
 
-def _panel(pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> Tensor:
-    """(3, h, PANEL) uint8: the image with boxes, and masks and keypoints where there are some."""
+def draw_sheet(
+    images: Sequence[tuple[Path, Sequence[Mapping[str, Any]]]], classes: Sequence[str], path: Path
+) -> None:
+    """Write one PNG of annotated images, four in a row.
+
+    Args:
+        images: a file and its objects in COCO's format, with classes counted from 0.
+        classes: their names.
+        path: where to.
+    """
+    tiles = []
+    for file, objects in images:
+        boxes = [{**each, "bbox_mode": BoxMode.XYWH_ABS} for each in objects]
+        tiles.append(panel(read_image(str(file), "RGB"), boxes, classes))
+    rows = [tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)]
+    heights = [max(tile.shape[1] for tile in row) + GAP for row in rows]
+    sheet = torch.full((3, sum(heights), COLUMNS * (PANEL + GAP)), 255, dtype=torch.uint8)
+    for number, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            top, left = sum(heights[:number]), column * (PANEL + GAP)
+            sheet[:, top : top + tile.shape[1], left : left + PANEL] = tile
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic(path) as temporary:
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary, "PNG")
+
+
+def panel(
+    pixels: np.ndarray,
+    objects: Sequence[Mapping[str, Any]],
+    categories: Sequence[str],
+    width_shown: int = PANEL,
+) -> Tensor:
+    """Draw an image with boxes, and masks and keypoints where there are some.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB.
+        objects: annotations or detections with ``bbox_mode``, categories counted from 0.
+        categories: their names.
+        width_shown: of the picture, in pixels.
+
+    Returns:
+        (3, h * width_shown / w, width_shown) uint8.
+    """
     height, width = pixels.shape[:2]
-    scale = PANEL / width
-    size = (PANEL, max(1, round(height * scale)))
+    scale = width_shown / width
+    size = (width_shown, max(1, round(height * scale)))
     small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     canvas = torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
     if not objects:
@@ -119,6 +162,8 @@ def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.nd
     """(h, w) bool at the panel's size, of polygons or a run-length encoding."""
     if isinstance(outline, list):
         outline = masks.merge(masks.frPyObjects(outline, height, width))
+    elif isinstance(outline["counts"], list):
+        outline = masks.frPyObjects(outline, height, width)
     full = Image.fromarray(masks.decode(outline) * 255)
     return np.asarray(full.resize(size, Image.Resampling.BILINEAR)) > 127
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.linear.config import ImageSettings as Config
 from benchmarks.linear.config import Training
+from triplet import untrusted
 from triplet.errors import KitError
 from triplet.images import Images, decode, open_images, pixel_formats
 from triplet.pretrain.config import Views
@@ -67,8 +68,9 @@ def open_sets(train: Path, test: Path, classes: Path | None = None) -> tuple[Lab
 
 def _names(path: Path) -> list[str]:
     try:
-        names = [word for line in path.read_text().splitlines() for word in line.split()[:1]]
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.read_text(path, untrusted.NAMES, "list of classes")
+        names = [word for line in text.splitlines() for word in line.split()[:1]]
+    except (OSError, KitError) as error:
         raise KitError(f"no list of classes at {path}, one name a line: {error}") from None
     if len(set(names)) != len(names) or len(names) < 2:
         raise KitError(

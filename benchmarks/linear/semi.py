@@ -12,6 +12,7 @@ from benchmarks.linear.config import Semi
 from benchmarks.linear.data import Labelled
 from benchmarks.linear.stage import ImageNetOptions, Task, run_stage
 from benchmarks.linear.training import fit
+from triplet import untrusted
 from triplet.config import load
 from triplet.errors import KitError
 
@@ -79,8 +80,9 @@ def from_list(train: Labelled, path: Path) -> Labelled:
             f"{len(names) - len(places)} training images share a name: a list cannot tell them apart"
         )
     try:
-        wanted = [Path(line.split()[0]).name for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.read_text(path, untrusted.LISTING, "list of images")
+        wanted = [Path(line.split()[0]).name for line in text.splitlines() if line.strip()]
+    except (OSError, KitError) as error:
         raise KitError(f"no list of images at {path} ({error}); {WHERE}") from None
     if missing := [name for name in wanted if name not in places]:
         raise KitError(

@@ -99,5 +99,6 @@ def run_stage(
             force=options.force,
             scratch=checkpoint.SCRATCH,
             trained=checkpoint.trained,
+            planned=checkpoint.planned,
             seed=settings.seed,
         )

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from benchmarks.linear.data import collate
 from benchmarks.linear.voc import Split, VOC07Images, low_shot, pooled_layers, read_split
 from triplet import files, paths, records
 from triplet.config import load
+from triplet.environment import usable_cores
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.published.defaults import weights_of
@@ -81,7 +81,7 @@ def _work(
     alone = Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     alone.use_cores(settings.loaders)
     _extract(settings, weights, data, splits, job.folder, alone.device)
-    workers = settings.workers or len(os.sched_getaffinity(0))
+    workers = settings.workers or usable_cores()
     done = _fit_all(fits, job.folder / "fits.jsonl", workers)
     for layer in settings.layers:
         job.results[f"feat{layer}"] = summary(settings, layer, len(splits[0].classes), done)
@@ -218,8 +218,9 @@ def _read(log: Path) -> Done:
     """What an earlier session has found; a line that a kill left half written is dropped."""
     found: Done = {}
     for _, values in files.json_lines(log, "key"):
-        if isinstance(values["key"], list) and {*values} >= {"test"}:
-            found[tuple(values["key"])] = values
+        key = values["key"]
+        if isinstance(key, list) and all(map(files.is_number, key)) and {*values} >= {"test"}:
+            found[tuple(key)] = values
     files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
     return found
 

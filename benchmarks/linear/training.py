@@ -121,7 +121,15 @@ class _Fitting:
         order, folder = EpochOrder(len(task.train), training, config.seed), task.job.folder
         task.job.check_inputs()
         final = folder / "checkpoint.pth" if task.job.lost_record else None
-        start = checkpoint.resume(folder, model.learned, optimizer, processes, order.steps, final=final)
+        start = checkpoint.resume(
+            folder,
+            model.learned,
+            optimizer,
+            processes,
+            order.steps,
+            final=final,
+            plan=task.job.plan,
+        )
         wrapped = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
         labels = torch.from_numpy(task.train.labels).to(processes.device)
         pace = ThroughputMeter(training.batch, order.steps, start)
@@ -187,7 +195,8 @@ class _Fitting:
             return
         folder = self.task.job.folder
         path = folder / f"step_{step:07d}.pth"
-        checkpoint.save(path, self.model.learned, self.optimizer, step, step // self.order.per_epoch)
+        epoch, plan = step // self.order.per_epoch, self.task.job.plan
+        checkpoint.save(path, self.model.learned, self.optimizer, step, epoch, plan)
         checkpoint.keep(folder, 2)
 
     def save_and_stop(self, step: int, stop: Stop) -> NoReturn:
@@ -201,7 +210,7 @@ class _Fitting:
         """Write the final checkpoint, and the best and the last epoch as results."""
         job, train = self.task.job, self.task.train
         final = job.folder / "checkpoint.pth"
-        checkpoint.save(final, self.model.learned, None, self.order.steps, self.training.epochs)
+        checkpoint.save(final, self.model.learned, None, self.order.steps, self.training.epochs, job.plan)
         job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
         history = self.model.head.history.tolist()
         best = max(range(len(history)), key=lambda epoch: history[epoch][0])

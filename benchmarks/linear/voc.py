@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
+from triplet import untrusted
 from triplet.annotations.image_files import missing
 from triplet.annotations.voc import read_list
 from triplet.errors import KitError
@@ -52,7 +53,8 @@ def read_split(folder: Path, split: str) -> Split:
     places = {name: place for place, name in enumerate(names)}
     targets = np.zeros((len(names), len(lists)), dtype=np.int64)
     for number, path in enumerate(lists):
-        words = path.read_text(encoding="utf-8", errors="replace").split()
+        said = untrusted.read_bytes(path, untrusted.NAMES, "list of labels")
+        words = said.decode("utf-8", "replace").split()
         labels = set(words[1::2])
         if len(words) != 2 * len(names) or sorted(words[::2]) != names or not labels <= {"-1", "0", "1"}:
             raise KitError(f"{path} does not list 1, 0 or -1 for each image of {split}.txt")
@@ -76,7 +78,7 @@ class VOC07Images(Dataset[tuple[Pixels, int]]):
     def __getitem__(self, index: int) -> tuple[Pixels, int]:
         path = self.folder / "JPEGImages" / f"{self.split.names[index]}.jpg"
         try:
-            image = decode(path.read_bytes())
+            image = decode(untrusted.read_bytes(path, untrusted.IMAGE, "image"))
         except KitError as error:  # pixels of another kind
             raise KitError(f"{path} {error}") from None
         except Exception as error:  # Pillow's plug-ins raise what they like

@@ -29,7 +29,7 @@ from triplet.progress import say
 
 ENGINES = ("kit", "openselfsup")
 LEFT_OUT = 3
-"""First steps of a run: workers start, memory is taken, kernels are tuned."""
+"""Steps at the start of a run that are left out: workers start, memory is allocated, kernels are tuned."""
 SMALL = {
     "kit": [
         "model.depth=18",
@@ -82,7 +82,7 @@ def settings(engine: str, batch: int, epochs: int, workers: int, small: bool) ->
 
 
 def measure(engine: str, images: Path, place: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """The log's lines of one run; KitError when it fails."""
+    """Return the log's lines of one run; KitError when it fails."""
     run = f"{engine}/triplet"
     done = subprocess.run(
         [
@@ -110,7 +110,7 @@ def measure(engine: str, images: Path, place: Path, overrides: Sequence[str]) ->
 
 
 def summary(steps: list[dict[str, Any]], batch: int) -> dict[str, Any]:
-    """Of all rounds' steps of an engine."""
+    """Summarise all rounds' steps of an engine."""
     seconds = [step["step_time"] for step in steps]
     return {
         "steps": len(steps),

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _quietly(path: Path, engine: str, detections: list[dict[str, Any]], task: str) -> Callable[[], object]:
     def run() -> object:
         with contextlib.redirect_stdout(io.StringIO()):
-            return CocoGroundTruth(path, engine).score(detections, task)
+            return CocoGroundTruth(path, engine, checked=True).score(detections, task)
 
     return run
 

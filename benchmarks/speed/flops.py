@@ -1,4 +1,4 @@
-"""Arithmetic of a step and what a GPU could do at most, for model FLOP utilisation."""
+"""Arithmetic of a step, and a GPU's peak, for the model FLOP utilisation."""
 
 import re
 
@@ -21,14 +21,15 @@ OTHERS = ("NVL", "MIG", "RTX 3090 Ti", "RTX 4090 D", "RTX 4090 Laptop")
 
 
 def peak(device_name: str) -> float | None:
-    """FLOP/s of a GPU at most, None for one that is not in the table."""
+    """Return the peak FLOP/s of a GPU; None for one that is not in the table."""
     if any(name in device_name for name in OTHERS):
         return None
     return next((flop for name, flop in PEAKS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 def step_flop(model: Model, sizes: InputResolutions) -> float:
-    """FLOP for one image of one step: both views through both networks, and back through the online one.
+    """Count the FLOP of a step for one image: both views through both networks, and back through the online
+    one.
 
     Convolutions and matrix products are counted, a multiply-add as 2; backward as twice the forward.
     """

@@ -33,7 +33,7 @@ PROBES_MODULE, COMPARISON_MODULE = "benchmarks.speed.probes", "benchmarks.speed.
 
 
 class Probe(NamedTuple):
-    """One process and how long it may take."""
+    """One process and its time limit."""
 
     name: str
     seconds: float
@@ -53,7 +53,7 @@ PROBES = (
     Probe("detection", 60),
     Probe("variants", 60),
 )
-"""In this order: what decides most comes first. The last takes the time that is left."""
+"""The probes in order: what decides most comes first. The last takes the time that is left."""
 COMPARISON = (
     Probe("step", 900, COMPARISON_MODULE),
     Probe("head", 120, COMPARISON_MODULE),
@@ -61,16 +61,16 @@ COMPARISON = (
     Probe("data", 180, COMPARISON_MODULE),
     Probe("detection", 300, COMPARISON_MODULE),
 )
-"""With ``--everything``: the parts of ``make speed``, the kit's beside the released code's."""
+"""Further probes of ``--everything``: the parts of ``make speed``, the kit's beside the released code's."""
 
 
 class Stopped(BaseException):
-    """A signal asked for the end."""
+    """Raised when a signal asks for the end."""
 
 
 @dataclass
 class Report:
-    """The file, always whole."""
+    """The results file, which is whole at any moment."""
 
     path: Path
     content: dict[str, Any]
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_all(
     probes: Sequence[Probe], report: Report, arguments: argparse.Namespace, temporary: Path
 ) -> None:
-    """One after the other, as long as the time lasts."""
+    """Run the probes one after the other, as long as the time lasts."""
     began = time.monotonic()
     surroundings = _surroundings(arguments.wheels, temporary)
     for number, (probe, entry) in enumerate(zip(probes, report.entries, strict=True)):
@@ -186,12 +186,12 @@ def _run_all(
 
 
 def _allocator(machine: dict[str, Any]) -> str:
-    """What the probe of the machine allows: segments that grow in place, where they worked."""
+    """Return the settings that the machine's probe found to work, such as segments that grow in place."""
     return f"expandable_segments:{machine['results'].get('expandable_segments') == 'yes'}"
 
 
 def _surroundings(wheels: Path, temporary: Path) -> dict[str, str]:
-    """The probes' environment: the kit, and what the wheels hold, in the path."""
+    """Return the probes' environment, with the kit and the content of the wheels on the path."""
     paths, unpacked = [str(KIT)], temporary / "wheels"
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
@@ -269,14 +269,14 @@ def _last_line(log: Path) -> str:
 
 
 def end_with_parent() -> None:
-    """In a probe's thread: end when the parent does, which holds the other end of standard input."""
+    """Run in a probe's thread: end when the parent does, which holds the other end of standard input."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         os.read(0, 1)  # not sys.stdin, whose lock the end of Python wants
         os._exit(1)
 
 
 def table(report: Report) -> str:
-    """A line for each probe: what it found, or why it found nothing."""
+    """Yield a line for each probe: what it found, or why it found nothing."""
     lines = ["", f"{'probe':<24}{'status':<13}{'s':>7}  found"]
     for number, entry in enumerate(report.entries, 1):
         told = [entry["results"].get("summary") or _ratios(entry["results"]), entry.get("reason")]
@@ -286,7 +286,7 @@ def table(report: Report) -> str:
 
 
 def _ratios(results: dict[str, Any]) -> str:
-    """Of a comparison: how many times as fast the best of the kit's variants is in each case."""
+    """Return how many times as fast the best of the kit's variants is in each case of a comparison."""
     best = [
         max(case["ratios"], key=lambda ratio: float(ratio["median"]))
         for case in results.get("cases", [])

@@ -1,4 +1,4 @@
-"""Probes of what is computed: the device against the CPU in float64, and the recolouring."""
+"""Probes of correctness: the device against the CPU in float64, and the recolouring."""
 
 import copy
 from typing import Any
@@ -38,7 +38,7 @@ def correctness(context: Context) -> None:
 
 
 def recolouring(context: Context) -> None:
-    """392 views by Triton's kernels and by torch's operators."""
+    """Recolour 392 views by Triton's kernels and by torch's operators."""
     pixels, draws = _views(*((4, 32) if context.tiny else (392, 224) if context.cuda else (16, 224)))
     pixels = pixels.to(context.device)
     blurred = sum(d.blur_radius is not None for d in draws) / len(draws)
@@ -69,13 +69,13 @@ def _views(count: int, side: int) -> tuple[Tensor, list[AugmentationParams]]:
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """Of a tensor, relative to the norm of what is expected."""
+    """Return the error of a tensor relative to the norm of what is expected."""
     difference = found.detach().double().cpu() - expected.detach().double().cpu()
     return float(difference.norm() / expected.double().norm().cpu())
 
 
 def _gradients(context: Context) -> dict[str, float]:
-    """A step's loss and gradients in float32 and bfloat16, against float64 on the CPU."""
+    """Compare a step's loss and gradients in float32 and bfloat16 with float64 on the CPU."""
     tiny = ("model.width=8", "model.hidden=32", "model.outputs=16")
     _, config = recipes(12, model=("compile=false", "views.backend=pil", *(tiny if context.tiny else ())))
     side, cpu = 32 if context.tiny else 96, torch.device("cpu")
@@ -101,7 +101,7 @@ def _objective(config: Pretrain, precision: str, device: torch.device) -> Object
 
 
 def _step(objective: Objective, pixels: Tensor, side: int) -> tuple[float, Tensor]:
-    """Loss, and all gradients one after the other."""
+    """Return the loss, and all gradients concatenated."""
     each = MicroBatch(0, tuple((0, index) for index in range(len(pixels))))
     loss = backward(objective, objective.begin(pixels, each, InputResolutions(side, side, side, side)))[0]
     gradients = [p.grad.flatten() for p in objective.networks.parameters() if p.grad is not None]
@@ -109,7 +109,7 @@ def _step(objective: Objective, pixels: Tensor, side: int) -> tuple[float, Tenso
 
 
 def _updates(context: Context) -> dict[str, float]:
-    """Three updates by LARS and EMA, against the released code's in float64 on the CPU."""
+    """Compare three updates by LARS and EMA with the released code's in float64 on the CPU."""
     config, _ = recipes(12, model=("model.width=8", "model.hidden=32", "model.outputs=16"))
     theirs = Networks(**config.model.model_dump())
     mine = copy.deepcopy(theirs).to(context.device)
@@ -133,7 +133,7 @@ def _updates(context: Context) -> dict[str, float]:
 
 
 def _batch_norm(context: Context) -> dict[str, float]:
-    """Output and gradients of the pooled BN in a group of one process, against float64 on the CPU."""
+    """Compare output and gradients of the pooled BN in a group of one process with float64 on the CPU."""
     generator = torch.Generator().manual_seed(0)
     values, gradient = (torch.randn(32, 16, 7, 7, generator=generator) + 3 for _ in "xg")
     plain = nn.BatchNorm2d(16)

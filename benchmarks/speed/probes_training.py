@@ -1,6 +1,5 @@
 """Probes of training: steps, views, memory, detection."""
 
-import os
 import re
 import tempfile
 import time
@@ -17,6 +16,7 @@ from benchmarks.speed.probes import Context, Senseless
 from benchmarks.speed.recipes import SMOKE, recipes
 from benchmarks.speed.steps import Contestant, Kit, Setup, host_batches, sizes_of, variant
 from benchmarks.speed.timing import Budget, Timing, Variant, interleave
+from triplet.environment import usable_cores
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.estimate import estimate
 from triplet.pretrain.layout import make_layout
@@ -161,7 +161,7 @@ def views(context: Context) -> None:
     """OpenCV's views by as many workers as there are cores but one, alone and feeding the step."""
     setup = _setup(context, passes=4)
     kit = Kit(setup.fast, context.device, "eager")
-    workers = 1 if context.tiny else max(1, len(os.sched_getaffinity(0)) - 1)
+    workers = 1 if context.tiny else max(1, usable_cores() - 1)
     budget = Budget(context.device, 0.0 if context.tiny else 12.0, rounds=2)
     with tempfile.TemporaryDirectory() as folder:
         photos = draw_photos(Path(folder), 2 * setup.fast.micro_batch)

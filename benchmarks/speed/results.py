@@ -1,4 +1,4 @@
-"""What was measured, as JSON, as a table, and beside the goals of the project."""
+"""Measurements as JSON, as a table, and beside the project's goals."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from benchmarks.speed.timing import Case, Timing, spread
 from triplet import environment
 
 PACKAGES = ("opencv-python-headless", "nvidia-dali-cuda130", "lightly", "solo-learn")
-"""Whose versions matter here, besides those of every record."""
+"""Packages whose versions matter here, besides those of every record."""
 
 
 def device_name(device: torch.device) -> str:
-    """Of the GPU, or ``cpu``."""
+    """Name of the GPU, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
@@ -29,7 +29,7 @@ def mfu(timing: Timing, device: torch.device) -> float | None:
 
 @dataclass(frozen=True)
 class Goal:
-    """Something that the project set out to reach."""
+    """A goal of the project."""
 
     text: str
     wanted: float
@@ -125,7 +125,7 @@ def as_json(case: Case) -> dict[str, Any]:
 
 
 def header(command: str, threads: int, *, smoke: bool) -> dict[str, Any]:
-    """What a number means nothing without."""
+    """Return the context that a number needs."""
     versions = environment.versions()
     for name in PACKAGES:
         try:

@@ -32,9 +32,9 @@ from triplet.pretrain.config import Pretrain
 from triplet.progress import say
 
 NAMES = ("step", "head", "update", "data", "detection")
-"""Of the parts, the one that matters most first."""
+"""Names of the parts, the one that matters most first."""
 EVERYTHING = 3600
-"""Seconds at most of all that is measured on a GPU."""
+"""Time limit of everything measured on a GPU, in seconds."""
 THREADS = 1
 """Of this process: what is compared is code, not how it spreads over cores."""
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _as_probe(arguments: argparse.Namespace) -> list[str]:
-    """The same wish in the probe's words."""
+    """Translate the options to the probe's."""
     said = ["--everything", "--device", "cuda", "--seconds", str(EVERYTHING)]
     said += ["--output", str(arguments.output)] if arguments.output else []
     said += ["--tiny"] if arguments.smoke else []
@@ -106,16 +106,17 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass
 class _Results:
-    """What is measured so far; written after each case: a run that is cut short leaves something."""
+    """The measurements so far, written after each case, so that a run that is cut short leaves
+    something."""
 
     output: Path | None
     command: str
     smoke: bool
     cases: list[dict[str, Any]] = field(default_factory=list)
     together: list[dict[str, Any]] = field(default_factory=list)
-    """Loader and step at the same time."""
+    """Measure loader and step at the same time."""
     failed: list[str] = field(default_factory=list)
-    """A line for each part that failed."""
+    """Lines for the parts that failed."""
 
     def add(self, case: Case) -> None:
         """Keep a case, in the place of the same one as it was some rounds before."""
@@ -177,7 +178,7 @@ def _measure(what: str, measure: Callable[[], None], measured: _Results) -> None
 def _parts(
     setup: Setup, budget: Budget, photos: Path, measured: _Results
 ) -> dict[str, tuple[str, Callable[[], None]]]:
-    """What each part is called, and what measures it."""
+    """Name of each part, and the function that measures it."""
     smoke, cuda = measured.smoke, budget.device.type == "cuda"
     on_cpu = replace(budget, device=torch.device("cpu"))
     whole = load(RELEASED, Pretrain, SMOKE if smoke else ())
@@ -234,7 +235,7 @@ def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:
 
 
 def _data(smoke: bool) -> Pretrain:
-    """The recipe's views, in batches of 16."""
+    """Measure the recipe's views in batches of 16."""
     batch = ["loss.group=16", "optimizer.groups=1", "optimizer.accumulate=1"]
     return load(RELEASED, Pretrain, [*(SMOKE if smoke else ()), *batch])
 

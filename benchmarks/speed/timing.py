@@ -21,13 +21,13 @@ class Variant:
 
     name: str
     run: Callable[[], object]
-    """One call."""
+    """Function that computes it once."""
     images: int = 0
-    """Of a call; 0 where none are involved."""
+    """Images of a call; 0 where none are involved."""
     flop: float = 0.0
-    """Of a call, 0 where it is not counted."""
+    """FLOP of a call; 0 where they are not counted."""
     ours: bool = False
-    """The kit's, to be compared with those that are not."""
+    """Whether the variant is the kit's, to be compared with those that are not."""
     block: float = 0.0
     """Seconds that a repetition fills with as many calls as that takes, so that something short is measured
     with the caches as its own last call left them; 0 for one call."""
@@ -38,13 +38,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure, where."""
+    """Duration and device of a measurement."""
 
     device: torch.device
     seconds: float
-    """Of measuring one case, warm-up not counted."""
+    """Seconds to measure one case, without warm-up."""
     rounds: int = 3
-    """At least, whatever they take."""
+    """Fewest repetitions, whatever they take."""
     warmup: int = 1
     """Calls of each variant that are not counted, besides the first; at least one."""
     after_round: Callable[["list[Timing]"], None] = lambda timings: None
@@ -53,15 +53,15 @@ class Budget:
 
 @dataclass
 class Timing:
-    """What was measured of a variant."""
+    """Measurements of a variant."""
 
     variant: Variant
     first: float = 0.0
     """Seconds of the first call: with it come compilation and tuning."""
     calls: int = 1
-    """In a repetition."""
+    """Calls in a repetition."""
     seconds: list[float] = field(default_factory=list)
-    """Of a call, the mean of each repetition."""
+    """Seconds of a call, the mean of each repetition."""
     peak: int = 0
     """Bytes allocated on the GPU at most: its own and what the repetition needs."""
 
@@ -82,7 +82,7 @@ class Case:
     notes: list[str] = field(default_factory=list)
 
     def find(self, name: str) -> Timing:
-        """By the variant's name."""
+        """Measurements by the variant's name."""
         return next(timing for timing in self.timings if timing.variant.name == name)
 
     def ratios(self) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ class Case:
 
 
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Median and range."""
+    """Return median and range."""
     low, high = np.percentile(values, RANGE)
     return {"median": float(np.median(values)), "low": float(low), "high": float(high)}
 

@@ -32,6 +32,7 @@ AREAS = {
     "Weights and conversion": ("triplet/weights", "triplet/models"),
     "Detection": ("benchmarks/detection", "triplet/scores.py"),
     "Linear probe, neighbours, few labels, SVM": ("benchmarks/linear", "triplet/knn.py"),
+    "Clusters": ("triplet/submit",),
     "Configs, records, report and the rest": ("triplet", "benchmarks"),
 }
 """Heading of a group of error messages -> paths that they come from; the first that fits counts."""
@@ -43,9 +44,10 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        "Each command is a make target and a compose service of the same name. Make passes on what you "
-        "set, for example `METHOD`, `GPUS` or `SCHEDULE`; `make` alone lists the targets with their "
-        "variables. This page is made from the parser.",
+        "Each command is a make target of the same name, and each but submit a compose service: no "
+        "container reaches the host's scheduler. Make passes on what you set, for example `METHOD`, `GPUS` "
+        "or `SCHEDULE`; `make` alone lists the targets with their variables. This page is made from the "
+        "parser.",
     ]
     for name, command in choice.choices.items():
         usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage: ")).strip()

@@ -23,6 +23,7 @@ STAGES = (
     "semi",
     "svm",
     "report",
+    "submit",
     "demo",
     "doctor",
 )
@@ -44,6 +45,21 @@ def test_every_stage_explains_itself(stage, capsys):
         (["evl"], "invalid choice: 'evl'"),
         (["plan", "--memory", "much"], "plan: argument --memory: found much, expected a number above 0"),
         (["plan", "--gpus", "1.5"], "found 1.5, expected a whole number from 1 on; see triplet plan"),
+        (["explain", "--result", "x"], "--result: found x, expected a number; see triplet explain --help"),
+        (
+            ["explain", "--target", "38.9", "?"],
+            "--target: found ?, expected a number; see triplet",
+        ),
+        (
+            ["explain", "--gpus", "x"],
+            "found x, expected a whole number from 1 on; see triplet",
+        ),
+        (["finetune", "--seed", "one"], "--seed: found one, expected a whole number; see triplet finetune"),
+        (["demo", "--seeds", "0", "1.5"], "--seeds: found 1.5, expected a whole number; see triplet demo"),
+        (
+            ["pack", "--per-shard", "ten"],
+            "--per-shard: found ten, expected a whole number; see",
+        ),
         (["plan", "extra"], "triplet: unrecognized arguments: extra; see triplet --help"),
     ],
 )

@@ -5,6 +5,7 @@ Defaults are the command line's alone: make and compose pass on what the user ha
 
 import argparse
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -12,21 +13,27 @@ import yaml
 
 from tests.conftest import KIT
 from triplet import cli
+from triplet.submit.jobs import STAGES
 
 FORMER = {"pull-data": "pull", "download": "pull"}
 """Names of targets and services that were, and what they are called now."""
 BESIDE = {"tensorboard"}
 """Services that are no command of the kit's."""
+ON_THE_HOST = {"submit"}
+"""Commands that are no service: they talk to the host's scheduler, which no container reaches."""
 SERVICES = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]
 (CHOICE,) = (
     action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction)
 )
 COMMANDS = CHOICE.choices
-REQUIRED = {"explain": {"--result"}}
+SERVED = [name for name in COMMANDS if name not in ON_THE_HOST]
+REQUIRED = {"explain": {"--result"}, "submit": {"--on"}}
 VARIABLES = (
+    "TRAIN TRAIN_IMAGES VAL_IMAGES VAL_SHARE SPLIT_SEED "
     "METHOD RUN FORCE ARGS PRETRAIN ENGINE LINEAR KNN PERCENT SVM VOC IMAGES VAL COCO NAME PULL SEED "
     "SEEDS DATA FROM CHECK PLAN WEIGHTS DETECTION HOURS SCHEDULE MEMORY RESULT LOG CLASSES LIST DRAW "
-    "VERIFY EXPORT GPUS"
+    "VERIFY EXPORT GPUS FORMAT MODEL SCORE SHOW MOST EVERY "
+    "ON CPUS GPU PARTITION ACCOUNT EXTRA CONTAINER BUCKET DRY PRESET TARGET JSON"
 )
 SET = dict.fromkeys(VARIABLES.split(), "1")
 
@@ -57,16 +64,16 @@ def composed(service, **variables):
 
 
 def options(words):
-    return {word for word in words if word.startswith("--")}
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
 def test_each_command_is_a_target_and_a_service():
     helped = subprocess.run(["make", "help"], cwd=KIT, capture_output=True, text=True, check=True).stdout
     targets = set(re.findall(r"^  make ([a-z-]+)", helped, re.M))
     assert set(COMMANDS) <= targets
-    assert SERVICES.keys() - FORMER.keys() - BESIDE == set(COMMANDS)
+    assert SERVICES.keys() - FORMER.keys() - BESIDE == set(COMMANDS) - ON_THE_HOST
     assert targets >= BESIDE
-    for name in COMMANDS:
+    for name in SERVED:
         assert SERVICES[name]["entrypoint"] in (["triplet", name], ["scripts/launch.sh", name])
 
 
@@ -82,18 +89,19 @@ def test_former_names_still_work():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_make_and_compose_hold_no_default(command):
     assert made(command) == []
-    assert composed(command) == []
+    assert command in ON_THE_HOST or composed(command) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_make_and_compose_pass_on_options_that_exist(command):
     known = set(COMMANDS[command]._option_string_actions)
-    for words in (made(command, **SET), composed(command, **SET)):
+    composes = [] if command in ON_THE_HOST else [composed(command, **SET)]
+    for words in (made(command, **SET), *composes):
         assert options(words) <= known
         assert REQUIRED.get(command, set()) <= options(words)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SERVED)
 def test_make_and_compose_pass_on_the_same(command):
     """The flags of pull, report and demo aside: for compose they stand behind the service's name."""
     if command in ("pull", "report", "demo"):
@@ -106,3 +114,13 @@ def test_the_makefile_sets_no_variable_of_an_option():
     """These are how and where a command runs, not what it is told."""
     kept = set(re.findall(r"^(\w+) \?=", (KIT / "Makefile").read_text(), re.M))
     assert kept == {"RUNTIME", "GPUS", "NODES", "RDZV"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_is_told_what_make_tells_the_stage(stage):
+    """The run, --force, and HOURS, MEMORY and SEEDS aside, which mean the job's own."""
+    aside = ("METHOD", "RUN", "FORCE", "HOURS", "MEMORY", "SEEDS", "CHECK", "PLAN", "VERIFY")
+    given = {name: value for name, value in SET.items() if name not in aside}
+    shown = made("submit", STAGE=stage, **given)
+    told = shlex.split(" ".join(shown))[0].split()
+    assert told == [stage, *made(stage, **given)]

@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import KIT
 
 HERE = Path(__file__).parent
-BASE = "localhost/triplet-base:bookworm"
-CUDA_BASE = "localhost/triplet-base:bookworm-cuda"
+BASE = "localhost/triplet-base:trixie"
+CUDA_BASE = "localhost/triplet-base:trixie-cuda"
 """The same with this machine's CUDA toolkit, for the stages that compile."""
 NO_NVCC = "found no nvcc on this machine, which would go into the stand-in for the CUDA base"
 ARCHITECTURE = "9.0"

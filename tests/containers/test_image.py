@@ -139,6 +139,24 @@ def test_only_the_last_layers_change_with_the_code(variant, capsys):
     assert max(rows)[0] > total / 2
 
 
+def test_an_image_goes_to_another_machine_as_a_file(kit, bases, tmp_path):
+    """The base, a thirtieth of the image, takes its way."""
+    name, file = "localhost/triplet-test-moved:1", tmp_path / "a" / "image.tar"
+    call("docker", "image", "tag", bases["RUNTIME_IMAGE"], name)
+    identity = ("docker", "image", "inspect", "--format", "{{.Id}}", name)
+    before = call(*identity).stdout
+    made = call(
+        "make", "image-tar", f"OUTPUT={file}", cwd=kit.folder, **{**kit.environment, "TRIPLET_IMAGE": name}
+    )
+    assert made.returncode == 0, made.stderr
+    assert f"TRIPLET_IMAGE={name}" in made.stdout
+    call("docker", "image", "rm", name)
+    assert call(*identity).returncode != 0
+    assert call("docker", "image", "load", "--input", str(file)).returncode == 0
+    assert call(*identity).stdout == before
+    call("docker", "image", "rm", name)
+
+
 def test_operators_are_compiled_for_the_cards_asked_for(compiled):
     """A stand-in for Detectron2 goes through its stage, with the headers and the flags of the real one."""
     (wheel,) = compiled.glob("detectron2-*.whl")

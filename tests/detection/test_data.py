@@ -9,7 +9,7 @@ from benchmarks.detection import data, model
 from tests.detection.conftest import DEMO
 from triplet.errors import KitError
 
-from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 
 def config(*overrides):
@@ -129,11 +129,27 @@ def test_what_does_not_fit_is_named(drawn, overrides, message):
         data.testing(config(*overrides), drawn)
 
 
+def test_classes_are_in_the_order_of_the_models_indices(drawn, tmp_path):
+    """Detectron2 counts classes in the order of their ids, wherever they stand in the file."""
+    shutil.copytree(drawn / "annotations", tmp_path / "annotations")
+    (tmp_path / "val2017").symlink_to(drawn / "val2017")
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    names = [category["name"] for category in content["categories"]]
+    content["categories"].reverse()
+    path.write_text(json.dumps(content))
+    name, classes = data.testing(config(), tmp_path)
+    DatasetCatalog.get(name)
+    assert classes == names == MetadataCatalog.get(name).thing_classes
+    assert data.category_ids(name) == [1, 2, 3, 4, 5, 6]
+
+
 def test_several_sets_must_have_the_same_categories(drawn, tmp_path):
     shutil.copytree(drawn, tmp_path / "copy")
     path = tmp_path / "copy" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
-    content["categories"].reverse()
+    first, second, *_ = content["categories"]
+    first["name"], second["name"] = second["name"], first["name"]
     path.write_text(json.dumps(content))
     with pytest.raises(KitError, match=r"coco_2017_val has other categories than .*coco_2017_train"):
         data.training(config("DATASETS.TRAIN=('coco_2017_train', 'coco_2017_val')"), tmp_path / "copy")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -50,6 +51,26 @@ def test_the_first_user_with_nothing_but_the_numbers(capsys):
     assert "3.65k to 11.2k iterations" in out
     assert "35.6 (35.3 to 35.9)" in out
     assert "cannot be the only cause" in out
+
+
+def test_a_terminal_gets_tables_with_the_same(capsys, monkeypatch):
+    _, plain, _ = run(capsys)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, out, _ = run(capsys)
+    assert code == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    head = next(line for line in lines if line.split() == ["cause", "verdict", "costs", "why"])
+    first = lines[lines.index(head) + 1]
+    assert first.startswith((" 1.", "1."))
+    assert [first.find(word) for word in ("schedule", "possible")] == [
+        head.find(word) for word in ("cause", "verdict")
+    ]
+    assert lines[:2] == plain.splitlines()[:2]
+    assert lines[-2:] == plain.splitlines()[-2:]
+    assert max(len(line.rstrip()) for line in lines[2:-2]) <= 120
+    rows = [line for line in lines if re.match(r" ?\d+\. ", line)]
+    assert len(rows) == len(verdicts(plain))
 
 
 def test_a_stop_at_35k_is_seen(capsys, tmp_path):

@@ -49,7 +49,8 @@ def test_finetune_then_eval(run, drawn, capsys):
     assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0")) == 0
     record = records.require("row", "finetune")
     assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
-    assert record.results["categories"][0] == "striped disc"
+    assert record.results["classes"][0] == "striped disc"
+    assert record.results["category_ids"] == [1, 2, 3, 4, 5, 6]
     folder = paths.stage_folder("row", "finetune")
     assert not list(folder.glob("step_*"))
     assert "Loading from" in (folder / "log.txt").read_text()
@@ -108,13 +109,20 @@ def test_a_stop_in_precise_bn_loses_no_training(run, drawn):
 
 def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
     """However long the iterations of a small machine take."""
-    steps = []
+    steps, plans = [], []
+
+    def write(path, state, plan):
+        steps.append(state.get("step"))
+        plans.append(plan)
+
     monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(checkpoint, "write", lambda path, state: steps.append(state.get("step")))
+    monkeypatch.setattr(checkpoint, "write", write)
     with pytest.raises(KitError, match="nothing at"):  # as no model was written
         options = FinetuneOptions(overrides=[*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
         finetuning.finetune("row", Path(DEMO), drawn, options)
     assert steps == [1, 2, 3, 4, 5, 6, 6]
+    assert {plan.config["seed"] for plan in plans} == {0}
+    assert all(plan == records.begun(paths.stage_folder("row", "finetune")) for plan in plans)
 
 
 @pytest.mark.slow

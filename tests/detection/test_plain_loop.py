@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks.detection import evaluate, model, synthetic, trainer
 from benchmarks.detection.trainer import CheckpointHook, GradAccumTrainer, Trainer
 from tests.conftest import KIT
+from triplet.artifacts import Job
 from triplet.errors import Interrupted
 from triplet.signals import Stop
 from triplet.training import checkpoint
@@ -138,7 +139,7 @@ def hooked(tmp_path, monkeypatch):
     network, clock = Two(), [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     said = []
-    hook = CheckpointHook(SimpleNamespace(step=said.append), tmp_path, 4)
+    hook = CheckpointHook(SimpleNamespace(step=said.append), Job(tmp_path), 4)
     hook.trainer = SimpleNamespace(
         start_iter=0,
         max_iter=10,
@@ -155,7 +156,7 @@ def hooked(tmp_path, monkeypatch):
 
 
 def saved(hook):
-    return [checkpoint.step_of(path) for path in checkpoint.checkpoints(hook.folder)]
+    return [checkpoint.step_of(path) for path in checkpoint.checkpoints(hook.job.folder)]
 
 
 def test_a_training_is_saved_each_period_each_ten_minutes_and_at_its_end(hooked):
@@ -181,7 +182,7 @@ def test_a_training_is_saved_each_period_each_ten_minutes_and_at_its_end(hooked)
     }
     assert (hook.steps, hook.seconds, hook.reached) == (10, 650 + 300 + 80, 10)
     assert said == ["loss 1.750"] * 10
-    state = torch.load(hook.folder / "step_0000010.pth", weights_only=True)
+    state = torch.load(hook.job.folder / "step_0000010.pth", weights_only=True)
     assert (state["step"], state["trainer"]) == (10, {"optimizer": "state"})
     assert all(torch.equal(v, state["model"][k]) for k, v in hook.trainer.network.state_dict().items())
 

@@ -10,6 +10,8 @@ from benchmarks.detection.budget import Memory
 from triplet import cli
 from triplet.published import curves, gpus
 
+RETINANET = "configs/detection/coco_r50_retinanet_1x_authors.yaml"
+
 
 @pytest.fixture
 def counted(places, monkeypatch):
@@ -66,7 +68,10 @@ def test_what_the_user_knows_counts_more_than_what_was_published(counted, capsys
     [
         (["--gpu", "T5"], "did you mean 'T4'? known here: V100, "),
         (["--preset", "azure"], "known here: kaggle, kaggle-p100, colab"),
-        (["--gpu", "L4", "--hours", "3"], "--hours needs the seconds of an iteration on the L4"),
+        (
+            ["--gpu", "L4", "--hours", "3", "--config", RETINANET],
+            "--hours needs the seconds of an iteration, which nobody has published for this detector",
+        ),
     ],
 )
 def test_what_is_not_known_is_one_line(counted, capsys, options, message):
@@ -76,10 +81,15 @@ def test_what_is_not_known_is_one_line(counted, capsys, options, message):
     assert error.count("\n") == 1
 
 
-def test_a_card_without_a_published_speed_says_so(counted, capsys):
-    found = planned(capsys, "--gpu", "L4", "--schedule", "1x")
+def test_a_detector_without_a_published_speed_says_so(counted, capsys):
+    found = planned(capsys, "--gpu", "L4", "--config", RETINANET)
     assert found["seconds_per_iteration"] is found["hours"] is None
-    assert "nobody has published one of the L4" in found["facts"]["speed"]
+    assert "nobody has published one of this detector" in found["facts"]["speed"]
+
+
+def test_a_card_whose_speed_is_derived_has_the_expectation_of_any_other(counted, capsys):
+    found = planned(capsys, "--gpu", "L4", "--schedule", "1x")
+    assert found["published_seconds"]["low"] < found["seconds_per_iteration"]
     assert found["expected"]["box"]["mid"] == pytest.approx(
         curves.expected("triplet", "c4", 90_000).box.mid
     )

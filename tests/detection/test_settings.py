@@ -134,7 +134,10 @@ def test_nothing_is_fetched(tmp_path, base, monkeypatch):
         ("_BASE_: .", "which is no file"),
         ("_BASE_: 3", "Detectron2 refuses it"),
         ("_BASE_: {a: 1}", "Detectron2 refuses it"),
-        ("_BASE_: latin.yaml", "Detectron2 refuses it"),
+        ("_BASE_: latin.yaml", r"latin\.yaml is no detection config in UTF-8"),
+        ("_BASE_: laughs.yaml", r"laughs\.yaml: has more than 10000 values, aliases written out"),
+        ("_BASE_: [empty.yaml, deep.yaml]", r"deep\.yaml: has more than 32 levels"),
+        ("_BASE_: large.yaml", r"large\.yaml has more than 262 kB, the most of a detection config"),
     ],
 )
 def test_a_base_is_a_file_and_no_circle(tmp_path, text, message):
@@ -142,6 +145,11 @@ def test_a_base_is_a_file_and_no_circle(tmp_path, text, message):
     (tmp_path / "other.yaml").write_text("_BASE_: config.yaml")
     (tmp_path / "twice.yaml").write_text("_BASE_: [config.yaml, config.yaml]")
     (tmp_path / "latin.yaml").write_bytes(b"OUTPUT_DIR: caf\xe9")
+    laughs = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    (tmp_path / "laughs.yaml").write_text("\n".join(["a0: &a0 [x]", *laughs]))
+    (tmp_path / "empty.yaml").write_text("{}")
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 50 + "]" * 50)
+    (tmp_path / "large.yaml").write_text("#" * 300_000)
     with pytest.raises(KitError, match=message) as caught:
         model.load_config(tmp_path / "config.yaml")
     assert "\n" not in str(caught.value)

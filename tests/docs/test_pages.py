@@ -2,6 +2,8 @@
 
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -137,6 +139,12 @@ def test_the_diagram_draws_every_box_and_arrow():
     arrows = drawn_arrows(page)
     assert picture.count("<rect") == len({end for arrow in arrows for end in arrow})
     assert picture.count("marker-end=") == len(arrows)
+    assert 'aria-label="imports"' in picture
+
+
+def test_a_picture_that_is_no_flowchart_is_refused():
+    with pytest.raises(ValueError, match="unexpected end"):
+        diagram.draw("flowchart TD\n  a -->", "broken")
 
 
 def test_workflows_call_what_exists():
@@ -145,6 +153,16 @@ def test_workflows_call_what_exists():
         for command in [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]:
             for line in command.splitlines():
                 blocks.check(line)
+
+
+def test_actionlint_finds_nothing_in_the_workflows(tmp_path):
+    program = Path(sys.executable).with_name("actionlint")
+    workflows = sorted((KIT / ".github" / "workflows").glob("*.yml"))
+    assert subprocess.run([program, *workflows], capture_output=True, text=True).stdout == ""
+    broken = tmp_path / "broken.yml"
+    broken.write_text(workflows[0].read_text().replace("runs-on: ubuntu-24.04", "runs-on: nowhere"))
+    said = subprocess.run([program, broken], capture_output=True, text=True).stdout
+    assert 'label "nowhere" is unknown' in said
 
 
 def test_the_repository_has_one_address():

@@ -99,9 +99,10 @@ def _judge(case: Callable[[], object]) -> tuple[str, str]:
     except (KitError, Interrupted) as error:
         return REFUSED, cli.one_line(str(error))
     except OSError as error:  # the command line makes one line of it
-        return (REFUSED, str(error)) if error.errno is not None else ("traceback", _trace())
+        said = cli.explain(error)
+        return ("traceback", _trace()) if said is None else (REFUSED, said)
     except NotOneLine as error:
-        return "several lines", str(error)
+        return "several lines", str(error)[-LONGEST:]
     except MemoryError:
         return "memory", _trace()
     except BaseException:

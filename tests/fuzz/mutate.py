@@ -80,7 +80,7 @@ def data(random: Random, content: bytes, *, most: int = 4) -> bytes:
 def tree(random: Random, values: Any, *, most: int = 3) -> Any:
     """Put odd values, other values of the same tree, and deep ones into plain values; drop and repeat
     some."""
-    changed = copy.deepcopy(values)
+    changed = _copied(values)
     for _ in range(random.choice([1, 1, 1, 2, most])):
         places = list(_places(changed))
         if not places:
@@ -91,9 +91,9 @@ def tree(random: Random, values: Any, *, most: int = 3) -> Any:
                 del holder[key]
             case 1:
                 other, where = random.choice(places)
-                holder[key] = copy.deepcopy(other[where]) if _has(other, where) else None
+                holder[key] = _copied(other[where]) if _has(other, where) else None
             case 2 if isinstance(holder, list):
-                holder.extend([copy.deepcopy(holder[key])] * random.choice([1, 3, 1000]))
+                holder.extend([_copied(holder[key])] * random.choice([1, 3, 1000]))
             case 2:
                 holder[random.choice(["extra", "", "d$\\frac{$", "../x", "0"])] = odd(random)
             case 3 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
@@ -105,6 +105,14 @@ def tree(random: Random, values: Any, *, most: int = 3) -> Any:
             case _:
                 holder[key] = odd(random)
     return changed
+
+
+def _copied(values: Any) -> Any:
+    """A copy that shares nothing; None for what ``odd`` has nested too deeply for one."""
+    try:
+        return copy.deepcopy(values)
+    except RecursionError:
+        return None
 
 
 def odd(random: Random) -> Any:

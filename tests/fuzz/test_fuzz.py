@@ -37,7 +37,11 @@ def crash():
         (lambda: bytearray(os.urandom(1 << 20) * 120), "memory", "GB; result"),
         (lambda: bytes(1 << 40), "memory", "MemoryError"),
         (functools.partial(time.sleep, 60), "hang", "not over after 0.5 s"),
-        (lambda: command("explain", "--result", "1", "x"), "refused", "invalid float value: 'x'"),
+        (
+            lambda: command("explain", "--result", "1", "x"),
+            "refused",
+            "argument --result: found x, expected a number",
+        ),
         (lambda: command("doctor", "--no-such-option"), "refused", "unrecognized arguments"),
     ],
 )

@@ -36,13 +36,42 @@ def test_the_v100_is_as_fast_as_detectron2_says():
 
 
 @pytest.mark.parametrize("name", gpus.cards().cards)
-def test_a_card_has_a_speed_with_its_source_or_none(name):
+def test_every_card_has_a_speed_with_its_source(name):
     card = gpus.cards().cards[name]
     found = gpus.timing(name, "c4", card.precision)
-    assert (found is not None) == bool(card.throughput or card.seconds or card.like)
-    if found:
-        assert 0 < found.low <= found.mid <= found.high
-        assert "commit" in found.source
+    assert 0 < found.low <= found.mid <= found.high
+    assert "commit" in found.source
+
+
+def test_a_card_of_half_to_all_of_anothers_speed_takes_once_to_twice_as_long():
+    whole = gpus.timing("A10", "c4", "bfloat16")
+    found = gpus.timing("L4", "c4", "bfloat16")  # 0.5 to 0.97 of an A10
+    assert found.low == pytest.approx(whole.low / 0.97)
+    assert found.high == pytest.approx(whole.high / 0.5)
+    assert found.mid == pytest.approx(whole.mid / (0.5 * 0.97) ** 0.5)
+    assert whole.source in found.source
+    assert "300 of 600 GB/s" in found.source
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"memory": 24, "precision": "float16"}, "X needs one of throughput, seconds and like"),
+        (
+            {"memory": 24, "precision": "float16", "like": "T4", "seconds": {"c4": 1}},
+            "X needs one of throughput, seconds and like",
+        ),
+        (
+            {"memory": 24, "precision": "float16", "like": "T4", "share": (0.9, 0.8)},
+            r"at least 0\.9 and at most 0\.8 holds nothing",
+        ),
+        ({"memory": 24, "precision": "float16", "like": "Y"}, "X names an unknown benchmark or card"),
+    ],
+)
+def test_a_card_without_one_source_of_its_speed_is_refused(card, message):
+    known = gpus.cards().model_dump()
+    with pytest.raises(ValueError, match=message):
+        gpus.Cards(**{**known, "cards": {**known["cards"], "X": card}})
 
 
 def test_a_newer_card_of_a_series_is_faster():

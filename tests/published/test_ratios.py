@@ -5,6 +5,8 @@ import itertools
 import pytest
 
 from triplet.published import curves
+from triplet.published.effects import Effect
+from triplet.published.effects import published as published_effects
 from triplet.published.rows import load_methods
 from triplet.published.tables import load_published
 
@@ -75,3 +77,15 @@ def test_a_number_says_when_it_is_of_another_file_than_the_rows_weights():
     other = {(v.row, v.benchmark) for v in load_published() if v.file}
     assert other == {("moco-v2", "linear"), ("moco-v2", "voc-detection"), ("byol", "voc-detection")}
     assert {row for row, method in load_methods().items() if method.readme.file} == {"moco-v2", "byol"}
+
+
+@pytest.mark.parametrize("size", ["box", "mask"])
+def test_what_a_mistake_costs_is_a_range(size):
+    effects = [effect.model_dump() for effect in published_effects()]
+    for effect in effects:
+        if effect[size]:
+            least, most = effect[size]
+            assert 0 <= least <= most, effect
+            swapped = {**effect, size: (most + 1, least)}
+            with pytest.raises(ValueError, match="holds nothing"):
+                Effect(**swapped)

@@ -100,7 +100,8 @@ def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
     assert (record.results["tensors"], record.results["format"]) == (318, "caffe2")
     assert record.config["format"] == "BGR"
     # The images are of 6 classes: it stops, having said under which config it would train.
-    assert cli.main(["finetune", "--run", "supervised", "--data", str(drawn)]) == 2
+    wrong = "MODEL.ROI_HEADS.NUM_CLASSES=80"
+    assert cli.main(["finetune", "--run", "supervised", "--data", str(drawn), wrong]) == 2
     said = capsys.readouterr()
     assert f"finetune: supervised under {config}" in said.out
     assert "add MODEL.ROI_HEADS.NUM_CLASSES=6" in said.err

@@ -29,6 +29,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             honest(self, server.files[name])
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def answer(self, status, body=b"", *, length=None, tag=None, **headers):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
@@ -40,7 +43,9 @@ class Handler(BaseHTTPRequestHandler):
         self.body(body)
 
     def body(self, body):
-        """In small pieces, slowly where the test wants to interrupt."""
+        """In small pieces, slowly where the test wants to interrupt; nothing for HEAD."""
+        if self.command == "HEAD":
+            return
         step = self.server.piece
         for start in range(0, len(body), step):
             self.wfile.write(body[start : start + step])

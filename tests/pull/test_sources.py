@@ -1,7 +1,11 @@
 """configs/sources.yaml itself, its schema, and what a user's own mirror may do."""
 
+import re
+from urllib.parse import urlsplit
+
 import pytest
 
+from tests.conftest import KIT
 from triplet.config import parse
 from triplet.errors import KitError
 from triplet.published.rows import load_methods
@@ -83,3 +87,18 @@ def test_a_mirror_of_ones_own_comes_first_and_alone_gets_the_token(monkeypatch):
     monkeypatch.delenv("MY_MIRROR")
     assert own.urls(own.files[0]) == ()
     assert own.token("https://mirror.example/data/a.tar") is None
+
+
+def test_the_page_on_hosts_is_the_file_of_sources():
+    page = (KIT / "docs" / "weights.md").read_text()
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| `([^`]+)` \| ([^ |]+)[^|]*\| ([^ |]+)", page, re.M)
+    assert rows == [
+        (
+            row,
+            file.name,
+            "Google" if "drive." in (host := urlsplit(file.urls[0]).hostname) else host,
+            source.licence.split()[0],
+        )
+        for row, source in load_sources().weights.items()
+        for file in source.files
+    ]

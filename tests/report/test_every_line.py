@@ -14,34 +14,35 @@ METHODS = load_methods()
 
 
 def test_costs_are_hours_times_gpus_times_watts():
-    """Two kinds of GPU, one that nobody knows, and a CPU."""
+    """Two kinds of GPU, one that nobody knows, and a CPU; some with a counter of their own."""
     run = Run(
         "byol",
         {
-            "pretrain": record("pretrain", 8, seconds=9000.0),
+            "pretrain": record("pretrain", 8, seconds=9000.0, energy_kwh=5.125),
             "finetune": record("finetune", 4, seconds=5400.0, hardware={"gpus": ["NVIDIA L4"]}),
-            "eval": record("eval", 2, seconds=1800.0, hardware={"gpus": ["Nobody's"]}),
+            "eval": record("eval", 2, seconds=1800.0, hardware={"gpus": ["Nobody's"]}, energy_kwh=0.5),
             "linear/a": record("linear", 1, seconds=900.0, hardware={}),
-            "linear/b": record("linear", 3, seconds=1260.0),
+            "linear/b": record("linear", 3, seconds=1260.0, energy_kwh=0.25),
             "linear/c": record("linear", 2, seconds=720.0, hardware={"gpus": ["NVIDIA L40"]}),
         },
     )
     power = costs.Power(utilisation=0.8, pue=1.3, tdp={"L4": 72, "L40": 300, "A100": 400})
     sums, each = tables.of_costs(costs.costs([run], power), "formula")
     a100, l4, l40 = (watts / 1000 * 0.8 * 1.3 for watts in (400, 72, 300))
+    none = tables.NONE
     assert [list(texts(each, i).values()) for i in range(6)] == [
-        ["byol", "pretrain", "2.50", f"8 x {GPU}", "20.00", f"{20 * a100:.2f}"],
-        ["byol", "finetune", "1.50", "4 x NVIDIA L4", "6.00", f"{6 * l4:.2f}"],
-        ["byol", "eval", "0.50", "2 x Nobody's", "1.00", tables.NONE],
-        ["byol", "linear/a", "0.25", "CPU", tables.NONE, tables.NONE],
-        ["byol", "linear/b", "0.35", f"3 x {GPU}", "1.05", f"{1.05 * a100:.2f}"],
-        ["byol", "linear/c", "0.20", "2 x NVIDIA L40", "0.40", f"{0.4 * l40:.2f}"],
+        ["byol", "pretrain", "2.50", f"8 x {GPU}", "20.00", f"{20 * a100:.2f}", "5.12"],
+        ["byol", "finetune", "1.50", "4 x NVIDIA L4", "6.00", f"{6 * l4:.2f}", none],
+        ["byol", "eval", "0.50", "2 x Nobody's", "1.00", none, "0.50"],
+        ["byol", "linear/a", "0.25", "CPU", none, none, none],
+        ["byol", "linear/b", "0.35", f"3 x {GPU}", "1.05", f"{1.05 * a100:.2f}", "0.25"],
+        ["byol", "linear/c", "0.20", "2 x NVIDIA L40", "0.40", f"{0.4 * l40:.2f}", none],
     ]
     assert [list(texts(sums, i).values()) for i in range(4)] == [
-        ["pretrain", "1", "2.50", "20.00", f"{20 * a100:.2f}"],
-        ["finetune", "1", "1.50", "6.00", f"{6 * l4:.2f}"],
-        ["eval", "1", "0.50", "1.00", tables.NONE],
-        ["linear", "3", "0.80", "1.45", f"{1.05 * a100 + 0.4 * l40:.2f}"],
+        ["pretrain", "1", "2.50", "20.00", f"{20 * a100:.2f}", "5.12"],
+        ["finetune", "1", "1.50", "6.00", f"{6 * l4:.2f}", none],
+        ["eval", "1", "0.50", "1.00", none, "0.50"],
+        ["linear", "3", "0.80", "1.45", f"{1.05 * a100 + 0.4 * l40:.2f}", "0.25"],
     ]
     assert sums.note == "formula"
 

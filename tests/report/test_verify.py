@@ -258,3 +258,16 @@ def test_a_number_goes_back_through_its_records(places):
         "inputs",
     } <= finetune.keys()
     assert provenance.chain("checkpoints/none/record.json", {}) == []
+
+
+def test_own_images_and_weights_for_and_of_others_are_not_packed(places):
+    making.perform("row", "predict/photos", texts={"results.json": "[]", "pictures/me.jpg": "private"})
+    making.perform("row", "export/safetensors", texts={"backbone.safetensors": "weights"})
+    making.perform(
+        "weights", "hub/model.bin", texts={"model.bin": "weights"}, config={"hub": "hf://a/b/model.bin"}
+    )
+    pulled = paths.root("checkpoints") / "weights" / "hub" / "model.bin" / "record.json"
+    pulled.write_text(pulled.read_text().replace('"stage": "hub"', '"stage": "pull"'))
+    crate.export(places / "runs.zip", crate.all_records(), [])
+    with zipfile.ZipFile(places / "runs.zip") as archive:
+        assert set(archive.namelist()) == {crate.METADATA, paths.portable(pulled)}

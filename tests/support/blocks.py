@@ -43,7 +43,7 @@ PASSING = [
     (re.compile(r"memory    \d+\.\d of"), "memory    ... of"),
 ]
 """Parts of an output that are of the hour, or of a count that differs a little from run to run."""
-FREE = {"git", "cd", "cp", "ls", "docker", "python3"}
+FREE = {"git", "cd", "cp", "ls", "docker", "python3", "apptainer", "kubectl"}
 """Programs whose arguments are not looked at."""
 ELLIPSIS = "..."
 
@@ -112,8 +112,6 @@ def _check_words(words: list[str]) -> None:
         parse(arguments)
     elif program == "docker" and arguments[:2] == ["compose", "run"]:
         _check_compose(arguments[2:], environment)
-    elif program in ("sbatch", "sky"):
-        _check_launcher(arguments)
     elif program == ".venv/bin/python" and arguments[0] == "-m":
         _check_module(*arguments[1:])
     elif program.startswith((".venv/bin/", ".ci/", "scripts/")):
@@ -128,7 +126,9 @@ def parse(arguments: Sequence[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            cli._parse(arguments)
+            parsed = cli._parse(arguments)
+            for stage in parsed.stages if parsed.stage == "submit" else ():
+                cli._parse(shlex.split(stage))
     except SystemExit as stop:
         if stop.code:
             raise ValueError(said.getvalue().strip()) from None
@@ -185,14 +185,6 @@ def _check_compose(arguments: list[str], environment: list[str]) -> None:
             raise ValueError(f"no variable {word}")
     if rest and services[service]["entrypoint"][0] == "triplet":
         parse([services[service]["entrypoint"][1], *rest])
-
-
-def _check_launcher(arguments: list[str]) -> None:
-    scripts = [word for word in arguments if word.startswith("scripts/")]
-    if not scripts or not (KIT / scripts[0]).exists():
-        raise ValueError(f"no script among {arguments}")
-    if scripts[0].endswith(".slurm"):
-        _check_make(("pretrain", *(word for word in arguments[arguments.index(scripts[0]) + 1 :])))
 
 
 def _check_module(module: str, *arguments: str) -> None:

@@ -1,8 +1,8 @@
 """The kit's command line, killed at one of its changes to files.
 
 ``python killed_at.py NAME NUMBER ARGUMENTS``: from the first time on that a file whose name contains NAME
-is opened for writing, each opening for writing, renaming and removal counts; before the one of that NUMBER
-the process kills itself.
+is opened for writing, or something gets such a name, each opening for writing, renaming and removal counts;
+before the one of that NUMBER the process kills itself.
 """
 
 import os
@@ -11,7 +11,8 @@ import sys
 
 from triplet import cli
 
-CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")
+REMOVALS = ("os.remove", "os.rmdir")
+CHANGES = ("os.rename", "os.truncate", "os.link", *REMOVALS)
 
 
 class Killer:
@@ -24,7 +25,8 @@ class Killer:
         )
         if not writes and event not in CHANGES:
             return
-        self.begun = self.begun or (bool(writes) and self.name in str(arguments[0]))
+        named = arguments[1 if event in ("os.rename", "os.link") else 0]
+        self.begun = self.begun or (event not in REMOVALS and self.name in str(named))
         self.left -= self.begun
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

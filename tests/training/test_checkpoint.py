@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from triplet.artifacts import Artifact, Plan
 from triplet.errors import KitError
 from triplet.training import checkpoint
 
@@ -28,16 +29,16 @@ class Run:
     def path(self, step):
         return self.folder / f"step_{step:07d}.pth"
 
-    def save(self, *steps, optimizer=True, path=None):
+    def save(self, *steps, optimizer=True, path=None, plan=None):
         for step in steps:
             nn.init.constant_(self.network.weight, step)
             path = path or self.path(step)
-            checkpoint.save(path, self.network, self.optimizer if optimizer else None, step, 0)
+            checkpoint.save(path, self.network, self.optimizer if optimizer else None, step, 0, plan)
             path = None
 
-    def resume(self, steps=12, final=None):
+    def resume(self, steps=12, final=None, plan=None):
         nn.init.constant_(self.network.weight, -1)
-        found = checkpoint.restore(self.folder, self.network, self.optimizer, steps, final)
+        found = checkpoint.restore(self.folder, self.network, self.optimizer, steps, final, plan)
         assert self.network.weight.item() == (found or -1)
         return found
 
@@ -140,3 +141,60 @@ def test_what_is_not_finite_is_not_saved(run, value):
         checkpoint.save(run.path(4), run.network, None, 4, 0)
     assert run.path(4).read_bytes() == before
     assert run.names() == ["step_0000004.pth"]
+
+
+def plan(rate=0.5, sha256="aa", path="a"):
+    images = Artifact(path=path, sha256=sha256, bytes=1)
+    return Plan(stage="pretrain", config={"rate": rate, "pair": [1, 2]}, inputs={"images": images})
+
+
+@pytest.mark.parametrize("other", [plan(rate=0.25), plan(sha256="bb")], ids=["config", "input"])
+def test_a_checkpoint_of_another_plan_is_not_taken(run, capsys, other):
+    """As a copy from another run's folder is, whose steps and tensors fit."""
+    run.save(4, plan=plan(path="elsewhere"))
+    run.save(8, plan=other)
+    assert run.resume(plan=plan()) == 4
+    assert "step_0000008.pth is damaged (it is of another plan: " in capsys.readouterr().out
+    final = run.folder / "checkpoint.pth"
+    for path in run.folder.glob("step_*"):
+        path.unlink()
+    run.save(12, path=final, optimizer=False, plan=other)
+    assert run.resume(final=final, plan=plan()) == 0
+    assert run.resume(final=final, plan=other) == 12
+
+
+def test_checkpoints_say_of_which_plan_they_are(run):
+    final = run.folder / "model_final.pth"
+    assert checkpoint.planned(run.folder) is None
+    run.save(12, path=final, plan=plan(3))
+    assert checkpoint.planned(run.folder) == plan(3)
+    run.save(4, plan=plan(1))
+    run.save(8, plan=plan(2))
+    assert checkpoint.planned(run.folder) == plan(2)
+    os.truncate(run.path(8), 100)
+    assert checkpoint.planned(run.folder) == plan(1)
+    state = torch.load(run.path(4), weights_only=True)
+    checkpoint.write(run.path(4), {**state, "plan": "{"})
+    assert checkpoint.planned(run.folder) == plan(3)
+    final.unlink()
+    run.save(4)  # of before there were plans in them
+    assert checkpoint.planned(run.folder) is None
+    assert run.resume(plan=plan()) == 4
+
+
+def test_a_checkpoint_of_others_takes_no_more_memory_than_its_file(run, capsys):
+    """A tensor of 800 GB by strides of 0, which torch itself would make in full when it is changed."""
+    run.save(4)
+    state = torch.load(run.path(4), weights_only=True)
+    state["networks"]["weight"] = torch.zeros(1).expand(2 * 10**11, 1)
+    checkpoint.write(run.path(8), state)
+    assert run.resume() == 4
+    assert "_rebuild_tensor_v2 of 2e+11 elements in a file of" in capsys.readouterr().out
+    assert checkpoint.reached(run.folder) == 4
+
+
+def test_a_sum_without_end_is_no_sum(run):
+    run.save(4, 8)
+    with (run.folder / "step_0000008.pth.sha256").open("ab") as file:
+        file.truncate(1 << 40)  # a hole
+    assert run.resume() == 4

@@ -1,11 +1,14 @@
 """Joining the other processes, and sharing the cores."""
 
 import os
+import re
 import socket
 
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 
+from tests.conftest import KIT
 from triplet.errors import KitError
 from triplet.training import distributed
 from triplet.training.distributed import Processes, join
@@ -54,3 +57,11 @@ def test_a_gpu_that_torch_cannot_use_is_not_left_out_in_silence(tmp_path, monkey
     (tmp_path / "nvidiactl").touch()
     with distributed.join() as processes:
         assert processes.device.type == "cpu"
+
+
+def test_torchrun_has_no_option_yet_for_the_time_to_save():
+    """The day this fails, pass --shutdown-timeout in triplet/launch.py and delete its patch of PContext."""
+    pins = (KIT / "docker" / "versions.env").read_text()
+    major, minor = map(int, re.search(r"^TORCH_VERSION=(\d+)\.(\d+)", pins, re.M).groups())
+    assert (major, minor) < (2, 12)
+    assert "shutdown" not in get_args_parser().format_help()

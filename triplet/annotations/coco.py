@@ -46,22 +46,29 @@ class Checked:
     """What is tolerated in training, a line for each kind."""
 
 
-def check(path: Path, uses: Uses | None = None) -> Checked:
+def check(path: Path, uses: Uses | None = None, shown: Path | None = None) -> Checked:
     """Read an annotation file and refuse what cannot be used.
 
     Args:
         path: of the JSON file.
         uses: what for; boxes alone unless given.
+        shown: the file that messages name; the user's own where the kit has made this one of it.
 
     Raises:
         KitError: with the file, the first annotation of each kind that is wrong, and what was expected.
     """
     with without_collection():
-        return _check(path, uses or Uses())
+        content, plain = read_json(path)
+        return _check(shown or path, content, plain, uses or Uses())
 
 
-def _check(path: Path, uses: Uses) -> Checked:
-    content, plain = read_json(path)
+def check_content(path: Path, content: Any, uses: Uses | None = None) -> Checked:
+    """The same of what has been read, or made; ``path`` is named in messages."""
+    with without_collection():
+        return _check(path, content, False, uses or Uses())
+
+
+def _check(path: Path, content: Any, plain: bool, uses: Uses) -> Checked:
     tables = _tables(path, content)
     problems, notes = Findings(), Findings()
     images, changed_images = _check_images(tables["images"], problems)

@@ -69,8 +69,7 @@ def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
     """The kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
     try:
         with Image.open(annotated.path, formats=untrusted.IMAGE_FORMATS) as image:
-            mode, turned = image.mode, _orientation(image)
-            width, height = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
+            mode, ((width, height), turned) = image.mode, upright(image)
             if decode or not _ends_well(annotated.path, image.format):
                 image.load()
             if mode in SIXTEEN_BITS:
@@ -88,6 +87,26 @@ def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
         said = f"{annotated.width} x {annotated.height}"
         return "size", f"has {width} x {height} pixels{how}, its annotations say {said}"
     return kind, f"has pixels of 16 bits (mode {mode}), scaled to 8" if kind else ""
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as Detectron2 reads it, turned by EXIF.
+
+    Raises:
+        KitError: it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
+            return upright(image)[0]
+    except Exception as error:  # Pillow's plug-ins raise what they like
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise KitError(f"{path} cannot be read ({reason}); mend it") from None
+
+
+def upright(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Width and height of an opened image turned by EXIF, and EXIF's orientation, 1 for upright."""
+    turned = _orientation(image)
+    return (image.size[::-1] if turned in (5, 6, 7, 8) else image.size), turned
 
 
 def _orientation(image: Image.Image) -> int:

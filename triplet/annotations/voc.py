@@ -2,10 +2,12 @@
 
 import math
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from triplet import untrusted
 from triplet.annotations.findings import Findings, show
 from triplet.errors import KitError
 
@@ -38,7 +40,7 @@ def read_list(path: Path) -> list[str]:
         KitError: no list of that form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = untrusted.read_bytes(path, untrusted.NAMES, "list of names").decode().splitlines()
     except OSError as error:
         raise KitError(f"{path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -48,7 +50,7 @@ def read_list(path: Path) -> list[str]:
         if len(name.split()) != 1 or "/" in name or "\0" in name or not name.isprintable():
             raise KitError(f"{path} has the line {show(name)}, expected the name of an image")
     if len({*names}) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise KitError(f"{path} lists {show(twice)} more than once")
     if not names:
         raise KitError(f"{path} lists no image")
@@ -74,8 +76,8 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str]) -> dict[st
             found[name] = _read(path, classes)
         except _OddError as error:
             problems.add(error.kind, f"{path} {error}")
-        except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:100]
+        except (KitError, ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
+            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
             text = f"{path}: an annotation is damaged or not VOC's: it cannot be read ({reason})"
             problems.add("damaged", text)
     problems.refuse()
@@ -93,7 +95,7 @@ class _OddError(Exception):
 
 
 def _read(path: Path, classes: Sequence[str]) -> VocImage:
-    root = ET.parse(path).getroot()
+    root = ET.fromstring(untrusted.read_bytes(path, untrusted.ANNOTATION, "VOC annotation"))
     sides = []
     for side in ("width", "height"):
         value = _number(root, f"size/{side}")

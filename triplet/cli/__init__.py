@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from triplet import __version__, records, toolchain
-from triplet.cli import detection, linear, pretrain, pull, report
+from triplet.cli import data, detection, linear, pretrain, pull, report, submit
 from triplet.cli.options import Act, Parser
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
@@ -20,7 +20,7 @@ from triplet.progress import first_here
 # The commands import what they run when they run it: `triplet doctor` must work where torch does not.
 LONGEST = 2000
 """Characters of a message: names in files of others may have any length."""
-GROUPS = (pull, pretrain, detection, linear, report)
+GROUPS = (pull, data, pretrain, detection, linear, report, submit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def _run(argv: Sequence[str]) -> int:
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
         return getattr(error, "code", 143)
     except (KitError, RuntimeError, OSError) as error:
-        if (reason := _explain(error)) is None:
+        if (reason := explain(error)) is None:
             raise
         # Usually the first process says the same, and torchrun ends this one meanwhile.
         if isinstance(error, KitError) and not first_here():
@@ -55,13 +55,13 @@ def _run(argv: Sequence[str]) -> int:
         return 2
 
 
-def _explain(error: Exception) -> str | None:
+def explain(error: Exception) -> str | None:
     """What is wrong, in one line; None for an error that only its traceback explains."""
     if isinstance(error, KitError):
         return one_line(str(error))
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return None if error.errno is None else f"{error.strerror}{where}"
+        return None if error.errno is None else one_line(f"{error.strerror}{where}")
     if "CUDA driver error" not in str(error):
         return None
     reason = " ".join(str(error).split())[:120]
@@ -98,6 +98,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(main=main)  # by which the demo runs the other commands
+    parser.set_defaults(parse=_parse)  # by which submit checks those that it writes down
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
 
     def add(name: str, act: Act, text: str) -> argparse.ArgumentParser:

@@ -1,8 +1,9 @@
-"""Object detection with the backbone: convert, finetune, plan, explain, eval."""
+"""Object detection with the backbone: convert, finetune, plan, explain, eval, predict."""
 
 import argparse
 from pathlib import Path
 
+from triplet.cli.data import COCO, add_source, add_split, data_source
 from triplet.cli.options import (
     Add,
     add_method,
@@ -10,8 +11,11 @@ from triplet.cli.options import (
     add_run,
     add_weights,
     count,
-    data_path,
+    number,
     positive,
+    share,
+    weights_path,
+    whole,
 )
 
 
@@ -25,14 +29,16 @@ def add_commands(add: Add) -> None:
     _add_plan(add)
     _add_explain(add)
     _add_eval(add)
+    _add_predict(add)
 
 
 def _add_finetune(add: Add) -> None:
     finetune = add("finetune", _finetune, "train Mask R-CNN from the converted weights")
     add_run(finetune)
     _add_config(finetune)
-    _add_data(finetune, "coco", "%(default)s")
-    finetune.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    add_source(finetune)
+    add_split(finetune)
+    finetune.add_argument("--seed", type=whole, default=0, help="(default: %(default)s)")
     _add_length(finetune)
     add_overrides(finetune, "SOLVER.MAX_ITER=90000")
 
@@ -60,7 +66,7 @@ def _add_explain(add: Add) -> None:
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
     explain.add_argument(
         "--result",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
@@ -70,7 +76,7 @@ def _add_explain(add: Add) -> None:
     )
     explain.add_argument(
         "--target",
-        type=float,
+        type=number,
         nargs="+",
         metavar="AP",
         help="the published box and mask AP, where it is not the row's in the table",
@@ -92,7 +98,7 @@ def _add_explain(add: Add) -> None:
 def _add_eval(add: Add) -> None:
     evaluate = add("eval", _eval, "evaluate the finetuned model on val2017, or on VOC 2007's test set")
     add_run(evaluate)
-    _add_data(evaluate, None, "what it was finetuned on")
+    add_source(evaluate, only_val=True)
     evaluate.add_argument(
         "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
     )
@@ -105,18 +111,38 @@ def _add_eval(add: Add) -> None:
     )
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
+def _add_predict(add: Add) -> None:
+    predict = add("predict", _predict, "detect in your own images: pictures, and files for other tools")
+    add_run(predict)
+    predict.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files, folders, patterns such as 'photos/*.jpg', videos",
+    )
+    predict.add_argument(
+        "--model", type=Path, metavar="FILE", help="any model file of Detectron2's instead of the run's"
+    )
+    predict.add_argument("--config", type=Path, help="of that model")
+    predict.add_argument("--name", help="of the result's folder (default: that of the images)")
+    predict.add_argument(
+        "--score", type=share, default=0.5, help="least score of what is kept (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--show", default="", metavar="NAMES", help="classes, with commas between (default: all)"
+    )
+    predict.add_argument(
+        "--most", type=count, metavar="N", help="objects an image, the surest (default: all)"
+    )
+    predict.add_argument(
+        "--every", type=count, default=1, metavar="N", help="of a video's frames (default: %(default)s)"
     )
 
 
-def _add_data(command: argparse.ArgumentParser, default: str | None, shown: str) -> None:
+def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--data",
-        default=default,
-        metavar="FOLDER",
-        help=f"COCO 2017's layout: a path, or a name below datasets/ (default: {shown})",
+        "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
     )
 
 
@@ -140,7 +166,7 @@ def _add_length(command: argparse.ArgumentParser) -> None:
 def _convert(a: argparse.Namespace) -> None:
     from benchmarks.detection.convert import convert
 
-    convert(a.run, a.config, a.weights, force=a.force)
+    convert(a.run, a.config, weights_path(a.weights), force=a.force)
 
 
 def _finetune(a: argparse.Namespace) -> None:
@@ -150,7 +176,9 @@ def _finetune(a: argparse.Namespace) -> None:
     options = FinetuneOptions(
         a.hours, a.schedule, a.images_per_gpu, a.precision, a.seed, a.overrides, a.force
     )
-    finetune(a.run, a.config, data_path(a.data), options)
+    source = data_source(a, COCO)
+    assert source
+    finetune(a.run, a.config, source, options)
 
 
 def _plan(a: argparse.Namespace) -> None:
@@ -172,5 +200,12 @@ def _explain(a: argparse.Namespace) -> None:
 def _eval(a: argparse.Namespace) -> None:
     from benchmarks.detection.evaluate import evaluate
 
-    data = a.data and data_path(a.data)
-    evaluate(a.run, data, weights=a.model, config=a.config, engine=a.engine, force=a.force)
+    evaluate(a.run, data_source(a), weights=a.model, config=a.config, engine=a.engine, force=a.force)
+
+
+def _predict(a: argparse.Namespace) -> None:
+    from benchmarks.detection.predict import PredictOptions, predict
+
+    names = tuple(name.strip() for name in a.show.split(",") if name.strip())
+    options = PredictOptions(a.score, names, a.most, a.every)
+    predict(a.run, a.images, options, weights=a.model, config=a.config, name=a.name, force=a.force)

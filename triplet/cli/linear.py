@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triplet.cli.options import TRAIN, VAL, Add, add_overrides, add_run, add_weights, data_path
+from triplet.cli.options import (
+    TRAIN,
+    VAL,
+    Add,
+    add_overrides,
+    add_run,
+    add_weights,
+    data_path,
+    weights_path,
+)
 from triplet.paths import kit_config
 
 if TYPE_CHECKING:
@@ -80,7 +89,9 @@ def _add_config(command: argparse.ArgumentParser, default: str) -> None:
 def _options(a: argparse.Namespace) -> "ImageNetOptions":
     from benchmarks.linear.stage import ImageNetOptions
 
-    return ImageNetOptions(a.run, data_path(a.data), data_path(a.val), a.weights, a.classes, force=a.force)
+    return ImageNetOptions(
+        a.run, data_path(a.data), data_path(a.val), weights_path(a.weights), a.classes, force=a.force
+    )
 
 
 def _linear(a: argparse.Namespace) -> None:
@@ -106,4 +117,4 @@ def _semi(a: argparse.Namespace) -> None:
 def _svm(a: argparse.Namespace) -> None:
     from benchmarks.linear.svm import svm
 
-    svm(a.run, a.config, data_path(a.data), a.overrides, weights=a.weights, force=a.force)
+    svm(a.run, a.config, data_path(a.data), a.overrides, weights=weights_path(a.weights), force=a.force)

@@ -35,12 +35,34 @@ def positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to 1")
+
+
 def count(text: str) -> int:
     """A whole number from 1 on; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
         if (value := int(text)) >= 1:
             return value
     raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on")
+
+
+def number(text: str) -> float:
+    """Any number; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number")
+
+
+def whole(text: str) -> int:
+    """A whole number; argparse's error for anything else."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number")
 
 
 def data_path(name: str) -> Path:
@@ -80,10 +102,23 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     """Add --weights, of a backbone that is evaluated."""
     command.add_argument(
         "--weights",
-        type=Path,
         metavar="FILE",
-        help="a file (default: the run's pretraining, else the row's weights that were pulled)",
+        help="a file, or hf://owner/name/file@revision (default: the run's pretraining, else the row's "
+        "weights that were pulled)",
     )
+
+
+def weights_path(name: str | None) -> Path | None:
+    """The file that the user named; one of a model hub is fetched unless it is here.
+
+    Raises:
+        KitError: it cannot be had.
+    """
+    if name is None or not name.startswith("hf://"):
+        return Path(name) if name else None
+    from triplet.pull.stage import pull_hub
+
+    return pull_hub(name)
 
 
 def add_overrides(command: argparse.ArgumentParser, example: str) -> None:

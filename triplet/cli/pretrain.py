@@ -1,16 +1,16 @@
-"""Training a backbone: pretrain, by the kit's engine or by OpenSelfSup's."""
+"""A backbone: pretrain, by the kit's engine or by OpenSelfSup's, and export."""
 
 import argparse
 from pathlib import Path
 
-from triplet.cli.options import TRAIN, Add, add_overrides, add_run, data_path
+from triplet.cli.options import TRAIN, Add, add_overrides, add_run, add_weights, data_path, weights_path
 
 ENGINES = {"kit": "pretrain", "openselfsup": "openselfsup"}
 """Whose training loop, and the folder of its configs below configs/."""
 
 
 def add_commands(add: Add) -> None:
-    """Add the command of this group."""
+    """Add the commands of this group."""
     pretrain = add("pretrain", _pretrain, "pretrain a backbone by the run's method")
     add_run(pretrain)
     pretrain.add_argument(
@@ -32,9 +32,20 @@ def add_commands(add: Add) -> None:
         "(default: %(default)s)",
     )
     pretrain.add_argument(
-        "--weights", type=Path, metavar="FILE", help="start from these, not from the seed"
+        "--weights", metavar="FILE", help="start from these (a file, or hf://...), not from the seed"
     )
     add_overrides(pretrain, "schedule.epochs=200")
+    export = add(
+        "export", _export, "write a backbone for other libraries, by torchvision's names or as ONNX"
+    )
+    add_run(export)
+    add_weights(export)
+    export.add_argument(
+        "--format",
+        choices=("safetensors", "pth", "onnx"),
+        default="safetensors",
+        help="tensors as safetensors or by torch.save, or the network itself (default: %(default)s)",
+    )
 
 
 def _pretrain(a: argparse.Namespace) -> None:
@@ -45,4 +56,10 @@ def _pretrain(a: argparse.Namespace) -> None:
     else:
         from triplet.pretrain.stage import pretrain
     config = a.config or recipe(Path(a.run).name, ENGINES[a.engine])
-    pretrain(a.run, config, data_path(a.data), a.overrides, weights=a.weights, force=a.force)
+    pretrain(a.run, config, data_path(a.data), a.overrides, weights=weights_path(a.weights), force=a.force)
+
+
+def _export(a: argparse.Namespace) -> None:
+    from triplet.export import export
+
+    export(a.run, weights_path(a.weights), a.format, force=a.force)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from triplet.cli.options import TRAIN, Add, add_force, data_path
+from triplet.cli.options import TRAIN, Add, add_force, data_path, whole
 from triplet.errors import KitError
 from triplet.paths import kit_config
 
@@ -25,7 +25,8 @@ def _add_pull(add: Add) -> None:
         "what",
         nargs="*",
         metavar="WHAT",
-        help="coco, voc, imagenet, weights or all (configs/sources.yaml); demo (drawn images); "
+        help="coco, voc, imagenet, weights or all (configs/sources.yaml); a model hub's "
+        "hf://owner/name/file@revision; demo (drawn images); "
         f"subset (part of a folder that you have) (default: {' '.join(WHAT)})",
     )
     pull.set_defaults(words="what")
@@ -66,7 +67,7 @@ def _add_pack(add: Add) -> None:
         "--name", default=PACKED, help="folder below datasets/ that is made (default: %(default)s)"
     )
     pack.add_argument(
-        "--per-shard", type=int, default=10_000, metavar="N", help="images (default: %(default)s)"
+        "--per-shard", type=whole, default=10_000, metavar="N", help="images (default: %(default)s)"
     )
     add_force(pack)
 
@@ -75,6 +76,9 @@ def _pull(a: argparse.Namespace) -> int | None:
     if a.source and (a.check or a.plan):
         raise KitError("--check and --plan look at what is there already: leave --from out")
     made = next((word for word in ("demo", "subset") if word in a.what), None)
+    if any(word.startswith("hf://") for word in a.what):
+        _pull_hub(a)
+        return None
     if made is None:
         return _pull_sources(a)
     if len(a.what) > 1 or a.method or a.check or a.plan:
@@ -83,6 +87,19 @@ def _pull(a: argparse.Namespace) -> int | None:
         raise KitError("subset needs --from PATH, a folder in COCO 2017's layout")
     _make_data(made, a)
     return None
+
+
+def _pull_hub(a: argparse.Namespace) -> None:
+    """Fetch files of a model hub."""
+    from triplet.paths import portable
+    from triplet.progress import say
+    from triplet.pull.stage import pull_hub
+
+    beside = [word for word in a.what if not word.startswith("hf://")]
+    if beside or a.method or a.source or a.check or a.plan:
+        raise KitError("hf:// stands alone: no other source, --method, --from, --check or --plan beside it")
+    for address in a.what:
+        say(f"pull: {address} is {portable(pull_hub(address, force=a.force))}")
 
 
 def _pull_sources(a: argparse.Namespace) -> int | None:

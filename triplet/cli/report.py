@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from triplet.cli.options import Add, add_force
+from triplet.cli.options import Add, add_force, whole
 from triplet.paths import kit_config
 
 
@@ -11,7 +11,8 @@ def add_commands(add: Add) -> None:
     """Add the commands of this group."""
     _add_report(add)
     _add_demo(add)
-    add("doctor", _doctor, "what this machine has, and what to run for what is missing")
+    doctor = add("doctor", _doctor, "what this machine has, and what to run for what is missing")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object for programs")
 
 
 def _add_report(add: Add) -> None:
@@ -33,7 +34,7 @@ def _add_demo(add: Add) -> None:
     demo.add_argument("--data", type=Path, metavar="PATH", help="a folder in COCO 2017's layout")
     demo.add_argument("--images", type=Path, metavar="PATH", help="a folder of images to pretrain on")
     demo.add_argument(
-        "--seeds", type=int, nargs="+", help="one run of every row for each (default: the config's)"
+        "--seeds", type=whole, nargs="+", help="one run of every row for each (default: the config's)"
     )
     add_force(demo)
 
@@ -56,4 +57,4 @@ def _demo(a: argparse.Namespace) -> int:
 def _doctor(a: argparse.Namespace) -> int:
     from triplet.doctor import doctor
 
-    return doctor()
+    return doctor(as_json=a.json)

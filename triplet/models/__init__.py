@@ -1,1 +1,1 @@
-"""The networks that pretraining, the reading of weights and the benchmarks share."""
+"""The networks that pretraining, the weight readers and the benchmarks share."""

@@ -9,7 +9,8 @@ from triplet.models.resnet import ResNet
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear, BN, ReLU, linear: projector and predictor. The names are the authors' checkpoints'."""
+    """Linear, BN, ReLU, linear: projector and predictor. The names are those of the authors'
+    checkpoints."""
     return nn.Sequential(
         OrderedDict(
             fc0=nn.Linear(inputs, hidden),
@@ -21,7 +22,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Backbone, global average pooling and projector: what online and target network share."""
+    """Backbone, global average pooling and projector: the common part of online and target network."""
 
     def __init__(self, depth: int, width: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -33,13 +34,13 @@ class Encoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, outputs) projections."""
+        """Project (n, 3, h, w) images to (n, outputs)."""
         result: Tensor = self.projector(self.backbone(images).mean((2, 3)))
         return result
 
 
 class Networks(nn.Module):
-    """Everything that is trained or averaged: online encoder, predictor, target encoder.
+    """All networks that are trained or averaged: online encoder, predictor, target encoder.
 
     The target starts as a copy of the online encoder, gets no gradient, and stays in train mode: its
     BN normalises by the batch and keeps running statistics of its own.

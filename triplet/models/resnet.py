@@ -41,7 +41,7 @@ class ResNet(resnet.ResNet):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) normalised RGB -> (n, channels, h / 32, w / 32)."""
+        """Map (n, 3, h, w) normalised RGB to (n, channels, h / 32, w / 32)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return result

@@ -49,5 +49,5 @@ def initialize(
 
 @contextmanager
 def scale_loss(loss: Tensor, optimizer: Any) -> Iterator[Tensor]:
-    """The scaled loss, for its backward pass; all passes of an optimiser step share a scale."""
+    """Yield the scaled loss for its backward pass; all passes of an optimiser step share a scale."""
     yield optimizer.scaler.scale(loss)

@@ -27,7 +27,7 @@ from triplet.pretrain.views import draw_resolutions
 
 @DATASOURCES.register_module
 class KitImages:
-    """The images of a folder, a list, or shards: see ``triplet.images.open_images``.
+    """Data source of the images of a folder, a list or shards; see ``triplet.images.open_images``.
 
     Args:
         source: path of one of these.
@@ -40,11 +40,11 @@ class KitImages:
         self.images = open_images(Path(source))
 
     def get_length(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.images)
 
     def get_sample(self, index: int) -> Image.Image:
-        """RGB; KitError when it cannot be read."""
+        """Return an RGB image; KitError when it cannot be read."""
         try:
             return decode(self.images.read(index))
         except KitError as error:  # pixels of another kind
@@ -59,7 +59,8 @@ class KitImages:
 
 @DATASETS.register_module
 class TripletDataset(BYOLDataset):
-    """Two pipelines on one image, as BYOL's; items carry their index, by which batches can be compared."""
+    """Data set that runs two pipelines on one image, as BYOL's does; items carry their index, so that
+    batches can be compared."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**super().__getitem__(index), "index": index}
@@ -67,7 +68,7 @@ class TripletDataset(BYOLDataset):
 
 @HEADS.register_module
 class TripletHead(LatentPredictHead):
-    """BYOL's predictor under the truncated triplet loss.
+    """Head with BYOL's predictor under the truncated triplet loss.
 
     Args:
         predictor: config of the neck.
@@ -92,14 +93,15 @@ class TripletHead(LatentPredictHead):
         self.options: dict[str, Any] = dict(gamma=gamma, margin=margin, nearest=nearest, skip=skip)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """(n, d) online projections and (n, d) targets -> the loss; negatives lie in this batch."""
+        """Return the loss of (n, d) online projections and (n, d) targets; negatives come from this
+        batch."""
         prediction = self.predictor([input])[0]
         return dict(loss=truncated_triplet_loss(prediction, target, **self.options))
 
 
 @MODELS.register_module
 class Triplet(BYOL):
-    """BYOL's networks on views whose resolutions are drawn in each step, section 3 of the recipe.
+    """BYOL's networks on views whose resolutions are drawn in each step; section 3 of the recipe.
 
     The sides are those that the kit's trainer draws for the same seed and iteration.
 
@@ -130,7 +132,7 @@ class Triplet(BYOL):
         self.seed = seed
 
     def forward_train(self, img: Tensor, **_: Any) -> dict[str, Tensor]:
-        """(n, 2, 3, h, w) normalised views -> the sum of both directions' losses."""
+        """Return the sum of both directions' losses of (n, 2, 3, h, w) normalised views."""
         sizes = draw_resolutions(self.sides, self.seed, self.iteration)
         view_1, view_2 = img[:, 0], img[:, 1]
         online_1 = self.online_net(resize(view_1, sizes.online_1))[0]
@@ -143,7 +145,8 @@ class Triplet(BYOL):
 
 @HOOKS.register_module
 class TripletHook(BYOLHook):
-    """BYOL's EMA, and the iteration for the draws of sides, also where a run goes on."""
+    """Hook for BYOL's EMA, and for the iteration that the draws of resolutions depend on, also after a
+    resumption."""
 
     def before_train_iter(self, runner: Any) -> None:
         """See above."""

@@ -1,4 +1,4 @@
-"""A YAML file of configs/openselfsup/: one of OpenSelfSup's own configs and what differs from it.
+"""Configs of configs/openselfsup/: one of OpenSelfSup's own configs and what differs from it.
 
 OpenSelfSup's configs are Python files, which are run to be read. So they come from its own folder alone;
 what a user gives is YAML.
@@ -12,12 +12,12 @@ from triplet.config import did_you_mean, nested, read
 from triplet.errors import KitError
 
 NEW = {"gpus", "seed", "data.drop_last"}
-"""Keys that OpenSelfSup's configs do not have."""
+"""Keys of the kit that OpenSelfSup's configs do not have."""
 PLUGIN = "triplet.openselfsup.plugin"
 
 
 def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
-    """mmcv's Config of a run.
+    """Build mmcv's Config of a run.
 
     Args:
         path: of the YAML file. Its ``base`` names a config below ``configs``; all other keys are merged
@@ -54,7 +54,7 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def _known(config: Any, key: str, path: Path) -> None:
-    """KitError when there is no such key, with the nearest right name."""
+    """Raise KitError when there is no such key, with the nearest right name."""
     if key in NEW:
         return
     for part in key.split("."):
@@ -68,7 +68,8 @@ def _known(config: Any, key: str, path: Path) -> None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """What the result depends on, for the record: all but where images are and who loads them."""
+    """Return the settings that the result depends on, for the record: all but where images are and who
+    loads them."""
     values: dict[str, Any] = config._cfg_dict.to_dict()
     values["data"] = {k: v for k, v in values["data"].items() if k not in ("workers_per_gpu", "val")}
     for key in ("log_config", "log_level", "load_from", "resume_from", "work_dir", "checkpoint_config"):

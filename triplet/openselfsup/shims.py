@@ -1,4 +1,5 @@
-"""What OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 need on today's stack, without a patch.
+"""Shims for OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 on today's stack, without a patch of their
+code.
 
 Each function says why it is there and when it can go.
 """
@@ -22,7 +23,7 @@ from triplet.training.batch_norm import PooledBatchNorm
 
 
 def locate() -> Path:
-    """The folder of OpenSelfSup's configs; it can be imported then.
+    """Make OpenSelfSup importable and return the folder of its configs.
 
     It is taken from the checkout that the environment variable OPENSELFSUP names, else from where it is
     installed (the container image).
@@ -52,7 +53,7 @@ def locate() -> Path:
 
 
 def apply(device: torch.device) -> None:
-    """All of them, before OpenSelfSup is imported; again is harmless."""
+    """Apply all shims before OpenSelfSup is imported; a second call is harmless."""
     sync_batch_norm()
     replicated_tensors()
     mixed_precision()
@@ -62,7 +63,7 @@ def apply(device: torch.device) -> None:
 
 
 def sync_batch_norm() -> None:
-    """models/utils/norm.py:46 calls ``_specify_ddp_gpu_num``, which torch no longer has.
+    """Provide ``_specify_ddp_gpu_num``, which models/utils/norm.py:46 calls and torch no longer has.
 
     Can go with OpenSelfSup's successor (mmselfsup 0.1), which takes mmcv's layers.
     """
@@ -70,7 +71,8 @@ def sync_batch_norm() -> None:
 
 
 def replicated_tensors() -> None:
-    """mmcv/parallel/distributed.py:159 reads ``_use_replicated_tensor_module``, which torch 2 dropped.
+    """Provide ``_use_replicated_tensor_module``, which mmcv/parallel/distributed.py:159 reads and torch 2
+    dropped.
 
     Can go with mmcv 2, whose wrappers are mmengine's; OpenSelfSup needs mmcv 1.
     """
@@ -80,7 +82,7 @@ def replicated_tensors() -> None:
 
 
 def mixed_precision() -> None:
-    """apis/train.py:190 and hooks/optimizer_hook.py:23 use NVIDIA's apex; ours stands in, on torch.amp.
+    """Stand in for NVIDIA's apex, which apis/train.py:190 and hooks/optimizer_hook.py:23 use, by torch.amp.
 
     PyPI's package of that name is something else. Can go with a successor whose hooks use torch.amp.
     """
@@ -90,7 +92,7 @@ def mixed_precision() -> None:
 
 
 class SharedBatchNorm(PooledBatchNorm):
-    """torch's SyncBatchNorm has no CPU kernel; over all processes."""
+    """Replace torch's SyncBatchNorm, which has no CPU kernel, by the kit's over all processes."""
 
     @property
     def group(self) -> str:  # type: ignore[override]
@@ -103,7 +105,8 @@ class SharedBatchNorm(PooledBatchNorm):
 
 
 def cpu() -> None:
-    """Their code asks for a GPU at every turn: ``.cuda()``, device numbers, SyncBN, NCCL's kind of DDP.
+    """Let their code run without a GPU, which it asks for everywhere: ``.cuda()``, device numbers, SyncBN,
+    NCCL's kind of DDP.
 
     For tests and the demo's data. Can go with a successor that takes a device.
     """
@@ -124,7 +127,8 @@ def cpu() -> None:
 
 
 def workers() -> None:
-    """datasets/loader/build_loader.py leaves its loaders' processes to die of a signal to the whole group.
+    """Protect loader processes, which datasets/loader/build_loader.py leaves to die of a signal to the
+    whole group.
 
     torchrun sends such a one; the parent would fail for want of them before it has saved. Can go with a
     successor that takes a worker_init_fn.
@@ -140,7 +144,8 @@ def workers() -> None:
 
 
 def keep_memory_bank(model: nn.Module) -> None:
-    """models/memories/simple_memory.py keeps NPID's features where no checkpoint holds them.
+    """Put NPID's features into checkpoints; models/memories/simple_memory.py keeps them where none holds
+    them.
 
     As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them.
     """

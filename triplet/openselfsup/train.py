@@ -36,7 +36,8 @@ def pretrain(
     weights: Path | None = None,
     force: bool = False,
 ) -> None:
-    """The pretrain stage by OpenSelfSup; arguments as of ``triplet.pretrain.stage.pretrain``.
+    """Run the pretrain stage by OpenSelfSup; the arguments are those of
+    ``triplet.pretrain.stage.pretrain``.
 
     Args:
         run: folder below checkpoints/.
@@ -81,7 +82,8 @@ def pretrain(
 
 @contextmanager
 def group(processes: Processes) -> Iterator[None]:
-    """OpenSelfSup gathers and shares BN statistics in a process group, here of one process if need be."""
+    """Provide the process group in which OpenSelfSup gathers and shares BN statistics, of one process if
+    need be."""
     if processes.size > 1:
         yield
         return
@@ -95,14 +97,15 @@ def group(processes: Processes) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of packages that are four years younger than their user."""
+    """Silence the warnings of packages that are four years younger than their user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def iterations(config: Any, images: int) -> int:
-    """Micro-batches of an epoch. Their sampler gives each process as many images, some twice.
+    """Return the micro-batches of an epoch. Their sampler gives each process the same number of images,
+    some twice.
 
     Raises:
         KitError: too few images, or for the Triplet loss too few in the last one.
@@ -148,13 +151,13 @@ def train(
         from openselfsup.apis import train_model
         from openselfsup.datasets import build_dataset
 
-        from triplet.openselfsup.watch import Watch
+        from triplet.openselfsup.checkpoint_hook import CheckpointHook
     per_epoch, accumulate = iterations(config, images), config.optimizer_config.get("update_interval", 1)
     steps = per_epoch * config.total_epochs // accumulate
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
     _configure(config, source, images, job.folder)
     model, origin = _start_model(config, job, weights)
-    start = resume(config, job.folder, steps, processes)
+    start = resume(config, job, steps, processes)
     if processes.is_main_process:
         _announce(config, images, batch, steps, origin)
     final = job.folder / "checkpoint.pth"
@@ -167,10 +170,8 @@ def train(
     ):
         parts = {"processes": processes, "log": log, "pace": pace, "bar": bar, "stop": stop}
         every = config.checkpoint_config.interval
-        watch = dict(
-            type=Watch, folder=job.folder, final=final, accumulate=accumulate, every=every, **parts
-        )
-        config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), watch)]
+        saves = dict(type=CheckpointHook, job=job, final=final, accumulate=accumulate, every=every, **parts)
+        config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), saves)]
         try:
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)
         except KitError as error:  # a loader's arrives with its traceback in the message
@@ -184,7 +185,7 @@ def train(
 
 
 def _announce(config: Any, images: int, batch: int, steps: int, origin: str) -> None:
-    """Say what is trained, and how its batches come about."""
+    """Print what is trained, and how its batches are composed."""
     import openselfsup
 
     passes = batch // (config.gpus * config.data.imgs_per_gpu)
@@ -210,7 +211,7 @@ def _configure(config: Any, source: Path, images: int, folder: Path) -> None:
 
 
 def _start_model(config: Any, job: records.Job, weights: Path | None) -> tuple[Any, str]:
-    """The model with its initial weights, and where they come from."""
+    """Return the model with its initial weights, and their origin."""
     model = _build_model(config)
     origin = load_weights(weights, model) if weights else "drawn from the seed"
     job.check_inputs()
@@ -232,14 +233,16 @@ def _build_model(config: Any) -> Any:
     return model
 
 
-def resume(config: Any, folder: Path, steps: int, processes: Processes) -> int:
-    """Have mmcv go on from the newest whole checkpoint; the optimiser steps done of all, 0 without one.
+def resume(config: Any, job: records.Job, steps: int, processes: Processes) -> int:
+    """Make mmcv resume from the newest whole checkpoint; return the optimiser steps done, 0 without one.
 
     Raises:
         KitError: a process does not see the checkpoint that another one goes on from.
     """
     # mmcv reads the file itself.
-    start = checkpoint.newest(folder, lambda *_: None, steps) if processes.is_main_process else 0
+    start, folder = 0, job.folder
+    if processes.is_main_process:
+        start = checkpoint.newest(folder, lambda *_: None, steps, job.plan)
     start = processes.broadcast_object(start)
     path = folder / f"step_{start:07d}.pth"
     seen = processes.gather(path.exists() or not start)
@@ -253,7 +256,7 @@ def resume(config: Any, folder: Path, steps: int, processes: Processes) -> int:
 
 @torch.no_grad()
 def load_weights(path: Path, model: nn.Module) -> str:
-    """Fill a model of OpenSelfSup from a file; returns one phrase about what was in it.
+    """Load a file into a model of OpenSelfSup; return a phrase about what was in it.
 
     A file with all of the model's tensors (OpenSelfSup's own, or for Triplet and BYOL the kit's checkpoint)
     fills all of it. Anything else that ``read_backbone`` reads fills the backbone and its copy, if it has
@@ -284,7 +287,8 @@ def load_weights(path: Path, model: nn.Module) -> str:
 
 
 def to_openselfsup(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The kit's Triplet or BYOL networks under OpenSelfSup's names: the inverse of ``weights.initial``."""
+    """Rename the kit's Triplet or BYOL networks to OpenSelfSup's names: the inverse of
+    ``weights.initial``."""
     named = {
         theirs + key.removeprefix(ours): value
         for key, value in state.items()

@@ -8,16 +8,17 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 WIDEST = 65_536
-"""Of a head's layers: SwAV's and VICReg's widest have 8192. Beyond some 2 million no machine holds them."""
+"""Width of a head's layers. SwAV's and VICReg's widest have 8192; no machine holds more than some 2
+million."""
 MANY = 10**8
-"""Images, keys or steps of anything that is kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
+"""Number of images, keys or steps. ImageNet-22k has 1.4 * 10^7 images."""
 LARGEST_BATCH = 2**20
-"""Images in an optimiser step: 32 times as many as the largest in the literature."""
+"""Images in an optimiser step; the limit is 32 times the largest batch in the literature."""
 Many = Annotated[int, Field(ge=1, le=MANY)]
 
 
 class ResolutionRange(Settings):
-    """Sides in pixels from which a network's input resolution is drawn, uniformly."""
+    """Range of sides in pixels from which a network's input resolution is drawn uniformly."""
 
     smallest: Pixels
     largest: Pixels
@@ -36,23 +37,23 @@ class Model(Settings):
     # pass of channels-last 1x1 convolutions.
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64
     hidden: Annotated[int, Field(ge=0, le=WIDEST)] = 4096
-    """Width of the projector's hidden layer; 0 for a linear one (MoCo)."""
+    """Width of the projector's hidden layer; 0 for a linear projector (MoCo)."""
     outputs: Annotated[int, Field(ge=1, le=WIDEST)] = 256
 
 
 class Patches(Settings):
-    """Relative location's grid of 3 x 3, section `data` of OpenSelfSup's relative_loc/r50.py."""
+    """The 3 x 3 grid of relative location: section `data` of OpenSelfSup's relative_loc/r50.py."""
 
     resize: Pixels = 292
     """Shorter side to which an image is resized."""
     crop: Pixels = 255
     grayscale: Probability = 0.66
     jitter: Annotated[int, Field(ge=0)] = 21
-    """Pixels by which a patch moves within its cell."""
+    """Pixels by which a patch may move within its cell."""
 
     @property
     def side(self) -> int:
-        """Of a patch."""
+        """Side of a patch in pixels."""
         return self.crop // 3 - self.jitter
 
     @model_validator(mode="after")
@@ -63,7 +64,7 @@ class Patches(Settings):
 
 
 class Views(Settings):
-    """Section 3 of the recipe. Pairs are (view 1, view 2)."""
+    """Augmentation of the two views, section 3 of the recipe. Pairs are (view 1, view 2)."""
 
     size: Pixels = 224
     scale: tuple[Positive, Positive] = (0.08, 1.0)
@@ -76,7 +77,7 @@ class Views(Settings):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     grayscale: Probability = 0.2
     grayscale_first: bool = False
-    """Before the jitter, not after it."""
+    """Whether grayscale comes before the colour jitter instead of after it."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     blur: tuple[Probability, Probability] = (1.0, 0.1)
     blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
@@ -85,16 +86,16 @@ class Views(Settings):
     """What makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on the GPU
     (see dali.py)."""
     jpeg_engine: Probability = 0.0
-    """dali: share of the JPEGs that a card's own decoder gets (A100 and later have one). Its pixels differ
-    from those of the other decoders, and which images it gets depends on their place in a batch."""
+    """Share of the JPEGs that DALI gives to a card's own decoder (A100 and later have one). Its pixels
+    differ from those of the other decoders, and which images it gets depends on their place in a batch."""
     online: ResolutionRange = ResolutionRange(smallest=96, largest=224)
     target: ResolutionRange = ResolutionRange(smallest=128, largest=224)
     patches: Patches = Patches()
-    """Of relative location, which takes nothing else from here."""
+    """Grid of relative location, which uses no other setting of this section."""
 
     @property
     def few_resolutions(self) -> bool:
-        """Whether the resolutions are few, so that tuning kernels for each pays."""
+        """Whether there are so few resolutions that tuning kernels for each pays off."""
         return self.online.step > 1 and self.target.step > 1
 
     @model_validator(mode="after")
@@ -114,7 +115,7 @@ class Loss(Settings):
     nearest: Many = 10
     skip: Annotated[int, Field(ge=0, le=MANY)] = 1
     group: Annotated[int, Field(ge=2, le=LARGEST_BATCH)]
-    """Images among which negatives are looked for."""
+    """Number of images among which negatives are searched for."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -126,15 +127,15 @@ class Loss(Settings):
 
 
 class Contrastive(Settings):
-    """Of SimCLR, MoCo and NPID."""
+    """Temperature of SimCLR, MoCo and NPID."""
 
     temperature: Positive = 0.07
     queue: Many = 65536
-    """MoCo: keys that are kept."""
+    """Length of MoCo's queue of keys."""
     negatives: Many = 65536
-    """NPID: for each image."""
+    """Number of NPID's negatives for each image."""
     momentum: Probability = 0.999
-    """MoCo: of the key encoder. NPID: share of the new feature in the memory (0.5)."""
+    """EMA momentum of MoCo's key encoder; for NPID the share of the new feature in the memory (0.5)."""
 
 
 class Optimizer(Settings):
@@ -143,22 +144,22 @@ class Optimizer(Settings):
     momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     head_weight_decay: Annotated[float, Field(ge=0)] | None = None
-    """SGD: of what is not the backbone; None for the same."""
+    """Weight decay of SGD for all but the backbone; None for the same value."""
     eta: Positive = 0.001
     groups: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-    """Negative groups in a micro-batch, which shares its BN statistics (one a GPU in the paper)."""
+    """Negative groups in a micro-batch, which shares its BN statistics. The paper has one group per GPU."""
     accumulate: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
     """Micro-batches in an optimiser step."""
 
 
 class Schedule(Settings):
     epochs: Annotated[int, Field(ge=0, le=10**6)]
-    """0 keeps the initial weights: the table's random row."""
+    """Epochs to train; 0 keeps the initial weights, as the table's random row does."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 10
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     ema_base: Probability = 0.99
     steps: tuple[Many, ...] = ()
-    """Epochs after which the learning rate is a tenth; none for a cosine."""
+    """Epochs after which the learning rate falls to a tenth; empty for a cosine."""
 
     @model_validator(mode="after")
     def _warms_up(self) -> Self:
@@ -173,13 +174,13 @@ class Monitor(Settings):
     every: Annotated[int, Field(ge=0, le=MANY)] = 0
     """Epochs between evaluations; 0 for none."""
     images: Annotated[int, Field(ge=2, le=MANY)] = 10_000
-    """Drawn once from the training images; half of them are the bank, the others are classified."""
+    """Number of training images drawn once; half of them form the bank, the others are classified."""
     neighbours: Many = 20
     temperature: Positive = 0.07
 
 
 class Pretrain(Settings):
-    """One pretraining run: what the optimiser sees, whatever machine it runs on.
+    """One pretraining run as the optimiser sees it, whatever machine it runs on.
 
     Whether the parts fit the method is checked by ``methods.check``.
     """
@@ -190,29 +191,31 @@ class Pretrain(Settings):
     model: Model = Model()
     views: Views = Views()
     loss: Loss
-    """Of the Triplet method; of the others ``group`` alone, the images of one GPU in the original."""
+    """Loss of the Triplet method. Other methods use ``group`` alone: the images of one GPU in the
+    original."""
     contrastive: Contrastive = Contrastive()
     batch_norm: Literal["shared", "group"] = "shared"
-    """Over a micro-batch, or over each group alone as on a GPU of its own."""
+    """Pool of the BN statistics: a micro-batch, or each group alone as on a GPU of its own."""
     optimizer: Optimizer
     schedule: Schedule
     monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """Processes that load images for each that trains; 0 loads in that one. None: ``share_of_cores``."""
+    """Loader processes for each training process; 0 loads in the training process. None:
+    ``share_of_cores``."""
     images_per_gpu: Many | None = None
-    """Most images that a GPU can take at once; less than its share means BN over fewer images. None: what
-    fits by ``estimate``."""
+    """Most images in a GPU's forward pass; fewer than its share means BN over fewer images. None: what fits
+    by ``estimate``."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass (autocast); the loss and the weights are float32."""
+    """Precision of the forward pass (autocast); the loss and the weights are float32."""
     compile: bool = False
-    """torch.compile the networks, once for each resolution: for configs whose ``step`` leaves few."""
+    """Whether to compile the networks by torch.compile."""
     unreadable: Probability = 0.001
     """Share of images that may be unreadable before the run stops."""
     checkpoint_every: Many = 500
     """Optimiser steps between checkpoints."""
     max_to_keep: Many = 2
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

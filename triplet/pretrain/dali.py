@@ -37,34 +37,34 @@ from triplet.signals import Stop
 from triplet.training.loading import load as load_items
 
 AHEAD = 2
-"""Batches that DALI works on while one is in use."""
+"""Number of batches that DALI prepares while one is in use."""
 PART = 256
-"""Views that are recoloured at a time: the blur takes about 30 bytes a value."""
+"""Number of views to recolour at a time: the blur takes about 30 bytes a value."""
 
 
 class Sample(NamedTuple):
-    """One image, not decoded yet."""
+    """One image that is not decoded yet."""
 
     data: bytes
     draws: tuple[AugmentationParams, AugmentationParams]
     unreadable: list[int]
-    """Indices that it stands in for."""
+    """Indices of the unreadable images that it stands in for."""
 
 
 class EncodedBatch(NamedTuple):
     """The images of one pass."""
 
     items: list[tuple[int, int]]
-    """(epoch, index), as they were asked for."""
+    """(epoch, index) of each image, as asked for."""
     data: Tensor
-    """All files, one after the other: one piece of shared memory instead of hundreds."""
+    """The bytes of all files, concatenated: one piece of shared memory instead of hundreds."""
     sizes: list[int]
     draws: list[tuple[AugmentationParams, AugmentationParams]]
     unreadable: list[int]
 
 
 class Encoded(Dataset[EncodedBatch]):
-    """Item [(epoch, index), ...]: those images as one EncodedBatch.
+    """Data set whose item [(epoch, index), ...] is those images as one EncodedBatch.
 
     An image that cannot be read is replaced as in ``data.ViewPairs``.
     """
@@ -76,7 +76,7 @@ class Encoded(Dataset[EncodedBatch]):
         return self.batch(items, plain=False)
 
     def batch(self, items: list[tuple[int, int]], plain: bool) -> EncodedBatch:
-        """The images, all of them decoded by PIL where ``plain``."""
+        """Load the images; ``plain`` has PIL decode all of them."""
         samples = [self._sample(epoch, index, plain) for epoch, index in items]
         return EncodedBatch(
             items=items,
@@ -97,7 +97,7 @@ class Encoded(Dataset[EncodedBatch]):
         return Sample(data, (one, other), unreadable)
 
     def _read(self, index: int, plain: bool) -> tuple[bytes, tuple[int, int]] | None:
-        """What to give DALI, and (width, height); None for an image that cannot be read."""
+        """Return what to give to DALI, and (width, height); None for an image that cannot be read."""
         try:
             data = self.images.read(index)
             with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
@@ -112,7 +112,7 @@ class Encoded(Dataset[EncodedBatch]):
 
 
 def _for_dali(file: Image.Image, data: bytes) -> bool:
-    """Whether DALI will decode the file, and as PIL does: a gray or YCbCr JPEG that is not cut short."""
+    """Return whether DALI decodes the file as PIL does: a gray or YCbCr JPEG that is not cut short."""
     return (
         file.format == "JPEG"
         and file.mode in ("L", "RGB")
@@ -124,8 +124,8 @@ def _for_dali(file: Image.Image, data: bytes) -> bool:
 def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
-    """For each pass of a process from optimiser step ``start`` to the end of the run: its
-    (n, 2, 3, size, size) uint8 views on ``device``, and the indices of images that could not be read."""
+    """Yield, for each pass of a process from optimiser step ``start`` to the end of the run, its (n, 2, 3,
+    size, size) uint8 views on ``device`` and the indices of images that could not be read."""
     config = layout.config
     _dali()  # before processes are started
     encoded = Encoded(images, config.views, config.seed)
@@ -142,7 +142,8 @@ def load(
 def _decoded(
     encoded: Encoded, batches: Iterator[EncodedBatch], layout: Layout, device: torch.device
 ) -> Iterator[tuple[EncodedBatch, Tensor]]:
-    """Each batch with its (2n, 3, size, size) uint8 views, but for their colours."""
+    """Yield each batch with its (2n, 3, size, size) uint8 views, whose colours are still the original
+    ones."""
     ready, inside = deque[EncodedBatch](), deque[EncodedBatch]()  # for DALI, and in DALI
 
     def source() -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
@@ -176,7 +177,7 @@ def _decoded(
 
 
 def _plain(encoded: Encoded, batch: EncodedBatch) -> EncodedBatch:
-    """The same images, decoded by PIL."""
+    """Decode the same images by PIL."""
     plain = encoded.batch(batch.items, plain=True)
     damaged = sorted({*plain.unreadable} - {*batch.unreadable})
     names = ", ".join(encoded.images.name(index) for index in damaged) or "none that PIL cannot read"
@@ -189,19 +190,19 @@ def _dali() -> Any:
         return import_module("nvidia.dali")
     except ImportError:
         raise KitError(
-            "views.backend=dali needs nvidia-dali-cuda130; install it with: "
-            "pip install nvidia-dali-cuda130; or choose views.backend=opencv"
+            "views.backend=dali needs nvidia-dali-cuda130; install it with: make setup DALI=1; "
+            "or choose views.backend=opencv"
         ) from None
 
 
 def _arrays(batch: EncodedBatch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
-    """Encoded images, and (n, 2, 5) left, top, width, height, mirrored of each view."""
+    """Return the encoded images and the (n, 2, 5) left, top, width, height and mirroring of their views."""
     draws = [[[*view.box, view.flip] for view in pair] for pair in batch.draws]
     return [each.numpy() for each in batch.data.split(batch.sizes)], np.array(draws, dtype=np.int32)
 
 
 def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -> Any:
-    """From what ``_arrays`` gives to two (size, size, 3) uint8 views of each image."""
+    """Turn the output of ``_arrays`` into two (size, size, 3) uint8 views of each image."""
     dali = _dali()
     fn, types = import_module("nvidia.dali.fn"), import_module("nvidia.dali.types")
     side, gpu = layout.config.views.size, device.type == "cuda"
@@ -235,14 +236,14 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
 
 
 class Held(NamedTuple):
-    """DALI's memory that the training's stream may still have to copy."""
+    """Keep DALI's memory until the training's stream has copied it."""
 
     copied: torch.cuda.Event
     views: list[Tensor]
 
 
 def _run(pipeline: Any, device: torch.device, held: deque[Held]) -> Tensor:
-    """(2n, 3, size, size) uint8, the two views of an image in a row; RuntimeError when DALI fails.
+    """Return (2n, 3, size, size) uint8, the two views of an image in a row; RuntimeError when DALI fails.
 
     DALI lets the training's stream wait for its own, but not the other way round: it takes back the memory
     of views as soon as nobody holds them, even if their copy is only enqueued. They are ``held`` until the

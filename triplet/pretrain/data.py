@@ -27,7 +27,7 @@ Found = TypeVar("Found")
 def read_or_next(
     images: Images, index: int, read: Callable[[int], Found | None]
 ) -> tuple[Found, int, list[int]]:
-    """Read an image, or instead of one that cannot be read the next one in the list that can.
+    """Read an image; one that cannot be read is replaced by the next readable one in the list.
 
     Args:
         images: of the list.
@@ -55,7 +55,7 @@ TWO_VIEWS = Traits(measures=())
 
 
 class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
-    """Item (epoch, index): the (views, side, side, 3) uint8 views of image ``index`` in that epoch.
+    """Data set whose item (epoch, index) is the (views, side, side, 3) uint8 views of an image in an epoch.
 
     An image that cannot be read is replaced by the next one in the list that can, and its index is given
     beside the views.
@@ -89,7 +89,7 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
 
 
 class _Items:
-    """Batch sampler: the images of each pass."""
+    """Batch sampler that yields the images of each pass."""
 
     def __init__(self, layout: Layout, order: Order, rank: int, start: int) -> None:
         self.layout, self.order, self.rank, self.start = layout, order, rank, start
@@ -109,9 +109,8 @@ def _collate(items: list[tuple[Pixels, list[int]]]) -> tuple[Tensor, list[int]]:
 def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
-    """For each pass of a process from optimiser step ``start`` to the end of the run: its
-    (n, views, 3, side, side) uint8 views on ``device``, and the indices of images that could not be
-    read."""
+    """Yield, for each pass of a process from optimiser step ``start`` to the end of the run, its (n, views,
+    3, side, side) uint8 views on ``device`` and the indices of images that could not be read."""
     config = layout.config
     traits = METHODS[config.method].TRAITS
     views = ViewPairs(images, config.views, config.seed, traits)

@@ -1,4 +1,4 @@
-"""What a config will cost, before it runs: arithmetic and memory, counted on the meta device."""
+"""The cost of a config before it runs: arithmetic and memory, counted on the meta device."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,26 +15,28 @@ from triplet.pretrain.methods import METHODS
 from triplet.training.memory import kept_for_backward
 
 ROOM = 0.75
-"""Share of a GPU's memory that tensors kept for the backward pass may take: its own gradients, cuDNN's
-workspaces, fragments and CUDA want the rest."""
+"""Share of a GPU's memory for tensors that are kept for the backward pass. Gradients, cuDNN's workspaces,
+fragmentation and CUDA itself need the rest."""
 
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Of one run on one layout."""
+    """Cost of one run on one layout."""
 
     flop: float
-    """Per image: all passes through all networks, backward through the online one. A multiply-add is 2."""
+    """FLOP per image: all passes through all networks, and the backward pass of the online one. A
+    multiply-add counts 2."""
     memory: float
-    """Bytes on a GPU: weights, optimiser, and what the largest pass keeps for its backward."""
+    """Bytes on a GPU: weights, optimiser, and the tensors that the largest pass keeps for its backward
+    pass."""
 
     def describe(self) -> str:
-        """For the log."""
+        """Describe the cost in one line for the log."""
         return f"{self.flop / 1e9:.1f} GFLOP an image, about {self.memory / 2**30:.1f} GiB a process"
 
 
 def estimate(config: Pretrain, layout: Layout) -> StepEstimate:
-    """Expected arithmetic over the drawn resolutions, and memory at the largest of them.
+    """Count the expected arithmetic over the drawn resolutions, and the memory at the largest of them.
 
     The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; a
     framework adds its own (CUDA context, cuDNN's workspace, fragmentation: one to three GiB).
@@ -58,7 +60,7 @@ def estimate(config: Pretrain, layout: Layout) -> StepEstimate:
 
 
 def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
-    """The config with ``images_per_gpu`` set where a GPU could not hold its share of a micro-batch.
+    """Return the config, with ``images_per_gpu`` set where a GPU could not hold its share of a micro-batch.
 
     Args:
         config: of the run; left alone where it sets ``images_per_gpu`` itself.
@@ -101,7 +103,8 @@ def _networks(model: Model) -> Networks:
 
 @cache
 def encoder_flop(model: Model, side: int) -> float:
-    """FLOP of one forward pass of an encoder for one image of side x side pixels; a multiply-add is 2."""
+    """Count the FLOP of an encoder's forward pass for one image of side x side pixels; a multiply-add
+    counts 2."""
     encoder = _networks(model).target.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(torch.empty(2, 3, side, side, device="meta"))
@@ -110,7 +113,8 @@ def encoder_flop(model: Model, side: int) -> float:
 
 @cache
 def _mean_flop(model: Model, sides: ResolutionRange) -> float:
-    """Of one forward pass of an encoder for one image, over the sides that are drawn."""
+    """Return the expected FLOP of an encoder's forward pass for one image, over the sides that are
+    drawn."""
     every = range(sides.smallest, sides.largest + 1, sides.step)
     # 7 shares no factor with the strides: what rounding up costs on odd sides is met as often as it is.
     thinned = every[(len(every) - 1) % 7 // 2 :: 7] if len(every) > 32 else every
@@ -119,7 +123,7 @@ def _mean_flop(model: Model, sides: ResolutionRange) -> float:
 
 @cache
 def _kept(model: Model, side: int, precision: str) -> int:
-    """Bytes per image that one view's forward pass keeps for the backward."""
+    """Count the bytes per image that one view's forward pass keeps for the backward pass."""
     networks = _networks(model)
     dtype = getattr(torch, precision)
 

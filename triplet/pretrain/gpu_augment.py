@@ -1,4 +1,4 @@
-"""The colours of many views at once, on their device: ``views.render_view`` from the jitter on.
+"""Colour augmentation of many views at once on their device: ``views.render_view`` from the jitter on.
 
 Torch and not DALI, whose colour operators know one order for all samples and whose hue is not PIL's.
 
@@ -24,10 +24,11 @@ from triplet import toolchain
 from triplet.pretrain.views import AugmentationParams
 
 Operation = Callable[[Tensor, Tensor], Tensor]
-"""From (m, 3, h, w) uint8 RGB and (m, k) float32 numbers, a row for each view, to (m, 3, h, w) uint8."""
+"""An operation takes (m, 3, h, w) uint8 RGB and (m, k) float32 numbers, a row for each view, to (m, 3, h,
+w) uint8."""
 
 BLUR_PASSES = 3
-"""Boxes by which PIL approximates a Gaussian."""
+"""Number of box filters by which PIL approximates a Gaussian."""
 
 
 class AugmentationStep(NamedTuple):
@@ -36,7 +37,7 @@ class AugmentationStep(NamedTuple):
     operation: Operation
     views: list[int]
     numbers: NDArray[np.float32]
-    """(m, k): a row for each of these views."""
+    """(m, k) parameters, a row for each of these views."""
 
 
 def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
@@ -55,7 +56,8 @@ def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """The Triton kernels; None without Triton or without the C compiler that builds its launchers."""
+    """Return the Triton kernels; None without Triton or without the C compiler that builds its
+    launchers."""
     if toolchain.missing(gpu=True):
         return None
     try:
@@ -66,7 +68,7 @@ def _kernels() -> ModuleType | None:
 
 
 def by_triton(pixels: Tensor, draws: Sequence[AugmentationParams], kernels: ModuleType) -> Tensor:
-    """See ``gpu_augment``; ``kernels`` is the module ``triton_augment``."""
+    """Augment by Triton, see ``gpu_augment``; ``kernels`` is the module ``triton_augment``."""
     weights = iter(box_weights([d.blur_radius for d in draws if d.blur_radius is not None]))
     chains = [
         kernels.Chain(
@@ -85,12 +87,12 @@ def by_triton(pixels: Tensor, draws: Sequence[AugmentationParams], kernels: Modu
 
 
 def _turn(factor: float) -> int:
-    """Of the hue, in 1/256 of the circle, cut as torchvision does."""
+    """Return the shift of the hue in 1/256 of the circle, truncated as torchvision does."""
     return int(factor * 255) % 256
 
 
 def by_torch(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
-    """See ``gpu_augment``."""
+    """Augment by torch alone; see ``gpu_augment``."""
     pixels = pixels.clone(memory_format=torch.contiguous_format)
     steps = [step for step in _steps(draws) if step.views]
     if not steps:
@@ -132,7 +134,7 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """(m, 1, h, w) int32, rounded to 8 bits in PIL's fixed point."""
+    """Return the (m, 1, h, w) int32 luma, rounded to 8 bits in PIL's fixed point."""
     red, green, blue = pixels.to(torch.int32).split(1, dim=1)
     result: Tensor = (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
     return result
@@ -169,7 +171,8 @@ def _hue(pixels: Tensor, turns: Tensor) -> Tensor:
 
 @functools.cache
 def _colour_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """All 2**24 colours from RGB to HSV and from HSV to RGB as PIL converts them, three bytes to a number.
+    """Tables of all 2**24 colours from RGB to HSV and from HSV to RGB as PIL converts them, three bytes to
+    a number.
 
     64 MB each and a second to make; the formulas would take thirty operations, some in float64, to agree.
     """
@@ -188,7 +191,8 @@ def _grayscale(pixels: Tensor, nothing: Tensor) -> Tensor:
 
 
 def box_weights(radii: Sequence[float]) -> NDArray[np.float32]:
-    """(m, taps) weights in 2**-24 of the box that PIL passes ``BLUR_PASSES`` times for each Gaussian.
+    """Return the (m, taps) weights, in 2**-24, of the box that PIL passes ``BLUR_PASSES`` times for each
+    Gaussian.
 
     A box has fractional ends (Gwosdek et al., SSVM 2011). As in PIL's BoxBlur.c, float32 included.
     """
@@ -207,7 +211,7 @@ def box_weights(radii: Sequence[float]) -> NDArray[np.float32]:
 
 
 def _blur(pixels: Tensor, weights: Tensor) -> Tensor:
-    """Along rows, then columns; each pass repeats the border of its own input."""
+    """Blur along rows, then along columns; each pass repeats the border of its own input."""
     # float64, in which products and sums of 24-bit weights and 8-bit values are exact.
     kernels = weights.double()[:, None, None].expand(-1, 3, -1, -1).reshape(-1, 1, 1, weights.shape[1])
     far = weights.shape[1] // 2

@@ -1,4 +1,4 @@
-"""Who does which part of an optimiser step.
+"""Division of an optimiser step among processes, passes and micro-batches.
 
 The config fixes what the optimiser sees: ``accumulate`` micro-batches of ``groups`` negative groups, each
 micro-batch sharing its BN statistics. A layout spreads that over any number of processes:
@@ -27,41 +27,42 @@ class MicroBatch:
     """A process's part of a micro-batch: the images of one forward and backward pass."""
 
     iteration: int
-    """Number of the whole micro-batch, counted from 0 over the run, whoever works on it."""
+    """Number of the whole micro-batch in the run, from 0, whichever processes work on it."""
     items: tuple[tuple[int, int], ...]
     """(epoch, index) of its images."""
     first: int = 0
-    """Place of the first of them in the whole micro-batch."""
+    """Place of the first of these images in the whole micro-batch."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """See the module. ``ranks`` processes share a micro-batch, ``teams`` micro-batches run at a time."""
+    """The division of work: ``ranks`` processes share a micro-batch, and ``teams`` micro-batches run at a
+    time."""
 
     config: Pretrain
     teams: int
     ranks: int
     splits: int
-    """Passes that a process cuts its share of a micro-batch into."""
+    """Passes into which a process cuts its share of a micro-batch."""
 
     @property
     def passes(self) -> int:
-        """Of a process in an optimiser step."""
+        """Images of a process in an optimiser step."""
         return self.config.optimizer.accumulate // self.teams * self.splits
 
     @property
     def images(self) -> int:
-        """Of a process in a pass."""
+        """Images of a process in a pass."""
         return self.config.micro_batch // (self.ranks * self.splits)
 
     @property
     def bn_images(self) -> int:
-        """Images that share BN statistics."""
+        """Images in a pool of BN statistics."""
         grouped = self.config.batch_norm == "group"
         return self.config.loss.group if grouped else self.images * self.ranks
 
     def team(self, rank: int) -> int:
-        """Of a process."""
+        """Passes of a process in an optimiser step."""
         return rank // self.ranks
 
     def describe(self) -> str:
@@ -77,7 +78,7 @@ class Layout:
         return line
 
     def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[MicroBatch]]:
-        """The passes of a process, a list for each optimiser step from ``start`` on."""
+        """Yield the passes of a process, a list for each optimiser step from ``start`` on."""
         accumulate = self.config.optimizer.accumulate
         share = self.images * self.splits
         first = rank % self.ranks * share
@@ -92,7 +93,7 @@ class Layout:
 
 
 def make_layout(config: Pretrain, processes: int) -> Layout:
-    """The layout for a number of processes.
+    """Find the layout for a number of processes.
 
     Raises:
         KitError: settings that do not fit the method, see ``methods.check``; or the step does not divide
@@ -126,14 +127,14 @@ def make_layout(config: Pretrain, processes: int) -> Layout:
 
 @lru_cache(maxsize=4)  # teams of processes, and what reads ahead, stand on both sides of an epoch's end
 def permutation(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """In which order an epoch takes its images: a function of the seed and the epoch alone."""
+    """Return the order of an epoch's images: a function of the seed and the epoch alone."""
     drawn = np.random.default_rng((seed, epoch, 0x0DE5)).permutation(images)
     drawn.setflags(write=False)
     return drawn
 
 
 class Order:
-    """Which images come when: a function of the seed alone.
+    """The images of every micro-batch of a run: a function of the seed alone.
 
     Each epoch is a permutation of all images; the remainder that does not fill a micro-batch is
     left out, another one each epoch. Only whole optimiser steps are taken.
@@ -151,20 +152,21 @@ class Order:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Number of optimiser steps in the whole run."""
         return self.per_epoch * self.config.schedule.epochs // self.config.optimizer.accumulate
 
     @property
     def iterations(self) -> int:
-        """Micro-batches of the whole run."""
+        """Number of micro-batches in the whole run."""
         return self.steps * self.config.optimizer.accumulate
 
     def epoch(self, steps: int) -> int:
-        """Whole epochs in a number of optimiser steps."""
+        """Return the whole epochs in a number of optimiser steps."""
         return steps * self.config.optimizer.accumulate // self.per_epoch
 
     def ends_epoch(self, step: int, every: int) -> bool:
-        """Whether the ``step``-th optimiser step, from 1, completes an epoch that ``every`` divides."""
+        """Return whether the ``step``-th optimiser step, from 1, completes an epoch that ``every``
+        divides."""
         before, now = self.epoch(step - 1) // every, self.epoch(step) // every
         return now > before or (step == self.steps)
 
@@ -176,7 +178,7 @@ class Order:
         )
 
     def micro_batch(self, iteration: int) -> list[tuple[int, int]]:
-        """(epoch, index) of the images of a micro-batch."""
+        """Return (epoch, index) of the images of a micro-batch."""
         epoch, place = divmod(iteration, self.per_epoch)
         size = self.config.micro_batch
         order = permutation(self.images, self.config.seed, epoch)

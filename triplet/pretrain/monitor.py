@@ -1,4 +1,4 @@
-"""What a pretraining measures of itself now and then: k-NN accuracy of its features."""
+"""The k-NN accuracy of a pretraining's features, measured every few epochs."""
 
 import contextlib
 
@@ -20,7 +20,8 @@ from triplet.training.loading import load
 
 
 class _Centres(Dataset[Tensor]):
-    """(n, 3, size, size) uint8 of n images: the shorter side to 256/224 of the size, then the centre."""
+    """Load n images as (n, 3, size, size) uint8: the shorter side resized to 256/224 of the size, then the
+    centre."""
 
     def __init__(self, images: Images, size: int) -> None:
         self.images, self.size = images, size
@@ -38,7 +39,8 @@ class _Centres(Dataset[Tensor]):
 
 
 class KnnMonitor:
-    """k-NN accuracy of the backbone's pooled features on a fixed sample of the training images.
+    """Measures the k-NN accuracy of the backbone's pooled features on a fixed sample of the training
+    images.
 
     Every process extracts a share of the features; the networks are left as they were.
 
@@ -62,7 +64,8 @@ class KnnMonitor:
 
     @torch.no_grad()
     def __call__(self, networks: Networks, stop: Stop) -> float:
-        """Percent of the second half classified right by the first; ``stop`` as of ``loading.load``."""
+        """Return the percentage of the second half that the first half classifies correctly; ``stop`` as in
+        ``loading.load``."""
         backbone, device = networks.online.backbone, self.processes.device
         batches = [self.mine[i : i + 128] for i in range(0, len(self.mine), 128)]
         centres = _Centres(self.images, self.config.views.size)

@@ -1,4 +1,4 @@
-"""Networks and loss of any method as one module, which is what DistributedDataParallel wraps."""
+"""The networks and the loss of any method as one module, which DistributedDataParallel wraps."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ from triplet.training.distributed import Processes
 
 
 class Objective(nn.Module):
-    """The networks of the config's method, and a forward pass that ends in a term of its loss.
+    """The networks of the config's method, with a forward pass that ends in a term of its loss.
 
     Args:
         config: of the run.
@@ -33,16 +33,17 @@ class Objective(nn.Module):
 
     @property
     def method(self) -> PretrainMethod:
-        """What the config names; not kept, so that an objective can be copied, which a module cannot."""
+        """The module of the config's method. It is looked up each time, as a module in an attribute could
+        not be copied."""
         return METHODS[self.config.method]
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the values that ``backward`` gives."""
+        """Names of the values that ``backward`` returns."""
         return ("loss", *self.method.TRAITS.measures)
 
     def forward(self, step: Step) -> Tensor:
-        """The next term of the loss: a scalar with its gradient."""
+        """Compute the next term of the loss, a scalar with its gradient."""
         with self._autocast():
             return next(step)
 
@@ -51,7 +52,7 @@ class Objective(nn.Module):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.mixed)
 
     def measured(self, step: Step) -> Tensor:
-        """The (len(measures) - 1,) measures of a step whose every term was taken, detached."""
+        """Return the (len(measures) - 1,) detached measures of a step whose terms have all been taken."""
         with self._autocast():
             try:
                 next(step)
@@ -60,7 +61,7 @@ class Objective(nn.Module):
         raise AssertionError(f"{self.config.method} yields more terms than its traits say")
 
     def begin(self, pixels: Tensor, each: MicroBatch, resolutions: InputResolutions | None = None) -> Step:
-        """The step of this process, of which nothing is computed yet.
+        """Begin the step of this process; nothing is computed yet.
 
         Args:
             pixels: (n, views, 3, h, w) uint8.
@@ -96,7 +97,7 @@ def backward(
     *,
     reduce: bool = True,
 ) -> Tensor:
-    """Forward and backward passes of a step, one term of the loss after the other.
+    """Run the forward and backward passes of a step, one term of the loss after the other.
 
     The gradient of a sum is the sum of the gradients, and a backward pass frees what its term kept.
 
@@ -123,7 +124,7 @@ def backward(
 
 
 def make_objective(config: Pretrain, images: int, layout: Layout, processes: Processes) -> Objective:
-    """See Objective; on the CPU.
+    """Build the objective of a config on the CPU.
 
     Raises:
         KitError: a method that looks at a micro-batch as a whole, whose share does not fit a GPU.

@@ -83,7 +83,7 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
     force: bool,
     seed: int,
 ) -> None:
-    """``records.perform`` of a pretraining whose processes all call this; the first keeps the record.
+    """Perform a pretraining whose processes all call this; the main process keeps the record.
 
     Args:
         folder: of the stage.
@@ -117,5 +117,6 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
         force=force,
         scratch=checkpoint.SCRATCH,
         trained=checkpoint.trained,
+        planned=checkpoint.planned,
         seed=seed,
     )

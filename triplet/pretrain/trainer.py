@@ -40,7 +40,7 @@ Batches = Generator[tuple[Tensor, list[int]], None, None]
 
 
 def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
-    """LARS over all but the target network, in the recipe's two groups; or SGD."""
+    """Build LARS over all but the target network, in the recipe's two groups, or SGD."""
     settings = config.optimizer
     trained = [(n, p) for n, p in networks.named_parameters() if not n.startswith("target.")]
     if settings.name == "lars":
@@ -63,7 +63,7 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
 
 @dataclass
 class TrainState:
-    """A training that is about to begin or to go on: everything that its loop works with."""
+    """Everything that the training loop works with."""
 
     config: Pretrain
     images: Images
@@ -73,16 +73,16 @@ class TrainState:
     order: Order
     objective: Objective
     model: nn.Module
-    """The objective, within DistributedDataParallel where there are several processes."""
+    """The objective, wrapped in DistributedDataParallel where there are several processes."""
     optimizer: Optimizer
     origin: str
-    """Where the initial weights come from, for the record."""
+    """Origin of the initial weights, for the record."""
     start: int
-    """Optimiser steps that an earlier session has done."""
+    """Optimiser steps done in earlier sessions."""
 
     @property
     def networks(self) -> Any:
-        """Of the method, as they are saved."""
+        """The method's networks, as they are saved."""
         return self.objective.networks
 
 
@@ -150,7 +150,9 @@ def prepare(
         model = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
     optimizer = make_optimizer(networks, config)
     final = job.folder / "checkpoint.pth" if job.lost_record else None
-    start = checkpoint.resume(job.folder, networks, optimizer, processes, order.steps, final=final)
+    start = checkpoint.resume(
+        job.folder, networks, optimizer, processes, order.steps, final=final, plan=job.plan
+    )
     return TrainState(
         config, images, job, processes, layout, order, objective, model, optimizer, origin, start
     )
@@ -159,7 +161,7 @@ def prepare(
 def train(
     run: TrainState, pace: ThroughputMeter, unreadable: Unreadable, knn: KnnMonitor | None
 ) -> dict[str, float]:
-    """Take all optimiser steps that are left, with logs and checkpoints.
+    """Take the remaining optimiser steps, with logs and checkpoints.
 
     Returns:
         What the log says of the last step.
@@ -210,7 +212,7 @@ def _take_step(
     pace: ThroughputMeter,
     stop: Stop,
 ) -> tuple[dict[str, Any], bool]:
-    """One optimiser step: what the log says of it, and whether any process is asked to stop."""
+    """Take one optimiser step; return its log line, and whether any process was asked to stop."""
     config, processes, order, done = run.config, run.processes, run.order, step + 1
     seen, waited, bad = accumulate(run.objective, run.model, passes, batches)
     rate, momentum = advance(run.networks, run.optimizer, config, order, step)
@@ -243,7 +245,7 @@ def _loader(config: Pretrain) -> Callable[..., Batches]:
 def accumulate(
     objective: Objective, model: nn.Module, passes: list[MicroBatch], batches: Batches
 ) -> tuple[Tensor, float, set[int]]:
-    """Forward and backward of every pass of one optimiser step; gradients are reduced in the last one.
+    """Run the forward and backward passes of one optimiser step; gradients are reduced in the last one.
 
     Args:
         objective: of the run.
@@ -278,7 +280,7 @@ def accumulate(
 
 
 def average_statistics(networks: nn.Module, processes: Processes) -> None:
-    """Teams see different micro-batches: their BN's running statistics become the mean of all."""
+    """Average the running statistics of BN over teams, which see different micro-batches."""
     for buffer in networks.buffers():
         if buffer.is_floating_point():
             processes.mean(buffer)
@@ -316,14 +318,14 @@ def advance(
 def _save(run: TrainState, step: int) -> None:
     folder = run.job.folder
     path = folder / f"step_{step:07d}.pth"
-    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step))
+    checkpoint.save(path, run.networks, run.optimizer, step, run.order.epoch(step), run.job.plan)
     checkpoint.keep(folder, run.config.max_to_keep)
 
 
 def _finish(run: TrainState, last: dict[str, float]) -> None:
     config, order, job = run.config, run.order, run.job
     final = job.folder / "checkpoint.pth"
-    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs)
+    checkpoint.save(final, run.networks, None, order.steps, config.schedule.epochs, job.plan)
     job.outputs.update(checkpoint=final, metrics=job.folder / "metrics.jsonl")
     job.results.update(
         images=order.images,
@@ -337,7 +339,7 @@ def _finish(run: TrainState, last: dict[str, float]) -> None:
 
 
 def _refuse_not_finite(loss: float, step: int, run: TrainState) -> None:
-    """KitError with step, images and last good checkpoint when the loss is not finite."""
+    """Raise KitError with step, images and last good checkpoint when the loss is not finite."""
     if math.isfinite(loss):
         return
     accumulate = run.config.optimizer.accumulate

@@ -1,4 +1,4 @@
-"""The kernels of ``gpu_augment``: the chain of colour operations, and a pass of the box blur.
+"""Triton kernels of ``gpu_augment``: the chain of colour operations, and a pass of the box blur.
 
 Torch's operators move 28 GB for 392 views of 224 pixels; these read and write them once for the colours and
 once in each of the blur's passes, and read them once for contrast's mean: 0.6 GB. The pixels are the same,
@@ -18,9 +18,9 @@ from torch import Tensor
 
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 BLOCK = 1024
-"""Pixels of a program."""
+"""Pixels that a program handles."""
 VIEWS = 1
-"""Views of a program. More than one pays in Triton's interpreter alone."""
+"""Views that a program handles. More than one pays off in Triton's interpreter alone."""
 
 _CONTRAST = tl.constexpr(OPERATIONS.index("contrast"))
 _SATURATION = tl.constexpr(OPERATIONS.index("saturation"))
@@ -31,18 +31,18 @@ _PAIRS = tl.constexpr(5)
 
 
 class Chain(NamedTuple):
-    """What to do to one view."""
+    """The operations on one view."""
 
     jitter: Sequence[tuple[str, float]]
     """Names of OPERATIONS, each with its factor; hue's is whole, in 1/256 of the circle."""
     grayscale: bool
     solarize: bool
     blur: Sequence[float] | None
-    """Weights in 2**-24 of the box, of the same odd number for all views; None for no blur."""
+    """Weights of the box in 2**-24, the same odd number for all views; None for no blur."""
 
 
 def make_table(chains: Sequence[Chain]) -> tuple[Tensor, int]:
-    """The chains as the kernels read them: (n, k) float32 on the CPU, and the number of places in a chain.
+    """Encode the chains for the kernels: (n, k) float32 on the CPU, and the number of places in a chain.
 
     Row i also holds the number of the i-th view that is blurred.
     """
@@ -122,7 +122,7 @@ def _blend(start, value, factor):
 
 @triton.jit
 def _to_hsv(red, green, blue):
-    """As Pillow's Convert.c: float32 but where C makes it double."""
+    """Convert RGB to HSV as Pillow's Convert.c does, in float32 except where C promotes to double."""
     value = tl.maximum(tl.maximum(red, green), blue)
     range_ = (value - tl.minimum(tl.minimum(red, green), blue)).to(tl.float32)
     gray = range_ == 0
@@ -144,7 +144,7 @@ def _to_hsv(red, green, blue):
 
 @triton.jit
 def _to_rgb(hue, saturation, value):
-    """As Pillow's Convert.c; the products of float32 with double are double, as in C."""
+    """Convert HSV to RGB as Pillow's Convert.c does; products of float32 and double are double, as in C."""
     sixth = hue.to(tl.float64) * 6.0 / 255.0
     sector = tl.floor(sixth)
     rest = (sixth - sector).to(tl.float32)
@@ -163,7 +163,7 @@ def _to_rgb(hue, saturation, value):
 
 @triton.jit
 def _apply(red, green, blue, row, sums, end, size, PLACES: tl.constexpr):
-    """The first ``end`` operations of each view's chain; what no view of the tile wants is not computed."""
+    """Apply the first ``end`` operations of each view's chain; skip what no view of the tile needs."""
     for place in range(PLACES):
         operation = tl.load(row + (_PAIRS + 2 * place)).to(tl.int32)
         factor = tl.load(row + (_PAIRS + 2 * place + 1))
@@ -189,7 +189,8 @@ def _apply(red, green, blue, row, sums, end, size, PLACES: tl.constexpr):
 def _tile(
     table, sums, views, columns, size, PLACES: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """A program's views, their rows and sums, (VIEWS, 1); its pixels, (1, BLOCK); which of them exist."""
+    """Return a program's views with their rows and sums, (VIEWS, 1), its pixels, (1, BLOCK), and which of
+    them exist."""
     view = (tl.program_id(0) * VIEWS + tl.arange(0, VIEWS)[:, None]).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     known = tl.minimum(view, views - 1)  # what lies behind the last view is the last one again
@@ -231,7 +232,7 @@ def _recolour(
     pixels, changed, table, sums, views, columns, size,
     PLACES: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The whole chain, grayscale, and solarisation of the views that are not blurred."""
+    """Apply the whole chain, grayscale, and the solarisation of the views that are not blurred."""
     view, row, own, at, inside = _tile(table, sums, views, columns, size, PLACES, VIEWS, BLOCK)
     red, green, blue = _load(pixels, view, at, inside, size)
     red, green, blue = _apply(red, green, blue, row, own, tl.load(row + _LENGTH), size, PLACES)
@@ -252,7 +253,8 @@ def _box(
     source, target, table, blurred, columns, weights, stride, length, size,
     TAPS: tl.constexpr, LAST: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One box along lines of ``length`` values ``stride`` apart; the border of the source is repeated."""
+    """Apply one box filter along lines of ``length`` values ``stride`` apart; the border of the source is
+    repeated."""
     turn = tl.program_id(0) * VIEWS + tl.arange(0, VIEWS)[:, None]
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = (turn < blurred) & (at < size)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.pretrain.config import Pretrain
@@ -12,7 +12,7 @@ from triplet.training.distributed import Processes
 
 
 class Unreadable:
-    """Images that could not be read, of all processes and sessions: ``unreadable.txt`` names them."""
+    """The unreadable images of all processes and sessions, listed in ``unreadable.txt``."""
 
     def __init__(self, folder: Path, images: Images, config: Pretrain, processes: Processes) -> None:
         self._file, self._images, self._config, self._processes = (
@@ -25,19 +25,20 @@ class Unreadable:
         self.names: list[str] = processes.broadcast_object(known)
 
     def _known(self) -> list[str]:
-        """Read what earlier sessions have found; a line that names no image is damaged."""
-        content = self._file.read_bytes() if self._file.exists() else b""
+        """Read what earlier sessions found; a line that names no image is damaged."""
+        there = self._file.exists()
+        content = untrusted.read_bytes(self._file, untrusted.LISTING, "list of images") if there else b""
         lines = {os.fsdecode(line) for line in content.split(b"\n") if line}
         names = lines.intersection(self._images.names()) if lines else set[str]()
         files.say_damaged(self._file, len(lines - names))
         return sorted(names)
 
     def news(self, indices: set[int]) -> int:
-        """How many of these are not known yet."""
+        """Count those of these images that are not known yet."""
         return sum(self._images.name(index) not in self.names for index in indices)
 
     def add(self, indices: set[int]) -> None:
-        """Take in what every process has found; KitError when all are more than the config allows."""
+        """Add what every process found; KitError when there are more than the config allows."""
         found = set().union(*self._processes.gather(indices))
         new = sorted({self._images.name(index) for index in found} - {*self.names})
         self.names = sorted([*self.names, *new])

@@ -25,7 +25,7 @@ Pixels = NDArray[Any]
 """(height, width, 3) uint8 RGB."""
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""PIL's weights of red, green and blue (ITU-R 601-2)."""
+"""PIL's weights of red, green and blue for the luma (ITU-R 601-2)."""
 # ImageNet's, RGB, of values in 0..255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -33,7 +33,7 @@ STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class InputResolutions:
-    """Side in pixels to which each network sees each view in this step, the same on every rank."""
+    """Side in pixels at which each network sees each view in this step, the same on every rank."""
 
     online_1: int
     online_2: int
@@ -46,7 +46,7 @@ class AugmentationParams:
     """Everything random about one view of one image."""
 
     box: tuple[int, int, int, int]
-    """left, top, width, height of the crop in pixels."""
+    """Left, top, width and height of the crop in pixels."""
     flip: bool
     jitter: tuple[tuple[str, float], ...]
     """Colour operations in order with their factors; empty for none."""
@@ -89,7 +89,7 @@ def sample_augmentation(
 
 
 def _crop_box(config: Views, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """torchvision's RandomResizedCrop.get_params, on a numpy generator."""
+    """Draw a crop as torchvision's RandomResizedCrop.get_params does, from a numpy generator."""
     width, height = size
     for _ in range(10):
         area = width * height * rng.uniform(*config.scale)
@@ -104,7 +104,7 @@ def _crop_box(config: Views, size: tuple[int, int], rng: np.random.Generator) ->
 
 
 def view_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
-    """The generator of one view of one image in one epoch."""
+    """Return the generator of one view of one image in one epoch."""
     return np.random.default_rng((seed, epoch, index, view))
 
 
@@ -115,7 +115,7 @@ def render_view(
     backend: str = "pil",
     interpolation: str = "bicubic",
 ) -> Pixels:
-    """(side, side, 3) uint8 RGB: the released transforms, in their order.
+    """Render a view as (side, side, 3) uint8 RGB by the released transforms, in their order.
 
     Args:
         image: RGB.
@@ -138,7 +138,7 @@ def render_view(
 def augmented_views(
     image: Image.Image, config: Views, rng: Callable[[int], np.random.Generator], count: int
 ) -> Pixels:
-    """(count, side, side, 3) uint8 views of an RGB image.
+    """Render (count, side, side, 3) uint8 views of an RGB image.
 
     Args:
         image: RGB.
@@ -179,7 +179,7 @@ def _opencv(image: Image.Image, draws: AugmentationParams) -> Pixels:
 
 
 def _blend(start: int, pixels: Pixels, factor: float) -> Pixels:
-    """start + factor * (pixels - start), cut to 0..255 and to integers as PIL does."""
+    """Return start + factor * (pixels - start), clipped to 0..255 and truncated as PIL does."""
     table = np.float32(start) + np.float32(factor) * (np.arange(256, dtype=np.float32) - np.float32(start))
     return cv2.LUT(pixels, table.clip(0, 255).astype(np.uint8))
 
@@ -215,12 +215,13 @@ _SOLARIZE = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256))
 
 
 def centre_view(image: Image.Image, shorter: int, side: int) -> Pixels:
-    """(side, side, 3) uint8 RGB: the shorter side resized to ``shorter``, the centre: torchvision's."""
+    """Resize the shorter side to ``shorter`` and cut the centre as torchvision does: (side, side, 3) uint8
+    RGB."""
     return np.asarray(TF.center_crop(TF.resize(image, shorter), [side, side]))
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(..., 3, h, w) uint8 -> the same shape in ``dtype``, by ImageNet's mean and deviation."""
+    """Normalise (..., 3, h, w) uint8 by ImageNet's mean and deviation, to ``dtype``."""
     mean, std = _statistics(dtype, images.device)
     return (images.to(dtype) - mean) / std
 
@@ -232,7 +233,7 @@ def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def draw_resolutions(config: Views, seed: int, iteration: int) -> InputResolutions:
-    """The four resolutions of one iteration: a function of seed and iteration, equal on all ranks."""
+    """Draw the four resolutions of one iteration: a function of seed and iteration, equal on all ranks."""
     rng = np.random.default_rng((seed, iteration, 0x51DE5))
 
     def draw(sides: ResolutionRange) -> int:

@@ -1,4 +1,4 @@
-"""The released configs, resolved (configs/released/), and in which settings another one differs from them.
+"""The released configs, resolved (configs/released/), and the settings in which another config differs.
 
 configs/released/ holds detection.json (what differs from Detectron2's defaults, which lie beside it),
 pretrain.json (what the authors' configs fix) and stated.yaml (what README and file names say).
@@ -58,7 +58,7 @@ NEUTRAL = (
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
+    """Flatten nested settings to dotted names."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -89,14 +89,14 @@ class Statement(Settings):
     source: str
     quote: str
     config: str
-    """In pretrain.json."""
+    """Name of the file in pretrain.json."""
     key: str
     low: float
     high: float
 
 
 def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]:
-    """The released 2x config that is nearest to a resolved one, and what differs: ``key theirs -> ours``.
+    """Find the released 2x config nearest to a resolved one, and what differs: ``key theirs -> ours``.
 
     The length of the schedule does not count, nor a learning rate that is scaled with the batch.
 
@@ -120,7 +120,8 @@ def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Keys of both whose values differ; a key that only one version of Detectron2 knows is none."""
+    """Return the keys of both whose values differ; a key that only one version of Detectron2 knows is
+    skipped."""
     cosine = "WarmupCosineLR"  # which has no steps
     both = ours["SOLVER.LR_SCHEDULER_NAME"] == theirs["SOLVER.LR_SCHEDULER_NAME"] == cosine
     neutral = (*NEUTRAL, "SOLVER.STEPS") if both else NEUTRAL
@@ -139,7 +140,7 @@ def shown(value: Any) -> str:
 
 @functools.cache
 def recipes() -> dict[str, tuple[str, float]]:
-    """The table's two COCO recipes by their scheduler: name, and learning rate for 16 images."""
+    """The table's two COCO recipes by scheduler: name, and learning rate for 16 images."""
     found = {}
     for name, who in (("authors", "authors"), ("moco", "openselfsup")):
         settings = released()[f"{who}/coco_R_50_C4_2x_moco"]
@@ -149,6 +150,6 @@ def recipes() -> dict[str, tuple[str, float]]:
 
 
 def statements() -> list[Statement]:
-    """What README and file names say of a setting of a released pretraining config."""
+    """Return what the README and the file names say of a setting of a released pretraining config."""
     text = yaml.safe_load((FOLDER / "stated.yaml").read_text())
     return parse_settings(text, RootModel[list[Statement]], "stated.yaml").root

@@ -1,4 +1,4 @@
-"""What AP to expect of a finetuning, from published points (configs/expected.yaml) and this machine's own.
+"""Expected AP of a finetuning, from published points (configs/expected.yaml) and this machine's own runs.
 
 A row's AP after another schedule is its published AP at 2x times the share of it that such a schedule
 reaches. A share is 1 at 2x by definition. For every other published point, what is missing, divided by the
@@ -30,18 +30,19 @@ NOISE = 0.3
 """AP by which two runs of the same thing on COCO differ. OpenSelfSup's zoo has listed one MoCo v2 file at
 40.6/35.3 (commit 892922a) and at 41.0/35.6 (106218c)."""
 FULL = 180_000
-"""Iterations of 16 images: the 2x schedule."""
+"""Iterations of the 2x schedule, of 16 images each."""
 COVERAGE = 0.8
 """Probability with which an interval should hold what a training reaches."""
 QUANTILE = NormalDist().inv_cdf((1 + COVERAGE) / 2)
 WIDER = 1.5
-"""Factor on an interval for each thing that the points cannot tell: a convention, nobody measured it."""
+"""Factor on an interval for each thing that the points cannot tell. A convention: nobody has measured
+it."""
 CHAINED = 90_000
-"""Where curves end that do not reach FULL."""
+"""Iterations at which curves end that do not reach FULL."""
 IMAGES = 117_266
-"""Of train2017 that have objects: what the published runs trained on."""
+"""Images of train2017 that have objects, on which the published runs trained."""
 BATCH = 16
-"""Images of a step of the published runs, and under their BN."""
+"""Images in a step of the published runs, and in the pool of their BN."""
 NEAR = 2.0
 """A local run informs schedules within this factor of its own length."""
 
@@ -57,13 +58,13 @@ class Curve(Settings):
     doubt: str = ""
 
     def at(self, iterations: int, task: int) -> float | None:
-        """AP of a task (0 box, 1 mask) at one of its points."""
+        """Return the AP of a task (0 box, 1 mask) at one of the points; None for another length."""
         return next((point[1 + task] for point in self.points if point[0] == iterations), None)
 
 
 class Speed(Settings):
     seconds: float
-    """Of an iteration of 16 images on 8 V100."""
+    """Seconds of an iteration of 16 images on 8 V100."""
 
 
 class PublishedCurves(Settings):
@@ -93,19 +94,19 @@ class Expected:
     box: Band
     mask: Band
     basis: str
-    """Where it comes from, for the reader."""
+    """Where the expectation comes from, in words."""
     unlike: tuple[str, ...] = ()
     """What the published points cannot tell, each of which has widened both bands."""
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """AP that a finetuning on this machine reached, by the recipe but for its length."""
+    """AP reached by a finetuning on this machine that differs from the recipe in its length alone."""
 
     run: str
     row: str
     iterations: float
-    """At batch 16."""
+    """Iterations, converted to batch 16."""
     reached: tuple[float, float]
     """Box and mask AP."""
 
@@ -117,7 +118,7 @@ def published() -> PublishedCurves:
 
 
 def detector(settings: dict[str, Any]) -> str | None:
-    """Which of the curves' detectors a config of Detectron2's builds, resolved: c4, fpn or None."""
+    """Return which of the curves' detectors a resolved config of Detectron2 builds: c4, fpn or None."""
     network = settings["MODEL"]
     heads, backbone = network["ROI_HEADS"], network["RESNETS"]
     if not (network["MASK_ON"] and backbone["DEPTH"] == 50 and backbone["STEM_OUT_CHANNELS"] == 64):
@@ -137,7 +138,7 @@ def expected(
     own: Sequence[LocalResult] = (),
     unlike: Sequence[str] = (),
 ) -> Expected | None:
-    """AP of a row of the table after a schedule that was compressed as a whole.
+    """Return the AP to expect of a row of the table after a schedule that was compressed as a whole.
 
     Args:
         row: its name in methods.yaml.
@@ -176,12 +177,12 @@ def expected(
 
 
 def _capped(band: Band, longer: Band) -> Band:
-    """A band that goes no higher than that of a longer schedule."""
+    """Limit a band to the upper end of that of a longer schedule."""
     return Band(band.low, band.mid, max(band.mid, min(band.high, longer.high)))
 
 
 def _untold(row: str, kind: str, iterations: float) -> Iterator[str]:
-    """What the points cannot tell of such a length of a row."""
+    """Yield what the points cannot tell of a row at such a length."""
     lengths = [
         point[0] for curve in alike(row == "random") if curve.detector == kind for point in curve.points
     ]
@@ -195,7 +196,7 @@ def _untold(row: str, kind: str, iterations: float) -> Iterator[str]:
 
 
 def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
-    """A band half of the way to where own runs lie relative to theirs, and wide enough for both."""
+    """Move a band half of the way to what own runs reached, and widen it to hold both."""
     theirs = [(run, expected(run.row, "c4", run.iterations)) for run in runs]
     ratio = fmean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)
     half = (1 + ratio) / 2
@@ -203,7 +204,7 @@ def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
 
 
 def _band(full: Sequence[float], row: str, kind: str, task: int, iterations: float, unlike: int) -> Band:
-    """Around the mean of what sources give at 2x, and wide enough for each of them."""
+    """Return a band around the mean of what the sources give at 2x, wide enough for each of them."""
     shares = [(ap, regression(row == "random", task).share(iterations, ap, kind)) for ap in full]
     low = min(ap * share.mid - share.half(ap, unlike) for ap, share in shares)
     high = max(ap * share.mid + share.half(ap, unlike) for ap, share in shares)
@@ -212,7 +213,8 @@ def _band(full: Sequence[float], row: str, kind: str, task: int, iterations: flo
 
 @functools.cache
 def full_ap(row: str, kind: str) -> list[tuple[float, float]]:
-    """Box and mask AP of a row at FULL: on C4 those of the row's weights, else as each source has them."""
+    """Return a row's box and mask AP at FULL: on C4 those of the row's weights, else one pair per
+    source."""
     if kind == "c4":
         method = load_methods().get(row)
         return [(method.of_its_weights.box, method.of_its_weights.mask)] if method else []
@@ -223,14 +225,14 @@ def full_ap(row: str, kind: str) -> list[tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Share:
-    """Part of the AP at 2x."""
+    """Share of the AP at 2x that a schedule reaches."""
 
     mid: float
     deviation: float
     """Standard deviation of a single training's share."""
 
     def half(self, full: float, unlike: int = 0) -> float:
-        """Half of the interval around ``mid * full``, in AP.
+        """Return half of the width of the interval around ``mid * full``, in AP.
 
         Args:
             full: AP at 2x, in percent.
@@ -243,7 +245,7 @@ class Regression:
     """Share as a function of length, AP at 2x and detector."""
 
     def __init__(self, curves: Sequence[Curve], task: int) -> None:
-        """Fit.
+        """Fit the regression.
 
         Args:
             curves: of pretrained weights, or of random ones.
@@ -262,7 +264,7 @@ class Regression:
         self.longest = max(point[0] for curve in curves for point in curve.points)
 
     def share(self, iterations: float, full: float, detector: str) -> Share:
-        """Share after a schedule.
+        """Predict the share after a schedule.
 
         Args:
             iterations: at batch 16.
@@ -278,7 +280,8 @@ class Regression:
 
 
 def points(curve: Curve, task: int, chain: float) -> Iterator[tuple[int, float, float]]:
-    """What a curve tells: iterations, AP, and AP at 2x, chained where the curve does not say it."""
+    """Yield iterations, AP, and AP at 2x of a curve; the latter is chained where the curve does not have
+    it."""
     full, chained = curve.at(FULL, task), curve.at(CHAINED, task)
     base = full or (chained or 0.0) / chain
     for iterations, *values in curve.points:
@@ -288,7 +291,7 @@ def points(curve: Curve, task: int, chain: float) -> Iterator[tuple[int, float, 
 
 
 def _chain(curves: Sequence[Curve], task: int) -> float:
-    """Share that the curves with both lengths have at CHAINED, in the mean."""
+    """Return the mean share at CHAINED of the curves that have both lengths."""
     pairs = [(curve.at(CHAINED, task), curve.at(FULL, task)) for curve in curves]
     return fmean(a / b for a, b in pairs if a and b)
 
@@ -298,13 +301,13 @@ def _features(length: float, full: float, detector: str) -> list[float]:
 
 
 def alike(random: bool) -> list[Curve]:
-    """The published curves of random weights, or of all others."""
+    """Return the published curves of random weights, or of all others."""
     return [curve for curve in published().curves if (curve.init == "random") == random]
 
 
 @functools.cache
 def regression(random: bool, task: int) -> Regression:
-    """The regression over all published curves of one kind, see ``alike``."""
+    """Return the regression over all published curves of one kind; see ``alike``."""
     return Regression(alike(random), task)
 
 
@@ -313,12 +316,12 @@ def _undecayed(kind: str) -> Curve:
 
 
 def decays(kind: str) -> int:
-    """Iterations after which the rate fell in the training that ``undecayed`` knows."""
+    """Return the iterations after which the rate fell in the training behind ``undecayed``."""
     return _undecayed(kind).points[-2][0]
 
 
 def undecayed(kind: str, iterations: float) -> tuple[float, float]:
-    """Box and mask AP of a training stopped before its rate fell, in parts of its end's.
+    """Return the box and mask AP of a training stopped before its rate fell, as shares of its final AP.
 
     Past the last point before the rate fell it is that point's: nothing is gained there any more.
     """

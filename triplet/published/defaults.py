@@ -1,4 +1,4 @@
-"""What a run takes from its row of the table by default: weights, detection config, recipe."""
+"""Defaults that a run takes from its row of the table: weights, detection config, recipe."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,11 @@ from triplet.paths import kit_config
 from triplet.published.rows import load_methods
 
 MSRA = "_msra"
-"""Ends the name of a detection config for BGR images."""
+"""Suffix of the name of a detection config for BGR images."""
 
 
 def weights_of(run: str) -> Path:
-    """What a run converts by default.
+    """Return the weights that a run converts by default.
 
     Its own pretraining, or that of the run that ``seed<N>/`` repeats; without one, what ``triplet pull
     weights`` has fetched under the run's name.
@@ -41,7 +41,7 @@ def weights_of(run: str) -> Path:
 
 
 def detection_config(run: str, weights: Path | None = None) -> Path:
-    """The detection config of a run's row, for the colour order of its weights.
+    """Return the detection config of a run's row, in the colour order of its weights.
 
     Args:
         run: whose name ends with a row's, or with the name of weights of a row.
@@ -67,7 +67,7 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
 
 
 def recipe(row: str, engine: str) -> Path:
-    """The config that a row is pretrained by.
+    """Return the config by which a row is pretrained.
 
     Args:
         row: of the table, the last part of a run's name.

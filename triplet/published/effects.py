@@ -1,17 +1,14 @@
-"""What mistakes in a finetuning cost, as others have published it: configs/causes.yaml."""
+"""Published costs of mistakes in a finetuning: configs/causes.yaml."""
 
 import functools
 from typing import Literal
 
-from triplet.config import Settings, parse_file
+from triplet.config import Range, Settings, parse_file
 from triplet.paths import CONFIGS
-
-Range = tuple[float, float]
-"""AP lost, at least and at most."""
 
 
 class Effect(Settings):
-    """AP that a mistake costs, in one source."""
+    """AP that a mistake costs, at least and at most, in one source."""
 
     cause: str
     kind: Literal["measured", "report"]
@@ -23,19 +20,19 @@ class Effect(Settings):
 
 
 class Effects(Settings):
-    """configs/causes.yaml."""
+    """The schema of configs/causes.yaml."""
 
     effects: list[Effect]
 
 
 @functools.cache
 def published() -> list[Effect]:
-    """configs/causes.yaml; KitError when it does not fit the schema."""
+    """Read configs/causes.yaml; KitError when it does not fit the schema."""
     return parse_file(CONFIGS / "causes.yaml", Effects).effects
 
 
 def size(cause: str, severe: bool | None = None) -> tuple[Range | None, Range | None, str]:
-    """The range of box and of mask AP over the published sizes of a mistake, and their sources.
+    """Return the range of box and of mask AP over the published sizes of a mistake, and their sources.
 
     Args:
         cause: as configs/causes.yaml names it.
@@ -50,7 +47,7 @@ def size(cause: str, severe: bool | None = None) -> tuple[Range | None, Range | 
 
 
 def sizes(*causes: str) -> tuple[Range, ...]:
-    """The single published sizes of mistakes, in box AP."""
+    """Return the single published sizes of mistakes, in box AP."""
     return tuple(effect.box for effect in published() if effect.cause in causes and effect.box)
 
 

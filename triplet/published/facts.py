@@ -1,4 +1,4 @@
-"""What is known of a finetuning, whoever did it, for the causes of a shortfall to be looked for in."""
+"""Known facts of a finetuning, whoever ran it, in which causes of a shortfall are looked for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,21 +9,21 @@ Pixels = tuple[str | None, float | None, float | None, bool | None]
 TORCH: Pixels = ("RGB", 123.675, 58.395, False)
 MSRA: Pixels = ("BGR", 103.53, 1.0, True)
 MSRA_OF_CAFFE2: Pixels = ("BGR", 102.9801, 1.0, True)
-"""The same in Detectron and maskrcnn-benchmark."""
+"""MSRA's pixels as Detectron and maskrcnn-benchmark have them."""
 
 
 @dataclass
 class Facts:
-    """What is known of a run; None where something is not known."""
+    """Facts of a run; None where something is unknown."""
 
     other: str = ""
-    """The detector, where it is not Mask R-CNN R50-C4 with COCO's categories."""
+    """Name of the detector where it is not Mask R-CNN R50-C4 with COCO's categories."""
     kind: str | None = None
-    """Which of the published curves is nearest to the detector: c4 or fpn."""
+    """Published curve nearest to the detector: c4 or fpn."""
     masks: bool | None = None
     """Whether the detector predicts masks."""
     iterations: int | None = None
-    """Iterations that were trained, as a log shows."""
+    """Iterations that the log shows."""
     planned: int | None = None
     batch: int | None = None
     rate: float | None = None
@@ -34,18 +34,18 @@ class Facts:
     """Weight decay."""
     norm: str | None = None
     freeze_at: int | None = None
-    """Stages from the stem on that are not trained: Detectron2's FREEZE_AT."""
+    """Frozen stages, counted from the stem: Detectron2's FREEZE_AT."""
     extra_norm: bool | None = None
     """Whether the C4 head has a norm after res5."""
     gpus: int | None = None
     reference_gpus: int | None = None
-    """Detectron2's REFERENCE_WORLD_SIZE, by which it rescales batch, rate and schedule."""
+    """Detectron2's REFERENCE_WORLD_SIZE, relative to which it rescales batch, rate and schedule."""
     pool: int | None = None
-    """Images over which BN took its statistics, where the log says so."""
+    """Images in the pool of BN, where the log says so."""
     precise_bn: bool | None = None
     """Whether the config enables precise BN."""
     precise_ran: bool | None = None
-    """Whether the log shows that it ran; None where no log would tell."""
+    """Whether the log shows that precise BN ran; None where no log would tell."""
     pixels: Pixels | None = None
     """Format, first mean, first deviation, stride in the 1x1 convolutions; each may be unknown."""
     sizes: tuple[int, ...] | None = None
@@ -67,7 +67,7 @@ class Facts:
     published_weights: bool = False
     """Whether the file is the published one, by its hash."""
     other_weights: str = ""
-    """Why the weights are not the published ones, as the file shows."""
+    """Why the weights are not the published ones, as the file shows; empty otherwise."""
     unloaded: list[str] = field(default_factory=list)
     """Backbone tensors that the log says stayed random."""
     checked: bool = False
@@ -77,19 +77,19 @@ class Facts:
     converged: bool | None = None
     """Whether the log shows a loss that stayed finite and fell; None where no log would tell."""
     reached: tuple[float, float | None] | None = None
-    """Box and mask AP in percent that the log ends with."""
+    """Box and mask AP in percent at the end of the log."""
     notes: list[str] = field(default_factory=list)
-    """What the files did not tell, or what was left out of them."""
+    """Notes on what the files did not tell, or on what was left out of them."""
 
     @property
     def length(self) -> float | None:
-        """Iterations trained, in units of 16 images; without a log those that were planned."""
+        """Iterations trained, converted to 16 images; the planned ones without a log."""
         iterations = self.planned if self.iterations is None else self.iterations
         return None if iterations is None or self.batch is None else iterations * self.batch / 16
 
     @property
     def supervised(self) -> bool | None:
-        """Whether the weights are ImageNet's labels', by their name."""
+        """Whether the weights, by their name, were trained on ImageNet's labels."""
         if self.weights is None:
             return None
         names = ("imagenetpretrained", "torchvision", "msra", "download.pytorch.org", "://resnet")
@@ -97,7 +97,7 @@ class Facts:
 
 
 def of_config(facts: Facts, values: Mapping[str, Any]) -> None:
-    """Fill in what a config of Detectron2's tells, flat by dotted name; each key may be missing."""
+    """Fill in the facts of a config of Detectron2, flat by dotted name; any key may be missing."""
     get = values.get
     facts.planned = _whole(get("SOLVER.MAX_ITER")) or None
     facts.batch = _whole(get("SOLVER.IMS_PER_BATCH")) or None
@@ -126,7 +126,7 @@ def of_config(facts: Facts, values: Mapping[str, Any]) -> None:
 
 
 def _detector(facts: Facts, values: Mapping[str, Any]) -> None:
-    """Which detector a config builds, as far as it says."""
+    """Return the detector that a config builds, as far as the config says."""
     get = values.get
     architecture, backbone = _text(get("MODEL.META_ARCHITECTURE")), _text(get("MODEL.BACKBONE.NAME"))
     head = _text(get("MODEL.ROI_HEADS.NAME"))
@@ -150,7 +150,7 @@ def _detector(facts: Facts, values: Mapping[str, Any]) -> None:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
+    """Return a finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < 1e15 else None  # NaN compares false

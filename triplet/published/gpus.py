@@ -1,22 +1,22 @@
-"""How fast a card trains before there is one, and what free hosts give: configs/gpus.yaml."""
+"""Training speed of cards that are not here, and what free hosts give: configs/gpus.yaml."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from triplet.config import Settings, did_you_mean, parse_file
+from triplet.config import Range, Settings, did_you_mean, parse_file
 from triplet.errors import KitError
 from triplet.paths import CONFIGS
 from triplet.published.curves import published
 
 PATH = CONFIGS / "gpus.yaml"
 GPUS = 8
-"""Cards that the published seconds are of."""
+"""Number of cards behind the published seconds."""
 HALF = ("bfloat16", "float16")
 
 
@@ -28,7 +28,7 @@ class Throughput(Settings):
 
 
 class SpeedBenchmark(Settings):
-    """Trainings of one source on several cards."""
+    """Training speeds that one source published for several cards."""
 
     models: list[str]
     source: str
@@ -37,20 +37,22 @@ class SpeedBenchmark(Settings):
 
 class Card(Settings):
     memory: float
-    """GB (1e9 bytes)."""
+    """Memory in GB (1e9 bytes)."""
     precision: Literal["float32", "float16", "bfloat16"]
-    """The fastest that it has, as ``trainer.best_precision`` chooses."""
+    """The card's fastest precision, as ``trainer.best_precision`` chooses."""
     benchmark: str = ""
     throughput: Throughput | None = None
     seconds: dict[Literal["c4", "fpn"], float] = Field(default_factory=dict)
-    """Of an iteration of 16 images on 8 such cards in float32, by detector."""
+    """Seconds of an iteration of 16 images on 8 such cards in float32, by detector."""
     like: str = ""
-    """Another card whose speed stands for this one's."""
+    """Another card whose published speed this one's is derived from."""
+    share: Range = (1.0, 1.0)
+    """What this card reaches of that speed, at least and at most."""
     source: str = ""
 
 
 class Preset(Settings):
-    """A host and what it gives."""
+    """A host and what it offers."""
 
     gpu: str
     gpus: int
@@ -73,6 +75,8 @@ class Cards(Settings):
                 raise ValueError(f"{name} names an unknown benchmark or card")
             if card.throughput and len(card.throughput.half) != len(self.benchmarks[card.benchmark].models):
                 raise ValueError(f"{name} has not one throughput for each model of {card.benchmark}")
+            if [bool(card.throughput), bool(card.seconds), bool(card.like)].count(True) != 1:
+                raise ValueError(f"{name} needs one of throughput, seconds and like")
         return self
 
 
@@ -86,19 +90,20 @@ class Timing:
     source: str
 
     def on(self, gpus: int) -> "Timing":
-        """The same on so many cards instead of ``GPUS``, as if each shared the work evenly."""
+        """Convert to another number of cards than ``GPUS``, as if they shared the work evenly."""
         factor = GPUS / gpus
         return Timing(self.low * factor, self.mid * factor, self.high * factor, self.source)
 
 
 @functools.cache
 def cards() -> Cards:
-    """configs/gpus.yaml; KitError when it does not fit the schema."""
+    """Read configs/gpus.yaml; KitError when it does not fit the schema."""
     return parse_file(PATH, Cards)
 
 
 def find_card(name: str) -> tuple[str, Card]:
-    """A card by its name in configs/gpus.yaml, in any case; the maker's and the series' words may lack.
+    """Find a card by its name in configs/gpus.yaml, in any case and without the maker's or the series'
+    words.
 
     Raises:
         KitError: no such card, with the nearest name or all of them.
@@ -111,7 +116,7 @@ def find_card(name: str) -> tuple[str, Card]:
 
 
 def _hint(name: str) -> str:
-    """The nearest name that was meant, and all known ones."""
+    """Return the nearest known name and the list of all."""
     known = list(cards().cards)
     plain = {_plain(card): card for card in known}
     near = did_you_mean(_plain(name), list(plain))
@@ -126,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 def find_preset(name: str) -> Preset:
-    """A host by its name in configs/gpus.yaml.
+    """Find a host by its name in configs/gpus.yaml.
 
     Raises:
         KitError: no such host, with the known ones.
@@ -139,16 +144,13 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
-def timing(name: str, detector: str, precision: str) -> Timing | None:
-    """Seconds that ``GPUS`` cards of a name take for 16 images.
+def timing(name: str, detector: str, precision: str) -> Timing:
+    """Return the seconds that ``GPUS`` cards of a name take for 16 images.
 
     Args:
         name: of the card in configs/gpus.yaml.
         detector: c4 or fpn.
         precision: one of ``trainer.PRECISIONS``.
-
-    Returns:
-        None where nobody has published a training speed of the card.
     """
     card = cards().cards[name]
     if card.seconds:
@@ -156,14 +158,17 @@ def timing(name: str, detector: str, precision: str) -> Timing | None:
         return Timing(seconds, seconds, seconds, card.source)
     if card.like:
         found = timing(card.like, detector, precision)
-        return found and Timing(found.low, found.mid, found.high, f"{found.source}; {card.source}")
-    if card.throughput is None:
-        return None
+        least, most = card.share
+        mid = found.mid / math.sqrt(least * most)
+        source = f"{found.source}; {card.source}"
+        return Timing(found.low / most, mid, found.high / least, source)
     base = published().speed[detector].seconds
     half = precision in HALF
     gain = _half_gain() if half else 1.0
     wanted = [base / gain / ratio for ratio in _ratios(card, half)]
-    mid = min(max(wanted), max(min(wanted), prod(wanted) ** (1 / len(wanted))))  # whatever rounding does
+    mid = min(
+        max(wanted), max(min(wanted), math.prod(wanted) ** (1 / len(wanted)))
+    )  # whatever rounding does
     if len(wanted) == 1:  # one model tells no range: take its ratio in the other precision as well
         wanted += [base / gain / ratio for ratio in _ratios(card, not half)]
     benchmark = cards().benchmarks[card.benchmark]
@@ -173,7 +178,7 @@ def timing(name: str, detector: str, precision: str) -> Timing | None:
 
 
 def _ratios(card: Card, half: bool) -> Iterator[float]:
-    """Throughput in units of the V100's, by each model of the card's benchmark."""
+    """Yield the throughput relative to the V100's for each model of the card's benchmark."""
     assert card.throughput is not None
     theirs = cards().benchmarks[card.benchmark].v100
     if half:
@@ -185,6 +190,6 @@ def _ratios(card: Card, half: bool) -> Iterator[float]:
 
 
 def _half_gain() -> float:
-    """What half precision gives a V100 in a Mask R-CNN."""
+    """Return the speed-up of a Mask R-CNN by half precision on a V100."""
     measured = cards().benchmarks["lambda-2020"].v100
     return measured.half[0] / measured.float32[0]

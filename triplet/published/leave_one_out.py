@@ -1,4 +1,4 @@
-"""How good the estimate of AP is: each published curve against what the others let one expect of it.
+"""Accuracy of the expected AP: each published curve against what the other curves predict of it.
 
 ``python -m triplet.published.leave_one_out`` writes benchmarks/results/expected.json anew.
 """
@@ -18,7 +18,7 @@ PATH = CONFIGS.parent / "benchmarks" / "results" / "expected.json"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A published point against what the other curves let one expect of it."""
+    """A published point against the prediction of the other curves."""
 
     curve: Curve
     iterations: int
@@ -26,7 +26,7 @@ class LeftOut:
     error: float
     """Expected minus published AP."""
     half: float
-    """Half of the interval, in AP."""
+    """Half of the width of the interval, in AP."""
 
     @property
     def covered(self) -> bool:
@@ -34,7 +34,8 @@ class LeftOut:
 
 
 def leave_one_out() -> list[LeftOut]:
-    """Every point of every curve of pretrained weights whose AP at 2x is published, without that curve."""
+    """Predict every point of every curve of pretrained weights with a published AP at 2x without that
+    curve."""
     curves, found = alike(random=False), []
     for task in range(len(TASKS)):
         for curve in curves:
@@ -48,7 +49,8 @@ def leave_one_out() -> list[LeftOut]:
 
 
 def summary() -> dict[str, Any]:
-    """Errors and coverage of ``leave_one_out`` by task and length: benchmarks/results/expected.json."""
+    """Summarise errors and coverage of ``leave_one_out`` by task and length:
+    benchmarks/results/expected.json."""
     left: dict[str, Any] = {}
     everything = leave_one_out()
     for task, name in enumerate(TASKS.values()):

@@ -1,4 +1,4 @@
-"""The published result that a finetuning is compared with, and what it lets one expect of other lengths."""
+"""The published result that a finetuning is compared with, and the AP that it implies at other lengths."""
 
 import functools
 import re
@@ -11,34 +11,34 @@ from triplet.published.facts import Facts
 from triplet.published.rows import load_methods
 
 SCHEDULES = {"1x": 90_000, "2x": 180_000, "3x": 270_000}
-"""Detectron2's, in iterations of 16 images."""
+"""Detectron2's schedules, in iterations of 16 images."""
 STAND_IN = "moco-v2"
-"""Row whose curves say what part of a target a shorter schedule keeps."""
+"""Row whose curves tell what share of a published result a shorter schedule keeps."""
 RATE = 0.02
-"""Base learning rate for 16 images, of Detectron2's and mmdetection's R-CNNs."""
+"""Base learning rate of Detectron2's and mmdetection's R-CNNs for 16 images."""
 RETINA_RATE = 0.01
-"""The same of their RetinaNets."""
+"""Base learning rate of their RetinaNets for 16 images."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A published result, in percent, and how it was reached as far as that is known."""
+    """A published result in percent, and how it was reached as far as that is known."""
 
     label: str
     box: float
     mask: float | None
     kind: str = "c4"
-    """Of the published curves: c4 or fpn."""
+    """Detector of the published curves: c4 or fpn."""
     iterations: int = FULL
-    """Of 16 images."""
+    """Iterations of 16 images."""
     row: str = ""
-    """Of the table; empty where the weights are not one of its rows'."""
+    """Row of the table; empty where the weights are not those of a row."""
     of_table: bool = True
     """Whether box and mask are the table's own, reached by its recipe."""
 
     @classmethod
     def of_row(cls, row: str) -> "Reference":
-        """A row of the table as README has it."""
+        """Return the result of a row of the table."""
         method = load_methods()[row]
         return cls(method.label, method.readme.box, method.readme.mask, row=row)
 
@@ -46,7 +46,7 @@ class Reference:
     def of_target(
         cls, target: tuple[float, float | None], facts: Facts, row: str = "", names: str = ""
     ) -> "Reference":
-        """Any published AP.
+        """Return any published AP as a reference.
 
         Args:
             target: box and mask AP in percent.
@@ -60,21 +60,21 @@ class Reference:
 
     @property
     def self_supervised(self) -> bool:
-        """Whether the weights are a row's that labels had no part in."""
+        """Whether the weights are those of a self-supervised row."""
         return self.row not in ("", "supervised", "random")
 
     def expected(self, iterations: float) -> tuple[Band, Band | None]:
-        """Box and mask AP of the same weights after a schedule of so many iterations of 16 images."""
+        """Return the box and mask AP of the same weights after a schedule, in iterations of 16 images."""
         return _expected(self, iterations)
 
     def random(self, iterations: float) -> tuple[Band, Band]:
-        """Box and mask AP of random weights after so many iterations of 16 images."""
+        """Return the box and mask AP of random weights after a schedule, in iterations of 16 images."""
         found = curves.expected("random", self.kind, iterations)
         assert found
         return found.box, found.mask
 
     def rate(self, facts: Facts) -> float:
-        """The base learning rate for 16 images that belongs to a scheduler."""
+        """Return the base learning rate for 16 images that belongs to a scheduler."""
         if facts.other.startswith("RetinaNet"):
             return RETINA_RATE
         known = recipes().get(facts.scheduler or "")
@@ -102,7 +102,8 @@ def _scaled(band: Band, by: float) -> Band:
 
 
 def _schedule(facts: Facts, names: str) -> int:
-    """Iterations of 16 images behind a target: on fewer GPUs often only the batch is changed."""
+    """Return the iterations of 16 images behind a published result, as fewer GPUs often change only the
+    batch."""
     if named := re.search(r"(?<![\dx])([123]x)(?![a-z0-9])", names):
         return SCHEDULES[named[1]]
     for planned in (facts.length if facts.iterations is None else None, facts.planned):

@@ -15,7 +15,7 @@ class PublishedAP(Settings):
     box: float
     mask: float
     box50: float | None = None
-    """At IoU 0.50."""
+    """AP at IoU 0.50."""
     box75: float | None = None
     mask50: float | None = None
     mask75: float | None = None
@@ -26,29 +26,29 @@ class PublishedAP(Settings):
 class Method(Settings):
     label: str
     weights: Annotated[dict[str, Literal["caffe2", "extracted", "torchvision"]], Field(min_length=1)]
-    """Names in configs/sources.yaml, and the format that ``triplet.weights`` finds."""
+    """Names in configs/sources.yaml, with the format that ``triplet.weights`` recognises."""
     detection: str
     """Name of a file in configs/detection/."""
     readme: PublishedAP
     zoo: PublishedAP | None = None
     student: PublishedAP | None = None
-    """Of a later reproduction by others."""
+    """AP of a later reproduction by others."""
     untrained: bool = False
-    """Its weights are initial ones."""
+    """Whether the row's weights are initial ones."""
     pretrain: str | None = None
     """Name of its recipe, for either engine; None for a row that is not pretrained here."""
 
     @property
     def of_its_weights(self) -> PublishedAP:
-        """What was published of the row's own weights: README's numbers unless they are of another file."""
+        """AP published of the row's own weights: README's numbers unless they belong to another file."""
         return self.zoo if self.readme.file and self.zoo else self.readme
 
 
 class Methods(RootModel[dict[str, Method]]):
-    """By the name that a run of the row has."""
+    """Rows by the name of their runs."""
 
 
 @functools.cache
 def load_methods() -> dict[str, Method]:
-    """The table's rows in order; KitError when the file does not fit the schema."""
+    """Read the table's rows in order; KitError when the file does not fit the schema."""
     return parse_file(CONFIGS / "methods.yaml", Methods).root

@@ -1,4 +1,4 @@
-"""What others have published for the rows besides COCO: configs/published.yaml."""
+"""Published results of the rows on other targets than COCO: configs/published.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,12 +17,12 @@ class PublishedTable(Settings):
 
     benchmark: Benchmark
     source: str
-    """One of ``sources``."""
+    """Key of its source in ``sources``."""
     metrics: Annotated[list[str], Field(min_length=1)]
     rows: dict[str, list[float | None]]
-    """By the name that a run of the row has, a number for each metric."""
+    """A number for each metric, by row."""
     files: dict[str, str] = Field(default_factory=dict)
-    """By row, the pretrained file that its numbers belong to, where it is not one of the row's weights."""
+    """The pretrained file that a row's numbers belong to, where it is not one of the row's weights."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -36,7 +36,7 @@ class PublishedTable(Settings):
 
 class PublishedTables(Settings):
     sources: dict[str, str]
-    """What each one is, by its short name."""
+    """Description of each source by its short name."""
     tables: list[PublishedTable]
 
     @model_validator(mode="after")
@@ -56,11 +56,11 @@ class Value(Settings):
     value: float
     source: str
     file: str = ""
-    """Pretrained file that it belongs to, where it is not one of the row's weights."""
+    """Pretrained file that the number belongs to, where it is not one of the row's weights."""
 
 
 def load_published(path: Path = PATH) -> list[Value]:
-    """All of them, in the file's order; KitError when it does not fit the schema."""
+    """Read all tables in the file's order; KitError when the file does not fit the schema."""
     return [
         Value(
             row=row,

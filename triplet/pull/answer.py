@@ -1,4 +1,5 @@
-"""What a server's headers say of a file: its length, which part this is, whether it is the one begun."""
+"""Interpret a server's headers: the length of a file, which part this is, and whether it is the file
+begun."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ SPAN = re.compile(r"(?i:bytes)\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class Refused(Exception):
-    """This URL will not give the file."""
+    """The URL refuses the file."""
 
 
 class Again(Exception):
-    """It may, later."""
+    """The URL may give the file later."""
 
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         super().__init__(reason)
@@ -24,7 +25,7 @@ class Again(Exception):
 
 
 class Mismatch(Exception):
-    """All bytes are there, and they are not the file."""
+    """All bytes have arrived, and they are not the file."""
 
 
 @dataclass
@@ -32,12 +33,12 @@ class Answer:
     """The headers of the last response, and what was made of its body."""
 
     url: str
-    """Of this response, after redirects."""
+    """URL of this response, after redirects."""
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     begun: bool = False
     error: Exception | None = None
-    """Of the callbacks, which libcurl cannot pass on."""
+    """Error of a callback, which libcurl cannot pass on."""
     page: bytearray | None = None
 
     def header(self, line: bytes) -> int | None:
@@ -58,19 +59,20 @@ class Answer:
         return None
 
     def shows_page(self, chunk: bytes) -> bool:
-        """Whether it is a web page, by its headers or its first bytes."""
+        """Return whether the response is a web page, by its headers or its first bytes."""
         head = chunk[:64].lstrip().lower()
         html = "text/html" in self.headers.get("content-type", "")
         return html or head.startswith((b"<!doctype html", b"<html"))
 
     def number(self, name: str) -> int | None:
-        """A header that is a number of bytes; None for none, or for anything else."""
+        """Return a header that is a number of bytes; None where it is missing or anything else."""
         value = self.headers.get(name, "")
         return int(value) if DIGITS.fullmatch(value) else None
 
     @property
     def span(self) -> tuple[int, int, int | None] | None:
-        """Content-Range: first and last byte, and the length where it is told; None if they do not fit."""
+        """Parse Content-Range into first and last byte, and the length where it is given; None if they do
+        not fit."""
         found = SPAN.fullmatch(self.headers.get("content-range", ""))
         if not found:
             return None
@@ -81,7 +83,8 @@ class Answer:
 
     @property
     def validator(self) -> str | None:
-        """What If-Range takes: a strong ETag; else the date, where the answer is enough later than that."""
+        """Return the validator for If-Range: a strong ETag, else the date where the answer is late enough
+        after it."""
         tag, date = self.headers.get("etag"), self.headers.get("last-modified")
         if tag is not None:
             return tag if re.fullmatch(r'"[!#-~]{0,1000}"', tag) else None
@@ -92,11 +95,11 @@ class Answer:
             return None
 
     def repeats(self, validator: str | None) -> bool:
-        """Whether it is of the file that had a validator: it says the same one."""
+        """Return whether the response repeats a file's validator."""
         return validator is not None and validator == self._of_kind(validator)
 
     def contradicts(self, validator: str | None) -> bool:
-        """Whether it is of another file than the one that had a validator: it says another one."""
+        """Return whether the response names another validator than a file's."""
         return validator is not None and self._of_kind(validator) not in (None, validator)
 
     def _of_kind(self, validator: str) -> str | None:
@@ -104,10 +107,10 @@ class Answer:
 
 
 def leads_to_plain_text(url: str, target: str) -> bool:
-    """Whether a link or redirect leaves https for http."""
+    """Return whether a link or redirect leaves https for http."""
     return urlsplit(url).scheme.lower() == "https" != urlsplit(target).scheme.lower()
 
 
 def sendable(validator: str | None) -> bool:
-    """Whether a validator can stand in a header; what an interrupted download noted may be damaged."""
+    """Return whether a validator can stand in a header; that of an interrupted download may be damaged."""
     return validator is not None and validator.isascii() and validator.isprintable() and validator != ""

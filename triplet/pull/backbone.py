@@ -1,13 +1,14 @@
-"""What is in a file of weights, and whether that is plausible for its row."""
+"""Check the content of a weights file, and whether it is plausible for its row."""
 
 from pathlib import Path
 from typing import Any
 
 from triplet.errors import KitError
+from triplet.progress import say
 from triplet.weights import read_backbone
 
 TENSORS = 318
-"""Of a ResNet-50 without its classifier: 53 convolutions, 53 times 5 of BN."""
+"""Tensors of a ResNet-50 without its classifier: 53 convolutions, and 5 of each of 53 BN layers."""
 WIDTH = 64
 
 
@@ -26,6 +27,8 @@ def describe(path: Path, *, untrained: bool) -> dict[str, Any]:
             ``untrained``.
     """
     found = read_backbone(path)
+    if found.choice:
+        say(f"pull: {path.name}: {found.choice}")
     if (found.depth, found.width, len(found.state)) != (50, WIDTH, TENSORS):
         raise KitError(
             f"{path}: a ResNet-{found.depth} of width {found.width} with {len(found.state)} tensors, "

@@ -1,9 +1,9 @@
-"""What tells the right file from another: published checksums, and those of the first download."""
+"""Checksums of files: published ones, and those recorded at the first download."""
 
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from triplet import files, paths
+from triplet import files, paths, untrusted
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.pull import sources
@@ -25,7 +25,7 @@ def digest(path: Path, kind: str, stop: Stop, *, title: str) -> str:
 
 
 def mismatch(path: Path, checksum: str, stop: Stop, name: str) -> str:
-    """How a file differs from a checksum ``md5:...`` or ``sha256:...``; '' where it has it.
+    """Say how a file differs from a checksum ``md5:...`` or ``sha256:...``; '' where it does not.
 
     Args:
         path: of the file.
@@ -50,7 +50,7 @@ class Lock:
         self.shared = sources.CONFIGS / "SHA256SUMS"
 
     def find(self, name: str) -> str | None:
-        """The checksum of ``<row>/<file>``; None when it was never recorded."""
+        """Return the checksum of ``<row>/<file>``; None when it was never recorded."""
         for path in (self.shared, self.own):
             if name in (known := _read_sums(path)):
                 return f"sha256:{known[name]}"
@@ -74,7 +74,8 @@ class Lock:
 
 def _read_sums(path: Path) -> dict[str, str]:
     known = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    text = untrusted.read_text(path, untrusted.NAMES, "list of checksums") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         value, gap, name = line.partition("  ")
         if not gap or len(value) != 64:
             raise KitError(

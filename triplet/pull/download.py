@@ -1,11 +1,10 @@
-"""One file over HTTP, whole and verified, whatever the network does meanwhile.
+"""Download one file over HTTP, whole and verified, through all failures of the network.
 
 The transport is libcurl (pycurl): as fast as curl, with wheels that need nothing of the system, and with
 redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests,
-httpx and pooch start a file anew when a connection breaks; aria2 has no wheel of its makers. What curl's
-own --continue-at leaves out stands here: that the remote file is still the one that was begun (RFC 9110,
-8.8 and 13.1.5), that it has the published length and checksum and not a byte more, that https is never left
-for http, that a connection brings more than a trickle, and that it is no web page.
+httpx and pooch start a file anew when a connection breaks. What curl's own --continue-at leaves out stands
+here: that the remote file is still the one that was begun (RFC 9110, 8.8 and 13.1.5), that it has the
+published length and checksum, that https is never left for http, and that it is no web page.
 """
 
 import os
@@ -13,6 +12,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -21,10 +21,10 @@ import certifi
 import pycurl
 from pydantic import BaseModel, ValidationError
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
-from triplet.pull import checksums
+from triplet.pull import checksums, hub
 from triplet.pull.answer import Again, Answer, Mismatch, Refused, leads_to_plain_text, sendable
 from triplet.pull.webpage import WebPage
 from triplet.signals import Stop
@@ -63,7 +63,7 @@ class DownloadSpec:
     """``md5:...`` or ``sha256:...``."""
     bytes: int | None = None
     token: str | None = None
-    """For the first URL's host alone."""
+    """For the first URL's host alone; the hub's own goes with ``hf://``."""
 
 
 class _Begun(BaseModel):
@@ -93,15 +93,16 @@ def download(wanted: DownloadSpec, path: Path, stop: Stop) -> str:
     reasons = []
     for number, url in enumerate(wanted.urls):
         say(f"pull: {wanted.name} from {plain(url)}")
-        transfer = _Transfer(wanted, url, path, stop, wanted.token if number == 0 else None)
         try:
-            transfer.run()
+            at = hub.resolve(url, wanted.token if number == 0 else None, wanted.checksum)
+            known = (wanted.checksum or at.checksum, wanted.bytes or at.bytes)
+            spec = DownloadSpec(wanted.name, wanted.urls, *known, at.token)
+            with closing(_Transfer(spec, at.url, path, stop)) as transfer:
+                transfer.run()
         except Refused as refused:
             reasons.append(f"{plain(url)} {refused}")
         else:
             return url
-        finally:
-            transfer.close()
     raise KitError(f"{wanted.name} could not be fetched: {'; '.join(reasons)}")
 
 
@@ -117,7 +118,11 @@ def speed(url: str, token: str | None, seconds: int) -> float:
     Raises:
         KitError: it gives nothing.
     """
-    curl = _curl(url, token)
+    try:
+        at = hub.resolve(url, token, None)
+    except Refused as refused:
+        raise KitError(f"{plain(url)} {refused}") from None
+    curl = _curl(at.url, at.token)
     curl.setopt(pycurl.TIMEOUT, seconds)
     curl.setopt(pycurl.WRITEFUNCTION, lambda chunk: None)
     try:
@@ -159,11 +164,11 @@ def _curl(url: str, token: str | None) -> pycurl.Curl:
 class _Transfer:
     """Everything that is tried with one URL."""
 
-    def __init__(self, wanted: DownloadSpec, url: str, path: Path, stop: Stop, token: str | None) -> None:
+    def __init__(self, wanted: DownloadSpec, url: str, path: Path, stop: Stop) -> None:
         self.wanted, self.url, self.path, self.stop = wanted, url, path, stop
         self.part = path.with_name(f"{path.name}.part")
         self.notes = path.with_name(f"{path.name}.part.json")
-        self.curl = _curl(url, token)
+        self.curl = _curl(url, wanted.token)
         self.limit: int | None = None
         """Bytes of the file, where they are known."""
         self.came = 0
@@ -225,8 +230,9 @@ class _Transfer:
     def _begun(self) -> _Begun | None:
         """What the part is of, None when it is of nothing that can be gone on from."""
         try:
-            begun = _Begun.model_validate_json(self.notes.read_bytes())
-        except (OSError, ValidationError):
+            notes = untrusted.read_bytes(self.notes, untrusted.RECORD, "note")
+            begun = _Begun.model_validate_json(notes)
+        except (OSError, ValidationError, KitError):
             return None
         same = begun.url == self.url and begun.validator
         # Bytes from elsewhere are good enough where a checksum decides at last.

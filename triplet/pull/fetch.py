@@ -236,13 +236,16 @@ def _obtain(
     if given and (own := given.find(file)):
         return own
     urls = source.urls(file)
+    if checksum is None and urls[1:]:
+        say(f"pull: {file.name}: its mirrors are not asked before its SHA-256 is known")
+        urls = urls[:1]
     wanted = DownloadSpec(file.name, urls, checksum, file.bytes, source.token(urls[0]))
     try:
         download(wanted, staged, stop)
     except KitError as error:
         raise KitError(
             f"{error}; run the same command again, or fetch {file.name} with a browser and run: "
-            f"{_from_hand(name)}"
+            f"{_from_hand(name)}; where else it may be, and how to add a mirror: docs/weights.md"
         ) from None
     return staged
 

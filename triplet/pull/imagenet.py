@@ -1,6 +1,7 @@
 """ImageNet's validation images in class folders, by its development kit or by Kaggle's table."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import scipy.io
 
-from triplet import files
+from triplet import files, untrusted
 from triplet.errors import KitError
 
 SOLUTION = "LOC_val_solution.csv"
@@ -18,7 +19,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def validation_classes(devkit: Path) -> list[str]:
-    """The class of each validation image, in order, as a WordNet id such as ``n01440764``.
+    """Return the class of each validation image in order, as a WordNet id such as ``n01440764``.
 
     Args:
         devkit: the unpacked ``ILSVRC2012_devkit_t12``.
@@ -27,14 +28,16 @@ def validation_classes(devkit: Path) -> list[str]:
         KitError: it is not what the devkit's readme.txt describes.
     """
     try:
-        synsets = scipy.io.loadmat(devkit / "data" / "meta.mat", squeeze_me=True)["synsets"]
+        table = untrusted.read_bytes(devkit / "data" / "meta.mat", untrusted.NAMES, "table of classes")
+        synsets = scipy.io.loadmat(io.BytesIO(table), squeeze_me=True)["synsets"]
         leaves = {
             int(entry["ILSVRC2012_ID"]): str(entry["WNID"])
             for entry in synsets
             if not entry["num_children"]
         }
-        return [leaves[int(line)] for line in (devkit / "data" / GROUND_TRUTH).read_text().split()]
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        truth = untrusted.read_text(devkit / "data" / GROUND_TRUTH, untrusted.NAMES, "list of classes")
+        return [leaves[int(line)] for line in truth.split()]
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError) as error:
         raise KitError(f"{devkit} is no development kit of ILSVRC 2012: {error!r:.120}") from None
 
 
@@ -56,10 +59,11 @@ def sort_validation(images: Path, devkit: Path) -> None:
 
 @dataclass(frozen=True)
 class Kaggle:
-    """ImageNet as Kaggle's imagenet-object-localization-challenge unpacks: no development kit, flat val."""
+    """ImageNet as Kaggle's imagenet-object-localization-challenge unpacks: without development kit, with a
+    flat val."""
 
     images: Path
-    """Folder with train, in class folders, and val."""
+    """Folder that holds train, in class folders, and val."""
     solution: Path
 
     @classmethod
@@ -74,7 +78,7 @@ class Kaggle:
         return cls(images, solution) if images and solution else None
 
     def files(self) -> Iterator[tuple[Path, str, int]]:
-        """Each file, where it goes below ``train``, ``val`` and ``devkit``, and its bytes.
+        """Yield each file, its place below ``train``, ``val`` and ``devkit``, and its size in bytes.
 
         Raises:
             KitError: a table of another form, or one that does not name a validation image.
@@ -94,10 +98,11 @@ class Kaggle:
                 yield path, f"devkit/{path.name}", path.stat().st_size
 
     def classes(self) -> dict[str, str]:
-        """The class of each validation image, as a WordNet id, by the image's name without its suffix."""
+        """Return the class of each validation image, as a WordNet id, by the image's name without its
+        suffix."""
         try:
-            with self.solution.open(encoding="utf-8-sig", newline="") as file:
-                rows = [row for row in csv.reader(file) if row]
+            text = untrusted.read_text(self.solution, untrusted.NAMES, "table of classes")
+            rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
             found = {image.strip(): boxes.split()[0] for image, boxes in rows[1:]}
         except (OSError, ValueError, IndexError, csv.Error) as error:
             raise KitError(f"{self.solution} is not Kaggle's table: {error!r:.120}") from None

@@ -1,4 +1,4 @@
-"""Looking without fetching: ``triplet pull --check`` and ``triplet pull --plan``."""
+"""Inspect without fetching: ``triplet pull --check`` and ``triplet pull --plan``."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from triplet.pull.verify import problems
 from triplet.signals import graceful
 
 PROBE = 5
-"""Seconds for which the speed is measured."""
+"""Seconds for which the speed of a download is measured."""
 
 
 def check(wanted: Sequence[Target]) -> int:

@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from triplet import files, images, paths, records
+from triplet import files, images, paths, records, untrusted
 from triplet.errors import KitError
 from triplet.progress import Bar
 from triplet.signals import Stop, graceful
@@ -64,9 +64,10 @@ def pack(name: str, source: Path, *, per_shard: int, force: bool = False) -> Non
 
 
 def _whole(path: Path) -> images.Shard | None:
-    """The shard that an earlier session finished, if its bytes are still what they were."""
+    """Return the shard that an earlier session finished, if its bytes are unchanged."""
     try:
-        shard = images.Shard.model_validate_json(images.side_car(path).read_text())
+        said = untrusted.read_bytes(images.side_car(path), untrusted.LISTING, "description of a shard")
+        shard = images.Shard.model_validate_json(said)
     except (OSError, ValueError):
         return None
     return shard if path.is_file() and files.sha256(path) == shard.sha256 else None

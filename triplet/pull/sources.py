@@ -4,17 +4,17 @@ import os
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from triplet import paths
 from triplet.config import Settings, load
 from triplet.errors import KitError
+from triplet.pull import hub
 
 CONFIGS = paths.CONFIGS
 """Folder of sources.yaml, and of SHA256SUMS where a group keeps one."""
 Inside = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """A path below a source's folder."""
-LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class Unpack(Settings):
@@ -28,6 +28,7 @@ class Unpack(Settings):
 class SourceFile(Settings):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     urls: tuple[str, ...] = ()
+    """Where to try, in order: the publisher's, then its mirrors; https, http, or hf://owner/name/file@commit."""
     checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
     """As published; None: recorded on the first download."""
     bytes: Annotated[int | None, Field(gt=0)] = None
@@ -38,6 +39,19 @@ class SourceFile(Settings):
     def bytes_unpacked(self) -> int:
         """About; an archive of images unpacks to its own size."""
         return (self.unpacked or self.bytes or 0) if self.unpack else 0
+
+    @field_validator("urls")
+    @classmethod
+    def _urls_are_known(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if url.startswith(hub.PREFIX):
+                try:
+                    hub.parse(url)
+                except KitError as error:
+                    raise ValueError(str(error)) from None
+            elif urlsplit(url).scheme not in ("https", "http"):
+                raise ValueError(f"a URL begins with https://, http:// or {hub.PREFIX}: found {url!r:.100}")
+        return urls
 
     @model_validator(mode="after")
     def _archives_are_published(self) -> Self:
@@ -100,7 +114,7 @@ class Source(Settings):
         own = self.mirror and os.environ.get(self.mirror.url)
         if self.mirror and own:
             parts = urlsplit(own)
-            if self.token(f"{own}/") and parts.scheme != "https" and parts.hostname not in LOCAL:
+            if self.token(f"{own}/") and parts.scheme != "https" and parts.hostname not in hub.LOCAL:
                 raise KitError(f"{self.mirror.url} must be https when {self.mirror.token} is set")
             return (f"{own.rstrip('/')}/{file.name}", *file.urls)
         return file.urls

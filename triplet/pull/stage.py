@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triplet import coco, paths, records
+from triplet import coco, files, paths, records
 from triplet.errors import Interrupted, KitError
 from triplet.progress import say
 from triplet.published.rows import load_methods
+from triplet.pull import checksums, hub
+from triplet.pull.download import DownloadSpec, download
 from triplet.pull.fetch import UNPACKED, LocalSource, fetch_dataset, fetch_weights
 from triplet.pull.sources import Source, load_sources
 from triplet.pull.subset import Subset, take_subset
@@ -146,6 +148,35 @@ def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: b
         force=force,
         scratch=(UNPACKED,),
     )
+
+
+def pull_hub(address: str, *, force: bool = False) -> Path:
+    """Fetch a file of a model hub, ``hf://owner/name/file@revision``, to ``checkpoints/weights/hub/``.
+
+    What is there and named by its commit needs no network. Several processes may ask at once, as the
+    workers of one command do: one fetches, the others wait.
+
+    Returns:
+        Its path.
+
+    Raises:
+        KitError: it cannot be had, or has changed since it was recorded.
+        Interrupted: stopped by a signal; the same call goes on.
+    """
+    wanted = hub.parse(address)
+    with files.locked(paths.root("checkpoints") / "weights" / "hub" / ".lock"), graceful() as stop:
+        pinned = hub.pin(wanted)
+        if not force and (found := hub.find(pinned)):
+            return found
+        folder, name = hub.folder_of(pinned), Path(pinned.file).name
+
+        def work(job: records.Job) -> None:
+            known = checksums.Lock().find(f"{pinned.repository}/{pinned.file}@{pinned.revision}")
+            job.results["url"] = download(DownloadSpec(name, [str(pinned)], known), folder / name, stop)
+            job.outputs[name] = folder / name
+
+        records.perform("pull", folder, config={"hub": str(pinned)}, inputs={}, work=work, force=force)
+    return folder / name
 
 
 def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:

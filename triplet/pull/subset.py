@@ -13,7 +13,7 @@ from triplet.progress import Bar
 
 
 class Subset(Settings):
-    """How many annotated images of each split."""
+    """Number of annotated images of each split."""
 
     train: Annotated[int, Field(ge=1)]
     val: Annotated[int, Field(ge=1)]

@@ -31,20 +31,20 @@ SIDE = 128
 
 @dataclass(frozen=True)
 class Shape:
-    """One object: its class, where it is, how it is painted."""
+    """One object: its class, its place and its paint."""
 
     category: int
     centre: tuple[float, float]
     radius: float
     angle: float
     period: float
-    """Of the texture, in pixels."""
+    """Period of the texture in pixels."""
     colours: np.ndarray
     """(2, 3) RGB."""
 
     @property
     def outline(self) -> np.ndarray:
-        """(k, 2) corners of its polygon in pixels."""
+        """Return the (k, 2) corners of its polygon in pixels."""
         shape = SHAPES[self.category % len(SHAPES)]
         corners = {"disc": 24, "square": 4, "star": 10}[shape]
         angles = self.angle + 2 * math.pi * np.arange(corners) / corners
@@ -73,7 +73,7 @@ def _random_shape(rng: np.random.Generator, category: int, radii: tuple[float, f
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    """(SIDE, SIDE, 3) background: smooth muted colours, and strokes that mean nothing."""
+    """Draw a (SIDE, SIDE, 3) background of smooth muted colours with meaningless strokes."""
     low, high = rng.uniform(80, 175, (2, 3))
     coarse = rng.uniform(size=(6, 6))
     smooth = Image.fromarray((coarse * 255).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -107,7 +107,7 @@ def _paint(canvas: np.ndarray, shape: Shape) -> None:
 def draw_image(
     rng: np.random.Generator, objects: int, radii: tuple[float, float]
 ) -> tuple[Image.Image, list[Shape]]:
-    """One SIDE x SIDE RGB image and the shapes in it, which do not touch.
+    """Draw one SIDE x SIDE RGB image and return it with its shapes, which do not touch.
 
     Args:
         rng: all randomness.
@@ -143,19 +143,19 @@ def _annotation(shape: Shape, image: int, number: int) -> dict[str, object]:
 
 
 class Drawn(Settings):
-    """How many images, and what is in them. Sizes in pixels of images of SIDE x SIDE."""
+    """Numbers of images and of their objects; sizes in pixels of images of SIDE x SIDE."""
 
     seed: Count = 0
     unlabelled: Positive
-    """Images for pretraining; each shows one large object, as ImageNet's do."""
+    """Number of images for pretraining; each shows one large object, as ImageNet's do."""
     train: Positive
     val: Positive
     radii: tuple[Radius, Radius]
-    """Smallest and largest object in the annotated images."""
+    """Sizes of the smallest and the largest object in the annotated images."""
     large: tuple[Radius, Radius]
-    """The same in the unlabelled ones."""
+    """Sizes of the smallest and the largest object in the unlabelled images."""
     objects: tuple[Count, Count]
-    """Fewest and most objects of an annotated image."""
+    """Smallest and largest number of objects in an annotated image."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

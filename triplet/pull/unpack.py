@@ -1,4 +1,4 @@
-"""Unpack zip and tar archives: a stop or a kill costs nothing, and nothing leads out of the folder."""
+"""Unpack zip and tar archives. A stop or a kill costs nothing, and no member leads out of the folder."""
 
 import errno
 import gzip
@@ -42,15 +42,15 @@ class _Member:
     name: str
     size: int
     plain: bool
-    """A file or a folder, no link or device."""
+    """A member of an archive: a file or a folder, never a link or a device."""
     folder: bool
     content: IO[bytes] | None
     position: int
-    """In the archive, bytes: for progress."""
+    """Size in the archive in bytes, for the progress."""
 
 
 def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
-    """Unpack an archive below a folder; files that are there in full are left as they are.
+    """Unpack an archive below a folder; files that are already there in full are kept.
 
     Each file is written under a temporary name first, so what has a name is whole.
 
@@ -89,7 +89,7 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
 
 
 class _Room:
-    """How much may still be written."""
+    """Budget of bytes that may still be written."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.folder, self.used = archive, folder, 0

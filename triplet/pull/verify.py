@@ -1,4 +1,4 @@
-"""Whether a data set is what its source promises: counts, annotated images, images that decode."""
+"""Verify that a data set is what its source promises: counts, annotated images, images that decode."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from triplet.images import SUFFIXES
 from triplet.pull.sources import Expect
 
 SAMPLE = 64
-"""Images of a folder that are decoded, evenly spread over it."""
+"""Number of images of a folder to decode, evenly spread over it."""
 
 
 def problems(folder: Path, expect: Expect) -> Iterator[str]:
-    """What is missing or wrong, one line each; nothing for a whole data set.
+    """Yield a line for everything that is missing or wrong; nothing for a whole data set.
 
     Args:
         folder: the data set.
@@ -82,7 +82,7 @@ def _listed(path: Path, place: str, count: int) -> Iterator[str]:
     if not path.is_file():
         yield f"{place} is missing"
         return
-    names = path.read_text().split()
+    names = untrusted.read_text(path, untrusted.NAMES, "list of names").split()
     if len(names) != count:
         yield f"{place}: {len(names)} lines, expected {count}"
     root = path.parents[2]

@@ -1,11 +1,11 @@
-"""Web pages that come where a file was expected, such as Google Drive's."""
+"""Web pages that arrive where a file was expected, such as Google Drive's."""
 
 from html.parser import HTMLParser
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 
 class WebPage(HTMLParser):
-    """What a page says, and where its download form leads.
+    """Return the text of a page, and the target of its download form.
 
     Google Drive answers for a large file with a page that warns of the missing virus scan; its form (GET,
     hidden ``confirm`` and ``uuid``) leads to the file. Quota and sign-in pages have no such form.

@@ -36,7 +36,9 @@ class RunCost:
     """Its name; '' where a CPU did the work."""
     gpus: int
     energy: float | None
-    """kWh; None where the power is not known."""
+    """kWh at most; None where the power is not known."""
+    measured: float | None = None
+    """kWh that its GPUs took by their own counters; None where one has none."""
 
     @property
     def gpu_hours(self) -> float:
@@ -63,4 +65,4 @@ def _cost(run: str, stage: str, record: Record, power: Power) -> RunCost:
     energy = None
     if watts is not None and count:
         energy = hours * count * watts / 1000 * power.utilisation * power.pue
-    return RunCost(run, stage, hours, names[0], count, energy)
+    return RunCost(run, stage, hours, names[0], count, energy, record.energy_kwh if count else None)

@@ -21,6 +21,8 @@ METADATA = "ro-crate-metadata.json"
 CONTEXT = "https://w3id.org/ro/crate/1.1"
 LEFT_OUT = (".pth", ".pkl", ".pt", ".npy")
 """Weights and features: too large."""
+OWN = ("predict", "export")
+"""Stages that are no part of a reproduction: of a person's own images, and of weights for other tools."""
 TYPES = {
     ".json": "application/json",
     ".jsonl": "application/jsonl",
@@ -58,13 +60,15 @@ def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> i
         report: files that the report stage wrote.
     """
     members = {paths.portable(path): path for path in report}
+    known = {name: record for name, record in known.items() if record.stage not in OWN}
     for name, record in known.items():
         members[name] = paths.local(name)
         log = members[name].with_name("log.txt")
         if log.is_file():
             members[paths.portable(log)] = log
         for artifact in record.outputs.values():
-            if artifact.path.startswith("checkpoints/"):  # a data set is named, not copied
+            # A data set is named, not copied, and so are weights of others.
+            if artifact.path.startswith("checkpoints/") and record.stage != "pull":
                 members |= _small(paths.local(artifact.path))
     hashes = {name: Artifact.of(path) for name, path in sorted(members.items())}
     metadata = json.dumps(describe(hashes, known), indent=1)

@@ -1,4 +1,4 @@
-"""Detections beside the truth, small enough to lie inside the page."""
+"""Detections of several rows beside the truth, small enough to lie inside the page."""
 
 import base64
 import io
@@ -10,34 +10,59 @@ from PIL import Image
 from triplet import paths, untrusted
 from triplet.runs import Run
 
-WIDTH = 480
-"""Pixels."""
+WIDTH = 320
+"""Pixels of a panel: what eval draws."""
+GAP = 4
+"""Pixels between the truth and the detections, which eval writes into one file."""
 TOTAL = 700_000
 """Characters of all pictures together: a third of what the page may have."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class Found:
+    """The detections of one row."""
+
+    label: str
     run: str
-    name: str
-    """Of the image."""
     uri: str
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An image: its truth, and what each row found in it."""
+
+    name: str
+    truth: str
+    found: tuple[Found, ...]
+
+
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Of one seed of each label, the same images of all; fewer images where there are many labels."""
+    """Of one seed of each label, the same images of all; fewer images where there are many labels.
+
+    Rows whose images have other names, as those of another data set, are shown apart.
+    """
     first: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.name != run.label, run.name)):
         if "eval" in run.stages and "pictures" in run.stages["eval"].outputs:
             first.setdefault(run.label, run)
-    drawn = [[picture for name in _names(run) if (picture := _read(run, name))] for run in first.values()]
+    alike: dict[tuple[str, ...], list[Run]] = {}
+    for run in first.values():
+        data = run.stages["eval"].config.get("dataset", "")
+        alike.setdefault((str(data), *_names(run)), []).append(run)
+    images = [(name, same) for (_, *names), same in alike.items() for name in names]
+    # The first image of each data set, then the second, as long as they fit.
+    images.sort(key=lambda image: _names(image[1][0]).index(image[0]))
     found: list[Picture] = []
     size = 0
-    for picture in (picture for alike in zip(*drawn, strict=False) for picture in alike):
-        size += len(picture.uri)
+    for name, same in images:
+        halves = [(run, *pair) for run in same if (pair := _read(run, name))]
+        if not halves:
+            continue
+        shown = tuple(Found(run.label, run.name, detected) for run, _, detected in halves)
+        size += len(halves[0][1]) + sum(len(each.uri) for each in shown)
         if size > TOTAL:
             break
-        found.append(picture)
+        found.append(Picture(name, halves[0][1], shown))
     return found
 
 
@@ -46,13 +71,22 @@ def _names(run: Run) -> list[str]:
     return result
 
 
-def _read(run: Run, name: str) -> Picture | None:
+def _read(run: Run, name: str) -> tuple[str, str] | None:
+    """Both halves of a picture as data URIs: the truth, and the detections."""
     path = paths.local(run.stages["eval"].outputs["pictures"].path) / name
     try:
         with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
-            image.thumbnail((WIDTH, WIDTH))
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=70)
+            width, height = image.size
+            half = max(1, (width - GAP) // 2)
+            whole = image.convert("RGB")
+        left, right = whole.crop((0, 0, half, height)), whole.crop((width - half, 0, width, height))
+        return _uri(left), _uri(right)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # gone, or no picture
         return None
-    return Picture(run.name, name, f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+
+
+def _uri(image: Image.Image) -> str:
+    image.thumbnail((WIDTH, 4 * WIDTH))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=70)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,9 +1,9 @@
-"""Figures as SVG that takes the page's own text colour, and as PNG."""
+"""Figures as SVG that takes the page's text colour, as PNG, and as numbers that the page's script draws."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from triplet.runs import Run
 # Okabe and Ito's colours, told apart with any colour vision, and lines that differ in more than colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
-POINTS = 12_000
-"""Of all lines of a figure together: what keeps its SVG below some 300 kB."""
+POINTS = 6_000
+"""Of all lines of a figure together: what keeps its SVG below some 150 kB, and its numbers below 80 kB."""
+NAMED = 6
+"""Lines of a panel whose last value the alternative text says."""
 PRETRAIN = {
     "loss": "loss",
     "positive_cosine": "cosine of positives",
@@ -43,6 +45,8 @@ FINETUNE = {
     "data_time": "waiting for data (s)",
 }
 CLASSIFY = {"loss": "loss", "top1": "top-1 (%)", "learning_rate": "learning rate"}
+TICKS = {11_250: "1/8x", 22_500: "1/4x", 45_000: "1/2x", 90_000: "1x", 180_000: "2x"}
+"""Iterations of 16 images -> what Detectron2 calls a schedule of that length."""
 DRAWN = 1e30
 """What is larger, or no number, is left out: matplotlib overflows on an axis."""
 SHOWN = 12
@@ -50,13 +54,36 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
+class Series:
+    """One line, or points."""
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    run: str = ""
+    """Whose it is, where it is one run's."""
+    kind: str = "line"
+    """line, points, both, faint (both, in gray), low or high (the edges of a band)."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    series: list[Series]
+
+
+@dataclass(frozen=True)
 class Plot:
-    """A figure: ``<svg>`` for the page, a PNG for elsewhere, and what it shows in words."""
+    """A figure: ``<svg>`` for paper and readers without scripts, a PNG for elsewhere, and its numbers."""
 
     name: str
     caption: str
     svg: str
     png: bytes
+    words: str = ""
+    """What it shows in words, with the numbers."""
+    live: dict[str, Any] | None = None
+    """What the page's script draws: panels of series; None for a figure without."""
 
 
 def curves(
@@ -74,37 +101,56 @@ def curves(
     Returns:
         None when no run has such metrics.
     """
-    series = [(run, lines) for run in runs if (lines := _read(run, stage))]
-    there = {key for _, lines in series for line in lines for key in line}
+    logs = [(run, lines) for run in runs if (lines := _read(run, stage))]
+    there = {key for _, lines in logs for line in lines for key in line}
     shown = {key: title for key, title in panels.items() if key in there}
     if not shown:
         return None
-    labels = list(dict.fromkeys(run.label for run, _ in series))
-    most = max(24, POINTS // (len(series) * len(shown)))
-    columns = min(4, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    most = max(24, POINTS // (len(logs) * len(shown)))
+    found = [Panel(title, list(_series(logs, key, most))) for key, title in shown.items()]
+    return draw(found, name, caption, "iteration")
+
+
+def _series(logs: list[tuple[Run, list[dict[str, float]]]], key: str, most: int) -> Iterator[Series]:
+    for run, lines in logs:
+        points = [(line["iteration"], line[key]) for line in lines if line.get(key) is not None]
+        if points:
+            yield Series(run.label, *_thin(np.array(points, dtype=float), most), run.name)
+
+
+def draw(panels: list[Panel], name: str, caption: str, across: str) -> Plot:
+    """Panels of lines that share their legend.
+
+    Args:
+        panels: at least one.
+        name: of the figure.
+        caption: what it shows.
+        across: what is on the horizontal axes.
+    """
+    labels = list(dict.fromkeys(each.label for panel in panels for each in panel.series))
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
     with _style(name):
         figure, axes = plt.subplots(
             rows, columns, figsize=(3 * columns, 2.3 * rows + 0.4), squeeze=False, layout="constrained"
         )
-        for axis in axes.flat[len(shown) :]:
+        for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
-        for axis, (key, title) in zip(axes.flat, shown.items(), strict=False):
-            for run, lines in series:
-                number = labels.index(run.label)
-                points = [(line["iteration"], line[key]) for line in lines if line.get(key) is not None]
-                if points:
-                    axis.plot(
-                        *_thin(np.array(points, dtype=float), most),
-                        lw=1.3,
-                        label=run.label,
-                        color=COLOURS[number % len(COLOURS)],
-                        ls=STYLES[number // len(COLOURS) % len(STYLES)],
-                    )
-            axis.set_title(title, fontsize=10)
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            for each in panel.series:
+                number = labels.index(each.label)
+                axis.plot(
+                    each.x,
+                    each.y,
+                    lw=1.3,
+                    label=each.label,
+                    color=COLOURS[number % len(COLOURS)],
+                    ls=STYLES[number // len(COLOURS) % len(STYLES)],
+                )
+            axis.set_title(panel.title, fontsize=10)
             axis.grid(alpha=0.25)
         for axis in axes[-1]:
-            axis.set_xlabel("iteration")
+            axis.set_xlabel(across)
         handles = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
         figure.legend(
             handles.values(),
@@ -114,51 +160,126 @@ def curves(
             loc="outside lower left",
             ncols=min(5, len(handles)),
         )
-        return _finish(figure, name, caption)
+        return _finish(figure, name, caption, _in_words(panels), _live(panels, across))
+
+
+def _in_words(panels: Sequence[Panel]) -> str:
+    """The last value of each line, the mean where several share a label."""
+    said = []
+    for panel in panels:
+        last: dict[str, list[float]] = {}
+        for each in panel.series:
+            if each.y.size:
+                last.setdefault(each.label, []).append(float(each.y[-1]))
+        values = [f"{label} {np.mean(ends):.3g}" for label, ends in list(last.items())[:NAMED]]
+        more = f" and {len(last) - NAMED} more" if len(last) > NAMED else ""
+        said.append(f"{panel.title}: {', '.join(values)}{more}")
+    return f"Last values. {'; '.join(said)}."
+
+
+def _live(panels: Sequence[Panel], across: str, **more: Any) -> dict[str, Any]:
+    """Plain values of what is drawn; the same x of several lines stand there once."""
+    xs: list[list[float]] = []
+    found = []
+    for panel in panels:
+        lines = []
+        for each in panel.series:
+            x = _short(each.x)
+            if x not in xs:
+                xs.append(x)
+            line = {"label": each.label, "x": xs.index(x), "y": _short(each.y)}
+            line |= {"run": each.run} if each.run else {}
+            line |= {"kind": each.kind} if each.kind != "line" else {}
+            lines.append(line)
+        found.append({"title": panel.title, "series": lines})
+    return {"across": across, "xs": xs, "panels": found, **more}
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Four digits of each: more than a screen can show."""
+    return [int(value) if float(value).is_integer() else float(f"{value:.4g}") for value in values]
 
 
 def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
     """Box AP against the length of the finetuning: published points, the row's expected band, our runs."""
     grid = np.geomspace(6_000, 240_000, 40)
     bands = [found.box for n in grid if (found := expected(row, "c4", n))]
+    series = [
+        Series(f"expected of {row}, low", grid, np.array([band.low for band in bands]), kind="low"),
+        Series(f"expected of {row}, high", grid, np.array([band.high for band in bands]), kind="high"),
+        Series(f"expected of {row}", grid, np.array([band.mid for band in bands])),
+    ]
+    for curve in published().curves:
+        if curve.detector == "c4":
+            x, y = (np.array([point[i] for point in curve.points], float) for i in (0, 1))
+            series.append(Series(f"published: {curve.init} ({curve.source})", x, y, kind="faint"))
+    own: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.of_the_table and run.value("bbox", "AP") is not None:
+            own.setdefault(run.row, []).append(run)
+    for name, alike in own.items():
+        points = sorted((run.iterations, run.value("bbox", "AP") or 0.0) for run in alike)
+        x, y = (np.array([point[i] for point in points], float) for i in (0, 1))
+        series.append(Series(f"ours: {name}", x, y, kind="points"))
+    caption = (
+        "Box AP on val2017 against the length of the finetuning. Band: what published curves let one "
+        f"expect of {row}; circles: published points; filled marks: runs of this machine."
+    )
+    return _draw_budget(series, row, caption)
+
+
+def _draw_budget(series: Sequence[Series], row: str, caption: str) -> Plot:
+    low, high, middle = series[:3]
     with _style("budget"):
         figure, axis = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
-        low, high = [band.low for band in bands], [band.high for band in bands]
-        axis.fill_between(grid, low, high, color=COLOURS[0], alpha=0.18, lw=0, label=f"expected of {row}")
-        axis.plot(grid, [band.mid for band in bands], color=COLOURS[0], lw=1.5)
-        points = [point for curve in published().curves if curve.detector == "c4" for point in curve.points]
-        axis.plot(
-            [p[0] for p in points],
-            [p[1] for p in points],
-            "o",
-            mfc="none",
-            color="gray",
-            ms=5,
-            label="published, all rows of R50-C4",
-        )
-        for number, own in enumerate(dict.fromkeys(run.row for run in runs if run.of_the_table)):
-            alike = [run for run in runs if run.of_the_table and run.row == own]
-            axis.plot(
-                [run.iterations for run in alike],
-                [run.value("bbox", "AP") or math.nan for run in alike],
-                "sD^vP*Xph<"[number % 10],
-                color=COLOURS[(number + 1) % len(COLOURS)],
-                ms=7,
-                label=f"ours: {own}",
-            )
+        axis.fill_between(low.x, low.y, high.y, color=COLOURS[0], alpha=0.18, lw=0, label=middle.label)
+        axis.plot(middle.x, middle.y, color=COLOURS[0], lw=1.5)
+        label = "published, all rows of R50-C4"
+        for each in series:
+            if each.kind == "faint":
+                axis.plot(each.x, each.y, "o", mfc="none", color="gray", ms=5, label=label)
+                label = "_"
+        for number, each in enumerate(each for each in series if each.kind == "points"):
+            colour = COLOURS[(number + 1) % len(COLOURS)]
+            axis.plot(each.x, each.y, "sD^vP*Xph<"[number % 10], color=colour, ms=7, label=each.label)
         axis.set_xscale("log")
-        ticks = (11_250, 22_500, 45_000, 90_000, 180_000)
-        axis.set_xticks(ticks, ["1/8x", "1/4x", "1/2x", "1x", "2x"])
+        axis.set_xticks([*TICKS], [*TICKS.values()])
         axis.minorticks_off()
         axis.set_xlabel("schedule (1x is 90 000 iterations of 16 images)")
         axis.set_ylabel("box AP")
         axis.grid(alpha=0.25)
         figure.legend(frameon=False, fontsize=9, loc="outside right upper")
-        caption = (
-            "Box AP on val2017 against the length of the finetuning. Band: what published curves let one "
-            f"expect of {row}; circles: published points; filled marks: runs of this machine."
-        )
-        return _finish(figure, "budget", caption)
+        at = {name: float(np.interp(n, middle.x, middle.y)) for n, name in TICKS.items()}
+        words = f"Expected of {row}: {', '.join(f'{ap:.1f} at {name}' for name, ap in at.items())}. "
+        ours = [each for each in series if each.kind == "points"]
+        said = [
+            f"{each.label.removeprefix('ours: ')} {', '.join(f'{y:.1f}' for y in each.y)}" for each in ours
+        ]
+        words += f"Ours: {'; '.join(said)}." if ours else "No run of this machine yet."
+        ticks = {str(n): name for n, name in TICKS.items()}
+        live = _live([Panel("box AP", list(series))], "schedule", log=True, ticks=ticks)
+        return _finish(figure, "budget", caption, words, live)
+
+
+def precision(rows: Mapping[str, Mapping[str, Sequence[float]]], name: str, caption: str) -> Plot:
+    """Precision over recall.
+
+    Args:
+        rows: title of a panel -> label -> precision in percent at the recalls 0, 0.01, ... 1.
+        name: of the figure.
+        caption: what it shows.
+    """
+    recalls = np.linspace(0, 100, 101)
+    panels = [
+        Panel(title, [Series(label, recalls, np.array(values)) for label, values in lines.items()])
+        for title, lines in rows.items()
+    ]
+    plot = draw(panels, name, caption, "recall (%)")
+    said = [
+        f"{panel.title}: " + ", ".join(f"{each.label} {each.y.mean():.1f}" for each in panel.series[:NAMED])
+        for panel in panels
+    ]
+    return replace(plot, words=f"Mean precision in percent. {'; '.join(said)}.")
 
 
 def categories(name: str, ours: Run, base: Run) -> Plot | None:
@@ -186,7 +307,10 @@ def categories(name: str, ours: Run, base: Run) -> Plot | None:
         caption = f"Box AP of each category, {ours.name} less {base.name}"
         if len(both) > len(order):
             caption += f": the {SHOWN} largest losses and gains of {len(both)}"
-        return _finish(figure, name, f"{caption}.")
+        words = ", ".join(f"{category} {both[category]:+.1f}" for category in reversed(order))
+        bars = [(category, round(both[category], 2)) for category in reversed(order)]
+        live = {"bars": bars, "most": max(abs(value) for value in values) or 1.0, "panels": []}
+        return _finish(figure, name, f"{caption}.", f"{words}.", live)
 
 
 def _categories(run: Run) -> dict[str, float | None]:
@@ -207,7 +331,9 @@ def _style(name: str) -> Any:
     )
 
 
-def _finish(figure: Figure, name: str, caption: str) -> Plot:
+def _finish(
+    figure: Figure, name: str, caption: str, words: str, live: dict[str, Any] | None = None
+) -> Plot:
     buffer, image = io.StringIO(), io.BytesIO()
     if layout := figure.get_layout_engine():  # once for both formats
         layout.execute(figure)
@@ -220,8 +346,8 @@ def _finish(figure: Figure, name: str, caption: str) -> Plot:
     for black in ("#000000", "#262626"):
         svg = svg.replace(black, "currentColor")
     # Text has no fill of its own and would stay black on a dark page.
-    head = f'<svg fill="currentColor" role="img" aria-labelledby="caption-{escape(name)}" '
-    return Plot(name, caption, svg.replace("<svg ", head, 1), image.getvalue())
+    head = f'<svg fill="currentColor" role="img" aria-label="{escape(f"{caption} {words}")}" '
+    return Plot(name, caption, svg.replace("<svg ", head, 1), image.getvalue(), words, live)
 
 
 def _thin(points: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

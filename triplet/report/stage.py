@@ -1,13 +1,9 @@
 """The report stage: records in; a page, Markdown, CSV, JSON and plots out."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 import triplet
 from triplet import environment, files, paths, records
@@ -16,13 +12,24 @@ from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published.rows import Method, load_methods
 from triplet.records import Record
-from triplet.report import coco, costs, crate, plots, provenance, results, tables, targets, verify
-from triplet.report.pictures import Picture, pictures
+from triplet.report import (
+    answer,
+    coco,
+    compare,
+    costs,
+    crate,
+    plots,
+    provenance,
+    results,
+    tables,
+    targets,
+    verify,
+)
+from triplet.report.compare import Comparison
+from triplet.report.page import page, render
 from triplet.report.plots import Plot
-from triplet.runs import Run, collect
+from triplet.runs import Run, Unfinished, collect, unfinished
 
-LARGEST = 2_000_000
-"""Bytes of the page."""
 BASES = ("supervised", "random")
 """Rows whose categories others are compared with, the first that is there."""
 
@@ -92,11 +99,12 @@ def _documents(
     runs: list[Run], known: Mapping[str, Record], drawn: bool
 ) -> tuple[dict[str, tuple[str, str]], list[Plot]]:
     numbers = results.flat(runs)
-    figures = draw(runs) if drawn else []
-    content = contents(runs, load_methods(), known)
+    compared = compare.comparisons(groups(runs))
+    figures = draw(runs, compared) if drawn else []
+    content = contents(runs, load_methods(), known, compared, unfinished(paths.root("checkpoints")))
     texts = {
-        "page": ("index.html", page(content, runs, figures, known)),
-        "markdown": ("report.md", _render("report.md.j2", content)),
+        "page": ("index.html", page(content, runs, figures, known, compared)),
+        "markdown": ("report.md", render("report.md.j2", content)),
         "csv": ("results.csv", results.as_csv(numbers)),
         "json": ("results.json", json.dumps(numbers, indent=1)),
         "provenance": ("provenance.json", json.dumps(provenance.document(numbers, known), indent=1)),
@@ -119,24 +127,47 @@ def check(archive: Path | None) -> int:
     return 2 if count[verify.WRONG] else 0
 
 
-def contents(runs: list[Run], methods: Mapping[str, Method], known: Mapping[str, Record]) -> dict[str, Any]:
-    """The tables that the page and the Markdown show."""
+def contents(
+    runs: list[Run],
+    methods: Mapping[str, Method],
+    known: Mapping[str, Record],
+    compared: Sequence[Comparison] = (),
+    begun: Sequence[Unfinished] = (),
+) -> dict[str, Any]:
+    """What the page and the Markdown show.
+
+    Args:
+        runs: of this machine.
+        methods: the table's rows.
+        known: the runs' records, by portable path.
+        compared: see ``compare.comparisons``.
+        begun: see ``runs.unfinished``.
+    """
     power = load(costs.PATH, costs.Power)
     formula = (
         f"Energy: {costs.FORMULA}, by configs/power.yaml: utilisation {power.utilisation:g}, PUE "
         f"{power.pue:g}. An upper bound for the GPUs, without the rest of the machine; unknown GPUs and "
         "CPUs have none."
     )
+    lines, found = coco.lines(runs, methods), coco.causes(runs, methods)
+    spent, named = costs.costs(runs, power), experiments(runs)
     return {
         "version": triplet.__version__,
         "commit": environment.commit(),
         "runs": runs,
-        "coco": tables.coco_table(coco.lines(runs, methods)),
-        "short": [tables.of_causes(name, found) for name, found in coco.causes(runs, methods).items()],
+        "sentences": answer.sentences(runs, lines, named, found),
+        "lines": lines,
+        "dots": answer.dots(lines),
+        "steps": answer.steps(runs, lines, begun),
+        "coco": tables.coco_table(lines),
+        "missing": answer.all_of([(line.row, line.command) for line in lines if line.command]),
+        "short": [tables.of_causes(name, each) for name, each in found.items()],
         "recipes": tables.of_recipes(coco.pairs(runs, methods)),
         "targets": [tables.of_target(table) for table in targets.tables(runs, methods)],
-        "experiments": [tables.of_experiment(name, alike) for name, alike in experiments(runs).items()],
-        "costs": tables.of_costs(costs.costs(runs, power), formula),
+        "experiments": [tables.of_experiment(name, alike) for name, alike in named.items()],
+        "paired": [compare.of_pairs(each) for each in compared if len(each.rows) > 1],
+        "spent": spent,
+        "costs": tables.of_costs(spent, formula),
         "deviations": tables.of_deviations(runs, methods),
     }
 
@@ -150,7 +181,13 @@ def experiments(runs: list[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def draw(runs: list[Run]) -> list[Plot]:
+def groups(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs within which rows are compared: COCO's table, and each experiment."""
+    table = [run for run in runs if run.of_the_table]
+    return ({"table": table} if table else {}) | experiments(runs)
+
+
+def draw(runs: list[Run], compared: Sequence[Comparison] = ()) -> list[Plot]:
     """All figures."""
     found: list[Plot | None] = [plots.budget(runs)]
     found.append(
@@ -169,43 +206,12 @@ def draw(runs: list[Run]) -> list[Plot]:
     ):
         name = tables.slug(stage)
         found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
-    groups = {"table": [run for run in runs if run.of_the_table], **experiments(runs)}
-    for name, alike in groups.items():
+    for name, alike in groups(runs).items():
         first = sorted(alike, key=lambda run: (run.name != run.row, run.name), reverse=True)
         rows = {run.row: run for run in first}
         base = next((rows[row] for row in BASES if row in rows), None)
         ours = rows.get("triplet")
         if base and ours:
             found.append(plots.categories(f"categories-{tables.slug(name)}", ours, base))
+    found += [compare.precision(each) for each in compared]
     return [plot for plot in found if plot]
-
-
-def page(
-    content: dict[str, Any], runs: list[Run], figures: Sequence[Plot], known: Mapping[str, Record]
-) -> str:
-    """The HTML page below LARGEST bytes: what does not fit is left out, pictures first, then records."""
-    shown: list[Picture] = pictures(runs)
-    provided = [tables.of_records(run, known) for run in runs]
-    while True:
-        left_out = len(runs) - len(provided)
-        more = {"plots": figures, "pictures": shown, "records": provided, "left_out": left_out}
-        text = _render("page.html.j2", {**content, **more})
-        if len(text.encode()) <= LARGEST or not (shown or provided):
-            return text
-        if shown:
-            shown = []
-        else:
-            provided = provided[: len(provided) // 2]
-
-
-def _render(template: str, content: dict[str, Any]) -> str:
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(("html.j2",)),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script = "\n" + (Path(__file__).parent / "sort.js").read_text()
-    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return templates.get_template(template).render(**content, script=script, policy=policy)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from triplet.published.causes import EXCLUDED, Cause
 from triplet.published.curves import NOISE
@@ -16,6 +16,8 @@ from triplet.runs import METRICS, Run, Score, score
 from triplet.scores import TASKS
 
 NONE = "–"
+EXTRA = ("epochs", "GPUs", "ours AP50", "zoo AP50", "ours AP75", "zoo AP75")
+"""Columns of COCO's table that are shown when asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,22 @@ class Grid:
     note: str
     columns: Sequence[str]
     rows: list[list[Cell]] = field(default_factory=list)
+    extra: Sequence[str] = ()
+    """Columns that the page shows when asked to."""
+
+    def part(self, *, missing: bool) -> "Grid":
+        """Its rows that have results, or those that have what makes them instead."""
+        lacks = [any(cell.kind == "command" and cell.text != NONE for cell in row) for row in self.rows]
+        rows = [row for row, lack in zip(self.rows, lacks, strict=True) if lack == missing]
+        if not missing:
+            return replace(self, rows=rows)
+        return replace(self, name=f"{self.name}-missing", title=f"{self.title}, not run yet", rows=rows)
+
+    def of(self, run: str) -> "Grid":
+        """The rows of one run, which their first cells name."""
+        rows = [row[1:] for row in self.rows if row[0].text == run]
+        own = {"name": f"{self.name}-{slug(run)}", "title": f"{self.title}: {run}"}
+        return replace(self, **own, rows=rows, columns=self.columns[1:])
 
 
 def anchor(run: str) -> str:
@@ -93,7 +111,8 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
             "standard deviation. At the full schedule (2x) the verdict compares ours with README's, at a "
             "shorter one with what published curves let one expect of that length."
         )
-        grid = Grid(f"coco-{task}", f"COCO val2017, Mask R-CNN R50-C4: {task} AP", note, columns)
+        title = f"COCO val2017, Mask R-CNN R50-C4: {task} AP"
+        grid = Grid(f"coco-{task}", title, note, columns, extra=EXTRA)
         for line in (line for line in lines if line.task == task):
             band = line.expected
             grid.rows.append(
@@ -184,7 +203,10 @@ def of_target(table: targets.TargetTable) -> Grid:
     for metric in table.metrics:
         columns += [f"{metric} {source.replace('readme', 'README')}" for source in table.sources[metric]]
         columns.append(f"{metric} ours")
-    grid = Grid(table.name, table.title, table.note, [*columns, "difference", "protocol", "what makes it"])
+    columns += ["difference", "protocol", "what makes it"]
+    shown = ("Row", "AP50 ", "AP ", "1 ", "8 ", "96 ", "difference", "protocol", "what makes it")
+    extra = [name for name in columns if not name.startswith(shown)] if len(columns) > 11 else []
+    grid = Grid(table.name, table.title, table.note, columns, extra=extra)
     for line in table.lines:
         cells = [Cell(line.label)]
         for metric in table.metrics:
@@ -199,6 +221,12 @@ def of_target(table: targets.TargetTable) -> Grid:
         cells += [Cell(line.protocol or NONE, kind="text"), Cell(line.command or NONE, kind="command")]
         grid.rows.append(cells)
     return grid
+
+
+def commands(grids: Sequence[Grid]) -> str:
+    """One command that runs all that these tables say what makes."""
+    each = [cell.text for grid in grids for row in grid.rows for cell in row if cell.kind == "command"]
+    return " && ".join(dict.fromkeys(text for text in each if text != NONE))
 
 
 def of_experiment(name: str, runs: list[Run]) -> Grid:
@@ -238,20 +266,22 @@ def gains(runs: list[Run], row: str, base: str = "random") -> Score | None:
 
 def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
     """The sums of each stage, and a line for each stage of each run."""
-    columns = ("stage", "runs", "hours", "GPU hours", "energy (kWh, at most)")
+    energies = ("energy (kWh, at most)", "measured (kWh, GPUs alone)")
+    columns = ("stage", "runs", "hours", "GPU hours", *energies)
     sums = Grid("costs", "Time, GPU hours and energy of all runs", formula, columns)
     for stage in dict.fromkeys(cost.stage.partition("/")[0] for cost in costs):
         alike = [cost for cost in costs if cost.stage.partition("/")[0] == stage]
-        known = [cost.energy for cost in alike if cost.energy is not None]
         hours, gpu_hours = sum(cost.hours for cost in alike), sum(cost.gpu_hours for cost in alike)
-        energy = number(sum(known) if known else None, ".2f")
-        numbers = [number(len(alike), "d"), number(hours, ".2f"), number(gpu_hours or None, ".2f"), energy]
+        numbers = [number(len(alike), "d"), number(hours, ".2f"), number(gpu_hours or None, ".2f")]
+        for values in ([cost.energy for cost in alike], [cost.measured for cost in alike]):
+            known = [value for value in values if value is not None]
+            numbers.append(number(sum(known) if known else None, ".2f"))
         sums.rows.append([Cell(stage), *numbers])
     each = Grid(
         "costs-each",
         "Of each stage of each run",
         "",
-        ("Run", "stage", "hours", "GPUs", "GPU hours", "energy (kWh, at most)"),
+        ("Run", "stage", "hours", "GPUs", "GPU hours", *energies),
         [
             [
                 Cell(cost.run, link=anchor(cost.run)),
@@ -260,6 +290,7 @@ def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
                 Cell(coco.machine([cost.gpu] if cost.gpu else [], cost.gpus), kind="text"),
                 number(cost.gpu_hours if cost.gpus else None, ".2f"),
                 number(cost.energy, ".2f"),
+                number(cost.measured, ".2f"),
             ]
             for cost in costs
         ],
@@ -301,6 +332,18 @@ def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
     names = [f"checkpoints/{run.name}/{stage}/record.json" for stage in run.stages]
     back = [name for first in names for name in provenance.chain(first, known)]
     shown = {name: known[name] for name in dict.fromkeys([*names, *back]) if name in known}
+    stale = run.stale and f"Not all of it is shown: {run.stale}."
+    return _records(anchor(run.name), run.name, stale, shown)
+
+
+def of_others(runs: Sequence[Run], known: Mapping[str, Record]) -> Grid:
+    """The records that no run has: of data sets and weights."""
+    own = {f"checkpoints/{run.name}/{stage}/record.json" for run in runs for stage in run.stages}
+    others = {name: record for name, record in known.items() if name not in own}
+    return _records("records-others", "Data sets, weights, and what no run has", "", others)
+
+
+def _records(name: str, title: str, note: str, shown: Mapping[str, Record]) -> Grid:
     fields = {
         "command": [Cell(each.command or NONE, kind="command") for each in shown.values()],
         "config (SHA-256)": [_text(_config(each)) for each in shown.values()],
@@ -318,9 +361,9 @@ def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
         "log": [_text(provenance.log_of(name) or NONE) for name in shown],
     }
     return Grid(
-        anchor(run.name),
-        run.name,
-        run.stale and f"Not all of it is shown: {run.stale}.",
+        name,
+        title,
+        note,
         ("Record", *(name.removesuffix("/record.json").removeprefix("checkpoints/") for name in shown)),
         [[Cell(field), *cells] for field, cells in fields.items()],
     )

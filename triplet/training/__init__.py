@@ -1,1 +1,1 @@
-"""What every training and evaluation of the kit shares."""
+"""Modules that every training and evaluation of the kit shares."""

@@ -68,18 +68,18 @@ def _group(name: str) -> dist.ProcessGroup:
 
 
 def _by_kernels(x: Tensor) -> bool:
-    """Whether torch's kernels for SyncBatchNorm do the local part: in eager mode on a GPU."""
+    """Return whether torch's SyncBatchNorm kernels do the local part: in eager mode on a GPU."""
     return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """The memory layout that the kernels take: channels last where ``x`` has it, else contiguous."""
+    """Return the memory layout that the kernels take: channels last where ``x`` has it, else contiguous."""
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
 class _Pooled(torch.autograd.Function):
-    """The operator, with its backward pass by hand (Ioffe and Szegedy, arXiv 1502.03167, section 3)."""
+    """The operator with a hand-written backward pass (Ioffe and Szegedy, arXiv 1502.03167, section 3)."""
 
     @staticmethod
     def forward(
@@ -122,7 +122,8 @@ class _Pooled(torch.autograd.Function):
     def backward(
         ctx: Any, gradient: Tensor, *statistics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Gradients of input, weight and bias; DistributedDataParallel averages the latter two itself."""
+        """Return the gradients of input, weight and bias; DistributedDataParallel averages the latter
+        two."""
         x, weight, mean, inverse, total = ctx.saved_tensors
         axes, shape = _axes(x)
         kernels = _by_kernels(x)
@@ -151,12 +152,13 @@ def _pooled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """All axes but the channels', and the shape in which a (C,) tensor meets ``x``."""
+    """Return all axes but the channels', and the shape in which a (C,) tensor broadcasts to ``x``."""
     return (0, *range(2, x.dim())), (1, -1, *(1 for _ in range(2, x.dim())))
 
 
 class _AnyBatchNorm(nn.BatchNorm2d):
-    """Takes (N, C) as well as (N, C, H, W): layers for either become one of its subclasses."""
+    """Base class that takes (N, C) as well as (N, C, H, W); layers for either become one of its
+    subclasses."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
@@ -170,7 +172,7 @@ class PooledBatchNorm(_AnyBatchNorm):
     """
 
     group: str
-    """Name of the process group that shares the statistics."""
+    """Name of the process group whose processes share the statistics."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise by the pooled batch while training, by the running statistics otherwise."""
@@ -196,7 +198,7 @@ def pool_batch_norm(
     ranks: int,
     kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d),
 ) -> None:
-    """Let BN layers, in place, take their statistics over ``ranks`` consecutive processes.
+    """Make BN layers, in place, take their statistics over ``ranks`` consecutive processes.
 
     Args:
         module: whose layers they are.
@@ -220,7 +222,7 @@ def pool_batch_norm(
 
 
 class GroupBatchNorm(_AnyBatchNorm):
-    """Batch normalisation of each of ``groups`` equal parts of the rows alone, as on GPUs of their own.
+    """Batch normalisation of each of ``groups`` equal parts of the batch alone, as on GPUs of their own.
 
     The running statistics are those of the first part, as a GPU's that writes the checkpoint.
     """
@@ -228,7 +230,7 @@ class GroupBatchNorm(_AnyBatchNorm):
     groups: int
 
     def forward(self, input: Tensor) -> Tensor:
-        """Each part by its own statistics while training, by the running ones otherwise."""
+        """Normalise each part by its own statistics while training, by the running ones otherwise."""
         if self.training and len(input) % self.groups:
             raise ValueError(f"{len(input)} rows do not divide into {self.groups} parts")
         first, *others = input.chunk(self.groups) if self.training else (input,)
@@ -240,7 +242,7 @@ class GroupBatchNorm(_AnyBatchNorm):
 
 
 def group_batch_norm(module: nn.Module, groups: int) -> None:
-    """Let every BN layer, in place, normalise each of this many parts of a batch alone."""
+    """Make every BN layer, in place, normalise each of this many parts of a batch alone."""
     for layer in module.modules() if groups > 1 else ():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.__class__ = GroupBatchNorm  # keeps names and tensors

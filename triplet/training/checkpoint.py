@@ -1,4 +1,4 @@
-"""What a training writes and goes on from."""
+"""The checkpoints that a training writes and resumes from."""
 
 import pickle
 import re
@@ -10,13 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from triplet import files
+from triplet import files, untrusted
+from triplet.artifacts import Plan
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.training.distributed import Processes
+from triplet.weights import torch_file
+from triplet.weights.read import FORMAT
 
-FORMAT = "triplet-kit/1"
+FINALS = ("checkpoint.pth", "model_final.pth")
+"""What finished runs leave."""
 _BROKEN = (
+    KitError,
     OSError,
     RuntimeError,
     pickle.UnpicklingError,
@@ -28,13 +33,20 @@ _BROKEN = (
 )
 
 
-def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int, epoch: int) -> None:
+def save(
+    path: Path,
+    networks: nn.Module,
+    optimizer: Optimizer | None,
+    step: int,
+    epoch: int,
+    plan: Plan | None = None,
+) -> None:
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
     Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
     ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*`` and what else the
     method has (``predictor.*``, ``target.*``, ``queue``, ``bank``); ``optimizer`` (None in a finished
-    run's).
+    run's); ``plan``, see ``write``.
 
     Raises:
         KitError: a tensor is not finite, or it cannot be written (a full disk); what was there before is
@@ -48,11 +60,11 @@ def save(path: Path, networks: nn.Module, optimizer: Optimizer | None, step: int
         "networks": networks.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
-    write(path, state)
+    write(path, state, plan)
 
 
 def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None:
-    """KitError with the last good checkpoint in ``folder`` when a tensor has a NaN or infinity."""
+    """Raise KitError with the last good checkpoint in ``folder`` when a tensor holds a NaN or infinity."""
     if odd := [name for name, value in state.items() if not value.isfinite().all()]:
         good = next((found.name for found in checkpoints(folder)), "none")
         raise KitError(
@@ -61,12 +73,19 @@ def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None
         )
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: dict[str, Any], plan: Plan | None = None) -> None:
     """Write tensors and plain values atomically, and their SHA-256 beside them as sha256sum does.
+
+    Args:
+        path: of the file.
+        state: tensors and plain values by name.
+        plan: what the stage sets out to do, kept as ``plan``: nothing of another plan goes on from it.
 
     Raises:
         KitError: it cannot be written (a full disk); what was there before is untouched.
     """
+    if plan:
+        state = {**state, "plan": plan.model_dump_json()}
     try:
         with files.atomic(path) as temporary:
             torch.save(state, temporary)
@@ -78,7 +97,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of an unfinished run, newest first."""
+    """Return the checkpoints of an unfinished run, newest first."""
     found = (path for path in folder.glob("step_*.pth") if re.fullmatch(r"step_\d+\.pth", path.name))
     return sorted(found, key=step_of, reverse=True)
 
@@ -91,16 +110,16 @@ SCRATCH = (
     ".step_*.tmp",
     ".checkpoint.pth*.tmp",
 )
-"""Patterns of what an unfinished run keeps; see ``records.perform``."""
+"""Patterns of the files that an unfinished run keeps; see ``records.perform``."""
 
 
 def step_of(path: Path) -> int:
-    """How many steps a checkpoint has behind it by its name, which need not be true."""
+    """Return the step in a checkpoint's name, which need not be that of its content."""
     return int(path.stem.removeprefix("step_"))
 
 
 def step_in(state: Any) -> int:
-    """How many optimiser steps the content of a checkpoint has behind it; ValueError for none."""
+    """Return the optimiser step in a checkpoint's content; ValueError where there is none."""
     step = state["step"] if isinstance(state, dict) else None
     if type(step) is not int or step < 0:
         raise ValueError(f"it says no number of steps: {step!r:.40}")
@@ -108,18 +127,43 @@ def step_in(state: Any) -> int:
 
 
 def trained(folder: Path, unit: str = "steps") -> str:
-    """Say how far the checkpoints of a folder are, by what is in them; '' without any."""
+    """Say how far the checkpoints of a folder are, by their content; '' without any."""
     done = reached(folder)
     return f"with {done} {unit} trained" if done else ""
 
 
 def reached(folder: Path) -> int:
-    """The most steps that a readable checkpoint of a folder has behind it, by what is in it."""
+    """Return the highest optimiser step among the readable checkpoints of a folder, by their content."""
     return max((_peek(path) or 0 for path in checkpoints(folder)), default=0)
 
 
+def planned(folder: Path) -> Plan | None:
+    """The plan that the newest checkpoint of a folder names, or the final one; None where none does."""
+    for path in (*checkpoints(folder), *(folder / name for name in FINALS)):
+        try:
+            if found := plan_in(torch_file.read(path, checksums=False, mapped=True)):
+                return found
+        except _BROKEN:
+            continue
+    return None
+
+
+def plan_in(state: Any) -> Plan | None:
+    """The plan in the content of a checkpoint, None for one of before there were any; ValueError for a
+    damaged one."""
+    said = state.get("plan") if isinstance(state, dict) else None
+    return None if said is None else Plan.model_validate_json(said)
+
+
+def _check_plan(state: Any, plan: Plan | None) -> None:
+    """ValueError where the content of a checkpoint is of another plan than this one."""
+    theirs = plan_in(state)
+    if plan and theirs and (changes := theirs.changes(plan)):
+        raise ValueError(f"it is of another plan: {changes[0]}")
+
+
 def keep(folder: Path, max_to_keep: int) -> None:
-    """Delete all but the newest checkpoints, and what killed processes left half-written."""
+    """Delete all but the newest checkpoints, and the partial files of killed processes."""
     for unfinished in folder.glob(".step_*.tmp"):
         unfinished.unlink()
     for path in checkpoints(folder)[max_to_keep:]:
@@ -135,8 +179,9 @@ def resume(
     steps: int,
     *,
     final: Path | None = None,
+    plan: Plan | None = None,
 ) -> int:
-    """Load the newest whole checkpoint in place, on every process; the number of optimiser steps done.
+    """Load the newest whole checkpoint in place on every process; return the optimiser steps done.
 
     The first process alone reads: nodes need not share a file system. Momenta that are missing are zero.
 
@@ -147,11 +192,14 @@ def resume(
         processes: all of them; each must call this.
         steps: of the whole run.
         final: a finished run's checkpoint that may be there instead, where its record is damaged.
+        plan: of the run; see ``newest``.
 
     Raises:
         KitError: see ``newest``; or only another process than the first one finds checkpoints.
     """
-    found = restore(folder, networks, optimizer, steps, final) if processes.is_main_process else None
+    found = None
+    if processes.is_main_process:
+        found = restore(folder, networks, optimizer, steps, final, plan)
     start: int = processes.broadcast_object(found)
     held = processes.gather(bool(checkpoints(folder)))
     if not start and any(held):
@@ -175,8 +223,9 @@ def restore(
     optimizer: Optimizer,
     steps: int | None = None,
     final: Path | None = None,
+    plan: Plan | None = None,
 ) -> int:
-    """Load the newest whole checkpoint in place; the number of optimiser steps done, 0 without one.
+    """Load the newest whole checkpoint in place; return the optimiser steps done, 0 without one.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -187,15 +236,20 @@ def restore(
         if state["optimizer"] is not None:  # that of a finished run has none
             optimizer.load_state_dict(state["optimizer"])
 
-    if final and steps and (state := finished(final, steps)):
+    if final and steps and (state := finished(final, steps, plan)):
         load(final, state)
         say(f"{folder.name}: {final.name} holds all {steps} steps")
         return steps
-    return newest(folder, load, steps)
+    return newest(folder, load, steps, plan)
 
 
-def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: int | None = None) -> int:
-    """Load the newest checkpoint that is whole; the steps that it has behind it, 0 if none is there.
+def newest(
+    folder: Path,
+    load: Callable[[Path, dict[str, Any]], object],
+    steps: int | None = None,
+    plan: Plan | None = None,
+) -> int:
+    """Load the newest checkpoint that is whole; return its optimiser step, 0 if there is none.
 
     What is inside decides which is the newest, see ``_rename_by_content``.
 
@@ -203,6 +257,7 @@ def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: 
         folder: of the run.
         load: takes a checkpoint's path and content.
         steps: of the whole run; a checkpoint of more is of another.
+        plan: of the run; a checkpoint that names another one is not taken.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -217,9 +272,10 @@ def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: 
                 raise ValueError(
                     f"it is of another run: it has {step} steps behind it, this one has {steps}"
                 )
+            _check_plan(state, plan)
             load(path, state)
         except _BROKEN as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:120]
             say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
         else:
             return step
@@ -229,7 +285,7 @@ def newest(folder: Path, load: Callable[[Path, dict[str, Any]], object], steps: 
 
 
 def _rename_by_content(folder: Path) -> None:
-    """Give each checkpoint the name of the step that is in it; say so where it had another one.
+    """Rename each checkpoint to the step that is in it, and say so where it had another name.
 
     A copy of another one is put aside: it would take the place of one that ``keep`` keeps.
     """
@@ -253,39 +309,46 @@ def _rename(path: Path, target: Path) -> None:
     _digest(path).unlink(missing_ok=True)
 
 
-def finished(path: Path, steps: int) -> dict[str, Any] | None:
-    """The whole final checkpoint of a run of so many steps; None for none, or while others are left."""
+def finished(path: Path, steps: int, plan: Plan | None = None) -> dict[str, Any] | None:
+    """Return the whole final checkpoint of a run of so many steps; None for none, or while others are
+    left."""
     if checkpoints(path.parent) or _peek(path) != steps:
         return None
     try:
-        return whole(path)
+        state = whole(path)
+        _check_plan(state, plan)
+        return state
     except _BROKEN:
         return None
 
 
 def _peek(path: Path) -> int | None:
-    """The step in a checkpoint, whose tensors are not read; None for a damaged one."""
+    """Return the step in a checkpoint without reading its tensors; None for a damaged one."""
     try:
-        return step_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        return step_in(torch_file.read(path, checksums=False, mapped=True))
     except _BROKEN:
         return None
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint; ValueError where its SHA-256, or a checksum inside, is another one."""
-    if digest := _recorded(path):
-        if digest != files.sha256(path):
-            raise ValueError("its SHA-256 is another one")
-    elif damage := files.damage(path):  # a copy may come without
-        raise ValueError(damage)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """Read a checkpoint within the bounds of ``triplet.weights.torch_file``.
+
+    Raises:
+        ValueError: its SHA-256 differs.
+        KitError: a checksum inside differs, or it is not a checkpoint; see there.
+    """
+    digest = _recorded(path)
+    if digest and digest != files.sha256(path):
+        raise ValueError("its SHA-256 is another one")
+    state: dict[str, Any] = torch_file.read(path, checksums=not digest)  # a copy may come without
     return state
 
 
 def _recorded(path: Path) -> str | None:
-    """The SHA-256 that was written beside a checkpoint."""
+    """Return the SHA-256 that was written beside a checkpoint."""
     digest = _digest(path)
-    found = re.match(rb"[0-9a-f]{64}\b", digest.read_bytes()) if digest.exists() else None
+    said = untrusted.read_bytes(digest, untrusted.RECORD, "checksum") if digest.exists() else b""
+    found = re.match(rb"[0-9a-f]{64}\b", said)
     return found[0].decode() if found else None
 
 

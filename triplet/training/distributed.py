@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from triplet import records
+from triplet import energy, records
+from triplet.environment import usable_cores
 from triplet.errors import Interrupted, KitError
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ PATIENCE = 1800.0
 """Seconds to wait for processes that have joined."""
 DEVICES = Path("/dev")
 OWN_THREADS = "TRIPLET_OWN_THREADS"
-"""Variable that is set where OMP_NUM_THREADS is not the user's choice."""
+"""Environment variable that is set where OMP_NUM_THREADS is not the user's choice."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,19 @@ class Processes:
 
     @property
     def nodes(self) -> int:
-        """Machines, each with the same number of processes."""
+        """Number of machines, each with the same number of processes."""
         return self.size // int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
     @property
     def memory(self) -> float | None:
-        """Bytes of the smallest GPU, None without one."""
+        """Bytes of memory of the smallest GPU; None without one."""
         if self.device.type != "cuda":
             return None
         return min(self.gather(torch.cuda.get_device_properties(self.device).total_memory))
 
     @property
     def free(self) -> float | None:
-        """Bytes left on the fullest GPU, what this process holds included; None without one."""
+        """Bytes free on the fullest GPU, including what this process holds; None without one."""
         if self.device.type != "cuda":
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -55,11 +56,11 @@ class Processes:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this one writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def assert_same(self, what: str, value: Any) -> None:
-        """KitError on every process unless all have an equal (JSON-able) value."""
+        """Raise KitError on every process unless all have an equal (JSON-able) value."""
         found = self.gather(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12])
         if odd := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
             raise KitError(
@@ -68,7 +69,7 @@ class Processes:
             )
 
     def broadcast_object(self, value: Any = None) -> Any:
-        """What the first process says, on every one."""
+        """Return the main process's value on every process."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box, src=0)
@@ -76,7 +77,7 @@ class Processes:
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process, in place, what the first one's hold."""
+        """Copy the main process's tensors to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 plain = tensor.contiguous()  # NCCL takes no channels-last
@@ -84,14 +85,14 @@ class Processes:
                 tensor.copy_(plain)
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in order."""
+        """Return every process's value, in order."""
         found = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(found, value)
         return found
 
     def all_gather(self, own: Tensor) -> Tensor:
-        """(n, ...) of each process -> (size * n, ...), in order. The gradient goes to the own rows
+        """Gather (n, ...) of each process to (size * n, ...), in order. The gradient goes to the own rows
         alone."""
         if self.size == 1:
             return own
@@ -101,14 +102,14 @@ class Processes:
         return torch.cat(parts)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Elementwise mean over the processes."""
+        """Return the elementwise mean over the processes."""
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
         return values
 
     def use_cores(self, loaders: int) -> str:
-        """Let torch compute on the CPU cores that this machine's processes and their loaders leave.
+        """Let torch compute on the CPU cores that the processes of this machine and their loaders leave.
 
         More threads than cores make a small network several times slower. An OMP_NUM_THREADS that the user
         has set stands.
@@ -119,7 +120,7 @@ class Processes:
         Returns:
             One phrase that says what each process has.
         """
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         chosen = "OMP_NUM_THREADS" not in os.environ or OWN_THREADS in os.environ
         if chosen:
             torch.set_num_threads(max(1, cores * self.nodes // self.size - loaders))
@@ -185,7 +186,7 @@ def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes
 
 
 def _card() -> Path | None:
-    """A GPU that the machine or the container gives this process, which nobody told to leave it."""
+    """Return the device file of a GPU of this process; None where CUDA_VISIBLE_DEVICES hides all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
         return None
     cards = sorted(DEVICES.glob("nvidia[0-9]*"))
@@ -195,7 +196,7 @@ def _card() -> Path | None:
 def perform(
     processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
 ) -> None:
-    """``records.perform`` for processes that work as one: all of them work, the first one keeps the record.
+    """Perform a stage by several processes: all of them work, the main process keeps the record.
 
     Args:
         processes: each of them calls this.
@@ -209,16 +210,33 @@ def perform(
     """
     if not processes.is_main_process:
         if processes.broadcast_object() == "work":
-            work(records.Job(folder))
+            _measured(processes, work, records.Job(folder))
         return
     told: list[str] = []
 
     def all_work(job: records.Job) -> None:
         told.append(processes.broadcast_object("work"))
-        work(job)
+        _measured(processes, work, job)
 
     try:
         records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
     finally:
         if not told:  # done already, or refused: let the others go
             processes.broadcast_object("nothing to do")
+
+
+def _measured(processes: Processes, work: Callable[[records.Job], None], job: records.Job) -> None:
+    """Work, and fill in the energy that all processes took for it."""
+    spent = energy.measure()
+
+    def sum_up() -> None:
+        job.energy_kwh = energy.total(processes.gather(spent()))
+
+    try:
+        work(job)
+    except BaseException as error:
+        # All processes agree on a stop; after an error others may wait in another collective.
+        if processes.size == 1 or isinstance(error, Interrupted):
+            sum_up()
+        raise
+    sum_up()

@@ -1,8 +1,10 @@
-"""Data loading whose processes end on every way out: an end, an error, a signal, the death of one."""
+"""Data loading whose processes end in every case: the end of the data, an error, a signal, a killed
+worker."""
 
 import contextlib
 import itertools
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import wait
 from typing import Any
@@ -15,7 +17,7 @@ from triplet.errors import KitError
 from triplet.signals import Stop, ignore_in_worker
 
 PREFETCHED = 8 * 2**30
-"""Bytes of batches that a process has ready at most, while each of its loaders has one."""
+"""Most bytes of batches that a process holds ready, as long as each of its loaders has one."""
 
 
 def load(
@@ -28,7 +30,7 @@ def load(
     pin: bool = False,
     start_worker: Callable[[int], None] = ignore_in_worker,
 ) -> Generator[Any, None, None]:
-    """Items of a data set, in an order; close the generator to end its processes.
+    """Yield items of a data set in an order; close the generator to end its processes.
 
     When a worker process is killed, as the kernel does where memory is short, ``stop`` is set and the items
     that follow are loaded in this process: the caller ends its step as always, saves, and stops.
@@ -54,6 +56,8 @@ def load(
         batch_size=None,
         collate_fn=_unchanged,
         num_workers=workers,
+        # Python 3.14's own choice would start Python anew for each, and pickle the data set.
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
         worker_init_fn=start_worker,
         pin_memory=pin,
         persistent_workers=True,
@@ -66,7 +70,7 @@ def load(
 
 
 def _from_workers(loader: DataLoader[Any]) -> Generator[Any, None, int | None]:
-    """The loader's items, until a worker is killed; then returns how many there were, else None."""
+    """Yield the loader's items; return how many there were when a worker was killed, else None."""
     done, lost = 0, False
     before = signal.getsignal(signal.SIGCHLD)
     iterator: Any = iter(loader)
@@ -97,7 +101,7 @@ def _from_workers(loader: DataLoader[Any]) -> Generator[Any, None, int | None]:
 
 
 def from_worker(error: KitError) -> KitError:
-    """The error as it was raised in the worker, whose traceback torch puts into the message."""
+    """Return the error as the worker raised it; torch puts the worker's traceback into the message."""
     return KitError(str(error).rpartition("KitError: ")[2].strip())
 
 
@@ -106,13 +110,13 @@ def _unchanged(item: Any) -> Any:
 
 
 def prefetched(loaders: int, size: int) -> int:
-    """Batches of ``size`` bytes that each loader process makes ahead: 4, fewer where all would be more than
-    PREFETCHED."""
+    """Return the batches of ``size`` bytes that each loader process makes ahead: 4, or fewer where all
+    would exceed PREFETCHED."""
     return max(1, min(4, PREFETCHED // max(1, loaders * size)))
 
 
 class _Batched(Dataset[Any]):
-    """Batches of another data set's items."""
+    """Data set of batches of another data set's items."""
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], tuple[Tensor, Any]]) -> None:
         self.dataset, self.collate = dataset, collate
@@ -130,7 +134,7 @@ def stream(
     stop: Stop,
     size: int = 0,
 ) -> Generator[tuple[Tensor, Any], None, None]:
-    """Batches of a data set, their first part on ``device``; close it to end its processes.
+    """Yield batches of a data set, the first part on ``device``; close the generator to end its processes.
 
     Args:
         dataset: of items that can be loaded in any order.

@@ -1,4 +1,4 @@
-"""What a forward pass keeps for the backward pass."""
+"""The tensors that a forward pass keeps for the backward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def kept_for_backward(network: nn.Module, size: Callable[[Tensor], int]) -> Iterator[dict[int, int]]:
-    """Collect the bytes of what forward passes inside keep for the backward pass, by the storage.
+    """Collect the bytes that forward passes inside keep for the backward pass, by storage.
 
     The network's own parameters are left out, and a storage that several tensors share counts once.
 

@@ -1,4 +1,5 @@
-"""What a training says of itself: a line of JSON and TensorBoard scalars for each step, pace and memory."""
+"""The metrics of a training: a line of JSON and TensorBoard scalars for each step, throughput and
+memory."""
 
 import contextlib
 import json
@@ -15,7 +16,7 @@ from triplet.progress import duration
 
 
 class MetricLogger:
-    """``metrics.jsonl`` and ``tensorboard/`` of a run; says nothing unless this is the first process.
+    """Writes ``metrics.jsonl`` and ``tensorboard/`` of a run, on the main process alone.
 
     Args:
         folder: of the run.
@@ -62,7 +63,7 @@ class MetricLogger:
 
 
 class ThroughputMeter:
-    """How fast a run goes, and how long it will take.
+    """Measures the throughput of a run and estimates its end.
 
     Args:
         batch: images in an optimiser step, over all processes.
@@ -71,8 +72,8 @@ class ThroughputMeter:
     """
 
     SETTLED, KNOWN = 10, 20
-    """Steps of a session after which the time is taken, and then told: the first ones compile, tune and
-    fill caches."""
+    """Steps of a session before timing begins, and then before it is printed: the first steps compile, tune
+    and fill caches."""
 
     def __init__(self, batch: int, steps: int, start: int) -> None:
         self.batch, self.steps, self.start = batch, steps, start
@@ -80,7 +81,8 @@ class ThroughputMeter:
         self._done, self._settled = 0, 0.0
 
     def step(self, waited: float) -> dict[str, float]:
-        """What the log says of a step that ends now, ``waited`` seconds of which went by without data."""
+        """Return the log entries of a step that ends now, of which ``waited`` seconds were spent without
+        data."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._done += 1
@@ -93,11 +95,11 @@ class ThroughputMeter:
         }
 
     def pause(self) -> None:
-        """What happened since the step's end is no part of the next one."""
+        """Leave the time since the end of the last step out of the next one."""
         self._last = time.monotonic()
 
     def forecast(self, done: int) -> str | None:
-        """Once, after the first steps of a session: how long the run will take."""
+        """Print once, after the first steps of a session, how long the run will take."""
         if self._done != self.KNOWN or done == self.steps:
             return None
         step = (self._last - self._settled) / (self.KNOWN - self.SETTLED)
@@ -105,13 +107,13 @@ class ThroughputMeter:
         return f"{self.batch / step:.1f} images/s: about {left} to go, {whole} in all"
 
     def average(self) -> float | None:
-        """Images per second of this session, None if it did nothing."""
+        """Images per second of this session; None if it did nothing."""
         seconds = time.monotonic() - self._began
         return round(self._done * self.batch / seconds, 2) if self._done else None
 
 
 def memory(device: torch.device) -> int:
-    """Most bytes that this process has held so far: on its GPU, else resident."""
+    """Return the peak memory of this process in bytes: on its GPU, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

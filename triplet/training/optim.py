@@ -53,7 +53,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns the closure's loss, if any."""
+        """Update every parameter that has a gradient; return the closure's loss, if any."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -88,7 +88,7 @@ class LARS(Optimizer):
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The two groups of the recipe: adapted and decayed, or neither (biases and BN).
+    """Return the recipe's two parameter groups: adapted and decayed, or neither (biases and BN).
 
     Args:
         named_parameters: as ``module.named_parameters()`` gives them; frozen ones are left out.
@@ -107,7 +107,8 @@ def parameter_groups(
 
 @torch.no_grad()
 def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """``target = momentum * target + (1 - momentum) * online``: parameters, never BN's statistics."""
+    """Set ``target = momentum * target + (1 - momentum) * online`` for parameters, never for BN's
+    statistics."""
     kept: list[Tensor] = list(target.parameters())
     torch._foreach_mul_(kept, momentum)
     torch._foreach_add_(kept, list(online.parameters()), alpha=1 - momentum)

@@ -17,7 +17,8 @@ def learning_rate(
     warmup_ratio: float = 1e-4,
     steps: Sequence[int] = (),
 ) -> float:
-    """Cosine to zero, or steps, changed once an epoch, under a linear warm-up that changes each iteration.
+    """Return the learning rate: a cosine to zero or steps, changed once an epoch, under a linear warm-up
+    that changes each iteration.
 
     During warm-up the factor multiplies the epoch's value, as mmcv 0.x does it.
 
@@ -41,7 +42,7 @@ def learning_rate(
 
 
 def ema_momentum(iteration: int, *, iterations: int, base: float = 0.99) -> float:
-    """Share of the target network that an EMA update keeps: from base, by a cosine, to 1.
+    """Return the share of the target network that an EMA update keeps: a cosine from the base to 1.
 
     The authors recompute it only on the iterations that step the optimiser (iteration + 1 divisible
     by the accumulation count); at those iterations this is their value.

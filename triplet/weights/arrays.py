@@ -11,7 +11,7 @@ from triplet.weights import pickles
 
 
 class _Array:
-    """Stands for numpy.ndarray, which a pickle names and must not call: it would make any memory."""
+    """Stand-in for numpy.ndarray, which a pickle names and must not call: it could allocate any memory."""
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
@@ -51,7 +51,7 @@ class ArraysOnly(pickle.Unpickler):
 
 
 def read(path: Path, encoding: str = "ASCII") -> Any:
-    """What is in a pickle of arrays and plain values.
+    """Load a pickle of arrays and plain values.
 
     Args:
         path: of the file.

@@ -17,16 +17,17 @@ from triplet.errors import KitError
 from triplet.weights import arrays, filetype, wrappers
 
 PIXEL_MEAN = (103.53, 116.28, 123.675)
-"""Of BGR images from 0 to 255: MODEL.PIXEL_MEAN of Detectron2's defaults."""
+"""Mean of BGR images from 0 to 255: MODEL.PIXEL_MEAN of Detectron2's defaults."""
 EPSILON = 1e-5
-"""Of BN: with the variance 1 - EPSILON it only scales and adds, as in Detectron2's FrozenBatchNorm2d."""
+"""Epsilon of BN: with the variance 1 - EPSILON it only scales and adds, as in Detectron2's
+FrozenBatchNorm2d."""
 
 _PARTS = {"w": "weight", "b": "bias", "bn_s": "weight", "bn_b": "bias"}
 _BRANCHES = {"branch2a": "1", "branch2b": "2", "branch2c": "3"}
 
 
 def read_caffe2(path: Path) -> dict[str, Tensor]:
-    """The tensors under torchvision's names, BN's statistics filled in.
+    """Rename the tensors to torchvision's names and fill in BN's statistics.
 
     Raises:
         KitError: damaged, more than arrays and plain values, or other names.
@@ -57,7 +58,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
 
 
 def _name(key: str) -> str:
-    """``res2_0_branch2a_bn_s`` -> ``layer1.0.bn1.weight``; what is no ResNet's stays as it is."""
+    """Rename ``res2_0_branch2a_bn_s`` to ``layer1.0.bn1.weight``; other names stay as they are."""
     if key in ("fc1000_w", "fc1000_b"):
         return f"fc.{_PARTS[key[-1]]}"
     if stem := re.fullmatch(r"(?:res_)?conv1_(bn_)?([wbs])", key):

@@ -12,7 +12,7 @@ from triplet.weights import arrays, wrappers
 
 
 def detectron2_name(name: str) -> str:
-    """``layer1.0.bn1.weight`` -> ``res2.0.conv1.norm.weight``, as the authors' converter maps it."""
+    """Rename ``layer1.0.bn1.weight`` to ``res2.0.conv1.norm.weight``, as the authors' converter does."""
     if "layer" not in name:
         name = "stem." + name
     for stage in (1, 2, 3, 4):
@@ -35,7 +35,7 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a Detectron2 .pkl by name.
+    """Read the arrays of a Detectron2 .pkl by name.
 
     Raises:
         pickle.UnpicklingError: damaged, or it holds more than arrays by name and plain values.

@@ -1,4 +1,4 @@
-"""What a file is that should hold weights and does not."""
+"""Recognise files that should hold weights and do not."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ PAGES = (b"<!doctype", b"<html", b"<head", b"<body")
 
 
 def is_page(path: Path) -> bool:
-    """Whether it is a web page."""
+    """Return whether the bytes are a web page."""
     with path.open("rb") as file:
         return file.read(512).lstrip().lower().startswith(PAGES)
 
 
 def describe(path: Path) -> str:
-    """What a file that torch cannot read is by its first bytes, and what to do; '' where they do not
+    """Say what a file that torch cannot read is, by its first bytes, and what to do; '' where they do not
     tell."""
     with path.open("rb") as file:
         head = file.read(512)

@@ -21,7 +21,7 @@ AUTHORS = {
 
 @torch.no_grad()
 def load_initial(path: Path, networks: Networks) -> str:
-    """Fill the networks from a file; returns one phrase about what was in it.
+    """Load a file into the networks; return a phrase about what was in it.
 
     A whole file (the kit's own checkpoint, the authors' raw epoch) fills all of them. Anything else that
     ``read_backbone`` reads fills the online and the target backbone; projector and predictor stay as drawn.
@@ -43,7 +43,8 @@ def load_initial(path: Path, networks: Networks) -> str:
         for encoder in (networks.online, getattr(networks, "target", None)):
             if encoder is not None:
                 encoder.backbone.load_state_dict(theirs)
-        return f"{backbone.format} backbone; projector and predictor from the seed"
+        choice = f" ({backbone.choice})" if backbone.choice else ""
+        return f"{backbone.format} backbone{choice}; projector and predictor from the seed"
     expected = networks.state_dict()
     for key, value in expected.items():
         found = whole.get(key)
@@ -59,7 +60,7 @@ def load_initial(path: Path, networks: Networks) -> str:
 
 
 def _whole(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """All networks under our names, None when the file holds no more than a backbone."""
+    """Return all networks under our names; None when the file holds no more than a backbone."""
     if any(key.startswith("online.projector.") for key in state):
         return dict(state)
     prefix = next((key.partition("online_net.")[0] for key in state if "online_net." in key), None)

@@ -1,5 +1,4 @@
-"""Pickles of others, surveyed before anything in them is made: a pickle of ten bytes may ask for any
-memory.
+"""Survey others' pickles before anything in them is built: a pickle of ten bytes may ask for any memory.
 
 ``survey`` runs a pickle with stand-ins for everything that it names. It checks what the pickle would make
 against the size of its file, and collects how large the tensors' storages are said to be.
@@ -26,16 +25,16 @@ VIEWS = (
     "_rebuild_meta_tensor_no_storage",
     "Size",
 )
-"""What makes no memory of its own."""
+"""Opcodes that allocate no memory of their own."""
 LATIN1 = ("latin1", "latin-1", "latin_1", "iso-8859-1")
 
 
 class StandIn:
-    """Takes the place of an object: remembers nothing, does nothing."""
+    """Stand-in for an object; it remembers nothing and does nothing."""
 
     depth = 0
     name = ""
-    """Of the class that it stands for."""
+    """Name of the class that it stands for."""
 
     def __new__(cls, *arguments: Any, **more: Any) -> "StandIn":
         if cls.called:
@@ -93,7 +92,7 @@ class _File:
 
 
 class Survey(pickle._Unpickler):
-    """Runs one pickle with stand-ins.
+    """Unpickler that runs one pickle with stand-ins.
 
     Args:
         file: of the pickle.

@@ -12,16 +12,17 @@ from triplet import untrusted
 from triplet.errors import KitError
 from triplet.models.resnet import BLOCKS
 from triplet.models.resnet import ResNet as Network
-from triplet.training import checkpoint
 from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
 
+FORMAT = "triplet-kit/1"
+"""What the kit's own checkpoints say that they are."""
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
 OWN = re.compile(r"(conv|bn|layer)\d")
-"""How names of a ResNet's layers begin; others put their heads under the same prefix."""
+"""Prefixes of the names of a ResNet's layers; others put their heads under the same prefix."""
 BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
-"""In the name of a tensor that may be the backbone's."""
+"""Parts of the name of a tensor that may be the backbone's."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,22 @@ class Backbone:
     depth: int
     width: int
     format: str
-    """What kind of file it was."""
+    """Kind of file that the backbone came from."""
     ignored: list[str]
-    """Tensors of the file that are no part of the backbone."""
+    """Names of the file's tensors that are no part of the backbone."""
     untrained: bool
-    """The file itself says that it holds initial weights."""
+    """Whether the file itself says that it holds initial weights."""
     widened: int
-    """How many tensors came in half precision."""
+    """Number of tensors in half precision."""
     caffe2: bool
-    """For BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
+    """Whether it is for BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
+    choice: str
+    """A phrase on which of several networks of the file this is (``'teacher' is taken, not 'student'``); ''
+    for only one."""
 
     @property
     def default_statistics(self) -> bool:
-        """Whether BN has seen no image: every mean 0, every variance 1."""
+        """Whether BN has seen no image: every mean is 0, every variance 1."""
         return all(
             bool((value == (1.0 if name.endswith("var") else 0.0)).all())
             for name, value in self.state.items()
@@ -65,8 +69,8 @@ def read_backbone(path: Path) -> Backbone:
         KitError: what was found instead.
     """
     caffe2 = path.suffix == ".pkl"  # as Detectron2 tells them apart
-    state, untrained = (read_caffe2(_there(path)), False) if caffe2 else read_state(path)
-    prefix, kind = _prefix(state, path)
+    state, untrained, choice = (read_caffe2(_there(path)), False, "") if caffe2 else _read_state(path)
+    prefix, kind, among = _prefix(state, path)
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     depth, width = _architecture(inside, path)
     expected = Network(depth, width).state_dict()
@@ -93,11 +97,13 @@ def read_backbone(path: Path) -> Backbone:
             inside[key].dtype in (torch.float16, torch.bfloat16) for key in expected.keys() & inside.keys()
         ),
         caffe2=caffe2,
+        choice="; ".join(filter(None, (choice, among))),
     )
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a checkpoint of any format by name, and whether it says that they are initial weights.
+    """Read the tensors of a checkpoint of any format by name, and whether it says that they are initial
+    weights.
 
     What others wrap around a state dict is looked into: see ``triplet.weights.wrappers``.
 
@@ -105,13 +111,19 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
         KitError: no such file, not one of tensors, none in it, or tensors of a backbone that hold no
             values.
     """
-    content = _load(path)
+    state, untrained, _ = _read_state(path)
+    return state, untrained
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
+    """The same, and which of several dicts was taken."""
+    content, choice = _load(path), ""
     untrained = False
-    if isinstance(content, dict) and content.get("format") == checkpoint.FORMAT:
+    if isinstance(content, dict) and content.get("format") == FORMAT:
         untrained = content.get("step") == 0
         content = content.get("networks")
     else:
-        content = wrappers.unwrap(content, path)
+        content, choice = wrappers.unwrap(content, path)
     if not isinstance(content, dict):
         raise KitError(f"{path}: expected a state dict, found a {type(content).__name__}")
     state = {wrappers.text(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
@@ -125,11 +137,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
             raise KitError(
                 f"{path}: {name} {why}; save the state dict of the model on its device, by torch.save"
             )
-    return wrappers.rename({k: v for k, v in state.items() if k not in odd}), untrained
+    return wrappers.rename({k: v for k, v in state.items() if k not in odd}), untrained, choice
 
 
 def _odd(value: Tensor) -> str:
-    """Why a tensor cannot be used as it is; '' where it can."""
+    """Say why a tensor cannot be used; '' where it can."""
     if value.is_meta:
         return "is on the meta device and holds no values"
     if value.is_nested or value.layout != torch.strided:
@@ -138,7 +150,7 @@ def _odd(value: Tensor) -> str:
 
 
 def _there(path: Path) -> Path:
-    """The path of a file that is no web page."""
+    """Return the path of a file that is not a web page."""
     if not path.is_file():
         raise KitError(f"no weights at {path}")
     if filetype.is_page(path):
@@ -150,16 +162,18 @@ def _load(path: Path) -> Any:
     return safetensors.read(path) if safetensors.looks_like(_there(path)) else torch_file.read(path)
 
 
-def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
-    """What stands before the backbone's names, and the kind of file that this tells."""
+def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str, str]:
+    """Return the prefix of the backbone's names, the kind of file that it tells, and which of several
+    networks it is."""
     stem = "conv1.weight"
     found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
     # A block's own conv1 is no stem.
-    found = wrappers.without_copies([p for p in found if f"{p}layer1.0.conv1.weight" in state])
+    every = [p for p in found if f"{p}layer1.0.conv1.weight" in state]
+    found = wrappers.without_copies(every)
     if not found:
         raise KitError(f"{path}: no ResNet in it; its tensors begin with {', '.join(list(state)[:3])}")
     if "online.backbone." in found:  # ours: the target network holds the other one
-        return "online.backbone.", "kit"
+        return "online.backbone.", "kit", ""
     base = [p for p in found if f".{p}".endswith(f".{OPENSELFSUP}")]
     if len(base) == 1:
         online = base[0].removesuffix(OPENSELFSUP) + "online_net.0."
@@ -169,14 +183,15 @@ def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str]:
             or not all(torch.equal(v, copies[1][k]) for k, v in copies[0].items())
         ):
             raise KitError(f"{path}: {base[0]}* and {online}* should be copies and differ")
-        return base[0], "openselfsup raw"
+        return base[0], "openselfsup raw", wrappers.describe_choice(base[0], every)
     if len(found) > 1:
         raise KitError(
             f"{path}: holds {len(found)} ResNets ({', '.join(repr(p) for p in found)}) and does not "
             "say which is the backbone; extract one first"
         )
     kind = "torchvision" if "fc.weight" in state else "extracted"
-    return found[0], kind if found[0] == "" else f"prefixed with {found[0]!r}"
+    choice = wrappers.describe_choice(found[0], every)
+    return found[0], kind if found[0] == "" else f"prefixed with {found[0]!r}", choice
 
 
 def _architecture(state: dict[str, Tensor], path: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """PyTorch's own files, read as tensors and plain values once they are known to take no more than they
 have."""
 
+import argparse
 import io
 import mmap
 import pickle
@@ -20,8 +21,13 @@ LEGACY = 4
 """Pickles at the beginning of a file of the old form: magic number, protocol, machine, content."""
 
 
-def read(path: Path) -> Any:
-    """What is in a file of ``torch.save``.
+def read(path: Path, *, checksums: bool = True, mapped: bool = False) -> Any:
+    """Load a file of ``torch.save``.
+
+    Args:
+        path: of the file.
+        checksums: whether those inside are compared, for which all of it is read.
+        mapped: leave the tensors in the file until they are looked at; not for the old form.
 
     Raises:
         KitError: no such file, or another type of file (it says which), a class that may not be unpickled
@@ -30,17 +36,19 @@ def read(path: Path) -> Any:
     """
     try:
         if zipfile.is_zipfile(path):
-            _check_zip(path)
+            _check_zip(path, checksums=checksums)
         else:
             _check_legacy(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # DINO, torchvision's references and others save their arguments with the weights: plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (KitError, OSError):
         raise
     except Exception as error:  # torch raises whatever a damaged file makes it
         raise KitError(_explain(path, error)) from None
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(path: Path, *, checksums: bool) -> None:
     """Compare what the pickle inside says of the storages with what there is of them."""
     size = path.stat().st_size
     with untrusted.open_zip(path) as archive:
@@ -56,7 +64,7 @@ def _check_zip(path: Path) -> None:
             )
         if found["data.pkl"].file_size > untrusted.STRUCTURE:
             raise KitError(f"{path}: its pickle is larger than {untrusted.STRUCTURE} bytes; fetch it again")
-        if damage := files.damage(path):
+        if checksums and (damage := files.damage(path)):
             raise KitError(f"{path} is damaged ({damage}); fetch it again")
         said = pickles.survey(io.BytesIO(_stored(path, found["data.pkl"])), size).storages
     for key, needed in said.items():
@@ -69,8 +77,8 @@ def _check_zip(path: Path) -> None:
 
 
 def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member that is not compressed; torch may have left out its checksum, which zipfile
-    would ask."""
+    """Read a member that is not compressed. torch may have left out the checksum that zipfile would
+    check."""
     with path.open("rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
@@ -79,7 +87,7 @@ def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
 
 
 def _check_legacy(path: Path) -> None:
-    """The same for the form before PyTorch 1.6, which has no checksums."""
+    """Load a file of the form before PyTorch 1.6, which has no checksums."""
     if meaning := filetype.describe(path):
         raise KitError(f"{path} is no PyTorch file of tensors: it is {meaning}")
     size = path.stat().st_size

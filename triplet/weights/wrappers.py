@@ -1,11 +1,12 @@
 """What other projects wrap around a backbone's state dict, and their names for its parts.
 
-Looked into: ``state_dict``, ``model``, ``student`` and ``teacher`` (DINO), VISSL's ``classy_state_dict``,
-and any other dicts in dicts; lightly's ``nn.Sequential`` of a ResNet's children; copies that follow the
-backbone by momentum (MoCo, solo-learn, lightly) are left out.
+Looked into: any dicts in dicts, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
+``classy_state_dict``; the ``nn.Sequential`` of a ResNet's children that lightly makes. Prefixes such as
+DDP's ``module.`` and heads beside the backbone need no entry here. Where a file holds several ResNets, the
+one that its own project evaluates is taken, and the caller is told which were left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,31 @@ MOST = 10_000
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """A torchvision ResNet's children by number: 2 is ReLU, 3 the pooling."""
 COPIES = {
-    "encoder_k.": "encoder_q.",
-    "momentum_encoder.": "encoder.",
-    "momentum_backbone.": "backbone.",
-    "backbone_momentum.": "backbone.",
-    "target_encoder.": "online_encoder.",
+    "encoder_k.": ("encoder_q.",),  # MoCo
+    "momentum_encoder.": ("base_encoder.", "encoder."),  # MoCo v3; solo-learn before 1.0.6
+    "momentum_backbone.": ("backbone.",),  # solo-learn
+    "backbone_momentum.": ("backbone.",),  # lightly's examples
+    "key_backbone.": ("query_backbone.", "backbone."),  # lightly's benchmarks: MoCo
+    "query_backbone.": ("backbone.",),
+    "teacher_backbone.": ("backbone.",),  # lightly's benchmarks: BYOL evaluates the network that is trained
+    "student_backbone.": ("teacher_backbone.", "backbone."),  # DINO the teacher, there `backbone`
+    "student.": ("teacher.",),
+    "target_encoder.": ("online_encoder.",),
+    "target_network.": ("online_network.",),
+    "target_net.": ("online_net.",),  # OpenSelfSup
+    "target_net.module.0.": ("backbone.",),  # mmpretrain: BYOL, MoCo, MoCo v3
+    "encoder_k.module.0.": ("backbone.",),
+    "momentum_encoder.module.0.": ("backbone.",),
 }
-"""By the last part of its name, what a copy by momentum is of."""
-TAUGHT = ("teacher", "student")
-"""Of these DINO evaluates the first."""
+"""A part of a name, and the parts for which it is left out where a network of such a name is there, too."""
+ALTERNATIVES = {
+    "student": "teacher",  # DINO evaluates the teacher
+    "model": "model_ema",  # torchvision's references publish the average, such as IMAGENET1K_V2
+    "state_dict": "state_dict_ema",  # timm
+    "target_network_state_dict": "online_network_state_dict",  # BYOL
+    "loss": "classy_state_dict",  # VISSL keeps the copy by momentum in the loss
+}
+"""The same of dicts by key: the first is left out for the second."""
 
 
 def text(key: object) -> str:
@@ -36,9 +53,9 @@ def text(key: object) -> str:
     return key.decode("latin1") if isinstance(key, bytes) else str(key)
 
 
-def unwrap(content: Any, path: Path) -> Any:
+def unwrap(content: Any, path: Path) -> tuple[Any, str]:
     """The dict in which a backbone is, or ``content`` (its ``state_dict``, where there is one) if none is
-    found.
+    found; and, where there were several, a phrase on which was taken.
 
     Args:
         content: of a file.
@@ -47,22 +64,39 @@ def unwrap(content: Any, path: Path) -> Any:
     Raises:
         KitError: several dicts hold a ResNet and none is known to be the one; their keys are named.
     """
-    if not isinstance(content, dict):
-        return content
-    plain = content.get("state_dict", content)
-    if not isinstance(plain, dict) or holds_resnet(plain):
-        return plain
+    if not isinstance(content, dict) or holds_resnet(content):
+        return content, ""
     found = dict(_inside(content, (), [0]))
-    if len(found) > 1:
-        # DINO's teacher; or else one that others are copies of.
-        first = [trail for trail in found if trail[-1] == TAUGHT[0] and (*trail[:-1], TAUGHT[1]) in found]
-        found = {first[0]: found[first[0]]} if len(found) == 2 and first else found
-    if len(found) > 1:
-        names = ", ".join(repr(".".join(trail)) for trail in found)
+    kept = [trail for trail in found if not _is_alternative(trail, found)]
+    if ("state_dict",) in kept:
+        kept = [("state_dict",)]
+    if len(kept) > 1:
+        names = ", ".join(repr(".".join(trail)) for trail in kept)
         raise KitError(
             f"{path}: holds ResNets in {names:.200}; save the one that is meant alone, by torch.save"
         )
-    return next(iter(found.values())) if found else plain
+    if not kept:
+        return content.get("state_dict", content), ""
+    return found[kept[0]], describe_choice(".".join(kept[0]), (".".join(each) for each in found))
+
+
+def _is_alternative(trail: Sequence[str], trails: Iterable[Sequence[str]]) -> bool:
+    """Whether a dict is left out for another one beside it."""
+    return any(
+        other[: place + 1] == (*trail[:place], ALTERNATIVES.get(key))
+        for place, key in enumerate(trail)
+        for other in trails
+    )
+
+
+def describe_choice(taken: str, all_of_them: Iterable[str]) -> str:
+    """A phrase on which of several networks of a file was taken; '' for only one."""
+    others = [each for each in all_of_them if each != taken]
+    return (
+        f"{taken.rstrip('.')!r} is taken, not {', '.join(repr(o.rstrip('.')) for o in others)}"
+        if others
+        else ""
+    )
 
 
 def _inside(
@@ -106,12 +140,15 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_copies(prefixes: Sequence[str]) -> list[str]:
-    """The prefixes of ResNets without those that are copies, by momentum, of another one there."""
+    """The prefixes of ResNets without those that are left out for another one there: see ``COPIES``."""
 
     def is_copy(prefix: str) -> bool:
         return any(
-            f".{prefix}".endswith(f".{copy}") and prefix.removesuffix(copy) + origin in prefixes
-            for copy, origin in COPIES.items()
+            f".{prefix}".replace(f".{copy}", f".{origin}") == f".{other}"
+            for copy, origins in COPIES.items()
+            for origin in origins
+            for other in prefixes
+            if other != prefix
         )
 
     return [prefix for prefix in prefixes if not is_copy(prefix)]

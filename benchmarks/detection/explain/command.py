@@ -3,11 +3,13 @@
 import json
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
 from benchmarks.detection.explain.reading import of_run, read
@@ -23,6 +25,10 @@ from triplet.published.rows import load_methods
 
 ROW = "triplet"
 """The row that is explained unless the user names one, or a target."""
+CAUSE = ("", "cause", "verdict", "costs", "why")
+"""Columns of the table of causes."""
+STYLES = {SEEN: "bold", EXCLUDED: "dim"}
+"""How a terminal shows a row with such a verdict."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,22 @@ def lines(found: Explanation, options: ExplainOptions) -> Iterator[str]:
         for note in found.facts.notes:
             yield f"note: {note}"
         return
-    for name, text in _facts(found):
-        yield _wrapped(f"{name:<10}  ", text)
-    number = 0
-    for number, cause in enumerate(found.causes, 1):
-        cost = "no published size" if cause.box is None else span(cause.box)
-        yield _wrapped(f"{number:2d}. ", f"{cause.name} [{cause.verdict}; {cost}] {cause.text}")
+    causes = [
+        (
+            cause.name,
+            cause.verdict,
+            "no published size" if cause.box is None else span(cause.box),
+            cause.text,
+        )
+        for cause in found.causes
+    ]
+    if sys.stdout.isatty():
+        yield _table(list(_facts(found)))
+        yield _table([(f"{n}.", *cause) for n, cause in enumerate(causes, 1)], head=CAUSE)
+    else:
+        yield from (f"{name:<10}  {text}" for name, text in _facts(found))
+        for number, (name, verdict, cost, text) in enumerate(causes, 1):
+            yield f"{number:2d}. {name} [{verdict}; {cost}] {text}"
     seen = [cause for cause in found.causes if cause.verdict == SEEN]
     if seen:
         yield enough(seen, short)
@@ -219,12 +235,18 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _wrapped(prefix: str, text: str) -> str:
-    """A line, wrapped under its text on a terminal."""
-    if not sys.stdout.isatty():
-        return prefix + text
-    width = max(60, shutil.get_terminal_size().columns)
-    return textwrap.fill(prefix + text, width, subsequent_indent=" " * len(prefix), break_long_words=False)
+def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
+    """Rows as a table for a terminal, each text wrapped in its column; the verdict tells a row's style."""
+    table = Table(box=None, pad_edge=False, show_header=bool(head))
+    for number in range(len(rows[0]) if rows else 0):
+        table.add_column(head[number] if head else "", overflow="fold")
+    for row in rows:
+        style = next((style for word, style in STYLES.items() if word in row[1:3]), "")
+        table.add_row(*row, style=style)
+    console = Console(markup=False, highlight=False, width=max(60, shutil.get_terminal_size().columns))
+    with console.capture() as captured:
+        console.print(table, end="")
+    return captured.get().rstrip()
 
 
 def _as_json(found: Explanation) -> dict[str, Any]:

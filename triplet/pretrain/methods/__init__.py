@@ -12,13 +12,13 @@ from triplet.pretrain.methods.common import Batch, Step, Traits, Work
 
 
 class PretrainMethod(Protocol):
-    """What the module of a method holds."""
+    """The interface of a method's module."""
 
     TRAITS: Traits
-    """What it needs of the views, the trainer and the layout."""
+    """The method's needs of views, trainer and layout."""
 
     def build(self, config: Pretrain, images: int) -> nn.Module:
-        """The networks, on the default device, drawn from torch's global generator.
+        """Build the networks on the default device, initialised from torch's global generator.
 
         ``networks.online.backbone`` is what is finetuned later. Where ``TRAITS.ema_target`` is set,
         ``networks.target`` has the parameters of ``networks.online``.
@@ -29,7 +29,7 @@ class PretrainMethod(Protocol):
         """
 
     def step(self, networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
-        """The forward passes of one micro-batch, under autocast where the config asks for bfloat16.
+        """Run the forward passes of one micro-batch, under autocast where the config asks for bfloat16.
 
         Args:
             networks: of ``build``, in train mode.
@@ -41,7 +41,7 @@ class PretrainMethod(Protocol):
         """
 
     def work(self, config: Pretrain) -> Work:
-        """What a step does for one image, for the estimate of FLOP and memory."""
+        """Describe the work of a step for one image, for the estimate of FLOP and memory."""
 
 
 METHODS: dict[str, PretrainMethod] = {

@@ -14,7 +14,7 @@ TRAITS = Traits(measures=("positive_cosine",), terms=2, ema_target=True)
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """``-2 * mean cosine`` of (n, d) predictions and targets.
+    """Return ``-2 * mean cosine`` of (n, d) predictions and targets.
 
     The paper's is larger by 2, which has no gradient.
     """
@@ -22,12 +22,13 @@ def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def build(config: Pretrain, images: int) -> Networks:
-    """Online encoder, predictor, target encoder."""
+    """The online encoder, the predictor and the target encoder."""
     return Networks(**config.model.model_dump())
 
 
 def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Two (n, 3, h, w) views: predict each one's target projection from the other, and sum both losses."""
+    """Take two (n, 3, h, w) views, predict each one's target projection from the other, and sum both
+    losses."""
     with torch.no_grad():
         target_1, target_2 = networks.target(views[0]), networks.target(views[1])
     loss_1 = byol_loss(networks.predictor(networks.online(views[0])), target_2)
@@ -38,5 +39,5 @@ def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """Both views pass through both networks."""
+    """Count both views' passes through both networks."""
     return Work.at(config.views.size, online=2, target=2, more_flop=2 * predictor_flop(config.model))

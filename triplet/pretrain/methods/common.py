@@ -1,4 +1,4 @@
-"""What methods are described by, what their steps see, and what several of them need."""
+"""The description of a method, the input of its step, and what several methods share."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from triplet.pretrain.config import Model, Pretrain, ResolutionRange, Views
 from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
 
 Step = Generator[Tensor, None, Sequence[Tensor]]
-"""The forward passes of one micro-batch. It yields each term of the loss, a scalar with its gradient. The
-next term is computed only when it is asked for, after the backward pass of this one, so that the tensors of
-one term at most are kept. It returns detached scalars, one for each of ``Traits.measures``."""
+"""The forward passes of one micro-batch. A step yields each term of the loss, a scalar with its gradient.
+It computes the next term only when asked for it, after the backward pass of this one, so that at most one
+term's tensors are kept. It returns detached scalars, one for each of ``Traits.measures``."""
 
 
 def needs_hidden_layer(config: Pretrain) -> None:
@@ -34,54 +34,55 @@ def side_of_views(config: Views) -> int:
 
 @dataclass(frozen=True)
 class Traits:
-    """In what a method differs from others, as far as the rest of a training must know."""
+    """The differences between methods that the rest of a training must know."""
 
     measures: tuple[str, ...]
-    """Names of what a step gives for the log, besides the loss."""
+    """Names of the values that a step returns for the log, besides the loss."""
     views: int = 2
-    """Of an image, in a step."""
+    """Number of views of an image in a step."""
     terms: int = 1
-    """Of the loss that a step yields."""
+    """Number of terms of the loss that a step yields."""
     needs_whole_batch: bool = False
-    """Whether the loss looks at all images of a micro-batch at once, so that none may be cut."""
+    """Whether the loss compares all images of a micro-batch, so that it cannot be cut into passes."""
     ema_target: bool = False
-    """Whether ``networks.target`` follows ``networks.online`` after each optimiser step; a method that
-    moves it within the step says no."""
+    """Whether the trainer updates ``networks.target`` by EMA after each optimiser step; False for a method
+    whose step does so itself."""
     draws_resolutions: bool = False
-    """Whether each network sees each view at a resolution drawn for the iteration; see ``Batch``."""
+    """Whether each network sees each view at a resolution that is drawn for the iteration; see
+    ``Batch``."""
     negatives_in_group: bool = False
     """Whether an image's negatives are those of its group, so that ``loss.group`` is part of the method;
     to others it is only how many images a GPU had."""
     check: Callable[[Pretrain], None] = needs_hidden_layer
-    """Raises KitError for settings that do not fit the method."""
+    """Raise KitError for settings that do not fit the method."""
     sample_views: Callable[[Image.Image, Views, Callable[[int], np.random.Generator], int], Pixels] = (
         augmented_views
     )
-    """From an RGB image, the config, the generator of each view and the number of views: their
-    (views, side, side, 3) uint8 pixels. Runs in the processes that load images."""
+    """Render the (views, side, side, 3) uint8 views of an RGB image from the config, the generator of each
+    view and the number of views. Runs in the loader processes."""
     view_side: Callable[[Views], int] = side_of_views
     """Side of these views in pixels."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a step does for one image, for the estimate of FLOP and memory."""
+    """The work of a step for one image, for the estimate of FLOP and memory."""
 
     online: int
-    """Passes through the online encoder, with a backward pass each."""
+    """Forward and backward passes of the online encoder."""
     target: int
-    """Passes through the target encoder, without one."""
+    """Forward passes of the target encoder, which has no backward pass."""
     online_sides: ResolutionRange
-    """Sides in pixels of the online encoder's input."""
+    """Range of sides in pixels of the online encoder's input."""
     target_sides: ResolutionRange
     more_flop: float = 0.0
-    """FLOP beyond the encoders, forward and backward; a multiply-add is 2."""
+    """FLOP beyond the encoders, forward and backward; a multiply-add counts 2."""
     more_kept: float = 0.0
     """Bytes kept for the backward pass beyond the encoder's."""
 
     @classmethod
     def at(cls, side: int, online: int, target: int = 0, **more: float) -> Self:
-        """Of a method whose encoders see one resolution."""
+        """Describe the work of a method whose encoders see a single resolution."""
         sides = ResolutionRange.model_construct(smallest=side, largest=side, step=1)
         return cls(online, target, sides, sides, **more)
 
@@ -93,29 +94,30 @@ def predictor_flop(model: Model) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step knows of its images: a process's part of a micro-batch."""
+    """The input of a step: a process's part of a micro-batch."""
 
     config: Pretrain
     iteration: int
-    """Of the micro-batch, from 0."""
+    """Number of the micro-batch in the run, from 0."""
     indices: Tensor
     """(n,) int64 numbers of the images, on the device."""
     first: int
     """Place of the first of them in the micro-batch."""
     gather: Callable[[Tensor], Tensor]
-    """(n, ...) of each process -> (N, ...) of all, in order; the gradient goes to the own part alone."""
+    """Gather (n, ...) of each process to (N, ...) of all, in order; the gradient goes to the own part
+    alone."""
     processes: int
     resolutions: InputResolutions | None = None
-    """Input sides of the iteration, the same in all processes; None for a method that draws none."""
+    """Input resolutions of the iteration, the same in all processes; None for a method that draws none."""
 
     @property
     def own(self) -> slice:
-        """Where this pass's rows are in what is gathered."""
+        """The slice of this pass's rows in what is gathered."""
         return slice(self.first, self.first + len(self.indices))
 
     def generators(self) -> Iterator[torch.Generator]:
-        """For each group of images one on the device: draws depend on seed, iteration and place in the
-        micro-batch, not on the process (but on a GPU they are other ones than on the CPU)."""
+        """Return one generator on the device for each group of images. Draws depend on seed, iteration and
+        place in the micro-batch, not on the process; on a GPU they differ from those on the CPU."""
         end = self.first + len(self.indices)
         for first in range(self.first, end, self.config.loss.group):
             sequence = np.random.SeedSequence((self.config.seed, self.iteration, first))
@@ -124,7 +126,7 @@ class Batch:
 
 
 class BaselineEncoder(nn.Module):
-    """Backbone, global average pooling, projector.
+    """An encoder: backbone, global average pooling, projector.
 
     Args:
         config: of the run; for depth and width.
@@ -149,12 +151,12 @@ class BaselineEncoder(nn.Module):
 
 
 def unit(features: Tensor) -> Tensor:
-    """(n, d) rows of length 1, in float32 or wider."""
+    """Normalise (n, d) rows to length 1, in float32 or wider."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
 
 
 def contrastive_loss(positive: Tensor, negative: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE (van den Oord et al., arXiv 1807.03748) as OpenSelfSup's ContrastiveHead computes it.
+    """Return InfoNCE (van den Oord et al., arXiv 1807.03748) as OpenSelfSup's ContrastiveHead computes it.
 
     Args:
         positive: (n,) similarity of each row to its positive.
@@ -171,13 +173,13 @@ def contrastive_loss(positive: Tensor, negative: Tensor, temperature: float) -> 
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of (n, k) rows whose largest entry is at the (n,) label."""
+    """Return the share of (n, k) rows whose largest entry is at the (n,) label."""
     return (logits.detach().argmax(1) == labels).float().mean()
 
 
 @torch.no_grad()
 def spread_and_rank(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Scalars that tell whether (n, d) features collapse, without waiting for the device.
+    """Return scalars that show whether (n, d) features collapse, without waiting for the device.
 
     Returns:
         The deviation of the normalised features times sqrt(d): 1 when they spread evenly over the sphere, 0

@@ -35,7 +35,7 @@ TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True, check=queue_hold
 
 
 class Moco(nn.Module):
-    """Query encoder ``online``, key encoder ``target``, and the queue of (d, length) unit keys."""
+    """The query encoder ``online``, the key encoder ``target``, and the (d, length) queue of unit keys."""
 
     queue: Tensor
     pointer: Tensor
@@ -58,7 +58,7 @@ class Moco(nn.Module):
 
 
 def build(config: Pretrain, images: int) -> Moco:
-    """See Moco."""
+    """Build the networks; see Moco."""
     return Moco(config)
 
 

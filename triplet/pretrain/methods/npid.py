@@ -22,7 +22,7 @@ TRAITS = Traits(measures=("accuracy",), views=1)
 
 
 class Npid(nn.Module):
-    """Encoder and (images, d) bank of unit features."""
+    """The encoder and the (images, d) memory of unit features."""
 
     bank: Tensor
 
@@ -39,7 +39,8 @@ def build(config: Pretrain, images: int) -> Npid:
 
 
 def draw(images: int, batch: Batch) -> Tensor:
-    """(n, negatives) numbers of images: any, the own one and repetitions as well, as in OpenSelfSup."""
+    """Draw (n, negatives) numbers of images: the own one and repetitions are possible, as in
+    OpenSelfSup."""
     shape, device = (batch.config.loss.group, batch.config.contrastive.negatives), batch.indices.device
     return torch.cat(
         [torch.randint(images, shape, generator=each, device=device) for each in batch.generators()]
@@ -47,7 +48,8 @@ def draw(images: int, batch: Batch) -> Tensor:
 
 
 def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> Step:
-    """One (n, 3, h, w) view: find its own entry among drawn ones; then all processes' entries move."""
+    """Take one (n, 3, h, w) view and find its own entry among drawn ones; then update all processes'
+    entries."""
     settings, bank = batch.config.contrastive, networks.bank
     feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
     with torch.autocast(feature.device.type, enabled=False):
@@ -63,6 +65,6 @@ def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """One view; the negatives' features, in float32, are kept for the backward pass."""
+    """Count one view, and the negatives' float32 features that are kept for the backward pass."""
     negatives = 4 * config.contrastive.negatives * config.model.outputs
     return Work.at(config.views.size, online=1, more_kept=negatives)

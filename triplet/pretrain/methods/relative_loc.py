@@ -17,7 +17,8 @@ CENTRE = 4
 
 
 def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) -> np.ndarray:
-    """(9, side, side, 3) uint8: a 3 x 3 grid of an RGB image, by rows, each patch moved in its cell."""
+    """Cut a 3 x 3 grid of an RGB image, by rows, into (9, side, side, 3) uint8 patches, each moved in its
+    cell."""
     image = TF.resize(image, config.resize)
     left, top = (int(rng.integers(0, side - config.crop + 1)) for side in image.size)
     image = image.crop((left, top, left + config.crop, top + config.crop))
@@ -35,12 +36,12 @@ def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) 
 def sample_patches(
     image: Image.Image, config: Views, rng: Callable[[int], np.random.Generator], count: int
 ) -> np.ndarray:
-    """The (9, side, side, 3) patches of an image, all by the first view's generator."""
+    """Render the (9, side, side, 3) patches of an image, all by the first view's generator."""
     return draw_patches(image, config.patches, rng(0))
 
 
 def side_of_patches(config: Views) -> int:
-    """Side of a patch in pixels."""
+    """Return the side of a patch in pixels."""
     return config.patches.side
 
 
@@ -48,7 +49,7 @@ TRAITS = Traits(measures=("accuracy",), views=9, sample_views=sample_patches, vi
 
 
 class RelativeLoc(nn.Module):
-    """Backbone, a hidden layer on the features of two patches, a classifier of eight.
+    """The backbone, a hidden layer on the features of two patches, and a classifier of eight positions.
 
     BN's running statistics move slowly (0.003), as released.
     """
@@ -72,7 +73,7 @@ def build(config: Pretrain, images: int) -> RelativeLoc:
 
 
 def dropped(share: float, width: int, batch: Batch) -> Tensor:
-    """(8n, width) mask of what dropout leaves out."""
+    """Draw the (8n, width) mask of what dropout leaves out."""
     shape, device = (8 * batch.config.loss.group, width), batch.indices.device
     return torch.cat(
         [torch.rand(shape, generator=each, device=device) < share for each in batch.generators()]
@@ -80,7 +81,8 @@ def dropped(share: float, width: int, batch: Batch) -> Tensor:
 
 
 def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Nine (n, 3, side, side) patches: tell where each of the outer ones lies, seen from the centre.
+    """Take nine (n, 3, side, side) patches and classify where each of the outer ones lies, seen from the
+    centre.
 
     The centre is computed once for each, as released: BN counts it that often.
     """
@@ -101,5 +103,5 @@ def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """Eight patches, and the centre for each of them."""
+    """Count eight patches, and the centre for each of them."""
     return Work.at(config.views.patches.side, online=16)

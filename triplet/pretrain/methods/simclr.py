@@ -15,7 +15,8 @@ TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True)
 
 
 def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Of (2n, d) unit rows, the two views of an image in a row: cross-entropy of finding the other view.
+    """Return the cross-entropy of finding the other view among (2n, d) unit rows, an image's two views in a
+    row.
 
     Returns:
         The loss, in float32 or wider, and the share of views that find theirs.
@@ -46,7 +47,8 @@ def build(config: Pretrain, images: int) -> nn.Module:
 
 
 def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Two (n, 3, h, w) views, both in one pass, against those of all processes.
+    """Pass two (n, 3, h, w) views through the encoder at once, and compare them with those of all
+    processes.
 
     With OpenSelfSup's 8 GPUs each of them takes the gradient of the whole loss by its own images, and
     their mean is stepped: an eighth of the loss's gradient. It matters where LARS does not adapt (BN), so
@@ -64,5 +66,5 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """Both views."""
+    """Count both views."""
     return Work.at(config.views.size, online=2)

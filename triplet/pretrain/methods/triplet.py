@@ -24,12 +24,12 @@ TRAITS = Traits(
 
 
 def build(config: Pretrain, images: int) -> Networks:
-    """Online encoder, predictor, target encoder."""
+    """The online encoder, the predictor and the target encoder."""
     return Networks(**config.model.model_dump())
 
 
 def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Two (n, 3, h, w) views: predict each one's target projection from the other one.
+    """Take two (n, 3, h, w) views and predict each one's target projection from the other one.
 
     Each network sees each view at a resolution of its own, drawn anew in each iteration. The losses of both
     directions are summed, which the authors do not halve.
@@ -60,7 +60,8 @@ def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def resize(view: Tensor, side: int) -> Tensor:
-    """(n, 3, h, w) -> (n, 3, side, side), bilinear without antialiasing, as released."""
+    """Resize (n, 3, h, w) to (n, 3, side, side), bilinearly and without antialiasing, as the released code
+    does."""
     return F.interpolate(view, size=(side, side), mode="bilinear", align_corners=False)
 
 
@@ -117,7 +118,8 @@ def truncated_triplet_loss(
 def distances(
     prediction: Tensor, target: Tensor, nearest: int, skip: int, group: int
 ) -> tuple[Tensor, Tensor]:
-    """(n,) distances to the positive and to the negative deputy; arguments as of the loss."""
+    """Return the (n,) distances to the positive and to the negative deputy; the arguments are the
+    loss's."""
     d = prediction.shape[1]
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     with torch.autocast(prediction.device.type, enabled=False):
@@ -139,6 +141,6 @@ def measure(predictions: Tensor, targets: Tensor, config: Loss) -> list[Tensor]:
 
 
 def work(config: Pretrain) -> Work:
-    """Both views pass through both networks."""
+    """Count both views' passes through both networks."""
     views = config.views
     return Work(2, 2, views.online, views.target, more_flop=2 * predictor_flop(config.model))

@@ -70,25 +70,25 @@ PRIOR = {
 the threads of docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
 OTHER = 0.03
 PLANNED = 0.3
-"""By what the likelihood of a short training falls once its config plans a whole one."""
+"""Factor on the likelihood of a short training once the config plans a whole one."""
 MOST = 0.65
 """Fraction of the AP up to which too short a training costs anything; an eighth of 1x costs a third."""
 HINTED = 4.0
-"""By what the likelihood of a cause grows that the run is known to have, of whatever consequence."""
+"""Factor on the likelihood of a cause that the run is known to have, whether or not it matters there."""
 UNSIZED = 1 / 20
-"""Density of a cause of which no size was published: anything up to 20 AP."""
+"""Probability density of a cause without a published size: uniform up to 20 AP."""
 WIDER = (0.7, 1.4)
-"""What published sizes are multiplied with: they were measured on other detectors and schedules."""
+"""Factors that widen a published size, which was measured on another detector or schedule."""
 
 
 def find(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Every cause with its verdict."""
+    """Yield every cause with its verdict."""
     for check in CHECKS:
         yield from check(facts, reference, result)
 
 
 def ranked(facts: Facts, reference: Reference, result: Result) -> list[Cause]:
-    """Every cause, by the part of the shortfall that it is expected to explain; divergence first.
+    """Sort every cause by the part of the shortfall that it is expected to explain; divergence comes first.
 
     Args:
         facts: what is known of the run.
@@ -131,7 +131,8 @@ def ranked(facts: Facts, reference: Reference, result: Result) -> list[Cause]:
 
 
 def _explained(box: tuple[float, float] | None, short: float) -> float:
-    """How much of a shortfall a cause that was seen explains; one that costs more than is lacking, less."""
+    """Return how much of a shortfall an observed cause explains, and less where it costs more than is
+    lacking."""
     if box is None:
         return 0.0
     low, high = box
@@ -139,7 +140,8 @@ def _explained(box: tuple[float, float] | None, short: float) -> float:
 
 
 def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float, float]) -> float:
-    """How likely a cause explains the rest, relative to others: its prior times the fit of its size."""
+    """Return the relative likelihood that a cause explains the rest: its prior times the fit of its
+    size."""
     prior = PRIOR.get(cause.name, OTHER) * (HINTED if cause.hinted else 1.0)
     if cause.verdict == SEEN:  # there, of unknown size
         return max(prior, 0.3) * UNSIZED
@@ -155,14 +157,14 @@ def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float,
 
 
 def _density(box: tuple[float, float], left: float) -> float:
-    """Probability density of so much AP under a published size, which is uncertain."""
+    """Return the probability density of a loss of AP under a published size, which is uncertain."""
     low, high = box[0] * WIDER[0] - NOISE, box[1] * WIDER[1] + NOISE
     away = max(low - left, left - high, 0.0)
     return math.exp(-((away / (2 * NOISE)) ** 2) / 2) / (high - low)
 
 
 def enough(seen: list[Cause], short: float) -> str:
-    """Whether causes that were seen account for so much box AP."""
+    """Say whether the observed causes account for a loss of box AP."""
     sized = [cause.box for cause in seen if cause.box]
     low, high = sum(box[0] for box in sized), sum(box[1] for box in sized)
     unknown = ", ".join(cause.name for cause in seen if cause.box is None)

@@ -11,11 +11,11 @@ from triplet.published.reference import Reference
 ALMOST = 0.97
 """Fraction of a schedule that counts as all of it."""
 NEAR = 1.0
-"""AP by which a published point may differ from a result that it is said to be near."""
+"""Largest distance in AP at which a published point is called near a result."""
 
 
 def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """A schedule shorter than the published one, which ends decayed."""
+    """Check for a schedule that is shorter than the published one and ends with a decayed rate."""
     name, length, full = "schedule", facts.length, reference.iterations
     possible = (0.0, max(0.0, reference.box - result[0]))
     if length is None:
@@ -44,7 +44,7 @@ def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cau
 
 
 def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """A training that was cut short before its learning rate fell."""
+    """Check for a training that was stopped before its learning rate fell."""
     name, length = "undecayed stop", facts.length
     possible = (0.0, max(0.0, reference.box - result[0]))
     near = _fits(
@@ -80,14 +80,15 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
 
 
 def unknown_batch(facts: Facts) -> str:
-    """Why the length is not known though a log shows iterations; empty where it shows none."""
+    """Say why the length is unknown though a log shows iterations; empty where it shows none."""
     if facts.iterations is None:
         return ""
     return f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
 
 
 def compressed_like(reference: Reference, result: Result) -> tuple[list[int], list[int]]:
-    """Lengths of compressed schedules of which such a box AP is expected, and such a mask AP; ascending."""
+    """Return the lengths of compressed schedules that explain the box AP, and those that explain the mask
+    AP."""
     box, mask = [], []
     for length in _lengths(reference):
         of_box, of_mask = reference.expected(length)
@@ -99,7 +100,8 @@ def compressed_like(reference: Reference, result: Result) -> tuple[list[int], li
 
 
 def stopped_like(reference: Reference, result: Result) -> tuple[list[int], list[int]]:
-    """The same of stops before the learning rate fell."""
+    """Return the lengths of training stopped before its rate fell that explain the box AP and the mask
+    AP."""
     box, mask = [], []
     for length in _lengths(reference):
         if length > curves.decays(reference.kind):
@@ -113,7 +115,8 @@ def stopped_like(reference: Reference, result: Result) -> tuple[list[int], list[
 
 
 def ratio(reference: Reference, result: Result) -> str:
-    """What box AP over mask AP says of the two ways to train too short; empty without masks.
+    """Say which of the two ways to train too briefly the ratio of box to mask AP favours; empty without
+    masks.
 
     The ratio grows with training, and more once the learning rate has fallen. Each AP is uncertain by
     noise, so a ratio is by about 0.02 at 25 AP.
@@ -143,7 +146,7 @@ def ratio(reference: Reference, result: Result) -> str:
 
 
 def _ratio(reference: Reference, length: int, *, compressed: bool) -> float:
-    """Box AP over mask AP that is expected at a length."""
+    """Return the expected ratio of box to mask AP at a length."""
     if compressed:
         box, mask = reference.expected(length)
         return box.mid / mask.mid if mask and mask.mid else 0.0
@@ -152,7 +155,7 @@ def _ratio(reference: Reference, length: int, *, compressed: bool) -> float:
 
 
 def _fits(found: tuple[list[int], list[int]], words: str, none: str = "no length of it") -> str:
-    """The lengths that fit the box, and those that fit the mask where these differ, in words."""
+    """Describe the lengths that fit the box AP and, where they differ, those that fit the mask AP."""
     box, mask = found
     if not box:
         return none
@@ -165,7 +168,7 @@ def _fits(found: tuple[list[int], list[int]], words: str, none: str = "no length
 
 
 def _lengths(reference: Reference) -> list[int]:
-    """Schedules to look at: from 1/128 of the published one up to it, eight for each doubling."""
+    """Return the schedules to try: from 1/128 of the published length to all of it, eight per doubling."""
     return [round(reference.iterations * 2 ** (-step / 8)) for step in range(8 * 7)][::-1]
 
 
@@ -174,5 +177,5 @@ def _name(iterations: int) -> str:
 
 
 def count(iterations: float) -> str:
-    """Iterations for people: ``5.62k``."""
+    """Format iterations for people: ``5.62k``."""
     return f"{iterations / 1000:.3g}k"

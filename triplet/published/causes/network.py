@@ -1,11 +1,12 @@
-"""What goes wrong in the network: its weights, its normalisation, what of it is trained, and its input."""
+"""Checks of the network: its weights, its normalisation, its frozen stages, its input and its
+evaluation."""
 
 from collections.abc import Iterator
 
+from triplet.config import Range
 from triplet.published import effects
 from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, excluded
 from triplet.published.causes.length import count
-from triplet.published.effects import Range
 from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, Pixels
 from triplet.published.reference import Reference
 
@@ -18,11 +19,11 @@ ANOTHER = {
     "moco_v2_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
     "moco_v1_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
 }
-"""Files that go by the name of a row's method and are not the row's."""
+"""Files that bear the name of a row's method but are not the row's weights."""
 
 
 def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """The backbone, or some of it, stayed random."""
+    """Check for a backbone that stayed random, wholly or in part."""
     name = "weights not loaded"
     if reference.row == "random":
         yield excluded(name, "random weights are what this row is of")
@@ -47,7 +48,7 @@ def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Caus
 
 
 def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """A file of the right format that is not the one with which the target was reached."""
+    """Check for a file of the right format that is not the one behind the published result."""
     name = "other weights"
     cost, masks, source = effects.size("other-weights")
     if reference.row == "random":
@@ -70,7 +71,7 @@ def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterato
 
 
 def folded(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """BN is trained on weights that have it folded into the convolutions."""
+    """Check for trained BN over weights whose BN is folded into the convolutions."""
     name = "BN folded into the weights"
     cost, masks, source = effects.size("bn-folded")
     msra = "msra" in (facts.weights or "").lower()
@@ -87,7 +88,7 @@ def folded(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
 
 
 def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """BN that is frozen, or over few images."""
+    """Check for BN that is frozen or pools too few images."""
     name = "BN statistics"
     cost, masks, source = effects.size("bn-batch")
     if facts.norm is None:
@@ -124,7 +125,7 @@ def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
 
 
 def precise_bn(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Statistics that were not recomputed before the evaluation."""
+    """Check for BN statistics that were not recomputed before the evaluation."""
     _, _, source = effects.size("precise-bn")
     if facts.precise_ran or facts.norm in FROZEN:
         yield excluded("PreciseBN", "it ran" if facts.precise_ran else "BN is frozen")
@@ -137,7 +138,7 @@ def precise_bn(facts: Facts, reference: Reference, result: Result) -> Iterator[C
 
 
 def frozen_stages(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """The stem and the first stage are not trained."""
+    """Check for a frozen stem and first stage."""
     name = "frozen stages"
     cost, masks, source = effects.size("frozen-stages")
     if facts.freeze_at is None:
@@ -152,7 +153,7 @@ def frozen_stages(facts: Facts, reference: Reference, result: Result) -> Iterato
 
 
 def extra_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """The C4 head of Detectron2 as it comes, without a norm after res5."""
+    """Check for Detectron2's stock C4 head, which has no norm after res5."""
     name = "norm after res5"
     _, _, source = effects.size("extra-norm")
     if reference.kind != "c4" or not reference.row:
@@ -165,7 +166,7 @@ def extra_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
 
 
 def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Colour order, mean, deviation or stride that are not those of the weights."""
+    """Check for a colour order, mean, deviation or stride that does not belong to the weights."""
     name = "colour order, mean, stride"
     (low, _), _, bgr = _known("bgr")
     (_, high), _, wrong = _known("wrong-input")
@@ -193,7 +194,7 @@ def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
 
 
 def _alike(known: Pixels, right: Pixels) -> bool:
-    """Whether what is known of the input agrees with what weights want."""
+    """Return whether what is known of the input agrees with what the weights expect."""
     return all(found is None or _same(found, due) for found, due in zip(known, right, strict=True))
 
 
@@ -204,7 +205,7 @@ def _same(found: str | float, due: str | float | None) -> bool:
 
 
 def evaluation(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Evaluated otherwise than the target was."""
+    """Check for an evaluation that differs from the published one."""
     name = "evaluation"
     _, _, source = effects.size("evaluation")
     found = []
@@ -221,7 +222,7 @@ def evaluation(facts: Facts, reference: Reference, result: Result) -> Iterator[C
 
 
 def _known(cause: str) -> tuple[Range, Range | None, str]:
-    """A size that configs/causes.yaml has."""
+    """Return a size that configs/causes.yaml is known to have."""
     box, mask, source = effects.size(cause)
     assert box
     return box, mask, source

@@ -1,4 +1,4 @@
-"""What goes wrong in the training: it diverges, its rate does not fit its batch, its data are others."""
+"""Checks of the training: divergence, a rate that does not fit its batch, other data, other image sizes."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from triplet.published.facts import Facts
 from triplet.published.reference import Reference
 
 SMALL = 1.5
-"""AP within which a shortfall may come from noise or from a rate that was searched for the target."""
+"""Largest shortfall in AP that noise, or a rate tuned for the published result, may explain."""
 WHOLE_SETS = ("coco_2017_train", "coco_2014_train, coco_2014_valminusminival")
 """Names of what the published runs trained on."""
 
 
 def divergence(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """A loss that became infinite or NaN, or never fell."""
+    """Check for a loss that became infinite or NaN, or never fell."""
     _, _, source = effects.size("divergence")
     lost = (max(0.0, reference.box - result[0]),) * 2
     if facts.diverged:
@@ -29,7 +29,7 @@ def divergence(facts: Facts, reference: Reference, result: Result) -> Iterator[C
 
 
 def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """A learning rate that does not fit the batch."""
+    """Check for a learning rate that does not fit the batch."""
     name = "learning rate"
     both, _, source = effects.size("lr-too-high")
     if facts.rate is None or facts.batch is None or (reference.of_table and facts.scheduler is None):
@@ -49,7 +49,7 @@ def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
 
 
 def tuned_rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Who published the target searched the rate and the weight decay for it."""
+    """Check whether the published result had its rate and weight decay tuned."""
     if max(each or 0.0 for each in amount(reference, result)) > SMALL:
         return
     box, mask, source = effects.size("rate-tuned")
@@ -58,7 +58,7 @@ def tuned_rate(facts: Facts, reference: Reference, result: Result) -> Iterator[C
 
 
 def rescaled(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Detectron2 has rescaled batch, rate and schedule by the number of GPUs."""
+    """Check whether Detectron2 rescaled batch, rate and schedule by the number of GPUs."""
     name = "rescaled by the number of GPUs"
     _, _, source = effects.size("rescaled")
     if facts.reference_gpus is None:
@@ -79,7 +79,7 @@ def rescaled(facts: Facts, reference: Reference, result: Result) -> Iterator[Cau
 
 
 def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Trained on a part of the data."""
+    """Check for a training set that is a part of the published one, or another one."""
     name = "training data"
     _, _, source = effects.size("data")
     if facts.images is not None and facts.images < 0.97 * IMAGES:
@@ -95,7 +95,7 @@ def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
 
 
 def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Trained on images of one size, or on small ones."""
+    """Check for training images of a single size, or of small ones."""
     name = "image sizes"
     cost, _, source = effects.size("images")
     if facts.sizes is None:
@@ -117,7 +117,7 @@ def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[
 
 
 def mixed_precision(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Trained in float16."""
+    """Check for training in float16."""
     cost, masks, source = effects.size("mixed-precision")
     if facts.mixed is False:
         yield excluded("mixed precision", "float32")
@@ -127,7 +127,7 @@ def mixed_precision(facts: Facts, reference: Reference, result: Result) -> Itera
 
 
 def noise(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Two runs of the same thing differ."""
+    """Return noise between runs as a cause: two trainings of the same recipe differ."""
     if max(each or 0.0 for each in amount(reference, result)) <= SMALL:
         box, mask, source = effects.size("noise")
         yield Cause("noise", POSSIBLE, source, box, mask)

@@ -1,5 +1,5 @@
-"""What OpenSelfSup's training tells the kit: metrics, progress, checkpoints, and an end when asked for
-one."""
+"""The hook that brings metrics, progress, checkpoints and clean stops of the kit to OpenSelfSup's
+training."""
 
 import math
 import time
@@ -12,6 +12,7 @@ from mmcv.runner import Hook
 from openselfsup.datasets.loader.sampler import DistributedSampler
 from torch import Tensor
 
+from triplet.artifacts import Job
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop
@@ -20,14 +21,14 @@ from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 
 
-class Watch(Hook):
+class CheckpointHook(Hook):
     """Logs each optimiser step, and saves: each ``every`` epochs, and before it stops.
 
     mmcv saves whole epochs alone, in place. This hook saves as the kit's trainer does, where a step of the
     optimiser ends, and skips what was done of the epoch when it goes on.
 
     Args:
-        folder: of the run.
+        job: of the run: its folder, and its plan for the checkpoints.
         final: file for the trained networks.
         processes: all of them.
         log: of the run.
@@ -42,7 +43,7 @@ class Watch(Hook):
     def __init__(  # noqa: PLR0913 - mmcv builds a hook from its config, a keyword for each
         self,
         *,
-        folder: Path,
+        job: Job,
         final: Path,
         processes: Processes,
         log: MetricLogger,
@@ -53,7 +54,8 @@ class Watch(Hook):
         every: int,
         dist_mode: bool = True,
     ) -> None:
-        self.folder, self.processes, self.log, self.pace, self.bar = folder, processes, log, pace, bar
+        self.folder, self.plan = job.folder, job.plan
+        self.processes, self.log, self.pace, self.bar = processes, log, pace, bar
         self.stop, self.accumulate, self.every, self.final = stop, accumulate, every, final
         self._losses: list[float] = []
         self._waited = 0.0
@@ -113,21 +115,22 @@ class Watch(Hook):
             raise self.stop.interrupted(f"{done} of {runner.max_iters // self.accumulate} steps")
 
     def after_run(self, runner: Any) -> None:
-        """Leave the trained networks, without the optimiser."""
+        """Write the trained networks, without the optimiser."""
         if self.processes.is_main_process:
             found = self._state(runner, runner.iter)
-            checkpoint.write(self.final, {**found, "optimizer": None})
+            checkpoint.write(self.final, {**found, "optimizer": None}, self.plan)
 
     def _save(self, runner: Any) -> None:
         if self.processes.is_main_process:
             done = runner.iter + 1
             path = self.folder / f"step_{done // self.accumulate:07d}.pth"
-            checkpoint.write(path, self._state(runner, done))
+            checkpoint.write(path, self._state(runner, done), self.plan)
             checkpoint.keep(self.folder, 2)
         self.processes.broadcast_object()  # nobody goes on, or ends, before it is saved
 
     def _state(self, runner: Any, iteration: int) -> dict[str, Any]:
-        """What mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU, ``optimizer``."""
+        """Return what mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU,
+        ``optimizer``."""
         weights: dict[str, Tensor] = runner.model.module.state_dict()
         checkpoint.refuse_not_finite(weights, self.folder, iteration // self.accumulate)
         return {
@@ -139,7 +142,7 @@ class Watch(Hook):
 
 
 class Rest(DistributedSampler):
-    """OpenSelfSup's sampler without the first images of this epoch."""
+    """OpenSelfSup's sampler, which skips the first images of this epoch."""
 
     skipped = 0
 

@@ -1,0 +1,52 @@
+"""What evaluation and prediction share: a trained model, and its detections of images one by one."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.detection import model
+from triplet.errors import KitError
+from triplet.signals import Stop
+
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+
+
+def load_network(cfg: CfgNode, weights: Path) -> nn.Module:
+    """A config's model with the weights of a file, ready to detect in float32.
+
+    Raises:
+        KitError: the file is damaged, or of another model.
+    """
+    model.allow_tf32(False)
+    network = model.build(cfg)
+    model.load_trained(network, weights)
+    return network.eval()
+
+
+@torch.no_grad()
+def detect(
+    network: nn.Module, images: Iterable[dict[str, Any] | KitError], stop: Stop
+) -> Iterator[tuple[dict[str, Any] | KitError, Instances | None]]:
+    """Yield each image with what was detected in it, in the order given; ends early at a stop.
+
+    All proposals of the config (1000 in the released files) go through the head: any of them may end among
+    the 100 detections that are kept, so with fewer the numbers would be others. The masks are computed for
+    those detections alone, as Detectron2 does by itself.
+
+    Args:
+        network: of ``load_network``.
+        images: as Detectron2's mapper makes them, or why one could not be read, which is passed on.
+        stop: asked before each image.
+    """
+    for image in images:
+        if stop:
+            return
+        if isinstance(image, KitError):
+            yield image, None
+        else:
+            (output,) = network([image])
+            yield image, output["instances"].to("cpu")

@@ -1,0 +1,71 @@
+"""The user's own data in a run's folder, in the normal form that ``data`` reads."""
+
+from pathlib import Path
+
+from triplet import paths, records
+from triplet.datasets import source as datasets
+from triplet.datasets.source import DataSource
+from triplet.progress import first_here, say
+from triplet.training.distributed import Processes, perform
+
+STANDARD = ("annotations/instances_train2017.json", "train2017", "val2017", "VOCdevkit")
+"""What is in COCO 2017's or VOC's layout; ``data`` reads these where they are."""
+STANDARD_FILES = "annotations/*_*2017.json"
+
+
+def place(
+    run: str, source: DataSource, processes: Processes, *, stage: str = "data", force: bool = False
+) -> Path:
+    """Find the data, or bring it into the normal form in a folder of the run.
+
+    That is a stage of its own, with a record of where the data came from and how it was split. Once a
+    finetuning has begun, other data are refused until ``force``.
+
+    Args:
+        run: whose folder.
+        source: what the user names.
+        processes: all of them; each calls this.
+        stage: name of the folder and the record.
+        force: replace what is there.
+
+    Returns:
+        A folder for ``data.parts``: the user's own where it is in COCO 2017's or VOC's layout.
+
+    Raises:
+        KitError: an unknown layout, annotations that cannot be used, or other data than what has begun has.
+    """
+    if source.folder and _is_standard(source.folder):
+        return source.folder
+    own = datasets.read(source, "train" if stage == "data" else "val")
+    if first_here():
+        say(f"{stage}: {own.line()}")
+    folder = paths.stage_folder(run, stage)
+
+    def work(job: records.Job) -> None:
+        if first_here():
+            datasets.write(own, job.folder)
+        job.outputs.update({name: job.folder / name for name in (*own.texts, datasets.DESCRIPTION)})
+        job.results.update(
+            images={name: len(part.content["images"]) for name, part in own.parts.items()},
+            classes=list(own.classes.values()),
+        )
+
+    begun = processes.is_main_process and records.begun(paths.stage_folder(run, "finetune")) is not None
+    perform(
+        processes,
+        stage,
+        folder,
+        work=work,
+        config=datasets.identity(own),
+        inputs={},
+        derived=stage != "data" or not begun,
+        force=force,
+    )
+    processes.gather(None)  # the first process of each machine has written it
+    return folder
+
+
+def _is_standard(folder: Path) -> bool:
+    if not folder.exists() or datasets.written(folder):
+        return True
+    return any((folder / name).exists() for name in STANDARD) or any(folder.glob(STANDARD_FILES))

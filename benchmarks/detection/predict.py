@@ -1,0 +1,305 @@
+"""The predict stage: what a trained model finds in your images, as pictures and files for other tools."""
+
+import contextlib
+import difflib
+import json
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from benchmarks.detection import inference, log_capture, model, predictions, sources, visualize
+from triplet import files, paths, records
+from triplet.errors import KitError
+from triplet.progress import Bar, say
+from triplet.signals import Stop, graceful
+from triplet.training.loading import load
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import BoxMode
+
+DONE = "done.jsonl"
+"""A line for each image that is done; only an unfinished prediction needs it."""
+UNREADABLE = "unreadable.txt"
+NAMED = 10
+"""Images that cannot be read which are named on the screen."""
+WIDEST = 1280
+"""Pixels: width of a picture at most."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is shown and written of what is found."""
+
+    score: float = visualize.SURE
+    """The least."""
+    show: tuple[str, ...] = ()
+    """Names of classes; all where there are none."""
+    most: int | None = None
+    """Detections an image, the surest."""
+    every: int = 1
+    """Frames of a video from one that is looked at to the next."""
+
+
+def predict(
+    run: str,
+    wanted: Sequence[str],
+    options: PredictOptions,
+    *,
+    weights: Path | None = None,
+    config: Path | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> None:
+    """Detect objects in images; the result goes to ``checkpoints/<run>/predict/<name>/``.
+
+    An image that cannot be read is named, left out and counted.
+
+    Args:
+        run: whose finetune stage is done, or where the result goes.
+        wanted: files, folders, patterns and videos.
+        options: see there.
+        weights: any model file of Detectron2's, with its config, instead of the run's own.
+        config: of those weights.
+        name: of the result; that of the images' folder, or of the one file, unless given.
+        force: start over.
+
+    Raises:
+        KitError: no model, no image that can be read, or a class that the model does not have.
+        Interrupted: stopped by a signal; the same call goes on after the last image that is done.
+    """
+    if not wanted:
+        raise KitError("name the images: --images photos/ (make: IMAGES=photos/)")
+    weights, config, categories = _trained(run, weights, config)
+    seen = records.identities({"config": config})
+    cfg = model.load_config(config)
+    categories = categories or known_categories(model.categories(cfg)[1])
+    if unknown := set(options.show) - {each["name"] for each in categories}:
+        near = difflib.get_close_matches(min(unknown), [each["name"] for each in categories], 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        known = ", ".join(each["name"] for each in categories[:8])
+        raise KitError(
+            f"the model has no class {min(unknown)!r}{hint}; it has {len(categories)}: {known}, ..."
+        )
+    folder, found = sources.find(wanted)
+    name = name or (found[0].path.name if len(found) == 1 else folder.name) or "images"
+    listing = records.Artifact.listed(
+        paths.portable(folder), [(each.name, each.path.stat().st_size) for each in found]
+    )
+    task = _Task(cfg, weights, categories, found, options)
+    records.perform(
+        "predict",
+        paths.stage_folder(f"{run}/predict/{name}", "."),
+        work=task.work,
+        config={
+            "images": listing.model_dump(),
+            "categories": [each["name"] for each in categories],
+            "score": options.score,
+            "show": sorted(options.show),
+            "most": options.most,
+            "every": options.every,
+        },
+        inputs={"model": weights, "config": config},
+        seen=seen,
+        force=force,
+        scratch=(DONE,),
+    )
+
+
+def known_categories(count: int) -> list[dict[str, Any]]:
+    """COCO's or VOC's classes for a model that names none, told by their number; numbers for any other."""
+    coco = [{"id": each["id"], "name": each["name"]} for each in COCO_CATEGORIES if each["isthing"]]
+    voc = [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, 1)]
+    numbered = [{"id": number, "name": f"class {number}"} for number in range(1, count + 1)]
+    return {len(coco): coco, len(voc): voc}.get(count, numbered)
+
+
+def _trained(
+    run: str, weights: Path | None, config: Path | None
+) -> tuple[Path, Path, list[dict[str, Any]]]:
+    """Model file, config, and the classes where a record tells them."""
+    if weights and config:
+        return weights, config, []
+    if weights or config:
+        raise KitError("--model needs --config, which says what it is (make: MODEL=file DETECTION=config)")
+    finetuned = records.require(run, "finetune")
+    names = finetuned.results.get("classes") or finetuned.results.get("categories") or []
+    known = {each["name"]: each["id"] for each in known_categories(len(names))}
+    ids = finetuned.results.get("category_ids") or [known.get(n, i) for i, n in enumerate(names, 1)]
+    categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
+    return records.output(finetuned, "model"), records.output(finetuned, "config"), categories
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A prediction: its model, its images, and what is kept."""
+
+    cfg: CfgNode
+    weights: Path
+    categories: Sequence[dict[str, Any]]
+    found: Sequence[sources.Source]
+    options: PredictOptions
+
+    def work(self, job: records.Job) -> None:
+        """Detect in what is not done yet, and write all of it."""
+        done = {line["name"]: line for _, line in files.json_lines(job.folder / DONE, "name")}
+        files.write_text(
+            job.folder / DONE, "".join(json.dumps(line) + "\n" for line in done.values())
+        )  # without a last line that was cut
+        if done:
+            say(f"predict: going on after {len(done)} images that are done")
+        with graceful() as stop:
+            self._detect(done, job, stop)
+        self._write(done, job)
+
+    def _detect(self, done: dict[str, dict[str, Any]], job: records.Job, stop: Stop) -> None:
+        cfg = self.cfg.clone()
+        cfg.DATASETS.TRAIN = (
+            "keypoints_coco_2017_val",
+        )  # of which the mapper takes the names of keypoints
+        for heads in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
+            heads.SCORE_THRESH_TEST = min(heads.SCORE_THRESH_TEST, self.options.score)
+        log = job.folder / "log.txt"
+        with log_capture.log_to(log):
+            network = inference.load_network(cfg, self.weights)
+            mapper = DatasetMapper(cfg, is_train=False)
+        job.check_inputs()
+        frames = sum(
+            sources.count_frames(each.path, self.options.every) if each.is_video else 1
+            for each in self.found
+        )
+        with (
+            Bar("predict", frames, len(done)) as bar,
+            log_capture.log_to(log),
+            (job.folder / DONE).open("a", encoding="utf-8") as lines,
+            contextlib.closing(self._images(mapper, done, stop)) as images,
+        ):
+            for line in self._lines(network, images, job.folder / "pictures", stop):
+                lines.write(json.dumps(line) + "\n")
+                lines.flush()
+                done[line["name"]] = line
+                bar.total = max(bar.total, len(done))
+                bar.step()
+        if stop:
+            raise stop.interrupted(f"{bar.done} of {bar.total} images are done")
+
+    def _images(
+        self, mapper: DatasetMapper, done: Iterable[str], stop: Stop
+    ) -> Generator[tuple[sources.Source, str, dict[str, Any] | KitError], None, None]:
+        """What is not done: files first, then videos, each in the order of their names."""
+        left = [each for each in self.found if not each.is_video and each.name not in done]
+        loaded = load(
+            sources.ImageFiles(left, mapper),
+            range(len(left)),
+            workers=self.cfg.DATALOADER.NUM_WORKERS,
+            stop=stop,
+        )
+        with contextlib.closing(loaded):
+            yield from ((source, source.name, image) for source, image in zip(left, loaded, strict=False))
+        for source in self.found:
+            if source.is_video and source.name not in done:
+                yield from self._frames(source, mapper, done)
+
+    def _frames(
+        self, source: sources.Source, mapper: DatasetMapper, done: Iterable[str]
+    ) -> Iterator[tuple[sources.Source, str, dict[str, Any] | KitError]]:
+        def name(number: int) -> str:
+            return f"{source.name}/{number:06d}.jpg"
+
+        start = 0
+        while name(start) in done:
+            start += self.options.every
+        try:
+            for image in sources.frames(source.path, self.options.every, start, mapper):
+                if name(image["frame"]) not in done:
+                    yield source, name(image["frame"]), image
+        except KitError as error:
+            yield source, source.name, error
+
+    def _lines(
+        self,
+        network: nn.Module,
+        images: Iterable[tuple[sources.Source, str, dict[str, Any] | KitError]],
+        folder: Path,
+        stop: Stop,
+    ) -> Iterator[dict[str, Any]]:
+        """Detect in one image after the other, and draw it; yield what is kept of each."""
+        at: list[tuple[sources.Source, str]] = []
+
+        def fed() -> Iterator[dict[str, Any] | KitError]:
+            for source, name, image in images:
+                at[:] = [(source, name)]
+                yield image
+
+        for image, instances in inference.detect(network, fed(), stop):
+            ((source, name),) = at
+            if isinstance(image, KitError):
+                yield {"name": name, "unreadable": str(image)}
+                continue
+            kept = self._kept(instances_to_coco_json(instances, name))
+            pixels = image["rgb"] if "rgb" in image else read_image(str(source.path), "RGB")
+            self._draw(pixels, kept, folder / picture_name(name))
+            yield {"name": name, "width": image["width"], "height": image["height"], "detections": kept}
+
+    def _kept(self, detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The detections that the options let through, the surest first."""
+        show = {i for i, each in enumerate(self.categories) if each["name"] in self.options.show}
+        kept = [
+            each
+            for each in detections
+            if each["score"] >= self.options.score and (not show or each["category_id"] in show)
+        ]
+        return sorted(kept, key=lambda each: -each["score"])[: self.options.most]
+
+    def _draw(self, pixels: np.ndarray, kept: Sequence[dict[str, Any]], path: Path) -> None:
+        objects = [{**each, "bbox_mode": BoxMode.XYWH_ABS} for each in kept]
+        names = [each["name"] for each in self.categories]
+        drawn = visualize.panel(pixels, objects, names, min(WIDEST, pixels.shape[1]))
+        with files.atomic(path) as temporary:
+            Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(temporary, "JPEG", quality=85)
+
+    def _write(self, done: dict[str, dict[str, Any]], job: records.Job) -> None:
+        """Write what was found in every format, and fill in the job."""
+        unreadable = sorted(name for name, line in done.items() if "unreadable" in line)
+        read = [done[name] for name in sorted(done.keys() - {*unreadable})]
+        if not read:
+            reason = done[unreadable[0]]["unreadable"] if unreadable else "no frame"
+            raise KitError(
+                f"none of {len(done)} images can be read: {', '.join(unreadable[:1])} ({reason})"
+            )
+        images = [
+            {"id": number, "file_name": line["name"], "width": line["width"], "height": line["height"]}
+            for number, line in enumerate(read, 1)
+        ]
+        detections = [
+            {**each, "image_id": image["id"], "category_id": self.categories[each["category_id"]]["id"]}
+            for image, line in zip(images, read, strict=True)
+            for each in line["detections"]
+        ]
+        job.outputs.update(predictions.write_all(job.folder, images, detections, self.categories))
+        job.outputs["pictures"] = job.folder / "pictures"
+        job.results.update(images=len(images), detections=len(detections), unreadable=len(unreadable))
+        say(
+            f"predict: {len(detections)} objects in {len(images)} images; pictures, and files for COCO's "
+            f"tools, CVAT and Label Studio, are in {paths.portable(job.folder)}"
+        )
+        if unreadable:
+            files.write_text(job.folder / UNREADABLE, "".join(f"{name}\n" for name in unreadable))
+            job.outputs["unreadable"] = job.folder / UNREADABLE
+            for name in unreadable[:NAMED]:
+                say(f"predict: {name} cannot be read and is left out: {done[name]['unreadable']}")
+            say(f"predict: {len(unreadable)} of {len(done)} images cannot be read, listed in {UNREADABLE}")
+
+
+def picture_name(name: str) -> str:
+    """What an image's picture is called: a JPEG, whatever the image is."""
+    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"

@@ -1,0 +1,160 @@
+"""``python -m benchmarks.speed.report``: the report of more runs than anybody has, of drawn records."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed import results
+from triplet import analysis, files, paths, records
+from triplet.progress import say
+from triplet.published.configs import released
+from triplet.published.rows import load_methods
+from triplet.report.page import LARGEST
+from triplet.report.stage import report
+from triplet.scores import TASKS
+
+SEEDS, CATEGORIES, LINES = 3, 80, 900
+"""Seeds of each row and recipe; COCO's categories; lines of a run's metrics, as of a full schedule."""
+RECIPES = {
+    "": "openselfsup/coco_R_50_C4_2x_moco",
+    "authors-recipe": "authors/coco_R_50_C4_2x_moco",
+}
+"""Folder of the runs -> the released config that they were finetuned by."""
+GOAL = 20.0
+"""Seconds that the page of all of them may take on 2 cores."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw, make the report, print, write JSON; returns 1 where the page is too large or too slow."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.report", description=__doc__)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, help=f"of each row and recipe (default: {SEEDS})"
+    )
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in ("datasets", "checkpoints", "reports"):
+            os.environ[f"TRIPLET_{name.upper()}"] = str(Path(temporary) / name)
+        runs = _draw(arguments.seeds)
+        load, began, spent = os.getloadavg()[0], time.perf_counter(), time.process_time()
+        report()
+        seconds, cores = time.perf_counter() - began, time.process_time() - spent
+        size = (paths.root("reports") / "index.html").stat().st_size
+    reached = size <= LARGEST and seconds <= GOAL
+    say(
+        f"{runs} runs: {seconds:.1f} s by the clock, {cores:.1f} s of a core, load average {load:.1f}; the "
+        f"page has {size / 1e6:.2f} MB; {'reached' if reached else 'NOT reached'}: {GOAL:.0f} s and "
+        f"{LARGEST / 1e6:.0f} MB"
+    )
+    if arguments.output:
+        header = results.header(
+            shlex.join(["python", "-m", "benchmarks.speed.report", *argv]), 1, smoke=False
+        )
+        found = {
+            "runs": runs,
+            "seconds": round(seconds, 2),
+            "core_seconds": round(cores, 2),
+            "load_average": round(load, 2),
+            "bytes": size,
+        }
+        files.write_text(arguments.output, json.dumps({**header, **found}, indent=1) + "\n")
+    return 0 if reached else 1
+
+
+def _draw(seeds: int) -> int:
+    """Leave the records of every row, seed and recipe; returns how many runs those are."""
+    rng, count = np.random.default_rng(0), 0
+    for folder, config in RECIPES.items():
+        for row, method in load_methods().items():
+            for seed in range(seeds):
+                parts = [folder, f"seed{seed}" if seed else "", row]
+                ap = {"bbox": method.readme.box, "segm": method.readme.mask}
+                drawn = {task: float(value + rng.normal(0, 0.2)) for task, value in ap.items()}
+                _run("/".join(part for part in parts if part), seed, config, drawn, rng)
+                count += 1
+    return count
+
+
+def _run(name: str, seed: int, config: str, ap: dict[str, float], rng: np.random.Generator) -> None:
+    """The finetune and the eval stage of one run."""
+    detectron2 = _nested(released()[config])
+    length = detectron2["SOLVER"]["MAX_ITER"]
+    iterations = range(0, length, length // LINES)
+    log = "".join(
+        json.dumps(
+            {"iteration": i, "total_loss": 3 / (1 + i / 2e4) + rng.normal(0, 0.05), "lr": 0.02, "time": 0.5}
+        )
+        + "\n"
+        for i in iterations
+    )
+
+    def finetune(job: records.Job) -> None:
+        for output, file, text in (
+            ("model", "model.pth", f"{name} {ap}"),
+            ("metrics", "metrics.json", log),
+        ):
+            files.write_text(job.folder / file, text)
+            job.outputs[output] = job.folder / file
+        job.results.update(iterations=length, images_per_batch=16, epochs=24.56, categories=[])
+
+    def evaluate(job: records.Job) -> None:
+        kept = {task: _analysis(ap[task], rng) for task in TASKS}
+        path = job.folder / "analysis.json"
+        files.write_text(path, analysis.Analysis(kept).model_dump_json())
+        job.outputs[analysis.ANALYSIS] = path
+        job.results.update(images=5000, engine="ultrafast")
+        for task in TASKS:
+            job.results[task] = {"AP": ap[task], "AP50": ap[task] + 20, "AP75": ap[task] + 3}
+        job.results["categories"] = {
+            task: dict(zip(kept[task].categories, kept[task].by_size["all"], strict=True)) for task in TASKS
+        }
+
+    folder = paths.stage_folder(name, "finetune")
+    settings = {"detectron2": detectron2, "precision": "float32", "bn_images": 16}
+    records.perform("finetune", folder, config=settings, inputs={}, work=finetune, seed=seed)
+    inputs = {"model": folder / "model.pth"}
+    where = paths.stage_folder(name, "eval")
+    records.perform("eval", where, config={}, inputs=inputs, work=evaluate, seed=seed)
+
+
+def _analysis(ap: float, rng: np.random.Generator) -> analysis.TaskAnalysis:
+    """One task's analysis, drawn around an AP."""
+    by_category = np.clip(ap + rng.normal(0, 12, CATEGORIES), 0, 100).round(5)
+    shifts = {"all": 0, "small": -15, "medium": 2, "large": 12}
+    recalls = np.linspace(0, 1, 101)
+    return analysis.TaskAnalysis(
+        images=5000,
+        draws="drawn",
+        categories=[f"category {i}" for i in range(CATEGORIES)],
+        by_size={size: np.clip(by_category + shift, 0, 100).tolist() for size, shift in shifts.items()},
+        precision={
+            iou: (100 * (1 - recalls**way)).round(5).tolist() for iou, way in (("0.5", 2.5), ("0.75", 1.2))
+        },
+        resampled=np.clip(ap + rng.normal(0, 0.4, analysis.RESAMPLES), 0, 100).round(5).tolist(),
+    )
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """A config of dotted keys as dictionaries in dictionaries."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        here = found
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = value
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

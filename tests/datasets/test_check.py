@@ -1,0 +1,105 @@
+"""``triplet data check``: the page says what is in a data set and what is odd, and draws it."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from tests.support import photographs
+from triplet import cli
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The photographs; not to be changed."""
+    folder = tmp_path_factory.mktemp("photos") / "mine"
+    photographs.write(folder)
+    return folder
+
+
+def page(capsys, *arguments):
+    assert cli.main(["data", "check", *map(str, arguments)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    facts = {}
+    for line in lines[1:]:
+        facts.setdefault(line[2:12].strip(), []).append(line[12:])
+    return lines[0], facts
+
+
+def test_photographs_as_cameras_leave_them(photos, places, capsys):
+    named = photographs.named(photos)
+    first, facts = page(capsys, *named)
+    assert first == "data: COCO JSON: 12 train, 3 val images, 4 classes"
+    assert facts["sizes"] == ["from 211 x 141 to 256 x 300, median of the shorter side 189"]
+    assert facts["objects"] == ["25, 1.7 an image; each has a mask"]
+    assert facts["classes"] == ["flower 8 + 2, building 4 + 1, person 4 + 1, tree 4 + 1 (train + val)"]
+    assert facts["odd"] == [
+        "images that EXIF turns: 3 (china_turned.jpg, ...)",
+        "greyscale images: 3 (china_grey.jpg, ...)",
+        "CMYK images, read as RGB: 3 (china_cmyk.jpg, ...)",
+        "classes with fewer than 10 objects: 3 (building, ...)",
+    ]
+    assert facts["picture"] == ["reports/data/train.png, 12 of the images with their annotations"]
+    with Image.open(places / "reports" / "data" / "train.png") as picture:
+        assert picture.width == 4 * (318 + 4)
+        assert len(picture.convert("L").resize((64, 64)).getcolors(5000)) > 50
+
+
+def test_every_odd_thing_is_named_once(photos, places, capsys):
+    folder = places / "mine"
+    shutil.copytree(photos / "train", folder / "train")
+    shutil.copytree(photos / "val", folder / "valid")
+    content = json.loads((photos / "train.json").read_text())
+    shutil.copy(folder / "train" / "china_plain.jpg", folder / "train" / "copy.jpg")
+    shutil.copy(folder / "valid" / "flower_small.jpg", folder / "train" / "leak.jpg")
+    (folder / "train" / "flower_plain.jpg").unlink()
+    (folder / "train" / "flower_cmyk.jpg").write_bytes(b"no image")
+    size = {"width": 320, "height": 214}
+    for number, name in ((100, "copy.jpg"), (101, "leak.jpg")):
+        content["images"].append({"id": number, "file_name": name, **size})
+    first = content["annotations"][0]
+    content["annotations"] += [
+        {**first, "id": 200},
+        {**first, "id": 201, "bbox": [5, 5, 3, 40]},
+        {**first, "id": 202, "bbox": [250, 5, 100, 40]},
+        *({**first, "id": 300 + i, "bbox": [i, 5, 40, 40], "category_id": 2} for i in range(80)),
+    ]
+    content["categories"].append({"id": 9, "name": "cow"})
+    (folder / "train" / "_annotations.coco.json").write_text(json.dumps(content))
+    shutil.copy(photos / "val.json", folder / "valid" / "_annotations.coco.json")
+    first, facts = page(capsys, folder, "--picture", places / "p.png")
+    assert first == "data: Roboflow COCO: 14 train, 3 val images, 5 classes"
+    odd = facts["odd"]
+    for line in (
+        "images that are missing: 1 (flower_plain.jpg)",
+        "images that cannot be read: 1 (flower_cmyk.jpg (UnidentifiedImageError))",
+        "images of another size than annotated: 1 (leak.jpg has 211 x 141, annotated as 320 x 214)",
+        "images that a part has twice: 1 (copy.jpg)",
+        "images of val that are in train, too: 1 (flower_small.jpg)",
+        "images without an object: 2 (copy.jpg, ...)",
+        "objects with a side below 4 px: 1 (china_plain.jpg)",
+        "boxes that reach out of their image: 1 (china_plain.jpg)",
+        "objects that are annotated twice: 1 (china_plain.jpg)",
+        "classes without an object in train: 1 (cow)",
+        "classes without an object in val: 1 (cow)",
+    ):
+        assert odd.count(line) == 1, (line, odd)
+    assert (places / "p.png").is_file()
+
+
+def test_bad_data_is_one_line(places, capsys):
+    (places / "empty").mkdir()
+    for arguments, message in (
+        (
+            ["data", "check", str(places / "empty")],
+            "empty is in no layout that is known: it holds nothing;",
+        ),
+        (["data", "check", "a", "b"], "found check a b, expected one folder: triplet data check PATH"),
+        (["data", "--train", "/nonexistent.json"], "nothing at /nonexistent.json"),
+        (["data", "--data", "x", "--train", "y"], "data is named by a folder (--data), or by its files"),
+    ):
+        assert cli.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1

@@ -1,0 +1,189 @@
+"""People's own data become the classes, the parts and the record of a finetuning."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.detection import data, loading, model, own_data
+from tests.detection.conftest import DEMO
+from tests.support import photographs
+from tests.support.own_data import EXPORTS, parts_of
+from triplet import cli, paths, records
+from triplet.datasets.source import DataSource
+from triplet.errors import KitError
+from triplet.training.distributed import Processes
+
+from detectron2.data import DatasetCatalog
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+SHORT = ["SOLVER.MAX_ITER=2", "SOLVER.STEPS=(1,)", "TEST.PRECISE_BN.NUM_ITER=1"]
+
+
+@pytest.fixture(scope="module")
+def exported(drawn, tmp_path_factory):
+    """The drawn data set in a YOLO layout, and as one JSON of Label Studio's; not to be changed."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("YOLO segmentation", "Label Studio COCO"):
+        EXPORTS[name](parts_of(drawn), folder / name.split()[0])
+    return folder
+
+
+def config(*overrides):
+    return model.load_config(DEMO, overrides)
+
+
+def test_a_folder_in_cocos_layout_is_used_where_it_is(drawn, places):
+    assert own_data.place("row", DataSource(drawn), ALONE) == drawn
+    assert not paths.stage_folder("row", "data").exists()
+
+
+def test_a_layout_is_written_into_the_run_and_registered(exported, places, capsys):
+    folder = own_data.place("row", DataSource(exported / "YOLO"), ALONE)
+    assert capsys.readouterr().out.startswith(
+        "data: YOLO segmentation: 12 train, 6 val images, 6 classes\n"
+    )
+    record = records.require("row", "data")
+    assert record.results["classes"][0] == "striped disc"
+    assert record.config["parts"]["val"]["source"] == str(exported / "YOLO" / "data.yaml")
+    names, classes = data.training(config(), folder)
+    assert classes == record.results["classes"]
+    assert data.category_ids(names[0]) == [0, 1, 2, 3, 4, 5]
+    assert data.testing(config(), folder)[1] == classes
+    assert len(DatasetCatalog.get(names[0])) == 12
+    assert data.inputs(config(), folder, train=True) == {
+        "annotations": folder / "instances_train.json",
+        "images": exported / "YOLO" / "images" / "train",
+    }
+    with pytest.raises(
+        KitError, match="own data has instances alone, the config's DATASETS names 'voc_2007"
+    ):
+        data.training(config("DATASETS.TRAIN=('voc_2007_trainval',)"), folder)
+
+
+def test_a_split_stays_and_other_data_are_refused_once_something_has_begun(exported, places):
+    source = DataSource(exported / "Label", val_share=0.25, split_seed=3)
+    folder = own_data.place("row", source, ALONE)
+    held_out = (folder / "instances_val.json").read_bytes()
+    assert records.require("row", "data").config["split_seed"] == 3
+    # Before a finetuning another seed replaces it; afterwards only FORCE=1 does.
+    own_data.place("row", DataSource(exported / "Label", val_share=0.25, split_seed=4), ALONE)
+    assert (folder / "instances_val.json").read_bytes() != held_out
+    own_data.place("row", source, ALONE)
+    assert (folder / "instances_val.json").read_bytes() == held_out
+    records.perform(
+        "finetune", paths.stage_folder("row", "finetune"), config={}, inputs={}, work=lambda _: None
+    )
+    for other in (
+        DataSource(exported / "YOLO"),
+        DataSource(exported / "Label", val_share=0.5, split_seed=3),
+    ):
+        with pytest.raises(KitError, match=r"row/data holds a data of something else .*; add --force"):
+            own_data.place("row", other, ALONE)
+    assert own_data.place("row", source, ALONE) == folder
+    assert (folder / "instances_val.json").read_bytes() == held_out
+
+
+def test_without_a_val_part_there_is_nothing_to_evaluate(exported, places):
+    folder = own_data.place("row", DataSource(exported / "Label"), ALONE)
+    assert len(data.training(config(), folder)[1]) == 6
+    with pytest.raises(KitError, match="has no val part, it has train; name the files of one by --val and"):
+        data.testing(config(), folder)
+    # For an evaluation, all of a part that stands alone is what is evaluated on.
+    folder = own_data.place("row", DataSource(exported / "Label"), ALONE, stage="eval-data")
+    assert len(DatasetCatalog.get(data.testing(config(), folder)[0])) == 12
+
+
+def test_the_number_of_classes_is_that_of_the_data(drawn, capsys):
+    cfg = config("MODEL.ROI_HEADS.NUM_CLASSES=80")
+    names = ["a", "b"]
+    fitted = data.fit_classes(cfg, drawn, names, [])
+    assert (fitted.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (2, 80)
+    assert "2 classes, where the config has 80: MODEL.ROI_HEADS.NUM_CLASSES=2" in capsys.readouterr().out
+    assert data.fit_classes(fitted, drawn, names, ["MODEL.ROI_HEADS.NUM_CLASSES=2"]) is fitted
+    with pytest.raises(KitError, match=r"has 2 categories, the config expects 80; add MODEL.ROI_HEADS.NUM"):
+        data.fit_classes(cfg, drawn, names, ["MODEL.ROI_HEADS.NUM_CLASSES=80"])
+
+
+def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(exported, places, capsys):
+    mine = shutil.copytree(exported / "Label", places / "mine")
+    content = json.loads((mine / "result.json").read_text())
+    del content["annotations"][5]["segmentation"]
+    (mine / "result.json").write_text(json.dumps(content))
+    folder = own_data.place("row", DataSource(mine), ALONE)
+    cfg = config()
+    assert data.fit_masks(cfg, folder) is cfg
+    with pytest.raises(KitError, match=r"mine/result.json: annotation 6 has no segmentation"):
+        data.training(cfg, folder)
+    for each in content["annotations"]:
+        each["segmentation"] = []
+    (mine / "result.json").write_text(json.dumps(content))
+    folder = own_data.place("row", DataSource(mine), ALONE)
+    fitted = data.fit_masks(cfg, folder)
+    assert (fitted.MODEL.MASK_ON, cfg.MODEL.MASK_ON) == (False, True)
+    assert "no object has a mask: the model is to find boxes alone" in capsys.readouterr().out
+    assert len(data.training(fitted, folder)[1]) == 6
+
+
+def test_photographs_arrive_upright_and_in_colour(places):
+    """EXIF, grey and CMYK: every variant shows what its source shows, and its masks fit."""
+    photographs.write(places / "mine")
+    train, val = (places / "mine" / f"{part}.json" for part in ("train", "val"))
+    images = {"train_images": places / "mine" / "train", "val_images": places / "mine" / "val"}
+    folder = own_data.place("row", DataSource(train=train, val=val, **images), ALONE)
+    cfg = config()
+    names, classes = data.training(cfg, folder)
+    assert classes == list(photographs.CLASSES)
+    data.check_images(names, ALONE)
+    mapper = loading.SafeMapper(cfg, train=False)
+    seen = {}
+    for image in DatasetCatalog.get(names[0]):
+        pixels = mapper(image)["image"].numpy().astype(float)
+        source, _, variant = image["file_name"].rpartition("/")[2].removesuffix(".jpg").rpartition("_")
+        small = np.stack([[row.mean() for row in np.array_split(c, 4)] for c in pixels.mean(2)])
+        seen.setdefault(source, {})[variant] = small
+    for variants in seen.values():
+        plain = variants["plain"]
+        for variant, rows in variants.items():
+            wanted = plain.mean(0) if variant == "grey" else plain
+            assert np.abs(rows - wanted).max() < 40, variant
+        assert np.abs(variants["turned"] - plain).max() < 6
+
+
+@pytest.mark.slow
+def test_photographs_from_check_to_eval(places, capsys):
+    """The path of docs/own-data.md: look, pretrain without labels, finetune, evaluate."""
+    photographs.write(places / "mine")
+    pretrain = places / "pretrain.yaml"
+    pretrain.write_text(
+        "model: {depth: 50, width: 16, hidden: 16, outputs: 8}\n"
+        "views: {size: 32, online: {smallest: 32, largest: 32}, target: {smallest: 32, largest: 32}}\n"
+        "loss: {group: 12}\noptimizer: {learning_rate: 0.1, groups: 1, accumulate: 1}\n"
+        "schedule: {epochs: 1, warmup_epochs: 0}\nworkers: 0\n"
+    )
+    named = photographs.named(places / "mine")
+    run = ["--run", "row"]
+    train = str(places / "mine" / "train")
+    assert cli.main(["data", "check", *named]) == 0
+    assert cli.main(["pretrain", *run, "--config", str(pretrain), "--data", train]) == 0
+    assert cli.main(["convert", *run, "--config", str(DEMO)]) == 0
+    threshold = "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0"
+    assert cli.main(["finetune", *run, "--config", str(DEMO), *named, *SHORT, threshold]) == 0
+    record = records.require("row", "finetune")
+    assert record.results["classes"] == list(photographs.CLASSES)
+    assert record.results["category_ids"] == [1, 2, 3, 4]
+    assert record.config["dataset"] == "checkpoints/row/data"
+    assert record.config["detectron2"]["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 4
+    assert cli.main(["eval", *run]) == 0
+    assert records.require("row", "eval").results["images"] == 3
+    assert "box AP" in capsys.readouterr().out
+    assert cli.main(["report"]) == 0
+    results = json.loads((places / "reports" / "results.json").read_text())
+    assert {each["row"] for each in results} == {"row"}
+    # The files alone name other data to evaluate on.
+    assert (
+        cli.main(["eval", *run, "--val", str(places / "mine" / "train.json"), "--val-images", train]) == 2
+    )
+    assert "holds a eval of something else" in capsys.readouterr().err

@@ -1,0 +1,284 @@
+"""`triplet predict`: a real model, untrained, on images of odd kinds, and what others read of its files."""
+
+import json
+import os
+import signal
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as masks
+from pycocotools.coco import COCO
+
+from benchmarks.detection import model, predict, predictions, sources, visualize
+from tests.conftest import placed
+from tests.detection.conftest import DEMO
+from triplet import cli, paths, records
+from triplet.images import to_eight_bits
+
+from detectron2.data import DatasetMapper
+
+COMMON = ["--score", "0.05", "--most", "5"]
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture
+def given(untrained):
+    return ["predict", "--run", "row", *COMMON, *untrained()]
+
+
+@pytest.fixture
+def photographs(tmp_path, drawn):
+    """A folder of images as people have them, and two that are none."""
+    folder = tmp_path / "photos"
+    (folder / "a folder").mkdir(parents=True)
+    source = Image.open(sorted((drawn / "val2017").iterdir())[0]).convert("RGB").resize((96, 64))
+    source.save(folder / "plain.jpg")
+    source.convert("L").save(folder / "grey.jpg")
+    source.convert("CMYK").save(folder / "a folder" / "cmyk.jpg")
+    Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top is on the right
+    source.save(folder / "turned.jpg", exif=exif)
+    whole = (folder / "plain.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("no image")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory, drawn):
+    """The folder of a prediction of the drawn validation images, and that of their evaluation."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("predicted")
+    torch.manual_seed(0)
+    torch.save({"model": model.build(model.load_config(DEMO)).state_dict()}, folder / "model.pth")
+    common = ["--run", "row", "--model", str(folder / "model.pth"), "--config", str(DEMO)]
+    with placed(folder):
+        assert cli.main(["eval", *common, "--data", str(drawn)]) == 0
+        images = ["--images", str(drawn / "val2017"), "--score", "0.05"]
+        assert cli.main(["predict", *common, *images]) == 0
+        yield paths.stage_folder("row", "predict") / "val2017", paths.stage_folder("row", "eval")
+
+
+def test_it_finds_what_an_evaluation_finds(predicted, truth):
+    folder, evaluated = predicted
+    names = {image["id"]: image["file_name"] for image in read(folder, "images.json")["images"]}
+    ids = {image["file_name"]: image["id"] for image in truth["images"]}
+    assert set(names.values()) == set(ids)
+    found = [{**each, "image_id": ids[names[each["image_id"]]]} for each in read(folder, "results.json")]
+
+    def key(each):
+        return each["image_id"], -each["score"], each["bbox"]
+
+    expected = read(evaluated, "coco_instances_results.json")
+    assert len(expected) > 20
+    assert sorted(found, key=key) == sorted(expected, key=key)
+
+
+def test_coco_reads_the_results(predicted):
+    folder, _ = predicted
+    results = COCO(folder / "images.json").loadRes(str(folder / "results.json"))
+    assert len(results.anns) == len(read(folder, "results.json"))
+    assert all(
+        each["area"] > 0 for each in results.anns.values() if each["segmentation"]["counts"] != "P`4"
+    )
+
+
+def test_cvats_file_is_coco_with_polygons(predicted, truth):
+    """Its format is COCO 1.0's instances; polygons fill holes and lose specks."""
+    folder, _ = predicted
+    written = COCO(folder / "cvat.json")
+    for each, exact in zip(written.dataset["annotations"], read(folder, "results.json"), strict=True):
+        assert (each["image_id"], each["category_id"]) == (exact["image_id"], exact["category_id"])
+        assert each["iscrowd"] == 0
+        assert all(len(outline) >= 6 for outline in each["segmentation"])
+    assert [each["id"] for each in written.dataset["categories"]] == [1, 2, 3, 4, 5, 6]
+    for each in truth["annotations"]:
+        exact = masks.merge(masks.frPyObjects(each["segmentation"], 128, 128))
+        outlined = masks.merge(masks.frPyObjects(predictions.outlines(exact), 128, 128))
+        assert masks.iou([outlined], [exact], [0])[0, 0] > 0.95
+
+
+def test_label_studios_regions_belong_to_its_interface(predicted):
+    folder, _ = predicted
+    interface = ET.fromstring((folder / "label_studio.xml").read_text())
+    controls = {each.get("name"): each for each in interface if each.get("toName")}
+    tasks = read(folder, "label_studio.json")
+    assert len(tasks) == 6
+    assert tasks[0]["data"]["image"].startswith("/data/local-files/?d=0")
+    for task in tasks:
+        for region in task["predictions"][0]["result"]:
+            control = controls[region["from_name"]]
+            assert control.tag.lower() == region["type"]
+            assert control.get("toName") == region["to_name"]
+            names = {label.get("value") for label in control}
+            assert set(region["value"][region["type"]]) <= names
+            points = region["value"].get("points") or [[region["value"]["x"], region["value"]["y"]]]
+            assert all(0 <= number <= 100 for point in points for number in point)
+
+
+def test_photographs_of_every_kind_are_read_and_others_named(places, photographs, given, capsys):
+    assert cli.main([*given, "--images", str(photographs)]) == 0
+    out = capsys.readouterr().out
+    folder = paths.stage_folder("row", "predict") / "photos"
+    images = {each["file_name"]: each for each in read(folder, "images.json")["images"]}
+    expected = {"a folder/cmyk.jpg", "deep.png", "grey.jpg", "plain.jpg", "turned.jpg"}
+    assert set(images) == expected
+    assert (images["turned.jpg"]["width"], images["turned.jpg"]["height"]) == (64, 96)
+    assert "predict: cut.jpg cannot be read and is left out: OSError: image file is truncated" in out
+    assert "predict: text.png cannot be read and is left out: UnidentifiedImageError" in out
+    assert "2 of 7 images cannot be read" in out
+    assert (folder / "unreadable.txt").read_text() == "cut.jpg\ntext.png\n"
+    drawn = {path.relative_to(folder / "pictures").as_posix() for path in folder.rglob("pictures/**/*.jpg")}
+    assert drawn == {predict.picture_name(name) for name in expected}
+    assert Image.open(folder / "pictures" / "turned.jpg").size == (64, 96)
+    record = records.read(folder)
+    assert record.results == {"images": 5, "detections": record.results["detections"], "unreadable": 2}
+    assert 0 < record.results["detections"] <= 25
+    assert cli.main([*given, "--images", str(photographs)]) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+def test_images_are_read_as_for_training(photographs):
+    """One whose bytes are turned, gray or of 16 bits comes to the network as Pillow shows it."""
+    mapper = DatasetMapper(model.load_config(DEMO), is_train=False)
+    mapper.augmentations.augs.clear()
+    _, found = sources.find([str(photographs)])
+    dataset = sources.ImageFiles(found, mapper)
+    pixels = {each.name: dataset[i] for i, each in enumerate(found)}
+    for name in ("plain.jpg", "grey.jpg", "a folder/cmyk.jpg", "deep.png"):
+        expected = np.asarray(to_eight_bits(Image.open(photographs / name)).convert("RGB"))
+        assert np.array_equal(pixels[name]["image"].permute(1, 2, 0).numpy(), expected)
+    upright = np.asarray(Image.open(photographs / "turned.jpg").convert("RGB"))
+    assert np.array_equal(pixels["turned.jpg"]["image"].permute(1, 2, 0).numpy(), np.rot90(upright, -1))
+
+
+def test_a_stop_is_clean_and_the_next_call_goes_on(places, drawn, given, monkeypatch, capsys):
+    draw, done = visualize.panel, []
+
+    def interrupting(*arguments):
+        done.append(arguments)
+        if len(done) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*arguments)
+
+    monkeypatch.setattr(visualize, "panel", interrupting)
+    command = [*given, "--images", str(drawn / "val2017" / "0*"), "--name", "mine"]
+    assert cli.main(command) == 143
+    folder = paths.stage_folder("row", "predict") / "mine"
+    assert "stopped by SIGTERM: 2 of 6 images are done" in capsys.readouterr().err
+    assert not (folder / "results.json").exists()
+    with (folder / "done.jsonl").open("a") as lines:
+        lines.write('{"name": "0000')  # as a kill would leave it
+    assert cli.main(command) == 0
+    assert len(done) == 6
+    assert "going on after 2 images" in capsys.readouterr().out
+    assert len(read(folder, "images.json")["images"]) == 6
+    assert not (folder / "done.jsonl").exists()
+    assert cli.main([*command, "--score", "0.1"]) == 2
+    assert "config.score 0.05 -> 0.1" in capsys.readouterr().err
+
+
+def video(path, frames):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), (10 * number, 0, 250 - 10 * number), np.uint8))
+    writer.release()
+
+
+def test_every_so_many_frames_of_a_video(places, tmp_path, given, capsys):
+    video(tmp_path / "clip.avi", 10)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    wanted = [str(tmp_path / "clip.avi"), str(tmp_path / "broken.mp4")]
+    assert cli.main([*given, "--images", *wanted, "--every", "4", "--name", "clips"]) == 0
+    folder = paths.stage_folder("row", "predict") / "clips"
+    images = read(folder, "images.json")["images"]
+    assert [each["file_name"] for each in images] == [f"clip.avi/{n:06d}.jpg" for n in (0, 4, 8)]
+    assert {(each["width"], each["height"]) for each in images} == {(64, 48)}
+    assert (
+        "broken.mp4 cannot be read and is left out: OpenCV reads no frame of it" in capsys.readouterr().out
+    )
+    mapper = DatasetMapper(model.load_config(DEMO), is_train=False)
+    (frame,) = sources.frames(tmp_path / "clip.avi", 4, 8, mapper)
+    assert np.abs(frame["rgb"].astype(int) - [170, 0, 80]).max() < 12
+    middle = frame["image"][:, 5, 5].numpy().astype(int)
+    expected = [170, 0, 80] if mapper.image_format == "RGB" else [80, 0, 170]
+    assert np.abs(middle - expected).max() < 12
+
+
+def test_a_finished_run_tells_its_classes(places, drawn, untrained, capsys):
+    weights = Path(untrained()[1])
+
+    def work(job):
+        job.outputs.update(model=job.folder / "model.pth", config=job.folder / "config.yaml")
+        (job.folder / "model.pth").write_bytes(weights.read_bytes())
+        (job.folder / "config.yaml").write_text(model.load_config(DEMO).dump())
+        job.results.update(classes=list("abcdef"), category_ids=[3, 5, 7, 9, 11, 13])
+
+    records.perform("finetune", paths.stage_folder("own", "finetune"), config={}, inputs={}, work=work)
+    picture = str(sorted((drawn / "val2017").iterdir())[0])
+    command = ["predict", "--run", "own", "--images", picture, "--score", "0.05"]
+    assert cli.main([*command, "--name", "all"]) == 0
+    folder = paths.stage_folder("own", "predict")
+    every = {each["category_id"] for each in read(folder / "all", "results.json")}
+    assert every <= {3, 5, 7, 9, 11, 13}
+    assert len(every) > 1
+    number = max(every)
+    name = "abcdef"[(number - 3) // 2]
+    assert cli.main([*command, "--name", "one", "--show", f"{name}, a" if name != "a" else "a"]) == 0
+    assert number in {each["category_id"] for each in read(folder / "one", "results.json")} <= {3, number}
+    assert cli.main([*command, "--show", "aa"]) == 2
+    assert "no class 'aa' (did you mean 'a'?); it has 6: a, b, c" in capsys.readouterr().err
+
+
+def test_a_model_that_names_no_classes_has_those_of_its_number():
+    coco = predict.known_categories(80)
+    assert (coco[0], coco[79]) == ({"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"})
+    assert predict.known_categories(20)[14] == {"id": 15, "name": "person"}
+    assert predict.known_categories(2) == [{"id": 1, "name": "class 1"}, {"id": 2, "name": "class 2"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name the images: --images photos/ (make: IMAGES=photos/)"),
+        (["--images", "nowhere/*.jpg"], "nothing at --images nowhere/*.jpg"),
+        (["--images", "configs"], "no image or video in --images configs"),
+        (["--images", "README.md"], "none of 1 images can be read: README.md (UnidentifiedImageError"),
+        (["--images", "README.md", "--name", "../out"], "found 'row/predict/../out"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(places, given, capsys, arguments, message):
+    assert cli.main([*given, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_model_needs_its_config(places, given, capsys):
+    assert cli.main([*given[:-2], "--images", "README.md"]) == 2
+    assert "--model needs --config" in capsys.readouterr().err
+    assert cli.main(["predict", "--images", "README.md"]) == 2
+    assert "run 'triplet' has no finished finetune stage" in capsys.readouterr().err
+
+
+def test_the_outline_of_a_mask():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:8, 3:9] = 1
+    mask[4:6, 5:7] = 0  # a hole
+    mask[12:16, 20:28] = 1
+    mask[0, 0] = 1  # a speck
+    rle = masks.encode(np.asfortranarray(mask))
+    second, first = ({*zip(each[::2], each[1::2], strict=True)} for each in predictions.outlines(rle)[:2])
+    assert first == {(20, 12), (28, 12), (28, 16), (20, 16)}
+    assert second == {(3, 2), (9, 2), (9, 8), (3, 8)}
+    assert predictions.outlines(masks.encode(np.zeros((4, 4), np.uint8, order="F"))) == []

@@ -1,0 +1,62 @@
+"""Records in the states in which a report finds a machine."""
+
+import shutil
+
+import pytest
+
+from tests.report import making
+from triplet import paths
+from triplet.published.rows import load_methods
+
+
+def demo():
+    """What `make demo` leaves, with two seeds."""
+    for seed, (random, triplet) in enumerate([(20.0, 25.0), (21.0, 24.4)]):
+        for row, box in (("random", random), ("triplet", triplet)):
+            shown = {"pictures": 2 * (seed == 0), "analysed": True}
+            making.run(f"demo/seed{seed}/{row}", box, box / 2, seed, images=60, **shown)
+
+
+def full():
+    """Every kind of table filled, several seeds and recipes."""
+    demo()
+    names = [f"category {i}" for i in range(80)]
+    for number, (row, method) in enumerate(load_methods().items()):
+        box, mask = method.readme.box - number / 10, method.readme.mask
+        known = {name: box + i % 7 for i, name in enumerate(names)}
+        making.run(row, box, mask, pictures=2, analysed=True, categories=known)
+    making.run("seed1/triplet", 41.6, 36.1, seed=1, analysed=True, categories=dict.fromkeys(names, 41.0))
+    making.run("short/triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000, precision="bfloat16")
+    making.run("like-for-like/triplet", 41.2, 35.9, reference=making.MOCO)
+    making.run("voc/triplet", 56.8, None, reference=making.VOC, images=4952, engine="voc")
+    making.others("triplet")
+
+
+def failed():
+    """Runs that fell short, stopped, were evaluated with nothing, or lost their files."""
+    making.run("triplet", 26.4, 23.0, SOLVER__MAX_ITER=45_000)
+    making.run("moco", 40.0, 35.0, pictures=2, analysed=True)
+    making.perform(
+        "moco",
+        "finetune",
+        force=True,
+        texts={"model": "another"},
+        inputs={"weights": paths.stage_folder("moco", "convert") / "weights"},
+    )
+    making.run("demo/seed0/triplet", 0.0, None, images=60, pictures=2, analysed=True)
+    making.run("demo/seed0/random", 0.0, None, images=60)
+    kept = paths.stage_folder("demo/seed0/triplet", "eval")
+    shutil.rmtree(kept / "pictures")
+    (kept / "analysis.json").write_text("damaged")
+    making.pretrain("byol")
+    (paths.stage_folder("byol", "pretrain") / "metrics.jsonl").write_text("no lines\n")
+    with pytest.raises(RuntimeError):
+        making.perform("byol", "convert", texts={"weights": "x"}, results=_stopped())
+
+
+def _stopped():
+    raise RuntimeError("stopped")
+    yield
+
+
+STATES = {"empty": lambda: None, "demo": demo, "full": full, "failed": failed}

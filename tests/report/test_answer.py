@@ -1,0 +1,131 @@
+"""The first screen in words, the commands that it gives, and two rows compared image by image."""
+
+import numpy as np
+import pytest
+
+from tests.report import making
+from tests.report.made_up import made
+from triplet import paths
+from triplet.published.rows import load_methods
+from triplet.report import answer, coco, compare
+from triplet.report.stage import contents, documents, groups
+from triplet.runs import Unfinished, collect, unfinished
+
+METHODS = load_methods()
+
+
+def said(runs):
+    return contents(runs, METHODS, {})["sentences"]
+
+
+def test_a_run_has_one_sentence():
+    runs = [made("triplet", 41.5, making.AUTHORS), made("seed1/triplet", 41.7, making.AUTHORS, seed=1)]
+    runs += [made("moco", 38.9), made("short/moco", 38.4, SOLVER__MAX_ITER=90_000)]
+    full, moco, short = said(runs)
+    assert full.who == "Triplet, 2x schedule, 2 seeds"
+    assert full.text.startswith(
+        "box AP 41.6 ± 0.1, README 41.7: within noise; mask AP 35.7 ± 0.1, README 36.2"
+    )
+    assert (moco.kind, moco.link) == ("short", "run-moco")
+    assert moco.cause
+    assert moco.cause_link == "why-run-moco-moco-2x"
+    assert short.who == "MoCo (short), 1x schedule"
+    assert "box AP 38.4, 38." in short.text
+    assert "expected of this schedule: as expected of this length" in short.text
+
+
+def test_an_experiments_rows_say_what_they_gain():
+    runs = [
+        made(f"demo/seed{s}/{row}", box + s, images=60, seed=s)
+        for s in (0, 1)
+        for row, box in (("random", 20), ("triplet", 25))
+    ]
+    random, triplet = said(runs)
+    assert (random.who, triplet.who) == ("demo: random, 2 seeds", "demo: triplet, 2 seeds")
+    assert triplet.text.endswith("+5.0 ± 0.0 box AP over random in the same seed.")
+    assert triplet.link == "experiment-demo"
+
+
+def test_the_figure_has_every_row_where_its_numbers_are():
+    figure = answer.dots(coco.lines([made("triplet", 41.5, making.AUTHORS)], METHODS))
+    assert [label for label, _ in figure.rows] == [method.label for method in METHODS.values()]
+    box, mask = dict(figure.rows)["Triplet"]
+    assert (box.text, mask.text) == ("41.5 / 41.7", "35.6 / 36.2")
+    assert box.noise[0] < box.marks[0].at < box.readme < box.noise[1]
+    others = [track for _, tracks in figure.rows for track in tracks]
+    assert all(0 <= at <= 100 for track in others for at in (track.readme, *track.noise))
+    assert sum(bool(track.marks) for track in others) == 2
+
+
+def test_one_command_makes_all_that_is_missing():
+    alike = [(row, f"make finetune eval METHOD={row}") for row in ("a", "b")]
+    assert answer.all_of([*alike, *alike, ("c", "make eval METHOD=c")]) == (
+        "for row in a b; do make finetune eval METHOD=$row || break; done && make eval METHOD=c"
+    )
+    assert answer.all_of([]) == ""
+
+
+def test_what_to_run_next(places):
+    none = answer.steps([], coco.lines([], METHODS), [])
+    assert [step.command for step in none][:2] == [
+        "make demo",
+        "make pull convert finetune eval PULL=weights METHOD=triplet",
+    ]
+    making.run("triplet", 41.5, 36.0)
+    folder = paths.stage_folder("byol", "linear") / "config"
+    folder.mkdir(parents=True)
+    (folder / "started.json").write_text("{}")
+    runs, begun = collect(places / "checkpoints"), unfinished(places / "checkpoints")
+    assert begun == [Unfinished("byol", "linear")]
+    steps = answer.steps(runs, coco.lines(runs, METHODS), begun)
+    assert [step.command for step in steps][:2] == ["make linear RUN=byol", "make seeds METHOD=triplet"]
+
+
+@pytest.fixture
+def compared(places):
+    for seed, (random, triplet) in enumerate([(20.0, 25.0), (21.0, 24.4)]):
+        for row, box in (("random", random), ("triplet", triplet)):
+            making.run(f"demo/seed{seed}/{row}", box, box / 2, seed, images=60, analysed=True)
+    return compare.comparisons(groups(collect(places / "checkpoints")))
+
+
+def test_rows_are_compared_on_the_same_draws(compared):
+    (only,) = compared
+    assert (only.first, only.base, only.tasks) == ("demo/triplet", "demo/random", ["bbox", "segm"])
+    ours, theirs = only.rows["demo/triplet"]["bbox"], only.rows["demo/random"]["bbox"]
+    found = compare.difference(ours, theirs)
+    assert found.value == pytest.approx(4.2, abs=0.01)
+    drawn = np.mean([each.resampled for each in ours], 0) - np.mean([each.resampled for each in theirs], 0)
+    assert np.mean(drawn < found.low) == pytest.approx(0.025, abs=0.002)
+    assert np.mean(drawn > found.high) == pytest.approx(0.025, abs=0.002)
+    assert found.meaning == compare.HIGHER
+    assert compare.difference(theirs, ours).meaning == compare.LOWER
+    assert compare.difference(ours, ours).meaning == compare.OPEN
+    grid = compare.of_pairs(only)
+    assert [[cell.text for cell in row[:3]] for row in grid.rows] == [
+        ["demo/triplet", "box", "+4.2"],
+        ["demo/triplet", "mask", "+2.1"],
+    ]
+    sizes = compare.of_sizes(only, "bbox")
+    assert [row[0].text for row in sizes.rows] == ["all", "small", "medium", "large"]
+    categories = compare.of_categories(only, "bbox")
+    apart = [row[3].value for row in categories.rows]
+    assert sorted(apart) == apart
+    assert np.mean(apart) == pytest.approx(4.2, abs=0.01)
+
+
+def test_what_was_evaluated_on_other_images_is_not_compared(places, capsys):
+    making.run("demo/random", 20.0, 10.0, images=60, analysed=True)
+    making.run("demo/triplet", 25.0, 12.0, images=61, analysed=True)
+    making.run("demo/byol", 25.0, 12.0, images=60, analysed=True)
+    (paths.stage_folder("demo/byol", "eval") / "analysis.json").write_text('{"bbox": 3}')
+    (only,) = compare.comparisons(groups(collect(places / "checkpoints")))
+    assert list(only.rows) == ["demo/random"]
+    assert "is damaged and left out" in capsys.readouterr().out
+
+
+def test_the_markdown_has_the_answer_and_the_comparison(compared, places):
+    texts, _ = documents(collect(places / "checkpoints"), {}, drawn=False)
+    markdown = texts["markdown"][1]
+    assert "- demo: triplet, 2 seeds: box AP 24.7 ± 0.4" in markdown
+    assert "| demo/triplet | box | +4.2 |" in markdown

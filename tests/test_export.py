@@ -1,0 +1,186 @@
+"""A backbone goes out as others read it: each call of docs/export.md is run as it stands there.
+
+Each library computes the features of one photograph, which are compared with the kit's own to 1e-5.
+"""
+
+import contextlib
+import re
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from sklearn.datasets import load_sample_image
+
+from tests.conftest import KIT, placed
+from triplet import cli, files, paths, records
+from triplet.models.networks import Networks
+from triplet.models.resnet import ResNet
+from triplet.pretrain.views import normalize
+from triplet.training import checkpoint
+from triplet.weights import read_backbone
+
+PAGE = (KIT / "docs" / "export.md").read_text()
+CALLS = dict(re.findall(r"^```python (\w+)\n(.*?)^```$", PAGE, re.M | re.S))
+"""The page's calls by the library that they are for."""
+
+
+def pretrained(run, depth, width):
+    """A finished pretraining whose BN has seen something; returns its backbone."""
+    torch.manual_seed(0)
+    networks = Networks(depth, width, 8, 8)
+    for name, value in networks.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        if name.endswith("running_mean"):
+            value.normal_(std=0.1)
+    folder = paths.stage_folder(run, "pretrain")
+
+    def work(job):
+        checkpoint.save(folder / "checkpoint.pth", networks, None, 12, 3)
+        job.outputs["checkpoint"] = folder / "checkpoint.pth"
+        job.results["epochs"] = 3
+
+    records.perform("pretrain", folder, config={"method": "triplet"}, inputs={}, work=work)
+    return networks.online.backbone.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The places of a ResNet-50 exported as safetensors and by torch.save, and the network itself."""
+    folder = tmp_path_factory.mktemp("exported")
+    with placed(folder):
+        network = pretrained("triplet", 50, 64)
+        for kind in ("safetensors", "pth"):
+            assert cli.main(["export", "--format", kind]) == 0
+    return folder, network
+
+
+@pytest.fixture(scope="module")
+def images():
+    """(1, 3, 96, 128): a photograph, normalised."""
+    photograph = Image.fromarray(load_sample_image("china.jpg")).resize((128, 96))
+    pixels = torch.frombuffer(bytearray(photograph.tobytes()), dtype=torch.uint8)
+    return normalize(pixels.reshape(1, 96, 128, 3).permute(0, 3, 1, 2))
+
+
+def call(library, folder, **names):
+    """Run the page's call below a folder; returns what it has defined."""
+    with contextlib.chdir(folder):
+        exec(compile(CALLS[library], f"docs/export.md: {library}", "exec"), names)
+    return names
+
+
+def difference(found, expected):
+    """Between features, of the largest."""
+    found = torch.as_tensor(found)
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm", "lightly"])
+@torch.no_grad()
+def test_a_library_loads_it_by_its_own_call(exported, images, library):
+    pytest.importorskip(library, reason=f"{library} is not installed; make test installs it")
+    folder, network = exported
+    expected = network(images).mean((2, 3))
+    assert difference(call(library, folder, images=images)["features"], expected) < 1e-5
+
+
+@torch.no_grad()
+def test_mmdetections_init_cfg_loads_it(exported, images):
+    """By mmcv's code behind ``init_cfg``, into mmcv's ResNet, whose names mmdetection's has."""
+    from mmcv.cnn import initialize
+    from mmcv.cnn import resnet as mmcv_resnet
+
+    folder, network = exported
+    config = call("mmdetection", folder)["model"]["backbone"]
+    other = mmcv_resnet.ResNet(config["depth"], style=config["style"])
+    assert other.state_dict().keys() == network.state_dict().keys()
+    given = {**config["init_cfg"], "checkpoint": str(folder / config["init_cfg"]["checkpoint"])}
+    initialize(other, given)
+    other.eval()
+    assert difference(other(images)[-1].mean((2, 3)), network(images).mean((2, 3))) < 1e-5
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_onnxruntime_computes_the_same_at_any_size(places, images, capsys):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed; make test-slow installs it")
+    import onnxruntime
+
+    network = pretrained("triplet", 50, 64)
+    assert cli.main(["export", "--format", "onnx"]) == 0
+    for each in (images, images[:, :, :64, :96].repeat(3, 1, 1, 1)):
+        found = call("onnxruntime", places, images=each)
+        assert difference(found["maps"], network(each)) < 1e-5
+        assert difference(found["features"], network(each).mean((2, 3))) < 1e-5
+    record = records.read(paths.stage_folder("triplet", "export") / "onnx")
+    session = onnxruntime.InferenceSession(str(records.output(record, "onnx")))
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata.items() <= {key: str(value) for key, value in record.results.items()}.items()
+    assert metadata["epochs"] == "3"
+
+
+def test_the_header_says_where_it_comes_from(exported):
+    folder, _ = exported
+    metadata = call("header", folder)["metadata"]
+    source = folder / "checkpoints" / "triplet" / "pretrain"
+    assert metadata["weights_sha256"] == files.sha256(source / "checkpoint.pth")
+    assert metadata["record_sha256"] == files.sha256(source / "record.json")
+    assert (metadata["method"], metadata["epochs"], metadata["run"]) == ("triplet", "3", "triplet")
+    assert (metadata["architecture"], metadata["width"], metadata["format"]) == ("ResNet-50", "64", "pt")
+
+
+def test_it_is_read_back_as_it_was(exported):
+    folder, network = exported
+    for path in (folder / "checkpoints" / "triplet" / "export").glob("*/backbone.*"):
+        state = read_backbone(path).state
+        assert list(state) == list(network.state_dict())
+        assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+def test_any_weights_are_exported_again_without_their_head(places, tmp_path, capsys):
+    state = ResNet(18, 8).state_dict()
+    wrapped = {
+        "teacher": {f"backbone.{k}": v for k, v in state.items()},
+        "student": {f"backbone.{k}": v for k, v in state.items()},
+    }
+    torch.save(wrapped, tmp_path / "dino.pth")
+    given = ["export", "--run", "own", "--weights", str(tmp_path / "dino.pth")]
+    assert cli.main(given) == 0
+    assert "'teacher' is taken, not 'student'" in capsys.readouterr().out
+    path = paths.stage_folder("own", "export") / "safetensors" / "backbone.safetensors"
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == set(state)
+        assert "record_sha256" not in file.metadata()
+    assert cli.main(given) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+def test_weights_for_other_images_are_refused(places, tmp_path, capsys, monkeypatch):
+    from dataclasses import replace
+
+    torch.save(ResNet(18, 8).state_dict(), tmp_path / "w.pth")
+    found = read_backbone(tmp_path / "w.pth")
+    monkeypatch.setattr("triplet.export.read_backbone", lambda path: replace(found, caffe2=True))
+    assert cli.main(["export", "--run", "own", "--weights", str(tmp_path / "w.pth")]) == 2
+    assert "is for BGR images and strides in the 1x1 convolutions" in capsys.readouterr().err
+    assert not list(places.rglob("backbone.*"))
+
+
+def test_a_missing_package_is_named(places, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert cli.main(["export", "--format", "onnx"]) == 2
+    assert "by: make export FORMAT=onnx" in capsys.readouterr().err
+
+
+def test_nothing_to_export_is_one_line(places, capsys):
+    assert cli.main(["export"]) == 2
+    assert "run first: make pretrain RUN=triplet, or: make pull" in capsys.readouterr().err
+
+
+def test_the_pages_calls_are_all_run():
+    assert CALLS.keys() == {"header", "torchvision", "timm", "lightly", "mmdetection", "onnxruntime"}

@@ -1,0 +1,215 @@
+"""What an evaluation says beyond its numbers: categories, sizes, precision over recall, resampled images.
+
+All of it is read from the evaluator's own arrays; nothing is matched a second time. AP over resampled
+images is the bootstrap of Efron and Tibshirani (An Introduction to the Bootstrap, 1993, chapter 6): images
+are drawn with replacement, each with everything in it, so that an image drawn twice weighs twice. The draws
+depend on the number of images alone. So two runs evaluated on the same images have the same draws, and the
+differences of their resampled APs are those of a paired comparison.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, Field, RootModel
+
+RESAMPLES = 1000
+CHUNK = 125
+"""Resamples computed at a time: val2017's 100 000 detections of persons take 100 MB then."""
+CURVES = (0.5, 0.75)
+"""IoU at which precision over recall is kept."""
+ANALYSIS = "analysis"
+"""The output of the eval stage that holds it."""
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class TaskAnalysis(BaseModel):
+    """Of one task; every AP and precision in percent, None where nothing is annotated."""
+
+    images: int
+    draws: str
+    """What the resampled images were: those of two runs can be compared where this is equal."""
+    categories: list[str]
+    by_size: dict[str, list[Percent | None]]
+    """Label of an area (``all``, ``small``, ...) -> AP by category."""
+    precision: dict[str, Annotated[list[Percent], Field(min_length=101, max_length=101)]]
+    """IoU -> precision at the recalls 0, 0.01, ... 1, the mean over categories."""
+    resampled: Annotated[list[Percent], Field(max_length=RESAMPLES)]
+    """AP over each draw of images."""
+
+
+class Analysis(RootModel[dict[str, TaskAnalysis]]):
+    """By task."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """One category's detections as the evaluator matched them, the most certain first.
+
+    Equal scores stand as in ``COCOeval.accumulate``: by image, then as they were given.
+    """
+
+    image: np.ndarray
+    """(d,) int: number of the image."""
+    found: np.ndarray
+    """(t, d) bool: matched to an object that counts, by IoU threshold."""
+    ignored: np.ndarray
+    """(t, d) bool: neither right nor wrong."""
+    objects: np.ndarray
+    """(images,) int: objects that count."""
+
+
+def analyse(evaluation: Any, names: list[str], resamples: int = RESAMPLES) -> TaskAnalysis:
+    """Read a finished ``COCOeval`` of either engine, all three of whose steps have run.
+
+    Args:
+        evaluation: see ``CocoGroundTruth.evaluate``.
+        names: of its categories, in the order of ``params.catIds``.
+        resamples: how many draws of images.
+    """
+    params, precision = evaluation.params, evaluation.eval["precision"][..., -1]
+    drawn = draws(len(params.imgIds), resamples)
+    curves = {}
+    for iou in CURVES:
+        at = precision[int(np.argmin(np.abs(params.iouThrs - iou))), :, :, 0]
+        known = at[:, (at > -1).all(0)]
+        curves[f"{iou:g}"] = _percents(known.mean(1) if known.size else np.zeros(len(at)))
+    by_size = {
+        label: [_mean(precision[:, :, k, a]) for k in range(len(names))]
+        for a, label in enumerate(params.areaRngLbl[: precision.shape[3]])
+    }
+    return TaskAnalysis(
+        images=len(params.imgIds),
+        draws=hashlib.sha256(drawn.tobytes()).hexdigest()[:16],
+        categories=names,
+        by_size=by_size,
+        precision=curves,
+        resampled=_percents(resampled_ap(list(matches(evaluation)), drawn, params.recThrs)),
+    )
+
+
+def draws(images: int, count: int = RESAMPLES) -> np.ndarray:
+    """(images, count) uint16: how often each image is in each draw."""
+    rng = np.random.default_rng(2021)
+    drawn = rng.integers(0, images, (count, images))
+    return np.stack([np.bincount(each, minlength=images) for each in drawn], 1).astype(np.uint16)
+
+
+def resampled_ap(categories: list[Matches], drawn: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """AP, from 0 to 1, over each draw of images: COCO's, with each image weighed by how often it was drawn.
+
+    Args:
+        categories: the matches of each.
+        drawn: (images, n) weights; all ones give the AP of the evaluation itself.
+        recalls: ``params.recThrs``.
+
+    Returns:
+        (n,) float64. A category of which a draw has no object does not count there, as in COCO; 0 where
+        none counts.
+    """
+    parts = [drawn[:, first : first + CHUNK] for first in range(0, drawn.shape[1], CHUNK)]
+    return np.concatenate([_ap(categories, part, recalls) for part in parts])
+
+
+def _ap(categories: list[Matches], weights: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    total, counted = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    for each in categories:
+        objects = each.objects @ weights.astype(np.float64)
+        there = objects > 0
+        if not there.any():
+            continue
+        own = weights[each.image].astype(np.float32)  # (d, n)
+        seen = np.cumsum(own, 0)
+        sums = [
+            _precision_sum(found, ignored, own, seen, np.maximum(objects, 1), recalls)
+            for found, ignored in zip(each.found, each.ignored, strict=True)
+        ]
+        total += np.where(there, np.mean(sums, 0) / len(recalls), 0)
+        counted += there
+    return total / np.maximum(counted, 1)
+
+
+def _precision_sum(
+    found: np.ndarray,
+    ignored: np.ndarray,
+    own: np.ndarray,
+    seen: np.ndarray,
+    objects: np.ndarray,
+    recalls: np.ndarray,
+) -> np.ndarray:
+    """(n,): interpolated precision at one IoU, added over the recalls.
+
+    Precision is needed where a detection is right alone: between two such it only falls.
+    """
+    at = np.flatnonzero(found & ~ignored)
+    if not at.size:
+        return np.zeros(own.shape[1])
+    right = np.cumsum(own[at], 0, dtype=np.float64)
+    counted = seen[at].astype(np.float64)
+    if ignored.any():
+        left_out = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own[ignored], 0)])
+        counted -= left_out[np.cumsum(ignored)[at]]
+    precision = right / (counted + np.spacing(1))
+    best = np.maximum.accumulate(precision[::-1], 0)[::-1]
+    reached = np.searchsorted(recalls, right / objects, side="right")  # recalls up to here
+    sums: np.ndarray = np.sum(best * np.diff(reached, axis=0, prepend=0), 0)
+    return sums
+
+
+def matches(evaluation: Any) -> Iterator[Matches]:
+    """The matches behind AP over all sizes, category by category."""
+    if hasattr(evaluation, "per_instance"):
+        yield from _of_columns(evaluation)
+    else:
+        yield from _of_images(evaluation)
+
+
+def _of_columns(evaluation: Any) -> Iterator[Matches]:
+    """Of ultrafast-pycocotools, which gives a column for each field, at one IoU at a time."""
+    params = evaluation.params
+    each = [evaluation.per_instance(iou_thr=iou) for iou in params.iouThrs]
+    detections, objects = each[0]
+    found = np.stack([columns["gt_id"] >= 0 for columns, _ in each])
+    ignored = np.stack([columns["ignore"] for columns, _ in each]).astype(bool)
+    ids = np.asarray(params.imgIds)
+    image = np.searchsorted(ids, detections["image_id"])
+    owner = np.searchsorted(ids, objects["image_id"])
+    for category in params.catIds:
+        mine = np.flatnonzero(detections["category_id"] == category)
+        mine = mine[np.argsort(image[mine], kind="stable")]
+        mine = mine[np.argsort(-detections["score"][mine], kind="stable")]
+        real = (objects["category_id"] == category) & ~objects["ignore"].astype(bool)
+        count = np.bincount(owner[real], minlength=len(ids))
+        yield Matches(image[mine], found[:, mine], ignored[:, mine], count)
+
+
+def _of_images(evaluation: Any) -> Iterator[Matches]:
+    """Of pycocotools, which keeps a dictionary for each category, area and image."""
+    params = evaluation.params
+    images, most = len(params.imgIds), params.maxDets[-1]
+    step = images * len(params.areaRng)
+    none = np.zeros((len(params.iouThrs), 0))
+    for k in range(len(params.catIds)):
+        own = evaluation.evalImgs[k * step : k * step + images]
+        there = [(i, each) for i, each in enumerate(own) if each]
+        count = np.zeros(images, int)
+        for i, each in there:
+            count[i] = np.sum(np.asarray(each["gtIgnore"]) == 0)
+        scores = np.concatenate([np.zeros(0), *(each["dtScores"][:most] for _, each in there)])
+        order = np.argsort(-scores, kind="stable")
+        image = np.repeat([i for i, _ in there], [len(each["dtScores"][:most]) for _, each in there])
+        found = np.concatenate([none, *(each["dtMatches"][:, :most] for _, each in there)], 1) > 0
+        ignored = np.concatenate([none, *(each["dtIgnore"][:, :most] for _, each in there)], 1) > 0
+        yield Matches(image[order].astype(int), found[:, order], ignored[:, order], count)
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    known = precision[precision > -1]
+    return _percents(known.mean(keepdims=True))[0] if known.size else None
+
+
+def _percents(values: np.ndarray) -> list[float]:
+    """To a hundred thousandth: what a file of this needs, and below what any comparison can tell."""
+    return [round(100 * float(value), 5) for value in values]

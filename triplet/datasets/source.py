@@ -1,0 +1,224 @@
+"""From what the user names to two parts in the normal form: train and val, with the same classes."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triplet import files
+from triplet.datasets.layouts import NAMES, classes_of, find, read_coco
+from triplet.datasets.parts import AnnotatedPart, PartFiles
+from triplet.errors import KitError
+from triplet.paths import local, portable
+
+DESCRIPTION = "own_data.json"
+"""Written last into a folder of the normal form: its presence means that all of it is there."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What the user names: a folder in a known layout, or COCO JSONs and the folders of their images."""
+
+    folder: Path | None = None
+    train: Path | None = None
+    train_images: Path | None = None
+    """By default the JSON's own folder."""
+    val: Path | None = None
+    val_images: Path | None = None
+    val_share: float = 0.0
+    """Of the images, held out where the data has no part for validation; 0 for none."""
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.folder) == bool(self.train or self.val):
+            raise KitError("data is named by a folder (--data), or by its files (--train, --val)")
+        if (self.train_images and not self.train) or (self.val_images and not self.val):
+            raise KitError("--train-images goes with --train, and --val-images with --val")
+
+    def __str__(self) -> str:
+        return str(self.folder or self.train or self.val)
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A data set in the normal form."""
+
+    layout: str
+    parts: Mapping[str, AnnotatedPart]
+    """``train`` and ``val``, or one of them."""
+    split: Mapping[str, Any]
+    """The share and the seed by which the kit has split one part in two; {} where the data has two."""
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Name by id, in the order of the ids."""
+        return classes_of(next(iter(self.parts.values())).content)
+
+    @functools.cached_property
+    def texts(self) -> dict[str, str]:
+        """The files of the normal form, by their names."""
+        return {f"instances_{name}.json": json.dumps(part.content) for name, part in self.parts.items()}
+
+    def line(self) -> str:
+        """What was recognised, for people."""
+        images = ", ".join(f"{len(each.content['images'])} {name}" for name, each in self.parts.items())
+        how = f", split by seed {self.split['split_seed']}" if self.split else ""
+        return f"{self.layout}: {images} images{how}, {len(self.classes)} classes"
+
+
+def read(source: DataSource, single: str = "train") -> OwnData:
+    """Read what the user names, bring it into the normal form, and split it where it is one part.
+
+    Args:
+        source: what the user names.
+        single: what a part is that stands alone and is not split.
+
+    Raises:
+        KitError: an unknown layout, annotations that cannot be used, or classes of ``val`` that are not in
+            ``train``.
+    """
+    layout, parts = _read_parts(source)
+    split: dict[str, Any] = {}
+    if "all" in parts:
+        whole = parts.pop("all")
+        if source.val_share:
+            parts = split_images(whole, source.val_share, source.split_seed)
+            split = {"val_share": source.val_share, "split_seed": source.split_seed}
+        else:
+            parts = {single: whole}
+    _drop_parent_class(parts)
+    if len(parts) == 2:
+        _take_classes(parts["val"], parts["train"])
+    return OwnData(layout, parts, split)
+
+
+def _read_parts(source: DataSource) -> tuple[str, dict[str, AnnotatedPart]]:
+    if source.folder:
+        layout, found = find(source.folder)
+        return layout.name, {part: layout.read(each) for part, each in found.items()}
+    named = {"train": (source.train, source.train_images), "val": (source.val, source.val_images)}
+    for path in (path for pair in named.values() for path in pair if path):
+        if not path.exists():
+            raise KitError(f"nothing at {path}")
+    parts = {
+        part: read_coco(PartFiles(file, images or file.parent))
+        for part, (file, images) in named.items()
+        if file
+    }
+    return "COCO JSON", parts if len(parts) == 2 or "val" in parts else {"all": parts["train"]}
+
+
+def split_images(part: AnnotatedPart, val_share: float, seed: int) -> dict[str, AnnotatedPart]:
+    """Hold out a share of the images. An image's place depends on the seed and its name alone.
+
+    So the same images are held out whatever their order in the file is, and few change when some are added.
+
+    Args:
+        part: all images, with their annotations.
+        val_share: of the images, between 0 and 1.
+        seed: of the choice.
+
+    Raises:
+        KitError: too few images.
+    """
+    images = part.content["images"]
+    count = round(len(images) * val_share)
+    if not 0 < count < len(images):
+        raise KitError(
+            f"{part.source}: {val_share:g} of its {len(images)} images are {count}, expected some for "
+            "training and some for validation; give another VAL_SHARE (--val-share), or VAL"
+        )
+    ranked = sorted(
+        images, key=lambda each: hashlib.sha256(f"{seed} {each['file_name']}".encode()).digest()
+    )
+    held_out = {image["id"] for image in ranked[:count]}
+
+    def chosen(*, val: bool) -> AnnotatedPart:
+        rows = {
+            "images": [image for image in images if (image["id"] in held_out) == val],
+            "annotations": [
+                each for each in part.content["annotations"] if (each["image_id"] in held_out) == val
+            ],
+        }
+        return AnnotatedPart({**part.content, **rows}, part.images, part.source)
+
+    return {"train": chosen(val=False), "val": chosen(val=True)}
+
+
+def _drop_parent_class(parts: Mapping[str, AnnotatedPart]) -> None:
+    """Leave out Roboflow's class 0, which stands for all others and has no annotation."""
+    for part in parts.values():
+        named = {each.get("supercategory") for each in part.content["categories"]}
+        used = {each["category_id"] for other in parts.values() for each in other.content["annotations"]}
+        part.content["categories"] = [
+            each
+            for each in part.content["categories"]
+            if each["name"] not in named or each["id"] in used or each.get("supercategory") != "none"
+        ]
+
+
+def _take_classes(val: AnnotatedPart, train: AnnotatedPart) -> None:
+    """Give ``val`` the classes of ``train``, by their names: tools number each part on its own."""
+    ids = {name: id for id, name in classes_of(train.content).items()}
+    theirs = classes_of(val.content)
+    used = {each["category_id"] for each in val.content["annotations"]}
+    if odd := [name for id, name in theirs.items() if id in used and name not in ids]:
+        raise KitError(f"{val.source} has the class {odd[0]!r}, which is none of {train.source}")
+    val.content["categories"] = train.content["categories"]
+    for each in val.content["annotations"]:
+        each["category_id"] = ids[theirs[each["category_id"]]]
+
+
+def identity(data: OwnData) -> dict[str, Any]:
+    """What a data set is, for a record: where it came from, and the hashes of what it says."""
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in data.texts.items()}
+    sources = {
+        name: {"source": portable(part.source), "images": portable(part.images)}
+        for name, part in data.parts.items()
+    }
+    return {"layout": data.layout, "parts": sources, "sha256": hashes, **data.split}
+
+
+def write(data: OwnData, folder: Path) -> None:
+    """Write the normal form: a JSON for each part, and the description of all, which comes last."""
+    for name, text in data.texts.items():
+        files.write_text(folder / name, text)
+    masks = {
+        bool(each.get("segmentation"))
+        for part in data.parts.values()
+        for each in part.content["annotations"]
+    }
+    description = {**identity(data), "masks": masks != {False}}
+    files.write_text(folder / DESCRIPTION, json.dumps(description, indent=1))
+
+
+@dataclass(frozen=True)
+class WrittenData:
+    """A folder of the normal form."""
+
+    folder: Path
+    masks: bool
+    """Whether any object has a mask."""
+    parts: Mapping[str, PartFiles]
+    sources: Mapping[str, Path]
+    """The user's files, which messages name."""
+
+
+def written(folder: Path) -> WrittenData | None:
+    """The normal form in a folder; None where there is none."""
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    values = json.loads((folder / DESCRIPTION).read_text())
+    parts = {name: part for name, part in values["parts"].items() if name in NAMES}
+    return WrittenData(
+        folder,
+        values["masks"],
+        {
+            name: PartFiles(folder / f"instances_{name}.json", local(each["images"]))
+            for name, each in parts.items()
+        },
+        {name: local(each["source"]) for name, each in parts.items()},
+    )

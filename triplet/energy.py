@@ -1,0 +1,74 @@
+"""Measured energy: the counter that NVIDIA's GPUs have from Volta on, read before and after work."""
+
+import sys
+from collections.abc import Callable, Iterable
+
+import pynvml
+
+JOULES = 3.6e6
+"""Of a kWh."""
+
+
+def measure() -> Callable[[], float | None]:
+    """Begin to measure the GPU that this process computes on.
+
+    Returns:
+        A function that returns the kWh since then; None without a GPU, or where it has no counter of its
+        own. The counter is that of the whole card: what it takes for other programs is counted, too.
+    """
+    gpu = own_gpu()
+    before = read_counter(gpu) if gpu else None
+
+    def spent() -> float | None:
+        now = read_counter(gpu) if gpu else None
+        return None if before is None or now is None else (now - before) / 1000 / JOULES
+
+    return spent
+
+
+def total(parts: Iterable[float | None]) -> float | None:
+    """The sum over processes or sessions, None where one of them was not measured."""
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)
+
+
+def own_gpu() -> str | None:
+    """NVML's name of the GPU that this process computes on; None where it has begun to use none.
+
+    CUDA is asked which it is, since CUDA_VISIBLE_DEVICES may number the GPUs in another order than NVML.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+
+
+def read_counter(gpu: str) -> int | None:
+    """Millijoules that a GPU has taken since its driver was loaded.
+
+    Args:
+        gpu: its UUID, as ``nvidia-smi -L`` prints it.
+
+    Returns:
+        None without NVML, for a card older than Volta, and for a part of a card (MIG): the counter of the
+        whole card is that of all its parts.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+        return None if _is_divided(handle) else int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _is_divided(handle: object) -> bool:
+    """Whether a card is divided into parts (MIG); cards that cannot be say so by an error."""
+    try:
+        return bool(pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
+    except pynvml.NVMLError:
+        return False

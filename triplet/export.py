@@ -1,0 +1,160 @@
+"""The export stage: a backbone as one file that other libraries load by their own calls."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import triplet
+from triplet import files, paths, records
+from triplet.errors import KitError
+from triplet.models.resnet import ResNet
+from triplet.progress import say
+from triplet.published.defaults import weights_of
+from triplet.weights.read import Backbone, read_backbone
+
+NAMES = {"safetensors": "backbone.safetensors", "pth": "backbone.pth", "onnx": "backbone.onnx"}
+"""The formats, and what the file is called."""
+NORMALISATION = "RGB scaled to 0..1, mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225"
+SIDE = 224
+"""Of the image by which the network is traced; any other size may be given to the file."""
+
+
+def export(
+    run: str, weights: Path | None = None, kind: str = "safetensors", *, force: bool = False
+) -> Path:
+    """Write the run's pretrained backbone, or any weights that ``triplet.weights`` reads, for others.
+
+    Args:
+        run: where the result goes; also where the pretraining is, unless weights are given.
+        weights: a file to start from; default: the run's own pretraining, or the row's pulled weights.
+        kind: one of ``NAMES``: tensors under torchvision's names, or for ``onnx`` the network itself.
+        force: start over.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        KitError: nothing to export, weights that no torchvision network computes with, or a package that is
+            missing.
+    """
+    if kind == "onnx":
+        _require_onnx()
+    source = weights or weights_of(run)
+    path = paths.stage_folder(run, "export") / kind / NAMES[kind]
+
+    def work(job: records.Job) -> None:
+        backbone = read_backbone(source)
+        if backbone.caffe2:
+            raise KitError(
+                f"{source} is for BGR images and strides in the 1x1 convolutions, which no network of "
+                "torchvision's names has; export weights for RGB images"
+            )
+        if backbone.choice:
+            say(f"export: {source.name}: {backbone.choice}")
+        metadata = {**_origin(run, source), **_form(backbone)}
+        with files.atomic(path) as temporary:
+            _write(kind, temporary, backbone, metadata)
+        job.outputs[kind] = path
+        job.results.update(metadata, tensors=len(backbone.state))
+
+    records.perform(
+        "export",
+        path.parent,
+        config={"format": kind},
+        inputs={"weights": source},
+        work=work,
+        force=force,
+        derived=True,
+    )
+    say(f"export: {paths.portable(path)}; how others load it: docs/export.md")
+    return path
+
+
+def _origin(run: str, source: Path) -> dict[str, str]:
+    """Where the weights come from: hashes, and of a pretraining what trained them."""
+    found = {
+        "kit": triplet.__version__,
+        "run": run,
+        "weights": paths.portable(source),
+        "weights_sha256": files.sha256(source),
+    }
+    record = records.read(source.parent)
+    if record and source.name in [Path(each.path).name for each in record.outputs.values()]:
+        found["record_sha256"] = files.sha256(source.parent / "record.json")
+        found["stage"] = record.stage
+        found["commit"] = record.commit
+        if record.stage == "pretrain":
+            # The kit's own records and OpenSelfSup's name these at different places.
+            found["method"] = str(record.config.get("method", Path(run).name))
+            schedule = record.config.get("schedule", {})
+            found["epochs"] = str(record.results.get("epochs") or schedule.get("epochs") or "unknown")
+        else:
+            found["method"] = Path(run).name
+    return found
+
+
+def _form(backbone: Backbone) -> dict[str, str]:
+    """What the tensors are."""
+    return {
+        "architecture": f"ResNet-{backbone.depth}",
+        "width": str(backbone.width),
+        "names": "torchvision",
+        "images": NORMALISATION,
+    }
+
+
+def _write(kind: str, path: Path, backbone: Backbone, metadata: Mapping[str, str]) -> None:
+    if kind == "safetensors":
+        save_file(backbone.state, path, metadata={"format": "pt", **metadata})
+    elif kind == "pth":
+        torch.save(backbone.state, path)  # the tensors alone: whatever reads a state dict reads this
+    else:
+        _write_onnx(path, backbone, metadata)
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise KitError(
+            f"FORMAT=onnx needs the packages onnx and onnxscript (no module {error.name}), which are "
+            "installed by: make export FORMAT=onnx"
+        ) from None
+
+
+class _Features(nn.Module):
+    """The last feature map, and its mean over the image."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = ResNet(backbone.depth, backbone.width)
+        self.backbone.load_state_dict(backbone.state)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, 3, h, w) -> (n, channels, h / 32, w / 32) and (n, channels)."""
+        maps = self.backbone(images)
+        return maps, maps.mean((2, 3))
+
+
+def _write_onnx(path: Path, backbone: Backbone, metadata: Mapping[str, str]) -> None:
+    """Trace the network at one size, for any number and size of images."""
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of names that it renames
+        program = torch.onnx.export(
+            _Features(backbone).eval(),
+            (torch.zeros(2, 3, SIDE, SIDE),),
+            input_names=["images"],
+            output_names=["maps", "features"],
+            dynamic_shapes=(sizes,),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program
+    program.model.metadata_props.update(metadata)
+    program.save(str(path))

@@ -1,0 +1,243 @@
+"""The report's first screen: what was reproduced, COCO's table as dots, and what to run next."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from triplet.published.causes import EXCLUDED, Cause
+from triplet.published.curves import NOISE
+from triplet.report.coco import CocoRow
+from triplet.report.tables import anchor, gains, slug, why
+from triplet.runs import STAGES, Run, Unfinished, score
+from triplet.scores import TASKS
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What became of one run, or of the seeds of one."""
+
+    who: str
+    text: str
+    link: str
+    """Anchor of what it is about."""
+    kind: str = "plain"
+    """good, short or plain."""
+    cause: str = ""
+    """The likeliest, where it falls short."""
+    cause_link: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to run next."""
+
+    reason: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An own result on a scale: places in percent of its length."""
+
+    at: float
+    low: float
+    high: float
+    """One standard deviation over seeds to either side; the place itself for one seed."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """One task of one row on the scale."""
+
+    readme: float
+    zoo: float | None
+    noise: tuple[float, float]
+    marks: tuple[Mark, ...]
+    text: str
+    """The numbers in words."""
+
+
+@dataclass(frozen=True)
+class Dots:
+    """COCO's table as one figure: a row each, box and mask beside each other."""
+
+    tasks: tuple[str, ...]
+    ticks: dict[str, list[tuple[float, str]]]
+    """Of each task: place in percent, and what is written there."""
+    rows: list[tuple[str, list[Track]]]
+
+
+def sentences(
+    runs: Sequence[Run],
+    lines: Sequence[CocoRow],
+    experiments: Mapping[str, list[Run]],
+    causes: Mapping[str, list[Cause]],
+) -> list[Sentence]:
+    """One for each own line of COCO's table, row of an experiment, and run that is out of date."""
+    by_runs: dict[tuple[str, ...], list[CocoRow]] = {}
+    for line in lines:
+        if line.runs:
+            by_runs.setdefault(line.runs, []).append(line)
+    # What the paper is about comes first, and of each row its own run before those of experiments.
+    first = sorted(by_runs.values(), key=lambda tasks: (tasks[0].row != "triplet", " (" in tasks[0].label))
+    found = [_of_lines(tasks, causes) for tasks in first]
+    for name, alike in experiments.items():
+        rows = sorted({run.row for run in alike}, key=lambda row: (row != "random", row))
+        found += [_of_experiment(name, row, alike) for row in rows]
+    for run in runs:
+        if run.stale:
+            found.append(Sentence(run.name, f"{run.stale}.", anchor(run.name), "short"))
+    return found
+
+
+def _of_lines(tasks: Sequence[CocoRow], causes: Mapping[str, list[Cause]]) -> Sentence:
+    first = tasks[0]
+    parts = []
+    for line in tasks:
+        if (ours := line.ours[0]) is None:
+            continue
+        said = line.verdict or "nothing published to compare it with"
+        if line.schedule == "2x" or not line.expected:
+            parts.append(f"{line.task} AP {ours.text()}, README {line.readme:.1f}: {said}")
+        else:
+            band = line.expected
+            parts.append(
+                f"{line.task} AP {ours.text()}, {band.mid:.1f} ({band.low:.1f} to {band.high:.1f}) "
+                f"expected of this schedule: {said}"
+            )
+    seeds = f", {first.seeds} seeds" if first.seeds > 1 else ""
+    short = any("below" in line.verdict for line in tasks)
+    good = all("within" in line.verdict or "as expected" in line.verdict for line in tasks)
+    cause = next((line.cause for line in tasks if line.cause and "below" in line.verdict), "")
+    likeliest = causes[cause][0] if cause else None
+    named = likeliest.name if likeliest and likeliest.verdict != EXCLUDED else ""
+    return Sentence(
+        f"{first.label}, {first.schedule} schedule{seeds}",
+        f"{'; '.join(parts)}.",
+        anchor(first.runs[0]),
+        "short" if short else "good" if good else "plain",
+        named,
+        why(cause) if cause else "",
+    )
+
+
+def _of_experiment(name: str, row: str, alike: list[Run]) -> Sentence:
+    of_row = [run for run in alike if run.row == row]
+    parts = []
+    for task, label in TASKS.items():
+        if value := score([run.value(task, "AP") for run in of_row]):
+            parts.append(f"{label} AP {value.text()}")
+    text = ", ".join(parts) or "no AP"
+    gain = gains(alike, row) if row != "random" else None
+    if gain:
+        text += f"; {gain.text('+.1f')} box AP over random in the same seed"
+    seeds = f", {len(of_row)} seeds" if len(of_row) > 1 else ""
+    return Sentence(f"{name}: {row}{seeds}", f"{text}.", f"experiment-{slug(name)}")
+
+
+def dots(lines: Sequence[CocoRow]) -> Dots:
+    """The figure of COCO's table: published and own AP, and the noise around what was published."""
+    tasks = tuple(TASKS.values())
+    rows = list(dict.fromkeys(line.row for line in lines))
+    labels = {
+        line.row: line.label.partition(" (")[0] for line in reversed(lines) if "student" not in line.label
+    }
+    scales = {task: _scale([line for line in lines if line.task == task]) for task in tasks}
+    found = []
+    for row in rows:
+        of_row = [line for line in lines if line.row == row and (line.runs or line.command)]
+        tracks = [
+            _track([line for line in of_row if line.task == task], *scales[task])
+            for task in tasks
+            if any(line.task == task for line in of_row)
+        ]
+        if tracks:
+            found.append((labels[row], tracks))
+    ticks = {task: _ticks(*scales[task]) for task in tasks}
+    return Dots(tasks, ticks, found)
+
+
+def _scale(lines: Sequence[CocoRow]) -> tuple[float, float]:
+    """From which AP to which: all that is published, and what of ours lies no more than 12 AP below it."""
+    published = [line.readme for line in lines] + [line.zoo[0] for line in lines if line.zoo[0] is not None]
+    own = [line.ours[0].mean for line in lines if line.ours[0] and line.runs]
+    low = max(min([*published, *own]), min(published) - 12)
+    return low - 0.8, max([*published, *own]) + 0.8
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    step = next(each for each in (1, 2, 5, 10) if (high - low) / each <= 7)
+    first = math.ceil(low / step) * step
+    values = range(first, math.floor(high) + 1, step)
+    return [(_place(value, low, high), str(value)) for value in values]
+
+
+def _place(value: float, low: float, high: float) -> float:
+    return round(min(100.0, max(0.0, 100 * (value - low) / (high - low))), 2)
+
+
+def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
+    first = lines[0]
+    marks = []
+    for line in lines:
+        if ours := line.ours[0]:
+            spread = ours.deviation or 0.0
+            text = f"{line.label}, {line.schedule}: {ours.text()}"
+            at, least, most = (_place(ours.mean + each, low, high) for each in (0, -spread, spread))
+            marks.append(Mark(at, least, most, text))
+    own = sorted((line for line in lines if line.ours[0]), key=lambda line: " (" in line.label)
+    best = own[0].ours[0].text() if own and own[0].ours[0] else ""
+    return Track(
+        _place(first.readme, low, high),
+        None if first.zoo[0] is None else _place(first.zoo[0], low, high),
+        (_place(first.readme - NOISE, low, high), _place(first.readme + NOISE, low, high)),
+        tuple(marks),
+        f"{best} / {first.readme:.1f}" if best else f"– / {first.readme:.1f}",
+    )
+
+
+def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Unfinished]) -> list[Step]:
+    """What to run next, the most useful first; at most four."""
+    found = [Step("Every stage in small, on this machine", "make demo")] if not runs else []
+    found += [
+        Step(f"{each.run}: its {each.stage} was begun and is not finished", each.command)
+        for each in unfinished
+    ]
+    for run in runs:
+        if stage := next((each for each in STAGES if f"its {each} " in run.stale), None):
+            found.append(
+                Step(f"{run.name}: {run.stale.partition(';')[0]}", f"make {stage} RUN={run.name} FORCE=1")
+            )
+    box = [line for line in lines if line.task == "box" and (line.runs or line.command)]
+    triplet = [line for line in box if line.row == "triplet"]
+    full = [line for line in triplet if line.runs and line.schedule == "2x"]
+    missing = [(line.row, line.command) for line in box if line.command]
+    if ("triplet", command := dict(missing).get("triplet", "")) in missing:
+        found.append(Step("The row that the paper is about", command))
+    elif full and all(line.seeds == 1 for line in full):
+        found.append(
+            Step("How far two runs of the same thing differ, from five seeds", "make seeds METHOD=triplet")
+        )
+    if rest := [each for each in missing if each[0] != "triplet"]:
+        found.append(Step(f"The other {len(rest)} rows of the table", all_of(rest)))
+    return found[:4]
+
+
+def all_of(commands: Sequence[tuple[str, str]]) -> str:
+    """One command that runs all of them, in a loop where they differ in nothing but the row.
+
+    Args:
+        commands: (row, command) each.
+    """
+    alike: dict[str, list[str]] = {}
+    for row, command in dict.fromkeys(commands):
+        alike.setdefault(
+            command.replace(f"METHOD={row}", "METHOD=$row").replace(f"/{row}", "/$row"), []
+        ).append(row)
+    return " && ".join(
+        template.replace("$row", rows[0])
+        if len(rows) == 1
+        else f"for row in {' '.join(rows)}; do {template} || break; done"
+        for template, rows in alike.items()
+    )

@@ -1,0 +1,181 @@
+"""The HTML page: one file that needs no network, below LARGEST bytes."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from triplet.records import Record
+from triplet.report import compare, tables
+from triplet.report.coco import machine
+from triplet.report.compare import Comparison
+from triplet.report.costs import RunCost
+from triplet.report.pictures import Picture, pictures
+from triplet.report.plots import Plot
+from triplet.report.tables import Grid
+from triplet.runs import Run
+from triplet.scores import TASKS
+
+LARGEST = 2_000_000
+"""Bytes of the page."""
+HERE = Path(__file__).parent
+FEW = 4
+"""Runs whose parts of the page are unfolded from the beginning."""
+
+
+@dataclass(frozen=True)
+class StageCard:
+    """One stage of a run, as a link of its chain."""
+
+    name: str
+    time: str
+    cost: str
+    rate: str
+    sha: str
+    """Of its first output, shortened."""
+    link: str
+    """Anchor of its record."""
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """What the page has of one run."""
+
+    run: Run
+    anchor: str
+    summary: str
+    cards: list[StageCard]
+    deviations: Grid
+    records: Grid | None
+    """None where the page would be too large."""
+    plots: list[str]
+    """Names of the figures that have a line of it."""
+    why: str
+    """Anchor of what may explain a shortfall of its."""
+
+
+def page(
+    content: dict[str, Any],
+    runs: list[Run],
+    figures: Sequence[Plot],
+    known: Mapping[str, Record],
+    compared: Sequence[Comparison] = (),
+) -> str:
+    """The HTML: what does not fit is left out, pictures first, then records."""
+    shown: list[Picture] = pictures(runs)
+    with_records = len(runs)
+    comparisons = [comparison(each, figures) for each in compared if len(each.rows) > 1]
+    lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
+    there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
+    coco = [[grid.part(missing=each) for grid in content["coco"]] for each in (False, True)]
+    fixed = {
+        "coco_there": coco[0] if there else [],
+        "coco_missing": [grid for grid in (coco[1] if there else content["coco"]) if grid.rows],
+        "targets_missing": lacking,
+        "targets_command": tables.commands(lacking),
+        "missing_command": content["missing"],
+        "released": content["deviations"].of("the release"),
+        "plots": {plot.name: plot for plot in figures},
+        "few": len(runs) <= FEW,
+        "comparisons": comparisons,
+        "others": tables.of_others(runs, known),
+    }
+    while True:
+        parts = [
+            run_part(run, content, figures, known if i < with_records else None)
+            for i, run in enumerate(runs)
+        ]
+        more = {
+            "pictures": shown,
+            "parts": parts,
+            "left_out": len(runs) - with_records,
+        }
+        text = render("page.html.j2", {**content, **fixed, **more})
+        if len(text.encode()) <= LARGEST or not (shown or with_records):
+            return text
+        if shown:
+            shown = shown[: len(shown) // 2]
+        else:
+            with_records //= 2
+
+
+def run_part(
+    run: Run, content: Mapping[str, Any], figures: Sequence[Plot], known: Mapping[str, Record] | None
+) -> RunPart:
+    """One run's chain of stages, deviations, records and figures."""
+    spent = {cost.stage: cost for cost in content["spent"] if cost.run == run.name}
+    numbers = [
+        f"{label} AP {value:.1f}"
+        for task, label in TASKS.items()
+        if (value := run.value(task, "AP")) is not None
+    ]
+    done = ", ".join(numbers) or f"no evaluation yet; done: {', '.join(run.stages)}"
+    records = None
+    if known is not None:
+        own = {name: each for name, each in known.items() if name.startswith(f"checkpoints/{run.name}/")}
+        records = tables.of_records(run, own)
+    lines = [
+        plot.name
+        for plot in figures
+        if plot.live
+        and any(s.get("run") == run.name for panel in plot.live["panels"] for s in panel["series"])
+    ]
+    cause = next((line.cause for line in content["lines"] if run.name in line.runs and line.cause), "")
+    cards = [_card(run, stage, record, spent[stage]) for stage, record in run.stages.items()]
+    own_deviations = content["deviations"].of(run.name)
+    why = tables.why(cause) if cause else ""
+    return RunPart(run, tables.anchor(run.name), done, cards, own_deviations, records, lines, why)
+
+
+def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
+    units = ((3600, "h"), (60, "min"), (1, "s"))
+    size, unit = next((each for each in units if record.seconds >= each[0]), units[-1])
+    time = f"{record.seconds / size:.1f} {unit}"
+    spent = machine([cost.gpu] if cost.gpu else [], cost.gpus)
+    if cost.gpus:
+        spent += f", {cost.gpu_hours:.1f} GPU h"
+    if cost.energy is not None:
+        spent += f", at most {cost.energy:.1f} kWh"
+    rate = f"{record.images_per_second:.0f} images/s" if record.images_per_second else ""
+    sha = next(iter(record.outputs.values())).sha256[:12] if record.outputs else ""
+    return StageCard(stage, time, spent, rate, sha, f"record-{tables.slug(f'{run.name}/{stage}')}")
+
+
+def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
+    """What the page has of one group of rows: the two that are shown first, and the numbers of all."""
+    task = each.tasks[0]
+    return {
+        "name": each.name,
+        "title": each.heading,
+        "first": each.first,
+        "base": each.base,
+        "tasks": each.tasks,
+        "sentence": compare.sentence(each, task),
+        "what": compare.WHAT,
+        "sizes": compare.of_sizes(each, task),
+        "categories": compare.of_categories(each, task),
+        "paired": compare.of_pairs(each),
+        "data": compare.data(each),
+        "plot": next((plot for plot in figures if plot.name == f"precision-{each.name}"), None),
+    }
+
+
+def render(template: str, content: dict[str, Any]) -> str:
+    """A template of this folder with the styles and the scripts, which the policy names by their hashes."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = ["\n" + (HERE / name).read_text() for name in ("uplot/uPlot.iife.min.js", "page.js")]
+    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+    policy = " ".join(f"'sha256-{each}'" for each in hashes)
+    return templates.get_template(template).render(
+        **content, scripts=scripts, policy=policy, slug=tables.slug, anchor=tables.anchor
+    )

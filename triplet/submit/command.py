@@ -1,0 +1,160 @@
+"""Write the job files, show them, and hand them to the scheduler; the command of ``triplet submit``."""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from triplet import files
+from triplet.errors import KitError
+from triplet.progress import say
+from triplet.submit import kubernetes, sky, slurm
+from triplet.submit.jobs import DISTRIBUTED, OF_NO_RUN, Job, Resources, folder, label, title
+
+PROGRAMS = {
+    "slurm": (
+        "sbatch",
+        "run this on a login node of the cluster (Debian, Ubuntu: apt install slurm-client)",
+    ),
+    "sky": (
+        "sky",
+        "install it in an environment of its own, for your cloud: uv tool install 'skypilot[aws]'",
+    ),
+    "k8s": ("kubectl", "install it, and name the cluster in ~/.kube/config"),
+}
+"""What each way submits by, and how to come by it."""
+ONLY = {
+    "partition": ("slurm",),
+    "account": ("slurm",),
+    "extra": ("slurm",),
+    "container": ("slurm", "k8s"),
+    "card": ("sky",),
+    "bucket": ("sky",),
+}
+"""Resources that not every way knows -> the ways that do."""
+OPTIONS = {"card": "GPU"}
+"""Resources whose variable of make has another name."""
+WRITERS: dict[str, Callable[[Sequence[Job]], dict[str, str]]] = {
+    "slurm": slurm.write,
+    "sky": sky.write,
+    "k8s": kubernetes.write,
+}
+
+
+def submit(
+    jobs: Sequence[Job], on: str, asked: Resources, *, dry: bool = False, force: bool = False
+) -> None:
+    """Write the files of jobs, show and submit them.
+
+    Args:
+        jobs: in the order in which they follow each other.
+        on: one of WHERE.
+        asked: the resources as the user gave them.
+        dry: show the files and the commands, and submit nothing.
+        force: submit what is in the queue already.
+
+    Raises:
+        KitError: a resource that this way does not know, or needs and was not given; its program is
+            missing or refuses; the same is in the queue.
+    """
+    _check(jobs, on, asked)
+    written = _write(jobs, on)
+    if dry:
+        say("\n".join(["", *_shown(jobs, on, written, force=force)]))
+        return
+    program, advice = PROGRAMS[on]
+    if shutil.which(program) is None:
+        raise KitError(
+            f"found no {program} on the PATH; {advice}; DRY=1 (--dry) shows the files without it"
+        )
+    if not force and (known := QUEUED[on](jobs)):
+        raise KitError(
+            f"submitted already: {', '.join(known)}; wait for it, cancel it, or add FORCE=1 (--force)"
+        )
+    if on == "slurm":
+        lines = slurm.send(jobs, written)
+    else:
+        lines = [_call(words) for words in _commands(jobs, on, written, force=force)]
+    say("\n".join(["", *lines]))
+
+
+QUEUED: dict[str, Callable[[Sequence[Job]], list[str]]] = {
+    "slurm": slurm.queued,
+    "sky": sky.queued,
+    "k8s": kubernetes.queued,
+}
+
+
+def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
+    """Refuse what a way cannot do."""
+    for name, ways in ONLY.items():
+        if getattr(asked, name) and on not in ways:
+            raise KitError(
+                f"{OPTIONS.get(name, name.upper())} is for ON={' or '.join(ways)}: found ON={on}"
+            )
+    if on == "k8s" and not asked.container:
+        raise KitError(
+            "ON=k8s needs CONTAINER=registry/image, that `make build` has made and you have pushed"
+        )
+    if on == "sky" and not asked.bucket:
+        raise KitError("ON=sky needs BUCKET=s3://name, or gs://, of yours: data and checkpoints lie there")
+    if on == "sky" and not asked.card and any(job.resources.gpus for job in jobs):
+        raise KitError("ON=sky needs GPU=card, such as GPU=H100, by which it finds machines")
+    if on == "slurm" and asked.container and not Path(asked.container).is_file():
+        raise KitError(f"found no file {asked.container}; make it as docs/clusters.md says under Apptainer")
+    if on != "slurm":
+        _check_one_after_the_other(jobs, on)
+
+
+def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
+    """On Slurm alone, stages wait for all runs of another; the others have a job for each run."""
+    names = [job.stage for job in jobs]
+    if len(jobs[0].runs) > 1 and (once := [name for name in names if name in OF_NO_RUN]):
+        raise KitError(
+            f"{', '.join(once)} is done once for all {len(jobs[0].runs)} runs, and ON={on} makes a job for "
+            "each: submit it by itself, with one METHOD, before or after the other stages"
+        )
+    nodes = {job.resources.nodes for job in jobs}
+    if on == "k8s" and len(nodes) > 1:
+        alone = [name for name in names if name not in DISTRIBUTED]
+        raise KitError(
+            f"{', '.join(alone)} knows one process only, and a job of Kubernetes has NODES={max(nodes)} "
+            "for all of its stages: submit it by itself, with NODES=1"
+        )
+
+
+def _write(jobs: Sequence[Job], on: str) -> dict[str, Path]:
+    """Write and show the files, in a folder of this submission's name."""
+    place = folder() / label(title(jobs), "-".join(jobs[0].runs))
+    written = {}
+    for name, text in WRITERS[on](jobs).items():
+        written[name] = place / name
+        files.write_text(written[name], text)
+        say(f"submit: {written[name]}\n\n{text}")
+    return written
+
+
+def _shown(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: bool) -> list[str]:
+    """The commands, as one would type them."""
+    commands = _commands(jobs, on, written, force=force)
+    if on != "slurm":
+        return [shlex.join(words) for words in commands]
+    return [
+        f"{job.stage}=$({' '.join(word if '$' in word else shlex.quote(word) for word in words)})"
+        for job, words in zip(jobs, commands, strict=True)
+    ]
+
+
+def _commands(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: bool) -> list[list[str]]:
+    if on == "slurm":
+        return slurm.submissions(jobs, written)
+    paths = list(written.values())
+    return sky.submissions(paths) if on == "sky" else kubernetes.submissions(paths, force=force)
+
+
+def _call(words: Sequence[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise KitError(f"{words[0]} refuses: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()

@@ -1,0 +1,158 @@
+"""Kubernetes: an Indexed Job for each run, with a headless service by which its pods find each other.
+
+It needs no operator: what JobSet and Kubeflow's TrainJob add to it is several groups of unlike pods, and
+torchrun starts alike ones. The stages before the last are init containers: they run one after the other,
+each gets its signals itself, and in a pod that is made anew they find that they are done.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from triplet import paths
+from triplet.errors import KitError
+from triplet.submit.documents import dump
+from triplet.submit.jobs import Job, Resources, label, title
+
+PORT = 29400
+USER = 10001
+"""The image's own."""
+STOPPED = 143
+"""Exit code of a stage that was stopped, and saved."""
+WRONG = 2
+"""Exit code of a stage that finds something wrong, which no second start mends."""
+RETRIES = 10
+"""Of each pod, after other ends: when one is lost, those that it trained with end as well."""
+
+
+def write(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return one file for all runs."""
+    documents = []
+    for run, name in enumerate(jobs[0].runs):
+        named = label(title(jobs), name)
+        documents += [_service(named), _job(named, name, jobs, run)]
+    comment = (
+        "Written by `triplet submit`. A pod that is evicted is made anew and goes on from its checkpoint."
+    )
+    return {f"{title(jobs)}.k8s.yaml": dump(comment, documents)}
+
+
+def _service(name: str) -> dict[str, Any]:
+    """The pods' names in DNS, also while they are not ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "triplet"}},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": name},
+            "ports": [{"name": "rendezvous", "port": PORT}],
+        },
+    }
+
+
+def _job(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]:
+    largest = jobs[-1].resources
+    nodes = max(job.resources.nodes for job in jobs)
+    containers = [_container(name, job, index) for job in jobs]
+    limit = {"activeDeadlineSeconds": round(largest.hours * 3600)} if largest.hours else {}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "labels": {"app.kubernetes.io/name": "triplet", "app.kubernetes.io/component": title(jobs)},
+            "annotations": {"triplet/run": run},
+        },
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "backoffLimit": RETRIES * nodes,
+            **limit,
+            "podFailurePolicy": {"rules": _rules()},
+            "template": {
+                "metadata": {"labels": {"app.kubernetes.io/name": "triplet"}},
+                "spec": _pod(name, containers),
+            },
+        },
+    }
+
+
+def _rules() -> list[dict[str, Any]]:
+    """What the end of a pod means; Kubernetes 1.31 and later."""
+    return [
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [WRONG]}},
+        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [STOPPED]}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+
+
+def _pod(name: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The pod; the same bounds as in compose.yaml."""
+    volumes: list[dict[str, Any]] = [
+        {"name": place, "persistentVolumeClaim": {"claimName": f"triplet-{place}"}}
+        for place in paths.PLACES
+    ]
+    return {
+        "subdomain": name,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 300,
+        "shareProcessNamespace": True,  # so that a stage is not process 1, which signals do not end
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER},
+        **({"initContainers": containers[:-1]} if containers[1:] else {}),
+        "containers": containers[-1:],
+        "volumes": [
+            *volumes,
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        ],
+    }
+
+
+def _container(name: str, job: Job, index: int) -> dict[str, Any]:
+    resources = job.resources
+    mounts = {place: f"/{place}" for place in paths.PLACES} | {"tmp": "/tmp", "shm": "/dev/shm"}
+    meeting = f"{name}-0.{name}:{PORT}" if resources.nodes > 1 else "localhost:0"
+    settings = {"GPUS": resources.processes, "NODES": resources.nodes, "RDZV": meeting}
+    settings["TRIPLET_IMAGE"] = str(resources.container)
+    return {
+        "name": job.stage,
+        "image": resources.container,
+        "command": ["scripts/launch.sh", *job.command(index)],
+        "env": [{"name": key, "value": str(value)} for key, value in settings.items()],
+        "resources": _amounts(resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": key, "mountPath": path} for key, path in mounts.items()],
+    }
+
+
+def _amounts(resources: Resources) -> dict[str, Any]:
+    requests = {"cpu": str(resources.cores)}
+    if resources.memory:
+        requests["memory"] = f"{resources.memory}G"
+    limits = {"limits": {"nvidia.com/gpu": str(resources.gpus)}} if resources.gpus else {}
+    return {"requests": requests, **limits}
+
+
+def submissions(files: Sequence[Path], *, force: bool) -> list[list[str]]:
+    """The command that submits the file; with ``force``, what has the same names is replaced."""
+    way = ["replace", "--force"] if force else ["create"]
+    return [["kubectl", *way, "--filename", str(file)] for file in files]
+
+
+def queued(jobs: Sequence[Job]) -> list[str]:
+    """The jobs of the same stages and runs that Kubernetes knows."""
+    names = [label(title(jobs), run) for run in jobs[0].runs]
+    command = ["kubectl", "get", "jobs", *names, "--ignore-not-found", "--output=name"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise KitError(f"kubectl does not answer: {done.stderr.strip()}")
+    return done.stdout.split()

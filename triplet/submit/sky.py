@@ -1,0 +1,91 @@
+"""SkyPilot: a managed job for each run, on spot machines; several stages are its pipeline.
+
+Data, checkpoints and reports lie in a bucket that every machine mounts, so a task that lost its machine
+goes on from its last checkpoint on the next one.
+"""
+
+import json
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from triplet import paths
+from triplet.errors import KitError
+from triplet.submit.documents import dump
+from triplet.submit.jobs import KIT, Job, label, title
+
+PORT = 29500
+SETUP = """\
+sudo=$(command -v sudo || true)
+$sudo apt-get -q update
+$sudo apt-get -q install -y --no-install-recommends git g++ make python3 python3-dev python3-venv
+make setup
+"""
+RUN = """\
+export PATH="$PWD/.venv/bin:$PATH" RDZV="$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{port}"
+exec {limit}scripts/launch.sh {command}
+"""
+
+
+def write(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return one file for each run; several documents in a file are a pipeline."""
+    comment = (
+        "Written by `triplet submit`. `sky jobs launch` finds another machine when this one is taken away."
+    )
+    files = {}
+    for index, run in enumerate(jobs[0].runs):
+        name = label(title(jobs), run)
+        tasks = [_task(label(job.stage, run), job, index) for job in jobs]
+        pipeline = [{"name": name}, *tasks] if tasks[1:] else tasks
+        files[f"{name}.sky.yaml"] = dump(comment, pipeline)
+    return files
+
+
+def _task(name: str, job: Job, index: int) -> dict[str, Any]:
+    resources = job.resources
+    limit = f"timeout --kill-after=300 {round(resources.hours * 3600)} " if resources.hours else ""
+    return {
+        "name": name,
+        "num_nodes": resources.nodes,
+        "resources": {
+            # Has Python 3.12, whatever the cloud's own image has.
+            "image_id": "docker:ubuntu:24.04",
+            **({"accelerators": f"{resources.card}:{resources.gpus}"} if resources.gpus else {}),
+            "cpus": f"{resources.cores}+",
+            **({"memory": f"{resources.memory}+"} if resources.memory else {}),
+            "disk_size": 500,
+            "use_spot": True,
+            "job_recovery": "EAGER_NEXT_REGION",  # where machines are taken away, few are free
+        },
+        "workdir": str(KIT),
+        "file_mounts": {"/data": {"source": resources.bucket, "mode": "MOUNT_CACHED"}},
+        "envs": {
+            **{f"TRIPLET_{place.upper()}": f"/data/{place}" for place in paths.PLACES},
+            "GPUS": str(resources.processes),
+            "NODES": str(resources.nodes),
+        },
+        "setup": SETUP,
+        "run": RUN.format(port=PORT, limit=limit, command=shlex.join(job.command(index))),
+    }
+
+
+def submissions(files: Sequence[Path]) -> list[list[str]]:
+    """The commands that submit the files."""
+    return [["sky", "jobs", "launch", "--yes", "--detach-run", str(file)] for file in files]
+
+
+def queued(jobs: Sequence[Job]) -> list[str]:
+    """The managed jobs of the same stages and runs that have not ended."""
+    done = subprocess.run(
+        ["sky", "jobs", "queue", "--skip-finished", "--output=json"], capture_output=True, text=True
+    )
+    try:
+        listed = json.loads(done.stdout[done.stdout.index("[") :]) if done.returncode == 0 else None
+    except ValueError:
+        listed = None
+    if listed is None:
+        raise KitError(f"sky does not answer: {done.stderr.strip() or done.stdout.strip()}")
+    names = {label(title(jobs), run) for run in jobs[0].runs}
+    return [each["job_name"] for each in listed if each.get("job_name") in names]
