@@ -1,7 +1,6 @@
 """The predict stage: what a trained model finds in your images, as pictures and files for other tools."""
 
 import contextlib
-import difflib
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 
 from benchmarks.detection import inference, log_capture, model, predictions, sources, visualize
 from triplet import files, paths, records
+from triplet.config import did_you_mean
 from triplet.errors import KitError
 from triplet.progress import Bar, say
 from triplet.signals import Stop, graceful
@@ -83,13 +83,9 @@ def predict(
     seen = records.identities({"config": config})
     cfg = model.load_config(config)
     categories = categories or known_categories(model.categories(cfg)[1])
-    if unknown := set(options.show) - {each["name"] for each in categories}:
-        near = difflib.get_close_matches(min(unknown), [each["name"] for each in categories], 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        known = ", ".join(each["name"] for each in categories[:8])
-        raise KitError(
-            f"the model has no class {min(unknown)!r}{hint}; it has {len(categories)}: {known}, ..."
-        )
+    classes = [each["name"] for each in categories]
+    for unknown in sorted(set(options.show) - set(classes)):
+        raise KitError(f"the model has no class {unknown!r}; {did_you_mean(unknown, classes)}")
     folder, found = sources.find(wanted)
     name = name or (found[0].path.name if len(found) == 1 else folder.name) or "images"
     listing = records.Artifact.listed(
@@ -102,7 +98,7 @@ def predict(
         work=task.work,
         config={
             "images": listing.model_dump(),
-            "categories": [each["name"] for each in categories],
+            "categories": classes,
             "score": options.score,
             "show": sorted(options.show),
             "most": options.most,
