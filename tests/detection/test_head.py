@@ -83,7 +83,7 @@ def scored(start, network, folder):
     path.write_text(json.dumps(content))
     network.roi_heads.box_predictor.test_score_thresh = 0.0
     with Bar("eval", len(images), quiet=True) as bar:
-        found = evaluate._detect(network, images, None, bar, Stop())
+        found = evaluate._detect(network.eval(), images, None, bar, Stop())
     truth = CocoGroundTruth(path)
     return {task: truth.score(found, task).numbers for task in ("bbox", "segm")}
 
