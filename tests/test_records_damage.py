@@ -154,9 +154,9 @@ def folder(places):
     (places / "elsewhere").mkdir()
     (places / "given").mkdir()
     (places / "given" / "b").symlink_to(places / "elsewhere")
-    for name in ("a.png", "b/c.png"):
+    for name, written in (("a.png", 1000), ("b/c.png", 2000)):
         (places / "given" / name).write_text("one")
-        os.utime(places / "given" / name, (1000, 1000))
+        os.utime(places / "given" / name, (written, written))
     return places / "given"
 
 
@@ -167,6 +167,12 @@ def replaced(path):
     other.replace(path)
 
 
+def exchanged(one, other):
+    one.rename(one.with_name("x"))
+    other.rename(one)
+    one.with_name("x").rename(other)
+
+
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
 @pytest.mark.parametrize(
     ("change", "count"),
@@ -174,6 +180,7 @@ def replaced(path):
         (lambda folder: replaced(folder / "a.png"), 1),
         (lambda folder: replaced(folder / "b" / "c.png"), 1),
         (lambda folder: (folder / "a.png").write_text("two"), 1),
+        (lambda folder: exchanged(folder / "a.png", folder / "b" / "c.png"), 2),
         (lambda folder: [os.utime(folder / name) for name in ("a.png", "b/c.png")], 2),
     ],
 )

@@ -288,7 +288,12 @@ def _voc_image(folder: Path, number: str, image: VocImage) -> dict[str, Any]:
 def _all_there(folder: Path, names: Sequence[str]) -> None:
     if missing := image_files.missing(folder, names):
         what = "annotated images" if folder.name != "Annotations" else "annotations of listed images"
-        raise KitError(f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first")
+        advice = ""
+        if (folder / missing[0].replace("\\", "/").removeprefix(f"{folder.name}/")).is_file():
+            advice = f"; file names are paths below {folder.name}, with slashes: mend the annotations"
+        raise KitError(
+            f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first{advice}"
+        )
 
 
 def fit_masks(cfg: CfgNode, folder: Path) -> CfgNode:

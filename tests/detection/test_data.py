@@ -33,6 +33,18 @@ def test_it_finds_layout_and_missing_images(drawn, tmp_path):
         data.testing(config(), tmp_path)
 
 
+@pytest.mark.parametrize("write", [r"a\{}", "val2017/a/{}"])
+def test_other_forms_of_paths_are_told_from_missing_files(drawn, tmp_path, write):
+    shutil.copytree(drawn / "val2017", tmp_path / "val2017" / "a")
+    content = json.loads((drawn / "annotations" / "instances_val2017.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = write.format(image["file_name"])
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    with pytest.raises(KitError, match="first; file names are paths below val2017, with slashes: mend"):
+        data.testing(config(), tmp_path)
+
+
 def test_a_config_that_names_nothing_means_cocos_instances(drawn):
     names, categories = data.training(config(), drawn)
     assert len(DatasetCatalog.get(names[0])) == 12

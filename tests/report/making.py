@@ -104,16 +104,15 @@ def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a t
     **changes,
 ):
     """Leave the records of a run with these results, each stage reading what the one before wrote."""
-    reference = reference or (AUTHORS if name.endswith("triplet") else MOCO)
-    detectron2 = settings(reference, **changes)
+    detectron2 = settings(reference or (AUTHORS if name.endswith("triplet") else MOCO), **changes)
     solver = detectron2["SOLVER"]
-    pretrain(name, seed, force=force)
+    same = {"seed": seed, "force": force}
+    pretrain(name, **same)
     folder = paths.stage_folder(name, "pretrain").parent
     perform(
         name,
         "convert",
-        seed=seed,
-        force=force,
+        **same,
         inputs={"weights": folder / "pretrain" / "checkpoint"},
         texts={"weights": f"converted {name} {box}"},
         results={"format": "extracted"},
@@ -123,8 +122,7 @@ def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a t
     perform(
         name,
         "finetune",
-        seed=seed,
-        force=force,
+        **same,
         inputs={"weights": folder / "convert" / "weights"},
         texts={"model": f"model {box} {length}", "metrics": as_lines(FINETUNE_LOG)},
         results={"iterations": length, "images_per_batch": batch, "epochs": epochs, "classes": NAMES},
@@ -137,12 +135,7 @@ def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a t
         known = categories or {category: box + i for i, category in enumerate(NAMES)}
         _fill_eval(job, {"bbox": box, "segm": mask}, known, pictures)
         if analysed:
-            job.outputs[ANALYSIS] = job.folder / "analysis.json"
-            tasks = {
-                task: value for task, value in {"bbox": box, "segm": mask}.items() if value is not None
-            }
-            kept = {task: analysis(value, [*known], images, seed) for task, value in tasks.items()}
-            job.outputs[ANALYSIS].write_text(json.dumps(kept))
+            _keep_analysis(job, {"bbox": box, "segm": mask}, [*known], images, seed)
 
     records.perform(
         "eval",
@@ -150,9 +143,14 @@ def run(  # noqa: PLR0913 - a made-up run differs from the usual one by what a t
         config={},
         inputs={"model": folder / "finetune" / "model"},
         work=work,
-        seed=seed,
-        force=force,
+        **same,
     )
+
+
+def _keep_analysis(job, ap, names, images, seed):
+    job.outputs[ANALYSIS] = job.folder / "analysis.json"
+    kept = {task: analysis(value, names, images, seed) for task, value in ap.items() if value is not None}
+    job.outputs[ANALYSIS].write_text(json.dumps(kept))
 
 
 def analysis(ap, names, images, seed=0):
