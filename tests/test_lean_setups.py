@@ -272,8 +272,8 @@ def test_the_lock_has_packages_for_every_python_and_arm64(tmp_path, python, mach
 
 
 def test_old_packages_are_built_as_before_python_3_13():
-    """mmcv 1.x and OpenSelfSup read their version by exec in a function, which shows in its locals no more."""
-    code = "def f():\n    exec('a = 1')\n    return locals()['a']\nprint(f(), eval('2'), (exec('b = 3'), b)[1])"
+    """mmcv 1.x and OpenSelfSup read their version by exec in a function, from its locals."""
+    code = "def f():\n exec('a = 1')\n return locals()['a']\nprint(f(), eval('2'), (exec('b = 3'), b)[1])"
     shim = KIT / "scripts" / "exec_into_locals"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(shim)}, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""On PYTHONPATH while old packages are built: ``exec`` in a function shows in its ``locals()``, as before Python 3.13.
+"""On PYTHONPATH while old packages are built: ``exec`` changes a function's locals, as before Python 3.13.
 
 The setup.py of mmcv 1.x and of OpenSelfSup read their version in that way, which PEP 667 has ended.
 """
