@@ -1,4 +1,4 @@
-"""What a record is made of: files and folders with their hashes, a plan, and what came of it."""
+"""The parts of a record: files and folders with their hashes, a plan, and its results."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ class Artifact(BaseModel):
 
     @classmethod
     def listed(cls, path: str, names: Iterable[tuple[str, int]]) -> "Artifact":
-        """A folder of these files, (name, bytes) in the order of ``files.walk``."""
+        """Describe a folder by its files, (name, bytes) in the order of ``files.walk``."""
         listing, total, count = hashlib.sha256(), 0, 0
         for name, size in names:
             listing.update(os.fsencode(f"{size} {name}\n"))
@@ -41,7 +41,7 @@ class Artifact(BaseModel):
         return cls(path=path, sha256=listing.hexdigest(), bytes=total, files=count)
 
     def intact(self) -> bool:
-        """Whether it is still there: a folder with the same listing, a file of the same size."""
+        """Return whether it is still there: a folder with the same listing, a file of the same size."""
         path = local(self.path)
         if path.is_dir():
             return Artifact.of(path).sha256 == self.sha256
@@ -49,14 +49,14 @@ class Artifact(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a stage sets out to do. Two equal plans have the same result."""
+    """The plan of a stage. Two equal plans have the same result."""
 
     stage: str
     config: dict[str, Any]
     inputs: dict[str, Artifact]
 
     def changes(self, other: "Plan") -> list[str]:
-        """What differs in ``other``, one phrase each: ``config.optimizer.lr 4.8 -> 3.2``."""
+        """Return what differs in ``other``, a phrase each: ``config.optimizer.lr 4.8 -> 3.2``."""
         before, after = self._flat(), other._flat()
         return [
             f"{key} {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
@@ -81,7 +81,7 @@ class Plan(BaseModel):
 
 
 class Record(Plan):
-    """What a stage did."""
+    """The record of a stage."""
 
     outputs: dict[str, Artifact]
     results: dict[str, Any]
@@ -95,28 +95,28 @@ class Record(Plan):
     started: str
     ended: str
     seconds: float
-    """Of work, over all sessions of a stage that was interrupted and resumed."""
+    """Seconds of work, over all sessions of a stage that was interrupted and resumed."""
     energy_kwh: float | None = None
     """Of the GPUs by their own counters, over all sessions; None where one of either was not measured."""
     images_per_second: float | None = None
     image: str | None = None
-    """Of the container that it ran in, by its digest or ID."""
+    """Image of the container that it ran in, by its digest or ID."""
 
 
 @dataclass
 class Job:
-    """What the work of a stage fills in."""
+    """The part of a record that the work of a stage fills in."""
 
     folder: Path
     outputs: dict[str, Path] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     check_inputs: Callable[[], None] = lambda: None
-    """Raises KitError where an input was replaced since the stage began. Long work calls it once all inputs
-    are read, before it begins; for other work that is done when it ends."""
+    """Raise KitError where an input was replaced since the stage began. Long work calls it once all inputs
+    are read; for other work it is called at the end."""
     plan: Plan | None = None
     """What the stage sets out to do, which goes into its checkpoints; None except on the first process."""
     lost_record: bool = False
-    """Whether a damaged record says that the stage was done: its outputs may be whole."""
+    """Whether a damaged record shows that the stage was done, so that its outputs may be whole."""
     images_per_second: float | None = None
     energy_kwh: float | None = None
     """That the GPUs of all processes took in this session; None where it was not measured."""

@@ -8,7 +8,7 @@ from triplet.errors import KitError
 
 
 def annotations(folder: Path, split: str, kind: str = "instances") -> Path:
-    """Path of a split's annotations; KitError when the folder's layout is another one."""
+    """Return the path of a split's annotations; KitError when the folder has another layout."""
     path = folder / "annotations" / f"{kind}_{split}.json"
     for needed in (path, folder / split):
         if not needed.exists():
@@ -21,7 +21,7 @@ def annotations(folder: Path, split: str, kind: str = "instances") -> Path:
 
 
 def read(folder: Path, split: str, kind: str = "instances") -> dict[str, Any]:
-    """A split's annotations, checked; see ``annotations.coco.check``.
+    """Read and check a split's annotations; see ``annotations.coco.check``.
 
     Raises:
         KitError: another layout or format, nothing annotated, or an annotation that cannot be used.

@@ -1,4 +1,4 @@
-"""The whole pipeline in small: the commands of the real job, one after the other."""
+"""The whole pipeline in small: the commands of the real job, one after another."""
 
 import multiprocessing
 import os
@@ -28,11 +28,11 @@ Command = Callable[[list[str]], int]
 
 
 class Demo(Settings):
-    """configs/demo.yaml: what is drawn, and how the rows are trained."""
+    """The schema of configs/demo.yaml: what is drawn, and how the rows are trained."""
 
     data: Drawn
     subset: Subset
-    """What is taken of real data."""
+    """Number of images to take of real data."""
     pretrain: Path
     """Config of the pretraining."""
     detection: Path
@@ -108,7 +108,7 @@ def demo(
 def _commands(
     settings: Demo, row: str, seed: int, *, data: str, images: Path, classes: int
 ) -> list[list[str]]:
-    """What is run for a row, one after the other; ``classes`` are those of the data."""
+    """Return the commands of a row in order; ``classes`` are those of the data."""
     run = ["--run", f"{data}/seed{seed}/{row}"]
     detection = ["--config", str(settings.detection)]
     pretrain = ["--config", str(settings.pretrain), "--data", str(images), f"seed={seed}"]
@@ -155,7 +155,7 @@ def _finetune_pulled(settings: Demo, row: str, seed: int, *, data: str, classes:
 
 
 def _in_turn(call: Command, chains: Iterable[list[list[str]]]) -> int:
-    """Run commands until one fails; its exit code, or 0."""
+    """Run commands until one fails; return its exit code, or 0."""
     return next((code for chain in chains for command in chain if (code := _call(call, command))), 0)
 
 
@@ -210,7 +210,8 @@ def _relay(descriptor: int, prefix: str) -> None:
 
 
 def _row(call: Command, chain: list[list[str]], output: int, cores: int, rows: Any) -> NoReturn:
-    """The process of one row; each of its stages takes the cores that the other rows leave at its start."""
+    """Run one row in a process; each of its stages takes the cores that the other rows leave at its
+    start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
     for number in STOPPING:

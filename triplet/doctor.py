@@ -1,4 +1,4 @@
-"""What this machine has, and what to run for what is missing."""
+"""Report what this machine has, and what to run for what is missing."""
 
 import importlib.metadata
 import json
@@ -21,7 +21,8 @@ from triplet.published.rows import load_methods
 from triplet.pull.sources import load_sources
 
 NEEDED_DISK = 60
-"""GB: COCO with its archives (40), a pretraining's and a finetuning's checkpoints."""
+"""Disk space in GB for COCO with its archives (40) and the checkpoints of a pretraining and a
+finetuning."""
 DRIVERS = {"12.6": 560, "12.8": 570, "13.0": 580}
 """Oldest driver by the CUDA that torch was built for (NVIDIA's release notes of each)."""
 REAL_JOB = ("GPU", "NVIDIA driver", "CUDA in torch", "coco", "weights", "converted weights")
@@ -36,9 +37,9 @@ class Diagnosis:
     found: str
     ok: bool
     advice: str = ""
-    """What to run, or what it would be good for."""
+    """What to run, or what the missing thing is good for."""
     required: bool = False
-    """Without it not even the demo runs."""
+    """Whether not even the demo runs without it."""
 
     @property
     def mark(self) -> str:
@@ -154,7 +155,7 @@ def _environment() -> list[Diagnosis]:
 
 
 def _detectron2() -> str:
-    """Version and variant; '' without one."""
+    """Return version and variant; '' without one."""
     if upstream := _version("detectron2"):
         try:
             import torch  # noqa: F401  # loads what the compiled part links to
@@ -294,7 +295,7 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; '' when it is missing, fails or hangs."""
+    """Return what a command prints; '' when it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""What each stage leaves behind, and how the next one reads it.
+"""Records: what each stage leaves behind, and how the next one reads it.
 
 A stage works in a folder of its own. ``started.json`` there says what it set out to do; ``record.json``
 is written last and atomically, so its presence means done.
@@ -32,23 +32,23 @@ from triplet.progress import say
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 command = ContextVar("command", default="")
-"""What the user typed; the command line sets it."""
+"""The command that the user typed; the command line sets it."""
 MARKERS = ("record.json", "started.json")
 OLD_FORM = re.compile(r"0\.1(\.|$)")
-"""Versions of the kit whose records name settings otherwise; see CHANGELOG.md."""
+"""Versions of the kit whose records have other names for settings; see CHANGELOG.md."""
 SAME_FORM = ("pull", "pack")
 """Stages whose records have not changed since."""
 LITTER = re.compile(
     r"\.lock|started\.json|record\.json|tensorboard|log(\.\d+)?\.txt|metrics\.jsonl?|unreadable\.txt|"
     r"not_finite\.txt|\..*\.tmp"
 )
-"""What a start that failed leaves behind: nobody's work."""
+"""Files that a failed start leaves behind, which are nobody's work."""
 FOREIGN = ".foreign"
 """Marks a folder that held files before a stage first worked there: it is never emptied."""
 
 
 def read(folder: Path) -> Record | None:
-    """The record in a stage's folder, None if the stage is not done.
+    """Read the record in a stage's folder; None if the stage is not done.
 
     Raises:
         KitError: it is damaged or of an old form, or names an output outside of the kit's places: what a
@@ -86,7 +86,7 @@ def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) ->
 
 
 def require(run: str, stage: str) -> Record:
-    """The record of a stage that must be done; KitError that says what to run otherwise."""
+    """Read the record of a stage that must be done; KitError that says what to run otherwise."""
     record = read(stage_folder(run, stage))
     if record is None:
         raise KitError(f"run {run!r} has no finished {stage} stage; run first: make {stage} RUN={run}")
@@ -94,7 +94,7 @@ def require(run: str, stage: str) -> Record:
 
 
 def output(record: Record, name: str) -> Path:
-    """Path of an output of a record; KitError when it is gone or no longer what was recorded."""
+    """Return the path of an output of a record; KitError when it is gone or no longer what was recorded."""
     artifact = record.outputs[name]
     path = local(artifact.path)
     if not path.exists() or Artifact.of(path).sha256 != artifact.sha256:
@@ -166,13 +166,13 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values as a record's JSON gives them back: tuples as lists, every text printable."""
+    """Return values as a record's JSON returns them: tuples as lists, every text printable."""
     plain: dict[str, Any] = json.loads(printable(json.dumps(values, ensure_ascii=False)))
     return plain
 
 
 def _describe(spent: "_Started", job: Job, *, seed: int | None, world_size: int) -> Record:
-    """The record of work that has ended just now: its results, and on what it was done."""
+    """Build the record of work that has just ended: its results and its environment."""
     return Record(
         **spent.plan.model_dump(),
         outputs={name: Artifact.of(path) for name, path in job.outputs.items()},
@@ -231,12 +231,12 @@ def _enter(
 
 @dataclass(frozen=True)
 class _Found:
-    """What is left of earlier sessions of a plan."""
+    """The traces of earlier sessions of a plan."""
 
     done: Record | None = None
     unfinished: "_Started | None" = None
     lost_record: bool = False
-    """Whether a record is there and damaged."""
+    """Whether there is a record and it is damaged."""
 
 
 def _find(
@@ -276,7 +276,7 @@ def _loses(folder: Path, done: Record | None, trained: Callable[[Path], str] | N
 
 
 def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None, bool]:
-    """Load a marker, None without one; and whether it is there and damaged, which is said."""
+    """Load a marker, None without one; return also whether it is damaged, which is said."""
     try:
         return load(), False
     except _DamagedError:
@@ -311,7 +311,7 @@ def _timed(
 
 
 def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitError:
-    """That a folder holds something of another plan.
+    """Return the error that a folder holds something of another plan.
 
     Args:
         folder: of the stage.
@@ -344,11 +344,11 @@ def _load(path: Path, schema: type[M]) -> M | None:
 
 
 class _DamagedError(KitError):
-    """A marker is there, and cannot be read."""
+    """Raised when a marker is there and cannot be read."""
 
 
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:
-    """Delete what a stage that is on record needs no more."""
+    """Delete what a recorded stage no longer needs."""
     unfinished = (f".{name}.*.tmp" for name in MARKERS)  # what a killed process was writing
     for pattern in ("started.json", *unfinished, *scratch):
         for path in folder.glob(pattern):
@@ -356,7 +356,7 @@ def _tidy(folder: Path, scratch: Sequence[str]) -> None:
 
 
 def _stage_of(folder: Path) -> str | None:
-    """The stage whose record, or beginning, a folder holds; None for none that can be read."""
+    """Return the stage whose record, or beginning, a folder holds; None where none can be read."""
     with suppress(KitError):
         if done := _load(folder / "record.json", Plan):
             return done.stage
@@ -367,7 +367,7 @@ def _stage_of(folder: Path) -> str | None:
 
 
 def _empty(folder: Path) -> None:
-    """Delete everything in a stage's folder, what says whose it is last."""
+    """Empty a stage's folder; delete the files last that say whose it is."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name in MARKERS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Records in, comparable results out."""
+"""Turn records into comparable results."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ SEVERAL = ("linear", "knn", "semi", "svm")
 """Stages of which a run may have several, each in a folder named after its config."""
 METRICS = ("AP", "AP50", "AP75")
 VAL2017 = 5_000
-"""Images."""
+"""Number of images."""
 # What a stage reads of the one before: (stage, its input, stage before, its output).
 LINKS = (
     ("convert", "weights", "pretrain", "checkpoint"),
@@ -31,35 +31,35 @@ LINKS = (
 
 @dataclass(frozen=True)
 class Run:
-    """A row of a table in one seed: the records of its stages.
+    """A row of a table for one seed: the records of its stages.
 
     Its folder below checkpoints/ is ``[experiment/][seed<N>/]row``.
     """
 
     name: str
     stages: dict[str, Record]
-    """By name; those of SEVERAL as ``linear/<config>``."""
+    """Records by name of the stage; those of SEVERAL as ``linear/<config>``."""
     stale: str = ""
-    """Why some stages of it are left out: they read something that has changed since."""
+    """Why some of its stages are left out: they read something that has changed since."""
 
     @property
     def row(self) -> str:
-        """Which row of the table it is."""
+        """Row of the table."""
         return self.name.rpartition("/")[2]
 
     @property
     def experiment(self) -> str:
-        """Its folders but for the seed's: '' for a run of the table itself."""
+        """Folders of the run without the seed's: '' for a run of the table itself."""
         return "/".join(part for part in self.name.split("/")[:-1] if not re.fullmatch(r"seed\d+", part))
 
     @property
     def label(self) -> str:
-        """Its name without the seed."""
+        """Name of the run without the seed."""
         return f"{self.experiment}/{self.row}".removeprefix("/")
 
     @property
     def detectron2(self) -> dict[str, Any]:
-        """The resolved config of its finetuning, {} without one."""
+        """Resolved config of the finetuning, {} without one."""
         finetune = self.stages.get("finetune")
         return finetune.config.get("detectron2", {}) if finetune else {}
 
@@ -83,24 +83,24 @@ class Run:
 
     @property
     def iterations(self) -> int:
-        """Of its finetuning, counted in 16 images; 0 without one."""
+        """Iterations of the finetuning, converted to 16 images; 0 without one."""
         results = self.stages["finetune"].results if "finetune" in self.stages else {}
         return int(results.get("iterations", 0) * results.get("images_per_batch", 16) // 16)
 
     def value(self, task: str, metric: str) -> float | None:
-        """AP in percent: task bbox or segm; None if it was not evaluated."""
+        """Return the AP in percent of the task bbox or segm; None if it was not evaluated."""
         evaluated = self.stages.get("eval")
         return evaluated.results.get(task, {}).get(metric) if evaluated else None
 
     @property
     def seconds(self) -> float:
-        """Of all its stages."""
+        """Seconds of all stages."""
         return sum(record.seconds for record in self.stages.values())
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number over seeds."""
+    """A metric over seeds."""
 
     values: tuple[float, ...]
 
@@ -120,13 +120,13 @@ class Score:
 
 
 def score(values: list[float | None]) -> Score | None:
-    """Those that there are; None for none."""
+    """Return the score of the values that there are; None for none."""
     known = tuple(value for value in values if value is not None)
     return Score(known) if known else None
 
 
 def collect(checkpoints: Path) -> list[Run]:
-    """Every run below the checkpoints that has at least one finished stage, by name."""
+    """Return every run below the checkpoints with at least one finished stage, by name."""
     paths = [*checkpoints.rglob("record.json")]
     read = {path.parent.relative_to(checkpoints): records.read(path.parent) for path in paths}
     return assemble({folder: record for folder, record in read.items() if record})
@@ -159,7 +159,7 @@ def unfinished(checkpoints: Path) -> list[Unfinished]:
 
 
 def assemble(known: Mapping[PurePath, Record]) -> list[Run]:
-    """The runs that these records are of, by name.
+    """Return the runs of these records, by name.
 
     Args:
         known: by the stage's folder below the checkpoints, ``<run>/<stage>`` or ``<run>/linear/<config>``.
@@ -183,7 +183,7 @@ def assemble(known: Mapping[PurePath, Record]) -> list[Run]:
 
 
 def _consistent(name: str, stages: dict[str, Record]) -> Run:
-    """The run without the stages that read something else than the one before has left."""
+    """Return the run without stages that read something other than what the stage before them wrote."""
     for stage, read, before, wrote in LINKS:
         given = before == "pretrain"  # convert --weights names a file of another path
         if _differs(stages, stage, read, before, wrote, given):
@@ -206,7 +206,8 @@ def _consistent(name: str, stages: dict[str, Record]) -> Run:
 def _differs(
     stages: dict[str, Record], stage: str, read: str, before: str, wrote: str, same_path: bool
 ) -> bool:
-    """Whether a stage read another file than there is now; with ``same_path`` only if it was that path."""
+    """Return whether a stage read another file than there is now; with ``same_path`` only if it was that
+    path."""
     if stage not in stages or before not in stages:
         return False
     used, there = stages[stage].inputs.get(read), stages[before].outputs.get(wrote)
@@ -216,7 +217,7 @@ def _differs(
 
 
 def groups(runs: list[Run]) -> Iterator[list[Run]]:
-    """Runs that differ in nothing but the seed: one label, recipe, length and precision."""
+    """Group runs that differ only in the seed: one label, recipe, length and precision."""
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         precision = run.stages["finetune"].config.get("precision") if "finetune" in run.stages else None
@@ -225,7 +226,7 @@ def groups(runs: list[Run]) -> Iterator[list[Run]]:
 
 
 def recipe(run: Run) -> str:
-    """``authors`` (cosine) or ``moco`` (steps) at their learning rates, else ``own``; '' without a
+    """Return ``authors`` (cosine) or ``moco`` (steps) at their learning rates, else ``own``; '' without a
     finetuning."""
     solver = run.detectron2.get("SOLVER", {})
     if not solver:
@@ -236,12 +237,13 @@ def recipe(run: Run) -> str:
 
 
 def local_results(runs: Sequence[Run]) -> list[LocalResult]:
-    """Those that count: R50-C4 on all of COCO at the recipe's rate, BN over 8 images or more."""
+    """Return the runs that count as results: R50-C4 on all of COCO at the recipe's rate, BN over 8 images
+    or more."""
     return [own for run in runs if (own := _own(run))]
 
 
 def of_this_machine() -> list[LocalResult]:
-    """The same from the checkpoints; none, and a line about it, where a record of theirs is damaged."""
+    """Read the same from the checkpoints; none, and a line about it, where a record is damaged."""
     try:
         return local_results(collect(paths.root("checkpoints")))
     except KitError as error:
@@ -260,12 +262,13 @@ def _own(run: Run) -> LocalResult | None:
 
 
 def on_all_images(run: Run) -> bool:
-    """Whether it was finetuned on all of train2017; older records do not tell, and count."""
+    """Return whether a run was finetuned on all of train2017; older records do not tell, and count."""
     return bool(run.stages["finetune"].results.get("images", IMAGES) == IMAGES)
 
 
 def facts_of_run(run: Run) -> Facts:
-    """What the record of a finetuning tells: its weights were loaded, or it would not have begun."""
+    """Return the facts in the record of a finetuning, whose weights were loaded, or it would not have
+    begun."""
     known = Facts(checked=True, converged=True)
     of_config(known, flat(run.detectron2))
     finetune = run.stages["finetune"]

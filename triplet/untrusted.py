@@ -91,7 +91,7 @@ _END = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
 
 def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
-    """The bytes of a file, a pipe or a device.
+    """Read the bytes of a file, a pipe or a device.
 
     Args:
         path: of the file.
@@ -113,7 +113,7 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
 
 
 def read_text(path: Path, most: int, what: str = "file") -> str:
-    """The text of a file in UTF-8, with or without a byte order mark; raises as ``read_bytes`` does.
+    """Read the text of a file in UTF-8, with or without a byte order mark; raises as ``read_bytes`` does.
 
     Raises:
         KitError: it is not UTF-8: it says where.
@@ -126,7 +126,7 @@ def read_text(path: Path, most: int, what: str = "file") -> str:
 
 
 def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: bool = True) -> Any:
-    """Plain values of JSON.
+    """Parse plain values of JSON within bounds.
 
     Args:
         data: UTF-8 with or without a byte order mark.
@@ -155,7 +155,7 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
 
 
 def _check_depth(values: Any) -> None:
-    """RecursionError when lists and dicts are in each other more than JSON_DEPTH times."""
+    """Raise RecursionError when lists and dicts are nested more than JSON_DEPTH times."""
     level = [values] if isinstance(values, dict | list) else []
     for _ in range(JSON_DEPTH):
         if not level:
@@ -166,7 +166,7 @@ def _check_depth(values: Any) -> None:
 
 
 def read_json(path: Path, *, most: int = RECORD, finite: bool = True) -> Any:
-    """The same of a file; OSError when it cannot be read."""
+    """Read plain values of a JSON file; OSError when it cannot be read."""
     return parse_json(read_bytes(path, most, "JSON file of this kind"), str(path), most=most, finite=finite)
 
 
@@ -197,7 +197,7 @@ def check_yaml(text: str, where: str) -> None:
 
 
 def _counts(text: str) -> Iterator[tuple[int, int]]:
-    """The level, and the values in it with aliases written out, after each event of a YAML text."""
+    """Yield the level, and the values in it with aliases written out, after each event of a YAML text."""
     levels: list[tuple[str | None, int]] = [(None, 0)]  # its anchor, and values so far
     anchors: dict[str, int] = {}
     for event in yaml.parse(text, Loader=_YAML):
@@ -219,7 +219,7 @@ def _counts(text: str) -> Iterator[tuple[int, int]]:
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """Plain values of YAML within bounds.
+    """Parse plain values of YAML within bounds.
 
     Raises:
         KitError: no YAML, or beyond a bound.
@@ -234,7 +234,7 @@ def load_yaml(text: str, where: str) -> Any:
 
 
 def check_numbers(values: Any, where: str, key: str = "") -> None:
-    """KitError when a whole number among plain values has more than 64 bits: it could not even be
+    """Raise KitError when a whole number among plain values has more than 64 bits, which could not even be
     printed."""
     if isinstance(values, dict):
         for name, value in values.items():
@@ -268,7 +268,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _directory(file: IO[bytes]) -> int:
-    """Bytes of the directory of a zip; 0 where none is found."""
+    """Return the size of the directory of a zip in bytes; 0 where none is found."""
     end = file.seek(0, io.SEEK_END)
     file.seek(max(0, end - 65_557))  # the last record, and the longest comment
     tail = file.read()
@@ -284,7 +284,7 @@ def _directory(file: IO[bytes]) -> int:
 
 
 def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """The members of a zip that is not compressed, such as torch writes.
+    """Return the members of an uncompressed zip, such as torch writes.
 
     Args:
         archive: opened.
@@ -308,7 +308,7 @@ def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar that refuses long extensions of itself."""
+    """A tar header that refuses long extensions of itself."""
 
     LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
 
@@ -322,7 +322,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Xz(io.RawIOBase):
-    """The content of an xz file, which may take LZMA_MEMORY."""
+    """Decompress an xz file within LZMA_MEMORY."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.decoder = file, lzma.LZMADecompressor(memlimit=LZMA_MEMORY)

@@ -1,4 +1,4 @@
-"""What fits the user's GPUs and hours: images in a pass, and a schedule compressed as a whole."""
+"""Fit a finetuning to the user's GPUs and hours: images in a pass, and a schedule compressed as a whole."""
 
 import math
 import re
@@ -68,7 +68,7 @@ def divisors(number: int) -> list[int]:
 
 
 def check_passes(share: int, images: int) -> None:
-    """KitError unless a process's share of a batch divides into passes of so many images."""
+    """Raise KitError unless a process's share of a batch divides into passes of so many images."""
     if share % images:
         raise KitError(
             f"{share} images for each process do not divide into passes of {images}; "

@@ -1,4 +1,4 @@
-"""How fast a detector trains on the GPUs at hand, and how much memory it takes."""
+"""Measure how fast a detector trains on the GPUs at hand, and how much memory it takes."""
 
 import contextlib
 import gc
@@ -116,7 +116,7 @@ def count_memory(cfg: CfgNode, precision: str) -> Memory:
 
 
 def gpu_name() -> str:
-    """Name of this process's GPU, ``none`` without one."""
+    """Return the name of this process's GPU, ``none`` without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
@@ -155,7 +155,7 @@ def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> fl
 def _time_iteration(
     cfg: CfgNode, processes: Processes, precision: str, images: int, stop: Stop, bar: Bar
 ) -> float:
-    """Seconds of an iteration, the mean over ``TIMED`` after ``WARM`` that do not count."""
+    """Return the seconds of an iteration, the mean over ``TIMED`` after ``WARM`` that do not count."""
     times: list[float] = []
     with contextlib.closing(_batches(cfg, processes, stop)) as loader:
         steps = _stepper(cfg, processes, precision, loader, images)
@@ -201,7 +201,7 @@ def _take_steps(
 
 
 def _batches(cfg: CfgNode, processes: Processes, stop: Stop) -> Generator[list[dict[str, Any]], None, None]:
-    """Batches of the config's data, or synthetic ones where it names none."""
+    """Yield batches of the config's data, or synthetic ones where it names none."""
     if cfg.DATASETS.TRAIN:
         yield from loading.batches(cfg, processes, stop)
     share = budget.per_process(cfg, processes.size)
@@ -218,7 +218,7 @@ def free_memory(processes: Processes) -> None:
 
 
 def _synchronized_time(processes: Processes) -> float:
-    """Seconds on a monotonic clock, once the GPU has done what it was given."""
+    """Return the seconds of a monotonic clock, once the GPU has finished its work."""
     if processes.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic()

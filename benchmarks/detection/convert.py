@@ -15,7 +15,7 @@ from triplet.weights.read import Backbone, read_backbone
 from detectron2.config import CfgNode
 
 TOLERANCE = 1e-4
-"""Of the features; the two sides round differently."""
+"""Relative tolerance of the features; the two sides round differently."""
 
 
 def convert(
@@ -110,13 +110,13 @@ def _read(run: str, weights: Path, config: Path, cfg: CfgNode) -> Backbone:
 
 
 def _is_untrained(run: str) -> bool:
-    """Whether the run's row of the table is of initial weights."""
+    """Return whether the run's row of the table has initial weights."""
     method = load_methods().get(Path(run).name)
     return method is not None and method.untrained
 
 
 def _advice(config: Path, caffe2: bool) -> str:
-    """What to do about a pixel path that does not fit: the config's sibling for the other colour order."""
+    """Say what to do about pixels that do not fit: name the config's sibling for the other colour order."""
     stem = config.stem.removesuffix(MSRA)
     sibling = config.with_name(f"{stem}{MSRA if caffe2 else ''}{config.suffix}")
     if sibling != config and sibling.exists():

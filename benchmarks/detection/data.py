@@ -43,31 +43,32 @@ class Part:
     """One of Detectron2's data sets, found below a folder of the user's."""
 
     name: str
-    """In Detectron2's catalogues: the folder and Detectron2's own name."""
+    """Name in Detectron2's catalogues: the folder and Detectron2's own name."""
     declared: str
     """Detectron2's own name."""
     kind: str
     """instances, person_keypoints or voc."""
     images: Path
-    """Folder."""
+    """Folder of the images."""
     annotations: Path
-    """A file of COCO's, a folder of VOC's."""
+    """Annotations: a file of COCO's, a folder of VOC's."""
     listed: Path | None = None
-    """VOC: which images."""
+    """VOC's list of images."""
     year: int = 0
-    """VOC."""
+    """VOC's year."""
     source: Path | None = None
     """The user's file, where the kit has made ``annotations`` of it; messages name it."""
 
     @property
     def inputs(self) -> dict[str, Path]:
-        """For a record."""
+        """Describe the data set for a record."""
         more = {"list": self.listed} if self.listed else {}
         return {"annotations": self.annotations, "images": self.images, **more}
 
 
 def parts(cfg: CfgNode, folder: Path, *, train: bool) -> list[Part]:
-    """What DATASETS.TRAIN or TEST names, in the folder; COCO's instances where it names nothing.
+    """Return the data sets that DATASETS.TRAIN or TEST names, in the folder; COCO's instances where it
+    names nothing.
 
     Raises:
         KitError: another layout, or a data set that the kit does not know.
@@ -79,7 +80,7 @@ def parts(cfg: CfgNode, folder: Path, *, train: bool) -> list[Part]:
 
 
 def inputs(cfg: CfgNode, folder: Path, *, train: bool) -> dict[str, Path]:
-    """Files and folders that a stage reads of the data, by name, for its record."""
+    """Return the files and folders of the data that a stage reads, by name, for its record."""
     found = parts(cfg, folder, train=train)
     if len(found) == 1:
         return found[0].inputs
@@ -104,7 +105,7 @@ def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
 
 
 def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
-    """The same of DATASETS.TEST, which names one data set."""
+    """Make what DATASETS.TEST names known to Detectron2: a single data set."""
     found = parts(cfg, folder, train=False)
     if len(found) > 1:
         raise KitError(f"DATASETS.TEST names {len(found)} data sets, expected one")
@@ -138,9 +139,9 @@ def check_images(names: Sequence[str], processes: Processes) -> None:
 
 
 _images: dict[str, list[AnnotatedImage]] = {}
-"""Of each data set that was registered, until they are checked."""
+"""Images of each registered data set, until they are checked."""
 _copies: list[tempfile.TemporaryDirectory[str]] = []
-"""Folders of annotations in the form that Detectron2 reads; they go with the process."""
+"""Temporary folders of annotations in the form that Detectron2 reads; they vanish with the process."""
 
 
 def _uses(cfg: CfgNode, *, train: bool) -> Uses:
@@ -238,7 +239,7 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
 
 
 def _copy(name: str, content: Mapping[str, Any]) -> Path:
-    """A file for Detectron2 and COCO's evaluation, which read ids and encodings in fewer ways."""
+    """Write a file for Detectron2 and COCO's evaluation, which read fewer forms of ids and encodings."""
     _copies.append(tempfile.TemporaryDirectory(prefix="annotations-"))
     path = Path(_copies[-1].name) / name
     path.write_text(json.dumps(content))
@@ -267,7 +268,7 @@ def _register_voc(part: Part, listed: Path) -> list[str]:
 
 
 def _voc_image(folder: Path, number: str, image: VocImage) -> dict[str, Any]:
-    """An image as Detectron2's own reader gives it, with coordinates that begin at 0."""
+    """Return an image as Detectron2's own reader does, with coordinates that begin at 0."""
     return {
         "file_name": str(folder / f"{number}.jpg"),
         "image_id": number,

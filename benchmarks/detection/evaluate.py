@@ -152,7 +152,8 @@ def _evaluate(
 
 
 class VocEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's, by annotations as VOC's toolkit reads them: its own takes whole numbers alone."""
+    """Detectron2's evaluator by annotations as VOC's toolkit reads them: its own takes whole numbers
+    alone."""
 
     def evaluate(self) -> Any:
         """See there."""
@@ -175,7 +176,7 @@ def _detect(
     bar: Bar,
     stop: Stop,
 ) -> list[dict[str, Any]]:
-    """This process's detections in COCO's result format, categories counted from 0."""
+    """Return this process's detections in COCO's result format, with categories counted from 0."""
     if voc:
         voc.reset()
     found: list[dict[str, Any]] = []
@@ -201,7 +202,7 @@ def _draw(
 def _coco(
     cfg: CfgNode, name: str, detections: list[dict[str, Any]], engine: str, job: records.Job
 ) -> dict[str, Any]:
-    """All of COCO's numbers, each task's by name, and every category's AP."""
+    """Return all of COCO's metrics, each task's by name, and every category's AP."""
     metadata = MetadataCatalog.get(name)
     ids = {ours: theirs for theirs, ours in metadata.thing_dataset_id_to_contiguous_id.items()}
     detections = [{**each, "category_id": ids[each["category_id"]]} for each in detections]
@@ -224,7 +225,8 @@ def _coco(
 def _own_ids(
     detections: list[dict[str, Any]], images: Mapping[int, Any], categories: Mapping[int, Any]
 ) -> list[dict[str, Any]]:
-    """The detections with the ids of the user's own file, where these were changed for Detectron2."""
+    """Return the detections with the ids of the user's own file, where these were changed for
+    Detectron2."""
     if not images and not categories:
         return detections
     return [
@@ -238,7 +240,7 @@ def _own_ids(
 
 
 def _voc(summary: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Of the year's protocol: in 2007 precision is averaged at 11 recalls."""
+    """Whether the year's protocol averages precision at 11 recalls, as that of 2007 does."""
     return {
         "bbox": {key: None if math.isnan(value) else float(value) for key, value in summary["bbox"].items()}
     }

@@ -22,7 +22,7 @@ from triplet.training.distributed import Processes, join, perform
 from detectron2.utils.env import seed_all_rng
 
 FINAL = "model_final.pth"
-"""What Detectron2 calls the trained model."""
+"""Detectron2's name of the trained model."""
 
 
 def finetune(
@@ -110,7 +110,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
 
 
 def _newest_state(job: records.Job, iterations: int, processes: Processes) -> dict[str, Any]:
-    """What the first process's newest usable checkpoint holds, on every one; empty without any.
+    """Return the main process's newest usable checkpoint on every process; empty without any.
 
     Where the record of a finished training is damaged, that is its final model, with ``trained`` set.
     """
@@ -135,7 +135,7 @@ def _log_header(plan: FinetunePlan) -> None:
 
 
 def _full_gpu(plan: FinetunePlan, saved: int) -> KitError:
-    """The error for a GPU that is out of memory after ``saved`` iterations in checkpoints."""
+    """Return the error for a GPU that is out of memory after ``saved`` iterations in checkpoints."""
     if plan.bn_images and saved:
         return KitError(budget.full(plan.images, kept=True))
     return KitError(budget.full(plan.images) + (", and --force" if plan.bn_images else ""))

@@ -54,13 +54,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def categories(cfg: CfgNode) -> tuple[str, int]:
-    """The setting that says how many categories the model tells apart, and its value."""
+    """Return the setting for the number of categories, and its value."""
     key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     return f"MODEL.{key}.NUM_CLASSES", cfg.MODEL[key].NUM_CLASSES
 
 
 def with_norm(cfg: CfgNode, norm: str) -> CfgNode:
-    """A copy of the config with ``norm`` for every SyncBN in it."""
+    """Return a copy of the config with ``norm`` in place of every SyncBN."""
     changed = cfg.clone()
     changed.defrost()
 
@@ -87,7 +87,8 @@ def build(cfg: CfgNode) -> nn.Module:
 
 
 def plain(cfg: CfgNode) -> dict[str, Any]:
-    """A config as plain values, without those that change no result: device, loaders, checkpoints."""
+    """Return a config as plain values, without those that change no result: device, loaders,
+    checkpoints."""
     values: dict[str, Any] = json.loads(json.dumps(cfg))
     del (
         values["MODEL"]["DEVICE"],

@@ -1,4 +1,4 @@
-"""A finetuning's plan: what the user asks for, what it resolves to, and what that means in words."""
+"""The plan of a finetuning: what the user asks for, what it resolves to, and what that means in words."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,7 +219,7 @@ def record_config(
     bn_images: int,
     hours: float | None,
 ) -> dict[str, Any]:
-    """What a finetuning's record says of how it was trained."""
+    """Return what a finetuning's record says of its training."""
     return {
         "dataset": dataset,
         "seed": seed,

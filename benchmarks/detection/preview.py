@@ -28,7 +28,7 @@ from triplet.training.distributed import join
 from detectron2.config import CfgNode
 
 WIDTH = 10
-"""Characters of a fact's word."""
+"""Width of a fact's word in characters."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Hardware:
     gpus: int | None = None
     """Number of them; by default the preset's, or one."""
     memory: float | None = None
-    """Of each, in GB (1e9 bytes); by default the card's, or measured on this machine's GPU."""
+    """Memory of each in GB (1e9 bytes); by default the card's, or measured on this machine's GPU."""
     seconds: float | None = None
-    """Of an iteration, where the user knows it."""
+    """Seconds of an iteration, where the user knows them."""
     gpu: str | None = None
     """Name of a card in configs/gpus.yaml, in any case; by default the preset's."""
     preset: str | None = None
     """Name of a host in configs/gpus.yaml."""
 
     def completed(self) -> "Hardware":
-        """The same with what the preset and the card tell; KitError where one is not known."""
+        """Fill in what the preset and the card tell; KitError where one is unknown."""
         gpu, count, memory = self.gpu, self.gpus, self.memory
         if self.preset:
             host = gpus.find_preset(self.preset)
@@ -63,7 +63,7 @@ class Hardware:
 
     @property
     def best_precision(self) -> str:
-        """What a training here takes unless its user says otherwise."""
+        """Fastest precision of these GPUs, which a training takes unless its user says otherwise."""
         if self.gpu:
             return gpus.cards().cards[self.gpu].precision
         return "bfloat16" if self.memory else trainer.best_precision()
@@ -157,7 +157,7 @@ class Preview:
         return f"{text} ({host.source})"
 
     def values(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the preview as plain values for programs."""
         plan, timing = self.plan, self.timing
         return {
             "method": plan.method,
@@ -275,7 +275,7 @@ def _published_timing(
 
 
 def _share(resolved: ResolvedOptions, processes: int) -> CfgNode:
-    """The config for one GPU's share of a batch, on synthetic images."""
+    """Return the config for one GPU's share of a batch, on synthetic images."""
     alone = resolved.cfg.clone()
     alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = budget.per_process(resolved.cfg, processes), ()
     return alone

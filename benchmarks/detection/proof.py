@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 
 
 def pixel_path(cfg: CfgNode) -> dict[str, Any]:
-    """What of a config decides whether the same tensors mean the same features."""
+    """Settings of a config that decide whether the same tensors mean the same features."""
     return {
         "width": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
         "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1,
@@ -88,7 +88,7 @@ def load_and_check(model: Any, path: Path) -> int:
 
 @torch.no_grad()
 def feature_difference(model: Any, weights: Backbone, image_format: str) -> float:
-    """How far Detectron2's res4 (and res5 of a C4 head) lie from the plain backbone's, relatively.
+    """Return the relative distance of Detectron2's res4 (and res5 of a C4 head) from the plain backbone's.
 
     One random picture goes through each side's own pixel path: for Detectron2 in the config's channel
     order and normalisation, for the plain backbone as its weights were trained (RGB with ImageNet's mean

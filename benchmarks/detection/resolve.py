@@ -1,4 +1,4 @@
-"""The one place where options, config, GPUs, what has begun and calibration become a FinetunePlan."""
+"""Resolve options, config, GPUs, what has begun and calibration into a FinetunePlan, in this one place."""
 
 import os
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class RunSources:
     config: CfgNode
     """As the user gives it: file and overrides."""
     placed: CfgNode
-    """The same with the run's data, weights, folder and seed."""
+    """The config with the run's data, weights, folder and seed."""
     dataset: Path
     """Folder of the data."""
     classes: list[str]
@@ -57,7 +57,7 @@ class RunSources:
     """Their ``records.identities`` before any of them was read."""
 
     def settings(self, solver: CfgNode) -> dict[str, Any]:
-        """The user's config with another one's schedule, as plain values for a record."""
+        """Return the user's config with another one's schedule, as plain values for a record."""
         return model.plain(budget.with_schedule(self.config, solver))
 
 
@@ -251,7 +251,8 @@ def _sources(
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:
-    """What the first process finds in the run's folder, on every one; None before anything has begun."""
+    """Return what the main process finds in the run's folder, on every process; None before anything has
+    begun."""
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
@@ -269,7 +270,7 @@ def _refuse_changes(
     begun: Begun,
     processes: Processes,
 ) -> None:
-    """KitError that names the differences if the finetuning that has begun is of something else."""
+    """Raise KitError with the differences if the finetuning that has begun is another one."""
     config = record_config(
         paths.portable(sources.dataset),
         sources.settings(resolved.cfg.SOLVER),
@@ -287,13 +288,14 @@ def _refuse_changes(
 
 
 def _same_batch_and_norm(cfg: CfgNode, begun: Mapping[str, Any]) -> bool:
-    """Whether batch and norm are those of what has begun; other ones are refused, and named, soon after."""
+    """Return whether batch and norm are those of what has begun; others are refused, and named, soon
+    after."""
     theirs = begun["SOLVER"]["IMS_PER_BATCH"], begun["MODEL"]["RESNETS"]["NORM"]
     return theirs == (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.NORM)
 
 
 def fit_hours(cfg: CfgNode, hours: float, seconds: float | None) -> CfgNode:
-    """The config with its schedule compressed to hours."""
+    """Return the config with its schedule compressed to hours."""
     if not seconds:
         raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
     return budget.compress(cfg, budget.part_in(hours, seconds, cfg))

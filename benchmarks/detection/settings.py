@@ -1,4 +1,4 @@
-"""Whether the settings of a resolved detection config make sense: checked once, before anything begins."""
+"""Check once, before anything begins, whether the settings of a resolved detection config make sense."""
 
 import io
 import math
@@ -86,7 +86,7 @@ SHARES = [
     "MODEL.RETINANET.PRIOR_PROB",
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
 ]
-"""Numbers, or lists of numbers, from 0 to 1."""
+"""Settings that are numbers, or lists of numbers, from 0 to 1."""
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 CHOICES = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
@@ -156,7 +156,7 @@ def check(cfg: CfgNode, path: Path) -> None:
 
 
 def _problems(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
-    """The name of each setting without sense, its value, and what was expected."""
+    """Yield the name of each senseless setting, its value, and what was expected."""
     yield from _not_finite(cfg, "")
     rules: tuple[tuple[Any, Callable[[Any], bool], str], ...] = (
         (ONE_OR_MORE, lambda value: value >= 1, "at least 1"),
@@ -179,7 +179,7 @@ def _problems(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
 
 
 def _lists(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
-    """The same of settings that are lists."""
+    """Yield the same for settings that are lists."""
     solver, steps = cfg.SOLVER, list(cfg.SOLVER.STEPS)
     inside = all(type(step) is int and 1 <= step <= solver.MAX_ITER for step in steps)
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and (not inside or steps != sorted(steps)):
@@ -209,7 +209,7 @@ def _lists(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
 
 
 def _not_finite(node: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    """Numbers anywhere in the config that are not finite."""
+    """Yield the numbers anywhere in the config that are not finite."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         name = f"{prefix}.{key}".removeprefix(".")
         if isinstance(value, dict | list | tuple):
@@ -223,7 +223,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _get(cfg: CfgNode, key: str) -> Any:
-    """A setting by its name; None where this Detectron2 has none of that name."""
+    """Return a setting by its name; None where this Detectron2 has none of that name."""
     node: Any = cfg
     for part in key.split("."):
         if part not in node:

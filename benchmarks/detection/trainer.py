@@ -36,7 +36,8 @@ SAVE_EVERY = 600.0
 
 
 def best_precision() -> str:
-    """The fastest precision here: bfloat16, float16 before Ampere, float32 before Volta or on the CPU."""
+    """Return the fastest precision here: bfloat16, float16 before Ampere, float32 before Volta or on the
+    CPU."""
     if not torch.cuda.is_available() or (capability := torch.cuda.get_device_capability()) < (7, 0):
         return "float32"
     return "bfloat16" if capability >= (8, 0) else "float16"
@@ -78,7 +79,7 @@ def compile_res5(network: nn.Module, **options: Any) -> None:
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The Detectron2 model inside what ``build`` made."""
+    """Return the Detectron2 model inside what ``build`` made."""
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
@@ -218,7 +219,8 @@ class Trainer(GradAccumTrainer):
 
     @property
     def precise_passes(self) -> int:
-        """Passes of precise BN, over the config's number of batches; 0 where there is nothing to do."""
+        """Return the passes of precise BN, over the config's number of batches; 0 where there is nothing to
+        do."""
         precise = self.cfg.TEST.PRECISE_BN
         if not precise.ENABLED or not hooks.get_bn_modules(self.network):
             return 0

@@ -1,4 +1,4 @@
-"""A few validation images, the truth on the left and what was detected on the right."""
+"""Draw a few validation images, the truth on the left and the detections on the right."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ SURE = 0.5
 SEEN = 0.05
 """Lowest score of a keypoint that is drawn, as in Detectron2's Visualizer."""
 PANEL = 318
-"""Pixels: width of either side."""
+"""Width of either side in pixels."""
 GAP = 4
 COLUMNS = 4
 """Images in a row of a sheet."""
 
 
 def choose(dataset: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Images with something annotated, evenly spread over their ids: the same for every run.
+    """Return annotated images, evenly spread over their ids: the same for every run.
 
     Args:
         dataset: Detectron2's, an image each.
@@ -159,7 +159,7 @@ def panel(
 
 
 def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool at the panel's size, of polygons or a run-length encoding."""
+    """Decode polygons or a run-length encoding to (h, w) bool at the panel's size."""
     if isinstance(outline, list):
         outline = masks.merge(masks.frPyObjects(outline, height, width))
     elif isinstance(outline["counts"], list):
@@ -169,6 +169,6 @@ def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.nd
 
 
 def _colour(category: int) -> tuple[int, int, int]:
-    """Neighbours far apart on the colour wheel."""
+    """Return colours whose neighbours are far apart on the colour wheel."""
     red, green, blue = colorsys.hsv_to_rgb(category * 0.618034 % 1, 0.85, 1)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,4 +1,4 @@
-"""The backbone that is evaluated, whole or frozen under a linear classifier."""
+"""The evaluated backbone, whole or frozen under a linear classifier."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from triplet.weights.read import Backbone, read_backbone
 
 
 def load_backbone(path: Path) -> tuple[Network, Backbone]:
-    """The network with the weights of a file in it, and what was in the file.
+    """Build the network with a file's weights; return also what was in the file.
 
     Raises:
         KitError: see ``read_backbone``; or weights for BGR images.
@@ -32,7 +32,8 @@ def load_backbone(path: Path) -> tuple[Network, Backbone]:
 
 
 class Head(nn.Linear):
-    """The classifier, drawn as OpenSelfSup's ClsHead is; it remembers what every epoch's evaluation gave.
+    """The classifier, initialised as OpenSelfSup's ClsHead is; it remembers the result of every epoch's
+    evaluation.
 
     Args:
         channels: of the features.
@@ -67,11 +68,11 @@ class Classifier(nn.Module):
 
     @property
     def learned(self) -> nn.Module:
-        """What a checkpoint holds."""
+        """Return what a checkpoint holds."""
         return self.head if self.frozen else self
 
     def train(self, mode: bool = True) -> "Classifier":
-        """A frozen backbone stays in evaluation mode, as OpenSelfSup's ``frozen_stages=4``."""
+        """Keep a frozen backbone in evaluation mode, as OpenSelfSup's ``frozen_stages=4`` does."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
         return self

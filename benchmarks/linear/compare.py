@@ -1,4 +1,4 @@
-"""How far the fast protocol lies from the published one: python -m benchmarks.linear.compare.
+"""Compare the fast protocol with the published one: python -m benchmarks.linear.compare.
 
 On drawn images, of which there are few, and for two small backbones, one as drawn from a seed and one
 trained with the labels of other images. On ImageNet the distance may be another.
@@ -28,7 +28,7 @@ PRETRAIN = Path("configs/pretrain/demo.yaml")
 COMMON = ["images={size: 64, shorter: 72, scale: [0.3, 1.0]}"]
 EPOCHS = 40
 RATES = (0.3, 3.0)
-"""Of the published protocol: the better one is compared."""
+"""Learning rates of the published protocol, the better of which is compared."""
 PUBLISHED = f"""
 training: {{num_replicas: 1, batch: 32, learning_rate: 1, epochs: {EPOCHS}, warmup_epochs: 4,
   evaluate_every: 10}}
@@ -57,7 +57,7 @@ def draw(folder: Path, seed: int) -> None:
 
 
 def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
-    """Top-1 in percent of either protocol for each backbone."""
+    """Return the top-1 accuracy of either protocol for each backbone, in percent."""
     images = folder / "images"
     draw(images, seed)
     (folder / "published.yaml").write_text(PUBLISHED)

@@ -8,18 +8,18 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 Count = Annotated[int, Field(ge=1, le=10**8)]
-"""Of what is kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
+"""Number of things kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
 NonNegative = Annotated[float, Field(ge=0)]
 # Where these stand does not change the result.
 NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
 
 
 class ImageSettings(Settings):
-    """What the backbone is given: torchvision's RandomResizedCrop and flip, or the centre."""
+    """Input of the backbone: torchvision's RandomResizedCrop and flip, or the centre."""
 
     size: Pixels = 224
     shorter: Pixels = 256
-    """To which the shorter side is resized before the centre is taken."""
+    """Length to which the shorter side is resized before the centre is cut."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
 
     @model_validator(mode="after")
@@ -32,15 +32,15 @@ class ImageSettings(Settings):
 
 
 class Common(Settings):
-    """What every evaluation has."""
+    """Settings of every evaluation."""
 
     images: ImageSettings = ImageSettings()
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's forward pass (autocast); all else is float32."""
+    """Precision of the backbone's forward pass (autocast); all else is float32."""
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """Processes that load images for each that computes, None: ``share_of_cores``; and that fit SVMs, None:
-    all cores."""
+    """Loader processes for each computing process, None: ``share_of_cores``; and processes that fit SVMs,
+    None: all cores."""
 
     @property
     def loaders(self) -> int:
@@ -85,12 +85,12 @@ class Sweep(Settings):
     """The fast protocol: heads for every pair of learning rate and decay, trained side by side."""
 
     crops: Annotated[int, Field(ge=0, le=1000)]
-    """Random crops of each training image whose features are kept, beside the centre's."""
+    """Number of random crops of each training image whose features are kept, beside the centre's."""
     held_out: Annotated[float, Field(gt=0, lt=1)]
     """Share of each class's training images that chooses the head (one at least)."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
     weight_decays: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
-    """Of the weights; the bias has none."""
+    """Weight decay of the weights; the bias has none."""
     batch: Count
     momentum: Probability = 0.9
     epochs: Count
@@ -128,9 +128,9 @@ class Svm(Common):
     """VOC07: support vector machines on pooled features, one for each class."""
 
     layers: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (5,)
-    """1 is the stem, 2 to 5 are the residual stages."""
+    """Layers to evaluate: 1 is the stem, 2 to 5 are the residual stages."""
     costs: Annotated[tuple[Positive, ...], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2, le=1000)] = 3
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     samples: Annotated[int, Field(ge=0, le=1000)] = 5
-    """Independent draws for each number of shots."""
+    """Number of independent draws for each number of shots."""

@@ -30,16 +30,16 @@ class Labelled:
 
     images: Images
     indices: np.ndarray
-    """(n,) int64: which of them."""
+    """(n,) int64 indices into them."""
     labels: np.ndarray
-    """(n,) int64: the number of each one's class in ``classes``."""
+    """(n,) int64 index of each one's class in ``classes``."""
     classes: list[str]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def only(self, places: Sequence[int] | np.ndarray) -> "Labelled":
-        """Those at some places; the classes stay."""
+        """Return those at some places; the classes stay."""
         return Labelled(self.images, self.indices[places], self.labels[places], self.classes)
 
 
@@ -111,7 +111,8 @@ def _decoded(images: Images, index: int) -> Image.Image:
 
 
 class Crops(Dataset[tuple[Pixels, int]]):
-    """Item (epoch, place): the random crop of an image in that epoch, (size, size, 3) uint8, and its place.
+    """Data set whose item (epoch, place) is an image's random crop in that epoch, (size, size, 3) uint8,
+    and its place.
 
     The draws come from (seed, epoch, image index) alone, the resizing is torchvision's bilinear one.
     """
@@ -133,7 +134,7 @@ class Crops(Dataset[tuple[Pixels, int]]):
 
 
 class CenterCrops(Dataset[tuple[Pixels, int]]):
-    """Item place: the centre of an image, (size, size, 3) uint8, and its place."""
+    """Data set whose item is the centre of an image, (size, size, 3) uint8, and its place."""
 
     def __init__(self, data: Labelled, config: Config) -> None:
         self.data, self.config = data, config
@@ -147,13 +148,13 @@ class CenterCrops(Dataset[tuple[Pixels, int]]):
 
 
 def collate(items: list[tuple[Pixels, int]]) -> tuple[Tensor, Tensor]:
-    """(n, 3, size, size) uint8 pixels, channels last, and (n,) int64 places."""
+    """Collate (n, 3, size, size) uint8 pixels, channels last, and (n,) int64 places."""
     pixels = torch.from_numpy(np.stack([pixels for pixels, _ in items])).permute(0, 3, 1, 2)
     return pixels, torch.tensor([place for _, place in items])
 
 
 class EpochOrder:
-    """Which images come when: a function of the seed alone.
+    """The images of every step of a run: a function of the seed alone.
 
     An epoch is a permutation of all images, filled up with its first ones to a multiple of
     ``num_replicas``; its last batch is smaller.
@@ -166,11 +167,11 @@ class EpochOrder:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps in the whole run."""
         return self.per_epoch * self.config.epochs
 
     def batches(self, start: int, rank: int, processes: int) -> Iterator[list[tuple[int, int]]]:
-        """(epoch, place) of the images of each step from ``start`` on: a process's equal share of them."""
+        """Yield (epoch, place) of a process's equal share of the images of each step from ``start`` on."""
         epoch, places = -1, np.empty(0, dtype=np.int64)
         for step in range(start, self.steps):
             now, batch = divmod(step, self.per_epoch)
@@ -182,6 +183,6 @@ class EpochOrder:
 
 
 def share(images: int, rank: int, processes: int, batch: int) -> list[list[int]]:
-    """Places of one process in a pass over all images, a list for each batch."""
+    """Yield the places of one process in a pass over all images, a list for each batch."""
     mine = range(rank, images, processes)
     return [list(mine[first : first + batch]) for first in range(0, len(mine), batch)]

@@ -24,7 +24,7 @@ from triplet.training.distributed import Processes, perform
 from triplet.training.loading import stream
 
 ROWS = 65_536
-"""Of a shard: 0.3 GB of a ResNet-50's."""
+"""Rows of a shard: 0.3 GB of a ResNet-50's features."""
 BATCH = 256
 
 
@@ -40,7 +40,7 @@ class Features:
 
     @property
     def bytes(self) -> int:
-        """Of all rows."""
+        """Number of all rows."""
         return sum(shard.nbytes for shard in self.shards)
 
     def rows(self, places: NDArray[Any]) -> Tensor:
@@ -53,7 +53,7 @@ class Features:
         return torch.from_numpy(found)
 
     def on(self, device: torch.device) -> Tensor:
-        """All rows on a device."""
+        """Return all rows on a device."""
         whole = torch.empty((len(self), self.shards[0].shape[1]), dtype=torch.float16, device=device)
         for number, shard in enumerate(self.shards):
             whole[number * self.length :][: len(shard)] = torch.from_numpy(np.array(shard)).to(device)
@@ -63,7 +63,7 @@ class Features:
 def extract(
     config: Common, task: Task, sets: Mapping[str, Labelled], *, crops: int = 0
 ) -> dict[str, Features]:
-    """Features of every image of the sets: of its centre, or of ``crops`` random crops.
+    """Compute the features of every image of the sets: of its centre, or of ``crops`` random crops.
 
     They lie in ``checkpoints/<run>/features/centres`` or ``crops``, with a record; what is there already is
     used, and features of other weights, images or settings are replaced. Shards are shared out to the
@@ -127,7 +127,7 @@ def _write(
     config: Common,
     processes: Processes,
 ) -> None:
-    """Make those shards that are not there yet."""
+    """Write the shards that are not there yet."""
     left = [shard for shard in shards if not shard[0].exists()]
     backbone, _ = load_backbone(weights)
     backbone.to(processes.device, memory_format=torch.channels_last).eval()

@@ -14,7 +14,7 @@ from triplet.progress import Bar, say
 from triplet.signals import graceful
 
 QUERIES = 1024
-"""At a time."""
+"""Number of queries at a time."""
 
 
 def knn(config: Path, options: ImageNetOptions, overrides: Sequence[str] = ()) -> None:

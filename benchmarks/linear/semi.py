@@ -63,7 +63,7 @@ def semi(
 
 
 def from_list(train: Labelled, path: Path) -> Labelled:
-    """Those training images that a list names.
+    """Return the training images that a list names.
 
     Args:
         train: all of them.
@@ -95,7 +95,7 @@ def from_list(train: Labelled, path: Path) -> Labelled:
 
 
 def drawn(train: Labelled, config: Semi) -> Labelled:
-    """The same share of each class, one image at least: a function of the seed alone."""
+    """Draw the same share of each class, at least one image: a function of the seed alone."""
     order = np.random.default_rng((config.seed, 0x5E31)).permutation(len(train))
     ordered, places = train.labels[order], list[int]()
     for label in range(len(train.classes)):

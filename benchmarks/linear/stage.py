@@ -1,4 +1,4 @@
-"""What the stages on ImageNet share: who takes part, on which images, with which weights."""
+"""The common part of the stages on ImageNet: processes, images and weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from triplet.training.distributed import Processes, join, perform
 
 @dataclass(frozen=True)
 class Task:
-    """What the work of a stage is given."""
+    """Input of the work of a stage."""
 
     run: str
     train: Labelled
@@ -37,15 +37,15 @@ class ImageNetOptions:
     run: str
     """Folder below checkpoints/, whose pretraining is evaluated."""
     train: Path
-    """Images, see ``data.open_sets``."""
+    """Training images, see ``data.open_sets``."""
     test: Path
     """Images."""
     weights: Path | None = None
-    """A file; None for the run's own pretraining, or the row's pulled weights."""
+    """Weights file; None for the run's own pretraining, or the row's pulled weights."""
     classes: Path | None = None
     """A list of the classes to keep; None for all."""
     force: bool = False
-    """Start over."""
+    """Whether to start over."""
 
 
 def run_stage(

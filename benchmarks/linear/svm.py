@@ -133,7 +133,7 @@ def _extract(
 
 
 def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.Fit]:
-    """All that is to be fitted: each class with each cost, and on each low-shot draw.
+    """Yield everything to fit: each class with each cost, and on each low-shot draw.
 
     Raises:
         KitError: a class with fewer images than that takes.
@@ -178,7 +178,7 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
 
 
 def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
-    """Run those that the log has not, in processes; returns what each one found, by its key."""
+    """Run the tasks that the log does not have, in processes; return what each one found, by its key."""
     done = _read(log)
     left = [fit for fit in fits if fit.key not in done]
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
@@ -215,7 +215,7 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
 
 
 def _read(log: Path) -> Done:
-    """What an earlier session has found; a line that a kill left half written is dropped."""
+    """Read what an earlier session found; a line that a kill left half written is dropped."""
     found: Done = {}
     for _, values in files.json_lines(log, "key"):
         key = values["key"]
@@ -226,7 +226,7 @@ def _read(log: Path) -> Done:
 
 
 def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, Any]:
-    """A layer's results in percent, as svm_tools' aggregate_low_shot_svm_stats.py makes them.
+    """Return a layer's results in percent, as svm_tools' aggregate_low_shot_svm_stats.py does.
 
     ``mAP``: each class by the cost that the cross-validation chose. ``low_shot``: by the number of shots,
     over the samples, at the cost that is best on the test images.

@@ -21,29 +21,29 @@ class Fit:
     """A classifier of one class against the rest, for each of some costs."""
 
     key: tuple[Any, ...]
-    """What it is called in the log of what is done."""
+    """Key of the task in the log of finished tasks."""
     train: Path
     """(n, d) float64 normalised features, .npy."""
     test: Path
     rows: Array
     """(k,) places of the training images to use."""
     labels: Array
-    """(k,) 1 or -1."""
+    """(k,) labels, 1 or -1."""
     answers: Array
-    """(m,) of the test images: 1 or 0, or -1 for those left out."""
+    """(m,) labels of the test images: 1 or 0, or -1 for those left out."""
     costs: tuple[float, ...]
     folds: int
-    """Of the cross-validation; 0 for none."""
+    """Folds of the cross-validation; 0 for none."""
     seed: int
 
 
 def prepare() -> None:
-    """Ctrl-C is the parent's to answer; it ends these processes."""
+    """Ignore Ctrl-C, which the parent answers; it ends these processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run(fit: Fit) -> dict[str, Any]:
-    """Average precisions in 0..1 for each cost, as OpenSelfSup's svm_tools compute them.
+    """Return the average precision in 0..1 for each cost, as OpenSelfSup's svm_tools compute it.
 
     ``test``: on the test images, trained on all rows. ``folds``: mean of the cross-validation's, which are
     scikit-learn's.
@@ -83,7 +83,7 @@ def _load(path: Path) -> Array:
 
 
 def average_precision(labels: Array, scores: Array) -> float:
-    """Area under the precision-recall curve whose precision is made to fall, as PASCAL VOC 2010 and later.
+    """Return the area under the monotone precision-recall curve, as PASCAL VOC 2010 and later do.
 
     Args:
         labels: (n,) positive where above 0.

@@ -21,7 +21,7 @@ from triplet.signals import graceful
 from triplet.training.schedule import learning_rate
 
 Source = Callable[[NDArray[Any]], Tensor]
-"""(k,) places -> (k, channels) features."""
+"""A function from (k,) places to (k, channels) features."""
 
 
 class Heads:
@@ -64,12 +64,13 @@ class Heads:
         self._momenta = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(n, channels) -> (n, h, classes)."""
+        """Map (n, channels) features to (n, h, classes) logits."""
         found = torch.addmm(self.bias, features.to(self.weight.dtype), self.weight)
         return found.view(len(features), -1, self.classes)
 
     def step(self, features: Tensor, labels: Tensor, factor: float) -> None:
-        """One step on the mean cross-entropy of (n, channels), (n,) at ``factor`` times the rates."""
+        """Take one step on the mean cross-entropy of (n, channels) features and (n,) labels at ``factor``
+        times the rates."""
         x = features.to(self.weight.dtype)
         gradient = self.logits(x).softmax(2)
         gradient.scatter_add_(
@@ -85,7 +86,8 @@ class Heads:
 
 
 def hold_out(labels: NDArray[Any], share: float, seed: int) -> NDArray[Any]:
-    """(n,) bool: which training images choose the head: a share of each class, one at least.
+    """Return the (n,) bool mask of the training images that choose the head: a share of each class, at
+    least one.
 
     Raises:
         KitError: a class with fewer than two images.
@@ -150,7 +152,7 @@ def train(
 
 
 def score(source: Source, places: NDArray[Any], labels: Tensor, heads: Heads) -> Tensor:
-    """(h, 2): top-1 and top-5 of each head in percent, over the images at some places."""
+    """Return the (h, 2) top-1 and top-5 of each head in percent, over the images at some places."""
     right = torch.zeros(len(heads.rates) // heads.classes, 2, dtype=torch.int64)
     for part in np.array_split(places, max(1, len(places) // 1024)):
         logits = heads.logits(source(part).to(labels.device))
@@ -164,7 +166,7 @@ def _rows(rows: Tensor, places: NDArray[Any]) -> Tensor:
 
 
 def _sources(features: list[Features], device: torch.device) -> list[Source]:
-    """On the GPU where all of them fit, else from the disk's cache."""
+    """Return the features on the GPU where all of them fit, else from the disk's cache."""
     if device.type == "cuda" and sum(f.bytes for f in features) < 0.7 * torch.cuda.mem_get_info(device)[0]:
         whole = [f.on(device) for f in features]
         return [partial(_rows, rows) for rows in whole]

@@ -26,13 +26,13 @@ from triplet.training.metrics import MetricLogger, ThroughputMeter
 from triplet.training.schedule import learning_rate
 
 LOG_EVERY = 50
-"""Steps, as mmcv's log_config there."""
+"""Steps between log lines, as in OpenSelfSup's log_config."""
 EVALUATED = 128
-"""Images at a time."""
+"""Images to evaluate at a time."""
 
 
 def rate(step: int, config: Training, per_epoch: int) -> float:
-    """The learning rate of an optimiser step (from 0), by mmcv's CosineAnnealing or Step policy.
+    """Return the learning rate of an optimiser step (from 0), by mmcv's CosineAnnealing or Step policy.
 
     Both change once an epoch. Under the cosine a linear warm-up changes each step.
     """
@@ -92,20 +92,20 @@ def fit(model: Classifier, config: Common, training: Training, task: Task) -> No
 
 @dataclass
 class _Fitting:
-    """One session of ``fit``: what its steps share."""
+    """The state that the steps of one session of ``fit`` share."""
 
     model: Classifier
     wrapped: nn.Module
-    """The model, or around it what averages its gradients over the processes."""
+    """The model, wrapped in what averages its gradients over the processes where there are several."""
     optimizer: SGD
     config: Common
     training: Training
     task: Task
     order: EpochOrder
     labels: Tensor
-    """(images,) int64, on the device."""
+    """(images,) int64 labels, on the device."""
     start: int
-    """Steps that earlier sessions did."""
+    """Steps done in earlier sessions."""
     pace: ThroughputMeter
 
     @classmethod
@@ -146,7 +146,7 @@ class _Fitting:
             )
 
     def batches(self, stop: Stop) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """This process's share of each batch from the first step on, see ``stream``."""
+        """Yield this process's share of each batch from the first step on; see ``stream``."""
         processes, config = self.task.processes, self.config
         crops = Crops(self.task.train, config.images, config.seed)
         order = self.order.batches(self.start, processes.rank, processes.size)
@@ -226,7 +226,7 @@ class _Fitting:
 
 
 def make_optimizer(model: Classifier, config: Training) -> SGD:
-    """Of what is learned; each group's ``times`` multiplies the learning rate."""
+    """Build the optimiser of what is trained; each group's ``times`` multiplies the learning rate."""
     groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr_mult": config.head}]
     if not model.frozen:
         groups.append({"params": list(model.backbone.parameters()), "lr_mult": 1.0})
@@ -234,7 +234,7 @@ def make_optimizer(model: Classifier, config: Training) -> SGD:
 
 
 def _step(model: nn.Module, optimizer: SGD, pixels: Tensor, labels: Tensor) -> Tensor:
-    """One optimiser step on this process's share of a batch; its loss."""
+    """Take one optimiser step on this process's share of a batch; return its loss."""
     try:
         loss = F.cross_entropy(model(pixels), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -252,7 +252,7 @@ def _step(model: nn.Module, optimizer: SGD, pixels: Tensor, labels: Tensor) -> T
 def evaluate(
     model: Classifier, test: Labelled, config: Common, processes: Processes, stop: Stop
 ) -> tuple[float, float] | None:
-    """Top-1 and top-5 in percent over all images, None when a process was told to stop meanwhile."""
+    """Return top-1 and top-5 in percent over all images; None when a process was told to stop meanwhile."""
     labels = torch.from_numpy(test.labels).to(processes.device)
     right = torch.zeros(2, dtype=torch.int64, device=processes.device)
     model.eval()
@@ -272,12 +272,13 @@ def evaluate(
 def centres(
     test: Labelled, config: Common, processes: Processes, stop: Stop
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """The pixels and places of a process's share of the images, see ``stream``."""
+    """Yield the pixels and places of a process's share of the images; see ``stream``."""
     mine = share(len(test), processes.rank, processes.size, EVALUATED)
     return stream(CenterCrops(test, config.images), mine, collate, config.loaders, processes.device, stop)
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n, classes), (n,) -> (2,) int64: how many are right by the first, and by one of the first five."""
+    """Count, from (n, classes) logits and (n,) labels, how many are right by the first and by the first
+    five: (2,) int64."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     return torch.stack([best[:, 0].sum(), best.sum()])

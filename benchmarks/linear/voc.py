@@ -33,12 +33,12 @@ class Split:
 
     names: list[str]
     targets: NDArray[Any]
-    """(n, classes): 1 there, 0 not there, -1 there and difficult."""
+    """(n, classes) labels: 1 present, 0 absent, -1 present and difficult."""
     classes: list[str]
 
 
 def read_split(folder: Path, split: str) -> Split:
-    """The images of ``ImageSets/Main/<split>.txt`` and their classes, of ``<class>_<split>.txt``.
+    """Read the images of ``ImageSets/Main/<split>.txt`` and their classes, of ``<class>_<split>.txt``.
 
     Raises:
         KitError: a list is missing or does not fit, or an image is missing.
@@ -67,7 +67,7 @@ def read_split(folder: Path, split: str) -> Split:
 
 
 class VOC07Images(Dataset[tuple[Pixels, int]]):
-    """Item i: image i of a split as (224, 224, 3) uint8, and i."""
+    """Data set whose item i is image i of a split as (224, 224, 3) uint8, and i."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         self.folder, self.split = folder, split
@@ -87,12 +87,14 @@ class VOC07Images(Dataset[tuple[Pixels, int]]):
 
 
 def square(image: Image.Image) -> Pixels:
-    """The shorter side to 256 px, then 224 x 224 whatever its shape: as in extract_info/voc07.py."""
+    """Resize the shorter side to 256 px, then to 224 x 224 whatever its shape, as extract_info/voc07.py
+    does."""
     return np.asarray(TF.resize(TF.resize(image, 256), [SIZE, SIZE]))
 
 
 def pooled_layers(backbone: ResNet, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """(n, 3, 224, 224) uint8 -> for each layer (n, d) float64 features, normalised as svm_helper does."""
+    """Compute for each layer the (n, d) float64 features of (n, 3, 224, 224) uint8, normalised as
+    svm_helper does."""
     x = backbone.relu(backbone.bn1(backbone.conv1(normalize(pixels))))
     found = []
     for layer in range(1, max(layers) + 1):
@@ -106,7 +108,8 @@ def pooled_layers(backbone: ResNet, pixels: Tensor, layers: Sequence[int]) -> li
 
 
 def low_shot(targets: NDArray[Any], number: int, shots: int, sample: int, seed: int) -> NDArray[Any]:
-    """Places of ``shots`` images with a class and of shots x (classes - 1) without it, drawn by the seed.
+    """Draw the places of ``shots`` images with a class and of shots x (classes - 1) without it, by the
+    seed.
 
     OpenSelfSup draws its five samples without a seed; these are others.
 

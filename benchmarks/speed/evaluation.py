@@ -22,10 +22,10 @@ from triplet.progress import say
 from triplet.scores import ENGINES, CocoGroundTruth
 
 SIDES = (640, 480)
-"""Width and height of an image: COCO's usual."""
+"""Width and height of an image, COCO's usual ones."""
 CATEGORIES = 80
 ANNOTATED, DETECTED = 7.35, 100
-"""Objects and detections of an image: val2017's 36 757 in 5000, and as many as are scored."""
+"""Objects and detections per image: val2017 has 36 757 in 5000, and 100 are scored."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,7 +137,7 @@ def _diamond(box: np.ndarray) -> list[list[float]]:
 
 
 def _encoded(box: np.ndarray) -> dict[str, Any]:
-    """The diamond's run-length encoding."""
+    """Return the run-length encoding of a diamond."""
     one = masks.frPyObjects(_diamond(box), SIDES[1], SIDES[0])[0]
     return {"size": one["size"], "counts": one["counts"].decode()}
 

@@ -34,21 +34,21 @@ NEEDED = (
     "detectron2",
     "cv2",
 )
-"""What the kit imports and a bare machine may lack."""
+"""Packages that the kit imports and a bare machine may lack."""
 
 
 class Senseless(Exception):
-    """A probe that has nothing to measure on this device."""
+    """Raised by a probe that has nothing to measure on this device."""
 
 
 @dataclass
 class Context:
-    """What a probe is told, and what it tells."""
+    """Input and output of a probe."""
 
     device: torch.device
     tiny: bool
     seconds: float
-    """Its limit."""
+    """Time limit in seconds."""
     output: Path
     earlier: dict[str, Any]
     """Results of the probes before, by their names."""
@@ -129,7 +129,7 @@ def _earlier(path: Path | None) -> dict[str, Any]:
 
 
 def machine(context: Context) -> None:
-    """Card, driver, compiler, headers, allocator, and which packages are there."""
+    """Report the card, driver, compiler, headers, allocator and packages."""
     context.tell(card="no", driver="no", **environment.hardware())
     if context.cuda:
         card = torch.cuda.get_device_properties(context.device)
@@ -169,7 +169,7 @@ def _expandable(context: Context) -> str:
 
 
 def ceilings(context: Context) -> None:
-    """What memory and matrix units give at most."""
+    """Measure the peak of memory and of matrix units."""
     count = 1 << (20 if context.tiny else 30 if context.cuda else 26)
     source = torch.ones(count, dtype=torch.uint8, device=context.device)
     target = torch.empty_like(source)
@@ -200,7 +200,7 @@ PLACES = {
     "detection": TRAINING,
     "variants": TRAINING,
 }
-"""The module of each probe."""
+"""Module of each probe."""
 
 
 if __name__ == "__main__":  # as the probes import it: its classes exist once

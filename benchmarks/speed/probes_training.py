@@ -31,7 +31,7 @@ KERNELS = {
     "convolutions": r"conv|gemm|xmma|cutlass|wgrad|dgrad|nvjet|mm\b",
     "copies": r"memcpy|memset|copy|catarray|aten::cat",
 }
-"""What a kernel's name tells; the first that fits counts."""
+"""Kinds of kernels by their names; the first match counts."""
 
 
 def _setup(context: Context, passes: int = 8, groups: int = 1) -> Setup:
@@ -78,7 +78,7 @@ def _tell(context: Context, name: str, timing: Timing) -> str:
 
 
 def eager(context: Context) -> None:
-    """The kit's step uncompiled, and where a GPU spends it."""
+    """Time the kit's step uncompiled, and where a GPU spends it."""
     setup = _setup(context)
     kit = Kit(setup.fast, context.device, "eager")
     repetition = _repetition(context, kit, _mean_sizes(kit.config, setup.passes))
@@ -123,7 +123,7 @@ def _refuse_without_cuda(context: Context) -> None:
 
 
 def compiled(context: Context) -> None:
-    """The kit's step as the fast recipe compiles it; memory beside the estimate."""
+    """Time the kit's step as the fast recipe compiles it, with its memory beside the estimate."""
     _refuse_without_cuda(context)
     setup = _setup(context)
     kit = Kit(setup.fast, context.device, "compiled")
@@ -139,7 +139,7 @@ def compiled(context: Context) -> None:
 
 
 def released(context: Context) -> None:
-    """The released code's step at four draws of its resolutions, beside the kit's by FLOP."""
+    """Time the released code's step at four draws of its resolutions, beside the kit's by FLOP."""
     setup = _setup(context, passes=4)
     step = reference.ReleasedStep(setup.released, context.device)
     said = _tell(
@@ -158,7 +158,7 @@ def released(context: Context) -> None:
 
 
 def views(context: Context) -> None:
-    """OpenCV's views by as many workers as there are cores but one, alone and feeding the step."""
+    """Time OpenCV's views by all cores but one, alone and feeding the step."""
     setup = _setup(context, passes=4)
     kit = Kit(setup.fast, context.device, "eager")
     workers = 1 if context.tiny else max(1, usable_cores() - 1)
@@ -174,7 +174,7 @@ def views(context: Context) -> None:
 
 
 def memory(context: Context) -> None:
-    """Peak of 392 images with both directions at once, and of 784 with one at a time."""
+    """Measure the peak memory of 392 images with both directions at once, and of 784 with one at a time."""
     _refuse_without_cuda(context)
     told = []
     for name, groups, together in (("392, both directions", 2, True), ("784, one at a time", 4, False)):
@@ -215,7 +215,8 @@ def _peak(context: Context, config: Pretrain, *, together: bool) -> int:
 
 
 def detection(context: Context) -> None:
-    """A detection step of 16 images: Detectron2's, its AMP, and the kit's; memory beside the estimate."""
+    """Time a detection step of 16 images, Detectron2's, its AMP and the kit's, with memory beside the
+    estimate."""
     from benchmarks.speed.detection import detection as compare
 
     images = 16 if context.cuda and not context.tiny else 1
@@ -245,7 +246,7 @@ def detection(context: Context) -> None:
 
 
 def variants(context: Context) -> None:
-    """Other ways to compile: one graph for all resolutions, and 1x1 convolutions as matrix products."""
+    """Try other ways to compile: one graph for all resolutions, and 1x1 convolutions as matrix products."""
     _refuse_without_cuda(context)
     setup, told = _setup(context), []
     ways: dict[str, dict[str, Any]] = {

@@ -30,22 +30,22 @@ class Contestant(Protocol):
     name: str
     config: Pretrain
     wants: str
-    """Which of ``host_batches``."""
+    """Index into ``host_batches``."""
     cudnn_benchmark: bool
 
     @property
     def networks(self) -> nn.Module:
-        """All of them."""
+        """All networks."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """What holds the momentum."""
+        """Holder of the momentum."""
 
     def micro_batch(self, views: Tensor, sizes: InputResolutions, /) -> object:
-        """Forward and backward of a batch that lies on the host."""
+        """Run forward and backward of a batch that lies on the host."""
 
     def update(self) -> None:
-        """Optimiser and EMA."""
+        """Run the optimiser and the EMA."""
 
 
 class Kit:
@@ -73,7 +73,7 @@ class Kit:
         self.seen.append(backward(self.objective, step, self.config.optimizer.accumulate))
 
     def update(self) -> None:
-        """As the trainer ends a step: advance, then read what was measured."""
+        """End a step as the trainer does: advance, then read the measurements."""
         trainer.advance(self.networks, self.optimizer, self.config, self.order, self.order.steps // 2)
         torch.stack(self.seen).mean(0).tolist()
         self.seen.clear()
@@ -81,10 +81,10 @@ class Kit:
 
 @dataclass(frozen=True)
 class Setup:
-    """What to compare."""
+    """Options of the comparison."""
 
     released: Pretrain
-    """The authors' recipe: every step draws its resolutions among all."""
+    """The authors' recipe, whose steps draw their resolutions among all."""
     fast: Pretrain
     """The kit's recipe for modern GPUs, whose steps draw among few."""
     passes: int
@@ -95,7 +95,8 @@ class Setup:
 
 
 def contestants(setup: Setup, device: torch.device) -> tuple[list[Contestant], list[str]]:
-    """Everyone, the kit first; and a line for each that could not be built here."""
+    """Build all contestants, the kit first; return them with a line for each that could not be built
+    here."""
     cuda = device.type == "cuda"
     released_sizes = setup.released.model_copy(update={"precision": "bfloat16" if cuda else "float32"})
     found: list[Contestant] = [Kit(released_sizes, device)]

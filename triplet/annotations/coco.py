@@ -1,4 +1,4 @@
-"""COCO's annotation files: read, checked, and brought into the form that all their readers take."""
+"""Read COCO's annotation files, check them, and bring them into the form that all their readers take."""
 
 import math
 import os
@@ -25,7 +25,7 @@ from triplet.errors import KitError
 
 TABLES = ("images", "annotations", "categories")
 LARGEST_SIDE = 10**6
-"""Pixels; beyond it a width is no width."""
+"""Largest side of an image in pixels; a larger number is not a width."""
 UNLIKE = "is not in COCO's annotation format, or annotates nothing"
 
 
@@ -34,16 +34,16 @@ class Checked:
     """A COCO annotation file in which nothing is wrong."""
 
     content: dict[str, Any]
-    """As the file has it, but for what is said here: ids are whole numbers, those of annotations from 1 on;
-    what COCO's evaluation needs is filled in where the file is read for it."""
+    """The content of the file. Ids have become whole numbers, those of annotations from 1 on, and what
+    COCO's evaluation needs is filled in where the file is read for it."""
     as_it_is: bool
-    """Whether Detectron2 and COCO's evaluation can read the file itself, since it says the same."""
+    """Whether Detectron2 and COCO's evaluation can read the file itself, as nothing had to be changed."""
     image_ids: dict[int, Any]
-    """The ids of images that were changed, as the file has them, by what they are now."""
+    """The file's ids of images whose id was changed, by the new id."""
     category_ids: dict[int, Any]
-    """The same of categories."""
+    """The file's ids of categories whose id was changed, by the new id."""
     notes: list[str]
-    """What is tolerated in training, a line for each kind."""
+    """Findings that training tolerates, a line for each kind."""
 
 
 def check(path: Path, uses: Uses | None = None, shown: Path | None = None) -> Checked:
@@ -97,7 +97,7 @@ def _check(path: Path, content: Any, plain: bool, uses: Uses) -> Checked:
 
 
 def _tables(path: Path, content: Any) -> dict[str, list[dict[str, Any]]]:
-    """The three tables of objects, none of them empty."""
+    """Return the three tables of objects, none of them empty."""
     if type(content) is not dict:
         raise KitError(f"{path} {UNLIKE}: it holds {show(content)}, expected an object with {TABLES}")
     for name in TABLES:
@@ -112,7 +112,7 @@ def _tables(path: Path, content: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def _set_ids(table: Sequence[dict[str, Any]], numbers: Mapping[Any, int]) -> bool:
-    """Put the numbers in the place of the ids; whether that changed any."""
+    """Replace the ids by numbers; return whether any changed."""
     changed = False
     for each in table:
         id = each.get("id")
@@ -126,7 +126,7 @@ def _set_ids(table: Sequence[dict[str, Any]], numbers: Mapping[Any, int]) -> boo
 
 
 def _check_images(images: Sequence[dict[str, Any]], problems: Findings) -> tuple[dict[Any, int], bool]:
-    """File names inside the folder, sizes in whole pixels; returns the images' numbers by their ids."""
+    """Check file names and sizes of images; return the images' numbers by their ids."""
     numbers = number_ids([image.get("id") for image in images], "images", problems)
     changed = False
     for place, image in enumerate(images):
@@ -146,7 +146,7 @@ def _check_images(images: Sequence[dict[str, Any]], problems: Findings) -> tuple
 
 
 def bad_name(name: Any) -> str:
-    """Why this is no file's name or path below a folder; '' where it is one."""
+    """Say why this is not the name or path of a file below a folder; '' where it is."""
     if type(name) is not str or not name or "\0" in name or not encodable(name):
         return "is no text that can name a file"
     if name.startswith("/") or ".." in name.split("/"):
@@ -155,7 +155,7 @@ def bad_name(name: Any) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether it can be written: JSON can hold halves of characters."""
+    """Return whether a text can be encoded: JSON can hold halves of characters."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -194,7 +194,7 @@ def _refer(
     categories: Mapping[Any, int],
     problems: Findings,
 ) -> bool:
-    """Point annotations to the numbers of their images and categories; whether that changed any."""
+    """Point annotations to the numbers of their images and categories; return whether any changed."""
     changed = False
     for key, numbers in (("image_id", images), ("category_id", categories)):
         values = [each.get(key) for each in annotations]
@@ -216,7 +216,7 @@ def _refer(
 
 
 def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> bool:
-    """iscrowd, ignore, area and num_keypoints, where they are there; whether any was changed."""
+    """Check iscrowd, ignore, area and num_keypoints where present; return whether any was changed."""
     if _flags_are_right(annotations):
         return False
     changed = False
@@ -246,7 +246,7 @@ def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> b
 
 
 def _flags_are_right(annotations: Sequence[dict[str, Any]]) -> bool:
-    """Whether all are, looked at a column at a time."""
+    """Return whether all values are right, a column at a time."""
     crowds = [each.get("iscrowd", 0) for each in annotations]
     numbers = read_rows([[each.get("area", 0) for each in annotations]])
     return (
@@ -259,7 +259,7 @@ def _flags_are_right(annotations: Sequence[dict[str, Any]]) -> bool:
 
 
 def _sizes(annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]]) -> Ints:
-    """(n, 2) width and height of each annotation's image; 0 where it has none."""
+    """Return the (n, 2) width and height of each annotation's image; 0 where it has none."""
     known = {image["id"]: (image["width"], image["height"]) for image in images}
     ids = [each.get("image_id") for each in annotations]
     flat = [known.get(id, (0, 0)) if type(id) is int else (0, 0) for id in ids]
@@ -267,7 +267,7 @@ def _sizes(annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any
 
 
 def _check_use(path: Path, annotations: Sequence[dict[str, Any]], uses: Uses) -> None:
-    """KitError where all annotations are of a kind that is not trained on, or does not count."""
+    """Raise KitError where all annotations are of a kind that is not trained on, or does not count."""
     if not (uses.train or uses.evaluate):
         return
 
@@ -287,7 +287,8 @@ def _check_use(path: Path, annotations: Sequence[dict[str, Any]], uses: Uses) ->
 
 
 def _trained_on(annotation: Mapping[str, Any]) -> bool:
-    """Whether Detectron2 keeps it: a box with an area, a polygon of three points where there is any."""
+    """Return whether Detectron2 keeps an annotation: a box with an area, a polygon of three points where
+    there is any."""
     polygons = annotation.get("segmentation")
     if type(polygons) is list and polygons and max(map(len, polygons)) < 6:
         return False
@@ -295,7 +296,7 @@ def _trained_on(annotation: Mapping[str, Any]) -> bool:
 
 
 def _fill(annotations: Sequence[dict[str, Any]], uses: Uses) -> bool:
-    """What COCO's evaluation asks each annotation for; whether any lacked it.
+    """Fill in what COCO's evaluation needs of each annotation; return whether any lacked it.
 
     An area is counted from a mask where there is one, else it is the box's.
     """
@@ -313,7 +314,8 @@ def _fill(annotations: Sequence[dict[str, Any]], uses: Uses) -> bool:
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    """The area of polygons, by Gauss's formula, or of run lengths; of the box where there are none."""
+    """Return the area of polygons, by the shoelace formula, or of run lengths; that of the box where there
+    are none."""
     mask = annotation.get("segmentation")
     if not mask:
         return float(math.prod(annotation["bbox"][2:]))

@@ -1,4 +1,4 @@
-"""What a check has found: the first of each kind in full, the others counted."""
+"""Findings of a check: the first of each kind in full, the others counted."""
 
 import reprlib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 from triplet.errors import KitError
 
 KINDS = 4
-"""Kinds of problems that one message spells out."""
+"""Most kinds of problems that one message spells out."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 40
@@ -17,24 +17,24 @@ _short.maxlevel = 3
 
 
 def show(value: Any) -> str:
-    """A value from a file, short, on one line and printable."""
+    """Return a value from a file as a short, printable line."""
     return _short.repr(value).encode("utf-8", "backslashreplace").decode()
 
 
 class Findings:
-    """Texts by kind, in the order in which the kinds were found first."""
+    """Texts by kind, in the order in which the kinds were first found."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
         self._count: dict[str, int] = {}
 
     def add(self, kind: str, text: str, count: int = 1) -> None:
-        """Count ``count`` of a kind; the text of the first one is kept."""
+        """Add ``count`` findings of a kind; the text of the first one is kept."""
         self._first.setdefault(kind, text)
         self._count[kind] = self._count.get(kind, 0) + count
 
     def merge(self, others: Iterable["Findings"]) -> None:
-        """Take in those of other processes."""
+        """Add the findings of other processes."""
         for other in others:
             for kind, text in other._first.items():
                 self.add(kind, text, other._count[kind])
@@ -43,14 +43,14 @@ class Findings:
         return bool(self._first)
 
     def lines(self) -> list[str]:
-        """A text for each kind, with how many more there are."""
+        """Return a text for each kind, with the number of further ones."""
         return [
             text + (f" (and {self._count[kind] - 1} more)" if self._count[kind] > 1 else "")
             for kind, text in self._first.items()
         ]
 
     def refuse(self, file: Path | None = None) -> None:
-        """KitError with the first of each kind; nothing happens where nothing was found."""
+        """Raise KitError with the first finding of each kind, if there is any."""
         if not self:
             return
         lines = self.lines()

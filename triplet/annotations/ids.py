@@ -53,13 +53,13 @@ def number_ids(values: Sequence[Any], table: str, problems: Findings) -> dict[An
 
 
 def _are_ids(values: Sequence[Any]) -> bool:
-    """Whether they can stay as they are."""
+    """Return whether the ids can stay as they are."""
     plain = {*map(type, values)} == {int} and len({*values}) == len(values)
     return plain and min(values) >= 0 and max(values) < LARGEST
 
 
 def refer(values: Sequence[Any], numbers: Mapping[Any, int]) -> list[int | None]:
-    """The number of each reference, as ``number_ids`` gave it; None for one to nothing.
+    """Return the number of each reference, as ``number_ids`` gave it; None for a reference to nothing.
 
     A number refers to a text of the same digits and the other way round.
     """

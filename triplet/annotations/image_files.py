@@ -1,4 +1,4 @@
-"""Whether annotated images are there, can be decoded, and are of the size that is annotated."""
+"""Check that annotated images exist, can be decoded, and have the size that is annotated."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ from triplet.errors import KitError
 from triplet.images import SIXTEEN_BITS, to_eight_bits
 
 THOROUGH = 1000
-"""Images up to which each is decoded. Of more, the headers are read and the ends looked at."""
+"""Number of images up to which each is decoded. Of more, only the headers and the last bytes are read."""
 THREADS = 8
-"""They wait for the disk, not for each other."""
+"""Threads that read files; they wait for the disk, not for each other."""
 ORIENTATION = 0x0112
-"""EXIF's tag."""
+"""EXIF's tag of the orientation."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class AnnotatedImage:
     width: int
     height: int
     used: bool = True
-    """Whether it is read: Detectron2 trains on no image without annotations."""
+    """Whether the image has annotations: Detectron2 trains on no image without them."""
 
 
 def missing(folder: Path, names: Iterable[str]) -> list[str]:
-    """Names, or paths below the folder, at which there is no file; in their order."""
+    """Return the names, or paths below the folder, at which there is no file, in their order."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     return [name for name in names if not (_is_file(folder / name) if "/" in name else name in there)]
 
@@ -66,7 +66,7 @@ def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> 
 
 
 def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
-    """The kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
+    """Return the kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
     try:
         with Image.open(annotated.path, formats=untrusted.IMAGE_FORMATS) as image:
             mode, ((width, height), turned) = image.mode, upright(image)
@@ -110,7 +110,7 @@ def upright(image: Image.Image) -> tuple[tuple[int, int], int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 for upright."""
+    """Return EXIF's orientation, 1 for upright."""
     try:
         # A PNG's own method would decode the pixels, to look behind them.
         exif = Image.Image.getexif(image)
@@ -121,7 +121,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _ends_well(path: str, format: str | None) -> bool:
-    """Whether a file's last bytes are those of a whole one; False where that is not known."""
+    """Return whether a file's last bytes show that it was cut off; False where that is not known."""
     with open(path, "rb") as file:  # noqa: PTH123 - a hundred thousand of them
         file.seek(max(0, os.fstat(file.fileno()).st_size - 12))
         end = file.read()

@@ -1,4 +1,4 @@
-"""Rows of numbers out of JSON: checked all at once where they are right, one by one where they are not."""
+"""Check rows of numbers from JSON: all at once where they are right, one by one where they are not."""
 
 import math
 from array import array
@@ -18,23 +18,23 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Lists of numbers of any lengths, one after the other."""
+    """Lists of numbers of any lengths, concatenated."""
 
     flat: Floats
-    """(total,) all finite."""
+    """(total,) finite numbers of all rows."""
     lengths: Ints
-    """(n,) of each row; 0 for one that is no list of finite numbers."""
+    """(n,) length of each row; 0 for one that is not a list of finite numbers."""
     bad: dict[int, str]
-    """What is wrong with such a row, by its place."""
+    """Description of what is wrong with a row, by its place."""
 
     @property
     def starts(self) -> Ints:
-        """(n,) where each row begins in ``flat``."""
+        """(n,) place in ``flat`` at which each row begins."""
         starts: Ints = np.cumsum(self.lengths) - self.lengths
         return starts
 
     def most(self) -> Floats:
-        """(n,) the largest magnitude in each row, 0 for an empty one."""
+        """(n,) largest magnitude in each row, 0 for an empty one."""
         found = np.zeros(len(self.lengths))
         filled = np.flatnonzero(self.lengths)
         if len(filled):
@@ -43,7 +43,7 @@ class Rows:
 
 
 def read_rows(rows: Sequence[Any]) -> Rows:
-    """Convert lists of numbers as JSON gives them; what is none is named in ``Rows.bad``."""
+    """Convert lists of numbers as JSON gives them; ``Rows.bad`` names the rows that are none."""
     flat = _convert(rows)
     bad: dict[int, str] = {}
     if flat is None:
@@ -55,7 +55,7 @@ def read_rows(rows: Sequence[Any]) -> Rows:
 
 
 def _convert(rows: Sequence[Any]) -> Floats | None:
-    """All numbers; None where any row is no list of finite numbers."""
+    """Return all numbers; None where any row is not a list of finite numbers."""
     if not set(map(type, rows)) <= {list}:
         return None
     flat = list(chain.from_iterable(rows))
@@ -72,7 +72,7 @@ def _convert(rows: Sequence[Any]) -> Floats | None:
 
 
 def what_is_wrong(row: Any) -> str:
-    """Why this is no list of finite numbers; '' where it is one."""
+    """Say why this is not a list of finite numbers; '' where it is."""
     if type(row) is not list:
         return f"is {show(row)}, expected a list of numbers"
     for number in row:
@@ -82,7 +82,7 @@ def what_is_wrong(row: Any) -> str:
 
 
 def not_a_number(value: Any) -> str:
-    """The value where it is no finite number, for a message; '' where it is one."""
+    """Return the value for a message where it is not a finite number; '' where it is."""
     if type(value) is int:
         return "" if abs(value) < 2**53 else show(value)
     return "" if type(value) is float and math.isfinite(value) else show(value)

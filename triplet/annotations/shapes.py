@@ -12,14 +12,14 @@ from triplet.annotations.findings import Findings, show
 from triplet.annotations.numbers import Floats, Ints, Rows, read_rows
 
 AT_ONCE = 100_000
-"""Polygons that are looked at together: half a GB of numbers."""
+"""Number of polygons to check together: half a GB of numbers."""
 PERSON = 17
-"""Keypoints of a person, whose names and mirror images Detectron2 knows."""
+"""Number of keypoints of a person, whose names and mirror images Detectron2 knows."""
 
 
 @dataclass(frozen=True)
 class Uses:
-    """What annotations are read for, beyond boxes."""
+    """Purposes for which annotations are read, beyond boxes."""
 
     masks: bool = False
     keypoints: bool = False
@@ -35,21 +35,21 @@ class Shapes:
 
     annotations: Sequence[dict[str, Any]]
     sizes: Ints
-    """(n, 2) width and height of each annotation's image; 0 where it is not known."""
+    """(n, 2) width and height of each annotation's image; 0 where unknown."""
     problems: Findings
     notes: Findings
 
     def name(self, place: int) -> str:
-        """What a person finds an annotation by."""
+        """Return the words by which a person finds an annotation."""
         known = self.annotations[place].get("id")
         return f"annotation {show(known)}" if known is not None else f"annotations[{place}]"
 
     def refuse(self, kind: str, places: Sequence[int] | Ints, text: Callable[[int], str]) -> None:
-        """Take the annotations at these places as problems; the text is asked of the first."""
+        """Record the annotations at these places as problems; the text is computed for the first."""
         self._add(self.problems, kind, places, text)
 
     def note(self, kind: str, places: Sequence[int] | Ints, text: Callable[[int], str]) -> None:
-        """The same of what is tolerated."""
+        """Record the annotations at these places as tolerated."""
         self._add(self.notes, kind, places, text)
 
     def _add(
@@ -60,13 +60,13 @@ class Shapes:
             to.add(kind, f"{self.name(first)} {text(first)}", len(places))
 
     def size(self, place: int) -> str:
-        """Of an annotation's image, for messages."""
+        """Return the size of an annotation's image, for messages."""
         width, height = self.sizes[place]
         return f"{width} x {height}"
 
 
 def check_boxes(shapes: Shapes) -> None:
-    """Four numbers, a size that is not negative, something of it inside the image.
+    """Check boxes: four numbers, a size that is not negative, some part inside the image.
 
     Boxes without area, which COCO has two of, and such as reach out of the image are only noted: Detectron2
     leaves out the first and clips the others.
@@ -125,7 +125,7 @@ def _check_extents(shapes: Shapes, places: Ints, boxes: Floats) -> None:
 
 
 def check_masks(shapes: Shapes, uses: Uses) -> None:
-    """Polygons as flat lists of x, y; run lengths of as many pixels as the image has."""
+    """Check masks: polygons as flat lists of x, y; run lengths of as many pixels as the image has."""
     values = [each.get("segmentation") for each in shapes.annotations]
     if uses.masks:
         shapes.refuse(
@@ -202,14 +202,15 @@ def _check_lengths(shapes: Shapes, owners: Ints, lengths: Ints) -> None:
 
 
 def _check_reach(shapes: Shapes, owners: Ints, rows: Rows, what: str) -> None:
-    """Coordinates beyond twice the image are in other units, and would take memory without end."""
+    """Refuse coordinates beyond twice the image, which are in other units and would take unlimited
+    memory."""
     limit = 2 * shapes.sizes[owners].max(1) if len(owners) else np.zeros(0)
     far = np.unique(owners[(limit > 0) & (rows.most() > limit)])
     shapes.refuse(what, far, lambda i: f"has {what} out of its image of {shapes.size(i)} pixels")
 
 
 def _check_runs(shapes: Shapes, places: list[int]) -> None:
-    """Run-length masks: {"size": [height, width], "counts": [...] or text}."""
+    """Check run-length masks: {"size": [height, width], "counts": [...] or text}."""
     values = [shapes.annotations[i]["segmentation"] for i in places]
     listed = [i for i, v in zip(places, values, strict=True) if type(v.get("counts")) is list]
     rows = read_rows([shapes.annotations[i]["segmentation"]["counts"] for i in listed])
@@ -222,7 +223,7 @@ def _check_runs(shapes: Shapes, places: list[int]) -> None:
 
 
 def _run_problem(mask: dict[str, Any], runs: Floats | None, size: Ints) -> str:
-    """What is wrong with a run-length mask, '' for nothing; counts that are a list are given as numbers."""
+    """Say what is wrong with a run-length mask, '' for nothing; a list of counts is passed as numbers."""
     width, height = (int(each) for each in size)
     declared = mask.get("size")
     if type(declared) is not list or [*map(type, declared)] != [int, int]:
@@ -245,7 +246,7 @@ def _run_problem(mask: dict[str, Any], runs: Floats | None, size: Ints) -> str:
 
 
 def decode_counts(text: str) -> Floats | None:
-    """(n,) run lengths of COCO's compressed text; None where it is none.
+    """Decode COCO's compressed text to (n,) run lengths; None where it is not such a text.
 
     As rleFrString in COCO's maskApi.c: 5 bits a character and one that says that more follow; from the
     fourth on a run is given as the difference to the one before the last.
@@ -267,7 +268,7 @@ def decode_counts(text: str) -> Floats | None:
 
 
 def check_keypoints(shapes: Shapes, uses: Uses) -> None:
-    """x, y and 0, 1 or 2 (not labelled, hidden, visible) of each keypoint."""
+    """Check keypoints: x, y and 0, 1 or 2 (not labelled, hidden, visible) of each."""
     values = [each.get("keypoints") for each in shapes.annotations]
     if uses.keypoints:
         missing = [i for i, v in enumerate(values) if not v]
@@ -288,7 +289,7 @@ def check_keypoints(shapes: Shapes, uses: Uses) -> None:
 
 
 def _visibility(rows: Rows, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(total,) which of the numbers are the third of a keypoint, of the rows that are right."""
+    """Return the (total,) mask of the numbers that are the third of a keypoint, in rows that are right."""
     index = np.arange(len(rows.flat)) - np.repeat(rows.starts, rows.lengths)
     third: NDArray[np.bool_] = (index % 3 == 2) & np.repeat(right, rows.lengths)
     return third

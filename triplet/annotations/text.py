@@ -1,4 +1,4 @@
-"""JSON files as people have them: UTF-8 with or without a byte order mark, UTF-16, UTF-32."""
+"""Read JSON files as people have them: UTF-8 with or without a byte order mark, UTF-16, UTF-32."""
 
 import gc
 import json
@@ -12,7 +12,8 @@ from triplet.errors import KitError
 
 
 def read_json(path: Path) -> tuple[Any, bool]:
-    """What a JSON file holds, and whether it is plain UTF-8, which other readers take for granted.
+    """Read a JSON file; return its content, and whether it is plain UTF-8, which other readers take for
+    granted.
 
     Raises:
         KitError: a file that cannot be opened, another encoding, no JSON.
@@ -37,7 +38,7 @@ def read_json(path: Path) -> tuple[Any, bool]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """No collection of garbage: millions of new objects hold none, and looking through them takes long."""
+    """Pause garbage collection: millions of new objects hold no garbage, and scanning them takes long."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""PASCAL VOC's XML as VOC's own toolkit reads it: decimal coordinates, difficult 0 where it is missing."""
+"""Read PASCAL VOC's XML as VOC's own toolkit does: decimal coordinates, difficult 0 where it is missing."""
 
 import math
 import xml.etree.ElementTree as ET
@@ -20,7 +20,7 @@ class VocObject:
 
     name: str
     box: tuple[float, float, float, float]
-    """xmin, ymin, xmax, ymax as the file has them: pixels counted from 1, both ends included."""
+    """The file's xmin, ymin, xmax, ymax: pixels counted from 1, both ends included."""
     difficult: bool
 
 
@@ -34,7 +34,7 @@ class VocImage:
 
 
 def read_list(path: Path) -> list[str]:
-    """The names in an image set: one a line, each once.
+    """Read the names in an image set: one a line, each once.
 
     Raises:
         KitError: no list of that form.
@@ -87,7 +87,7 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str]) -> dict[st
 
 
 class _OddError(Exception):
-    """What is wrong with an annotation, and of which kind that is."""
+    """Return what is wrong with an annotation, and its kind."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -131,7 +131,7 @@ def _object(element: ET.Element, classes: Sequence[str], size: tuple[int, int]) 
 
 
 def _number(element: ET.Element, path: str, default: float | None = None) -> float:
-    """A finite number at a path; VOC's toolkit reads each as a decimal one."""
+    """Return the finite number at a path; VOC's toolkit reads each as a decimal one."""
     text = element.findtext(path)
     if text is None and default is not None:
         return default

@@ -19,7 +19,7 @@ from triplet.progress import first_here
 
 # The commands import what they run when they run it: `triplet doctor` must work where torch does not.
 LONGEST = 2000
-"""Characters of a message: names in files of others may have any length."""
+"""Most characters of a message: names in files of others may have any length."""
 GROUPS = (pull, data, pretrain, detection, linear, report, submit)
 
 
@@ -56,7 +56,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def explain(error: Exception) -> str | None:
-    """What is wrong, in one line; None for an error that only its traceback explains."""
+    """Return what is wrong in one line; None for an error that only its traceback explains."""
     if isinstance(error, KitError):
         return one_line(str(error))
     if isinstance(error, OSError):
@@ -70,7 +70,7 @@ def explain(error: Exception) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """A message as one line of at most LONGEST characters, without what would steer a terminal."""
+    """Return a message as one line of at most LONGEST characters, without what would control a terminal."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
@@ -91,7 +91,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def make_parser() -> Parser:
-    """The parser of all commands. It leaves the command's name in ``stage`` and its function in ``act``."""
+    """Build the parser of all commands. It stores the command's name in ``stage`` and its function in
+    ``act``."""
     parser = Parser(
         prog="triplet",
         description="From images to the COCO table of the Triplet paper, one stage at a time.",

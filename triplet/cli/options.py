@@ -1,4 +1,4 @@
-"""What several commands take: the parser, checked numbers, and the options that they share."""
+"""The parser, checked numbers, and options that several commands share."""
 
 import argparse
 import contextlib
@@ -14,13 +14,13 @@ Add = Callable[[str, Act, str], argparse.ArgumentParser]
 """Adds a command: its name, the function that runs it, and one line of help."""
 
 ROW = "triplet"
-"""The row of the table that commands work on by default; a run has its row's name."""
+"""Row of the table that commands work on by default; a run has its row's name."""
 TRAIN, VAL = "imagenet/train", "imagenet/val"
-"""ImageNet's images below datasets/."""
+"""Folder of ImageNet's images below datasets/."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> float:
-    """A finite number above 0; argparse's error for anything else."""
+    """Parse a finite number above 0; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
         if 0 < (value := float(text)) < float("inf"):
             return value
@@ -44,7 +44,7 @@ def share(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on; argparse's error for anything else."""
+    """Parse a whole number from 1 on; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
         if (value := int(text)) >= 1:
             return value
@@ -66,7 +66,7 @@ def whole(text: str) -> int:
 
 
 def data_path(name: str) -> Path:
-    """The path that the user named: below datasets/ where that exists, else the name as a path."""
+    """Return the path that the user named: below datasets/ where that exists, else the name as a path."""
     known = paths.root("datasets") / name
     return known if known.exists() or not Path(name).exists() else Path(name)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from triplet.cli.options import TRAIN, Add, add_overrides, add_run, add_weights, data_path, weights_path
 
 ENGINES = {"kit": "pretrain", "openselfsup": "openselfsup"}
-"""Whose training loop, and the folder of its configs below configs/."""
+"""Engines: whose training loop, and the folder of its configs below configs/."""
 
 
 def add_commands(add: Add) -> None:

@@ -8,9 +8,9 @@ from triplet.errors import KitError
 from triplet.paths import kit_config
 
 WHAT = ("coco",)
-"""What is pulled by default."""
+"""Sources that are pulled by default."""
 PACKED = "packed"
-"""The folder of shards below datasets/ by default."""
+"""Default folder of shards below datasets/."""
 
 
 def add_commands(add: Add) -> None:

@@ -30,21 +30,21 @@ from triplet.pull.webpage import WebPage
 from triplet.signals import Stop
 
 STALL = 30
-"""Seconds: a connection that brings less than SLOWEST bytes a second for so long is given up."""
+"""Seconds after which a connection below SLOWEST bytes a second is given up."""
 SLOWEST = 1000
 TRIES = 5
 """In a row that bring less than LEAST bytes together, before the next URL is tried."""
 LEAST = 10_000
-"""Bytes: SLOWEST for as long as a broken connection's next try takes at most; less is no progress."""
+"""Least bytes that count as progress: SLOWEST for the longest wait before a next try."""
 PAUSE = 1.0
 """Seconds before the second try; doubled each time."""
 LONGEST_PAUSE = 120
-"""Seconds: a server that asks for more patience is left for the next."""
+"""Longest wait in seconds that a server may ask for before the next URL is tried."""
 BUFFER = 512 * 1024
-"""Bytes, libcurl's largest: fewer calls into Python."""
+"""Size of the receive buffer in bytes, libcurl's largest: fewer calls into Python."""
 LARGEST_PAGE = 1 << 20
 RESERVE = 1 << 30
-"""Bytes that a file of unknown length leaves free on the disk."""
+"""Bytes of the disk that a file of unknown length must leave free."""
 STRIDE = 64 << 20
 """Bytes between looks at the free disk."""
 BEARER = 1 << 6
@@ -54,20 +54,20 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class DownloadSpec:
-    """A file and how it is known."""
+    """A file to download, and what is known of it."""
 
     name: str
-    """In messages."""
+    """Name of the file in messages."""
     urls: Sequence[str]
     checksum: str | None = None
-    """``md5:...`` or ``sha256:...``."""
+    """Checksum, as ``md5:...`` or ``sha256:...``."""
     bytes: int | None = None
     token: str | None = None
     """For the first URL's host alone; the hub's own goes with ``hf://``."""
 
 
 class _Begun(BaseModel):
-    """What stands beside a part: which remote file its bytes are of."""
+    """Sidecar of a partial download; identifies the remote file."""
 
     url: str
     validator: str | None
@@ -113,7 +113,7 @@ def plain(url: str) -> str:
 
 
 def speed(url: str, token: str | None, seconds: int) -> float:
-    """Bytes a second that a URL gives, measured for some seconds; nothing is kept.
+    """Measure a URL's bytes per second for some seconds; nothing is kept.
 
     Raises:
         KitError: it gives nothing.
@@ -170,9 +170,9 @@ class _Transfer:
         self.notes = path.with_name(f"{path.name}.part.json")
         self.curl = _curl(url, wanted.token)
         self.limit: int | None = None
-        """Bytes of the file, where they are known."""
+        """Length of the file in bytes, where it is known."""
         self.came = 0
-        """Bytes that are here, while some come."""
+        """Bytes present while more arrive."""
 
     def close(self) -> None:
         self.curl.close()
@@ -208,7 +208,7 @@ class _Transfer:
 
     @property
     def position(self) -> int:
-        """Bytes that are there."""
+        """Bytes of the file that are present."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _wait(self, seconds: float, reason: str) -> None:
@@ -228,7 +228,7 @@ class _Transfer:
         self.bar.done = self.bar.start = 0
 
     def _begun(self) -> _Begun | None:
-        """What the part is of, None when it is of nothing that can be gone on from."""
+        """Read the sidecar of the part; None when the download cannot be resumed."""
         try:
             notes = untrusted.read_bytes(self.notes, untrusted.RECORD, "note")
             begun = _Begun.model_validate_json(notes)
@@ -307,7 +307,7 @@ class _Transfer:
         return answer
 
     def _explain(self, error: pycurl.error, answer: Answer, begun: _Begun | None) -> None:
-        """Whether it is worth another try."""
+        """Return whether another try is worth while."""
         if answer.error:
             raise answer.error
         status = answer.status
@@ -365,7 +365,7 @@ class _Transfer:
         self.bar.total = total or 0
 
     def _continues(self, answer: Answer, begun: _Begun | None, start: int) -> bool:
-        """Whether an answer 206 is the rest of what is here.
+        """Return whether an answer 206 is the rest of the bytes present.
 
         A checksum decides at last; without one the answer must repeat a strong validator.
         """

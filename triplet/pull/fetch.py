@@ -20,9 +20,9 @@ from triplet.pull.verify import problems
 from triplet.signals import Stop
 
 DOWNLOADS = ".downloads"
-"""Folder of what came so far, and of what was verified and is not unpacked yet."""
+"""Folder of partial downloads, and of verified files that are not unpacked yet."""
 TAKEN = ".taken"
-"""Of the user's unpacked data set: what has a second name here so far."""
+"""Files of the user's unpacked data set that have been linked here so far."""
 UNPACKING = ".unpacking"
 UNPACKED = ".unpacked"
 """The same folder once it is whole: what is in it only has to move up. Deleted once the record is there."""
@@ -30,24 +30,24 @@ UNPACKED = ".unpacked"
 
 @dataclass(frozen=True)
 class LocalSource:
-    """What the user has already: ``--from``."""
+    """The files that the user has already: ``--from``."""
 
     path: Path
     sole: bool
-    """One file for one file that is wanted, whatever its name."""
+    """A single file for the one file that is wanted, whatever its name."""
 
     def find(self, file: SourceFile) -> Path | None:
-        """The user's copy of a file: the path itself, or what has the file's name in the folder."""
+        """Return the user's copy of a file: the path itself, or the file of that name in the folder."""
         if self.path.is_dir():
             return found if (found := self.path / file.name).is_file() else None
         return self.path if self.sole or self.path.name == file.name else None
 
     def laid_out(self, source: Source) -> bool:
-        """Whether it is the unpacked data set."""
+        """Return whether the path is the unpacked data set."""
         return bool(source.provides) and all((self.path / place).exists() for place in source.provides)
 
     def kaggle(self, source: Source) -> Kaggle | None:
-        """ImageNet as Kaggle lays it out, where that is what is wanted and given."""
+        """Return ImageNet in Kaggle's layout, where that is wanted and given."""
         return Kaggle.find(self.path) if source.sort and self.path.is_dir() else None
 
 
@@ -161,7 +161,7 @@ def fetch_weights(
 def left_to_fetch(
     source: Source, folder: Path, given: LocalSource | None = None
 ) -> dict[SourceFile, int | None]:
-    """The files that are not there yet, with the bytes that are missing of each; None where unknown."""
+    """Return the files that are not there yet, with the missing bytes of each; None where unknown."""
     left: dict[SourceFile, int | None] = {}
     for file in source.files:
         staged = folder / DOWNLOADS / file.name
@@ -251,7 +251,7 @@ def _obtain(
 
 
 def verify(path: Path, file: SourceFile, checksum: str | None, stop: Stop) -> None:
-    """KitError unless a file has the length and the checksum that are known; Interrupted when stopped."""
+    """Raise KitError unless a file has the known length and checksum; Interrupted when stopped."""
     if file.bytes and path.stat().st_size != file.bytes:
         raise KitError(f"{path} has {path.stat().st_size} bytes, {file.name} as published has {file.bytes}")
     if checksum and (wrong := checksums.mismatch(path, checksum, stop, path.name)):
@@ -259,7 +259,7 @@ def verify(path: Path, file: SourceFile, checksum: str | None, stop: Stop) -> No
 
 
 def _laid_out(source: Source, given: Path) -> Iterator[tuple[Path, str, int]]:
-    """Each file of an unpacked data set, its name below the folder, and its bytes."""
+    """Yield each file of an unpacked data set with its name below the folder and its size in bytes."""
     for place in source.provides:
         for name, size in files.walk(given / place):
             yield given / place / name, f"{place}/{name}", size

@@ -1,4 +1,5 @@
-"""configs/sources.yaml: what can be fetched, from where, and what must be there afterwards."""
+"""The schema of configs/sources.yaml: what can be fetched, from where, and what must be there
+afterwards."""
 
 import os
 from typing import Annotated, Literal, Self
@@ -18,11 +19,11 @@ Inside = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 
 
 class Unpack(Settings):
-    """How an archive unpacks."""
+    """Options for unpacking an archive."""
 
     into: Inside | Literal["."] = "."
     archives: bool = False
-    """Its members are archives; each unpacks into a folder of its own name."""
+    """Whether its members are archives, each of which unpacks into a folder of its own name."""
 
 
 class SourceFile(Settings):
@@ -30,14 +31,14 @@ class SourceFile(Settings):
     urls: tuple[str, ...] = ()
     """Where to try, in order: the publisher's, then its mirrors; https, http, or hf://owner/name/file@commit."""
     checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
-    """As published; None: recorded on the first download."""
+    """Published checksum; None where it is recorded at the first download."""
     bytes: Annotated[int | None, Field(gt=0)] = None
     unpack: Unpack | None = None
     unpacked: int | None = None
 
     @property
     def bytes_unpacked(self) -> int:
-        """About; an archive of images unpacks to its own size."""
+        """Approximate size in bytes after unpacking; an archive of images unpacks to its own size."""
         return (self.unpacked or self.bytes or 0) if self.unpack else 0
 
     @field_validator("urls")
@@ -81,7 +82,7 @@ class Expect(Settings):
     """Image files below a folder."""
     folders: dict[Inside, int] = Field(default_factory=dict)
     annotations: dict[str, int] = Field(default_factory=dict)
-    """Of a split in COCO's layout; every image that is listed there must exist."""
+    """Number of images of a split in COCO's layout; every listed image must exist."""
     lists: dict[Inside, int] = Field(default_factory=dict)
     """Lines of a list of VOC's; each names an image and an annotation that must exist."""
 
@@ -95,18 +96,18 @@ class Source(Settings):
     expect: Expect = Expect()
     sort: Sort | None = None
     by_hand: str | None = None
-    """How to get files that have no URL."""
+    """Instructions for files that have no URL."""
     mirror: Mirror | None = None
 
     def identity(self) -> dict[str, object]:
-        """What the result depends on: not where the files come from."""
+        """Return the settings that the result depends on, which leave out where the files come from."""
         return {
             "files": {file.name: file.checksum for file in self.files},
             "expect": self.expect.model_dump(),
         }
 
     def urls(self, file: SourceFile) -> tuple[str, ...]:
-        """Where to try, in order; the user's own mirror first.
+        """Return the URLs to try in order, the user's own mirror first.
 
         Raises:
             KitError: a token would be sent in plain text.
@@ -120,7 +121,7 @@ class Source(Settings):
         return file.urls
 
     def token(self, url: str) -> str | None:
-        """What the user's own mirror wants as a bearer token; never written down anywhere."""
+        """Return the bearer token of the user's own mirror, which is never written anywhere."""
         own = self.mirror and os.environ.get(self.mirror.url)
         mine = self.mirror and own and url.startswith(own.rstrip("/") + "/")
         return os.environ.get(self.mirror.token) if self.mirror and mine else None
@@ -132,5 +133,5 @@ class Sources(Settings):
 
 
 def load_sources() -> Sources:
-    """What can be fetched; KitError when the file does not fit the schema."""
+    """Read what can be fetched; KitError when the file does not fit the schema."""
     return load(CONFIGS / "sources.yaml", Sources)

@@ -1,4 +1,4 @@
-"""The pull stage: what is named in, a folder below datasets/ or checkpoints/weights/ out."""
+"""The pull stage: each named source becomes a folder below datasets/ or checkpoints/weights/."""
 
 import contextvars
 from collections.abc import Callable, Sequence
@@ -30,11 +30,11 @@ class Target:
     """A source and where it goes."""
 
     name: str
-    """As typed after ``triplet pull``."""
+    """Name as typed after ``triplet pull``."""
     source: Source
     folder: Path
     row: str | None = None
-    """Of weights."""
+    """Row of the table that weights belong to."""
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -48,7 +48,7 @@ class Target:
 
 
 def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[Target]:
-    """The sources that are named: data sets, ``weights`` (of some rows, else of all), ``all``.
+    """Return the named sources: data sets, ``weights`` (of some rows, else of all), ``all``.
 
     Raises:
         KitError: an unknown name.
@@ -114,7 +114,7 @@ def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: 
 
 
 def _given(path: Path, wanted: Sequence[Target]) -> LocalSource:
-    """The user's file or folder; KitError unless it has something that is wanted."""
+    """Return the user's file or folder; KitError unless it has something that is wanted."""
     path = path.expanduser()  # make hands ~ on as it is
     if not path.exists():
         raise KitError(f"nothing at --from {path}")

@@ -30,14 +30,15 @@ TYPES = {
 
 
 def looks_like(path: Path) -> bool:
-    """Whether a file begins as one of the format: the length of a header, and the header's brace."""
+    """Return whether a file begins as one of the format: with the length of a header and the header's
+    brace."""
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and 2 <= _length(head) <= path.stat().st_size - 8
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors by name, in the order of the header.
+    """Read the tensors by name, in the order of the header.
 
     Raises:
         KitError: cut short or damaged; a tensor of a type that torch has not, or that lies outside of the
@@ -74,7 +75,7 @@ def _length(head: bytes) -> int:
 
 
 def _place(path: Path, name: str, entry: Any, room: int) -> tuple[int, int, torch.dtype, list[int]]:
-    """Where a tensor lies in the data, its type and its shape."""
+    """Place of a tensor in the data, with its type and shape."""
     try:
         kind, shape, (begin, end) = entry["dtype"], list(entry["shape"]), entry["data_offsets"]
         whole = all(type(number) is int and 0 <= number <= room for number in (begin, end, *shape))

@@ -1,4 +1,4 @@
-"""What other projects wrap around a backbone's state dict, and their names for its parts.
+"""Wrappers that other projects put around a backbone's state dict, and their names for its parts.
 
 Looked into: any dicts in dicts, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
 ``classy_state_dict``; the ``nn.Sequential`` of a ResNet's children that lightly makes. Prefixes such as
@@ -15,9 +15,9 @@ from torch import Tensor
 from triplet.errors import KitError
 
 DEPTH = 6
-"""Dicts in dicts: VISSL's has four."""
+"""Deepest nesting of dicts: VISSL's has four levels."""
 MOST = 10_000
-"""Dicts that are looked into: an optimiser's state has one for each parameter."""
+"""Most dicts to search: an optimiser's state has one for each parameter."""
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """A torchvision ResNet's children by number: 2 is ReLU, 3 the pooling."""
 COPIES = {
@@ -49,7 +49,7 @@ ALTERNATIVES = {
 
 
 def text(key: object) -> str:
-    """A key of a state dict as text: bytes are Latin-1, as Python 2's strings were."""
+    """Return a key of a state dict as text: bytes are Latin-1, as Python 2's strings were."""
     return key.decode("latin1") if isinstance(key, bytes) else str(key)
 
 
@@ -102,7 +102,7 @@ def describe_choice(taken: str, all_of_them: Iterable[str]) -> str:
 def _inside(
     content: Mapping[Any, Any], trail: tuple[str, ...], seen: list[int]
 ) -> Iterator[tuple[Any, Any]]:
-    """The dicts inside a dict that hold a ResNet, by the keys that lead there."""
+    """Return the dicts inside a dict that hold a ResNet, by the keys that lead there."""
     seen[0] += 1
     if len(trail) > DEPTH or seen[0] > MOST:
         return
@@ -116,7 +116,7 @@ def _inside(
 
 
 def holds_resnet(state: Mapping[Any, Any]) -> bool:
-    """Whether tensors of a ResNet's first layers are among the values."""
+    """Return whether tensors of a ResNet's first layers are among the values."""
     names = {text(key) for key, value in state.items() if isinstance(value, Tensor)}
     return any(
         name.removesuffix(stem) + block in names

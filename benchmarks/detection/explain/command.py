@@ -33,7 +33,7 @@ STYLES = {SEEN: "bold", EXCLUDED: "dim"}
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What is known of a result that fell short."""
+    """The options of explain."""
 
     result: tuple[float, ...] | None = None
     """Box and mask AP on COCO val2017, in percent, or box AP alone; by default the log's or the run's."""
@@ -48,7 +48,7 @@ class ExplainOptions:
     weights: Path | None = None
     """The backbone that it began with."""
     gpus: int | None = None
-    """On how many GPUs it was trained, where neither config nor log says so."""
+    """Number of GPUs of the training, where neither config nor log says so."""
     run: str | None = None
     """A finished run of the kit's, whose records tell all of this."""
     as_json: bool = False
@@ -128,7 +128,7 @@ def _given(options: ExplainOptions) -> Given:
 
 
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
-    """Box and mask AP in percent; fractions are converted, and this is noted.
+    """Return box and mask AP in percent; fractions are converted, and this is noted.
 
     Raises:
         KitError: numbers that are no AP, or of which one is a fraction and one is not.
@@ -155,7 +155,7 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
 
 
 def lines(found: Explanation, options: ExplainOptions) -> Iterator[str]:
-    """What is printed for people."""
+    """Format the answer for people."""
     reference, result = found.reference, found.result
     short, masks = amount(reference, result)
     yield _headline(found)
@@ -211,7 +211,7 @@ def _headline(found: Explanation) -> str:
 
 
 def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
-    """What is known of the run, aligned under the headline."""
+    """Yield what is known of the run, aligned under the headline."""
     facts = found.facts
     trained = []
     if facts.length is not None:

@@ -20,11 +20,11 @@ from triplet.published.configs import FOLDER, flat, released
 from triplet.published.facts import Facts, of_config
 
 LIMIT = 64 << 10
-"""Bytes of a config; a whole one of Detectron2's has 10 kB."""
+"""Most bytes of a config; a whole one of Detectron2's has 10 kB."""
 KEYS, DEPTH, BASES = 5000, 20, 10
 """The most settings, their deepest nesting, and the longest chain of ``_BASE_``."""
 BLOCK = 3000
-"""Lines of a config in a log."""
+"""Most lines of a config in a log."""
 Values = dict[str, Any]
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _sequence(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
-    """A tuple of Python's as a list."""
+    """Construct a tuple of Python's as a list."""
     return loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
 
 
@@ -75,7 +75,7 @@ def of_file(facts: Facts, path: Path) -> str:
 
 
 def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
-    """Fill in what the last config in a log tells; whether there was one.
+    """Fill in what the last config in a log tells; return whether there was one.
 
     Raises:
         KitError: there is one that cannot be read.
@@ -109,7 +109,8 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
 
 
 def _arguments(found: Sequence[Line]) -> Values:
-    """Overrides on the command line that a log of Detectron2's shows: ``opts=['KEY', 'value', ...]``."""
+    """Return the overrides on the command line that a log of Detectron2 shows: ``opts=['KEY', 'value',
+    ...]``."""
     for line in found[:2000]:
         if match := re.search(r"opts=(\[[^\[\]]{0,4000}\])", line.text):
             words = _literal(match[1])
@@ -140,7 +141,7 @@ def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> boo
 
 
 def _chain(path: Path, names: list[str], facts: Facts) -> Values:
-    """The settings of a config and its bases, by dotted name."""
+    """Return the settings of a config and its bases, by dotted name."""
     if len(names) >= BASES:
         raise KitError(f"{path}: more than {BASES} configs in a chain of _BASE_")
     names.append(path.name)
@@ -153,7 +154,7 @@ def _chain(path: Path, names: list[str], facts: Facts) -> Values:
 
 
 def _whole(path: Path) -> str:
-    """The text of a config; KitError for one that is longer than any config is."""
+    """Read the text of a config; KitError for one that is longer than any config is."""
     text, whole = read_text(path, LIMIT)
     if not whole:
         raise KitError(f"{path}: has more than {LIMIT >> 10} kB; expected a config")
@@ -161,7 +162,7 @@ def _whole(path: Path) -> str:
 
 
 def _base(path: Path, base: str, names: list[str], facts: Facts) -> Values:
-    """The settings of a base, from beside its config or from the released ones of that name."""
+    """Return the settings of a base, from beside its config or from the released one of that name."""
     beside = path.parent / base
     if "\0" not in base and "://" not in base and beside.is_file():
         return _chain(beside, names, facts)
@@ -206,7 +207,7 @@ _GENERAL: dict[str, Values] = {
 
 
 def _parse(text: str, source: str) -> Values:
-    """A YAML mapping without what could be executed; KitError for anything else."""
+    """Parse a YAML mapping without anything that could be executed; KitError for anything else."""
     if max(itertools.accumulate(_BRACKETS.get(each, 0) for each in text[:LIMIT]), default=0) > DEPTH:
         raise KitError(f"{source}: Detectron2 refuses it: brackets in more than {DEPTH} brackets")
     try:
@@ -221,7 +222,8 @@ def _parse(text: str, source: str) -> Values:
 
 
 def _flat(content: Mapping[Any, Any], source: str) -> Values:
-    """Nested settings by dotted name, decoded as Detectron2 does; KitError for too many of them."""
+    """Flatten nested settings to dotted names, decoded as Detectron2 does; KitError for too many of
+    them."""
     found: Values = {}
     stack: list[tuple[str, Mapping[Any, Any], int]] = [("", content, 0)]
     while stack:
@@ -238,7 +240,7 @@ def _flat(content: Mapping[Any, Any], source: str) -> Values:
 
 
 def _literal(value: str) -> Any:
-    """What a string stands for, as yacs reads it: ``(640, 672)``, ``1e-4``; else the string."""
+    """Return what a string stands for, as yacs reads it: ``(640, 672)``, ``1e-4``; else the string."""
     if len(value) > 1000 or value[:1] not in "([-.'\"0123456789TFN":
         return value
     try:
@@ -248,13 +250,13 @@ def _literal(value: str) -> Any:
 
 
 def _knows_detectors(values: Values) -> bool:
-    """Whether any setting is one of a detector's config."""
+    """Return whether any setting belongs to a detector's config."""
     sections = ("SOLVER.", "MODEL.", "INPUT.", "TEST.", "TRAIN.", "DATASETS.")
     return any(name.startswith(sections) for name in values)
 
 
 def _dialect(values: Values) -> str:
-    """Which code base a config is of, where it is not Detectron2's."""
+    """Return the code base of a config, where it is not Detectron2."""
     if "MODEL.WEIGHT" in values or "MODEL.BACKBONE.CONV_BODY" in values or "INPUT.TO_BGR255" in values:
         return "maskrcnn-benchmark"
     caffe2 = "TRAIN.WEIGHTS" in values or "TRAIN.IMS_PER_BATCH" in values or "MODEL.CONV_BODY" in values
@@ -275,7 +277,7 @@ def _fill(facts: Facts, values: Values) -> None:
 
 
 def _of_maskrcnn_benchmark(values: Values) -> Values:
-    """Its settings under Detectron2's names, with its defaults."""
+    """Return its settings under Detectron2's names, with its defaults."""
     body = str(values.get("MODEL.BACKBONE.CONV_BODY", ""))
     mean, deviation = (values.get(f"INPUT.PIXEL_{name}") for name in ("MEAN", "STD"))
     bgr = values.get("INPUT.TO_BGR255", True)
@@ -309,7 +311,7 @@ def _scaled(values: Any, by: float) -> list[float]:
 
 
 def _of_detectron(values: Values) -> Values:
-    """Caffe2 Detectron's settings under Detectron2's names; its batch is per GPU."""
+    """Return Caffe2 Detectron's settings under Detectron2's names; its batch is per GPU."""
     body = str(values.get("MODEL.CONV_BODY", ""))
     each, gpus = values.get("TRAIN.IMS_PER_BATCH", 2), values.get("NUM_GPUS", 1)
     known = all(isinstance(value, int) and 0 < value < 10**5 for value in (each, gpus))

@@ -1,4 +1,4 @@
-"""The cheapest thing to do next: what tells the two likeliest causes apart."""
+"""The cheapest next experiment, which tells the two likeliest causes apart."""
 
 import shlex
 from dataclasses import dataclass
@@ -35,10 +35,10 @@ BY_WEIGHTS = ("other weights", "weights not loaded", "BN folded into the weights
 
 @dataclass(frozen=True)
 class Given:
-    """What ``triplet explain`` was given."""
+    """The arguments of ``triplet explain``."""
 
     arguments: tuple[str, ...]
-    """That name the result: --result, --method, --target."""
+    """Options that name the result: --result, --method, --target."""
     config: Path | None = None
     log: Path | None = None
     weights: Path | None = None
@@ -46,13 +46,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Something to do, and what it tells."""
+    """An experiment, and what it tells."""
 
     command: str
     seconds: float
     tells: str
     machine: str = ""
-    """What the seconds are of; empty for any."""
+    """Hardware that the seconds are for; empty for any."""
 
     def __str__(self) -> str:
         takes = "seconds" if self.seconds < 60 else f"about {duration(self.seconds)}"
@@ -60,7 +60,7 @@ class Experiment:
 
 
 def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Given) -> Experiment | None:
-    """What to run next: a file to add where one would tell, else the shortest run that would.
+    """Return what to run next: a file to add where one would tell, else the shortest run that would.
 
     Args:
         causes: ranked.
@@ -90,7 +90,7 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
 
 
 def _to_run(name: str, row: str, facts: Facts, pair: str) -> Experiment:
-    """A short run for a cause."""
+    """Return a short run for a cause."""
     gpus = facts.gpus or 1
     machine = f"{gpus} V100"
     seconds = curves.published().speed[facts.kind or "c4"].seconds * 8 / gpus
@@ -130,7 +130,7 @@ def _to_run(name: str, row: str, facts: Facts, pair: str) -> Experiment:
 
 
 def _again(given: Given, more: str) -> str:
-    """The command of explain with one more option."""
+    """Return the command of explain with one more option."""
     words = ["triplet", "explain", *given.arguments]
     for option, path in (("--config", given.config), ("--log", given.log), ("--weights", given.weights)):
         if path:

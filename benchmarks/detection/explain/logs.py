@@ -1,4 +1,4 @@
-"""What a log tells of a run: of Detectron2, the kit, maskrcnn-benchmark, Detectron or mmdetection."""
+"""Read the logs of Detectron2, the kit, maskrcnn-benchmark, Detectron and mmdetection."""
 
 import json
 import math
@@ -43,15 +43,15 @@ _BOX_MAP = re.compile(r"\bbbox_mAP: ([\d.]{1,12})")
 _MASK_MAP = re.compile(r"\bsegm_mAP: ([\d.]{1,12})")
 _MMDETECTION = re.compile(r" - (?:mmdet|mmengine|root) - [A-Z]{4,8} - |\bmmdet\b.{0,20}: \d")
 FEW = 10
-"""Steps with a loss from which on a log shows whether it falls."""
+"""Fewest steps with a loss from which a log shows whether it falls."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a training."""
+    """One logged step of a training."""
 
     number: int
-    """From 0 on, as the log counts."""
+    """Iteration, from 0, as the log counts."""
     rate: float | None
     loss: float | None
 
@@ -108,7 +108,7 @@ def _say_what_was_missing(
 
 
 def _steps(found: list[Line]) -> list[Step]:
-    """All training steps of a log, in its order."""
+    """Return all training steps of a log, in its order."""
     steps, epochs = [], []
     for line in found:
         text = line.text
@@ -135,7 +135,7 @@ def _steps(found: list[Line]) -> list[Step]:
 
 
 def _of_json(text: str) -> tuple[int | None, Step] | None:
-    """A step of metrics.json, of Detectron's json_stats or of mmdetection's .log.json, with its epoch."""
+    """Return a step of metrics.json, Detectron's json_stats or mmdetection's .log.json, with its epoch."""
     start, end = text.find("{"), text.rfind("}")
     try:
         values = json.loads(text[start : end + 1])
@@ -159,7 +159,7 @@ def _of_json(text: str) -> tuple[int | None, Step] | None:
 
 
 def _float(value: object) -> float | None:
-    """A number, which may be infinite or NaN."""
+    """Return a number, which may be infinite or NaN."""
     if isinstance(value, str) and value.lower() in ("nan", "inf", "infinity", "-inf"):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -176,7 +176,7 @@ def _value(pattern: re.Pattern[str], text: str) -> float | None:
 
 
 def _of_steps(facts: Facts, steps: list[Step]) -> None:
-    """Where the training ended, and at what rate."""
+    """Fill in where the training ended, and at what rate."""
     last = steps[-1]  # a resumed run goes on in the same file
     facts.iterations = last.number + 1
     rates = [step.rate for step in steps if step.rate is not None and math.isfinite(step.rate)]
@@ -188,7 +188,7 @@ def _of_steps(facts: Facts, steps: list[Step]) -> None:
 
 
 def _settings(facts: Facts, text: str) -> None:
-    """GPUs, BN's images and the size of the training set."""
+    """Fill in the GPUs, BN's images and the size of the training set."""
     if world := _WORLD.search(text):
         facts.gpus = int(next(group for group in world.groups() if group)) or None
     if pools := _POOL.findall(text):
@@ -204,7 +204,7 @@ _SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
 
 
 def _weights(facts: Facts, found: list[Line]) -> list[str]:
-    """What a log says of the weights' loading; what it told."""
+    """Fill in what a log says of the loading of weights; return what it told."""
     names: list[str] = []
     listing, told, scratch = False, False, False
     for line in found:
@@ -230,7 +230,7 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
 
 
 def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
-    """Whether the loss became infinite or NaN, or never fell."""
+    """Fill in whether the loss became infinite or NaN, or never fell."""
     losses = [(step.number, step.loss) for step in steps if step.loss is not None]
     odd = next((step for step in losses if not math.isfinite(step[1])), None)
     if said := _DIVERGED.search(text):
@@ -247,7 +247,7 @@ def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
 
 
 def _evaluation(facts: Facts, found: list[Line]) -> None:
-    """Box and mask AP that a log ends with."""
+    """Fill in the box and mask AP at the end of a log."""
     values: dict[str, float] = {}
     for task, value in _aps(found):
         values[task] = value
@@ -259,7 +259,7 @@ def _evaluation(facts: Facts, found: list[Line]) -> None:
 
 
 def _aps(found: list[Line]) -> Iterator[tuple[str, float]]:
-    """Each AP that a log reports, by COCO's name of the task."""
+    """Yield each AP that a log reports, by COCO's name of the task."""
     task = ""
     for line in found:
         text = line.text
@@ -286,5 +286,5 @@ def _numbers(text: str) -> list[float]:
 
 
 def _only_json(found: list[Line]) -> bool:
-    """Whether it is a metrics.json, which does not tell what ran beside the training."""
+    """Return whether it is a metrics.json, which does not tell what ran beside the training."""
     return all(line.text.lstrip().startswith("{") for line in found if line.text.strip())

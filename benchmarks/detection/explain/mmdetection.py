@@ -9,7 +9,7 @@ from triplet.published.curves import IMAGES
 from triplet.published.facts import Facts
 
 GPUS, EACH = 8, 2
-"""What mmdetection's configs are written for: GPUs, and images of each."""
+"""GPUs, and images on each, that mmdetection's configs are written for."""
 EPOCHS = {"1x": 12, "2x": 24, "20e": 20, "3x": 36}
 DEPTH = 40
 """The deepest nesting that is read."""
@@ -47,7 +47,7 @@ def of_config(facts: Facts, text: str, source: str) -> None:
 
 
 def _schedule(facts: Facts, values: dict[str, Any], bases: str) -> None:
-    """Epochs become iterations of the batch."""
+    """Convert epochs to iterations of the batch."""
     loader = values.get("data") or values.get("train_dataloader")
     each = _first(loader, "samples_per_gpu", "imgs_per_gpu", "batch_size")
     each = each if isinstance(each, int) and 0 < each < 10**4 else EACH
@@ -71,7 +71,7 @@ def _schedule(facts: Facts, values: dict[str, Any], bases: str) -> None:
 
 
 def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
-    """Detector, normalisation, frozen stages and input."""
+    """Fill in detector, normalisation, frozen stages and input."""
     model = values.get("model")
     kind = str(_first(model, "type") or "")
     retina = "RetinaNet" in kind or "retinanet" in bases
@@ -107,7 +107,7 @@ def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
 
 
 def _value(node: ast.AST, depth: int) -> Any:
-    """The plain value of an expression; None for whatever would have to be run."""
+    """Return the plain value of an expression; None for whatever would have to be run."""
     if depth > DEPTH:
         return None
     if isinstance(node, ast.Constant):
@@ -127,7 +127,7 @@ def _value(node: ast.AST, depth: int) -> Any:
 
 
 def _first(values: Any, *names: str) -> Any:
-    """The first of these settings that there is."""
+    """Return the first of these settings that exists."""
     if not isinstance(values, dict):
         return None
     return next((values[name] for name in names if values.get(name) is not None), None)

@@ -15,7 +15,7 @@ from triplet.runs import Run, facts_of_run
 def read(
     config: Path | None, log: Path | None, names: list[str] | None = None, gpus: int | None = None
 ) -> Facts:
-    """What a config and a log tell; the log's own copy of the config counts when none is given.
+    """Read what a config and a log tell; the log's own copy of the config counts when none is given.
 
     Args:
         config: the run's Detectron2 YAML, or mmdetection's .py.
@@ -43,7 +43,7 @@ def read(
 
 
 def _count_gpus(facts: Facts, log: Path) -> None:
-    """GPUs that mmdetection's log lists, before its config is read: they make the batch."""
+    """Return the GPUs that mmdetection's log lists, which its config needs for the batch."""
     try:
         with log.open("rb") as file:
             head = file.read(1 << 16).decode(errors="replace")
@@ -54,7 +54,7 @@ def _count_gpus(facts: Facts, log: Path) -> None:
 
 
 def of_run(run: str) -> tuple[Facts, Result, str]:
-    """The facts, the AP and the row of a run whose finetuning and evaluation are recorded.
+    """Return the facts, the AP and the row of a run whose finetuning and evaluation are recorded.
 
     Args:
         run: its name below checkpoints/, or the path of its folder.

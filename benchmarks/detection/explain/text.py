@@ -1,4 +1,4 @@
-"""Text of logs and configs as people have it: of any encoding and length, coloured, wrapped."""
+"""Read the text of logs and configs as people have it: of any encoding and length, coloured, wrapped."""
 
 import codecs
 import re
@@ -23,7 +23,7 @@ PREFIXES = (
     r"[\w.-]{1,60} +\|",  # docker compose
     r"(?:stdout|stderr) [FP]",  # Kubernetes' own files
 )
-"""What launchers write before every line."""
+"""Prefixes that launchers write before every line."""
 _LEVEL = r"(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL)"
 LOGGER = re.compile(
     # Detectron2 on the screen, and in its log.txt
@@ -34,21 +34,21 @@ LOGGER = re.compile(
     rf"[IWEF]\d{{4}} \d\d:\d\d:\d\d[^\]]{{0,80}}\] |"  # glog
     rf"{_LEVEL} [\w.]{{1,60}}: *\d+: |{_LEVEL}:[\w.]{{1,60}}:"  # Detectron, and logging as it comes
 )
-"""How a line begins that is a message of its own."""
+"""Beginning of a line that is a message of its own."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]{0,4}[@-~]|\x1b[()][A-Z0-9]|[\x00\x07\x08]")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a log without what launchers and loggers put before it."""
+    """Return a line of a log without the prefixes of launchers and loggers."""
 
     text: str
     begins: bool
-    """Whether a logger began a message with it."""
+    """Return whether a logger began a message with the line."""
 
 
 def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
-    """The text of a file, and whether all of it was read; of a longer file the beginning and the end.
+    """Read the text of a file, the beginning and end of a long one; return also whether all was read.
 
     UTF-8 and UTF-16, with or without a byte order mark, are known; other bytes are replaced.
 
@@ -83,7 +83,7 @@ def _encoding(data: bytes) -> str:
 
 
 def lines(text: str) -> list[Line]:
-    """The lines of a log that are not blank, of one rank only where several wrote it."""
+    """Return the lines of a log that are not blank, of a single rank where several wrote it."""
     plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     found = [line[:LINE] for line in plain.split("\n") if line and not line.isspace()]
     if len(found) > 2 * LINES:
@@ -97,7 +97,8 @@ def lines(text: str) -> list[Line]:
 
 
 def _without_prefix(found: list[str]) -> list[str]:
-    """The lines, of the lowest rank, without a prefix that nearly all have; the same list for none."""
+    """Return the lines of the lowest rank, without a prefix that nearly all have; the same list for
+    none."""
     sample = found[:2000]
     if not sample:
         return found

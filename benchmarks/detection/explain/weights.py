@@ -1,4 +1,4 @@
-"""What a weights file tells: whether it holds a trained backbone, with BN of its own, and whose."""
+"""Read a weights file: whether it holds a trained backbone, with BN of its own, and whose."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def of_weights(facts: Facts, path: Path, row: str) -> None:
 
 
 def _scaled(backbone: Backbone) -> bool:
-    """Whether BN's own scale and shift have been trained."""
+    """Return whether BN's own scale and shift have been trained."""
     values = [
         value
         for name, value in backbone.state.items()
@@ -58,7 +58,7 @@ def _scaled(backbone: Backbone) -> bool:
 
 
 def _published(row: str) -> list[dict[str, Any]]:
-    """The published files of a row, as configs/sources.yaml has them."""
+    """Return the published files of a row, as configs/sources.yaml has them."""
     if not row:
         return []
     weights = read(CONFIGS / "sources.yaml")["weights"]
