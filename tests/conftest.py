@@ -25,11 +25,13 @@ TINY = Drawn(unlabelled=48, train=12, val=6, radii=(18, 30), large=(28, 50), obj
 def pytest_configure(config: pytest.Config) -> None:
     """Workers of pytest-xdist share one fork server.
 
-    What `make test ARGS=...` was told is not for the make of a test, and under nohup SIGHUP is heard, too.
+    What `make test ARGS=...` was told is not for the make of a test. SIGHUP and SIGINT are heard under nohup
+    and in the background, too.
     """
     for name in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS"):
         os.environ.pop(name, None)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ[SERVER] = fork_server()
 

@@ -290,7 +290,7 @@ def _all_there(folder: Path, names: Sequence[str]) -> None:
     if missing := image_files.missing(folder, names):
         what = "annotated images" if folder.name != "Annotations" else "annotations of listed images"
         advice = ""
-        if (folder / missing[0].replace("\\", "/").removeprefix(f"{folder.name}/")).is_file():
+        if not image_files.missing(folder, [missing[0].replace("\\", "/").removeprefix(f"{folder.name}/")]):
             advice = f"; file names are paths below {folder.name}, with slashes: mend the annotations"
         raise KitError(
             f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first{advice}"

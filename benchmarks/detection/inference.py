@@ -24,7 +24,7 @@ def load_network(cfg: CfgNode, weights: Path) -> nn.Module:
     model.allow_tf32(False)
     network = model.build(cfg)
     model.load_trained(network, weights)
-    return network.eval()
+    return network
 
 
 @torch.no_grad()
@@ -38,10 +38,11 @@ def detect(
     those detections alone, as Detectron2 does by itself.
 
     Args:
-        network: of ``load_network``.
+        network: of ``load_network``; it is put into evaluation mode.
         images: as Detectron2's mapper makes them, or why one could not be read, which is passed on.
         stop: asked before each image.
     """
+    network.eval()
     for image in images:
         if stop:
             return

@@ -19,6 +19,7 @@ from benchmarks.detection.plan import FinetuneOptions
 from tests.conftest import KIT, placed
 from tests.support.processes import children, group_is_gone, start, wait_until
 from triplet import cli, files, paths, records
+from triplet.datasets.source import DataSource
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.signals import Stop
@@ -119,7 +120,7 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", write)
     with pytest.raises(KitError, match="nothing at"):  # as no model was written
         options = FinetuneOptions(overrides=[*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
-        finetuning.finetune("row", Path(DEMO), drawn, options)
+        finetuning.finetune("row", Path(DEMO), DataSource(drawn), options)
     assert steps == [1, 2, 3, 4, 5, 6, 6]
     assert {plan.config["seed"] for plan in plans} == {0}
     assert all(plan == records.begun(paths.stage_folder("row", "finetune")) for plan in plans)

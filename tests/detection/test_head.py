@@ -70,7 +70,9 @@ def scored(start, network, folder):
         (image,) = synthetic.images(cfg, 1, seed=number)
         height, width = image["image"].shape[1:]
         images.append({**image, "image_id": number, "height": height, "width": width})
-        content["images"].append({"id": number, "height": height, "width": width})
+        content["images"].append(
+            {"id": number, "height": height, "width": width, "file_name": f"{number}.png"}
+        )
         objects = image["instances"]
         for box, kind in zip(objects.gt_boxes.tensor.tolist(), objects.gt_classes.tolist(), strict=True):
             x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]

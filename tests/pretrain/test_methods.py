@@ -246,7 +246,7 @@ def test_a_stopped_training_goes_on_with_its_queue_or_memory(drawn, tmp_path, me
             "optimizer.accumulate must be 1 for simclr",
         ),
         ("byol", {"model": {"hidden": 0}}, "only MoCo has a linear projector"),
-        ("npid", {"views": {"backend": "dali"}}, "makes two views of an image"),
+        ("npid", {"views": {"backend": "dali", "size": 64}}, "makes two views of an image"),
     ],
 )
 def test_what_does_not_fit_a_method_is_refused(method, more, message):

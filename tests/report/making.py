@@ -217,7 +217,7 @@ def evaluated(places, name="demo/seed0/triplet", shift=0.0):
     annotations = folder / "annotations.json"
     square = [10.0, 10.0, 40.0, 40.0]
     truth = {
-        "images": [{"id": i, "width": 100, "height": 100} for i in range(4)],
+        "images": [{"id": i, "width": 100, "height": 100, "file_name": f"{i}.jpg"} for i in range(4)],
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": [
             {"id": i + 1, "image_id": i, "category_id": 1, "bbox": square, "area": 1600.0, "iscrowd": 0}

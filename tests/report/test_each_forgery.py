@@ -135,6 +135,7 @@ def other_output(name, **fields):
 
 
 RECORD = f"{EVAL}/record.json"
+ONE = json.dumps([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}]).encode()
 PICTURES = "checkpoints/triplet/eval"
 
 
@@ -159,10 +160,18 @@ PICTURES = "checkpoints/triplet/eval"
         # Other predictions, and the record's hash of them mended: the numbers tell.
         (
             {
+                f"{EVAL}/coco_instances_results.json": ONE,
+                RECORD: other_output("predictions", sha256=hashlib.sha256(ONE).hexdigest()),
+            },
+            {f"{RECORD}: numbers of bbox, evaluated again"},
+        ),
+        # None at all, which no evaluation of numbers leaves.
+        (
+            {
                 f"{EVAL}/coco_instances_results.json": b"[]",
                 RECORD: other_output("predictions", sha256=hashlib.sha256(b"[]").hexdigest()),
             },
-            {f"{RECORD}: numbers of bbox, evaluated again"},
+            {f"{RECORD}: numbers"},
         ),
         ({RECORD: b"{}"}, {RECORD}),
     ],

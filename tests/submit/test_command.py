@@ -196,7 +196,11 @@ def test_what_the_parser_refuses_is_refused_before_it_waits_in_a_queue(places, c
 def made(*variables):
     """The words of the command that make runs."""
     said = subprocess.run(
-        ["make", "-n", "submit", *variables], cwd=KIT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "submit", *variables],
+        cwd=KIT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.replace("\\\n", " ")
     return shlex.split(said[said.index(".venv/bin/triplet submit") :])
 
