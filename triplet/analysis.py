@@ -1,4 +1,4 @@
-"""What an evaluation says beyond its numbers: categories, sizes, precision over recall, resampled images.
+"""Analyses of an evaluation: categories, sizes, precision over recall, resampled images.
 
 All of it is read from the evaluator's own arrays; nothing is matched a second time. AP over resampled
 images is the bootstrap of Efron and Tibshirani (An Introduction to the Bootstrap, 1993, chapter 6): images
@@ -26,11 +26,11 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class TaskAnalysis(BaseModel):
-    """Of one task; every AP and precision in percent, None where nothing is annotated."""
+    """Analysis of one task; every AP and precision in percent, None where nothing is annotated."""
 
     images: int
     draws: str
-    """What the resampled images were: those of two runs can be compared where this is equal."""
+    """Hash of the resampled images: two runs can be compared where it is equal."""
     categories: list[str]
     by_size: dict[str, list[Percent | None]]
     """Label of an area (``all``, ``small``, ...) -> AP by category."""
@@ -41,7 +41,7 @@ class TaskAnalysis(BaseModel):
 
 
 class Analysis(RootModel[dict[str, TaskAnalysis]]):
-    """By task."""
+    """Analyses by task."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def matches(evaluation: Any) -> Iterator[Matches]:
 
 
 def _of_columns(evaluation: Any) -> Iterator[Matches]:
-    """Of ultrafast-pycocotools, which gives a column for each field, at one IoU at a time."""
+    """Matches of ultrafast-pycocotools, which returns a column for each field, at one IoU at a time."""
     params = evaluation.params
     each = [evaluation.per_instance(iou_thr=iou) for iou in params.iouThrs]
     detections, objects = each[0]
@@ -186,7 +186,7 @@ def _of_columns(evaluation: Any) -> Iterator[Matches]:
 
 
 def _of_images(evaluation: Any) -> Iterator[Matches]:
-    """Of pycocotools, which keeps a dictionary for each category, area and image."""
+    """Matches of pycocotools, which keeps a dictionary for each category, area and image."""
     params = evaluation.params
     images, most = len(params.imgIds), params.maxDets[-1]
     step = images * len(params.areaRng)

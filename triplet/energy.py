@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pynvml
 
 JOULES = 3.6e6
-"""Of a kWh."""
+"""Joules of a kWh."""
 
 
 def measure() -> Callable[[], float | None]:
@@ -67,7 +67,7 @@ def read_counter(gpu: str) -> int | None:
 
 
 def _is_divided(handle: object) -> bool:
-    """Whether a card is divided into parts (MIG); cards that cannot be say so by an error."""
+    """Return whether a card is divided into parts (MIG); cards that cannot be say so by an error."""
     try:
         return bool(pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
     except pynvml.NVMLError:

@@ -20,7 +20,7 @@ NAMES = {"safetensors": "backbone.safetensors", "pth": "backbone.pth", "onnx": "
 """The formats, and what the file is called."""
 NORMALISATION = "RGB scaled to 0..1, mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225"
 SIDE = 224
-"""Of the image by which the network is traced; any other size may be given to the file."""
+"""Side in pixels of the image by which the network is traced; the file takes any other size."""
 
 
 def export(
@@ -75,7 +75,7 @@ def export(
 
 
 def _origin(run: str, source: Path) -> dict[str, str]:
-    """Where the weights come from: hashes, and of a pretraining what trained them."""
+    """Return the origin of the weights: hashes, and of a pretraining what trained them."""
     found = {
         "kit": triplet.__version__,
         "run": run,
@@ -98,7 +98,7 @@ def _origin(run: str, source: Path) -> dict[str, str]:
 
 
 def _form(backbone: Backbone) -> dict[str, str]:
-    """What the tensors are."""
+    """Description of the tensors."""
     return {
         "architecture": f"ResNet-{backbone.depth}",
         "width": str(backbone.width),

@@ -14,7 +14,7 @@ from triplet.paths import portable
 
 
 def identities(inputs: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
-    """What changes when a file is written or replaced, by name; () for what is no file."""
+    """Return what changes when a file is written or replaced, by name; () for what is not a file."""
     found = {name: path.stat() for name, path in inputs.items() if path.is_file()}
     kept = {
         name: (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for name, each in found.items()
@@ -49,14 +49,14 @@ class Inputs:
         }
 
     def check_files(self) -> None:
-        """KitError if a file was replaced: nobody knows which one was read."""
+        """Raise KitError if a file was replaced, as nobody knows which one was read."""
         self.checked = True
         now = identities(self.paths)
         if name := next((name for name, was in self.seen.items() if was and now[name] != was), None):
             self._compare(name, Artifact.of(self.paths[name]), "run the same command again")
 
     def check(self, folder: Path) -> None:
-        """KitError if an input is another one now.
+        """Raise KitError if an input has changed.
 
         Of files that the stage has checked itself, once it had read them, nothing is asked any more. What
         is new in a folder was not read by such a stage, either.

@@ -1,4 +1,5 @@
-"""What evaluation and prediction share: a trained model, and its detections of images one by one."""
+"""The common part of evaluation and prediction: a trained model, and its detections of images one by
+one."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -38,7 +38,7 @@ WIDEST = 1280
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is shown and written of what is found."""
+    """Options of what is shown and written."""
 
     score: float = visualize.SURE
     """The least."""
@@ -191,7 +191,7 @@ class _Task:
     def _images(
         self, mapper: DatasetMapper, done: Iterable[str], stop: Stop
     ) -> Generator[tuple[sources.Source, str, dict[str, Any] | KitError], None, None]:
-        """What is not done: files first, then videos, each in the order of their names."""
+        """Yield what is not done yet: files first, then videos, each in the order of their names."""
         left = [each for each in self.found if not each.is_video and each.name not in done]
         loaded = load(
             sources.ImageFiles(left, mapper),
@@ -297,5 +297,5 @@ class _Task:
 
 
 def picture_name(name: str) -> str:
-    """What an image's picture is called: a JPEG, whatever the image is."""
+    """Return the name of an image's picture: a JPEG, whatever the image is."""
     return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 SLACK = 0.8
 """Pixels by which a polygon may leave the edge of its mask, so that it has few corners."""
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves the files of a folder that was added as local storage."""
+"""Address at which Label Studio serves the files of a folder that was added as local storage."""
 
 
 def write_all(
@@ -121,7 +121,7 @@ def to_label_studio(
 
 
 def _regions(detection: Json, image: Json, name: str, number: int) -> list[Json]:
-    """What Label Studio calls regions: one for each part of a mask, or the box."""
+    """Yield Label Studio's regions: one for each part of a mask, or the box."""
     width, height = image["width"], image["height"]
     parts = outlines(detection["segmentation"]) if detection.get("segmentation") else []
     common = {

@@ -20,14 +20,16 @@ from triplet import files
 from triplet.progress import say
 
 ERROR = 0.15
-"""Of images a second, at most, against each published result."""
+"""Largest relative error of images per second against each published result."""
 GPUS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
 FLOP, TRAFFIC = 37.7e9, 560e6
-"""Of an image of the fast recipe's step: counted, and bytes by inductor's count of the compiled step."""
+"""FLOP and bytes of an image in the fast recipe's step: counted, and by inductor's count of the compiled
+step."""
 REACHED = 0.9 * 0.72
-"""Of a card's bandwidth: what a copy reaches of the data sheet's, and the step of that. Estimated."""
+"""Share of a card's bandwidth that a copy reaches of the data sheet's, times the step's of that.
+Estimated."""
 BUSY = 0.5
-"""Of a card's dense bfloat16 peak, at most: convolutions of ResNet-50's shapes. Assumed."""
+"""Largest share of a card's dense bfloat16 peak for convolutions of ResNet-50's shapes. Assumed."""
 BANDWIDTHS = {
     "H100 80GB HBM3": 3.35e12,
     "H200": 4.8e12,
@@ -35,7 +37,7 @@ BANDWIDTHS = {
     "RTX 4090": 1.008e12,
     "RTX 3090": 0.936e12,
 }
-"""Of memory, in bytes a second, by NVIDIA's data sheets; the A100's is that of 40 GB."""
+"""Bandwidth of the memory in bytes per second by NVIDIA's data sheets; the A100's is that of 40 GB."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Cluster:
     """Servers of equal GPUs. Bandwidths in bytes a second and one direction, of all GPUs in a server."""
 
     within: float = 150e9
-    """Of an all-reduce inside a server (NVLink)."""
+    """Bytes per second of an all-reduce inside a server (NVLink)."""
     between: float = 50e9
-    """Of a server's network: 4 adapters of 100 Gbit/s."""
+    """Bytes per second of a server's network: 4 adapters of 100 Gbit/s."""
     in_server: int = 8
     launch: float = 10e-6
     """Seconds of a collective of no bytes, before its hops."""
@@ -54,7 +56,7 @@ class Cluster:
     far_hop: float = 10e-6
     """Seconds of a message between servers."""
     deviation: float = 0.02
-    """Of the GPUs' step times, relative; all wait for the slowest."""
+    """Relative deviation of the GPUs' step times; all wait for the slowest."""
 
     def all_reduce(self, size: float, gpus: int) -> float:
         """Seconds of an all-reduce of ``size`` bytes: rings carry them, and a ring or a tree the latency.
@@ -80,7 +82,7 @@ class Step:
     """One process's step: from a batch to updated weights."""
 
     seconds: float
-    """On one GPU alone."""
+    """Seconds of the step on one GPU alone."""
     images: int
     gradients: float
     """Bytes of an all-reduce once a step."""

@@ -71,7 +71,7 @@ def add_split(command: argparse.ArgumentParser) -> None:
 
 
 def data_source(a: argparse.Namespace, default: str | None = None) -> "DataSource | None":
-    """What the user named, or the default."""
+    """Return what the user named, or the default."""
     from triplet.datasets.source import DataSource
 
     train, train_images = getattr(a, "train", None), getattr(a, "train_images", None)

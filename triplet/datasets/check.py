@@ -162,7 +162,7 @@ def _counts(own: OwnData) -> dict[str, list[int]]:
 
 
 def _some(what: str, names: Sequence[str]) -> Iterator[str]:
-    """How many there are, and the first."""
+    """Say how many there are, and name the first."""
     if names:
         yield f"{what}: {len(names)} ({names[0]}{', ...' * (len(names) > 1)})"
 

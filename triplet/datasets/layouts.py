@@ -17,9 +17,9 @@ NAMES = {
     "train": re.compile(r"train(ing)?(2017)?", re.IGNORECASE),
     "val": re.compile(r"val(id|idation)?(2017)?", re.IGNORECASE),
 }
-"""What tools call the two parts."""
+"""Names that tools give to the two parts."""
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
-"""What they call parts that are neither trained on nor validated on."""
+"""Names of parts that are neither trained nor validated on."""
 
 
 class DataLayout(NamedTuple):
@@ -27,7 +27,7 @@ class DataLayout(NamedTuple):
 
     name: str
     signs: str
-    """What is in a folder of this layout, for messages."""
+    """Content of a folder of this layout, for messages."""
     find: Callable[[Path], dict[str, PartFiles]]
     """The parts by name: ``train`` and ``val``, or ``all`` for a single one; {} for another layout."""
     read: Callable[[PartFiles], AnnotatedPart]
@@ -58,7 +58,8 @@ def find(folder: Path) -> tuple[DataLayout, dict[str, PartFiles]]:
 
 
 def is_standard(folder: Path) -> bool:
-    """Whether a folder is, or is meant to be, in COCO 2017's or PASCAL VOC's own layout, or is missing."""
+    """Return whether a folder is, or is meant to be, in COCO 2017's or PASCAL VOC's own layout, or is
+    missing."""
     if not folder.exists():
         return True
     return any((folder / name).exists() for name in STANDARD) or any(

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PartFiles:
-    """Where a part of a data set lies."""
+    """Location of a part of a data set."""
 
     annotations: Path
     """The file that describes it: a JSON in COCO's format, or the YAML of a YOLO data set."""

@@ -1,4 +1,4 @@
-"""From what the user names to two parts in the normal form: train and val, with the same classes."""
+"""Turn what the user names into two parts in the normal form: train and val, with the same classes."""
 
 import functools
 import hashlib
@@ -20,16 +20,16 @@ DESCRIPTION = "own_data.json"
 
 @dataclass(frozen=True)
 class DataSource:
-    """What the user names: a folder in a known layout, or COCO JSONs and the folders of their images."""
+    """The user's data: a folder in a known layout, or COCO JSONs and the folders of their images."""
 
     folder: Path | None = None
     train: Path | None = None
     train_images: Path | None = None
-    """By default the JSON's own folder."""
+    """Folder of the images; by default that of the JSON."""
     val: Path | None = None
     val_images: Path | None = None
     val_share: float = 0.0
-    """Of the images, held out where the data has no part for validation; 0 for none."""
+    """Share of the images that is held out where the data has no part for validation; 0 for none."""
     split_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class OwnData:
         return {f"instances_{name}.json": json.dumps(part.content) for name, part in self.parts.items()}
 
     def line(self) -> str:
-        """What was recognised, for people."""
+        """Say what was recognised."""
         images = ", ".join(f"{len(each.content['images'])} {name}" for name, each in self.parts.items())
         how = f", split by seed {self.split['split_seed']}" if self.split else ""
         return f"{self.layout}: {images} images{how}, {len(self.classes)} classes"
@@ -173,7 +173,7 @@ def _take_classes(val: AnnotatedPart, train: AnnotatedPart) -> None:
 
 
 def identity(data: OwnData) -> dict[str, Any]:
-    """What a data set is, for a record: where it came from, and the hashes of what it says."""
+    """Description of a data set for a record: its origin, and the hashes of its content."""
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in data.texts.items()}
     sources = {
         name: {"source": portable(part.source), "images": portable(part.images)}
@@ -201,7 +201,7 @@ class WrittenData:
 
     folder: Path
     masks: bool
-    """Whether any object has a mask."""
+    """Return whether any object has a mask."""
     parts: Mapping[str, PartFiles]
     sources: Mapping[str, Path]
     """The user's files, which messages name."""

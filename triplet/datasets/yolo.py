@@ -17,7 +17,7 @@ from triplet.images import SUFFIXES
 YAML = ("data.yaml", "dataset.yaml")
 IMAGES = SUFFIXES | {".tif", ".tiff"}
 SLACK = 0.01
-"""How far a coordinate may lie outside of its image, as a share of it: tools round."""
+"""Share of an image by which a coordinate may lie outside it, as tools round."""
 
 
 def find(folder: Path) -> dict[str, PartFiles]:
@@ -119,7 +119,8 @@ def _texts(path: Path, key: str, value: Any) -> list[str]:
 
 
 def _locate(path: Path, values: Mapping[str, Any], entry: str) -> Path:
-    """Where an entry of the YAML is: below ``path``, or beside the YAML if that is of another machine."""
+    """Return the path of an entry of the YAML: below ``path``, or beside the YAML if that is of another
+    machine."""
     root = str(values.get("path") or ".")
     here = path.parent
     # Roboflow writes ../train/images though its YAML lies beside train/, and Ultralytics reads it so.

@@ -32,12 +32,12 @@ REASONS = {
     "RemoteEntryNotFoundError": "has no such file",
     "OfflineModeIsEnabled": "is not asked: HF_HUB_OFFLINE is set",
 }
-"""What huggingface_hub's errors say, in a phrase."""
+"""Return what huggingface_hub's errors say, in a phrase."""
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """What an address names."""
+    """The parts of an address."""
 
     repository: str
     """``owner/name``."""
@@ -51,7 +51,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Location:
-    """Where bytes are to be had, and what is known of them."""
+    """Location of a file's bytes, and what is known of them."""
 
     url: str
     token: str | None = None
@@ -62,7 +62,7 @@ class Location:
 
 
 def parse(address: str) -> HubFile:
-    """What an address names; without a revision, the newest of ``main``.
+    """Parse an address; without a revision it means the newest of ``main``.
 
     Raises:
         KitError: it is no such address.
@@ -74,7 +74,7 @@ def parse(address: str) -> HubFile:
 
 
 def resolve(url: str, token: str | None, checksum: str | None) -> Location:
-    """Where a URL leads: itself, or what the hub says of an ``hf://`` address.
+    """Return where a URL leads: itself, or what the hub says of an ``hf://`` address.
 
     Args:
         url: https, http or hf.
@@ -121,7 +121,7 @@ def locate(wanted: HubFile) -> Location:
 
 
 def folder_of(pinned: HubFile) -> Path:
-    """Where a file of a commit lies, with its record."""
+    """Return the location of a file of a commit, with its record."""
     return paths.root("checkpoints") / "weights" / "hub" / pinned.repository / pinned.revision / pinned.file
 
 

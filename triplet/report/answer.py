@@ -14,7 +14,7 @@ from triplet.scores import TASKS
 
 @dataclass(frozen=True)
 class Sentence:
-    """What became of one run, or of the seeds of one."""
+    """The result of one run, or of the seeds of one, in a sentence."""
 
     who: str
     text: str
@@ -64,7 +64,7 @@ class Dots:
 
     tasks: tuple[str, ...]
     ticks: dict[str, list[tuple[float, str]]]
-    """Of each task: place in percent, and what is written there."""
+    """Ticks of each task: place in percent, and label."""
     rows: list[tuple[str, list[Track]]]
 
 
@@ -159,7 +159,7 @@ def dots(lines: Sequence[CocoRow]) -> Dots:
 
 
 def _scale(lines: Sequence[CocoRow]) -> tuple[float, float]:
-    """From which AP to which: all that is published, and what of ours lies no more than 12 AP below it."""
+    """Return the range of AP: all that is published, and our results no more than 12 AP below it."""
     published = [line.readme for line in lines] + [line.zoo[0] for line in lines if line.zoo[0] is not None]
     own = [line.ours[0].mean for line in lines if line.ours[0] and line.runs]
     low = max(min([*published, *own]), min(published) - 12)
@@ -198,7 +198,7 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
 
 
 def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Unfinished]) -> list[Step]:
-    """What to run next, the most useful first; at most four."""
+    """Return what to run next, the most useful first; at most four."""
     found = [Step("Every stage in small, on this machine", "make demo")] if not runs else []
     found += [
         Step(f"{each.run}: its {each.stage} was begun and is not finished", each.command)

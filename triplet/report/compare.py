@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def meaning(self) -> str:
-        """What the interval says, in words."""
+        """Say what the interval means."""
         if self.low > 0:
             return HIGHER
         if self.high < 0:
@@ -66,12 +66,13 @@ class Comparison:
 
     @property
     def heading(self) -> str:
-        """What its rows are of."""
+        """Description of its rows."""
         return "COCO's table" if self.title == "table" else self.title
 
 
 def read(run: Run) -> Analysis | None:
-    """What the evaluation of a run kept; None where it kept nothing, or what it kept is gone or damaged."""
+    """Read what the evaluation of a run kept; None where it kept nothing, or what it kept is gone or
+    damaged."""
     record = run.stages.get("eval")
     if record is None or ANALYSIS not in record.outputs:
         return None
@@ -109,7 +110,7 @@ def comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Comparison]:
 
 
 def _key(tasks: Mapping[str, TaskAnalysis]) -> list[Any]:
-    """What must be equal for two runs to be compared image by image."""
+    """Return what must be equal for two runs to be compared image by image."""
     return [(task, each.draws, each.images, each.categories) for task, each in tasks.items()]
 
 
@@ -217,7 +218,7 @@ def precision(comparison: Comparison) -> Plot:
 
 
 def data(comparison: Comparison) -> dict[str, Any]:
-    """All rows' numbers, from which the page's script shows any two."""
+    """Return all rows' numbers, from which the page's script shows any two."""
     labels = list(comparison.rows)
     tasks = {}
     for task in comparison.tasks:

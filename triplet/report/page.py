@@ -36,14 +36,14 @@ class StageCard:
     cost: str
     rate: str
     sha: str
-    """Of its first output, shortened."""
+    """Hash of its first output, shortened."""
     link: str
     """Anchor of its record."""
 
 
 @dataclass(frozen=True)
 class RunPart:
-    """What the page has of one run."""
+    """The page's part on one run."""
 
     run: Run
     anchor: str
@@ -51,7 +51,7 @@ class RunPart:
     cards: list[StageCard]
     deviations: Grid
     records: Grid | None
-    """None where the page would be too large."""
+    """Table of the records; None where the page would be too large."""
     plots: list[str]
     """Names of the figures that have a line of it."""
     why: str
@@ -148,7 +148,7 @@ def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
 
 
 def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
-    """What the page has of one group of rows: the two that are shown first, and the numbers of all."""
+    """The page's part on one group of rows: the two that are shown first, and the numbers of all."""
     task = each.tasks[0]
     return {
         "name": each.name,

@@ -23,7 +23,7 @@ PROGRAMS = {
     ),
     "k8s": ("kubectl", "install it, and name the cluster in ~/.kube/config"),
 }
-"""What each way submits by, and how to come by it."""
+"""The program that each way submits by, and how to install it."""
 ONLY = {
     "partition": ("slurm",),
     "account": ("slurm",),
@@ -108,7 +108,8 @@ def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
 
 
 def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
-    """On Slurm alone, stages wait for all runs of another; the others have a job for each run."""
+    """Refuse, except on Slurm, stages that wait for all runs of another: the others have a job for each
+    run."""
     names = [job.stage for job in jobs]
     if len(jobs[0].runs) > 1 and (once := [name for name in names if name in OF_NO_RUN]):
         raise KitError(

@@ -1,4 +1,4 @@
-"""What is submitted: stages, their commands for each run, and what they need, as one frozen description."""
+"""The description of what is submitted: stages, their commands for each run, and what they need."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ CPUS_WITHOUT_GPU = 4
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job gets. ``gpus``, ``cpus`` and ``memory`` are those of each node."""
+    """Resources of a job. ``gpus``, ``cpus`` and ``memory`` are those of each node."""
 
     gpus: int = 1
     nodes: int = 1
@@ -38,7 +38,7 @@ class Resources:
     """None: 24 on Slurm, which must have a limit, and none elsewhere."""
     cpus: int | None = None
     memory: int | None = None
-    """In GB; None for the cluster's default."""
+    """Memory in GB; None for the cluster's default."""
     card: str | None = None
     """Name of the GPU, by which SkyPilot finds a machine."""
     partition: str | None = None
@@ -187,7 +187,7 @@ def label(stage: str, run: str) -> str:
 
 
 def folder() -> Path:
-    """Where job files and their logs lie: below the checkpoints, which all nodes see."""
+    """Return the folder of job files and their logs: below the checkpoints, which all nodes see."""
     return paths.root("checkpoints") / "jobs"
 
 

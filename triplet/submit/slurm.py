@@ -95,7 +95,7 @@ def _notice(resources: Resources) -> int:
 
 
 def _launcher(job: Job) -> list[str]:
-    """What starts the stage on a node: the kit's launcher, in a container where one is named."""
+    """Return what starts the stage on a node: the kit's launcher, in a container where one is named."""
     container = job.resources.container
     if container is None:
         return [str(KIT / "scripts" / "launch.sh")]
@@ -133,7 +133,8 @@ def submissions(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[list[str
 
 
 def _kind(before: Job, job: Job) -> str:
-    """How a job waits: each run for its own, and what sums up several runs for all, failed ones as well."""
+    """Return a job's dependency: each run waits for its own, and what sums up several runs for all, failed
+    ones as well."""
     if len(before.commands) == 1:
         return "afterok"
     return "aftercorr" if len(job.commands) > 1 else "afterany"
@@ -184,7 +185,7 @@ def queued(jobs: Sequence[Job]) -> list[str]:
 
 
 def _same(told: object, job: Job) -> bool:
-    """Whether a comment is that of a job for one of the same runs."""
+    """Return whether a comment is that of a job for one of the same runs."""
     return (
         isinstance(told, dict)
         and told.get("checkpoints") == str(paths.root("checkpoints"))
