@@ -65,7 +65,7 @@ def page(
     known: Mapping[str, Record],
     compared: Sequence[Comparison] = (),
 ) -> str:
-    """Render the HTML. What does not fit is left out: pictures first, then records, single runs, figures."""
+    """Render the HTML. What does not fit is left out: pictures, then records, single runs, and figures."""
     shown: list[Picture] = pictures(runs)
     with_records = with_parts = len(runs)
     plots = {plot.name: plot for plot in figures}
