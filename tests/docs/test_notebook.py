@@ -96,7 +96,10 @@ def execute(notebook, folder, environment, **parameters):
     )
     resources = {"metadata": {"path": str(folder)}}
     client = NotebookClient(notebook, km=manager, timeout=600, startup_timeout=600, resources=resources)
-    client.execute(env={**os.environ, **environment})
+    try:
+        client.execute(env={**os.environ, **environment})
+    finally:  # nbclient leaves a kernel that it was given
+        manager.shutdown_kernel(now=True)
     outputs = [output for each in notebook.cells for output in each.get("outputs", [])]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     pages = [output.data["text/html"] for output in outputs if output.output_type == "execute_result"]
