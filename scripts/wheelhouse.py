@@ -6,6 +6,7 @@ scripts/wheels.sh takes its files by this, too.
 """
 
 import argparse
+import functools
 import platform
 import shutil
 import subprocess
@@ -103,6 +104,7 @@ def _fetch(package: dict[str, Any], folder: Path, stop: Stop) -> None:
         download(spec, folder / name, stop)
 
 
+@functools.cache
 def _known() -> str:
     """Every text that pins a hash."""
     return LOCK.read_text() + (KIT / "docker" / "versions.env").read_text()

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from sklearn.datasets import load_sample_image
 
 from tests.conftest import KIT, placed
+from tests.support.backbones import see_images
 from triplet import cli, files, paths, records
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
@@ -30,11 +31,7 @@ def pretrained(run, depth, width):
     """A finished pretraining whose BN has seen something; returns its backbone."""
     torch.manual_seed(0)
     networks = Networks(depth, width, 8, 8)
-    for name, value in networks.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-        if name.endswith("running_mean"):
-            value.normal_(std=0.1)
+    see_images(networks.state_dict())
     folder = paths.stage_folder(run, "pretrain")
 
     def work(job):

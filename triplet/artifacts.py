@@ -97,7 +97,8 @@ class Record(Plan):
     seconds: float
     """Seconds of work, over all sessions of a stage that was interrupted and resumed."""
     energy_kwh: float | None = None
-    """Of the GPUs by their own counters, over all sessions; None where one of either was not measured."""
+    """Energy of the GPUs by their own counters, over all sessions; None where one of either was not
+    measured."""
     images_per_second: float | None = None
     image: str | None = None
     """Image of the container that it ran in, by its digest or ID."""
@@ -114,7 +115,7 @@ class Job:
     """Raise KitError where an input was replaced since the stage began. Long work calls it once all inputs
     are read; for other work it is called at the end."""
     plan: Plan | None = None
-    """What the stage sets out to do, which goes into its checkpoints; None except on the first process."""
+    """Plan of the stage, which goes into its checkpoints; None except on the main process."""
     lost_record: bool = False
     """Whether a damaged record shows that the stage was done, so that its outputs may be whole."""
     images_per_second: float | None = None

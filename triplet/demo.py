@@ -40,7 +40,7 @@ class Demo(Settings):
     rows: dict[str, list[str]]
     """Row -> overrides of its pretraining."""
     classes: Annotated[int, Field(ge=1)] = 3
-    """Of real data, the most frequent ones."""
+    """Number of classes to take of real data: the most frequent ones."""
     pulled: dict[str, Path] = Field(default_factory=dict)
     """Row -> Detectron2 config for its pulled weights. With real data the first that is there is taken."""
     seeds: Annotated[list[int], Field(min_length=1)]
@@ -128,7 +128,7 @@ def _pulled(settings: Demo) -> str | None:
 
 
 def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | None) -> str:
-    """What to expect of so few images, before any time is spent on them."""
+    """Say what to expect of so few images, before any time is spent on them."""
     have = f"demo: {images} images of {data.name} with {', '.join(classes)}"
     real = f"make finetune METHOD={pulled or 'triplet'} DATA={data}"
     if pulled:
@@ -144,7 +144,7 @@ def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | 
 
 
 def _finetune_pulled(settings: Demo, row: str, seed: int, *, data: str, classes: int) -> list[list[str]]:
-    """What is run of a row whose weights were pulled: there is nothing to pretrain."""
+    """Return the commands of a row whose weights were pulled: there is nothing to pretrain."""
     run = ["--run", f"{data}/pulled/seed{seed}/{row}", "--config", str(settings.pulled[row])]
     heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
     return [

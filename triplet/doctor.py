@@ -26,7 +26,7 @@ finetuning."""
 DRIVERS = {"12.6": 560, "12.8": 570, "13.0": 580}
 """Oldest driver by the CUDA that torch was built for (NVIDIA's release notes of each)."""
 REAL_JOB = ("GPU", "NVIDIA driver", "CUDA in torch", "coco", "weights", "converted weights")
-"""What a finetuning on COCO needs besides what the demo needs, in the order in which one sees to it."""
+"""Needs of a finetuning on COCO beyond the demo's, in the order in which one sees to them."""
 
 
 @dataclass(frozen=True)

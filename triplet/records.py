@@ -74,7 +74,8 @@ def read(folder: Path) -> Record | None:
 
 
 def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) -> Plan | None:
-    """What a stage has done there or is in the middle of, None if neither, or if nothing whole says so.
+    """Read what a stage has done there or is in the middle of; None if neither, or if nothing whole says
+    so.
 
     Args:
         folder: of the stage.

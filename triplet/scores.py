@@ -93,7 +93,7 @@ class CocoGroundTruth:
         return evaluation
 
     def names(self, evaluation: Any) -> list[str]:
-        """Of its categories, in the order of their ids."""
+        """Return the names of its categories, in the order of their ids."""
         return [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
 
     def numbers(self, evaluation: Any) -> Scores:

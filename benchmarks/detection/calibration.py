@@ -32,7 +32,7 @@ WARM, TIMED = 3, 12
 
 @dataclass(frozen=True)
 class Calibration:
-    """What training on these GPUs takes."""
+    """Time and memory of training on these GPUs."""
 
     processes: int
     """Number of training processes, one for each GPU."""

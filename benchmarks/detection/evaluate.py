@@ -240,7 +240,7 @@ def _own_ids(
 
 
 def _voc(summary: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Whether the year's protocol averages precision at 11 recalls, as that of 2007 does."""
+    """Return whether the year's protocol averages precision at 11 recalls, as that of 2007 does."""
     return {
         "bbox": {key: None if math.isnan(value) else float(value) for key, value in summary["bbox"].items()}
     }

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What the user asks of a finetuning, besides its run, config and data; None means the best choice."""
+    """The user's wishes for a finetuning, besides its run, config and data; None means the best choice."""
 
     hours: float | None = None
     """Hours that all of it may take; the schedule is compressed to them."""
@@ -202,7 +202,7 @@ class FinetunePlan:
             yield costs
 
     def unknown_costs(self) -> str:
-        """What the plan does unlike the published runs, at a cost that nobody knows; '' for nothing."""
+        """Say what the plan does unlike the published runs, at a cost that nobody knows; '' for nothing."""
         config, changes = self.unlike
         if 0 < self.bn_images < curves.BATCH:
             changes = [*changes, f"BN over {curves.BATCH} images -> {self.bn_images}"]

@@ -1,6 +1,7 @@
 """The predict stage: what a trained model finds in your images, as pictures and files for other tools."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,10 +129,8 @@ def _trained(
     if weights or config:
         raise KitError("--model needs --config, which says what it is (make: MODEL=file DETECTION=config)")
     finetuned = records.require(run, "finetune")
-    names = finetuned.results.get("classes") or finetuned.results.get("categories") or []
-    known = {each["name"]: each["id"] for each in known_categories(len(names))}
-    ids = finetuned.results.get("category_ids") or [known.get(n, i) for i, n in enumerate(names, 1)]
-    categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
+    told = zip(finetuned.results["category_ids"], finetuned.results["classes"], strict=True)
+    categories = [{"id": number, "name": name} for number, name in told]
     return records.output(finetuned, "model"), records.output(finetuned, "config"), categories
 
 
@@ -159,9 +158,7 @@ class _Task:
 
     def _detect(self, done: dict[str, dict[str, Any]], job: records.Job, stop: Stop) -> None:
         cfg = self.cfg.clone()
-        cfg.DATASETS.TRAIN = (
-            "keypoints_coco_2017_val",
-        )  # of which the mapper takes the names of keypoints
+        cfg.DATASETS.TRAIN = ("keypoints_coco_2017_val",)  # the mapper takes the names of keypoints from it
         for heads in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
             heads.SCORE_THRESH_TEST = min(heads.SCORE_THRESH_TEST, self.options.score)
         log = job.folder / "log.txt"
@@ -229,15 +226,9 @@ class _Task:
         stop: Stop,
     ) -> Iterator[dict[str, Any]]:
         """Detect in one image after the other, and draw it; yield what is kept of each."""
-        at: list[tuple[sources.Source, str]] = []
-
-        def fed() -> Iterator[dict[str, Any] | KitError]:
-            for source, name, image in images:
-                at[:] = [(source, name)]
-                yield image
-
-        for image, instances in inference.detect(network, fed(), stop):
-            ((source, name),) = at
+        named, fed = itertools.tee(images)
+        found = inference.detect(network, (image for *_, image in fed), stop)
+        for (source, name, _), (image, instances) in zip(named, found, strict=False):
             if isinstance(image, KitError):
                 yield {"name": name, "unreadable": str(image)}
                 continue

@@ -126,7 +126,7 @@ class Preview:
         yield from (_fact(word, text) for word, text in self.facts().items())
 
     def facts(self) -> dict[str, str]:
-        """What the headline rests on, by a word for each, and the next command."""
+        """Yield what the headline rests on, by a word for each, and the next command."""
         found = self.plan.facts() | self.notes
         if self.timing:
             each = f"{self.timing.low:.3g} to {self.timing.high:.3g} s an iteration"

@@ -32,7 +32,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ImageNetOptions:
-    """What every stage on ImageNet is asked for."""
+    """Options of every stage on ImageNet."""
 
     run: str
     """Folder below checkpoints/, whose pretraining is evaluated."""

@@ -25,7 +25,7 @@ CROWDS = 85
 KINDS = 1000
 """Different outlines; each stands in many images."""
 CORNERS = 22.8
-"""Of an outline, so that the file has train2017's 448 MB."""
+"""Corners of an outline, so that the file has train2017's 448 MB."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from triplet.signals import Stop
 
 
 def backends(device: torch.device) -> list[str]:
-    """Of the views, as far as they are installed: DALI works on the GPU alone."""
+    """Return the backends of the views that are installed; DALI works on the GPU alone."""
     found = ["opencv"]
     if device.type == "cuda":
         try:
@@ -82,7 +82,7 @@ def end_to_end(kit: Kit, backend: str, folder: Path, workers: int, budget: Budge
 
 
 def _meet_every_size(kit: Kit) -> None:
-    """Where networks are compiled, for each resolution, do that before time is taken."""
+    """Compile networks for each resolution before time is taken, where they are compiled."""
     if not kit.config.compile:
         return
     online, target = kit.config.views.online, kit.config.views.target

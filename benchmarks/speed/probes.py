@@ -156,7 +156,8 @@ def machine(context: Context) -> None:
 
 
 def _expandable(context: Context) -> str:
-    """Whether memory on this GPU can grow in place; tried in another process, which a driver may end."""
+    """Return whether memory on this GPU can grow in place; tried in another process, which a driver may
+    end."""
     if not context.cuda:
         return "no"
     program = "import torch; print([torch.ones(n << 20, device='cuda').sum().item() for n in (1, 64, 8)])"

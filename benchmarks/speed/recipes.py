@@ -1,4 +1,4 @@
-"""What the benchmarks of this folder train: the two recipes, whole, small or tiny."""
+"""The recipes that the benchmarks of this folder train: both of them, whole, small or tiny."""
 
 from triplet.config import load
 from triplet.paths import CONFIGS

@@ -9,14 +9,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.speed import results
 from triplet import analysis, files, paths, records
 from triplet.progress import say
-from triplet.published.configs import released
+from triplet.published.configs import nested, released
 from triplet.published.rows import load_methods
 from triplet.report.page import LARGEST
 from triplet.report.stage import report
@@ -87,7 +86,7 @@ def _draw(seeds: int) -> int:
 
 def _run(name: str, seed: int, config: str, ap: dict[str, float], rng: np.random.Generator) -> None:
     """The finetune and the eval stage of one run."""
-    detectron2 = _nested(released()[config])
+    detectron2 = nested(released()[config])
     length = detectron2["SOLVER"]["MAX_ITER"]
     iterations = range(0, length, length // LINES)
     log = "".join(
@@ -142,18 +141,6 @@ def _analysis(ap: float, rng: np.random.Generator) -> analysis.TaskAnalysis:
         },
         resampled=np.clip(ap + rng.normal(0, 0.4, analysis.RESAMPLES), 0, 100).round(5).tolist(),
     )
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """A config of dotted keys as dictionaries in dictionaries."""
-    found: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        here = found
-        for part in path:
-            here = here.setdefault(part, {})
-        here[last] = value
-    return found
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ NAMES = ("step", "head", "update", "data", "detection")
 EVERYTHING = 3600
 """Time limit of everything measured on a GPU, in seconds."""
 THREADS = 1
-"""Of this process: what is compared is code, not how it spreads over cores."""
+"""Threads of this process: what is compared is code, not how it spreads over cores."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

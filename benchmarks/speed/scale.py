@@ -93,7 +93,7 @@ class Step:
     pool: int = 1
     """GPUs over which BN is taken."""
     backward: float = 2 / 3
-    """Of the time, during which the gradients come, and travel in buckets."""
+    """Share of the time during which the gradients come, and travel in buckets."""
     bucket: float = 25 * 2**20
     """Bytes of DDP's buckets; the last has nothing to hide behind."""
 
@@ -128,7 +128,7 @@ class Check:
     gpus: int
     rate: float
     images: int
-    """Of a GPU in a step."""
+    """Images of a GPU in a step."""
     cluster: Cluster
 
     def predicted(self) -> float:

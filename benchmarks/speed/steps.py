@@ -116,7 +116,8 @@ def contestants(setup: Setup, device: torch.device) -> tuple[list[Contestant], l
 
 
 def sizes_of(setup: Setup, config: Pretrain) -> list[InputResolutions]:
-    """Of the passes of a repetition: the released draws, moved to the nearest that the config knows."""
+    """Return the resolutions of the passes of a repetition: the released draws, moved to the nearest that
+    the config knows."""
 
     def nearest(sides: ResolutionRange, side: int) -> int:
         return min(

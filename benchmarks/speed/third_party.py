@@ -31,7 +31,7 @@ INSTALL = {
 
 
 class _Byol:
-    """What both have in common. A subclass makes the parts and names its loss and its EMA."""
+    """Base of both contestants. A subclass makes the parts and names its loss and its EMA."""
 
     name: str
     wants: str
@@ -60,7 +60,7 @@ class _Byol:
         raise NotImplementedError
 
     def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """Of the two views' (n, d) predictions and targets."""
+        """Return the loss of the two views' (n, d) predictions and targets."""
         raise NotImplementedError
 
     def ema(self) -> None:

@@ -66,7 +66,8 @@ class Timing:
     """Bytes allocated on the GPU at most: its own and what the repetition needs."""
 
     def rate(self, amount: float) -> float:
-        """Of something that a call has so much of, in a second, by the median."""
+        """Return how much of something there is in a second, by the median, where a call has so much of
+        it."""
         return amount / float(np.median(self.seconds))
 
 
@@ -86,7 +87,8 @@ class Case:
         return next(timing for timing in self.timings if timing.variant.name == name)
 
     def ratios(self) -> list[dict[str, Any]]:
-        """How many times as fast each of the kit's variants is as each of the others, round by round."""
+        """Compare how many times as fast each of the kit's variants is as each of the others, round by
+        round."""
         found = []
         for mine in self.timings:
             for other in self.timings:

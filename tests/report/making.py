@@ -10,7 +10,7 @@ from triplet.analysis import ANALYSIS
 from triplet.config import load
 from triplet.paths import CONFIGS
 from triplet.pretrain.config import Pretrain
-from triplet.published.configs import released
+from triplet.published.configs import nested, released
 from triplet.scores import CocoGroundTruth
 
 WROTE = {"pretrain": "checkpoint", "convert": "weights", "finetune": "model"}
@@ -20,18 +20,6 @@ NAMES = ["cat", "dog", "zebra"]
 FINETUNE_LOG = [
     {"iteration": i, "total_loss": 3 - i / 50, "lr": 0.02, "time": 0.5} for i in range(0, 99, 20)
 ]
-
-
-def nested(flat):
-    """The inverse of ``published.configs.flat``."""
-    found = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        here = found
-        for part in path:
-            here = here.setdefault(part, {})
-        here[last] = value
-    return found
 
 
 def settings(reference=MOCO, **changes):
@@ -151,6 +139,17 @@ def _keep_analysis(job, ap, names, images, seed):
     job.outputs[ANALYSIS] = job.folder / "analysis.json"
     kept = {task: analysis(value, names, images, seed) for task, value in ap.items() if value is not None}
     job.outputs[ANALYSIS].write_text(json.dumps(kept))
+
+
+def finetune_again(name):
+    """Leave the record of another finetuning of a run, from which its eval was not made."""
+    perform(
+        name,
+        "finetune",
+        force=True,
+        texts={"model": "another"},
+        inputs={"weights": paths.stage_folder(name, "convert") / "weights"},
+    )
 
 
 def analysis(ap, names, images, seed=0):

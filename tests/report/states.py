@@ -36,13 +36,7 @@ def failed():
     """Runs that fell short, stopped, were evaluated with nothing, or lost their files."""
     making.run("triplet", 26.4, 23.0, SOLVER__MAX_ITER=45_000)
     making.run("moco", 40.0, 35.0, pictures=2, analysed=True)
-    making.perform(
-        "moco",
-        "finetune",
-        force=True,
-        texts={"model": "another"},
-        inputs={"weights": paths.stage_folder("moco", "convert") / "weights"},
-    )
+    making.finetune_again("moco")
     making.run("demo/seed0/triplet", 0.0, None, images=60, pictures=2, analysed=True)
     making.run("demo/seed0/random", 0.0, None, images=60)
     kept = paths.stage_folder("demo/seed0/triplet", "eval")

@@ -224,13 +224,7 @@ def test_energy_is_gpu_hours_by_power(places):
 
 def test_later_stages_of_another_model_are_left_out(places):
     making.run("triplet", 41.5, 35.1)
-    making.perform(
-        "triplet",
-        "finetune",
-        force=True,
-        texts={"model": "another"},
-        inputs={"weights": paths.stage_folder("triplet", "convert") / "weights"},
-    )
+    making.finetune_again("triplet")
     (run,) = collect(places / "checkpoints")
     assert set(run.stages) == {"pretrain", "convert", "finetune"}
     assert "its eval was made from another finetune" in run.stale

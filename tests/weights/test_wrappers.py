@@ -8,6 +8,7 @@ import argparse
 import pytest
 import torch
 
+from tests.support.backbones import see_images
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
@@ -22,11 +23,7 @@ ONES = torch.ones(2, 2)
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(0)
-    state = ResNet(18, 8).state_dict()
-    for name, value in state.items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-    return state
+    return see_images(ResNet(18, 8).state_dict())
 
 
 @pytest.fixture

@@ -35,13 +35,14 @@ class AnnotatedImage:
 def missing(folder: Path, names: Iterable[str]) -> list[str]:
     """Return the names, or paths below the folder, at which there is no file, in their order."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [name for name in names if not (_is_file(folder / name) if "/" in name else name in there)]
+    return [name for name in names if not (is_file(folder / name) if "/" in name else name in there)]
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; False for a name that is too long for one."""
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, say
+    except OSError:
         return False
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,21 +102,15 @@ def look(own: OwnData) -> list[LookedAt]:
 
 
 def _look(image: LookedAt) -> LookedAt:
-    values = dict(vars(image))
     if not image.path.is_file():
-        return LookedAt(**{**values, "error": "missing"})
+        return replace(image, error="missing")
     try:
         with Image.open(image.path, formats=untrusted.IMAGE_FORMATS) as file:
             size, turned = upright(file)
-            values |= {
-                "size": size,
-                "turned": turned > 1,
-                "mode": file.mode,
-                "bytes": image.path.stat().st_size,
-            }
+            length = image.path.stat().st_size
+            return replace(image, size=size, turned=turned > 1, mode=file.mode, bytes=length)
     except Exception as error:  # Pillow's plug-ins raise what they like
-        values["error"] = type(error).__name__
-    return LookedAt(**values)
+        return replace(image, error=type(error).__name__)
 
 
 def facts(own: OwnData, images: Sequence[LookedAt]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triplet.annotations import coco
+from triplet.annotations.image_files import is_file
 from triplet.annotations.text import read_json, without_collection
 from triplet.datasets import yolo
 from triplet.datasets.parts import AnnotatedPart, PartFiles
@@ -87,16 +88,9 @@ def _name_below(folder: Path, name: str) -> str:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     for first in range(len(parts)):
         below = "/".join(parts[first:])
-        if not coco.bad_name(below) and _there(folder / below):
+        if not coco.bad_name(below) and is_file(folder / below):
             return below
     return name
-
-
-def _there(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, say
-        return False
 
 
 def _listing(folder: Path) -> str:

@@ -201,7 +201,7 @@ class WrittenData:
 
     folder: Path
     masks: bool
-    """Return whether any object has a mask."""
+    """Whether any object has a mask."""
     parts: Mapping[str, PartFiles]
     sources: Mapping[str, Path]
     """The user's files, which messages name."""

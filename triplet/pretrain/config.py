@@ -83,8 +83,8 @@ class Views(Settings):
     blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
     backend: Literal["pil", "opencv", "dali"] = "pil"
-    """What makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on the GPU
-    (see dali.py)."""
+    """Library that makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on
+    the GPU (see dali.py)."""
     jpeg_engine: Probability = 0.0
     """Share of the JPEGs that DALI gives to a card's own decoder (A100 and later have one). Its pixels
     differ from those of the other decoders, and which images it gets depends on their place in a batch."""

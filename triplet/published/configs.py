@@ -68,6 +68,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Invert ``flat``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        here = found
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = value
+    return found
+
+
 @functools.cache
 def released() -> dict[str, dict[str, Any]]:
     """The released detection configs, resolved and flat, by ``<authors or openselfsup>/<file>``."""

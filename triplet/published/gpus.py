@@ -47,7 +47,7 @@ class Card(Settings):
     like: str = ""
     """Another card whose published speed this one's is derived from."""
     share: Range = (1.0, 1.0)
-    """What this card reaches of that speed, at least and at most."""
+    """Share of that speed that this card reaches, at least and at most."""
     source: str = ""
 
 

@@ -229,7 +229,7 @@ def _obtain(
     given: LocalSource | None,
     stop: Stop,
 ) -> Path:
-    """Where the file is: the user's own, or fetched and verified."""
+    """Return the path of the file: the user's own, or fetched and verified."""
     staged = folder / DOWNLOADS / file.name
     if staged.exists():
         return staged

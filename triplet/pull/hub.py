@@ -32,7 +32,7 @@ REASONS = {
     "RemoteEntryNotFoundError": "has no such file",
     "OfflineModeIsEnabled": "is not asked: HF_HUB_OFFLINE is set",
 }
-"""Return what huggingface_hub's errors say, in a phrase."""
+"""Meaning of huggingface_hub's errors, in a phrase each."""
 
 
 @dataclass(frozen=True)

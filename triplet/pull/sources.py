@@ -29,7 +29,8 @@ class Unpack(Settings):
 class SourceFile(Settings):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     urls: tuple[str, ...] = ()
-    """Where to try, in order: the publisher's, then its mirrors; https, http, or hf://owner/name/file@commit."""
+    """URLs to try in order, the publisher's before its mirrors: https, http, or
+    hf://owner/name/file@commit."""
     checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
     """Published checksum; None where it is recorded at the first download."""
     bytes: Annotated[int | None, Field(gt=0)] = None
@@ -76,7 +77,7 @@ class Sort(Settings):
 
 
 class Expect(Settings):
-    """What must be there, by path below the source's folder."""
+    """Expected content, by path below the source's folder."""
 
     images: dict[Inside, int] = Field(default_factory=dict)
     """Image files below a folder."""

@@ -16,7 +16,7 @@ from triplet.errors import KitError
 from triplet.progress import Bar
 
 VAL_SHARE = 0.2
-"""Of the images, where the data is one part."""
+"""Share of the images for validation, where the data is one part."""
 
 
 class Subset(Settings):

@@ -41,14 +41,15 @@ class CocoRow:
     """The same, over seeds."""
     expected: Band | None = None
     verdict: str = ""
-    """Of ours, beside README's at the full schedule and beside the expected band at a shorter one."""
+    """Verdict on our AP, beside README's at the full schedule and beside the expected band at a shorter
+    one."""
     recipe: str = ""
     schedule: str = ""
     epochs: float | None = None
     gpus: str = ""
     runs: tuple[str, ...] = ()
     command: str = ""
-    """What makes it, where it is missing."""
+    """Command that makes it, where it is missing."""
     cause: str = ""
     """Its key in ``causes``, where it falls short."""
 
@@ -129,7 +130,7 @@ def _student(bare: CocoRow, student: PublishedAP) -> CocoRow:
 
 
 def verdict(ours: Score, readme: float, band: Band | None, iterations: int) -> str:
-    """Whether a mean lies where it should.
+    """Say whether a mean lies where it should.
 
     At the full schedule: from README's number by no more than NOISE, which is of a single run, and the
     standard error of our mean together. At another: within the expected band.
@@ -171,7 +172,8 @@ def missing(row: str, runs: list[Run], method: Method) -> str:
 
 
 def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cause]]:
-    """What may have made results fall short of README's numbers by more than noise, the likeliest first.
+    """Find what may have made results fall short of README's numbers by more than noise, the likeliest
+    first.
 
     By the ``cause`` of their lines: the student's, of whom nothing but the numbers is known, and ours, the
     mean over seeds.
@@ -193,7 +195,7 @@ def _short(ours: Score | None, readme: float) -> bool:
 
 
 def cause_of(group: list[Run]) -> str:
-    """What a group of runs is called among the causes."""
+    """Return the name of a group of runs among the causes."""
     return f"{group[0].label}, {recipe(group[0])}, {schedule(group[0].iterations)}"
 
 

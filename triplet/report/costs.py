@@ -17,7 +17,7 @@ FORMULA = "GPU hours x thermal design power x utilisation x PUE"
 
 class Power(Settings):
     utilisation: Annotated[float, Field(gt=0, le=1)]
-    """Of the design power."""
+    """Share of the design power."""
     pue: Annotated[float, Field(ge=1)]
     """All of a data centre's power over its computers'."""
     tdp: dict[str, float]
@@ -26,7 +26,7 @@ class Power(Settings):
 
 @dataclass(frozen=True)
 class RunCost:
-    """Of one stage of one run."""
+    """Cost of one stage of one run."""
 
     run: str
     stage: str
@@ -46,13 +46,14 @@ class RunCost:
 
 
 def costs(runs: list[Run], power: Power | None = None) -> list[RunCost]:
-    """Of every stage, in the runs' order."""
+    """Return the cost of every stage, in the runs' order."""
     power = power or load(PATH, Power)
     return [_cost(run.name, stage, record, power) for run in runs for stage, record in run.stages.items()]
 
 
 def is_card(name: str, card: str) -> bool:
-    """Whether a GPU's own name has the words of a card, and none that make it another one of the series."""
+    """Return whether a GPU's own name has the words of a card, and none that make it another one of the
+    series."""
     return bool(re.search(rf"\b{card}\b(?!.*\b(Ti|SUPER|D|Laptop|Max-Q)\b)", name))
 
 

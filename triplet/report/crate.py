@@ -137,7 +137,7 @@ def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str,
 
 
 def _actions(hashes: dict[str, Artifact], known: dict[str, Record]) -> Iterator[dict[str, Any]]:
-    """What each record says was done: by which command, of what, into what."""
+    """Describe what each record says was done: by which command, of what, into what."""
     for name, record in known.items():
         written = [artifact.path for artifact in record.outputs.values() if artifact.path in hashes]
         yield {

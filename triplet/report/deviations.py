@@ -1,4 +1,4 @@
-"""Where runs depart from what was released, told from resolved configs key by key."""
+"""Deviations of runs from what was released, told from resolved configs key by key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ class Deviation:
     ours: str
     kind: str
     size: str = ""
-    """What it costs in box AP, where that was measured or published."""
+    """Cost in box AP, where that was measured or published."""
 
 
 def stated() -> list[Deviation]:
-    """Where a released config departs from what README or its own name says."""
+    """Find where a released config departs from what README or its own name says."""
     found = []
     for said in statements():
         value = pretrainings()[said.config][said.key]
@@ -124,7 +124,7 @@ def _finetuning(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
 
 
 def _sizes(run: Run, methods: Mapping[str, Method]) -> dict[str, str]:
-    """What the causes that were seen in a run cost, by their name."""
+    """Return the costs of the causes that were seen in a run, by their name."""
     box, mask = run.value("bbox", "AP"), run.value("segm", "AP")
     if not run.of_the_table or run.row not in methods or box is None or mask is None:
         return {}

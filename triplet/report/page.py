@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,10 @@ def page(
         "comparisons": comparisons,
         "others": tables.of_others(runs, known),
     }
+    whole = [run_part(run, content, figures, known) for run in runs]
     while True:
-        parts = [
-            run_part(run, content, figures, known if i < with_records else None)
-            for i, run in enumerate(runs[:with_parts])
+        parts = whole[:with_records] + [
+            replace(part, records=None) for part in whole[with_records:with_parts]
         ]
         more = {
             "pictures": shown,
@@ -110,7 +110,7 @@ def page(
 
 
 def run_part(
-    run: Run, content: Mapping[str, Any], figures: Sequence[Plot], known: Mapping[str, Record] | None
+    run: Run, content: Mapping[str, Any], figures: Sequence[Plot], known: Mapping[str, Record]
 ) -> RunPart:
     """One run's chain of stages, deviations, records and figures."""
     spent = {cost.stage: cost for cost in content["spent"] if cost.run == run.name}
@@ -120,10 +120,8 @@ def run_part(
         if (value := run.value(task, "AP")) is not None
     ]
     done = ", ".join(numbers) or f"no evaluation yet; done: {', '.join(run.stages)}"
-    records = None
-    if known is not None:
-        own = {name: each for name, each in known.items() if name.startswith(f"checkpoints/{run.name}/")}
-        records = tables.of_records(run, own)
+    own = {name: each for name, each in known.items() if name.startswith(f"checkpoints/{run.name}/")}
+    records = tables.of_records(run, own)
     lines = [
         plot.name
         for plot in figures

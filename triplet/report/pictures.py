@@ -37,7 +37,7 @@ class Picture:
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Of one seed of each label, the same images of all; fewer images where there are many labels.
+    """Return pictures of one seed of each label, the same images of all; fewer where there are many labels.
 
     Rows whose images have other names, as those of another data set, are shown apart.
     """

@@ -23,7 +23,8 @@ from triplet.runs import Run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
 POINTS = 6_000
-"""Of all lines of a figure together: what keeps its SVG below some 150 kB, and its numbers below 80 kB."""
+"""Most points of all lines of a figure together, which keeps its SVG below some 150 kB, and its numbers
+below 80 kB."""
 NAMED = 6
 """Lines of a panel whose last value the alternative text says."""
 PRETRAIN = {
@@ -48,7 +49,7 @@ CLASSIFY = {"loss": "loss", "top1": "top-1 (%)", "learning_rate": "learning rate
 TICKS = {11_250: "1/8x", 22_500: "1/4x", 45_000: "1/2x", 90_000: "1x", 180_000: "2x"}
 """Iterations of 16 images -> what Detectron2 calls a schedule of that length."""
 DRAWN = 1e30
-"""What is larger, or no number, is left out: matplotlib overflows on an axis."""
+"""Largest value that is drawn: beyond it, matplotlib overflows on an axis."""
 SHOWN = 12
 """Categories at either end of the plot of differences."""
 
@@ -81,9 +82,9 @@ class Plot:
     svg: str
     png: bytes
     words: str = ""
-    """What it shows in words, with the numbers."""
+    """Content of the figure in words, with the numbers."""
     live: dict[str, Any] | None = None
-    """What the page's script draws: panels of series; None for a figure without."""
+    """Panels of series that the page's script draws; None for a figure without."""
 
 
 def curves(

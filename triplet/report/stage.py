@@ -134,7 +134,7 @@ def contents(
     compared: Sequence[Comparison] = (),
     begun: Sequence[Unfinished] = (),
 ) -> dict[str, Any]:
-    """What the page and the Markdown show.
+    """Collect what the page and the Markdown show.
 
     Args:
         runs: of this machine.

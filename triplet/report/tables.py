@@ -58,7 +58,7 @@ class Grid:
 
 
 def anchor(run: str) -> str:
-    """Of a run's records on the page."""
+    """Return the table of a run's records on the page."""
     return f"run-{slug(run)}"
 
 
@@ -142,7 +142,7 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
 
 
 def of_causes(name: str, causes: list[Cause]) -> Grid:
-    """What could have made a result fall short, as ``triplet explain`` says it."""
+    """Return the table of what could have made a result fall short, as ``triplet explain`` says it."""
     first = causes[0]
     likeliest = "none of these" if first.verdict == EXCLUDED else f"the likeliest is {first.name}"
     return Grid(
@@ -299,7 +299,7 @@ def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
 
 
 def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
-    """What departs from what: of releases, then of each run."""
+    """Return the deviations of the releases, then of each run."""
     found = [
         *deviations.stated(),
         *(each for run in runs for each in deviations.run_deviations(run, methods)),
@@ -328,7 +328,8 @@ def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
 
 
 def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
-    """Where a run's numbers come from: its stages' records, and those of others that they go back to."""
+    """Return the records that a run's numbers come from: its stages', and those of others that they go back
+    to."""
     names = [f"checkpoints/{run.name}/{stage}/record.json" for stage in run.stages]
     back = [name for first in names for name in provenance.chain(first, known)]
     shown = {name: known[name] for name in dict.fromkeys([*names, *back]) if name in known}

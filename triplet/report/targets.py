@@ -90,7 +90,7 @@ class TargetTable:
     note: str
     metrics: tuple[str, ...]
     sources: dict[str, tuple[str, ...]]
-    """Of each metric, those that published it."""
+    """Sources of each metric."""
     lines: list[TargetRow]
 
 
@@ -185,7 +185,7 @@ def _prefixed(run: Run, protocol: str) -> str:
 def _command(
     row: str, stage: str, methods: Mapping[str, Method], runs: list[Run], files: Mapping[str, str]
 ) -> str:
-    """What measures a row, from its own pretraining or the published weights."""
+    """Return the command that measures a row, from its own pretraining or the published weights."""
     if not stage:
         method = methods.get(row) or next(m for m in methods.values() if row in m.weights)
         steps = missing(f"voc/{row}", runs, method).replace("METHOD=voc/", "METHOD=")

@@ -28,7 +28,7 @@ TOLERANCE = 1e-6
 """AP in percent: of the rounding of the last place, should an engine add in another order."""
 RESULTS = "reports/results.json"
 ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
-"""What reading well-formed JSON of another shape raises."""
+"""Errors that reading well-formed JSON of another shape raises."""
 SLACK = 10 << 20
 """Bytes beyond its share that a file of a crate, or all of them, may have."""
 
@@ -101,7 +101,7 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
 
 
 def _files(archive: zipfile.ZipFile, said: dict[str, str]) -> Iterator[Finding]:
-    """Whether an archive holds the listed files, by their SHA-256, and no others."""
+    """Check that an archive holds the listed files, by their SHA-256, and no others."""
     names = set(archive.namelist())
     for name in sorted(said.keys() | names - {crate.METADATA}):
         if name not in said:
@@ -119,7 +119,7 @@ def _files(archive: zipfile.ZipFile, said: dict[str, str]) -> Iterator[Finding]:
 def _recorded(
     archive: zipfile.ZipFile, name: str, record: Record, said: dict[str, str], sizes: dict[str, int]
 ) -> Iterator[Finding]:
-    """What a record in an archive says of the files beside it."""
+    """Check what a record in an archive says of the files beside it."""
     for output, artifact in record.outputs.items():
         there: Artifact | None = None
         if artifact.path in said:

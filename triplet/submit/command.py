@@ -2,28 +2,49 @@
 
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from triplet import files
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.submit import kubernetes, sky, slurm
-from triplet.submit.jobs import DISTRIBUTED, OF_NO_RUN, Job, Resources, folder, label, title
+from triplet.submit.jobs import DISTRIBUTED, OF_NO_RUN, Job, Resources, ask, folder, label, title
 
-PROGRAMS = {
-    "slurm": (
+
+class Way(NamedTuple):
+    """A way to submit jobs."""
+
+    program: str
+    advice: str
+    """How to install the program."""
+    write: Callable[[Sequence[Job]], dict[str, str]]
+    """Returns the files of jobs by their names."""
+    queued: Callable[[Sequence[Job]], list[str]]
+    """Returns what the queue has of these jobs already."""
+
+
+WAYS = {
+    "slurm": Way(
         "sbatch",
         "run this on a login node of the cluster (Debian, Ubuntu: apt install slurm-client)",
+        slurm.write,
+        slurm.queued,
     ),
-    "sky": (
+    "sky": Way(
         "sky",
         "install it in an environment of its own, for your cloud: uv tool install 'skypilot[aws]'",
+        sky.write,
+        sky.queued,
     ),
-    "k8s": ("kubectl", "install it, and name the cluster in ~/.kube/config"),
+    "k8s": Way(
+        "kubectl",
+        "install it, and name the cluster in ~/.kube/config",
+        kubernetes.write,
+        kubernetes.queued,
+    ),
 }
-"""The program that each way submits by, and how to install it."""
 ONLY = {
     "partition": ("slurm",),
     "account": ("slurm",),
@@ -35,11 +56,6 @@ ONLY = {
 """Resources that not every way knows -> the ways that do."""
 OPTIONS = {"card": "GPU"}
 """Resources whose variable of make has another name."""
-WRITERS: dict[str, Callable[[Sequence[Job]], dict[str, str]]] = {
-    "slurm": slurm.write,
-    "sky": sky.write,
-    "k8s": kubernetes.write,
-}
 
 
 def submit(
@@ -49,7 +65,7 @@ def submit(
 
     Args:
         jobs: in the order in which they follow each other.
-        on: one of WHERE.
+        on: one of WAYS.
         asked: the resources as the user gave them.
         dry: show the files and the commands, and submit nothing.
         force: submit what is in the queue already.
@@ -63,27 +79,20 @@ def submit(
     if dry:
         say("\n".join(["", *_shown(jobs, on, written, force=force)]))
         return
-    program, advice = PROGRAMS[on]
-    if shutil.which(program) is None:
+    way = WAYS[on]
+    if shutil.which(way.program) is None:
         raise KitError(
-            f"found no {program} on the PATH; {advice}; DRY=1 (--dry) shows the files without it"
+            f"found no {way.program} on the PATH; {way.advice}; DRY=1 (--dry) shows the files without it"
         )
-    if not force and (known := QUEUED[on](jobs)):
+    if not force and (known := way.queued(jobs)):
         raise KitError(
             f"submitted already: {', '.join(known)}; wait for it, cancel it, or add FORCE=1 (--force)"
         )
     if on == "slurm":
         lines = slurm.send(jobs, written)
     else:
-        lines = [_call(words) for words in _commands(jobs, on, written, force=force)]
+        lines = [ask(words, "refuses") for words in _commands(jobs, on, written, force=force)]
     say("\n".join(["", *lines]))
-
-
-QUEUED: dict[str, Callable[[Sequence[Job]], list[str]]] = {
-    "slurm": slurm.queued,
-    "sky": sky.queued,
-    "k8s": kubernetes.queued,
-}
 
 
 def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
@@ -129,7 +138,7 @@ def _write(jobs: Sequence[Job], on: str) -> dict[str, Path]:
     """Write and show the files, in a folder of this submission's name."""
     place = folder() / label(title(jobs), "-".join(jobs[0].runs))
     written = {}
-    for name, text in WRITERS[on](jobs).items():
+    for name, text in WAYS[on].write(jobs).items():
         written[name] = place / name
         files.write_text(written[name], text)
         say(f"submit: {written[name]}\n\n{text}")
@@ -152,10 +161,3 @@ def _commands(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: 
         return slurm.submissions(jobs, written)
     paths = list(written.values())
     return sky.submissions(paths) if on == "sky" else kubernetes.submissions(paths, force=force)
-
-
-def _call(words: Sequence[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        raise KitError(f"{words[0]} refuses: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()

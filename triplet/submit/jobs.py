@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -189,6 +190,19 @@ def label(stage: str, run: str) -> str:
 def folder() -> Path:
     """Return the folder of job files and their logs: below the checkpoints, which all nodes see."""
     return paths.root("checkpoints") / "jobs"
+
+
+def ask(words: Sequence[str], failing: str = "does not answer") -> str:
+    """Run a scheduler's program and return what it prints; KitError with its reason where it fails.
+
+    Args:
+        words: of the command.
+        failing: what the message says that the program does.
+    """
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise KitError(f"{words[0]} {failing}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
 
 
 def programs() -> Path:

@@ -5,15 +5,13 @@ torchrun starts alike ones. The stages before the last are init containers: they
 each gets its signals itself, and in a pod that is made anew they find that they are done.
 """
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from triplet import paths
-from triplet.errors import KitError
 from triplet.submit.documents import dump
-from triplet.submit.jobs import Job, Resources, label, title
+from triplet.submit.jobs import Job, Resources, ask, label, title
 
 PORT = 29400
 USER = 10001
@@ -23,7 +21,7 @@ STOPPED = 143
 WRONG = 2
 """Exit code of a stage that finds something wrong, which no second start mends."""
 RETRIES = 10
-"""Of each pod, after other ends: when one is lost, those that it trained with end as well."""
+"""Further starts of each pod after other ends: when one is lost, those that it trained with end as well."""
 
 
 def write(jobs: Sequence[Job]) -> dict[str, str]:
@@ -82,7 +80,7 @@ def _job(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]
 
 
 def _rules() -> list[dict[str, Any]]:
-    """What the end of a pod means; Kubernetes 1.31 and later."""
+    """Say what the end of a pod means; needs Kubernetes 1.31 or later."""
     return [
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [WRONG]}},
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [STOPPED]}},
@@ -151,8 +149,4 @@ def submissions(files: Sequence[Path], *, force: bool) -> list[list[str]]:
 def queued(jobs: Sequence[Job]) -> list[str]:
     """The jobs of the same stages and runs that Kubernetes knows."""
     names = [label(title(jobs), run) for run in jobs[0].runs]
-    command = ["kubectl", "get", "jobs", *names, "--ignore-not-found", "--output=name"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise KitError(f"kubectl does not answer: {done.stderr.strip()}")
-    return done.stdout.split()
+    return ask(["kubectl", "get", "jobs", *names, "--ignore-not-found", "--output=name"]).split()

@@ -6,7 +6,6 @@ goes on from its last checkpoint on the next one.
 
 import json
 import shlex
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from triplet import paths
 from triplet.errors import KitError
 from triplet.submit.documents import dump
-from triplet.submit.jobs import KIT, Job, label, title
+from triplet.submit.jobs import KIT, Job, ask, label, title
 
 PORT = 29500
 SETUP = """\
@@ -78,14 +77,10 @@ def submissions(files: Sequence[Path]) -> list[list[str]]:
 
 def queued(jobs: Sequence[Job]) -> list[str]:
     """The managed jobs of the same stages and runs that have not ended."""
-    done = subprocess.run(
-        ["sky", "jobs", "queue", "--skip-finished", "--output=json"], capture_output=True, text=True
-    )
+    said = ask(["sky", "jobs", "queue", "--skip-finished", "--output=json"])
     try:
-        listed = json.loads(done.stdout[done.stdout.index("[") :]) if done.returncode == 0 else None
+        listed = json.loads(said[said.index("[") :])
     except ValueError:
-        listed = None
-    if listed is None:
-        raise KitError(f"sky does not answer: {done.stderr.strip() or done.stdout.strip()}")
+        raise KitError(f"sky does not answer: {said}") from None
     names = {label(title(jobs), run) for run in jobs[0].runs}
     return [each["job_name"] for each in listed if each.get("job_name") in names]

@@ -11,7 +11,7 @@ import jinja2
 
 from triplet import paths
 from triplet.errors import KitError
-from triplet.submit.jobs import KIT, Job, Resources, folder, programs
+from triplet.submit.jobs import KIT, Job, Resources, ask, folder, programs
 
 NOTICE = 300
 """Seconds before the time limit at which a stage is told to stop and save."""
@@ -149,12 +149,13 @@ def send(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[str]:
     numbers: dict[str, str] = {}
     for job, command in zip(jobs, submissions(jobs, files), strict=True):
         words = [_fill(word, numbers) for word in command]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
+        try:
+            said = ask(words, f"refuses {job.stage}")
+        except KitError:
             if numbers:
                 subprocess.run(["scancel", *numbers.values()], capture_output=True)
-            raise KitError(f"sbatch refuses {job.stage}: {done.stderr.strip()}")
-        numbers[job.stage] = done.stdout.strip().partition(";")[0]  # behind it, the cluster's name
+            raise
+        numbers[job.stage] = said.partition(";")[0]  # behind it, the cluster's name
     return [f"{stage}: job {number}" for stage, number in numbers.items()]
 
 
@@ -165,14 +166,10 @@ def _fill(word: str, numbers: Mapping[str, str]) -> str:
 
 def queued(jobs: Sequence[Job]) -> list[str]:
     """The jobs in the queue that do the same stage of the same run, such as ``finetune (job 12)``."""
-    done = subprocess.run(
-        ["squeue", "--me", "--noheader", "--format=%i|%j|%k"], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise KitError(f"squeue does not answer: {done.stderr.strip()}")
+    known = ask(["squeue", "--me", "--noheader", "--format=%i|%j|%k"])
     mine = {f"triplet-{job.stage}": job for job in jobs}
     found = []
-    for line in done.stdout.splitlines():
+    for line in known.splitlines():
         number, _, rest = line.partition("|")
         name, _, comment = rest.partition("|")
         try:

@@ -19,7 +19,7 @@ from triplet.weights import torch_file
 from triplet.weights.read import FORMAT
 
 FINALS = ("checkpoint.pth", "model_final.pth")
-"""What finished runs leave."""
+"""Files that finished runs leave."""
 _BROKEN = (
     KitError,
     OSError,

@@ -20,7 +20,7 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2; other codecs could grow what they are given."""
+    """Encode as Python 3 writes bytes for Python 2; other codecs could grow what they are given."""
     if encoding not in pickles.LATIN1:
         raise pickle.UnpicklingError(f"the codec {encoding!r:.20} is not allowed in a weight file")
     return text.encode("latin1")

@@ -16,7 +16,7 @@ from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
 
 FORMAT = "triplet-kit/1"
-"""What the kit's own checkpoints say that they are."""
+"""Format that the kit's own checkpoints name."""
 # OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
 OPENSELFSUP = "backbone."
 OWN = re.compile(r"(conv|bn|layer)\d")

@@ -81,7 +81,7 @@ def unwrap(content: Any, path: Path) -> tuple[Any, str]:
 
 
 def _is_alternative(trail: Sequence[str], trails: Iterable[Sequence[str]]) -> bool:
-    """Whether a dict is left out for another one beside it."""
+    """Return whether a dict is left out for another one beside it."""
     return any(
         other[: place + 1] == (*trail[:place], ALTERNATIVES.get(key))
         for place, key in enumerate(trail)

@@ -1,4 +1,5 @@
-"""What explain prints: a headline with the answer, aligned facts, the causes, and the next command last."""
+"""The output of explain: a headline with the answer, aligned facts, the causes, and the next command
+last."""
 
 import json
 import shutil
@@ -28,7 +29,7 @@ ROW = "triplet"
 CAUSE = ("", "cause", "verdict", "costs", "why")
 """Columns of the table of causes."""
 STYLES = {SEEN: "bold", EXCLUDED: "dim"}
-"""How a terminal shows a row with such a verdict."""
+"""Style in which a terminal shows a row with such a verdict."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ExplainOptions:
     run: str | None = None
     """A finished run of the kit's, whose records tell all of this."""
     as_json: bool = False
-    """Print one JSON object for programs."""
+    """Whether to print one JSON object for programs."""
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ _GENERAL: dict[str, Values] = {
         "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
     },
 }
-"""What the bases set that Detectron2 and MoCo ship, as far as it is read here."""
+"""Settings of the bases that Detectron2 and MoCo ship, as far as they are read here."""
 
 
 def _parse(text: str, source: str) -> Values:

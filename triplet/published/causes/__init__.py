@@ -1,4 +1,4 @@
-"""What may have made a result fall short of the published one: causes, ranked by what they would explain.
+"""Causes that may have made a result fall short of the published one, ranked by what they would explain.
 
 Each check looks for a cause in what is known of a run and gives it a verdict: seen, possible or excluded.
 The ranking then asks how much of the shortfall each is expected to explain. What was seen explains as much
@@ -66,8 +66,8 @@ PRIOR = {
     "BN folded into the weights": 0.03,
     "mixed precision": 0.02,
 }
-"""How likely a cause is before anything is known, relative to the others: by how often it was the answer in
-the threads of docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
+"""Relative likelihood of a cause before anything is known, by how often it was the answer in the threads of
+docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
 OTHER = 0.03
 PLANNED = 0.3
 """Factor on the likelihood of a short training once the config plans a whole one."""
