@@ -34,6 +34,8 @@ class Picture:
     name: str
     truth: str
     found: tuple[Found, ...]
+    size: tuple[int, int]
+    """Width and height in pixels, so that the page keeps room for it before it is decoded."""
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
@@ -58,11 +60,11 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
         halves = [(run, *pair) for run in same if (pair := _read(run, name))]
         if not halves:
             continue
-        shown = tuple(Found(run.label, run.name, detected) for run, _, detected in halves)
+        shown = tuple(Found(run.label, run.name, detected) for run, _, detected, _ in halves)
         size += len(halves[0][1]) + sum(len(each.uri) for each in shown)
         if size > TOTAL:
             break
-        found.append(Picture(name, halves[0][1], shown))
+        found.append(Picture(name, halves[0][1], shown, halves[0][3]))
     return found
 
 
@@ -71,8 +73,8 @@ def _names(run: Run) -> list[str]:
     return result
 
 
-def _read(run: Run, name: str) -> tuple[str, str] | None:
-    """Both halves of a picture as data URIs: the truth, and the detections."""
+def _read(run: Run, name: str) -> tuple[str, str, tuple[int, int]] | None:
+    """Return both halves of a picture as data URIs, truth and detections, and the size of a half."""
     path = paths.local(run.stages["eval"].outputs["pictures"].path) / name
     try:
         with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
@@ -80,7 +82,7 @@ def _read(run: Run, name: str) -> tuple[str, str] | None:
             half = max(1, (width - GAP) // 2)
             whole = image.convert("RGB")
         left, right = whole.crop((0, 0, half, height)), whole.crop((width - half, 0, width, height))
-        return _uri(left), _uri(right)
+        return _uri(left), _uri(right), (half, height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # gone, or no picture
         return None
 
