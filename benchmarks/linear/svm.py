@@ -179,7 +179,7 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
 
 def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
     """Run the tasks that the log does not have, in processes; return what each one found, by its key."""
-    done = _read(log)
+    done = _read(log, fits)
     left = [fit for fit in fits if fit.key not in done]
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
     with (
@@ -214,15 +214,20 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
     return done
 
 
-def _read(log: Path) -> Done:
-    """Read what an earlier session found; a line that a kill left half written is dropped."""
+def _read(log: Path, fits: list[svm_fit.Fit]) -> Done:
+    """Return what an earlier session found for these fits; the log keeps only those lines."""
+    keys = {json.dumps(fit.key): fit.key for fit in fits}
     found: Done = {}
     for _, values in files.json_lines(log, "key"):
-        key = values["key"]
-        if isinstance(key, list) and all(map(files.is_number, key)) and {*values} >= {"test"}:
-            found[tuple(key)] = values
+        key = keys.get(json.dumps(values["key"]))
+        if key and all(_are_numbers(values.get(name)) for name in ("test", "folds")):
+            found[key] = values
     files.write_text(log, "".join(json.dumps(values) + "\n" for values in found.values()))
     return found
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(files.is_number, values))
 
 
 def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, Any]:

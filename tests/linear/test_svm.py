@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from benchmarks.linear.config import Svm
-from benchmarks.linear.svm import summary
+from benchmarks.linear.svm import _fits, _read, summary
 from benchmarks.linear.svm_fit import Fit, average_precision
 from benchmarks.linear.svm_fit import run as fit
 from benchmarks.linear.voc import low_shot, pooled_layers, read_split, square
@@ -188,6 +188,26 @@ def test_the_cost_is_chosen_by_cross_validation_and_the_low_shot_one_on_the_test
     assert found["mAP"] == pytest.approx(30)
     assert found["costs"] == [2, 1]
     assert found["low_shot"]["4"] == pytest.approx({"mean": 50, "std": 10, "min": 40, "max": 60, "cost": 2})
+
+
+def test_every_finished_fit_is_read_again_and_nothing_else_is(voc, tmp_path):
+    settings = Svm(layers=(4,), costs=(1, 0.5**17), folds=2, shots=(1, 2), samples=2)
+    fits = list(_fits(settings, [read_split(voc, "trainval"), read_split(voc, "test")], tmp_path))
+    assert {len(each.key) for each in fits} == {3, 5}  # by cost, and by low-shot draw
+    found = {each.key: {"key": list(each.key), "test": [0.5], "folds": []} for each in fits}
+    lines = [json.dumps(each) for each in found.values()]
+    odd = [
+        '{"key": [9, 0, 1.0], "test": [1.0], "folds": []}',
+        '{"key": {"a": 1}, "test": [1.0], "folds": []}',
+        lines[0].replace("0.5", '"x"'),
+        lines[1].replace('"test": [0.5]', '"test": null'),
+        lines[2][:-3],
+    ]
+    log = tmp_path / "fits.jsonl"
+    log.write_text("\n".join([*lines, *odd]))
+    assert _read(log, fits) == found
+    assert log.read_text().splitlines() == lines
+    assert _read(tmp_path / "none.jsonl", fits) == {}
 
 
 def test_the_costs_are_svm_tools():
