@@ -131,7 +131,7 @@ doctor: ## what this machine has, and what to run for what is missing (JSON=1)
 	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
 
-pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=row, FROM=path, CHECK=1, PLAN=1)
+pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weights", METHOD=name, FROM=path, CHECK=1, PLAN=1)
 	@$(call triplet,pull) $(words-pull) $(if $(METHOD),--method $(METHOD)) \
 	  $(if $(call on,$(CHECK)),--check) $(if $(call on,$(PLAN)),--plan) $(force) $(ARGS)
 
@@ -148,10 +148,10 @@ annotated = $(call option,data,$(or $(DATA),$(COCO))) $(call option,train,$(TRAI
 data: $(environment) ## look at annotated images before a training does: what is in them, what is odd, a picture (DATA=folder)
 	@$(call triplet,data) $(annotated) $(ARGS)
 
-pretrain: $(environment) ## pretrain by METHOD=row (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
+pretrain: $(environment) ## pretrain by METHOD=name (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
 	@$(call launch,pretrain) $(run) $(words-pretrain) $(force) $(ARGS)
 
-export: $(environment) ## write the backbone for other libraries (METHOD=row, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
+export: $(environment) ## write the backbone for other libraries (METHOD=name, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
 ifeq ($(RUNTIME)$(FORMAT),localonnx)
 	@$(call extra,onnx)
 endif
@@ -160,16 +160,16 @@ endif
 convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
 	@$(call triplet,convert) $(run) $(words-convert) $(force) $(ARGS)
 
-finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=row, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
+finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=name, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
 	@$(call launch,finetune) $(run) $(words-finetune) $(call option,hours,$(HOURS)) $(force) $(ARGS)
 
-plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=row)
+plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=name)
 	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
 	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(call option,hours,$(HOURS)) \
 	  $(call option,schedule,$(SCHEDULE)) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=row or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=name or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
 	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
 	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
 	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
@@ -183,7 +183,7 @@ seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 
 eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
 	@$(call launch,eval) $(run) $(force) $(ARGS)
 
-predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (METHOD=row or MODEL=file DETECTION=config, NAME, SCORE=0.5, SHOW="dog,cat", MOST=n, EVERY=frames)
+predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (METHOD=name or MODEL=file DETECTION=config, NAME, SCORE=0.5, SHOW="dog,cat", MOST=n, EVERY=frames)
 	@$(call triplet,predict) $(run) $(call option,images,$(IMAGES)) $(call option,model,$(MODEL)) \
 	  $(call option,config,$(DETECTION)) $(call option,name,$(NAME)) $(call option,score,$(SCORE)) \
 	  $(call option,show,$(SHOW)) $(call option,most,$(MOST)) $(call option,every,$(EVERY)) $(force) $(ARGS)
@@ -208,7 +208,7 @@ told = $(1) $(if $(filter pull,$(1)),$(chained)) $(words-$(1)) $(if $(filter $(a
 quote = '$(subst ','\'',$(strip $(1)))'
 set-by-user = $(if $(filter-out file,$(origin $(1))),$($(1)))
 
-submit: .venv/complete ## put stages into a cluster's queue (STAGE=finetune or chain or "convert finetune", ON=slurm|sky|k8s, METHOD=row or all, SEEDS="0 1", GPUS=n, NODES=n, HOURS=h, DRY=1)
+submit: .venv/complete ## put stages into a cluster's queue (STAGE=finetune or chain or "convert finetune", ON=slurm|sky|k8s, METHOD=name or all, SEEDS="0 1", GPUS=n, NODES=n, HOURS=h, DRY=1)
 	@.venv/bin/triplet submit $(foreach stage,$(stages),$(call quote,$(call told,$(stage)))) $(call option,on,$(ON)) \
 	  $(if $(RUN),$(call option,run,$(RUN)),$(if $(METHOD),--method $(METHOD))) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(call option,gpus,$(call set-by-user,GPUS)) $(call option,nodes,$(call set-by-user,NODES)) \

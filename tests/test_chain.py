@@ -19,7 +19,7 @@ data: {unlabelled: 26, train: 8, val: 4, radii: [18, 30], large: [28, 50], objec
 subset: {train: 6, val: 3}
 pretrain: PRETRAIN
 detection: DETECTION
-rows:
+methods:
   random: [schedule.epochs=0]
   triplet: []
 seeds: [0]
@@ -56,12 +56,12 @@ def stages(folder):
     }
 
 
-def test_the_demo_runs_every_stage_of_both_rows(world):
+def test_the_demo_runs_every_stage_of_both_methods(world):
     folder, _, first = world
     assert first.returncode == 0, first.stderr
     assert set(stages(folder)) == {
-        f"demo/seed0/{row}/{stage}"
-        for row in ("random", "triplet")
+        f"demo/seed0/{method}/{stage}"
+        for method in ("random", "triplet")
         for stage in ("pretrain", "convert", "finetune", "eval")
     }
     for stage in ("pull demo", "pretrain", "convert", "finetune", "eval", "report"):
@@ -72,16 +72,16 @@ def test_the_demo_runs_every_stage_of_both_rows(world):
 def test_each_stage_reads_what_the_one_before_wrote(world):
     folder, _, _ = world
     records = stages(folder)
-    for row in ("random", "triplet"):
+    for method in ("random", "triplet"):
         pretrain, convert, finetune, evaluated = (
-            records[f"demo/seed0/{row}/{stage}"] for stage in ("pretrain", "convert", "finetune", "eval")
+            records[f"demo/seed0/{method}/{stage}"] for stage in ("pretrain", "convert", "finetune", "eval")
         )
         assert convert["inputs"]["weights"] == pretrain["outputs"]["checkpoint"]
         assert finetune["inputs"]["weights"] == convert["outputs"]["weights"]
         assert evaluated["inputs"]["model"] == finetune["outputs"]["model"]
         assert finetune["results"]["loaded_tensors"] == 318
     assert finetune["command"].startswith("triplet finetune --run demo/seed0/triplet --config ")
-    random, triplet = (records[f"demo/seed0/{row}/finetune"] for row in ("random", "triplet"))
+    random, triplet = (records[f"demo/seed0/{method}/finetune"] for method in ("random", "triplet"))
     assert random["config"] == triplet["config"]  # the same budget
     assert random["inputs"]["images"] == triplet["inputs"]["images"]
     assert random["inputs"]["weights"]["sha256"] != triplet["inputs"]["weights"]["sha256"]
@@ -91,13 +91,13 @@ def test_the_report_shows_the_evaluated_numbers(world):
     folder, _, _ = world
     page = (folder / "reports" / "index.html").read_text()
     results = json.loads((folder / "reports" / "results.json").read_text())
-    assert {r["row"] for r in results} == {"random", "triplet"}
+    assert {r["method"] for r in results} == {"random", "triplet"}
     for record_name, record in stages(folder).items():
         if record_name.endswith("eval"):
             box = record["results"]["bbox"]["AP"]
-            row = record_name.split("/")[2]
+            method = record_name.split("/")[2]
             assert any(
-                r["row"] == row and r["task"] == "box" and r["metric"] == "AP" and r["value"] == box
+                r["method"] == method and r["task"] == "box" and r["metric"] == "AP" and r["value"] == box
                 for r in results
             )
             assert f">{box:.1f}</a>" in page
@@ -136,7 +136,7 @@ def test_real_data_by_path(world, drawn):
     assert records["demo-tiny/seed0/triplet/pretrain"]["inputs"]["images"]["files"] == 48
 
 
-def test_a_stopped_demo_stops_both_rows_which_save(world, tmp_path):
+def test_a_stopped_demo_stops_both_methods_which_save(world, tmp_path):
     folder, *_ = world
     shutil.copytree(folder / "datasets", tmp_path / "datasets")
     places = {f"TRIPLET_{n.upper()}": tmp_path / n for n in ("datasets", "checkpoints", "reports")}

@@ -7,7 +7,7 @@ from triplet.config import load
 from triplet.demo import Demo
 from triplet.errors import KitError
 from triplet.pretrain.config import Pretrain
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.pull.synthetic import Drawn
 
 GOOD = "loss: {group: 196}\noptimizer: {groups: 8, accumulate: 4}\nschedule: {epochs: 200}\n"

@@ -33,7 +33,7 @@ def run(places, own):
 def test_few_images_without_weights_come_to_nothing_and_that_is_said_first(
     places, own, capsys, monkeypatch
 ):
-    monkeypatch.setattr("triplet.demo.usable_cores", lambda: 1)  # one row after the other, in this process
+    monkeypatch.setattr("triplet.demo.usable_cores", lambda: 1)  # in turn, in this process
     commands = run(places, own)
     assert [command[0] for command in commands] == [
         "pull",

@@ -26,7 +26,7 @@ data: {unlabelled: 26, train: 8, val: 4, radii: [18, 30], large: [28, 50], objec
 subset: {train: 6, val: 3}
 pretrain: pretrain.yaml
 detection: detection.yaml
-rows: {triplet: []}
+methods: {triplet: []}
 seeds: [0]
 """
 DETECTION = f"""
@@ -148,7 +148,7 @@ def test_kills_at_the_ends_of_stages_lose_nothing(world, monkeypatch, number):
     for name, path in world.places(folder).items():
         monkeypatch.setenv(name, str(path))
     killed = killed_at(end, draws.randint(1, 5), *world.command)
-    died = {-signal.SIGKILL, 128 + signal.SIGKILL}  # the command itself, or the process of its row
+    died = {-signal.SIGKILL, 128 + signal.SIGKILL}  # the command itself, or the process of its method
     assert killed.returncode in died, killed.stderr
     stage = end.partition("/")[0]
     if stage in RESULTS:

@@ -28,7 +28,7 @@ Command = Callable[[list[str]], int]
 
 
 class Demo(Settings):
-    """The schema of configs/demo.yaml: what is drawn, and how the rows are trained."""
+    """The schema of configs/demo.yaml: what is drawn, and how the methods are trained."""
 
     data: Drawn
     subset: Subset
@@ -37,12 +37,12 @@ class Demo(Settings):
     """Config of the pretraining."""
     detection: Path
     """Detectron2 config of the finetuning."""
-    rows: dict[str, list[str]]
-    """Row -> overrides of its pretraining."""
+    methods: dict[str, list[str]]
+    """Method -> overrides of its pretraining."""
     classes: Annotated[int, Field(ge=1)] = 3
     """Number of classes to take of real data: the most frequent ones."""
     pulled: dict[str, Path] = Field(default_factory=dict)
-    """Row -> Detectron2 config for its pulled weights. With real data the first that is there is taken."""
+    """Method -> Detectron2 config for its pulled weights. With real data the first one there is taken."""
     seeds: Annotated[list[int], Field(min_length=1)]
 
 
@@ -55,7 +55,7 @@ def demo(
     seeds: Sequence[int] | None = None,
     force: bool = False,
 ) -> int:
-    """Run every stage for every row and seed, then the report.
+    """Run every stage for every method and seed, then the report.
 
     Args:
         config: configs/demo.yaml.
@@ -91,13 +91,15 @@ def demo(
         say(_expectation(data, names, len(content["images"]), pulled))
     cores = 1 if torch.cuda.is_available() else usable_cores()
     for seed in seeds or settings.seeds:
-        rows = {
-            row: _commands(settings, row, seed, data=name, images=unlabelled, classes=classes)
-            for row in settings.rows
+        methods = {
+            method: _commands(settings, method, seed, data=name, images=unlabelled, classes=classes)
+            for method in settings.methods
         }
         if pulled:
-            rows = {pulled: _finetune_pulled(settings, pulled, seed, data=name, classes=classes)}
-        chains = {row: [[*command, *again] for command in commands] for row, commands in rows.items()}
+            methods = {pulled: _finetune_pulled(settings, pulled, seed, data=name, classes=classes)}
+        chains = {
+            method: [[*command, *again] for command in commands] for method, commands in methods.items()
+        }
         if code := _side_by_side(call, chains, cores) if cores > 1 else _in_turn(call, chains.values()):
             return code
     code = _call(call, ["report"])
@@ -106,15 +108,15 @@ def demo(
 
 
 def _commands(
-    settings: Demo, row: str, seed: int, *, data: str, images: Path, classes: int
+    settings: Demo, method: str, seed: int, *, data: str, images: Path, classes: int
 ) -> list[list[str]]:
-    """Return the commands of a row in order; ``classes`` are those of the data."""
-    run = ["--run", f"{data}/seed{seed}/{row}"]
+    """Return the commands of a method in order; ``classes`` are those of the data."""
+    run = ["--run", f"{data}/seed{seed}/{method}"]
     detection = ["--config", str(settings.detection)]
     pretrain = ["--config", str(settings.pretrain), "--data", str(images), f"seed={seed}"]
     heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
     return [
-        ["pretrain", *run, *pretrain, *settings.rows[row]],
+        ["pretrain", *run, *pretrain, *settings.methods[method]],
         ["convert", *run, *detection],
         ["finetune", *run, *detection, "--data", data, "--seed", str(seed), heads],
         ["eval", *run],
@@ -122,9 +124,9 @@ def _commands(
 
 
 def _pulled(settings: Demo) -> str | None:
-    """The first row whose weights were pulled."""
+    """The first method whose weights were pulled."""
     folder = paths.root("checkpoints") / "weights"
-    return next((row for row in settings.pulled if (folder / row / "record.json").is_file()), None)
+    return next((method for method in settings.pulled if (folder / method / "record.json").is_file()), None)
 
 
 def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | None) -> str:
@@ -143,9 +145,9 @@ def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | 
     )
 
 
-def _finetune_pulled(settings: Demo, row: str, seed: int, *, data: str, classes: int) -> list[list[str]]:
-    """Return the commands of a row whose weights were pulled: there is nothing to pretrain."""
-    run = ["--run", f"{data}/pulled/seed{seed}/{row}", "--config", str(settings.pulled[row])]
+def _finetune_pulled(settings: Demo, method: str, seed: int, *, data: str, classes: int) -> list[list[str]]:
+    """Return the commands of a method whose weights were pulled: there is nothing to pretrain."""
+    run = ["--run", f"{data}/pulled/seed{seed}/{method}", "--config", str(settings.pulled[method])]
     heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
     return [
         ["convert", *run],
@@ -160,28 +162,28 @@ def _in_turn(call: Command, chains: Iterable[list[list[str]]]) -> int:
 
 
 def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int) -> int:
-    """Run each row's commands in a process of its own, and print what they say behind the row's name.
+    """Run each method's commands in a process of its own, and print what they say behind the method's name.
 
-    A detector as small as the demo's gains next to nothing from a second core. The first row that fails, or
-    a signal, stops the others, which save what they have.
+    A detector as small as the demo's gains next to nothing from a second core. The first method that fails,
+    or a signal, stops the others, which save what they have.
 
     Args:
         call: see ``demo``.
-        chains: commands of each row.
-        cores: of this machine, which the rows share.
+        chains: commands of each method.
+        cores: of this machine, which the methods share.
 
     Returns:
-        The exit code of the row that failed first, 143 after a signal, else 0.
+        The exit code of the method that failed first, 143 after a signal, else 0.
     """
     sys.stdout.flush()
     context = multiprocessing.get_context("fork")
-    running, readers, rows = [], [], context.Value("i", len(chains))
-    for row, chain in chains.items():
+    running, readers, methods = [], [], context.Value("i", len(chains))
+    for method, chain in chains.items():
         here, there = os.pipe()
-        running.append(context.Process(target=_row, args=(call, chain, there, cores, rows)))
+        running.append(context.Process(target=_method, args=(call, chain, there, cores, methods)))
         running[-1].start()
         os.close(there)
-        prefix = f"{row:{max(map(len, chains))}} | "
+        prefix = f"{method:{max(map(len, chains))}} | "
         readers.append(threading.Thread(target=_relay, args=(here, prefix)))
     for reader in readers:  # threads, once nothing is forked any more
         reader.start()
@@ -191,7 +193,7 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
             wait([process.sentinel for process in left], timeout=1)
             for process in [process for process in left if process.exitcode is not None]:
                 left.remove(process)
-                rows.value = len(left)
+                methods.value = len(left)
                 ended = process.exitcode or 0
                 code = code or (ended if ended >= 0 else 128 - ended)
             if (stop or code) and not told:
@@ -209,8 +211,8 @@ def _relay(descriptor: int, prefix: str) -> None:
             say(prefix + line.rstrip("\n"))
 
 
-def _row(call: Command, chain: list[list[str]], output: int, cores: int, rows: Any) -> NoReturn:
-    """Run one row in a process; each of its stages takes the cores that the other rows leave at its
+def _method(call: Command, chain: list[list[str]], output: int, cores: int, methods: Any) -> NoReturn:
+    """Run one method in a process; each of its stages takes the cores that the other methods leave at its
     start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
@@ -220,7 +222,7 @@ def _row(call: Command, chain: list[list[str]], output: int, cores: int, rows: A
     chosen = "OMP_NUM_THREADS" not in os.environ
     for command in chain:
         if chosen:
-            os.environ["OMP_NUM_THREADS"] = str(max(1, cores // rows.value))
+            os.environ["OMP_NUM_THREADS"] = str(max(1, cores // methods.value))
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         if code := _call(call, command):
             sys.exit(code)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from triplet import paths, toolchain
 from triplet.progress import say
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
 
 NEEDED_DISK = 60

@@ -30,7 +30,7 @@ def export(
 
     Args:
         run: where the result goes; also where the pretraining is, unless weights are given.
-        weights: a file to start from; default: the run's own pretraining, or the row's pulled weights.
+        weights: a file to start from; default: the run's own pretraining, or the method's pulled weights.
         kind: one of ``NAMES``: tensors under torchvision's names, or for ``onnx`` the network itself.
         force: start over.
 

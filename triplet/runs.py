@@ -31,9 +31,9 @@ LINKS = (
 
 @dataclass(frozen=True)
 class Run:
-    """A row of a table for one seed: the records of its stages.
+    """A method of a table for one seed: the records of its stages.
 
-    Its folder below checkpoints/ is ``[experiment/][seed<N>/]row``.
+    Its folder below checkpoints/ is ``[experiment/][seed<N>/]method``.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Run:
     """Why some of its stages are left out: they read something that has changed since."""
 
     @property
-    def row(self) -> str:
-        """Row of the table."""
+    def method(self) -> str:
+        """Method of the table."""
         return self.name.rpartition("/")[2]
 
     @property
@@ -55,7 +55,7 @@ class Run:
     @property
     def label(self) -> str:
         """Name of the run without the seed."""
-        return f"{self.experiment}/{self.row}".removeprefix("/")
+        return f"{self.experiment}/{self.method}".removeprefix("/")
 
     @property
     def detectron2(self) -> dict[str, Any]:
@@ -256,9 +256,9 @@ def _own(run: Run) -> LocalResult | None:
     if finetune is None or box is None or mask is None or not run.of_the_table:
         return None
     alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
-    if not alike or not on_all_images(run) or not full_ap(run.row, "c4"):
+    if not alike or not on_all_images(run) or not full_ap(run.method, "c4"):
         return None
-    return LocalResult(run.name, run.row, run.iterations, (box, mask))
+    return LocalResult(run.name, run.method, run.iterations, (box, mask))
 
 
 def on_all_images(run: Run) -> bool:

@@ -8,7 +8,7 @@ from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published.defaults import MSRA, detection_config, weights_of
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.weights import detectron2_format
 from triplet.weights.read import Backbone, read_backbone
 
@@ -25,8 +25,8 @@ def convert(
 
     Args:
         run: where the result goes; also where the pretraining is, unless weights are given.
-        config: the detection config in whose model the weights must arrive; default: the row's.
-        weights: a file to start from; default: the run's own pretraining, or the row's pulled weights.
+        config: the detection config in whose model the weights must arrive; default: the method's.
+        weights: a file to start from; default: the run's own pretraining, or the method's pulled weights.
         force: start over.
 
     Raises:
@@ -90,7 +90,7 @@ def _read(run: str, weights: Path, config: Path, cfg: CfgNode) -> Backbone:
     """Read the backbone.
 
     Raises:
-        KitError: another architecture than the config's, or weights that are not what the row says:
+        KitError: another architecture than the config's, or weights that are not what the method says:
             pretrained, or initial.
     """
     backbone = read_backbone(weights)
@@ -105,12 +105,12 @@ def _read(run: str, weights: Path, config: Path, cfg: CfgNode) -> Backbone:
     if not (backbone.untrained or _is_untrained(run)) and backbone.default_statistics:
         raise KitError(f"{weights}: every BN statistic is still its default: not pretrained")
     if _is_untrained(run) and not backbone.default_statistics:
-        raise KitError(f"{weights}: BN has seen images, but the row {run} is of initial weights")
+        raise KitError(f"{weights}: BN has seen images, but the method {run} is of initial weights")
     return backbone
 
 
 def _is_untrained(run: str) -> bool:
-    """Return whether the run's row of the table has initial weights."""
+    """Return whether the run's method of the table has initial weights."""
     method = load_methods().get(Path(run).name)
     return method is not None and method.untrained
 

@@ -34,7 +34,7 @@ def finetune(
 
     Args:
         run: whose convert stage is done.
-        config: Detectron2's YAML; by default that of the run's row.
+        config: Detectron2's YAML; by default that of the run's method.
         dataset: in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names, or own
             data.
         options: what the user asks for; by default the best of everything.

@@ -39,7 +39,7 @@ class FinetunePlan:
     """Everything about a finetuning, decided: ``resolve`` makes it, and nothing is asked again."""
 
     method: str
-    """Row of the table that the weights are of; what is to be expected is published by row."""
+    """Method of the table that the weights are of; what is to be expected is published by method."""
     cfg: CfgNode
     """Detectron2's config, frozen, with the schedule to train. That of a run also names its data
     (DATASETS.TRAIN), weights, folder and seed; a preview's does not."""
@@ -127,7 +127,7 @@ class FinetunePlan:
         return found | dict(zip(("time", "whole"), self._time_lines(), strict=False))
 
     def expected(self, runs: Sequence[curves.LocalResult]) -> curves.Expected | None:
-        """The AP to expect; None where nothing is published for this detector, data and row.
+        """The AP to expect; None where nothing is published for this detector, data and method.
 
         Args:
             runs: results of this machine, which inform it.
@@ -194,7 +194,7 @@ class FinetunePlan:
     def _expected_lines(self, runs: Sequence[curves.LocalResult]) -> Iterator[str]:
         expected = self.expected(runs)
         if not expected:
-            yield f"to expect of {self.method}: nothing is published for this detector, data and row"
+            yield f"to expect of {self.method}: nothing is published for this detector, data and method"
             return
         ap = f"box AP {expected.box}, mask AP {expected.mask}"
         yield f"to expect of {self.method}: {ap}; from {expected.basis}"

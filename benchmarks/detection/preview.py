@@ -119,7 +119,7 @@ class Preview:
         takes = f" in {duration(self.remaining)}" if self.remaining else ""
         where = f"{self.plan.iterations} iterations{takes} on {self.hardware}"
         method = self.plan.method
-        ap = "nothing is published for this detector, data and row"
+        ap = "nothing is published for this detector, data and method"
         if self.expected:
             ap = f"box AP {self.expected.box}, mask AP {self.expected.mask}"
         yield f"plan: to expect of {method}: {ap}; after {where}"
@@ -200,8 +200,8 @@ def preview(
     """Decide what ``resolve`` would, before there is a run or data, for any machine, and print it.
 
     Args:
-        method: row of the table.
-        config: Detectron2's YAML; by default that of the row.
+        method: name in the table.
+        config: Detectron2's YAML; by default that of the method.
         options: what the user asks for.
         hardware: what it is to run on; by default one GPU of this machine.
         as_json: print one JSON object instead of lines for people.

@@ -81,7 +81,7 @@ def resolve(
 
     Args:
         run: whose convert stage is done.
-        config: Detectron2's YAML; by default that of the run's row.
+        config: Detectron2's YAML; by default that of the run's method.
         dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names,
             or of own data in the normal form.
         options: what the user asks for.

@@ -22,7 +22,7 @@ def load_backbone(path: Path) -> tuple[Network, Backbone]:
     if weights.caffe2:
         raise KitError(
             f"{path} is for BGR images and other strides, which no linear benchmark here uses; "
-            "the supervised row's weights for them are supervised-torchvision"
+            "the supervised method's weights for them are supervised-torchvision"
         )
     if weights.choice and first_here():
         say(f"{path.name}: {weights.choice}")

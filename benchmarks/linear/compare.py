@@ -70,17 +70,17 @@ def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
     options = ImageNetOptions("supervised", images / "other", images / "val", weights=initial, force=True)
     semi(other, options, [*COMMON, f"seed={seed}"], listed=None, draw=True)
     supervised = paths.stage_folder("supervised", "semi") / "supervised" / "checkpoint.pth"
-    for row, weights in (("random", initial), ("supervised", supervised)):
-        options = ImageNetOptions(row, images / "train", images / "val", weights=weights, force=True)
+    for method, weights in (("random", initial), ("supervised", supervised)):
+        options = ImageNetOptions(method, images / "train", images / "val", weights=weights, force=True)
         top: dict[str, Any] = {}
         for rate in RATES:
             config = folder / "published.yaml"
             linear(config, options, [*COMMON, f"seed={seed}", f"training.learning_rate={rate}"])
-            top[f"published_{rate}"] = _last(row, config)
+            top[f"published_{rate}"] = _last(method, config)
         linear(folder / "fast.yaml", options, [*COMMON, f"seed={seed}"])
-        top["fast"] = _last(row, folder / "fast.yaml")
+        top["fast"] = _last(method, folder / "fast.yaml")
         best = max(top[f"published_{rate}"] for rate in RATES)
-        found.append({"seed": seed, "row": row, **top, "difference": top["fast"] - best})
+        found.append({"seed": seed, "method": method, **top, "difference": top["fast"] - best})
     return found
 
 

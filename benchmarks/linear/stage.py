@@ -41,7 +41,7 @@ class ImageNetOptions:
     test: Path
     """Images."""
     weights: Path | None = None
-    """Weights file; None for the run's own pretraining, or the row's pulled weights."""
+    """Weights file; None for the run's own pretraining, or the method's pulled weights."""
     classes: Path | None = None
     """A list of the classes to keep; None for all."""
     force: bool = False

@@ -16,13 +16,13 @@ from benchmarks.speed import results
 from triplet import analysis, files, paths, records
 from triplet.progress import say
 from triplet.published.configs import nested, released
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report.page import LARGEST
 from triplet.report.stage import report
 from triplet.scores import TASKS
 
 SEEDS, CATEGORIES, LINES = 3, 80, 900
-"""Seeds of each row and recipe; COCO's categories; lines of a run's metrics, as of a full schedule."""
+"""Seeds of each method and recipe; COCO's categories; lines of a run's metrics, as of a full schedule."""
 RECIPES = {
     "": "openselfsup/coco_R_50_C4_2x_moco",
     "authors-recipe": "authors/coco_R_50_C4_2x_moco",
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.report", description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")
     parser.add_argument(
-        "--seeds", type=int, default=SEEDS, help=f"of each row and recipe (default: {SEEDS})"
+        "--seeds", type=int, default=SEEDS, help=f"of each method and recipe (default: {SEEDS})"
     )
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,12 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw(seeds: int) -> int:
-    """Leave the records of every row, seed and recipe; returns how many runs those are."""
+    """Leave the records of every method, seed and recipe; returns how many runs those are."""
     rng, count = np.random.default_rng(0), 0
     for folder, config in RECIPES.items():
-        for row, method in load_methods().items():
+        for name, method in load_methods().items():
             for seed in range(seeds):
-                parts = [folder, f"seed{seed}" if seed else "", row]
+                parts = [folder, f"seed{seed}" if seed else "", name]
                 ap = {"bbox": method.readme.box, "segm": method.readme.mask}
                 drawn = {task: float(value + rng.normal(0, 0.2)) for task, value in ap.items()}
                 _run("/".join(part for part in parts if part), seed, config, drawn, rng)

@@ -80,7 +80,7 @@ def converted(tmp_path_factory):
     torch.manual_seed(0)
     checkpoint.save(folder / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
     with placed(folder):
-        arguments = ["--run", "row", "--config", str(DEMO), "--weights", str(folder / "c.pth")]
+        arguments = ["--run", "method", "--config", str(DEMO), "--weights", str(folder / "c.pth")]
         assert cli.main(["convert", *arguments]) == 0
     return folder
 

@@ -177,7 +177,7 @@ def test_an_image_that_is_spoilt_later_ends_inference_in_one_line(
 
     image = max((mine / "val2017").iterdir())
     monkeypatch.setattr(data, "check_images", spoil)
-    assert cli.main(["eval", "--run", "row", *untrained(), "--data", str(mine)]) == 2
+    assert cli.main(["eval", "--run", "method", *untrained(), "--data", str(mine)]) == 2
     error = capsys.readouterr().err
     assert f"{image} or its annotations cannot be read (" in error
     assert error.count("\n") == 1

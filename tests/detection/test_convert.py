@@ -32,7 +32,9 @@ def weights(tmp_path_factory):
 
 
 def convert(weights, *extra, config=DEMO):
-    return cli.main(["convert", "--run", "row", "--config", str(config), "--weights", str(weights), *extra])
+    return cli.main(
+        ["convert", "--run", "method", "--config", str(config), "--weights", str(weights), *extra]
+    )
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def changed(path, change):
 
 def test_convert_leaves_a_record_with_the_proof(places, weights, capsys):
     assert convert(weights) == 0
-    record = records.require("row", "convert")
+    record = records.require("method", "convert")
     assert record.results["tensors"] == 318
     assert record.results["feature_difference"] < 1e-4
     assert "318 tensors, all equal" in capsys.readouterr().out
@@ -82,7 +84,7 @@ def test_the_weights_arrive_in_every_kind_of_detector(places, weights, kind):
         f"MODEL: {{RESNETS: {{{QUARTER}}}, FPN: {{OUT_CHANNELS: 32}}}}\n"
     )
     assert convert(weights, config=config) == 0
-    results = records.require("row", "convert").results
+    results = records.require("method", "convert").results
     assert results["tensors"] == 318
     assert results["feature_difference"] < 1e-4
     wrong = places / "wrong.yaml"
@@ -90,7 +92,7 @@ def test_the_weights_arrive_in_every_kind_of_detector(places, weights, kind):
     assert convert(weights, "--force", config=wrong) == 2
 
 
-def test_pretrained_weights_are_refused_in_the_row_of_initial_ones(places, weights, capsys):
+def test_pretrained_weights_are_refused_in_the_method_of_initial_ones(places, weights, capsys):
     command = ["convert", "--run", "seed1/random", "--config", str(DEMO), "--weights", str(weights)]
     assert cli.main(command) == 2
     assert "BN has seen images, but the row seed1/random is of initial weights" in capsys.readouterr().err
@@ -114,7 +116,7 @@ def test_default_statistics_are_refused_unless_the_file_says_untrained(places, t
     assert "every BN statistic is still its default" in capsys.readouterr().err
     checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
     assert convert(tmp_path / "c.pth", "--force") == 0
-    assert records.require("row", "convert").results["untrained"]
+    assert records.require("method", "convert").results["untrained"]
 
 
 @pytest.mark.parametrize(

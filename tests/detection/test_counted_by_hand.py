@@ -197,15 +197,15 @@ def test_features_that_differ_or_are_no_number_prove_nothing(
     monkeypatch.setattr(proof, "feature_difference", lambda *_: difference)
     monkeypatch.setattr(proof, "load_and_check", lambda *_: 318)
     monkeypatch.setattr(convert.detection, "build", lambda _: None)
-    command = ["convert", "--run", "row", "--config", str(DEMO), "--weights", str(weights)]
+    command = ["convert", "--run", "method", "--config", str(DEMO), "--weights", str(weights)]
     assert cli.main(command) == 2
     assert "features differ by" in capsys.readouterr().err
-    folder = paths.stage_folder("row", "convert")
+    folder = paths.stage_folder("method", "convert")
     assert not (folder / "detectron2.pkl").exists()
     assert records.read(folder) is None
     monkeypatch.setattr(proof, "feature_difference", lambda *_: 0.99e-4)
     assert cli.main(command) == 0
-    assert records.require("row", "convert").results["feature_difference"] == 0.99e-4
+    assert records.require("method", "convert").results["feature_difference"] == 0.99e-4
 
 
 @pytest.mark.parametrize(
@@ -280,9 +280,9 @@ def test_each_part_of_the_pixels_path_is_compared(key):
         proof.check_pixel_path(cfg, SimpleNamespace(config=path | {key: other[key]}))
 
 
-@pytest.mark.parametrize("row", ["triplet", "byol", "random"])
-def test_a_band_is_wider_than_the_noise_of_a_run(row):
-    found = curves.expected(row, "c4", curves.FULL)
+@pytest.mark.parametrize("method", ["triplet", "byol", "random"])
+def test_a_band_is_wider_than_the_noise_of_a_run(method):
+    found = curves.expected(method, "c4", curves.FULL)
     for band in (found.box, found.mask):
         assert band.low <= band.mid - curves.NOISE + 1e-9
         assert band.high >= band.mid + curves.NOISE - 1e-9

@@ -85,8 +85,8 @@ def test_keypoints(places, keypoints, untrained):
 @pytest.mark.timeout(600)
 def test_a_stop_is_clean(places, tmp_path, untrained):
     draw_dataset(tmp_path / "many", TINY.model_copy(update={"unlabelled": 1, "val": 100}))
-    running = launch(2, "eval", "--run", "row", *untrained(), "--data", str(tmp_path / "many"))
-    folder = paths.stage_folder("row", "eval")
+    running = launch(2, "eval", "--run", "method", *untrained(), "--data", str(tmp_path / "many"))
+    folder = paths.stage_folder("method", "eval")
     wait_until(lambda: all((folder / name).exists() for name in ("log.txt", "log.1.txt")), running)
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=60)
@@ -98,9 +98,9 @@ def test_a_stop_is_clean(places, tmp_path, untrained):
 
 def test_models_that_do_not_fit_are_named(places, drawn, untrained, capsys):
     given = untrained()
-    assert cli.main(["eval", "--run", "row", *given]) == 2
+    assert cli.main(["eval", "--run", "method", *given]) == 2
     assert "--model needs --config" in capsys.readouterr().err
-    wide = ["eval", "--run", "row", *given[:3], str(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")]
+    wide = ["eval", "--run", "method", *given[:3], str(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")]
     assert cli.main([*wide, "--data", str(drawn)]) == 2
     assert "has 6 categories, the config expects 80" in capsys.readouterr().err
 

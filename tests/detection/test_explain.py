@@ -190,7 +190,7 @@ def test_other_detectors_are_not_judged_by_this_ones_numbers(capsys, name):
 
 
 @pytest.mark.parametrize(
-    ("row", "family", "verdict"),
+    ("method", "family", "verdict"),
     [
         ("supervised", "RGB", "excluded"),
         ("supervised", "BGR", "excluded"),
@@ -199,7 +199,7 @@ def test_other_detectors_are_not_judged_by_this_ones_numbers(capsys, name):
         ("supervised", "std", "seen"),
     ],
 )
-def test_pixels_of_each_family(capsys, tmp_path, row, family, verdict):
+def test_pixels_of_each_family(capsys, tmp_path, method, family, verdict):
     changes = {
         "RGB": [],
         "BGR": [
@@ -210,7 +210,7 @@ def test_pixels_of_each_family(capsys, tmp_path, row, family, verdict):
         ],
         "std": ["MODEL.PIXEL_STD=[1.0,1.0,1.0]"],
     }[family]
-    _, out, _ = run(capsys, "--method", row, "--config", config(tmp_path, *changes))
+    _, out, _ = run(capsys, "--method", method, "--config", config(tmp_path, *changes))
     assert verdicts(out)["colour order, mean, stride"] == verdict
 
 
@@ -313,7 +313,7 @@ def test_a_result_within_noise_needs_no_explanation(capsys):
 def test_bad_input_is_one_line(capsys, tmp_path):
     (tmp_path / "empty.txt").write_text("hello\n")
     for arguments, said in (
-        (["--method", "mine"], "no row 'mine' in the table; it has supervised"),
+        (["--method", "mine"], "no method 'mine' in the table; it has supervised"),
         (["--log", tmp_path / "none.txt"], "No such file"),
         (["--log", tmp_path / "empty.txt"], "no iteration of Detectron2 in it"),
         (["--config", tmp_path / "none.yaml"], "no detection config at"),

@@ -40,29 +40,31 @@ def run(places, converted):
 
 
 def command(drawn, *overrides, stage="finetune"):
-    return [stage, "--run", "row", "--config", DEMO, "--data", str(drawn), *overrides]
+    return [stage, "--run", "method", "--config", DEMO, "--data", str(drawn), *overrides]
 
 
 def test_finetune_then_eval(run, drawn, capsys):
-    assert cli.main(["eval", "--run", "row"]) == 2
-    assert "run first: make finetune RUN=row" in capsys.readouterr().err
+    assert cli.main(["eval", "--run", "method"]) == 2
+    assert "run first: make finetune RUN=method" in capsys.readouterr().err
     # So short a training is sure of nothing; without a threshold it finds something all the same.
     assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0")) == 0
-    record = records.require("row", "finetune")
+    record = records.require("method", "finetune")
     assert (record.results["loaded_tensors"], record.results["iterations"]) == (318, 6)
     assert record.results["classes"][0] == "striped disc"
     assert record.results["category_ids"] == [1, 2, 3, 4, 5, 6]
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     assert not list(folder.glob("step_*"))
     assert "Loading from" in (folder / "log.txt").read_text()
     assert "Loading from" not in capsys.readouterr().out
     # Six iterations moved the backbone away from what was loaded, precise BN moved the statistics.
     model = torch.load(folder / "model_final.pth", weights_only=True)["model"]
-    weights = pickle.loads((paths.stage_folder("row", "convert") / "detectron2.pkl").read_bytes())["model"]
+    weights = pickle.loads((paths.stage_folder("method", "convert") / "detectron2.pkl").read_bytes())[
+        "model"
+    ]
     for key in ("conv1.weight", "conv1.norm.running_mean"):
         assert not torch.equal(model[f"backbone.stem.{key}"].cpu(), torch.tensor(weights[f"stem.{key}"]))
-    assert cli.main(["eval", "--run", "row"]) == 0
-    results = records.require("row", "eval").results
+    assert cli.main(["eval", "--run", "method"]) == 0
+    results = records.require("method", "eval").results
     assert 0 <= results["bbox"]["AP"] <= 100
     assert "box AP" in capsys.readouterr().out
     # What the log tells triplet explain.
@@ -82,7 +84,7 @@ def test_finetune_then_eval(run, drawn, capsys):
 
 def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
     assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.0")) == 0
-    assert cli.main(["eval", "--run", "row"]) == 2
+    assert cli.main(["eval", "--run", "method"]) == 2
     assert "it was not trained" in capsys.readouterr().err
 
 
@@ -90,7 +92,7 @@ def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
 def test_a_stop_in_precise_bn_loses_no_training(run, drawn):
     long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
     process = start(*command(drawn, *long))
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     log = folder / "log.txt"
     wait_until(lambda: log.exists() and "Running precise-BN" in log.read_text(), process)
     process.send_signal(signal.SIGTERM)
@@ -120,17 +122,17 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", write)
     with pytest.raises(KitError, match="nothing at"):  # as no model was written
         options = FinetuneOptions(overrides=[*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
-        finetuning.finetune("row", Path(DEMO), DataSource(drawn), options)
+        finetuning.finetune("method", Path(DEMO), DataSource(drawn), options)
     assert steps == [1, 2, 3, 4, 5, 6, 6]
     assert {plan.config["seed"] for plan in plans} == {0}
-    assert all(plan == records.begun(paths.stage_folder("row", "finetune")) for plan in plans)
+    assert all(plan == records.begun(paths.stage_folder("method", "finetune")) for plan in plans)
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
     process = start(*command(drawn, *longer))
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     metrics = folder / "metrics.json"
     wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
     process.send_signal(signal.SIGTERM)
@@ -168,7 +170,7 @@ def test_an_image_that_cannot_be_read_ends_the_run(run, drawn, tmp_path, workers
 def test_a_killed_loader_process_costs_nothing(run, drawn):
     more = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "DATALOADER.NUM_WORKERS=2"]
     process = start(*command(drawn, *more), session=True)
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     metrics = folder / "metrics.json"
     wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
@@ -184,22 +186,23 @@ def test_a_killed_loader_process_costs_nothing(run, drawn):
 def test_other_weights_do_not_resume_this_run(run, drawn, capsys):
     assert cli.main(command(drawn, *SHORT)) == 0
     checkpoint.save(run / "other.pth", Networks(50, 16, 8, 8), None, 0, 0)
-    again = ["convert", "--run", "row", "--config", DEMO, "--weights", str(run / "other.pth")]
+    again = ["convert", "--run", "method", "--config", DEMO, "--weights", str(run / "other.pth")]
     assert cli.main([*again, "--force"]) == 0
     assert cli.main(command(drawn, *SHORT)) == 2
     assert "holds a finetune of something else (input weights" in capsys.readouterr().err
 
 
 def test_weights_that_were_tampered_with_stop_before_training(run, drawn, capsys):
-    path = paths.stage_folder("row", "convert") / "detectron2.pkl"
+    path = paths.stage_folder("method", "convert") / "detectron2.pkl"
     content = pickle.loads(path.read_bytes())
     del content["matching_heuristics"]
     path.write_bytes(pickle.dumps(content))
     assert cli.main(command(drawn, *SHORT)) == 2
     assert (
-        "is changed since it was recorded; run again: triplet convert --run row" in capsys.readouterr().err
+        "is changed since it was recorded; run again: triplet convert --run method"
+        in capsys.readouterr().err
     )
-    assert not (paths.stage_folder("row", "finetune") / "metrics.json").exists()
+    assert not (paths.stage_folder("method", "finetune") / "metrics.json").exists()
 
 
 def test_a_diverging_training_is_one_line(run, drawn, capsys):
@@ -214,14 +217,14 @@ def test_killed_before_the_record_loses_no_training(run, drawn):
     """Between the last iteration and the record; what is finished is not trained again."""
     long = [*SHORT[:-1], "TEST.PRECISE_BN.NUM_ITER=40"]
     process = start(*command(drawn, *long))
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     wait_until((folder / "step_0000006.pth").exists, process)
     process.kill()
     process.communicate()
     assert records.read(folder) is None
     assert cli.main(command(drawn, *long)) == 0
     assert "Starting training from iteration 6" in (folder / "log.txt").read_text()
-    assert records.require("row", "finetune").results["iterations"] == 6
+    assert records.require("method", "finetune").results["iterations"] == 6
     assert not list(folder.glob("step_*"))
 
 
@@ -250,7 +253,7 @@ def through(converted, drawn, tmp_path_factory):
 def unfinished(places, through):
     """The folder of that training."""
     shutil.copytree(through / "checkpoints", places / "checkpoints")
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     assert [path.stem for path in checkpoint.checkpoints(folder)] == ["step_0000006", "step_0000005"]
     return folder
 
@@ -283,7 +286,7 @@ def test_another_command_is_refused_before_measuring_and_hears_what_it_would_del
     error = capsys.readouterr().err
     assert "config.detectron2.SOLVER.WEIGHT_DECAY 0.0001 -> 0.5" in error
     assert "with 6 iterations trained; add --force" in error
-    assert not paths.stage_folder("row", "plan").exists()
+    assert not paths.stage_folder("method", "plan").exists()
 
 
 def full_gpu(*_):
@@ -330,7 +333,7 @@ def test_workers_and_periods_may_change_on_the_way(unfinished, drawn):
 def test_a_frozen_backbone_can_be_finetuned(run, drawn, change, loaded, pool):
     # Random weights that nothing normalises soon diverge at the demo's rate.
     assert cli.main(command(drawn, *SHORT, "SOLVER.BASE_LR=1e-9", change)) == 0
-    record = records.require("row", "finetune")
+    record = records.require("method", "finetune")
     assert (record.results["loaded_tensors"], record.config["bn_images"]) == (loaded, pool)
 
 
@@ -379,7 +382,7 @@ def test_other_categories_are_not_evaluated(run, drawn, tmp_path, capsys):
     shutil.copytree(drawn, other)
     path = other / "annotations" / "instances_val2017.json"
     path.write_text(path.read_text().replace("striped disc", "zebra"))
-    assert cli.main(["eval", "--run", "row", "--data", str(other)]) == 2
+    assert cli.main(["eval", "--run", "method", "--data", str(other)]) == 2
     assert "has other categories (zebra, " in capsys.readouterr().err
 
 

@@ -48,7 +48,7 @@ def last(metrics):
 def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F811
     """Any number: all that is asked for is that BN stays over as many images."""
     arguments = command(drawn, *TWO)
-    folder = paths.stage_folder("row", "finetune")
+    folder = paths.stage_folder("method", "finetune")
     metrics = folder / "metrics.json"
     done = 0
     for more in (["--images-per-gpu", "1"], []):  # what has begun keeps it
@@ -63,7 +63,7 @@ def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F8
     again = launch(1, *arguments)
     out, error = again.communicate()
     assert again.returncode == 0, error
-    record = records.require("row", "finetune")
+    record = records.require("method", "finetune")
     assert (record.world_size, record.config["bn_images"], record.results["passes"]) == (1, 2, 2)
     lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
     assert lines == sorted(set(lines))
@@ -77,17 +77,17 @@ def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F8
 def test_two_processes_measure_for_hours(run, drawn):  # noqa: F811
     short = ["SOLVER.MAX_ITER=4", "SOLVER.STEPS=(2,)", "TEST.PRECISE_BN.ENABLED=False"]
     arguments = command(drawn, *short, "--hours", "9")
-    log = paths.stage_folder("row", "plan") / "log.txt"
+    log = paths.stage_folder("method", "plan") / "log.txt"
     _, error = stop(launch(2, *arguments), log.exists)
     assert "nothing was trained yet" in error
     running = launch(2, *arguments)
     out, error = running.communicate()
     assert running.returncode == 0, error
     assert "4 images an iteration = 2 x 2, float32" in out
-    measured = records.require("row", "plan").results
+    measured = records.require("method", "plan").results
     assert (measured["processes"], measured["images"]) == (2, 2)
     assert measured["seconds"] > 0
-    assert records.require("row", "finetune").world_size == 2
+    assert records.require("method", "finetune").world_size == 2
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F
     _, error = running.communicate()
     assert running.returncode == 2
     assert "2 processes cannot share a batch of 3 images" in error
-    assert not (paths.stage_folder("row", "finetune") / "record.json").exists()
+    assert not (paths.stage_folder("method", "finetune") / "record.json").exists()
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     monkeypatch.setattr(budget, "FEWEST", 4)
     cfg = model.load_config(Path(DEMO), ["SOLVER.IMS_PER_BATCH=2"])
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
-    cfg.MODEL.WEIGHTS = str(paths.stage_folder("row", "convert") / "detectron2.pkl")
+    cfg.MODEL.WEIGHTS = str(paths.stage_folder("method", "convert") / "detectron2.pkl")
     alone = Processes(0, 1, torch.device("cpu"))
     measured = calibration.measure(cfg, alone, "float32", None, log=run / "log.txt")
     assert (measured.images, measured.peak) == (2, None)
@@ -117,7 +117,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     ]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    record = records.require("row", "finetune")
+    record = records.require("method", "finetune")
     solver = record.config["detectron2"]["SOLVER"]
     assert 4 <= solver["MAX_ITER"] == record.results["iterations"] < 100
     whole = model.load_config(Path(DEMO)).SOLVER
@@ -126,7 +126,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
         found = solver[key][0] if key == "STEPS" else solver[key]
         assert abs(found - part * value) <= 1
     assert re.search(r"all 400 iterations would take [^;]+; the schedule is compressed to", out)
-    assert "nothing is published for this detector, data and row" in out
+    assert "nothing is published for this detector, data and method" in out
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.count("done already") == 2
     assert cli.main([*arguments[:-1], "1"]) == 2
@@ -154,13 +154,13 @@ def test_what_has_begun_keeps_its_schedule(run, drawn, capsys, monkeypatch):  # 
     ]
     monkeypatch.setattr(finetuning, "_train", stopped)
     assert cli.main(arguments) == 143
-    folder = paths.stage_folder("row", "plan")
-    first = records.begun(paths.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"]
+    folder = paths.stage_folder("method", "plan")
+    first = records.begun(paths.stage_folder("method", "finetune")).config["detectron2"]["SOLVER"]
     assert first["MAX_ITER"] == round(0.0025 * 3600 * 0.95)
     (folder / "record.json").unlink()
     assert cli.main(arguments) == 143
     assert records.read(folder).results["seconds"] == 9.0
-    assert records.begun(paths.stage_folder("row", "finetune")).config["detectron2"]["SOLVER"] == first
+    assert records.begun(paths.stage_folder("method", "finetune")).config["detectron2"]["SOLVER"] == first
     assert "9 s an iteration" in capsys.readouterr().out
 
 
@@ -223,7 +223,7 @@ def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
     told = {n: described(cfg, dataset_images=n) for n in (curves.IMAGES, 1000)}
     assert "to expect of triplet: box AP 41.7" in told[curves.IMAGES]
-    assert "nothing is published for this detector, data and row" in told[1000]
+    assert "nothing is published for this detector, data and method" in told[1000]
 
 
 def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():

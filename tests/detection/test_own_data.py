@@ -36,16 +36,16 @@ def config(*overrides):
 
 
 def test_a_folder_in_cocos_layout_is_used_where_it_is(drawn, places):
-    assert own_data.place("row", DataSource(drawn), ALONE) == drawn
-    assert not paths.stage_folder("row", "data").exists()
+    assert own_data.place("method", DataSource(drawn), ALONE) == drawn
+    assert not paths.stage_folder("method", "data").exists()
 
 
 def test_a_layout_is_written_into_the_run_and_registered(exported, places, capsys):
-    folder = own_data.place("row", DataSource(exported / "YOLO"), ALONE)
+    folder = own_data.place("method", DataSource(exported / "YOLO"), ALONE)
     assert capsys.readouterr().out.startswith(
         "data: YOLO segmentation: 12 train, 6 val images, 6 classes\n"
     )
-    record = records.require("row", "data")
+    record = records.require("method", "data")
     assert record.results["classes"][0] == "striped disc"
     assert record.config["parts"]["val"]["source"] == str(exported / "YOLO" / "data.yaml")
     names, classes = data.training(config(), folder)
@@ -65,34 +65,34 @@ def test_a_layout_is_written_into_the_run_and_registered(exported, places, capsy
 
 def test_a_split_stays_and_other_data_are_refused_once_something_has_begun(exported, places):
     source = DataSource(exported / "Label", val_share=0.25, split_seed=3)
-    folder = own_data.place("row", source, ALONE)
+    folder = own_data.place("method", source, ALONE)
     held_out = (folder / "instances_val.json").read_bytes()
-    assert records.require("row", "data").config["split_seed"] == 3
+    assert records.require("method", "data").config["split_seed"] == 3
     # Before a finetuning another seed replaces it; afterwards only FORCE=1 does.
-    own_data.place("row", DataSource(exported / "Label", val_share=0.25, split_seed=4), ALONE)
+    own_data.place("method", DataSource(exported / "Label", val_share=0.25, split_seed=4), ALONE)
     assert (folder / "instances_val.json").read_bytes() != held_out
-    own_data.place("row", source, ALONE)
+    own_data.place("method", source, ALONE)
     assert (folder / "instances_val.json").read_bytes() == held_out
     records.perform(
-        "finetune", paths.stage_folder("row", "finetune"), config={}, inputs={}, work=lambda _: None
+        "finetune", paths.stage_folder("method", "finetune"), config={}, inputs={}, work=lambda _: None
     )
     for other in (
         DataSource(exported / "YOLO"),
         DataSource(exported / "Label", val_share=0.5, split_seed=3),
     ):
-        with pytest.raises(KitError, match=r"row/data holds a data of something else .*; add --force"):
-            own_data.place("row", other, ALONE)
-    assert own_data.place("row", source, ALONE) == folder
+        with pytest.raises(KitError, match=r"method/data holds a data of something else .*; add --force"):
+            own_data.place("method", other, ALONE)
+    assert own_data.place("method", source, ALONE) == folder
     assert (folder / "instances_val.json").read_bytes() == held_out
 
 
 def test_without_a_val_part_there_is_nothing_to_evaluate(exported, places):
-    folder = own_data.place("row", DataSource(exported / "Label"), ALONE)
+    folder = own_data.place("method", DataSource(exported / "Label"), ALONE)
     assert len(data.training(config(), folder)[1]) == 6
     with pytest.raises(KitError, match="has no val part, it has train; name the files of one by --val and"):
         data.testing(config(), folder)
     # For an evaluation, all of a part that stands alone is what is evaluated on.
-    folder = own_data.place("row", DataSource(exported / "Label"), ALONE, stage="eval-data")
+    folder = own_data.place("method", DataSource(exported / "Label"), ALONE, stage="eval-data")
     assert len(DatasetCatalog.get(data.testing(config(), folder)[0])) == 12
 
 
@@ -112,7 +112,7 @@ def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(export
     content = json.loads((mine / "result.json").read_text())
     del content["annotations"][5]["segmentation"]
     (mine / "result.json").write_text(json.dumps(content))
-    folder = own_data.place("row", DataSource(mine), ALONE)
+    folder = own_data.place("method", DataSource(mine), ALONE)
     cfg = config()
     assert data.fit_masks(cfg, folder) is cfg
     with pytest.raises(KitError, match=r"mine/result.json: annotation 6 has no segmentation"):
@@ -120,7 +120,7 @@ def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(export
     for each in content["annotations"]:
         each["segmentation"] = []
     (mine / "result.json").write_text(json.dumps(content))
-    folder = own_data.place("row", DataSource(mine), ALONE)
+    folder = own_data.place("method", DataSource(mine), ALONE)
     fitted = data.fit_masks(cfg, folder)
     assert (fitted.MODEL.MASK_ON, cfg.MODEL.MASK_ON) == (False, True)
     assert "no object has a mask: the model is to find boxes alone" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_photographs_arrive_upright_and_in_colour(places):
     photographs.write(places / "mine")
     train, val = (places / "mine" / f"{part}.json" for part in ("train", "val"))
     images = {"train_images": places / "mine" / "train", "val_images": places / "mine" / "val"}
-    folder = own_data.place("row", DataSource(train=train, val=val, **images), ALONE)
+    folder = own_data.place("method", DataSource(train=train, val=val, **images), ALONE)
     cfg = config()
     names, classes = data.training(cfg, folder)
     assert classes == list(photographs.CLASSES)
@@ -164,24 +164,24 @@ def test_photographs_from_check_to_eval(places, capsys):
         "schedule: {epochs: 1, warmup_epochs: 0}\nworkers: 0\n"
     )
     named = photographs.named(places / "mine")
-    run = ["--run", "row"]
+    run = ["--run", "method"]
     train = str(places / "mine" / "train")
     assert cli.main(["data", "check", *named]) == 0
     assert cli.main(["pretrain", *run, "--config", str(pretrain), "--data", train]) == 0
     assert cli.main(["convert", *run, "--config", str(DEMO)]) == 0
     threshold = "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0"
     assert cli.main(["finetune", *run, "--config", str(DEMO), *named, *SHORT, threshold]) == 0
-    record = records.require("row", "finetune")
+    record = records.require("method", "finetune")
     assert record.results["classes"] == list(photographs.CLASSES)
     assert record.results["category_ids"] == [1, 2, 3, 4]
-    assert record.config["dataset"] == "checkpoints/row/data"
+    assert record.config["dataset"] == "checkpoints/method/data"
     assert record.config["detectron2"]["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 4
     assert cli.main(["eval", *run]) == 0
-    assert records.require("row", "eval").results["images"] == 3
+    assert records.require("method", "eval").results["images"] == 3
     assert "box AP" in capsys.readouterr().out
     assert cli.main(["report"]) == 0
     results = json.loads((places / "reports" / "results.json").read_text())
-    assert {each["row"] for each in results} == {"row"}
+    assert {each["method"] for each in results} == {"method"}
     # The files alone name other data to evaluate on.
     assert (
         cli.main(["eval", *run, "--val", str(places / "mine" / "train.json"), "--val-images", train]) == 2

@@ -30,7 +30,7 @@ def read(folder, name):
 
 @pytest.fixture
 def given(untrained):
-    return ["predict", "--run", "row", *COMMON, *untrained()]
+    return ["predict", "--run", "method", *COMMON, *untrained()]
 
 
 @pytest.fixture
@@ -61,12 +61,12 @@ def predicted(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("predicted")
     torch.manual_seed(0)
     torch.save({"model": model.build(model.load_config(DEMO)).state_dict()}, folder / "model.pth")
-    common = ["--run", "row", "--model", str(folder / "model.pth"), "--config", str(DEMO)]
+    common = ["--run", "method", "--model", str(folder / "model.pth"), "--config", str(DEMO)]
     with placed(folder):
         assert cli.main(["eval", *common, "--data", str(drawn)]) == 0
         images = ["--images", str(drawn / "val2017"), "--score", "0.05"]
         assert cli.main(["predict", *common, *images]) == 0
-        yield paths.stage_folder("row", "predict") / "val2017", paths.stage_folder("row", "eval")
+        yield paths.stage_folder("method", "predict") / "val2017", paths.stage_folder("method", "eval")
 
 
 def test_it_finds_what_an_evaluation_finds(predicted, truth):
@@ -129,7 +129,7 @@ def test_label_studios_regions_belong_to_its_interface(predicted):
 def test_photographs_of_every_kind_are_read_and_others_named(places, photographs, given, capsys):
     assert cli.main([*given, "--images", str(photographs)]) == 0
     out = capsys.readouterr().out
-    folder = paths.stage_folder("row", "predict") / "photos"
+    folder = paths.stage_folder("method", "predict") / "photos"
     images = {each["file_name"]: each for each in read(folder, "images.json")["images"]}
     expected = {"a folder/cmyk.jpg", "deep.png", "grey.jpg", "plain.jpg", "turned.jpg"}
     assert set(images) == expected
@@ -174,7 +174,7 @@ def test_a_stop_is_clean_and_the_next_call_goes_on(places, drawn, given, monkeyp
     monkeypatch.setattr(visualize, "panel", interrupting)
     command = [*given, "--images", str(drawn / "val2017" / "0*"), "--name", "mine"]
     assert cli.main(command) == 143
-    folder = paths.stage_folder("row", "predict") / "mine"
+    folder = paths.stage_folder("method", "predict") / "mine"
     assert "stopped by SIGTERM: 2 of 6 images are done" in capsys.readouterr().err
     assert not (folder / "results.json").exists()
     with (folder / "done.jsonl").open("a") as lines:
@@ -200,7 +200,7 @@ def test_every_so_many_frames_of_a_video(places, tmp_path, given, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     wanted = [str(tmp_path / "clip.avi"), str(tmp_path / "broken.mp4")]
     assert cli.main([*given, "--images", *wanted, "--every", "4", "--name", "clips"]) == 0
-    folder = paths.stage_folder("row", "predict") / "clips"
+    folder = paths.stage_folder("method", "predict") / "clips"
     images = read(folder, "images.json")["images"]
     assert [each["file_name"] for each in images] == [f"clip.avi/{n:06d}.jpg" for n in (0, 4, 8)]
     assert {(each["width"], each["height"]) for each in images} == {(64, 48)}
@@ -254,7 +254,7 @@ def test_a_model_that_names_no_classes_has_those_of_its_number():
         (["--images", "nowhere/*.jpg"], "nothing at --images nowhere/*.jpg"),
         (["--images", "configs"], "no image or video in --images configs"),
         (["--images", "README.md"], "none of 1 images can be read: README.md (UnidentifiedImageError"),
-        (["--images", "README.md", "--name", "../out"], "found 'row/predict/../out"),
+        (["--images", "README.md", "--name", "../out"], "found 'method/predict/../out"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(places, given, capsys, arguments, message):

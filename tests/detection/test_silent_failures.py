@@ -191,17 +191,25 @@ def test_the_kit_stops_or_gets_it_right(name, state, places, tmp_path, capsys):
     theirs = row.change(state)
     writes = {"extracted": extracted(theirs), "converted": converted(theirs, row.suffix, **row.flags)}
     file = writes[row.given](tmp_path)
-    command = ["convert", "--run", "row", "--config", str(config_of(row, tmp_path)), "--weights", str(file)]
+    command = [
+        "convert",
+        "--run",
+        "method",
+        "--config",
+        str(config_of(row, tmp_path)),
+        "--weights",
+        str(file),
+    ]
     code = cli.main(command)
     out, error = capsys.readouterr()
     if row.stops:
         assert code == 2
         assert re.search(row.stops, error), error
         for left in ("record.json", "detectron2.pkl"):
-            assert not (paths.stage_folder("row", "convert") / left).exists()
+            assert not (paths.stage_folder("method", "convert") / left).exists()
         return
     assert code == 0, error
-    path = records.output(records.require("row", "convert"), "weights")
+    path = records.output(records.require("method", "convert"), "weights")
     model, _ = load_as_detectron2_does(detection.load_config(DEMO), path, tmp_path / "log.txt")
     expected = {k: v.half().to(v.dtype) if name == "fp16" else v for k, v in state.items()}
     assert arrived(model, expected) == 318
@@ -211,12 +219,12 @@ def test_the_kit_stops_or_gets_it_right(name, state, places, tmp_path, capsys):
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.config])
 def test_finetuning_under_another_config_stops(name, state, places, tmp_path, drawn, capsys):
     """Weights that were proved under one config load whole under the other, too."""
-    convert = ["convert", "--run", "row", "--config", str(DEMO), "--weights"]
+    convert = ["convert", "--run", "method", "--config", str(DEMO), "--weights"]
     assert cli.main([*convert, str(extracted(state)(tmp_path))]) == 0
     wrong = str(config_of(TABLE[name], tmp_path))
-    assert cli.main(["finetune", "--run", "row", "--config", wrong, "--data", str(drawn)]) == 2
+    assert cli.main(["finetune", "--run", "method", "--config", wrong, "--data", str(drawn)]) == 2
     assert "the weights were proved with " in capsys.readouterr().err
-    assert not (paths.stage_folder("row", "finetune") / "metrics.json").exists()
+    assert not (paths.stage_folder("method", "finetune") / "metrics.json").exists()
 
 
 def test_resuming_with_the_weights_of_another_method(state, places, tmp_path, drawn, capsys):
@@ -233,8 +241,8 @@ def test_resuming_with_the_weights_of_another_method(state, places, tmp_path, dr
     assert (arrived(again, two), arrived(again, one)) == (53, 318)  # the counters of BN are alike
 
     # The kit: a finetuning that was cut short goes on with the weights that it began with, or not at all.
-    convert = ["convert", "--run", "row", "--config", str(DEMO), "--weights"]
-    finetune = ["finetune", "--run", "row", "--config", str(DEMO), "--data", str(drawn)]
+    convert = ["convert", "--run", "method", "--config", str(DEMO), "--weights"]
+    finetune = ["finetune", "--run", "method", "--config", str(DEMO), "--data", str(drawn)]
     assert cli.main([*convert, str(extracted(one)(tmp_path))]) == 0
     assert cli.main([*finetune, "SOLVER.BASE_LR=1e9", "SOLVER.WARMUP_ITERS=0"]) == 2
     assert "lower SOLVER.BASE_LR" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tests.conftest import KIT
 from tests.support import blocks
 from tests.support.imports import drawn_arrows
 from triplet import cli
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
 PAGES = blocks.pages()
 README = (KIT / "README.md").read_text()

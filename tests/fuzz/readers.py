@@ -88,7 +88,7 @@ def _published(path: Path, random: Random) -> object:
     from triplet.published.curves import PublishedCurves
     from triplet.published.effects import Effects
     from triplet.published.gpus import Cards
-    from triplet.published.rows import Methods
+    from triplet.published.methods import Methods
     from triplet.published.tables import PublishedTables
     from triplet.pull.sources import Sources
     from triplet.report.costs import Power

@@ -10,7 +10,7 @@ from triplet.openselfsup import shims
 from triplet.openselfsup.settings import plain, resolve
 from triplet.openselfsup.train import iterations
 from triplet.published.defaults import recipe
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
 OURS = sorted((KIT / "configs" / "openselfsup").glob("*.yaml"))
 
@@ -77,13 +77,13 @@ def test_epochs_are_counted_as_their_sampler_does(configs, tmp_path):
         iterations(config, 49)
 
 
-def test_every_row_has_its_recipe_for_both_engines():
-    rows = [name for name, method in load_methods().items() if method.pretrain]
-    assert len(rows) == 8
-    for row in rows:
+def test_every_method_has_its_recipe_for_both_engines():
+    methods = [name for name, method in load_methods().items() if method.pretrain]
+    assert len(methods) == 8
+    for method in methods:
         for engine in ("pretrain", "openselfsup"):
-            assert recipe(row, engine).is_file()
-    with pytest.raises(KitError, match="no recipe for a row 'supervised'"):
+            assert recipe(method, engine).is_file()
+    with pytest.raises(KitError, match="no recipe for a method 'supervised'"):
         recipe("supervised", "pretrain")
 
 

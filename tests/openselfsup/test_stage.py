@@ -23,7 +23,7 @@ DEMO = [
 ]
 SMALL = ["model.backbone.depth=18", "gpus=1", "data.workers_per_gpu=0", "total_epochs=1"]
 LINEAR, SIDE = "model.neck.in_channels=512", "data.train.pipeline.0.size=32"
-ROWS = {
+METHODS = {
     "byol": [
         LINEAR,
         "model.neck.hid_channels=64",
@@ -109,17 +109,17 @@ def test_our_weights_start_their_networks(openselfsup, places, drawn):
 def test_networks_that_are_not_finite_are_not_saved(openselfsup, places, drawn):
     """The loss of the last step is taken before the optimiser's."""
     odd = ["optimizer.lr=1e10", "optimizer.weight_decay=1e38", "data.imgs_per_gpu=48"]
-    done = run(*pretrain("odd/moco", drawn, *SMALL, *ROWS["moco"], *odd))
+    done = run(*pretrain("odd/moco", drawn, *SMALL, *METHODS["moco"], *odd))
     assert done.returncode == 2, done.stderr
     assert "is not finite after step 1: not saved; last good checkpoint: none" in done.stderr
     assert not (places / "checkpoints" / "odd" / "moco" / "pretrain" / "checkpoint.pth").exists()
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_every_baseline_of_the_zoo_trains(openselfsup, places, drawn, row):
-    done = run(*pretrain(f"zoo/{row}", drawn, *SMALL, *ROWS[row]))
+@pytest.mark.parametrize("method", METHODS)
+def test_every_baseline_of_the_zoo_trains(openselfsup, places, drawn, method):
+    done = run(*pretrain(f"zoo/{method}", drawn, *SMALL, *METHODS[method]))
     assert done.returncode == 0, done.stderr
-    folder = places / "checkpoints" / "zoo" / row / "pretrain"
+    folder = places / "checkpoints" / "zoo" / method / "pretrain"
     assert lines(folder)
     found = read_backbone(folder / "checkpoint.pth")
     assert (found.format, found.depth) == ("openselfsup raw", 18)
@@ -128,7 +128,7 @@ def test_every_baseline_of_the_zoo_trains(openselfsup, places, drawn, row):
 
 def test_two_processes_share_a_queue(openselfsup, places, drawn):
     running = launch(
-        2, *pretrain("two/moco", drawn, *SMALL, *ROWS["moco"], "gpus=2"), CUDA_VISIBLE_DEVICES=""
+        2, *pretrain("two/moco", drawn, *SMALL, *METHODS["moco"], "gpus=2"), CUDA_VISIBLE_DEVICES=""
     )
     _, error = running.communicate()
     assert running.returncode == 0, error

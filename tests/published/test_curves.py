@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from benchmarks.detection import model
 from tests.conftest import KIT
 from triplet.published import curves
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
-ROWS = list(load_methods())
+METHODS = list(load_methods())
 
 
 def test_published_curves_are_well_formed():
@@ -18,25 +18,24 @@ def test_published_curves_are_well_formed():
         assert curve.source in published.sources
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_at_2x_the_published_value_is_expected(row):
-    found = curves.expected(row, "c4", curves.FULL)
-    of_its_weights = load_methods()[row].of_its_weights
+@pytest.mark.parametrize("method", METHODS)
+def test_at_2x_the_published_value_is_expected(method):
+    found = curves.expected(method, "c4", curves.FULL)
+    of_its_weights = load_methods()[method].of_its_weights
     assert found.box.mid == pytest.approx(of_its_weights.box)
     assert found.mask.mid == pytest.approx(of_its_weights.mask)
     assert found.box.holds(of_its_weights.box)
 
 
-@pytest.mark.parametrize(("row", "zoo"), [("byol", (40.2, 34.9)), ("moco-v2", (41.0, 35.6))])
-def test_a_row_whose_readme_is_of_another_file_is_expected_to_reach_the_zoos_number(row, zoo):
-    method = load_methods()[row]
-    assert method.readme.file
-    assert curves.full_ap(row, "c4") == [zoo]
+@pytest.mark.parametrize(("method", "zoo"), [("byol", (40.2, 34.9)), ("moco-v2", (41.0, 35.6))])
+def test_a_method_whose_readme_is_of_another_file_is_expected_to_reach_the_zoos_number(method, zoo):
+    assert load_methods()[method].readme.file
+    assert curves.full_ap(method, "c4") == [zoo]
 
 
-@given(row=st.sampled_from(ROWS), n=st.floats(100, 400_000), more=st.floats(1, 4))
-def test_longer_is_not_worse_and_bands_are_ordered(row, n, more):
-    shorter, longer = (curves.expected(row, "c4", length) for length in (n, n * more))
+@given(method=st.sampled_from(METHODS), n=st.floats(100, 400_000), more=st.floats(1, 4))
+def test_longer_is_not_worse_and_bands_are_ordered(method, n, more):
+    shorter, longer = (curves.expected(method, "c4", length) for length in (n, n * more))
     for task in ("box", "mask"):
         a, b = getattr(shorter, task), getattr(longer, task)
         assert 0 <= a.low <= a.mid <= a.high
@@ -74,8 +73,8 @@ def test_what_the_points_cannot_tell_widens_the_interval_and_is_said():
 
 
 def test_a_shorter_schedule_is_not_expected_to_reach_more():
-    for row in ROWS:
-        assert curves.expected(row, "c4", 300).box.high <= curves.expected(row, "c4", 12_000).box.high
+    for method in METHODS:
+        assert curves.expected(method, "c4", 300).box.high <= curves.expected(method, "c4", 12_000).box.high
 
 
 def test_where_sources_differ_both_are_within():
@@ -113,8 +112,10 @@ def test_own_runs_never_move_a_published_point():
     own = curves.LocalResult("moco", "moco", 45_000, (20.0, 18.0))
     curves.expected("moco", "c4", 45_000, [own])
     assert (curves.PATH.read_bytes(), curves.published().model_dump()) == before
-    for row in ROWS:  # nor what is expected of 2x, which is published
-        assert curves.expected(row, "c4", curves.FULL, [own]) == curves.expected(row, "c4", curves.FULL)
+    for method in METHODS:  # nor what is expected of 2x, which is published
+        assert curves.expected(method, "c4", curves.FULL, [own]) == curves.expected(
+            method, "c4", curves.FULL
+        )
 
 
 def test_stops_before_the_rate_falls():

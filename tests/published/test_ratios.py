@@ -7,7 +7,7 @@ import pytest
 from triplet.published import curves
 from triplet.published.effects import Effect
 from triplet.published.effects import published as published_effects
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.published.tables import load_published
 
 CURVES = [*curves.published().curves, *curves.published().undecayed]
@@ -34,9 +34,8 @@ def test_the_swapped_pair_would_have_been_found():
     assert not 0.8 * mask < box < mask + ROUNDING  # the pair as it is printed
 
 
-@pytest.mark.parametrize("row", load_methods())
-def test_the_thresholds_of_a_row_are_in_order(row):
-    method = load_methods()[row]
+@pytest.mark.parametrize("method", load_methods().values(), ids=load_methods())
+def test_the_thresholds_of_a_method_are_in_order(method):
     for published in filter(None, (method.readme, method.zoo, method.student)):
         assert 0.8 * published.box < published.mask < published.box
     if method.zoo:
@@ -51,32 +50,37 @@ def test_vocs_thresholds_are_in_order():
     found = {}
     for value in load_published():
         if value.benchmark == "voc-detection":
-            found.setdefault((value.row, value.source), {})[value.metric] = value.value
+            found.setdefault((value.method, value.source), {})[value.metric] = value.value
     assert len(found) == 19
-    for (row, _), of_row in found.items():
-        assert of_row["AP"] < of_row["AP50"]
-        assert of_row["AP75"] < of_row["AP50"]
-        if row != "random":  # too weak for tight boxes
-            assert of_row["AP"] < of_row["AP75"]
+    for (method, _), of_method in found.items():
+        assert of_method["AP"] < of_method["AP50"]
+        assert of_method["AP75"] < of_method["AP50"]
+        if method != "random":  # too weak for tight boxes
+            assert of_method["AP"] < of_method["AP75"]
 
 
 def test_more_answers_more_images_and_more_epochs_are_not_worse():
-    found = {(v.row, v.benchmark, v.source, v.metric): v.value for v in load_published()}
-    for (row, benchmark, source, metric), value in found.items():
-        if metric == "top1" and (top5 := found.get((row, benchmark, source, "top5"))):
+    found = {(v.method, v.benchmark, v.source, v.metric): v.value for v in load_published()}
+    for (method, benchmark, source, metric), value in found.items():
+        if metric == "top1" and (top5 := found.get((method, benchmark, source, "top5"))):
             assert value < top5
         if benchmark == "semi-1percent":
-            assert value < found[row, "semi-10percent", source, metric]
+            assert value < found[method, "semi-10percent", source, metric]
     shots = ("1", "2", "4", "8", "16", "32", "64", "96", "mAP")
-    for row in {key[0] for key in found if key[1] == "svm"}:
-        values = [found[row, "svm", "zoo", shot] for shot in shots if (row, "svm", "zoo", shot) in found]
+    for method in {key[0] for key in found if key[1] == "svm"}:
+        values = [
+            found[method, "svm", "zoo", shot] for shot in shots if (method, "svm", "zoo", shot) in found
+        ]
         assert values == sorted(values)
 
 
-def test_a_number_says_when_it_is_of_another_file_than_the_rows_weights():
-    other = {(v.row, v.benchmark) for v in load_published() if v.file}
+def test_a_number_says_when_it_is_of_another_file_than_the_methods_weights():
+    other = {(v.method, v.benchmark) for v in load_published() if v.file}
     assert other == {("moco-v2", "linear"), ("moco-v2", "voc-detection"), ("byol", "voc-detection")}
-    assert {row for row, method in load_methods().items() if method.readme.file} == {"moco-v2", "byol"}
+    assert {name for name, method in load_methods().items() if method.readme.file} == {
+        "moco-v2",
+        "byol",
+    }
 
 
 @pytest.mark.parametrize("size", ["box", "mask"])

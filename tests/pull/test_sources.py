@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import KIT
 from triplet.config import parse
 from triplet.errors import KitError
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.pull import stage
 from triplet.pull.sources import Source, load_sources
 
@@ -32,7 +32,7 @@ def test_checksums_are_the_publishers():
     assert weights.name.split("-")[1].removesuffix(".pth") == weights.checksum[7:15]
 
 
-def test_every_row_of_the_table_has_weights():
+def test_every_method_of_the_table_has_weights():
     assert set(load_methods()) <= set(load_sources().weights)
     ids = [f.urls[0] for source in load_sources().weights.values() for f in source.files]
     assert len(set(ids)) == len(ids)
@@ -40,8 +40,8 @@ def test_every_row_of_the_table_has_weights():
 
 def test_all_is_everything(places):
     sources = load_sources()
-    assert [t.row or t.name for t in stage.targets(["all"])] == [*sources.datasets, *sources.weights]
-    assert [t.row for t in stage.targets(["weights"], ["byol", "moco"])] == ["moco", "byol"]
+    assert [t.method or t.name for t in stage.targets(["all"])] == [*sources.datasets, *sources.weights]
+    assert [t.method for t in stage.targets(["weights"], ["byol", "moco"])] == ["moco", "byol"]
 
 
 def source(**changes):

@@ -16,7 +16,7 @@ def small_demo(places):
         "data: {unlabelled: 3, train: 4, val: 2, radii: [18, 30], large: [28, 50], objects: [1, 2]}\n"
         "subset: {train: 3, val: 2}\n"
         "pretrain: configs/pretrain/demo.yaml\ndetection: configs/detection/demo.yaml\n"
-        "rows: {triplet: []}\nseeds: [0]\n"
+        "methods: {triplet: []}\nseeds: [0]\n"
     )
     return path
 

@@ -58,7 +58,7 @@ def test_a_first_download_is_written_down_and_the_shared_list_comes_first(lock):
     known.record("moco/b.pth", "5" * 64)
     assert known.find("moco/b.pth") == f"sha256:{'5' * 64}"
     shared.write_text(f"{'3' * 63}  byol/a.pth\n")
-    with pytest.raises(KitError, match="line 1: expected a SHA-256, two blanks, row/file"):
+    with pytest.raises(KitError, match="line 1: expected a SHA-256, two blanks, method/file"):
         known.find("byol/a.pth")
 
 

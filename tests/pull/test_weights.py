@@ -40,14 +40,14 @@ def states():
 
 @pytest.fixture
 def zoo(kit, states, places):
-    """A sources.yaml with weights that only Drive has; the rows are real ones."""
-    for row, data in states.items():
-        kit.server.files[f"/{row}.pth"] = data
-        kit.content["weights"][row] = {
-            "about": row,
+    """A sources.yaml with weights that only Drive has; the methods are real ones."""
+    for method, data in states.items():
+        kit.server.files[f"/{method}.pth"] = data
+        kit.content["weights"][method] = {
+            "about": method,
             "licence": "none",
             "terms": "none",
-            "files": [{"name": f"{row}.pth", "urls": [kit.server.url(f"download?id={row}")]}],
+            "files": [{"name": f"{method}.pth", "urls": [kit.server.url(f"download?id={method}")]}],
         }
     kit.write()
     kit.server.pages["/download"] = drive
@@ -71,19 +71,19 @@ def refuses(page):
     return lambda handler: handler.answer(200, page, Content_Type="text/html")
 
 
-def test_all_rows_are_pulled_checked_and_recorded(zoo, states, capsys):
+def test_all_methods_are_pulled_checked_and_recorded(zoo, states, capsys):
     assert cli.main(["pull", "weights"]) == 0
-    for row, data in states.items():
-        path = zoo.folder / row / f"{row}.pth"
+    for method, data in states.items():
+        path = zoo.folder / method / f"{method}.pth"
         assert path.read_bytes() == data
-        record = records.read(zoo.folder / row)
-        found = record.results[f"{row}.pth"]
+        record = records.read(zoo.folder / method)
+        found = record.results[f"{method}.pth"]
         assert (found["format"], found["tensors"]) == ("extracted", 318)
         assert found["variances"] == (
-            [1.0, 1.0] if row == "random" else pytest.approx([0.5, 1.5], abs=0.01)
+            [1.0, 1.0] if method == "random" else pytest.approx([0.5, 1.5], abs=0.01)
         )
-        assert record.outputs[f"{row}.pth"].sha256 == hashlib.sha256(data).hexdigest()
-        assert f"{hashlib.sha256(data).hexdigest()}  {row}/{row}.pth" in (
+        assert record.outputs[f"{method}.pth"].sha256 == hashlib.sha256(data).hexdigest()
+        assert f"{hashlib.sha256(data).hexdigest()}  {method}/{method}.pth" in (
             (zoo.folder / "SHA256SUMS").read_text()
         )
     assert not [p for p in zoo.folder.rglob("*") if p.is_file() and b"secret-cookie" in p.read_bytes()]
@@ -151,7 +151,7 @@ def test_a_page_after_the_confirmation_is_said(zoo, capsys):
     assert "a web page again when it was confirmed" in capsys.readouterr().err
 
 
-def test_one_row_that_fails_costs_no_other(zoo, states, capsys):
+def test_one_method_that_fails_costs_no_other(zoo, states, capsys):
     zoo.server.files["/random.pth"] = b"<p>no weights"
     del zoo.server.files["/triplet.pth"]
     zoo.content["weights"]["byol"] = {
@@ -168,18 +168,18 @@ def test_one_row_that_fails_costs_no_other(zoo, states, capsys):
 
 
 @pytest.mark.parametrize(
-    ("row", "file", "message"),
+    ("method", "file", "message"),
     [
         ("triplet", "random", "every BN statistic is its default, expected pretrained weights"),
         ("random", "triplet", "BN has seen images, expected initial weights"),
     ],
 )
-def test_weights_of_the_other_kind_are_refused(zoo, states, capsys, row, file, message):
-    zoo.server.files[f"/{row}.pth"] = states[file]
-    assert cli.main(["pull", "weights", "--method", row]) == 2
+def test_weights_of_the_other_kind_are_refused(zoo, states, capsys, method, file, message):
+    zoo.server.files[f"/{method}.pth"] = states[file]
+    assert cli.main(["pull", "weights", "--method", method]) == 2
     assert message in capsys.readouterr().err
     assert not (zoo.folder / "SHA256SUMS").exists()
-    assert not (zoo.folder / row / f"{row}.pth").exists()
+    assert not (zoo.folder / method / f"{method}.pth").exists()
 
 
 class Evil:
@@ -201,7 +201,7 @@ def test_what_is_no_resnet_is_neither_run_nor_recorded(zoo, states, tmp_path, ca
     assert cli.main(["pull", "weights", "--method", "triplet", "--from", str(tmp_path / "mine.pth")]) == 0
 
 
-def test_the_file_of_another_row_is_not_recorded(zoo, capsys):
+def test_the_file_of_another_method_is_not_recorded(zoo, capsys):
     zoo.content["weights"]["moco"] = zoo.content["weights"]["triplet"]
     zoo.write()
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 0
@@ -222,12 +222,12 @@ def test_a_damaged_lock_is_one_line(zoo, capsys):
     (zoo.configs / "SHA256SUMS").write_text("nonsense\n")
     assert cli.main(["pull", "weights", "--method", "triplet"]) == 2
     assert (
-        "SHA256SUMS, line 1: expected a SHA-256, two blanks, row/file, found 'nonsense'"
+        "SHA256SUMS, line 1: expected a SHA-256, two blanks, method/file, found 'nonsense'"
         in capsys.readouterr().err
     )
 
 
-def test_rows_recorded_side_by_side_all_stay(places):
+def test_methods_recorded_side_by_side_all_stay(places):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:

@@ -6,25 +6,25 @@ import pytest
 
 from tests.report import making
 from triplet import paths
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
 
 def demo():
     """What `make demo` leaves, with two seeds."""
     for seed, (random, triplet) in enumerate([(20.0, 25.0), (21.0, 24.4)]):
-        for row, box in (("random", random), ("triplet", triplet)):
+        for method, box in (("random", random), ("triplet", triplet)):
             shown = {"pictures": 2 * (seed == 0), "analysed": True}
-            making.run(f"demo/seed{seed}/{row}", box, box / 2, seed, images=60, **shown)
+            making.run(f"demo/seed{seed}/{method}", box, box / 2, seed, images=60, **shown)
 
 
 def full():
     """Every kind of table filled, several seeds and recipes."""
     demo()
     names = [f"category {i}" for i in range(80)]
-    for number, (row, method) in enumerate(load_methods().items()):
+    for number, (name, method) in enumerate(load_methods().items()):
         box, mask = method.readme.box - number / 10, method.readme.mask
-        known = {name: box + i % 7 for i, name in enumerate(names)}
-        making.run(row, box, mask, pictures=2, analysed=True, categories=known)
+        known = {each: box + i % 7 for i, each in enumerate(names)}
+        making.run(name, box, mask, pictures=2, analysed=True, categories=known)
     making.run("seed1/triplet", 41.6, 36.1, seed=1, analysed=True, categories=dict.fromkeys(names, 41.0))
     making.run("short/triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000, precision="bfloat16")
     making.run("like-for-like/triplet", 41.2, 35.9, reference=making.MOCO)

@@ -1,4 +1,4 @@
-"""The first screen in words, the commands that it gives, and two rows compared image by image."""
+"""The first screen in words, the commands that it gives, and two methods compared image by image."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tests.report import making
 from tests.report.made_up import made
 from triplet import paths
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report import answer, coco, compare
 from triplet.report.stage import contents, documents, groups
 from triplet.runs import Unfinished, collect, unfinished
@@ -34,11 +34,11 @@ def test_a_run_has_one_sentence():
     assert "expected of this schedule: as expected of this length" in short.text
 
 
-def test_an_experiments_rows_say_what_they_gain():
+def test_an_experiments_methods_say_what_they_gain():
     runs = [
-        made(f"demo/seed{s}/{row}", box + s, images=60, seed=s)
+        made(f"demo/seed{s}/{method}", box + s, images=60, seed=s)
         for s in (0, 1)
-        for row, box in (("random", 20), ("triplet", 25))
+        for method, box in (("random", 20), ("triplet", 25))
     ]
     random, triplet = said(runs)
     assert (random.who, triplet.who) == ("demo: random, 2 seeds", "demo: triplet, 2 seeds")
@@ -46,21 +46,21 @@ def test_an_experiments_rows_say_what_they_gain():
     assert triplet.link == "experiment-demo"
 
 
-def test_the_figure_has_every_row_where_its_numbers_are():
+def test_the_figure_has_every_method_where_its_numbers_are():
     figure = answer.dots(coco.lines([made("triplet", 41.5, making.AUTHORS)], METHODS))
-    assert [label for label, _ in figure.rows] == [method.label for method in METHODS.values()]
-    box, mask = dict(figure.rows)["Triplet"]
+    assert [label for label, _ in figure.methods] == [method.label for method in METHODS.values()]
+    box, mask = dict(figure.methods)["Triplet"]
     assert (box.text, mask.text) == ("41.5 / 41.7", "35.6 / 36.2")
     assert box.noise[0] < box.marks[0].at < box.readme < box.noise[1]
-    others = [track for _, tracks in figure.rows for track in tracks]
+    others = [track for _, tracks in figure.methods for track in tracks]
     assert all(0 <= at <= 100 for track in others for at in (track.readme, *track.noise))
     assert sum(bool(track.marks) for track in others) == 2
 
 
 def test_one_command_makes_all_that_is_missing():
-    alike = [(row, f"make finetune eval METHOD={row}") for row in ("a", "b")]
+    alike = [(method, f"make finetune eval METHOD={method}") for method in ("a", "b")]
     assert answer.all_of([*alike, *alike, ("c", "make eval METHOD=c")]) == (
-        "for row in a b; do make finetune eval METHOD=$row || break; done && make eval METHOD=c"
+        "for method in a b; do make finetune eval METHOD=$method || break; done && make eval METHOD=c"
     )
     assert answer.all_of([]) == ""
 
@@ -84,15 +84,15 @@ def test_what_to_run_next(places):
 @pytest.fixture
 def compared(places):
     for seed, (random, triplet) in enumerate([(20.0, 25.0), (21.0, 24.4)]):
-        for row, box in (("random", random), ("triplet", triplet)):
-            making.run(f"demo/seed{seed}/{row}", box, box / 2, seed, images=60, analysed=True)
+        for method, box in (("random", random), ("triplet", triplet)):
+            making.run(f"demo/seed{seed}/{method}", box, box / 2, seed, images=60, analysed=True)
     return compare.comparisons(groups(collect(places / "checkpoints")))
 
 
-def test_rows_are_compared_on_the_same_draws(compared):
+def test_methods_are_compared_on_the_same_draws(compared):
     (only,) = compared
     assert (only.first, only.base, only.tasks) == ("demo/triplet", "demo/random", ["bbox", "segm"])
-    ours, theirs = only.rows["demo/triplet"]["bbox"], only.rows["demo/random"]["bbox"]
+    ours, theirs = only.methods["demo/triplet"]["bbox"], only.methods["demo/random"]["bbox"]
     found = compare.difference(ours, theirs)
     assert found.value == pytest.approx(4.2, abs=0.01)
     drawn = np.mean([each.resampled for each in ours], 0) - np.mean([each.resampled for each in theirs], 0)
@@ -120,7 +120,7 @@ def test_what_was_evaluated_on_other_images_is_not_compared(places, capsys):
     making.run("demo/byol", 25.0, 12.0, images=60, analysed=True)
     (paths.stage_folder("demo/byol", "eval") / "analysis.json").write_text('{"bbox": 3}')
     (only,) = compare.comparisons(groups(collect(places / "checkpoints")))
-    assert list(only.rows) == ["demo/random"]
+    assert list(only.methods) == ["demo/random"]
     assert "is damaged and left out" in capsys.readouterr().out
 
 

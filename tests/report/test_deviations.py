@@ -6,7 +6,7 @@ from benchmarks.detection import model
 from tests.conftest import KIT
 from tests.report import making
 from triplet.published import configs
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report import deviations
 from triplet.runs import collect
 

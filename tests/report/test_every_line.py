@@ -6,7 +6,7 @@ import pytest
 
 from tests.report.made_up import GPU, artifact, made, record, texts
 from triplet.published.causes import EXCLUDED, SEEN, Cause
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report import costs, deviations, provenance, tables
 from triplet.runs import Run, assemble
 

@@ -12,7 +12,7 @@ from tests.conftest import KIT
 from tests.report import making
 from tests.report.states import full
 from triplet import cli
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report import plots, stage
 from triplet.report.page import LARGEST
 from triplet.runs import collect

@@ -8,7 +8,7 @@ from tests.report import making
 from triplet import paths
 from triplet.config import load
 from triplet.published.curves import FULL, NOISE, Band
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report import coco, costs, results, tables, targets
 from triplet.report.stage import contents, experiments
 from triplet.runs import Score, collect
@@ -21,45 +21,46 @@ def lines(places, task="box"):
     return [line for line in found if line.task == task]
 
 
-def of_row(found, row):
-    return [line for line in found if line.row == row and "student" not in line.label]
+def of_method(found, method):
+    return [line for line in found if line.method == method and "student" not in line.label]
 
 
-def test_without_runs_every_row_says_what_makes_it(places):
+def test_without_runs_every_method_says_what_makes_it(places):
     for task in ("box", "mask"):
         found = lines(places, task)
-        assert [line.row for line in found] == [*METHODS, "triplet"]
+        assert [line.method for line in found] == [*METHODS, "triplet"]
         for line in found[:-1]:
-            command = f"make pull convert finetune eval PULL=weights METHOD={line.row}"
+            command = f"make pull convert finetune eval PULL=weights METHOD={line.method}"
             assert (line.command, line.ours, line.difference) == (command, (None, None, None), None)
-            assert line.zoo[0] == (getattr(METHODS[line.row].zoo, task) if METHODS[line.row].zoo else None)
+            zoo = METHODS[line.method].zoo
+            assert line.zoo[0] == (getattr(zoo, task) if zoo else None)
 
 
 def test_what_is_missing_depends_on_what_is_there(places):
     making.pretrain("triplet")
-    assert of_row(lines(places), "triplet")[0].command == "make convert finetune eval METHOD=triplet"
+    assert of_method(lines(places), "triplet")[0].command == "make convert finetune eval METHOD=triplet"
 
 
-def test_ours_over_seeds_beside_readme_and_zoo(places):
+def test_ours_over_seeds_beside_what_is_published_of_these_weights(places):
     making.run("moco-v2", 40.6, 35.0)
     making.run("seed1/moco-v2", 40.8, 35.2, seed=1)
-    (line,) = of_row(lines(places), "moco-v2")
+    (line,) = of_method(lines(places), "moco-v2")
     assert line.ours[0].text() == "40.7 ± 0.1"
-    assert line.difference == pytest.approx(-0.2)
+    assert line.difference == pytest.approx(40.7 - 41.0)  # README's 40.9 is of another file
     assert (line.verdict, line.seeds, line.cause) == ("within noise", 2, "")
     assert (line.recipe, line.schedule, line.epochs, line.gpus) == ("moco", "2x", 24.56, "CPU")
     assert line.zoo == (41.0, 60.6, 44.5)
     assert line.ours[1].mean == pytest.approx(60.7)
     assert line.ours[2] is None
     assert line.expected.holds(40.9)
-    (mask,) = of_row(lines(places, "mask"), "moco-v2")
+    (mask,) = of_method(lines(places, "mask"), "moco-v2")
     assert mask.verdict == "below by more than noise"
 
 
 def test_a_shorter_schedule_stands_in_the_table_with_what_it_should_reach(places):
     making.run("triplet", 41.8, 36.0)
     making.run("short/triplet", 38.0, 33.0, SOLVER__MAX_ITER=45_000)
-    full, half = of_row(lines(places), "triplet")
+    full, half = of_method(lines(places), "triplet")
     assert (full.schedule, half.schedule, half.label) == ("2x", "1/2x", "Triplet (short)")
     assert half.verdict == "as expected of this length"
     assert half.expected.high < full.readme
@@ -71,7 +72,7 @@ def test_half_the_batch_counts_half(places):
     making.run(
         "triplet", 38.0, 33.0, SOLVER__IMS_PER_BATCH=8, SOLVER__BASE_LR=0.025, SOLVER__MAX_ITER=90_000
     )
-    (line,) = of_row(lines(places), "triplet")
+    (line,) = of_method(lines(places), "triplet")
     assert (line.schedule, line.recipe) == ("1/2x", "authors")
 
 
@@ -86,10 +87,10 @@ def test_half_the_batch_counts_half(places):
 )
 def test_what_is_not_evaluated_as_the_table_is_stays_out_of_it(places, changes):
     making.run("triplet", 41.5, 35.1, **changes)
-    assert of_row(lines(places), "triplet")[0].ours[0] is None
+    assert of_method(lines(places), "triplet")[0].ours[0] is None
 
 
-def test_the_students_row_has_its_explanation(places):
+def test_the_students_method_has_its_explanation(places):
     student = [line for line in lines(places) if "student" in line.label]
     assert [line.ours[0].mean for line in student] == [25.1]
     causes = coco.causes([], METHODS)[student[0].cause]
@@ -156,7 +157,7 @@ def test_the_other_targets(places):
     assert list(found) == list(targets.BENCHMARKS)
 
     def ours(name):
-        return [line for line in found[name].lines if line.row == "triplet" and line.runs]
+        return [line for line in found[name].lines if line.method == "triplet" and line.runs]
 
     published, fast = ours("linear")
     assert published.difference == ("readme", pytest.approx(-0.1))
@@ -168,14 +169,15 @@ def test_the_other_targets(places):
     assert (ours("low-shot")[0].ours["96"].mean, ours("low-shot")[0].ours["4"]) == (64.0, None)
     (voc,) = ours("voc-detection")
     assert (voc.ours["AP"].mean, voc.runs) == (pytest.approx(56.8), ("voc/seed1/triplet", "voc/triplet"))
-    linear = {line.row: line for line in found["linear"].lines}
+    linear = {line.method: line for line in found["linear"].lines}
     assert linear["moco-v2"].published == {("readme", "top1"): 67.0, ("zoo", "top1"): 67.69}
     assert linear["byol"].command.startswith(
         "make pull PULL=weights METHOD=byol && make linear METHOD=byol "
     )
     assert linear["triplet-200e"].published["readme", "top1"] == 73.8
     assert (
-        "RUN=voc/byol" in next(line for line in found["voc-detection"].lines if line.row == "byol").command
+        "RUN=voc/byol"
+        in next(line for line in found["voc-detection"].lines if line.method == "byol").command
     )
 
 
@@ -185,7 +187,7 @@ def test_every_number_is_flat_with_its_record(places):
     flat = results.flat(collect(places / "checkpoints"))
     assert all(paths.local(number["record"]).exists() for number in flat)
     box = next(n for n in flat if (n["table"], n["task"], n["metric"]) == ("coco", "box", "AP"))
-    assert (box["run"], box["row"], box["seed"], box["value"]) == ("seed2/triplet", "triplet", 2, 41.5)
+    assert (box["run"], box["method"], box["seed"], box["value"]) == ("seed2/triplet", "triplet", 2, 41.5)
     linear = [n["value"] for n in flat if n["table"] == "linear"]
     assert linear == [75.8, 75.8]
     assert results.as_csv(flat).count("\n") == len(flat) + 1

@@ -261,8 +261,8 @@ def test_a_number_goes_back_through_its_records(places):
 
 
 def test_own_images_and_weights_for_and_of_others_are_not_packed(places):
-    making.perform("row", "predict/photos", texts={"results.json": "[]", "pictures/me.jpg": "private"})
-    making.perform("row", "export/safetensors", texts={"backbone.safetensors": "weights"})
+    making.perform("method", "predict/photos", texts={"results.json": "[]", "pictures/me.jpg": "private"})
+    making.perform("method", "export/safetensors", texts={"backbone.safetensors": "weights"})
     making.perform(
         "weights", "hub/model.bin", texts={"model.bin": "weights"}, config={"hub": "hf://a/b/model.bin"}
     )

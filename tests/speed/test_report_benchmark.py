@@ -5,12 +5,14 @@ import json
 import pytest
 
 from benchmarks.speed import report
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.report.page import LARGEST
 
 
 @pytest.mark.slow
-def test_it_draws_every_row_and_recipe_and_says_what_the_page_took(places, monkeypatch, tmp_path, capsys):
+def test_every_method_and_recipe_is_drawn_and_the_pages_cost_said(
+    places, monkeypatch, tmp_path, capsys
+):
     for name in ("DATASETS", "CHECKPOINTS", "REPORTS"):
         monkeypatch.setenv(f"TRIPLET_{name}", "set by the benchmark")
     assert report.main(["--seeds", "1", "--output", str(tmp_path / "found.json")]) in (0, 1)  # the clock

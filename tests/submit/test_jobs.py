@@ -3,7 +3,7 @@
 import pytest
 
 from triplet.errors import KitError
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.submit.jobs import STAGES, Resources, Run, label, name_runs, plan_jobs
 
 ASKED = Resources(gpus=8, nodes=2)
@@ -16,7 +16,7 @@ def planned(*stages, runs=RUNS, asked=ASKED):
     return plan_jobs([stage.split() for stage in stages], runs, asked)
 
 
-def test_all_means_the_ten_rows_and_with_pretraining_those_that_are_pretrained():
+def test_all_means_the_ten_methods_and_with_pretraining_those_that_are_pretrained():
     every = [run.name for run in name_runs(["all"], None, [], ["finetune"])]
     assert every == list(load_methods())
     assert len(every) == 10
@@ -40,7 +40,7 @@ def test_a_run_of_another_name_is_taken_as_it_is():
     assert name_runs(["triplet"], "mine/x", [2], ["eval"]) == [Run("seed2/mine/x", 2)]
 
 
-def test_weights_are_pulled_of_the_rows_of_the_runs_and_once():
+def test_weights_are_pulled_of_the_methods_of_the_runs_and_once():
     runs = name_runs(["moco", "byol"], None, [0, 1], ["pull"])
     (job,) = planned("pull coco weights", runs=runs, asked=Resources())
     assert job.commands == (("pull", "coco", "weights", "--method", "moco", "byol"),)
@@ -76,8 +76,8 @@ def test_what_cannot_be_submitted_is_said(stages, message):
         planned(*stages)
 
 
-def test_a_row_that_is_none_and_a_bad_name_are_refused():
-    with pytest.raises(KitError, match="no row of the table: mocco; take one of supervised, random"):
+def test_a_method_that_is_none_and_a_bad_name_are_refused():
+    with pytest.raises(KitError, match="table of methods: mocco; take one of supervised, random"):
         name_runs(["mocco"], None, [], ["eval"])
     with pytest.raises(KitError, match="--run names a folder below checkpoints/"):
         planned("eval", runs=[Run("../x")])

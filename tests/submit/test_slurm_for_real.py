@@ -1,4 +1,4 @@
-"""A real Slurm runs a row's whole chain in small, and stops, requeues and resumes its finetuning."""
+"""A real Slurm runs a method's whole chain in small, and stops, requeues and resumes its finetuning."""
 
 import json
 import os

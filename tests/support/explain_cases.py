@@ -56,7 +56,7 @@ def first_two(found: Explanation) -> list[str]:
 
 def table(folder: Path) -> str:
     """The table of docs/explain.md."""
-    rows = []
+    methods = []
     for case in load():
         found = case.explain(folder)
         numbers = [_ap(found.result), _ap((found.reference.box, found.reference.mask))]
@@ -64,8 +64,8 @@ def table(folder: Path) -> str:
             numbers[0] = "none"
         named = " or ".join(case.causes) or "none known"
         cells = [case.values["thread"], *numbers, named, ", ".join(first_two(found))]
-        rows.append(f"| {' | '.join(cells)} |\n")
-    return HEAD + "".join(rows)
+        methods.append(f"| {' | '.join(cells)} |\n")
+    return HEAD + "".join(methods)
 
 
 def _ap(values: tuple[float, float | None]) -> str:

@@ -72,14 +72,14 @@ def _add_explain(add: Add) -> None:
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
     )
     explain.add_argument(
-        "--method", metavar="ROW", help="of the table (default: triplet, none with --target)"
+        "--method", metavar="METHOD", help="of the table (default: triplet, none with --target)"
     )
     explain.add_argument(
         "--target",
         type=number,
         nargs="+",
         metavar="AP",
-        help="the published box and mask AP, where it is not the row's in the table",
+        help="the published box and mask AP, where it is not the method's in the table",
     )
     explain.add_argument(
         "--config", type=Path, help="the run's config: Detectron2's YAML, mmdetection's .py"
@@ -142,7 +142,7 @@ def _add_predict(add: Add) -> None:
 
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--config", type=Path, help="one of configs/detection/ (default: that of the run's row)"
+        "--config", type=Path, help="one of configs/detection/ (default: that of the run's method)"
     )
 
 

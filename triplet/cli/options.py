@@ -13,8 +13,8 @@ Act = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, Act, str], argparse.ArgumentParser]
 """Adds a command: its name, the function that runs it, and one line of help."""
 
-ROW = "triplet"
-"""Row of the table that commands work on by default; a run has its row's name."""
+METHOD = "triplet"
+"""Method of the table that commands work on by default; a run has its method's name."""
 TRAIN, VAL = "imagenet/train", "imagenet/val"
 """Folder of ImageNet's images below datasets/."""
 
@@ -75,17 +75,17 @@ def add_run(command: argparse.ArgumentParser) -> None:
     """Add --run and --force."""
     command.add_argument(
         "--run",
-        default=ROW,
+        default=METHOD,
         type=_run_name,
         metavar="NAME",
-        help="folder below checkpoints/ that this row's stages share, its last part the row's name; "
-        f"'seed0/' means seed0/{ROW} (default: %(default)s)",
+        help="folder below checkpoints/ that this method's stages share, its last part the method's name; "
+        f"'seed0/' means seed0/{METHOD} (default: %(default)s)",
     )
     add_force(command)
 
 
 def _run_name(text: str) -> str:
-    return text + ROW if text.endswith("/") else text
+    return text + METHOD if text.endswith("/") else text
 
 
 def add_force(command: argparse.ArgumentParser) -> None:
@@ -95,7 +95,9 @@ def add_force(command: argparse.ArgumentParser) -> None:
 
 def add_method(command: argparse.ArgumentParser) -> None:
     """Add --method, for commands that need no run."""
-    command.add_argument("--method", default=ROW, metavar="ROW", help="of the table (default: %(default)s)")
+    command.add_argument(
+        "--method", default=METHOD, metavar="METHOD", help="of the table (default: %(default)s)"
+    )
 
 
 def add_weights(command: argparse.ArgumentParser) -> None:
@@ -103,7 +105,7 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights",
         metavar="FILE",
-        help="a file, or hf://owner/name/file@revision (default: the run's pretraining, else the row's "
+        help="a file, or hf://owner/name/file@revision (default: the run's pretraining, else the method's "
         "weights that were pulled)",
     )
 

@@ -22,7 +22,7 @@ def add_commands(add: Add) -> None:
     pretrain.add_argument(
         "--config",
         type=Path,
-        help="one of configs/pretrain/, or of configs/openselfsup/ (default: the recipe of the run's row)",
+        help="one of configs/pretrain/, or of configs/openselfsup/ (default: the method's recipe)",
     )
     pretrain.add_argument(
         "--data",

@@ -31,7 +31,10 @@ def _add_pull(add: Add) -> None:
     )
     pull.set_defaults(words="what")
     pull.add_argument(
-        "--method", nargs="+", metavar="ROW", help="weights: of these rows of the table (default: all)"
+        "--method",
+        nargs="+",
+        metavar="METHOD",
+        help="weights: of these methods of the table (default: all)",
     )
     pull.add_argument(
         "--from",

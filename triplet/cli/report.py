@@ -39,7 +39,7 @@ def _add_demo(add: Add) -> None:
     )
     demo.add_argument("--images", type=Path, metavar="PATH", help="a folder of images to pretrain on")
     demo.add_argument(
-        "--seeds", type=whole, nargs="+", help="one run of every row for each (default: the config's)"
+        "--seeds", type=whole, nargs="+", help="one run of every method for each (default: the config's)"
     )
     add_force(demo)
 

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from triplet.cli.options import ROW, Add, add_force, count, positive
+from triplet.cli.options import METHOD, Add, add_force, count, positive
 from triplet.errors import KitError
 
 WHERE = ("slurm", "sky", "k8s")
@@ -25,13 +25,13 @@ def add_commands(add: Add) -> None:
     what.add_argument(
         "--method",
         nargs="+",
-        default=[ROW],
-        metavar="ROW",
-        help=f"rows of the table, or all (default: {ROW})",
+        default=[METHOD],
+        metavar="METHOD",
+        help=f"methods of the table, or all (default: {METHOD})",
     )
     what.add_argument("--run", metavar="NAME", help="a run of another name, as the stages take it")
     submit.add_argument(
-        "--seeds", type=int, nargs="+", default=[], help="once for each, as runs seed<n>/ROW"
+        "--seeds", type=int, nargs="+", default=[], help="once for each, as runs seed<n>/METHOD"
     )
     _add_resources(submit)
     submit.add_argument("--dry", action="store_true", help="write and show the files, submit nothing")

@@ -154,7 +154,7 @@ class Optimizer(Settings):
 
 class Schedule(Settings):
     epochs: Annotated[int, Field(ge=0, le=10**6)]
-    """Epochs to train; 0 keeps the initial weights, as the table's random row does."""
+    """Epochs to train; 0 keeps the initial weights, as the table's random method does."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 10
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     ema_base: Probability = 0.99

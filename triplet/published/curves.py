@@ -1,11 +1,11 @@
 """Expected AP of a finetuning, from published points (configs/expected.yaml) and this machine's own runs.
 
-A row's AP after another schedule is its published AP at 2x times the share of it that such a schedule
+A method's AP after another schedule is its published AP at 2x times the share of it that such a schedule
 reaches. A share is 1 at 2x by definition. For every other published point, what is missing, divided by the
 logarithm of the length in units of 2x, is regressed (scikit-learn's Bayesian ridge) on that logarithm, on
-the row's AP at 2x (stronger weights keep more) and on the detector. Dividing makes the scatter of short and
-long schedules alike, as one regression with one deviation supposes. Rows that begin from random weights
-learn otherwise and have a regression of their own. How good this is: ``leave_one_out``.
+the method's AP at 2x (stronger weights keep more) and on the detector. Dividing makes the scatter of short
+and long schedules alike, as one regression with one deviation supposes. What begins from random weights
+learns otherwise and has a regression of its own. How good this is: ``leave_one_out``.
 
 This machine's own runs of about the wanted length move the expectation half of the way to what they
 reached, and widen its interval; they never move a published point.
@@ -22,7 +22,7 @@ import numpy as np
 
 from triplet.config import Settings, parse_file
 from triplet.paths import CONFIGS
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.scores import TASKS
 
 PATH = CONFIGS / "expected.yaml"
@@ -104,7 +104,7 @@ class LocalResult:
     """AP reached by a finetuning on this machine that differs from the recipe in its length alone."""
 
     run: str
-    row: str
+    method: str
     iterations: float
     """Iterations, converted to batch 16."""
     reached: tuple[float, float]
@@ -132,16 +132,16 @@ def detector(settings: dict[str, Any]) -> str | None:
 
 
 def expected(
-    row: str,
+    method: str,
     kind: str,
     iterations: float,
     own: Sequence[LocalResult] = (),
     unlike: Sequence[str] = (),
 ) -> Expected | None:
-    """Return the AP to expect of a row of the table after a schedule that was compressed as a whole.
+    """Return the AP to expect of a method of the table after a schedule that was compressed as a whole.
 
     Args:
-        row: its name in methods.yaml.
+        method: its name in methods.yaml.
         kind: of detector, c4 or fpn.
         iterations: at batch 16.
         own: this machine's runs of the C4 detector, see ``runs.local_results``.
@@ -149,19 +149,19 @@ def expected(
             each widens the interval.
 
     Returns:
-        None where nothing is published of the row.
+        None where nothing is published of the method.
     """
-    full = full_ap(row, kind)
+    full = full_ap(method, kind)
     if not full:
         return None
-    used = alike(row == "random")
-    unlike = [*_untold(row, kind, iterations), *unlike]
+    used = alike(method == "random")
+    unlike = [*_untold(method, kind, iterations), *unlike]
     box, mask = (
-        _band([values[task] for values in full], row, kind, task, iterations, len(unlike))
+        _band([values[task] for values in full], method, kind, task, iterations, len(unlike))
         for task in range(len(TASKS))
     )
     shortest = min(point[0] for curve in used if curve.detector == kind for point in curve.points)
-    if iterations < shortest and (longer := expected(row, kind, shortest)):
+    if iterations < shortest and (longer := expected(method, kind, shortest)):
         box, mask = _capped(box, longer.box), _capped(mask, longer.mask)
     sources = sorted({curve.source for curve in used})
     whole = " and ".join(f"{box:.1f} / {mask:.1f}" for box, mask in full)
@@ -181,44 +181,45 @@ def _capped(band: Band, longer: Band) -> Band:
     return Band(band.low, band.mid, max(band.mid, min(band.high, longer.high)))
 
 
-def _untold(row: str, kind: str, iterations: float) -> Iterator[str]:
-    """Yield what the points cannot tell of a row at such a length."""
+def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
+    """Yield what the points cannot tell of a method at such a length."""
     lengths = [
-        point[0] for curve in alike(row == "random") if curve.detector == kind for point in curve.points
+        point[0] for curve in alike(method == "random") if curve.detector == kind for point in curve.points
     ]
     if not min(lengths) <= iterations <= max(lengths):
         yield (
             f"nothing was published of such a length on this detector "
             f"({min(lengths)} to {max(lengths)} iterations)"
         )
-    if load_methods()[row].detection.endswith("authors") and abs(math.log(FULL / iterations)) > 0.05:
-        yield "every point is of steps at 0.02, and the row's AP at 2x of a cosine at 0.05"
+    if load_methods()[method].detection.endswith("authors") and abs(math.log(FULL / iterations)) > 0.05:
+        yield "every point is of steps at 0.02, and the method's AP at 2x of a cosine at 0.05"
 
 
 def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
     """Move a band half of the way to what own runs reached, and widen it to hold both."""
-    theirs = [(run, expected(run.row, "c4", run.iterations)) for run in runs]
+    theirs = [(run, expected(run.method, "c4", run.iterations)) for run in runs]
     ratio = fmean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)
     half = (1 + ratio) / 2
     return Band(min(band.low, band.low * half), band.mid * half, max(band.high, band.high * half))
 
 
-def _band(full: Sequence[float], row: str, kind: str, task: int, iterations: float, unlike: int) -> Band:
+def _band(full: Sequence[float], method: str, kind: str, task: int, iterations: float, unlike: int) -> Band:
     """Return a band around the mean of what the sources give at 2x, wide enough for each of them."""
-    shares = [(ap, regression(row == "random", task).share(iterations, ap, kind)) for ap in full]
+    shares = [(ap, regression(method == "random", task).share(iterations, ap, kind)) for ap in full]
     low = min(ap * share.mid - share.half(ap, unlike) for ap, share in shares)
     high = max(ap * share.mid + share.half(ap, unlike) for ap, share in shares)
     return Band(max(0.0, low), fmean(ap * share.mid for ap, share in shares), high)
 
 
 @functools.cache
-def full_ap(row: str, kind: str) -> list[tuple[float, float]]:
-    """Return a row's box and mask AP at FULL: on C4 those of the row's weights, else one pair per
+def full_ap(method: str, kind: str) -> list[tuple[float, float]]:
+    """Return a method's box and mask AP at FULL: on C4 those of the method's weights, else one pair per
     source."""
     if kind == "c4":
-        method = load_methods().get(row)
-        return [(method.of_its_weights.box, method.of_its_weights.mask)] if method else []
-    found = [curve for curve in published().curves if curve.detector == kind and curve.init == row]
+        if (known := load_methods().get(method)) is None:
+            return []
+        return [(known.of_its_weights.box, known.of_its_weights.mask)]
+    found = [curve for curve in published().curves if curve.detector == kind and curve.init == method]
     values = [(curve.at(FULL, 0), curve.at(FULL, 1)) for curve in found]
     return [(box, mask) for box, mask in values if box is not None and mask is not None]
 

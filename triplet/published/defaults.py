@@ -1,4 +1,4 @@
-"""Defaults that a run takes from its row of the table: weights, detection config, recipe."""
+"""Defaults that a run takes from its method of the table: weights, detection config, recipe."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from triplet import paths, records
 from triplet.errors import KitError
 from triplet.paths import kit_config
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
 MSRA = "_msra"
 """Suffix of the name of a detection config for BGR images."""
@@ -41,21 +41,21 @@ def weights_of(run: str) -> Path:
 
 
 def detection_config(run: str, weights: Path | None = None) -> Path:
-    """Return the detection config of a run's row, in the colour order of its weights.
+    """Return the detection config of a run's method, in the colour order of its weights.
 
     Args:
-        run: whose name ends with a row's, or with the name of weights of a row.
+        run: whose name ends with a method's, or with the name of weights of a method.
         weights: the file in question; without one, what the run has converted, or else what was published.
 
     Raises:
-        KitError: no row of the table.
+        KitError: the table has no such method.
     """
     name, methods = Path(run).name, load_methods()
     method = methods.get(name) or next((m for m in methods.values() if name in m.weights), None)
     if method is None:
         raise KitError(
-            f"run {run!r} is no row of the table ({', '.join(methods)}), so no config is its default; "
-            "add --config FILE, one of configs/detection/ (make: DETECTION=FILE)"
+            f"run {run!r} is not a method of the table ({', '.join(methods)}), so no config is "
+            "its default; add --config FILE, one of configs/detection/ (make: DETECTION=FILE)"
         )
     if weights is not None:
         caffe2 = weights.suffix == ".pkl"
@@ -66,19 +66,19 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
     return kit_config(f"detection/{method.detection}{MSRA if caffe2 else ''}.yaml")
 
 
-def recipe(row: str, engine: str) -> Path:
-    """Return the config by which a row is pretrained.
+def recipe(method: str, engine: str) -> Path:
+    """Return the config by which a method is pretrained.
 
     Args:
-        row: of the table, the last part of a run's name.
+        method: of the table, the last part of a run's name.
         engine: ``pretrain`` for the kit's own, ``openselfsup``: folder below configs/.
 
     Raises:
-        KitError: no such row, or none that is pretrained here.
+        KitError: no such method, or none that is pretrained here.
     """
-    rows = {name: method.pretrain for name, method in load_methods().items() if method.pretrain}
-    if row not in rows:
+    recipes = {name: each.pretrain for name, each in load_methods().items() if each.pretrain}
+    if method not in recipes:
         raise KitError(
-            f"no recipe for a row {row!r}; name one with --config, or take one of {', '.join(rows)}"
+            f"no recipe for a method {method!r}; name one with --config, or take {', '.join(recipes)}"
         )
-    return kit_config(f"{engine}/{rows[row]}.yaml")
+    return kit_config(f"{engine}/{recipes[method]}.yaml")

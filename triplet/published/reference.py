@@ -8,12 +8,12 @@ from triplet.published import curves
 from triplet.published.configs import recipes
 from triplet.published.curves import FULL, Band
 from triplet.published.facts import Facts
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
 SCHEDULES = {"1x": 90_000, "2x": 180_000, "3x": 270_000}
 """Detectron2's schedules, in iterations of 16 images."""
 STAND_IN = "moco-v2"
-"""Row whose curves tell what share of a published result a shorter schedule keeps."""
+"""Method whose curves tell what share of a published result a shorter schedule keeps."""
 RATE = 0.02
 """Base learning rate of Detectron2's and mmdetection's R-CNNs for 16 images."""
 RETINA_RATE = 0.01
@@ -31,37 +31,38 @@ class Reference:
     """Detector of the published curves: c4 or fpn."""
     iterations: int = FULL
     """Iterations of 16 images."""
-    row: str = ""
-    """Row of the table; empty where the weights are not those of a row."""
+    method: str = ""
+    """Method of the table; empty where the weights are not those of a method."""
     of_table: bool = True
     """Whether box and mask are the table's own, reached by its recipe."""
 
     @classmethod
-    def of_row(cls, row: str) -> "Reference":
-        """Return the result of a row of the table."""
-        method = load_methods()[row]
-        return cls(method.label, method.readme.box, method.readme.mask, row=row)
+    def of_method(cls, method: str) -> "Reference":
+        """Return the result of a method of the table."""
+        found = load_methods()[method]
+        published = found.of_its_weights
+        return cls(found.label, published.box, published.mask, method=method)
 
     @classmethod
     def of_target(
-        cls, target: tuple[float, float | None], facts: Facts, row: str = "", names: str = ""
+        cls, target: tuple[float, float | None], facts: Facts, method: str = "", names: str = ""
     ) -> "Reference":
         """Return any published AP as a reference.
 
         Args:
             target: box and mask AP in percent.
             facts: of the run that fell short of it.
-            row: of the table, where the weights are one's.
+            method: of the table, where the weights are one's.
             names: of config files, which may say 1x, 2x or 3x.
         """
-        kind = facts.kind or ("c4" if row else "fpn")
-        label = load_methods()[row].label if row else "the target"
-        return cls(label, target[0], target[1], kind, _schedule(facts, names), row, of_table=False)
+        kind = facts.kind or ("c4" if method else "fpn")
+        label = load_methods()[method].label if method else "the target"
+        return cls(label, target[0], target[1], kind, _schedule(facts, names), method, of_table=False)
 
     @property
     def self_supervised(self) -> bool:
-        """Whether the weights are those of a self-supervised row."""
-        return self.row not in ("", "supervised", "random")
+        """Whether the weights are those of a self-supervised method."""
+        return self.method not in ("", "supervised", "random")
 
     def expected(self, iterations: float) -> tuple[Band, Band | None]:
         """Return the box and mask AP of the same weights after a schedule, in iterations of 16 images."""
@@ -84,8 +85,8 @@ class Reference:
 @functools.lru_cache(maxsize=1024)
 def _expected(reference: Reference, iterations: float) -> tuple[Band, Band | None]:
     if reference.of_table:
-        found = curves.expected(reference.row, "c4", iterations)
-        assert found  # something is published of each row
+        found = curves.expected(reference.method, "c4", iterations)
+        assert found  # something is published of each method
         return found.box, found.mask
     parts, whole = (
         curves.expected(STAND_IN, reference.kind, min(n, reference.iterations))

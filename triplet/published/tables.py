@@ -1,4 +1,4 @@
-"""Published results of the rows on other targets than COCO: configs/published.yaml."""
+"""Published results of the methods on other targets than COCO: configs/published.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,18 +19,18 @@ class PublishedTable(Settings):
     source: str
     """Key of its source in ``sources``."""
     metrics: Annotated[list[str], Field(min_length=1)]
-    rows: dict[str, list[float | None]]
-    """A number for each metric, by row."""
+    methods: dict[str, list[float | None]]
+    """A number for each metric, by method."""
     files: dict[str, str] = Field(default_factory=dict)
-    """The pretrained file that a row's numbers belong to, where it is not one of the row's weights."""
+    """The pretrained file that a method's numbers belong to, where it is not one of its weights."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        for row, values in self.rows.items():
+        for method, values in self.methods.items():
             if len(values) != len(self.metrics):
-                raise ValueError(f"{row} has {len(values)} numbers for {len(self.metrics)} metrics")
-        if unknown := [row for row in self.files if row not in self.rows]:
-            raise ValueError(f"files names {unknown[0]!r}, which is no row of the table")
+                raise ValueError(f"{method} has {len(values)} numbers for {len(self.metrics)} metrics")
+        if unknown := [method for method in self.files if method not in self.methods]:
+            raise ValueError(f"files names {unknown[0]!r}, a method that the table does not have")
         return self
 
 
@@ -50,28 +50,28 @@ class PublishedTables(Settings):
 class Value(Settings):
     """A published number."""
 
-    row: str
+    method: str
     benchmark: Benchmark
     metric: str
     value: float
     source: str
     file: str = ""
-    """Pretrained file that the number belongs to, where it is not one of the row's weights."""
+    """Pretrained file that the number belongs to, where it is not one of the method's weights."""
 
 
 def load_published(path: Path = PATH) -> list[Value]:
     """Read all tables in the file's order; KitError when the file does not fit the schema."""
     return [
         Value(
-            row=row,
+            method=method,
             benchmark=table.benchmark,
             metric=metric,
             value=value,
             source=table.source,
-            file=table.files.get(row, ""),
+            file=table.files.get(method, ""),
         )
         for table in parse_file(path, PublishedTables).tables
-        for row, values in table.rows.items()
+        for method, values in table.methods.items()
         for metric, value in zip(table.metrics, values, strict=True)
         if value is not None
     ]

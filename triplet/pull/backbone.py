@@ -1,4 +1,4 @@
-"""Check the content of a weights file, and whether it is plausible for its row."""
+"""Check the content of a weights file, and whether it is plausible for its method."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def describe(path: Path, *, untrained: bool) -> dict[str, Any]:
 
     Args:
         path: in any format that ``triplet.weights`` reads.
-        untrained: whether the row is that of initial weights, whose BN statistics are the default ones.
+        untrained: whether the method is that of initial weights, whose BN statistics are the default ones.
 
     Returns:
         format, tensors, ignored (names of the file that are not the backbone's), variances (range of BN's).

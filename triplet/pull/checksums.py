@@ -50,23 +50,25 @@ class Lock:
         self.shared = sources.CONFIGS / "SHA256SUMS"
 
     def find(self, name: str) -> str | None:
-        """Return the checksum of ``<row>/<file>``; None when it was never recorded."""
+        """Return the checksum of ``<method>/<file>``; None when it was never recorded."""
         for path in (self.shared, self.own):
             if name in (known := _read_sums(path)):
                 return f"sha256:{known[name]}"
         return None
 
     def record(self, name: str, sha256: str) -> None:
-        """Write down what the first download was; the rows that others record meanwhile stay.
+        """Write down what the first download was; the methods that others record meanwhile stay.
 
         Raises:
-            KitError: it is the very file of another row.
+            KitError: it is the very file of another method.
         """
         with files.locked(self.own.with_name(".SHA256SUMS.lock")):
             known = _read_sums(self.own)
             for twin, value in (_read_sums(self.shared) | known).items():
                 if value == sha256 and twin != name:
-                    raise KitError(f"{name} would be byte for byte {twin}: it is not the file of this row")
+                    raise KitError(
+                        f"{name} would be byte for byte {twin}: it is not the file of this method"
+                    )
             known[name] = sha256
             files.write_text(self.own, "".join(f"{known[key]}  {key}\n" for key in sorted(known)))
         say(f"pull: recorded the SHA-256 of {name} in {paths.portable(self.own)}")
@@ -79,7 +81,7 @@ def _read_sums(path: Path) -> dict[str, str]:
         value, gap, name = line.partition("  ")
         if not gap or len(value) != 64:
             raise KitError(
-                f"{path}, line {number}: expected a SHA-256, two blanks, row/file, found {line!r:.60}"
+                f"{path}, line {number}: expected a SHA-256, two blanks, method/file, found {line!r:.60}"
             )
         known[PurePosixPath(name).as_posix()] = value
     return known

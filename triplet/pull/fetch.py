@@ -121,7 +121,7 @@ def fetch_weights(
         folder: where to.
         given: what the user has of it.
         stop: asked all the time.
-        untrained: the row is that of initial weights.
+        untrained: the method is that of initial weights.
 
     Returns:
         Results for the record: what is in the file, see ``describe``.

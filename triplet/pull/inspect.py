@@ -64,7 +64,7 @@ def _wrong(target: Target) -> Iterator[str]:
     for name, path in target.outputs.items():
         if name in recorded and records.Artifact.of(path).sha256 != recorded[name].sha256:
             yield f"{name} is not what was recorded (names or sizes of files, or bytes, have changed)"
-    if target.row:
+    if target.method:
         yield from _wrong_weights(target)
     else:
         yield from problems(target.folder, target.source.expect)
@@ -77,7 +77,7 @@ def _wrong_weights(target: Target) -> Iterator[str]:
         path, lock = target.folder / file.name, checksums.Lock()
         try:
             with graceful() as stop:
-                verify(path, file, file.checksum or lock.find(f"{target.row}/{file.name}"), stop)
+                verify(path, file, file.checksum or lock.find(f"{target.method}/{file.name}"), stop)
             describe(path, untrained=target.untrained)
         except KitError as error:
             yield str(error)

@@ -11,7 +11,7 @@ from triplet import coco, files, paths, records
 from triplet.datasets.layouts import find, is_standard
 from triplet.errors import Interrupted, KitError
 from triplet.progress import say
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.pull import checksums, hub
 from triplet.pull.download import DownloadSpec, download
 from triplet.pull.fetch import UNPACKED, LocalSource, fetch_dataset, fetch_weights
@@ -33,22 +33,22 @@ class Target:
     """Name as typed after ``triplet pull``."""
     source: Source
     folder: Path
-    row: str | None = None
-    """Row of the table that weights belong to."""
+    method: str | None = None
+    """Method of the table that weights belong to."""
 
     @property
     def outputs(self) -> dict[str, Path]:
-        names = [file.name for file in self.source.files] if self.row else self.source.provides
+        names = [file.name for file in self.source.files] if self.method else self.source.provides
         return {name: self.folder / name for name in names}
 
     @property
     def untrained(self) -> bool:
-        method = load_methods().get(self.row or "")
+        method = load_methods().get(self.method or "")
         return bool(method and method.untrained)
 
 
 def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[Target]:
-    """Return the named sources: data sets, ``weights`` (of some rows, else of all), ``all``.
+    """Return the named sources: data sets, ``weights`` (of some methods, else of all), ``all``.
 
     Raises:
         KitError: an unknown name.
@@ -69,9 +69,11 @@ def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[
     ]
     if "weights" in wanted:
         found += [
-            Target(f"weights --method {row}", source, paths.root("checkpoints") / "weights" / row, row)
-            for row, source in sources.weights.items()
-            if not methods or row in methods
+            Target(
+                f"weights --method {method}", source, paths.root("checkpoints") / "weights" / method, method
+            )
+            for method, source in sources.weights.items()
+            if not methods or method in methods
         ]
     return found
 
@@ -131,7 +133,7 @@ def _given(path: Path, wanted: Sequence[Target]) -> LocalSource:
 
 def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: bool) -> None:
     def work(job: records.Job) -> None:
-        if target.row:
+        if target.method:
             results = fetch_weights(
                 target.name, target.source, target.folder, given, stop, untrained=target.untrained
             )

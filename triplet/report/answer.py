@@ -48,11 +48,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Track:
-    """One task of one row on the scale."""
+    """One task of one method on the scale."""
 
     readme: float
     zoo: float | None
     noise: tuple[float, float]
+    """Range around the AP that is published of the method's own weights."""
     marks: tuple[Mark, ...]
     text: str
     """The numbers in words."""
@@ -60,12 +61,12 @@ class Track:
 
 @dataclass(frozen=True)
 class Dots:
-    """COCO's table as one figure: a row each, box and mask beside each other."""
+    """COCO's table as one figure: a line for each method, box and mask beside each other."""
 
     tasks: tuple[str, ...]
     ticks: dict[str, list[tuple[float, str]]]
     """Ticks of each task: place in percent, and label."""
-    rows: list[tuple[str, list[Track]]]
+    methods: list[tuple[str, list[Track]]]
 
 
 def sentences(
@@ -74,17 +75,19 @@ def sentences(
     experiments: Mapping[str, list[Run]],
     causes: Mapping[str, list[Cause]],
 ) -> list[Sentence]:
-    """One for each own line of COCO's table, row of an experiment, and run that is out of date."""
+    """One for each own line of COCO's table, method of an experiment, and run that is out of date."""
     by_runs: dict[tuple[str, ...], list[CocoRow]] = {}
     for line in lines:
         if line.runs:
             by_runs.setdefault(line.runs, []).append(line)
-    # What the paper is about comes first, and of each row its own run before those of experiments.
-    first = sorted(by_runs.values(), key=lambda tasks: (tasks[0].row != "triplet", " (" in tasks[0].label))
+    # What the paper is about comes first, and of each method its own run before those of experiments.
+    first = sorted(
+        by_runs.values(), key=lambda tasks: (tasks[0].method != "triplet", " (" in tasks[0].label)
+    )
     found = [_of_lines(tasks, causes) for tasks in first]
     for name, alike in experiments.items():
-        rows = sorted({run.row for run in alike}, key=lambda row: (row != "random", row))
-        found += [_of_experiment(name, row, alike) for row in rows]
+        methods = sorted({run.method for run in alike}, key=lambda method: (method != "random", method))
+        found += [_of_experiment(name, method, alike) for method in methods]
     for run in runs:
         if run.stale:
             found.append(Sentence(run.name, f"{run.stale}.", anchor(run.name), "short"))
@@ -99,7 +102,7 @@ def _of_lines(tasks: Sequence[CocoRow], causes: Mapping[str, list[Cause]]) -> Se
             continue
         said = line.verdict or "nothing published to compare it with"
         if line.schedule == "2x" or not line.expected:
-            parts.append(f"{line.task} AP {ours.text()}, README {line.readme:.1f}: {said}")
+            parts.append(f"{line.task} AP {ours.text()}, {line.source} {line.published:.1f}: {said}")
         else:
             band = line.expected
             parts.append(
@@ -122,38 +125,40 @@ def _of_lines(tasks: Sequence[CocoRow], causes: Mapping[str, list[Cause]]) -> Se
     )
 
 
-def _of_experiment(name: str, row: str, alike: list[Run]) -> Sentence:
-    of_row = [run for run in alike if run.row == row]
+def _of_experiment(name: str, method: str, alike: list[Run]) -> Sentence:
+    of_method = [run for run in alike if run.method == method]
     parts = []
     for task, label in TASKS.items():
-        if value := score([run.value(task, "AP") for run in of_row]):
+        if value := score([run.value(task, "AP") for run in of_method]):
             parts.append(f"{label} AP {value.text()}")
     text = ", ".join(parts) or "no AP"
-    gain = gains(alike, row) if row != "random" else None
+    gain = gains(alike, method) if method != "random" else None
     if gain:
         text += f"; {gain.text('+.1f')} box AP over random in the same seed"
-    seeds = f", {len(of_row)} seeds" if len(of_row) > 1 else ""
-    return Sentence(f"{name}: {row}{seeds}", f"{text}.", f"experiment-{slug(name)}")
+    seeds = f", {len(of_method)} seeds" if len(of_method) > 1 else ""
+    return Sentence(f"{name}: {method}{seeds}", f"{text}.", f"experiment-{slug(name)}")
 
 
 def dots(lines: Sequence[CocoRow]) -> Dots:
     """The figure of COCO's table: published and own AP, and the noise around what was published."""
     tasks = tuple(TASKS.values())
-    rows = list(dict.fromkeys(line.row for line in lines))
+    methods = list(dict.fromkeys(line.method for line in lines))
     labels = {
-        line.row: line.label.partition(" (")[0] for line in reversed(lines) if "student" not in line.label
+        line.method: line.label.partition(" (")[0]
+        for line in reversed(lines)
+        if "student" not in line.label
     }
     scales = {task: _scale([line for line in lines if line.task == task]) for task in tasks}
     found = []
-    for row in rows:
-        of_row = [line for line in lines if line.row == row and (line.runs or line.command)]
+    for method in methods:
+        of_method = [line for line in lines if line.method == method and (line.runs or line.command)]
         tracks = [
-            _track([line for line in of_row if line.task == task], *scales[task])
+            _track([line for line in of_method if line.task == task], *scales[task])
             for task in tasks
-            if any(line.task == task for line in of_row)
+            if any(line.task == task for line in of_method)
         ]
         if tracks:
-            found.append((labels[row], tracks))
+            found.append((labels[method], tracks))
     ticks = {task: _ticks(*scales[task]) for task in tasks}
     return Dots(tasks, ticks, found)
 
@@ -191,9 +196,9 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
     return Track(
         _place(first.readme, low, high),
         None if first.zoo[0] is None else _place(first.zoo[0], low, high),
-        (_place(first.readme - NOISE, low, high), _place(first.readme + NOISE, low, high)),
+        (_place(first.published - NOISE, low, high), _place(first.published + NOISE, low, high)),
         tuple(marks),
-        f"{best} / {first.readme:.1f}" if best else f"– / {first.readme:.1f}",
+        f"{best or '–'} / {first.published:.1f}",
     )
 
 
@@ -210,34 +215,34 @@ def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Un
                 Step(f"{run.name}: {run.stale.partition(';')[0]}", f"make {stage} RUN={run.name} FORCE=1")
             )
     box = [line for line in lines if line.task == "box" and (line.runs or line.command)]
-    triplet = [line for line in box if line.row == "triplet"]
+    triplet = [line for line in box if line.method == "triplet"]
     full = [line for line in triplet if line.runs and line.schedule == "2x"]
-    missing = [(line.row, line.command) for line in box if line.command]
+    missing = [(line.method, line.command) for line in box if line.command]
     if ("triplet", command := dict(missing).get("triplet", "")) in missing:
-        found.append(Step("The row that the paper is about", command))
+        found.append(Step("The method that the paper is about", command))
     elif full and all(line.seeds == 1 for line in full):
         found.append(
             Step("How far two runs of the same thing differ, from five seeds", "make seeds METHOD=triplet")
         )
     if rest := [each for each in missing if each[0] != "triplet"]:
-        found.append(Step(f"The other {len(rest)} rows of the table", all_of(rest)))
+        found.append(Step(f"The other {len(rest)} methods of the table", all_of(rest)))
     return found[:4]
 
 
 def all_of(commands: Sequence[tuple[str, str]]) -> str:
-    """One command that runs all of them, in a loop where they differ in nothing but the row.
+    """One command that runs all of them, in a loop where they differ in nothing but the method.
 
     Args:
-        commands: (row, command) each.
+        commands: (method, command) each.
     """
     alike: dict[str, list[str]] = {}
-    for row, command in dict.fromkeys(commands):
+    for method, command in dict.fromkeys(commands):
         alike.setdefault(
-            command.replace(f"METHOD={row}", "METHOD=$row").replace(f"/{row}", "/$row"), []
-        ).append(row)
+            command.replace(f"METHOD={method}", "METHOD=$method").replace(f"/{method}", "/$method"), []
+        ).append(method)
     return " && ".join(
-        template.replace("$row", rows[0])
-        if len(rows) == 1
-        else f"for row in {' '.join(rows)}; do {template} || break; done"
-        for template, rows in alike.items()
+        template.replace("$method", methods[0])
+        if len(methods) == 1
+        else f"for method in {' '.join(methods)}; do {template} || break; done"
+        for template, methods in alike.items()
     )

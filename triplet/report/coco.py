@@ -1,4 +1,4 @@
-"""COCO's table: what was published of each row, what our runs reached and should have reached."""
+"""COCO's table: what was published of each method, what our runs reached and should have reached."""
 
 import math
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from triplet.published.causes import Cause, ranked
 from triplet.published.curves import FULL, NOISE, Band, LocalResult
 from triplet.published.curves import expected as expected_ap
 from triplet.published.facts import Facts
+from triplet.published.methods import Method, PublishedAP
 from triplet.published.reference import Reference
-from triplet.published.rows import Method, PublishedAP
 from triplet.runs import (
     STAGES,
     Run,
@@ -28,21 +28,23 @@ from triplet.scores import TASKS
 
 @dataclass(frozen=True)
 class CocoRow:
-    """One task of one row, run one way: AP in percent."""
+    """One task of one method, run one way: AP in percent."""
 
-    row: str
+    method: str
     label: str
     task: str
     """box or mask."""
     readme: float
     zoo: tuple[float | None, float | None, float | None]
     """AP, AP50, AP75."""
+    source: str
+    """README or zoo, whichever has the AP of the method's own weights."""
     ours: tuple[Score | None, Score | None, Score | None] = (None, None, None)
     """The same, over seeds."""
     expected: Band | None = None
     verdict: str = ""
-    """Verdict on our AP, beside README's at the full schedule and beside the expected band at a shorter
-    one."""
+    """Verdict on our AP, beside the published one at the full schedule and beside the expected band at a
+    shorter one."""
     recipe: str = ""
     schedule: str = ""
     epochs: float | None = None
@@ -54,9 +56,14 @@ class CocoRow:
     """Its key in ``causes``, where it falls short."""
 
     @property
+    def published(self) -> float:
+        """AP of the method's own weights."""
+        return self.zoo[0] if self.source == "zoo" and self.zoo[0] is not None else self.readme
+
+    @property
     def difference(self) -> float | None:
-        """Ours less README's."""
-        return self.ours[0].mean - self.readme if self.ours[0] else None
+        """Our AP less the published one."""
+        return self.ours[0].mean - self.published if self.ours[0] else None
 
     @property
     def seeds(self) -> int:
@@ -64,28 +71,29 @@ class CocoRow:
 
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
-    """Box and mask lines of every row: one for each way that it was run, or what makes one."""
+    """Box and mask lines of every method: one for each way that it was run, or what makes one."""
     own = local_results(runs)
     found = []
-    for row, method in methods.items():
-        of_row = [run for run in runs if run.of_the_table and run.row == row]
-        alike = sorted(groups(of_row), key=lambda group: (-group[0].iterations, group[0].label))
+    for name, method in methods.items():
+        of_method = [run for run in runs if run.of_the_table and run.method == name]
+        alike = sorted(groups(of_method), key=lambda group: (-group[0].iterations, group[0].label))
         for column in TASKS.values():
-            bare = _published(row, method, column)
+            bare = _published(name, method, column)
             found += [_line(bare, group, own) for group in alike]
             if not alike:
-                found.append(_with(bare, command=missing(row, runs, method)))
+                found.append(_with(bare, command=missing(name, runs, method)))
         if method.student:
             found += [
-                _student(_published(row, method, column), method.student) for column in TASKS.values()
+                _student(_published(name, method, column), method.student) for column in TASKS.values()
             ]
     return sorted(found, key=lambda line: list(TASKS.values()).index(line.task))
 
 
-def _published(row: str, method: Method, column: str) -> CocoRow:
+def _published(name: str, method: Method, column: str) -> CocoRow:
     zoo = method.zoo
     ap, ap50, ap75 = (getattr(zoo, column + end) if zoo else None for end in ("", "50", "75"))
-    return CocoRow(row, method.label, column, getattr(method.readme, column), (ap, ap50, ap75))
+    readme = getattr(method.readme, column)
+    return CocoRow(name, method.label, column, readme, (ap, ap50, ap75), method.source)
 
 
 def _with(line: CocoRow, **changes: object) -> CocoRow:
@@ -97,22 +105,22 @@ def _line(bare: CocoRow, group: list[Run], own: list[LocalResult]) -> CocoRow:
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
     finetune = first.stages["finetune"]
-    others = [run for run in own if run.row != bare.row]
+    others = [run for run in own if run.method != bare.method]
     whole = on_all_images(first)
-    expected = expected_ap(bare.row, "c4", first.iterations, others) if whole else None
+    expected = expected_ap(bare.method, "c4", first.iterations, others) if whole else None
     band = getattr(expected, bare.task) if expected else None
     return _with(
         bare,
         label=bare.label + (f" ({first.experiment})" if first.experiment else ""),
         ours=ours,
         expected=band,
-        verdict=verdict(ours[0], bare.readme, band, first.iterations) if ours[0] else "",
+        verdict=verdict(ours[0], bare.published, band, first.iterations) if ours[0] else "",
         recipe=recipe(first),
         schedule=schedule(first.iterations),
         epochs=finetune.results.get("epochs"),
         gpus=machine(finetune.hardware.get("gpus", []), finetune.world_size),
         runs=tuple(run.name for run in group),
-        cause=cause_of(group) if _short(ours[0], bare.readme) else "",
+        cause=cause_of(group) if _short(ours[0], bare.published) else "",
     )
 
 
@@ -122,22 +130,22 @@ def _student(bare: CocoRow, student: PublishedAP) -> CocoRow:
         bare,
         label=f"{bare.label}, a student's run",
         ours=(ours, None, None),
-        verdict=verdict(ours, bare.readme, None, FULL),
+        verdict=verdict(ours, bare.published, None, FULL),
         recipe="unknown",
         schedule="unknown",
         cause="the student's run",
     )
 
 
-def verdict(ours: Score, readme: float, band: Band | None, iterations: int) -> str:
+def verdict(ours: Score, published: float, band: Band | None, iterations: int) -> str:
     """Say whether a mean lies where it should.
 
-    At the full schedule: from README's number by no more than NOISE, which is of a single run, and the
+    At the full schedule: from the published one by no more than NOISE, which is of a single run, and the
     standard error of our mean together. At another: within the expected band.
     """
     if iterations == FULL:
         error = (ours.deviation or 0.0) / math.sqrt(len(ours.values))
-        difference = ours.mean - readme
+        difference = ours.mean - published
         if abs(difference) <= math.hypot(NOISE, error) + 1e-9:
             return "within noise"
         return "above by more than noise" if difference > 0 else "below by more than noise"
@@ -160,15 +168,15 @@ def machine(gpus: list[str], processes: int) -> str:
     return f"{processes} x {gpus[0]}" if gpus else "CPU"
 
 
-def missing(row: str, runs: list[Run], method: Method) -> str:
-    """The command that makes what a row of the table lacks."""
-    there = {stage for run in runs if run.name == row for stage in run.stages}
+def missing(name: str, runs: list[Run], method: Method) -> str:
+    """The command that makes what a method of the table lacks."""
+    there = {stage for run in runs if run.name == name for stage in run.stages}
     left = [stage for stage in STAGES[1:] if stage not in there]
     if not left:  # evaluated, but on something else
-        return f"make eval METHOD={row} FORCE=1"
+        return f"make eval METHOD={name} FORCE=1"
     own = "pretrain" in there or "convert" in there
     steps = " ".join(left) if own else f"pull {' '.join(left)} PULL=weights"
-    return f"make {steps} METHOD={row}"
+    return f"make {steps} METHOD={name}"
 
 
 def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cause]]:
@@ -179,19 +187,19 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cau
     mean over seeds.
     """
     found = {}
-    for row, method in methods.items():
+    for name, method in methods.items():
         if method.student:
-            found["the student's run"] = _sorted(Facts(), row, (method.student.box, method.student.mask))
-    for group in groups([run for run in runs if run.of_the_table and run.row in methods]):
+            found["the student's run"] = _sorted(Facts(), name, (method.student.box, method.student.mask))
+    for group in groups([run for run in runs if run.of_the_table and run.method in methods]):
         box, mask = (score([run.value(task, "AP") for run in group]) for task in TASKS)
-        readme = methods[group[0].row].readme
-        if box and mask and (_short(box, readme.box) or _short(mask, readme.mask)):
-            found[cause_of(group)] = _sorted(facts_of_run(group[0]), group[0].row, (box.mean, mask.mean))
+        published = methods[group[0].method].of_its_weights
+        if box and mask and (_short(box, published.box) or _short(mask, published.mask)):
+            found[cause_of(group)] = _sorted(facts_of_run(group[0]), group[0].method, (box.mean, mask.mean))
     return found
 
 
-def _short(ours: Score | None, readme: float) -> bool:
-    return ours is not None and ours.mean < readme - NOISE - 1e-9
+def _short(ours: Score | None, published: float) -> bool:
+    return ours is not None and ours.mean < published - NOISE - 1e-9
 
 
 def cause_of(group: list[Run]) -> str:
@@ -199,13 +207,13 @@ def cause_of(group: list[Run]) -> str:
     return f"{group[0].label}, {recipe(group[0])}, {schedule(group[0].iterations)}"
 
 
-def _sorted(known: Facts, row: str, result: tuple[float, float]) -> list[Cause]:
-    return ranked(known, Reference.of_row(row), result)
+def _sorted(known: Facts, method: str, result: tuple[float, float]) -> list[Cause]:
+    return ranked(known, Reference.of_method(method), result)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Both recipes of one row at one length: box AP."""
+    """Both recipes of one method at one length: box AP."""
 
     label: str
     schedule: str
@@ -218,9 +226,9 @@ class Pair:
 
 
 def pairs(runs: list[Run], methods: Mapping[str, Method]) -> list[Pair]:
-    """The rows' box AP by recipe: README's own, then this machine's at each length."""
+    """The methods' box AP by recipe: README's own, then this machine's at each length."""
     found = []
-    for row, method in methods.items():
+    for name, method in methods.items():
         published = Score((method.readme.box,))
         of_authors = Path(method.detection).name.endswith("authors")
         found.append(
@@ -231,9 +239,9 @@ def pairs(runs: list[Run], methods: Mapping[str, Method]) -> list[Pair]:
                 None if of_authors else published,
             )
         )
-        of_row = [run for run in runs if run.of_the_table and run.row == row]
-        for length in sorted({run.iterations for run in of_row}, reverse=True):
-            alike = [run for run in of_row if run.iterations == length]
+        of_method = [run for run in runs if run.of_the_table and run.method == name]
+        for length in sorted({run.iterations for run in of_method}, reverse=True):
+            alike = [run for run in of_method if run.iterations == length]
             by = {
                 name: score([run.value("bbox", "AP") for run in alike if recipe(run) == name])
                 for name in ("authors", "moco")

@@ -1,4 +1,4 @@
-"""Two rows side by side: by category, size and recall, and whether the images could be why they differ."""
+"""Two methods side by side: AP by category, size and recall, and whether the images could explain it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ from triplet.scores import LABELS
 LIKELY = 95
 """Percent of the draws that an interval holds."""
 MOST = 24
-"""Rows of a comparison: what keeps its numbers below 150 kB."""
+"""Methods of a comparison: what keeps its numbers below 150 kB."""
 WHAT = (
-    "From the evaluator's own arrays; with several seeds, means over them. The interval: AP of both rows "
+    "From the evaluator's own arrays; with several seeds, means over them. The interval: AP of both "
     "over the same 1000 draws of images, with replacement, and the middle 95 % of the differences. It "
     "tells how far the choice of images matters, not how far another training would differ."
 )
@@ -32,7 +32,7 @@ OPEN = "the interval holds 0: these images cannot tell the two apart"
 
 @dataclass(frozen=True)
 class Difference:
-    """AP of one row less that of another, with the interval over resampled images."""
+    """AP of one method less that of another, with the interval over resampled images."""
 
     value: float
     low: float
@@ -53,20 +53,20 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that were evaluated on the same images."""
+    """Methods that were evaluated on the same images."""
 
     name: str
     title: str
-    rows: dict[str, dict[str, list[TaskAnalysis]]]
+    methods: dict[str, dict[str, list[TaskAnalysis]]]
     """Label -> task -> an analysis for each seed."""
     first: str
-    """The row that is shown first, and the one that it is compared with."""
+    """The method that is shown first, and the one that it is compared with."""
     base: str
     tasks: list[str] = field(default_factory=list)
 
     @property
     def heading(self) -> str:
-        """Description of its rows."""
+        """Description of its methods."""
         return "COCO's table" if self.title == "table" else self.title
 
 
@@ -94,18 +94,18 @@ def comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Comparison]:
         if not known:
             continue
         like = _key(known[0][1])
-        rows: dict[str, dict[str, list[TaskAnalysis]]] = {}
+        methods: dict[str, dict[str, list[TaskAnalysis]]] = {}
         for run, tasks in known:
-            if _key(tasks) == like and (run.label in rows or len(rows) < MOST):
+            if _key(tasks) == like and (run.label in methods or len(methods) < MOST):
                 for task, each in tasks.items():
-                    rows.setdefault(run.label, {}).setdefault(task, []).append(each)
-        labels = list(rows)
+                    methods.setdefault(run.label, {}).setdefault(task, []).append(each)
+        labels = list(methods)
         first = next((label for label in labels if label.rpartition("/")[2] == "triplet"), labels[0])
         others = [label for label in labels if label != first]
         wanted = ("supervised", "random")
         base = next((o for name in wanted for o in others if o.rpartition("/")[2] == name), None)
-        tasks_ = [task for task in LABELS if task in rows[first]]
-        found.append(Comparison(slug(title), title, rows, first, base or (others or [first])[0], tasks_))
+        tasks_ = [task for task in LABELS if task in methods[first]]
+        found.append(Comparison(slug(title), title, methods, first, base or (others or [first])[0], tasks_))
     return found
 
 
@@ -129,7 +129,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def difference(ours: Sequence[TaskAnalysis], theirs: Sequence[TaskAnalysis]) -> Difference | None:
-    """Mean AP over seeds of one row less that of another; None where one has no objects or no draws."""
+    """Mean AP over seeds of one method less that of another; None where one has no objects or no draws."""
     one, other = mean(ap(ours)), mean(ap(theirs))
     drawn = [np.mean([each.resampled for each in analyses], 0) for analyses in (ours, theirs)]
     if one is None or other is None or not drawn[0].size:
@@ -145,15 +145,15 @@ def curve(analyses: Sequence[TaskAnalysis], iou: str) -> list[float]:
 
 
 def of_pairs(comparison: Comparison) -> Grid:
-    """Every row compared with the base, boxes and masks."""
+    """Every method compared with the base, boxes and masks."""
     grid = Grid(
         f"paired-{comparison.name}",
-        f"{comparison.heading}: each row less {comparison.base}, on the same images",
+        f"{comparison.heading}: each method less {comparison.base}, on the same images",
         WHAT,
-        ("Row", "task", "AP − base", "95 % interval over images", "what it means"),
+        ("Method", "task", "AP − base", "95 % interval over images", "what it means"),
     )
-    base = comparison.rows[comparison.base]
-    for label, tasks in comparison.rows.items():
+    base = comparison.methods[comparison.base]
+    for label, tasks in comparison.methods.items():
         for task in comparison.tasks:
             if label == comparison.base or task not in tasks or task not in base:
                 continue
@@ -165,8 +165,8 @@ def of_pairs(comparison: Comparison) -> Grid:
 
 
 def of_categories(comparison: Comparison, task: str) -> Grid:
-    """AP of each category: the first row, the base, and the difference, the largest losses first."""
-    ours, theirs = comparison.rows[comparison.first][task], comparison.rows[comparison.base][task]
+    """AP of each category: the first method, the base, and the difference, the largest losses first."""
+    ours, theirs = comparison.methods[comparison.first][task], comparison.methods[comparison.base][task]
     names, one, other = ours[0].categories, ap(ours), ap(theirs)
     rows = [
         (name, a, b, None if a is None or b is None else a - b)
@@ -184,7 +184,7 @@ def of_categories(comparison: Comparison, task: str) -> Grid:
 
 def of_sizes(comparison: Comparison, task: str) -> Grid:
     """AP by the size of the objects."""
-    ours, theirs = comparison.rows[comparison.first][task], comparison.rows[comparison.base][task]
+    ours, theirs = comparison.methods[comparison.first][task], comparison.methods[comparison.base][task]
     grid = Grid(
         f"by-size-{comparison.name}",
         f"{comparison.heading}: AP by size",
@@ -199,40 +199,46 @@ def of_sizes(comparison: Comparison, task: str) -> Grid:
 
 
 def sentence(comparison: Comparison, task: str) -> str:
-    """The paired difference of the two rows that are shown, in words."""
-    found = difference(comparison.rows[comparison.first][task], comparison.rows[comparison.base][task])
+    """The paired difference of the two methods that are shown, in words."""
+    found = difference(
+        comparison.methods[comparison.first][task], comparison.methods[comparison.base][task]
+    )
     return f"{found.text()} {LABELS[task]} AP: {found.meaning}." if found else NONE
 
 
 def precision(comparison: Comparison) -> Plot:
-    """Precision over recall of every row, boxes and masks, at both IoU."""
+    """Precision over recall of every method, boxes and masks, at both IoU."""
     panels = {
         f"{LABELS[task]}, IoU {float(iou):.2f}": {
-            label: curve(each[task], iou) for label, each in comparison.rows.items() if task in each
+            label: curve(each[task], iou) for label, each in comparison.methods.items() if task in each
         }
         for task in comparison.tasks
-        for iou in next(iter(comparison.rows.values()))[task][0].precision
+        for iou in next(iter(comparison.methods.values()))[task][0].precision
     }
     name = f"precision-{comparison.name}"
     return plots.precision(panels, name, "Precision in percent over recall, the mean over categories.")
 
 
 def data(comparison: Comparison) -> dict[str, Any]:
-    """Return all rows' numbers, from which the page's script shows any two."""
-    labels = list(comparison.rows)
+    """Return all methods' numbers, from which the page's script shows any two."""
+    labels = list(comparison.methods)
     tasks = {}
     for task in comparison.tasks:
-        rows = {label: each[task] for label, each in comparison.rows.items() if task in each}
-        first = next(iter(rows.values()))[0]
+        methods = {label: each[task] for label, each in comparison.methods.items() if task in each}
+        first = next(iter(methods.values()))[0]
         pairs = {}
         for i, one in enumerate(labels):
             for j, other in enumerate(labels[:i]):
-                if one in rows and other in rows and (found := difference(rows[one], rows[other])):
+                if (
+                    one in methods
+                    and other in methods
+                    and (found := difference(methods[one], methods[other]))
+                ):
                     pairs[f"{i}-{j}"] = [round(v, 2) for v in (found.value, found.low, found.high)]
         sizes = list(first.by_size)
         values = {
             label: [[None if v is None else round(v, 2) for v in ap(each, size)] for size in sizes]
-            for label, each in rows.items()
+            for label, each in methods.items()
         }
         tasks[task] = {
             "label": LABELS[task],

@@ -6,8 +6,8 @@ from typing import Any
 
 from triplet.published import causes
 from triplet.published.configs import differing, flat, kind_of, pretrainings, released, shown, statements
+from triplet.published.methods import Method
 from triplet.published.reference import Reference
-from triplet.published.rows import Method
 from triplet.runs import Run, facts_of_run
 
 CAUSES = {
@@ -86,11 +86,11 @@ def _pretraining(name: str, ours: dict[str, Any]) -> list[Deviation]:
 def reference(run: Run, methods: Mapping[str, Method]) -> str:
     """The released config that a run is compared with.
 
-    The one that its row's numbers in the table were reached with, or the nearest one for another kind of
-    detector, data set or row.
+    The one that its method's numbers in the table were reached with, or the nearest one for another kind of
+    detector, data set or method.
     """
     ours = flat(run.detectron2)
-    method = methods.get(run.row)
+    method = methods.get(run.method)
     if method and run.of_the_table:
         who = "authors" if method.detection.endswith("authors") else "openselfsup"
         return f"{who}/coco_R_50_C4_2x{'' if ours['INPUT.FORMAT'] == 'BGR' else '_moco'}"
@@ -126,10 +126,10 @@ def _finetuning(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
 def _sizes(run: Run, methods: Mapping[str, Method]) -> dict[str, str]:
     """Return the costs of the causes that were seen in a run, by their name."""
     box, mask = run.value("bbox", "AP"), run.value("segm", "AP")
-    if not run.of_the_table or run.row not in methods or box is None or mask is None:
+    if not run.of_the_table or run.method not in methods or box is None or mask is None:
         return {}
     return {
         cause.name: f"{cause.box[0]:.1f} to {cause.box[1]:.1f} box AP"
-        for cause in causes.find(facts_of_run(run), Reference.of_row(run.row), (box, mask))
+        for cause in causes.find(facts_of_run(run), Reference.of_method(run.method), (box, mask))
         if cause.verdict == causes.SEEN and cause.box
     }

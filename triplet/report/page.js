@@ -176,7 +176,7 @@ for (const link of document.querySelectorAll("a[data-only]")) {
   });
 }
 
-// Two rows beside each other: any two, in any task.
+// Two methods beside each other: any two, in any task.
 for (const part of document.querySelectorAll(".compare")) {
   const all = data(part.querySelector("script.data"));
   const select = (label, names, chosen) => {
@@ -185,7 +185,7 @@ for (const part of document.querySelectorAll(".compare")) {
     return [make("label", {}, `${label} `, box), box];
   };
   const tasks = Object.keys(all.tasks);
-  const [one, first] = select("Row", all.labels, all.first);
+  const [one, first] = select("Method", all.labels, all.first);
   const [other, second] = select("beside", all.labels, all.second);
   const [which, task] = select("by", tasks.map((name) => all.tasks[name].label), 0);
   part.querySelector(".choose").replaceChildren(one, other, which);
@@ -217,7 +217,7 @@ for (const part of document.querySelectorAll(".compare")) {
   fill();
 }
 
-// Pictures open large, the truth beside them; the arrow keys go through the rows, then through the images.
+// Pictures open large, the truth beside them; the arrow keys go through the methods, then through the images.
 const dialog = document.querySelector("dialog");
 if (dialog) {
   const buttons = [...document.querySelectorAll(".pictures button")].filter((each) => each.querySelector(".found"));

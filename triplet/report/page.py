@@ -69,7 +69,7 @@ def page(
     shown: list[Picture] = pictures(runs)
     with_records = with_parts = len(runs)
     plots = {plot.name: plot for plot in figures}
-    comparisons = [comparison(each, figures) for each in compared if len(each.rows) > 1]
+    comparisons = [comparison(each, figures) for each in compared if len(each.methods) > 1]
     lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
     there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
     coco = [[grid.part(missing=each) for grid in content["coco"]] for each in (False, True)]
@@ -152,7 +152,7 @@ def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
 
 
 def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
-    """The page's part on one group of rows: the two that are shown first, and the numbers of all."""
+    """The page's part on one group of methods: the two that are shown first, and the numbers of all."""
     task = each.tasks[0]
     return {
         "name": each.name,

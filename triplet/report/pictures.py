@@ -1,4 +1,4 @@
-"""Detections of several rows beside the truth, small enough to lie inside the page."""
+"""Detections of several methods beside the truth, small enough to lie inside the page."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ TOTAL = 700_000
 
 @dataclass(frozen=True)
 class Found:
-    """The detections of one row."""
+    """The detections of one method."""
 
     label: str
     run: str
@@ -29,7 +29,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image: its truth, and what each row found in it."""
+    """An image: its truth, and what each method found in it."""
 
     name: str
     truth: str
@@ -41,7 +41,7 @@ class Picture:
 def pictures(runs: Sequence[Run]) -> list[Picture]:
     """Return pictures of one seed of each label, the same images of all; fewer where there are many labels.
 
-    Rows whose images have other names, as those of another data set, are shown apart.
+    Methods whose images have other names, as those of another data set, are shown apart.
     """
     first: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.name != run.label, run.name)):

@@ -201,14 +201,14 @@ def _short(values: np.ndarray) -> list[float]:
     return [int(value) if float(value).is_integer() else float(f"{value:.4g}") for value in values]
 
 
-def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
-    """Box AP against the length of the finetuning: published points, the row's expected band, our runs."""
+def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
+    """Box AP against the length of the finetuning: published points, the expected band, our runs."""
     grid = np.geomspace(6_000, 240_000, 40)
-    bands = [found.box for n in grid if (found := expected(row, "c4", n))]
+    bands = [found.box for n in grid if (found := expected(method, "c4", n))]
     series = [
-        Series(f"expected of {row}, low", grid, np.array([band.low for band in bands]), kind="low"),
-        Series(f"expected of {row}, high", grid, np.array([band.high for band in bands]), kind="high"),
-        Series(f"expected of {row}", grid, np.array([band.mid for band in bands])),
+        Series(f"expected of {method}, low", grid, np.array([band.low for band in bands]), kind="low"),
+        Series(f"expected of {method}, high", grid, np.array([band.high for band in bands]), kind="high"),
+        Series(f"expected of {method}", grid, np.array([band.mid for band in bands])),
     ]
     for curve in published().curves:
         if curve.detector == "c4":
@@ -217,25 +217,25 @@ def budget(runs: Sequence[Run], row: str = "triplet") -> Plot:
     own: dict[str, list[Run]] = {}
     for run in runs:
         if run.of_the_table and run.value("bbox", "AP") is not None:
-            own.setdefault(run.row, []).append(run)
+            own.setdefault(run.method, []).append(run)
     for name, alike in own.items():
         points = sorted((run.iterations, run.value("bbox", "AP") or 0.0) for run in alike)
         x, y = (np.array([point[i] for point in points], float) for i in (0, 1))
         series.append(Series(f"ours: {name}", x, y, kind="points"))
     caption = (
         "Box AP on val2017 against the length of the finetuning. Band: what published curves let one "
-        f"expect of {row}; circles: published points; filled marks: runs of this machine."
+        f"expect of {method}; circles: published points; filled marks: runs of this machine."
     )
-    return _draw_budget(series, row, caption)
+    return _draw_budget(series, method, caption)
 
 
-def _draw_budget(series: Sequence[Series], row: str, caption: str) -> Plot:
+def _draw_budget(series: Sequence[Series], method: str, caption: str) -> Plot:
     low, high, middle = series[:3]
     with _style("budget"):
         figure, axis = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
         axis.fill_between(low.x, low.y, high.y, color=COLOURS[0], alpha=0.18, lw=0, label=middle.label)
         axis.plot(middle.x, middle.y, color=COLOURS[0], lw=1.5)
-        label = "published, all rows of R50-C4"
+        label = "published, all methods on R50-C4"
         for each in series:
             if each.kind == "faint":
                 axis.plot(each.x, each.y, "o", mfc="none", color="gray", ms=5, label=label)
@@ -251,7 +251,7 @@ def _draw_budget(series: Sequence[Series], row: str, caption: str) -> Plot:
         axis.grid(alpha=0.25)
         figure.legend(frameon=False, fontsize=9, loc="outside right upper")
         at = {name: float(np.interp(n, middle.x, middle.y)) for n, name in TICKS.items()}
-        words = f"Expected of {row}: {', '.join(f'{ap:.1f} at {name}' for name, ap in at.items())}. "
+        words = f"Expected of {method}: {', '.join(f'{ap:.1f} at {name}' for name, ap in at.items())}. "
         ours = [each for each in series if each.kind == "points"]
         said = [
             f"{each.label.removeprefix('ours: ')} {', '.join(f'{y:.1f}' for y in each.y)}" for each in ours
@@ -262,18 +262,18 @@ def _draw_budget(series: Sequence[Series], row: str, caption: str) -> Plot:
         return _finish(figure, "budget", caption, words, live)
 
 
-def precision(rows: Mapping[str, Mapping[str, Sequence[float]]], name: str, caption: str) -> Plot:
+def precision(lines_of: Mapping[str, Mapping[str, Sequence[float]]], name: str, caption: str) -> Plot:
     """Precision over recall.
 
     Args:
-        rows: title of a panel -> label -> precision in percent at the recalls 0, 0.01, ... 1.
+        lines_of: title of a panel -> label -> precision in percent at the recalls 0, 0.01, ... 1.
         name: of the figure.
         caption: what it shows.
     """
     recalls = np.linspace(0, 100, 101)
     panels = [
         Panel(title, [Series(label, recalls, np.array(values)) for label, values in lines.items()])
-        for title, lines in rows.items()
+        for title, lines in lines_of.items()
     ]
     plot = draw(panels, name, caption, "recall (%)")
     said = [

@@ -9,7 +9,7 @@ from triplet.report.targets import BENCHMARKS, measured
 from triplet.runs import METRICS, Run
 from triplet.scores import TASKS
 
-COLUMNS = ("run", "experiment", "row", "seed", "table", "task", "metric", "value", "record")
+COLUMNS = ("run", "experiment", "method", "seed", "table", "task", "metric", "value", "record")
 
 
 def flat(runs: list[Run]) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def _others(runs: list[Run]) -> Iterator[dict[str, Any]]:
 def _number(run: Run, stage: str, table: str, task: str, metric: str, value: float) -> dict[str, Any]:
     record = f"checkpoints/{run.name}/{stage}/record.json"
     seed = run.stages[stage].seed
-    found = (run.name, run.experiment, run.row, seed, table, task, metric, value, record)
+    found = (run.name, run.experiment, run.method, seed, table, task, metric, value, record)
     return dict(zip(COLUMNS, found, strict=True))
 
 

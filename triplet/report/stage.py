@@ -10,7 +10,7 @@ from triplet import environment, files, paths, records
 from triplet.config import load
 from triplet.errors import KitError
 from triplet.progress import say
-from triplet.published.rows import Method, load_methods
+from triplet.published.methods import Method, load_methods
 from triplet.records import Record
 from triplet.report import (
     answer,
@@ -31,11 +31,11 @@ from triplet.report.plots import Plot
 from triplet.runs import Run, Unfinished, collect, unfinished
 
 BASES = ("supervised", "random")
-"""Rows whose categories others are compared with, the first that is there."""
+"""Methods whose categories others are compared with, the first that is there."""
 
 
 def report(export: Path | None = None) -> None:
-    """Write ``reports/`` from every record below the checkpoints, with none, some or all rows there.
+    """Write ``reports/`` from every record below the checkpoints, with none, some or all methods there.
 
     Args:
         export: where to write all of it as an RO-Crate (ZIP), too.
@@ -138,7 +138,7 @@ def contents(
 
     Args:
         runs: of this machine.
-        methods: the table's rows.
+        methods: the table's methods.
         known: the runs' records, by portable path.
         compared: see ``compare.comparisons``.
         begun: see ``runs.unfinished``.
@@ -160,12 +160,12 @@ def contents(
         "dots": answer.dots(lines),
         "steps": answer.steps(runs, lines, begun),
         "coco": tables.coco_table(lines),
-        "missing": answer.all_of([(line.row, line.command) for line in lines if line.command]),
+        "missing": answer.all_of([(line.method, line.command) for line in lines if line.command]),
         "short": [tables.of_causes(name, each) for name, each in found.items()],
         "recipes": tables.of_recipes(coco.pairs(runs, methods)),
         "targets": [tables.of_target(table) for table in targets.tables(runs, methods)],
         "experiments": [tables.of_experiment(name, alike) for name, alike in named.items()],
-        "paired": [compare.of_pairs(each) for each in compared if len(each.rows) > 1],
+        "paired": [compare.of_pairs(each) for each in compared if len(each.methods) > 1],
         "spent": spent,
         "costs": tables.of_costs(spent, formula),
         "deviations": tables.of_deviations(runs, methods),
@@ -182,7 +182,7 @@ def experiments(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def groups(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs within which rows are compared: COCO's table, and each experiment."""
+    """Runs within which methods are compared: COCO's table, and each experiment."""
     table = [run for run in runs if run.of_the_table]
     return ({"table": table} if table else {}) | experiments(runs)
 
@@ -207,10 +207,10 @@ def draw(runs: list[Run], compared: Sequence[Comparison] = ()) -> list[Plot]:
         name = tables.slug(stage)
         found.append(plots.curves(runs, stage, plots.CLASSIFY, name, f"{stage.replace('/', ', config ')}."))
     for name, alike in groups(runs).items():
-        first = sorted(alike, key=lambda run: (run.name != run.row, run.name), reverse=True)
-        rows = {run.row: run for run in first}
-        base = next((rows[row] for row in BASES if row in rows), None)
-        ours = rows.get("triplet")
+        first = sorted(alike, key=lambda run: (run.name != run.method, run.name), reverse=True)
+        methods = {run.method: run for run in first}
+        base = next((methods[method] for method in BASES if method in methods), None)
+        ours = methods.get("triplet")
         if base and ours:
             found.append(plots.categories(f"categories-{tables.slug(name)}", ours, base))
     found += [compare.precision(each) for each in compared]

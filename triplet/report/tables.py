@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from triplet.published.causes import EXCLUDED, Cause
 from triplet.published.curves import NOISE
-from triplet.published.rows import Method
+from triplet.published.methods import Method
 from triplet.records import Artifact, Record
 from triplet.report import coco, deviations, provenance, targets
 from triplet.report.costs import RunCost
@@ -86,11 +86,11 @@ def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -
 def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
     """Boxes, then masks; the verdict of a shortfall leads to its causes."""
     columns = (
-        "Row",
+        "Method",
         "README AP",
         "zoo AP",
         "ours AP",
-        "ours − README",
+        "ours − published",
         "verdict, or what makes it",
         "expected AP",
         "recipe",
@@ -105,11 +105,13 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
     )
     found = []
     for task in TASKS.values():
+        others = " and ".join(dict.fromkeys(line.label for line in lines if line.source == "zoo"))
         note = (
-            "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from. Two "
-            f"runs of the same thing differ by about {NOISE} AP; with several seeds ours is mean ± "
-            "standard deviation. At the full schedule (2x) the verdict compares ours with README's, at a "
-            "shorter one with what published curves let one expect of that length."
+            "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from. "
+            f"Published: README's, but of {others or 'none'} the zoo's, because README's belong to other "
+            f"weights. Two runs of the same thing differ by about {NOISE} AP; with several seeds ours is "
+            "mean ± standard deviation. At the full schedule (2x) the verdict compares ours with the "
+            "published AP, at a shorter one with what published curves let one expect of that length."
         )
         title = f"COCO val2017, Mask R-CNN R50-C4: {task} AP"
         grid = Grid(f"coco-{task}", title, note, columns, extra=EXTRA)
@@ -166,14 +168,14 @@ def of_causes(name: str, causes: list[Cause]) -> Grid:
 
 
 def of_recipes(pairs: list[coco.Pair]) -> list[Grid]:
-    """Both recipes' results by row, and the settings in which they differ."""
+    """Both recipes' results by method, and the settings in which they differ."""
     results = Grid(
         "recipes",
         "The two recipes side by side: box AP",
-        "Like for like are rows in one column at one schedule. README's Triplet row stands in the left "
+        "Like for like are rows in one column at one schedule. README's Triplet stands in the left "
         "column and its baselines in the right one: that comparison mixes recipe and method, and only both "
-        "recipes of one row tell them apart.",
-        ("Row", "schedule", "authors' recipe", "baselines' recipe (moco)", "authors' − baselines'"),
+        "recipes of one method tell them apart.",
+        ("Method", "schedule", "authors' recipe", "baselines' recipe (moco)", "authors' − baselines'"),
         [
             [
                 Cell(pair.label),
@@ -199,12 +201,12 @@ def of_recipes(pairs: list[coco.Pair]) -> list[Grid]:
 
 
 def of_target(table: targets.TargetTable) -> Grid:
-    columns = ["Row"]
+    columns = ["Method"]
     for metric in table.metrics:
         columns += [f"{metric} {source.replace('readme', 'README')}" for source in table.sources[metric]]
         columns.append(f"{metric} ours")
     columns += ["difference", "protocol", "what makes it"]
-    shown = ("Row", "AP50 ", "AP ", "1 ", "8 ", "96 ", "difference", "protocol", "what makes it")
+    shown = ("Method", "AP50 ", "AP ", "1 ", "8 ", "96 ", "difference", "protocol", "what makes it")
     extra = [name for name in columns if not name.startswith(shown)] if len(columns) > 11 else []
     grid = Grid(table.name, table.title, table.note, columns, extra=extra)
     for line in table.lines:
@@ -230,36 +232,36 @@ def commands(grids: Sequence[Grid]) -> str:
 
 
 def of_experiment(name: str, runs: list[Run]) -> Grid:
-    """Rows that were trained alike, random first, with each row's gain over random in the same seed."""
-    columns = ["Row", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS)]
+    """Methods that were trained alike, random first, with each one's gain over random in the same seed."""
+    columns = ["Method", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS)]
     grid = Grid(
         f"experiment-{slug(name)}",
         f"Experiment {name}",
-        "Rows trained alike, but for the weights they start from; mean ± standard deviation over seeds. "
+        "Methods trained alike, but for the weights they start from; mean ± standard deviation over seeds. "
         "They were not evaluated as the paper's table is (all of val2017, R50-C4): no published number "
         "lies beside them.",
         [*columns, "box AP over random"],
     )
-    for row in sorted({run.row for run in runs}, key=lambda row: (row != "random", row)):
-        of_row = [run for run in runs if run.row == row]
-        names = [run.name for run in of_row]
-        cells = [Cell(row), number(len(of_row), "d")]
+    for method in sorted({run.method for run in runs}, key=lambda method: (method != "random", method)):
+        of_method = [run for run in runs if run.method == method]
+        names = [run.name for run in of_method]
+        cells = [Cell(method), number(len(of_method), "d")]
         for task in TASKS:
             for metric in METRICS:
-                cells.append(measured(score([run.value(task, metric) for run in of_row]), names))
-        gain = gains(runs, row) if row != "random" else None
+                cells.append(measured(score([run.value(task, metric) for run in of_method]), names))
+        gain = gains(runs, method) if method != "random" else None
         cells.append(Cell(gain.text("+.1f"), gain.mean, "ours") if gain else Cell())
         grid.rows.append(cells)
     return grid
 
 
-def gains(runs: list[Run], row: str, base: str = "random") -> Score | None:
-    """Box AP of a row less that of the base in the same seed, over the seeds that have both."""
+def gains(runs: list[Run], method: str, base: str = "random") -> Score | None:
+    """Box AP of a method less that of the base in the same seed, over the seeds that have both."""
     by_name = {run.name: run.value("bbox", "AP") for run in runs}
     found: list[float | None] = []
     for run in runs:
-        ours, theirs = by_name[run.name], by_name.get(run.name.removesuffix(row) + base)
-        if run.row == row and ours is not None and theirs is not None:
+        ours, theirs = by_name[run.name], by_name.get(run.name.removesuffix(method) + base)
+        if run.method == method and ours is not None and theirs is not None:
             found.append(ours - theirs)
     return score(found)
 
@@ -308,7 +310,7 @@ def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
         "deviations",
         "Every setting that differs",
         "Told from resolved configs, key by key: where the release departs from what README and file names "
-        "say, and where a run departs from the released config that its row's numbers were reached with "
+        "say, and where a run departs from the released config that its method's numbers were reached with "
         "(the nearest one, where there is none). Size: what published measurements say of the cause.",
         ("Run", "stage", "compared with", "setting", "there", "here", "kind", "size"),
         [

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from triplet.published.rows import Method
+from triplet.published.methods import Method
 from triplet.published.tables import Value, load_published
 from triplet.pull.sources import load_sources
 from triplet.report.coco import missing
@@ -22,7 +22,7 @@ BENCHMARKS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "knn": (
         "ImageNet, nearest neighbours",
         ("k=20", "k=200"),
-        "Top-1 accuracy in percent by weighted neighbours. Nothing is published of these rows.",
+        "Top-1 accuracy in percent by weighted neighbours. Nothing is published of these methods.",
         "knn",
     ),
     "semi-1percent": (
@@ -61,9 +61,9 @@ VOC = "DETECTION=configs/detection/voc_r50_c4_24k_moco.yaml COCO=voc"
 
 @dataclass(frozen=True)
 class TargetRow:
-    """A row by one protocol: published numbers and ours, by metric."""
+    """A method by one protocol: published numbers and ours, by metric."""
 
-    row: str
+    method: str
     label: str
     protocol: str
     published: dict[tuple[str, str], float]
@@ -95,7 +95,7 @@ class TargetTable:
 
 
 def tables(runs: list[Run], methods: Mapping[str, Method]) -> list[TargetTable]:
-    """All of them, each with every row that is published or was measured."""
+    """All of them, each with every method that is published or was measured."""
     files = {name: source.files[0].name for name, source in load_sources().weights.items()}
     values = load_published()
     return [_table(name, runs, methods, values, files) for name in BENCHMARKS]
@@ -113,23 +113,23 @@ def _table(
     for value in values:
         alike = value.benchmark == name or (name == "low-shot" and value.benchmark == "svm")
         if alike and value.metric in metrics:
-            published.setdefault(value.row, {})[value.source, value.metric] = value.value
+            published.setdefault(value.method, {})[value.source, value.metric] = value.value
     known = list(measured(name, runs))
     found = []
-    for row, label in _rows(methods).items():
-        of_row = [each for each in known if each[0].row == row]
-        if row not in methods and row not in published and not of_row:
+    for method, label in _labels(methods).items():
+        of_method = [each for each in known if each[0].method == method]
+        if method not in methods and method not in published and not of_method:
             continue
-        theirs = published.get(row, {})
-        for protocol in sorted({each[2] for each in of_row}):
-            alike_runs = [each for each in of_row if each[2] == protocol]
+        theirs = published.get(method, {})
+        for protocol in sorted({each[2] for each in of_method}):
+            alike_runs = [each for each in of_method if each[2] == protocol]
             ours = {m: score([values.get(m) for *_, values in alike_runs]) for m in metrics}
             names = tuple(run.name for run, *_ in alike_runs)
-            found.append(TargetRow(row, label, protocol, theirs, ours, names))
-        if not of_row:
+            found.append(TargetRow(method, label, protocol, theirs, ours, names))
+        if not of_method:
             nothing: dict[str, Score | None] = dict.fromkeys(metrics)
-            command = _command(row, stage, methods, runs, files)
-            found.append(TargetRow(row, label, "", theirs, nothing, command=command))
+            command = _command(method, stage, methods, runs, files)
+            found.append(TargetRow(method, label, "", theirs, nothing, command=command))
     sources = {
         m: tuple(s for s in ("readme", "zoo") if any((s, m) in line.published for line in found))
         for m in metrics
@@ -137,13 +137,13 @@ def _table(
     return TargetTable(name, title, note, metrics, sources, found)
 
 
-def _rows(methods: Mapping[str, Method]) -> dict[str, str]:
-    """Name -> label, of the table's rows and of the other weights that they have."""
+def _labels(methods: Mapping[str, Method]) -> dict[str, str]:
+    """Name -> label, of the table's methods and of the other weights that they have."""
     found = {}
-    for row, method in methods.items():
-        for name in method.weights:
-            extra = name.removeprefix(row).strip("-")
-            found[name] = method.label + (f" ({extra})" if extra else "")
+    for name, method in methods.items():
+        for weights in method.weights:
+            extra = weights.removeprefix(name).strip("-")
+            found[weights] = method.label + (f" ({extra})" if extra else "")
     return found
 
 
@@ -183,15 +183,15 @@ def _prefixed(run: Run, protocol: str) -> str:
 
 
 def _command(
-    row: str, stage: str, methods: Mapping[str, Method], runs: list[Run], files: Mapping[str, str]
+    method: str, stage: str, methods: Mapping[str, Method], runs: list[Run], files: Mapping[str, str]
 ) -> str:
-    """Return the command that measures a row, from its own pretraining or the published weights."""
+    """Return the command that measures a method, from its own pretraining or the published weights."""
     if not stage:
-        method = methods.get(row) or next(m for m in methods.values() if row in m.weights)
-        steps = missing(f"voc/{row}", runs, method).replace("METHOD=voc/", "METHOD=")
-        return f"{steps} RUN=voc/{row} {VOC}"
-    if any(run.name == row and "pretrain" in run.stages for run in runs):
-        return f"make {stage} METHOD={row}"
-    of = next(name for name, method in methods.items() if row in method.weights)
-    words = f"{stage} METHOD={row} WEIGHTS=checkpoints/weights/{row}/{files[row]}"
+        known = methods.get(method) or next(each for each in methods.values() if method in each.weights)
+        steps = missing(f"voc/{method}", runs, known).replace("METHOD=voc/", "METHOD=")
+        return f"{steps} RUN=voc/{method} {VOC}"
+    if any(run.name == method and "pretrain" in run.stages for run in runs):
+        return f"make {stage} METHOD={method}"
+    of = next(name for name, each in methods.items() if method in each.weights)
+    words = f"{stage} METHOD={method} WEIGHTS=checkpoints/weights/{method}/{files[method]}"
     return f"make pull PULL=weights METHOD={of} && make {words}"

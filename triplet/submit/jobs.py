@@ -11,11 +11,11 @@ from pathlib import Path, PurePath
 
 from triplet import paths
 from triplet.errors import KitError
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 
 KIT = paths.CONFIGS.parent
 CHAIN = ("pull", "convert", "finetune", "eval", "report")
-"""The stages of a row, from its weights to the page; ``chain`` for short."""
+"""The stages of a method, from its weights to the page; ``chain`` for short."""
 DISTRIBUTED = ("pretrain", "finetune", "eval", "linear", "knn", "semi")
 """Stages of a process a GPU, on as many nodes as they are given."""
 ONE_PROCESS = ("svm", "demo")
@@ -91,21 +91,21 @@ class Job:
 def name_runs(
     methods: Sequence[str], run: str | None, seeds: Sequence[int], stages: Iterable[str]
 ) -> list[Run]:
-    """The runs that were asked for: of rows or of one name, each once for each seed.
+    """The runs that were asked for: of methods or of one name, each once for each seed.
 
-    ``all`` stands for the table's ten rows; where the stages begin with pretraining, for those that are
-    pretrained here. KitError for a row that the table does not have.
+    ``all`` stands for the table's ten methods; where the stages begin with pretraining, for those that are
+    pretrained here. KitError for a method that the table does not have.
     """
     table = load_methods()
     pretrained = "pretrain" in stages
-    every = [row for row, method in table.items() if method.pretrain or not pretrained]
-    rows = [row for word in methods for row in (every if word == "all" else [word])]
-    if unknown := [row for row in rows if row not in table]:
+    every = [name for name, method in table.items() if method.pretrain or not pretrained]
+    methods = [name for word in methods for name in (every if word == "all" else [word])]
+    if unknown := [name for name in methods if name not in table]:
         raise KitError(
-            f"no row of the table: {', '.join(unknown)}; take one of {', '.join(table)}, or all; "
+            f"not in the table of methods: {', '.join(unknown)}; take one of {', '.join(table)}, or all; "
             "a run of another name is --run NAME (make: RUN=NAME)"
         )
-    names = [run] if run else rows
+    names = [run] if run else methods
     if not seeds:
         return [Run(name) for name in names]
     return [Run(f"seed{seed}/{name}", seed) for seed in seeds for name in names]
@@ -157,9 +157,9 @@ def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: R
 def _command(words: Sequence[str], run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     stage, *options = words
     if stage == "pull":
-        rows = list(dict.fromkeys(PurePath(each.name).name for each in runs))
+        methods = list(dict.fromkeys(PurePath(each.name).name for each in runs))
         named = {"weights", "all"} & {*options} and "--method" not in options
-        return (stage, *options, *(["--method", *rows] if named else []))
+        return (stage, *options, *(["--method", *methods] if named else []))
     if stage in OF_NO_RUN:
         return tuple(words)
     seed = ["--seed", str(run.seed)] if stage == "finetune" and run.seed is not None else []

@@ -1,4 +1,4 @@
-"""Read the backbone out of any checkpoint that the table's rows come in."""
+"""Read the backbone out of any checkpoint that the table's methods come in."""
 
 import re
 from dataclasses import dataclass

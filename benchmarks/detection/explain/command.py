@@ -21,11 +21,11 @@ from triplet.published.causes.cause import Result, amount
 from triplet.published.causes.length import count, ratio
 from triplet.published.curves import NOISE
 from triplet.published.facts import Facts
+from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
-from triplet.published.rows import load_methods
 
-ROW = "triplet"
-"""The row that is explained unless the user names one, or a target."""
+METHOD = "triplet"
+"""The method that is explained unless the user names one, or a target."""
 CAUSE = ("", "cause", "verdict", "costs", "why")
 """Columns of the table of causes."""
 STYLES = {SEEN: "bold", EXCLUDED: "dim"}
@@ -39,9 +39,9 @@ class ExplainOptions:
     result: tuple[float, ...] | None = None
     """Box and mask AP on COCO val2017, in percent, or box AP alone; by default the log's or the run's."""
     method: str | None = None
-    """Row of the table that the weights are of."""
+    """Method of the table that the weights are of."""
     target: tuple[float, ...] | None = None
-    """The published AP that the result is compared with, where it is not the row's in the table."""
+    """The published AP that the result is compared with, where it is not the method's in the table."""
     config: Path | None = None
     """The run's config: Detectron2's YAML or mmdetection's .py."""
     log: Path | None = None
@@ -71,7 +71,7 @@ def explain(options: ExplainOptions) -> None:
     """Print what could have made a result fall short.
 
     Raises:
-        KitError: an unknown row, a result that is none, or files that tell nothing.
+        KitError: an unknown method, a result that is none, or files that tell nothing.
     """
     found = explanation(options)
     if options.as_json:
@@ -85,19 +85,19 @@ def explanation(options: ExplainOptions) -> Explanation:
     """The answer; KitError as of ``explain``."""
     methods = load_methods()
     if options.method is not None and options.method not in methods:
-        raise KitError(f"no row {options.method!r} in the table; it has {', '.join(methods)}")
+        raise KitError(f"no method {options.method!r} in the table; it has {', '.join(methods)}")
     names = [str(path.name) for path in (options.config, options.log) if path]
     reached: Result | None
     if options.run:
-        facts, reached, row = of_run(options.run)
+        facts, reached, method = of_run(options.run)
     else:
-        facts, row = read(options.config, options.log, names, options.gpus), ""
+        facts, method = read(options.config, options.log, names, options.gpus), ""
         reached = facts.reached
-    row = options.method or (row if row in methods else "")
+    method = options.method or (method if method in methods else "")
     if options.weights:
         from benchmarks.detection.explain.weights import of_weights  # torch takes seconds to import
 
-        of_weights(facts, options.weights, row)
+        of_weights(facts, options.weights, method)
     result = _percent(options.result, "--result", facts) if options.result else reached
     if result is None and facts.diverged:
         facts.notes.append("there is no result: none was given, and the training diverged")
@@ -106,14 +106,14 @@ def explanation(options: ExplainOptions) -> Explanation:
         raise KitError("what was reached is not known: add --result BOX MASK, in percent")
     if options.target:
         target = _percent(options.target, "--target", facts)
-        reference = Reference.of_target(target, facts, row, " ".join(names))
+        reference = Reference.of_target(target, facts, method, " ".join(names))
     elif facts.other:
         raise KitError(
             "the table's numbers are those of Mask R-CNN R50-C4 on COCO: there is none to compare "
             f"{facts.other} with; give the published AP as --target BOX MASK"
         )
     else:
-        reference = Reference.of_row(row or ROW)
+        reference = Reference.of_method(method or METHOD)
     causes = ranked(facts, reference, result)
     return Explanation(
         reference, result, facts, causes, cheapest(causes, facts, reference, _given(options))
@@ -254,7 +254,7 @@ def _as_json(found: Explanation) -> dict[str, Any]:
     """The same for programs."""
     facts = {name: value for name, value in asdict(found.facts).items() if name != "notes"}
     return {
-        "row": found.reference.row or None,
+        "method": found.reference.method or None,
         "result": {"box": found.result[0], "mask": found.result[1]},
         "target": {
             "box": found.reference.box,

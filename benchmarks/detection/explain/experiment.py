@@ -74,7 +74,7 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     first = [cause for cause in causes if cause.verdict != EXCLUDED][:2]
     if not first:
         return None
-    row = reference.row or "triplet"
+    method = reference.method or "triplet"
     names = [cause.name for cause in first]
     pair = " from ".join(names)
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
@@ -86,21 +86,21 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
         )
     if any(name in BY_WEIGHTS for name in open_names) and not given.weights:
         return Experiment(_again(given, "--weights FILE"), 10, f"the weights' file tells {pair}")
-    return _to_run(names[0], row, facts, pair)
+    return _to_run(names[0], method, facts, pair)
 
 
-def _to_run(name: str, row: str, facts: Facts, pair: str) -> Experiment:
+def _to_run(name: str, method: str, facts: Facts, pair: str) -> Experiment:
     """Return a short run for a cause."""
     gpus = facts.gpus or 1
     machine = f"{gpus} V100"
     seconds = curves.published().speed[facts.kind or "c4"].seconds * 8 / gpus
     if name in BY_WEIGHTS:
         return Experiment(
-            f"triplet convert --run {row}", PROOF, "its proof shows which tensors were loaded, exactly"
+            f"triplet convert --run {method}", PROOF, "its proof shows which tensors were loaded, exactly"
         )
     if name == "divergence":
         half = f" SOLVER.BASE_LR={facts.rate / 2:g}" if facts.rate else ""
-        command = f"triplet finetune --run {row} SOLVER.MAX_ITER={PROBE}" + half
+        command = f"triplet finetune --run {method} SOLVER.MAX_ITER={PROBE}" + half
         return Experiment(
             command,
             PROBE * seconds,
@@ -109,20 +109,20 @@ def _to_run(name: str, row: str, facts: Facts, pair: str) -> Experiment:
         )
     if name in ("evaluation", "PreciseBN"):
         return Experiment(
-            f"triplet eval --run {row} --model model_final.pth --config config.yaml",
+            f"triplet eval --run {method} --model model_final.pth --config config.yaml",
             EVALUATION / gpus,
             f"the same model, evaluated as the published ones: tells {pair}",
             machine,
         )
     if name in ("noise", "rate tuned for the target"):
         return Experiment(
-            f"triplet finetune --run seed1/{row} --seed 1 --schedule 1/8x",
+            f"triplet finetune --run seed1/{method} --seed 1 --schedule 1/8x",
             11_250 * seconds,
             "a second seed at an eighth of 1x shows the noise",
             machine,
         )
     return Experiment(
-        f"triplet finetune --run probe/{row} --schedule 1/8x",
+        f"triplet finetune --run probe/{method} --schedule 1/8x",
         11_250 * seconds,
         f"the AP to expect is printed first; reaching it by the kit's recipe tells {pair}",
         machine,

@@ -54,7 +54,7 @@ def _count_gpus(facts: Facts, log: Path) -> None:
 
 
 def of_run(run: str) -> tuple[Facts, Result, str]:
-    """Return the facts, the AP and the row of a run whose finetuning and evaluation are recorded.
+    """Return the facts, the AP and the method of a run whose finetuning and evaluation are recorded.
 
     Args:
         run: its name below checkpoints/, or the path of its folder.
@@ -73,4 +73,4 @@ def of_run(run: str) -> tuple[Facts, Result, str]:
     box, mask = done.value("bbox", "AP"), done.value("segm", "AP")
     if box is None or not done.detectron2:
         raise KitError(f"{folder}: its evaluation has no box AP, or its finetuning no config")
-    return facts_of_run(done), (box, mask), done.row
+    return facts_of_run(done), (box, mask), done.method

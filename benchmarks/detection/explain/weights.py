@@ -8,18 +8,18 @@ from triplet.files import sha256
 from triplet.paths import CONFIGS
 from triplet.published.causes import network
 from triplet.published.facts import Facts
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.weights import read_backbone
 from triplet.weights.read import Backbone
 
 
-def of_weights(facts: Facts, path: Path, row: str) -> None:
+def of_weights(facts: Facts, path: Path, method: str) -> None:
     """Fill in what a checkpoint of any format that the kit reads tells.
 
     Args:
         facts: to fill in.
         path: of the checkpoint.
-        row: of the table, empty for none.
+        method: of the table, empty for none.
 
     Raises:
         KitError: no whole backbone is in the file; this says what is.
@@ -32,7 +32,7 @@ def of_weights(facts: Facts, path: Path, row: str) -> None:
     if path.name in network.ANOTHER:
         facts.weights = path.name
         return
-    published = _published(row)
+    published = _published(method)
     sums = [
         file["checksum"].removeprefix("sha256:")
         for file in published
@@ -40,7 +40,7 @@ def of_weights(facts: Facts, path: Path, row: str) -> None:
     ]
     if sums and sha256(path) in sums:
         facts.published_weights = True
-    elif row and path.name not in [file["name"] for file in published]:
+    elif method and path.name not in [file["name"] for file in published]:
         names = " or ".join(file["name"] for file in published)
         facts.notes.append(
             f"{path.name} holds a trained backbone; whether it is that of {names}, its name does not say"
@@ -57,9 +57,9 @@ def _scaled(backbone: Backbone) -> bool:
     return any(bool((value != value.flatten()[0]).any()) for value in values)
 
 
-def _published(row: str) -> list[dict[str, Any]]:
-    """Return the published files of a row, as configs/sources.yaml has them."""
-    if not row:
+def _published(method: str) -> list[dict[str, Any]]:
+    """Return the published files of a method, as configs/sources.yaml has them."""
+    if not method:
         return []
     weights = read(CONFIGS / "sources.yaml")["weights"]
-    return [file for name in load_methods()[row].weights for file in weights[name]["files"]]
+    return [file for name in load_methods()[method].weights for file in weights[name]["files"]]

@@ -19,14 +19,14 @@ ANOTHER = {
     "moco_v2_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
     "moco_v1_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
 }
-"""Files that bear the name of a row's method but are not the row's weights."""
+"""Files that bear the name of a method but are not the weights of the table's method."""
 
 
 def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     """Check for a backbone that stayed random, wholly or in part."""
     name = "weights not loaded"
-    if reference.row == "random":
-        yield excluded(name, "random weights are what this row is of")
+    if reference.method == "random":
+        yield excluded(name, "random weights are what this method is of")
         return
     length = facts.length or reference.iterations
     box, mask = reference.random(length)
@@ -51,7 +51,7 @@ def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterato
     """Check for a file of the right format that is not the one behind the published result."""
     name = "other weights"
     cost, masks, source = effects.size("other-weights")
-    if reference.row == "random":
+    if reference.method == "random":
         return
     file = (facts.weights or "").replace("\\", "/").rpartition("/")[2]
     if facts.other_weights or file in ANOTHER:
@@ -63,7 +63,7 @@ def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterato
         )
     elif facts.published_weights:
         yield excluded(name, "the file is the published one")
-    elif facts.supervised and not reference.row:
+    elif facts.supervised and not reference.method:
         yield excluded(name, f"an official file by its name: {facts.weights}")
     else:
         text = "another file of the method, or pretrained again: --weights FILE shows what is in it"
@@ -75,8 +75,8 @@ def folded(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     name = "BN folded into the weights"
     cost, masks, source = effects.size("bn-folded")
     msra = "msra" in (facts.weights or "").lower()
-    if reference.of_table and reference.row == "supervised":
-        yield excluded(name, "the row's own are such weights")
+    if reference.of_table and reference.method == "supervised":
+        yield excluded(name, "its own are such weights")
     elif facts.norm in FROZEN:
         yield excluded(name, "BN is frozen")
     elif facts.folded or (msra and facts.norm):
@@ -104,19 +104,19 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
             yield excluded(name, f"over {pool} images")
         else:
             yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost, masks)
-    if facts.norm == "SyncBN" and facts.supervised and not reference.row:
+    if facts.norm == "SyncBN" and facts.supervised and not reference.method:
         cost, masks, source = effects.size("bn-synchronised")
         yield Cause("SyncBN", SEEN, source, cost, masks)
 
 
 def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
-    if not reference.row and facts.supervised:
+    if not reference.method and facts.supervised:
         return excluded(name, "frozen, as Detectron2 does with ImageNet's labels' weights")
     (low, high), masks, source = _known("bn-frozen")
-    if reference.row != "supervised":
+    if reference.method != "supervised":
         (_, high), _, more = _known("bn-frozen-self-supervised")
         source = f"{source}; {more}"
-    if not reference.row:
+    if not reference.method:
         text = f"BN is frozen; not known is whether it was so for the target, and whose weights; {source}"
         each = effects.sizes("bn-frozen", "bn-frozen-self-supervised")
         return Cause(name, POSSIBLE, text, (low, high), masks, each, hinted=True)
@@ -143,9 +143,9 @@ def frozen_stages(facts: Facts, reference: Reference, result: Result) -> Iterato
     cost, masks, source = effects.size("frozen-stages")
     if facts.freeze_at is None:
         yield Cause(name, POSSIBLE, source, cost, masks)
-    elif facts.freeze_at < 1 or (not reference.row and facts.supervised):
+    elif facts.freeze_at < 1 or (not reference.method and facts.supervised):
         yield excluded(name, f"FREEZE_AT is {facts.freeze_at}")
-    elif not reference.row:
+    elif not reference.method:
         yield Cause(name, POSSIBLE, f"FREEZE_AT is {facts.freeze_at}; {source}", cost, masks, hinted=True)
     else:
         text = f"FREEZE_AT is {facts.freeze_at}, the recipe's 0; {source}"
@@ -156,7 +156,7 @@ def extra_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
     """Check for Detectron2's stock C4 head, which has no norm after res5."""
     name = "norm after res5"
     _, _, source = effects.size("extra-norm")
-    if reference.kind != "c4" or not reference.row:
+    if reference.kind != "c4" or not reference.method:
         return
     if facts.extra_norm:
         yield excluded(name, "Res5ROIHeadsExtraNorm")
@@ -175,7 +175,7 @@ def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
         yield Cause(name, POSSIBLE, f"not those of the weights; {bgr}; {wrong}", (low, high))
         return
     right: tuple[Pixels, ...] = (TORCH,) if reference.self_supervised else (TORCH, MSRA, MSRA_OF_CAFFE2)
-    if reference.of_table and reference.row == "supervised":
+    if reference.of_table and reference.method == "supervised":
         right = (MSRA, TORCH)
     elif facts.supervised and "msra" in (facts.weights or "").lower():
         right = (MSRA, MSRA_OF_CAFFE2)

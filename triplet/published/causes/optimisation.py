@@ -105,7 +105,7 @@ def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[
             name, SEEN, f"shorter sides up to {max(facts.sizes)}, the recipe's 640 to 800; {source}"
         )
     elif len(set(facts.sizes)) == 1:
-        verdict = SEEN if reference.row else POSSIBLE  # elsewhere it is the custom
+        verdict = SEEN if reference.method else POSSIBLE  # elsewhere it is the custom
         yield Cause(
             name,
             verdict,

@@ -1,4 +1,4 @@
-"""The rows, and what a run takes from its row when its user gives nothing else."""
+"""The methods, and what a run takes from its method when its user gives nothing else."""
 
 import pickle
 import re
@@ -11,29 +11,28 @@ from triplet import cli, paths, records
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet
 from triplet.published.defaults import MSRA, detection_config, weights_of
-from triplet.published.rows import load_methods
+from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
 
-NAMES = [(row, name) for row, method in load_methods().items() for name in method.weights]
+NAMES = [(name, weights) for name, method in load_methods().items() for weights in method.weights]
 
 
-def test_every_row_has_weights_that_can_be_pulled_and_each_weights_a_row():
+def test_every_method_has_weights_that_can_be_pulled_and_each_weights_a_method():
     assert sorted(name for _, name in NAMES) == sorted(load_sources().weights)
-    for row, method in load_methods().items():
-        assert next(iter(method.weights)) == row
+    for name, method in load_methods().items():
+        assert next(iter(method.weights)) == name
 
 
-@pytest.mark.parametrize(("row", "name"), NAMES)
-def test_the_default_config_of_each_weights_exists_and_fits_their_format(places, row, name):
-    method = load_methods()[row]
+@pytest.mark.parametrize(("method", "name"), NAMES)
+def test_the_default_config_of_each_weights_exists_and_fits_their_format(places, method, name):
     path = detection_config(f"experiment/seed3/{name}")
     assert path.exists()
-    recipe = "authors" if row == "triplet" else "moco"
-    caffe2 = method.weights[name] == "caffe2"
+    recipe = "authors" if method == "triplet" else "moco"
+    caffe2 = load_methods()[method].weights[name] == "caffe2"
     assert path.name == f"coco_r50_c4_2x_{recipe}{MSRA if caffe2 else ''}.yaml"
     (file,) = load_sources().weights[name].files
     assert caffe2 == file.name.endswith(".pkl")
-    assert detection_config(name, places / file.name) == path  # told by the file as by the row
+    assert detection_config(name, places / file.name) == path  # told by the file as by the method
 
 
 def test_a_given_file_decides_the_colour_order(places):
@@ -60,14 +59,14 @@ def test_the_numbers_are_those_of_the_readme_and_the_zoo():
     assert (methods["triplet"].readme.box, methods["triplet"].readme.mask) == (41.7, 36.2)
 
 
-def test_no_row_no_default(places, tmp_path, capsys):
-    with pytest.raises(KitError, match=r"'mine' is no row of the table \(supervised, .*add --config FILE"):
+def test_no_method_no_default(places, tmp_path, capsys):
+    with pytest.raises(KitError, match=r"'mine' is not a method of the table .*its default; add --config"):
         detection_config("mine")
     (tmp_path / "w.pth").touch()
     assert cli.main(["convert", "--run", "mine", "--weights", str(tmp_path / "w.pth")]) == 2
     assert cli.main(["finetune", "--run", "mine"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "is no row of the table" in errors[0]
+    assert "is not a method of the table" in errors[0]
     assert "run first: make convert RUN=mine" in errors[1]
 
 
@@ -85,7 +84,7 @@ def test_a_pretraining_that_was_begun_is_not_passed_over_for_published_weights(p
 
 
 def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
-    """Pull, convert, finetune of the row with MSRA's file, without a config or a path."""
+    """Pull, convert, finetune of the method with MSRA's file, without a config or a path."""
     torch.manual_seed(0)
     state = ResNet(50).state_dict()
     tensors = {caffe2_name(k): v.numpy() for k, v in state.items() if "running" not in k and v.ndim}

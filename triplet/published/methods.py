@@ -1,4 +1,4 @@
-"""The rows of the COCO table: configs/methods.yaml."""
+"""The methods of the COCO table: configs/methods.yaml."""
 
 import functools
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ class PublishedAP(Settings):
     mask50: float | None = None
     mask75: float | None = None
     file: str = ""
-    """Pretrained file that the numbers belong to, where it is not one of the row's weights."""
+    """Pretrained file that the numbers belong to, where it is not one of the method's weights."""
 
 
 class Method(Settings):
@@ -34,21 +34,26 @@ class Method(Settings):
     student: PublishedAP | None = None
     """AP of a later reproduction by others."""
     untrained: bool = False
-    """Whether the row's weights are initial ones."""
+    """Whether the method's weights are initial ones."""
     pretrain: str | None = None
-    """Name of its recipe, for either engine; None for a row that is not pretrained here."""
+    """Name of its recipe, for either engine; None for a method that is not pretrained here."""
+
+    @property
+    def source(self) -> Literal["README", "zoo"]:
+        """Where the AP of the method's own weights is published: README, unless it is of another file."""
+        return "zoo" if self.readme.file and self.zoo else "README"
 
     @property
     def of_its_weights(self) -> PublishedAP:
-        """AP published of the row's own weights: README's numbers unless they belong to another file."""
-        return self.zoo if self.readme.file and self.zoo else self.readme
+        """AP published of the method's own weights."""
+        return self.zoo if self.source == "zoo" and self.zoo else self.readme
 
 
 class Methods(RootModel[dict[str, Method]]):
-    """Rows by the name of their runs."""
+    """Methods by the name of their runs."""
 
 
 @functools.cache
 def load_methods() -> dict[str, Method]:
-    """Read the table's rows in order; KitError when the file does not fit the schema."""
+    """Read the table's methods in order; KitError when the file does not fit the schema."""
     return parse_file(CONFIGS / "methods.yaml", Methods).root
