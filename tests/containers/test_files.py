@@ -103,6 +103,13 @@ def test_only_the_download_and_tensorboard_have_a_network(checkout):
     assert set(networks.values()) == {"none"}
 
 
+def test_a_hubs_token_goes_to_the_download_alone(checkout):
+    given = {"HF_TOKEN": "secret", "HF_ENDPOINT": "https://hub"}
+    told = {name: service["environment"] for name, service in services(checkout, **given).items()}
+    assert {name for name in told if given.items() <= told[name].items()} == {"pull", "download"}
+    assert "secret" not in str([told[name] for name in told if name not in ("pull", "download")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
