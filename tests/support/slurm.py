@@ -54,7 +54,7 @@ def unavailable() -> str:
     if _missing() and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["update"], ["install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]):
             done = subprocess.run(
-                ["apt-get", "-q", *command],
+                ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *command],
                 env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
