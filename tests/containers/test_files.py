@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.conftest import BASE, STAND_IN_CUDA, call
+from triplet.pull.sources import load_sources
 
 BIN = Path(sys.executable).parent
 
@@ -103,11 +104,16 @@ def test_only_the_download_and_tensorboard_have_a_network(checkout):
     assert set(networks.values()) == {"none"}
 
 
-def test_a_hubs_token_goes_to_the_download_alone(checkout):
-    given = {"HF_TOKEN": "secret", "HF_ENDPOINT": "https://hub"}
-    told = {name: service["environment"] for name, service in services(checkout, **given).items()}
-    assert {name for name in told if given.items() <= told[name].items()} == {"pull", "download"}
-    assert "secret" not in str([told[name] for name in told if name not in ("pull", "download")])
+def test_tokens_and_addresses_go_to_the_download_alone(checkout):
+    mirrors = [source.mirror for source in load_sources().datasets.values() if source.mirror]
+    names = [
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        *(name for mirror in mirrors for name in (mirror.url, mirror.token)),
+    ]
+    given = services(checkout, **dict.fromkeys(names, "secret"))
+    told = {name: [*service["environment"].values()].count("secret") for name, service in given.items()}
+    assert told == {name: len(names) if name in ("pull", "download") else 0 for name in given}
 
 
 @pytest.mark.parametrize(
