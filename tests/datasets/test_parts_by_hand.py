@@ -80,7 +80,8 @@ def test_the_standard_layouts_are_read_where_they_are(tmp_path):
     assert not layouts.is_standard(tmp_path)
     coco(tmp_path / "cvat" / "annotations" / "instances_default.json")
     assert not layouts.is_standard(tmp_path / "cvat")
-    for number, name in enumerate(("train2017", "val2017", "VOCdevkit", "annotations/captions_val2017.json")):
+    known = ("train2017", "val2017", "VOCdevkit", "annotations/captions_val2017.json")
+    for number, name in enumerate(known):
         (tmp_path / str(number) / name).mkdir(parents=True)
         assert layouts.is_standard(tmp_path / str(number))
     folder = tmp_path / "coco"

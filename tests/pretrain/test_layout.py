@@ -109,6 +109,7 @@ def test_the_authors_recipe_on_other_machines():
         "BN over 392 (the config asks for 1568"
         in make_layout(config.model_copy(update={"images_per_gpu": 400}), 1).describe()
     )
+    assert make_layout(config, 8).describe().endswith("BN over 1568")
     with pytest.raises(KitError, match="possible: 1, 2, 4, 8, 16, 32;"):
         make_layout(config, 6)
     with pytest.raises(KitError, match="less than a negative group of 196"):

@@ -55,7 +55,9 @@ def test_frozen_parameters_are_in_no_group_and_names_decide():
     named |= {"gn.weight": nn.Parameter(torch.ones(1)), "c.bias": nn.Parameter(torch.ones(1))}
     adapted, excluded = (group["params"] for group in parameter_groups(named.items(), 0.2))
     assert [id(p) for p in adapted] == [id(free)]
-    assert [id(p) for p in excluded] == [id(named[n]) for n in ("bn1.weight", "bn2_weight", "gn.weight", "c.bias")]
+    assert [id(p) for p in excluded] == [
+        id(named[n]) for n in ("bn1.weight", "bn2_weight", "gn.weight", "c.bias")
+    ]
 
 
 def test_lars_counts_the_gradient_that_a_closure_makes():
