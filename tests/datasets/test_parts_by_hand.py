@@ -37,6 +37,7 @@ def coco(file, names=("a.jpg",), classes=((3, "cat"), (1, "dog")), **more):
         (("train", "extra"), "extra, train"),
         (("val", "test"), "test, val"),
         (("a", "b"), "a, b"),
+        (("train", "val", "valid"), "train, val, valid"),
     ],
 )
 def test_a_tools_names_are_those_of_the_two_parts(tmp_path, names, parts):
