@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import KIT
 from triplet import cli
@@ -21,9 +22,9 @@ SBATCH = """
     echo "$number;cluster" """
 SQUEUE = """cat "$SAID.queue" 2>/dev/null || true"""
 SCANCEL = """echo "scancel $*" >> "$SAID" """
-KUBECTL = (
-    """if [ "$1" = get ]; then echo "${KNOWN:-}"; else echo "kubectl $*" >> "$SAID"; echo created; fi"""
-)
+KUBECTL = """
+    if [ "$1" != get ]; then echo "kubectl $*" >> "$SAID"; echo created
+    else for name in ${KNOWN:-}; do case " $* " in *" $name "*) echo "job.batch/$name" ;; esac; done; fi"""
 SKY = """
     if [ "$2" = queue ]; then echo "Fetching..."; cat "$SAID.queue" 2>/dev/null || echo '[]'
     else echo "sky $*" >> "$SAID"; echo "Job ID: 7"; fi"""
@@ -119,12 +120,14 @@ def test_what_sbatch_refuses_takes_the_chain_back(said, capsys, monkeypatch):
 
 
 def test_kubernetes_creates_and_with_force_replaces(said, capsys, monkeypatch):
-    chosen = ("finetune", "--on", "k8s", "--container", "registry/kit:1")
+    chosen = ("convert", "finetune", "--on", "k8s", "--container", "registry/kit:1")
     assert submit(*chosen) == 0
-    assert said.read_text().startswith("kubectl create --filename ")
-    monkeypatch.setenv("KNOWN", "job.batch/triplet-finetune-triplet-0")
+    first, _, file = said.read_text().strip().rpartition(" ")
+    assert first == "kubectl create --filename"
+    (name,) = {each["metadata"]["name"] for each in yaml.safe_load_all(Path(file).read_text())}
+    monkeypatch.setenv("KNOWN", f"{name} others")
     assert submit(*chosen) == 2
-    assert "submitted already: job.batch/triplet-finetune" in capsys.readouterr().err
+    assert f"submitted already: job.batch/{name}; wait" in capsys.readouterr().err
     assert submit(*chosen, "--force") == 0
     assert "kubectl replace --force --filename " in said.read_text()
 
