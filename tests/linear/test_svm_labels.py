@@ -116,6 +116,12 @@ def test_words_of_the_lists_mean_what_voc_says(tmp_path):
     found = read_split(tmp_path, "test")
     assert (found.names, found.classes) == ([*"abc"], ["cat", "dog"])
     assert found.targets.tolist() == [[1, 0], [0, -1], [-1, 1]]
+    (main / "._cat_test.txt").write_text("which a Mac leaves")
+    assert read_split(tmp_path, "test").classes == ["cat", "dog"]
+    for last in ("b", "d -1", "b 2", "b -1\nb -1"):
+        (main / "cat_test.txt").write_text(f"c  0\na  1\n{last}\n")
+        with pytest.raises(KitError, match=r"cat_test.txt does not list 1, 0 or -1 for each image"):
+            read_split(tmp_path, "test")
 
 
 def test_features_of_a_layer_are_the_backbones_pooled_and_normalised():
@@ -147,7 +153,8 @@ def test_features_are_those_of_each_image_of_its_split(tmp_path, weights, monkey
     svm._extract(settings, weights, folder, splits, tmp_path, torch.device("cpu"))
     backbone = load_backbone(weights)[0].eval()
     for (part, _), split in zip(PARTS, splits, strict=True):
-        pixels = [VOC07Images(folder, split)[i][0] for i in range(len(split.names))]
+        pixels, places = zip(*(VOC07Images(folder, split)[i] for i in range(len(split.names))), strict=True)
+        assert list(places) == list(range(len(split.names)))
         with torch.no_grad():
             plain = pooled_layers(backbone, torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2), (4, 5))
         for layer, expected in zip((4, 5), plain, strict=True):
