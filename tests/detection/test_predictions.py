@@ -90,10 +90,14 @@ def test_label_studio_counts_in_percent_of_each_side(written):
 
 
 def test_a_triangle_is_no_speck():
-    mask = masks.frPyObjects([[2.0, 2.0, 30.0, 2.0, 2.0, 22.0]], 25, 40)[0]
-    (outline,) = predictions.outlines(mask)
-    again = masks.merge(masks.frPyObjects([outline], 25, 40))
-    assert masks.iou([again], [mask], [0])[0, 0] > 0.93
+    steps = np.asfortranarray(np.tri(4, dtype=np.uint8))
+    (outline,) = predictions.outlines(masks.encode(steps))
+    assert corners(outline) == {(0, 0), (0, 4), (4, 4)}
+
+
+def test_regions_of_an_image_have_names_of_their_own(detections):
+    (task,) = predictions.to_label_studio(IMAGES[:1], [detections[0]] * 3, CATEGORIES)
+    assert len({each["id"] for each in task["predictions"][0]["result"]}) == 6
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,12 @@ def test_a_share_is_a_regression_of_what_is_missing(task):
                 length = math.log(180_000 / n)
                 rows.append([length, full, kind == "fpn"])
                 missing.append((1 - value / full) / length)
-    plain = BayesianRidge().fit(np.array(rows, dtype=float) - [0, 40, 0], missing)
+    plain = BayesianRidge().fit(np.array(rows, dtype=float), missing)
     fitted = Regression(MADE, task)
     for n in (25, 3_000, 50_000, 150_000):
         for full, kind in ((35.0, "c4"), (44.0, "fpn")):
             length = math.log(180_000 / n)
-            (mean,), (deviation,) = plain.predict([[length, full - 40, kind == "fpn"]], return_std=True)
+            (mean,), (deviation,) = plain.predict([[length, full, kind == "fpn"]], return_std=True)
             found = fitted.share(n, full, kind)
             assert found.mid == pytest.approx(max(0.0, 1 - mean * length))
             assert found.deviation == pytest.approx(deviation * abs(length))

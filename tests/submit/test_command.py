@@ -70,7 +70,7 @@ def test_a_chain_goes_in_link_by_link(said, capsys):
 
 
 def test_dry_submits_nothing_and_shows_what_would_be(said, capsys):
-    assert submit("convert", "finetune", "--on", "slurm", "--dry") == 0
+    assert submit("convert", "finetune", "--on", "slurm", "--dry", "--force") == 0
     assert said.read_text() == ""
     shown = capsys.readouterr().out
     assert "#SBATCH --job-name=triplet-finetune" in shown
@@ -161,6 +161,8 @@ K8S_ASKED = ["--on", "k8s", "--container", "registry/kit:1"]
         (["eval", "--on", "slurm", "--container", "no.sif"], "found no file no.sif"),
         (["eval", "--on", "slurm", "--gpu", "T4"], "GPU is for ON=sky: found ON=slurm"),
         (["eval", "--on", "k8s"], "ON=k8s needs CONTAINER=registry/image"),
+        (["eval", "--on", "slurm", "--container", "/tmp"], "found no file /tmp"),
+        (["convert", "eval", "--on", "sky", "--bucket", "s3://b"], "ON=sky needs GPU=card"),
         (["eval", *K8S_ASKED, "--partition", "x"], "PARTITION is for ON=slurm: found ON=k8s"),
         (["convert", "eval", *K8S_ASKED, "--nodes", 2], "convert knows one process only"),
         (["pull", "eval", *K8S_ASKED, "--seeds", 0, 1], "pull is done once for all 2 runs"),
