@@ -80,7 +80,7 @@ def analyse(evaluation: Any, names: list[str], resamples: int = RESAMPLES) -> Ta
         curves[f"{iou:g}"] = _percents(known.mean(1) if known.size else np.zeros(len(at)))
     by_size = {
         label: [_mean(precision[:, :, k, a]) for k in range(len(names))]
-        for a, label in enumerate(params.areaRngLbl[: precision.shape[3]])
+        for a, label in enumerate(params.areaRngLbl)
     }
     return TaskAnalysis(
         images=len(params.imgIds),

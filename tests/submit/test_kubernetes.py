@@ -35,6 +35,7 @@ def test_the_pods_of_a_job_meet_at_the_first_by_the_name_that_its_service_gives(
     assert service["spec"]["publishNotReadyAddresses"]
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     assert (job["spec"]["completionMode"], job["spec"]["completions"]) == ("Indexed", 2)
+    assert (job["spec"]["parallelism"], job["spec"]["backoffLimit"]) == (2, 20)
     (container,) = pod(job)["containers"]
     (port,) = service["spec"]["ports"]
     assert environment(container)["RDZV"] == f"{name}-0.{name}:{port['port']}"
@@ -90,6 +91,20 @@ def test_a_chain_is_init_containers_and_its_last_stage(places):
         if "limits" in container["resources"]
     }
     assert with_gpus == {"finetune", "eval"}
+    each = {container["name"]: environment(container) for container in [*pod(job)["initContainers"], last]}
+    assert [each[name]["GPUS"] for name in ("convert", "finetune")] == ["1", "4"]
+    assert {values["RDZV"] for values in each.values()} == {"localhost:0"}
+
+
+def test_a_container_is_bound_as_composes_are(places):
+    (service, *_) = yaml.safe_load((KIT / "compose.yaml").read_text())["services"].values()
+    _, job = documents("finetune")
+    (container,) = pod(job)["containers"]
+    assert container["securityContext"] == {
+        "readOnlyRootFilesystem": service["read_only"],
+        "capabilities": {"drop": service["cap_drop"]},
+        "allowPrivilegeEscalation": service["security_opt"] != ["no-new-privileges:true"],
+    }
 
 
 def test_an_evicted_pod_is_made_anew_and_a_wrong_command_is_not(places):

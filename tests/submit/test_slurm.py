@@ -158,6 +158,17 @@ def test_what_sbatch_is_told(places):
 def test_the_notice_leaves_half_of_a_short_job():
     assert options(whole(hours=0.05))["signal"] == "B:USR1@90"
     assert options(whole(hours=0.05))["time"] == "3"
+    assert options(whole(hours=0.51))["time"] == "31"  # whole minutes, and none less than asked for
+
+
+def test_each_run_of_an_array_has_a_number_and_a_log(places, monkeypatch):
+    """Also where the places have a percent sign, which Slurm would fill in."""
+    monkeypatch.setenv("TRIPLET_CHECKPOINTS", f"{places}/50%a")
+    _, written = scripts(("pull",), ("finetune",), runs=("moco", "byol", "npid"))
+    found = options(written["finetune.slurm"])
+    assert (found["array"], found["output"]) == ("0-2", f"{places}/50%%a/jobs/finetune-%A_%a.log")
+    assert "array" not in options(written["pull.slurm"])
+    assert options(written["pull.slurm"])["output"].endswith("/pull-%j.log")
 
 
 def test_a_stage_without_gpus_asks_for_none(places):
