@@ -123,6 +123,9 @@ def _arguments(found: Sequence[Line]) -> Values:
         if match := re.search(r"opts=(\[[^\[\]]{0,4000}\])", line.text):
             words = _literal(match[1])
             if isinstance(words, list) and all(isinstance(word, str) for word in words):
+                if any("=" in word for word in words):  # of a LazyConfig
+                    pairs = (word.partition("=") for word in words)
+                    return lazy.of_values({key: _literal(value) for key, _, value in pairs})
                 return dict(zip(words[::2], map(_literal, words[1::2]), strict=False))
     return {}
 

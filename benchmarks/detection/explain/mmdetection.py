@@ -13,6 +13,8 @@ from triplet.published.facts import Facts
 GPUS, EACH = 8, 2
 """GPUs, and images on each, that mmdetection's configs are written for."""
 EPOCHS = {"1x": 12, "2x": 24, "20e": 20, "3x": 36}
+STEPS = {"1x": [8, 11], "2x": [16, 22], "20e": [16, 19], "3x": [24, 33]}
+"""Epochs after which the rate falls in mmdetection's schedules."""
 DEPTH = 40
 """The deepest nesting that is read."""
 
@@ -85,6 +87,11 @@ def _schedule(facts: Facts, values: dict[str, Any], bases: str) -> None:
     )
     if isinstance(epochs, int) and 0 < epochs < 10**4:
         facts.planned = max(1, round(epochs * IMAGES / facts.batch))
+    schedulers = [values.get("lr_config"), *_list(values.get("param_scheduler"))]
+    steps = next((found for each in schedulers if (found := _first(each, "step", "milestones"))), None)
+    steps = steps or (STEPS[named[1]] if named else None)
+    if isinstance(steps, list) and all(type(step) is int and 0 < step < 10**4 for step in steps):
+        facts.steps = tuple(round(step * IMAGES / facts.batch) for step in steps)
     optimizer = values.get("optimizer") or _first(values.get("optim_wrapper"), "optimizer")
     rate = _first(optimizer, "lr")
     if isinstance(rate, int | float) and 0 < rate < 1e6:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from benchmarks.detection.explain.text import Line
 from triplet.published.facts import Facts
 
+BRIEF = 50
+"""Lines of a file of results that are read as one."""
 TASKS = {"bbox": "bbox", "box": "bbox", "segm": "segm", "mask": "segm"}
 _NUMBER = r"(\d[\d.]{0,20})"
 _HEAD = re.compile(r"(?:Evaluation results for|copypaste: Task:) (bbox|segm|box|mask)\b")
@@ -17,7 +19,7 @@ _SUMMARY = re.compile(
     + _NUMBER
 )
 """pycocotools writes fractions."""
-_PERCENT = re.compile(rf"['\"]?\b(bbox|segm)(?:/AP\"|['\"](?:: |, )\{{['\"]AP['\"]): {_NUMBER}")
+_PERCENT = re.compile(rf"['\"]?\b(bbox|segm)(?:/AP\"|['\"](?:: |, )\{{ *['\"]AP['\"]): {_NUMBER}")
 """Detectron2's metrics.json, and the dictionary that it returns."""
 _FRACTION = re.compile(rf"\b(bbox|segm)(?:_mAP\"?: |['\"], OrderedDict\(\[\(['\"]AP['\"], ){_NUMBER}")
 """mmdetection, as text and as JSON, and maskrcnn-benchmark."""
@@ -26,6 +28,8 @@ _FRACTION = re.compile(rf"\b(bbox|segm)(?:_mAP\"?: |['\"], OrderedDict\(\[\(['\"
 def of_evaluation(facts: Facts, found: list[Line]) -> None:
     """Fill in the box and mask AP at the end of a log, in percent."""
     values = dict(_aps(found))
+    if not values:
+        values = dict(_aps([Line(" ".join(line.text for line in found[:BRIEF]), begins=False)]))
     if "bbox" in values:
         facts.reached = values["bbox"], values.get("segm")
 

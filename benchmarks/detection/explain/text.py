@@ -84,17 +84,16 @@ def _ends(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
 
 def _unpacked(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
     """Do the same with what gzip has packed, of which the end may be missing."""
-    head, tail, rest = b"", b"", limit - limit // 4
+    head, tail, size = b"", b"", 0
     with gzip.GzipFile(fileobj=file) as stream:
         try:
-            head = stream.read(limit // 4)
-            for _ in range(MOST >> 20):
-                if not (more := stream.read(1 << 20)):
-                    return head + tail, True
-                tail = (tail + more)[-rest:]
+            while size < MOST and (more := stream.read1(1 << 20)):
+                size += len(more)
+                part, more = more[: limit // 4 - len(head)], more[limit // 4 - len(head) :]
+                head, tail = head + part, (tail + more)[-(limit - limit // 4) :]
         except (EOFError, zlib.error):
-            pass
-    return head + b"\n" + tail, False
+            return head + tail, False
+    return (head + tail, True) if size <= limit else (head + b"\n" + tail, False)
 
 
 def _encoding(data: bytes) -> str:

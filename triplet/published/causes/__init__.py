@@ -36,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     network.other_weights,
     network.folded,
     optimisation.rate,
+    optimisation.recipe,
     optimisation.decay,
     optimisation.tuned_rate,
     optimisation.rescaled,
@@ -82,8 +83,8 @@ HINTED = 4.0
 """Factor on the likelihood of a cause that the run is known to have, whether or not it matters there."""
 KNOWN = 1.0
 """Likelihood of a cause without a published size that the run is known to have."""
-MILD = ("PreciseBN", "norm after res5")
-"""Causes of which many runs that reached the published AP are known."""
+MILD = ("PreciseBN", "norm after res5", "another recipe")
+"""Causes with which others came within a few AP of what is published."""
 FIRST = ("divergence", "masks alone", "another detector")
 """Causes that, once they are seen, leave nothing to be explained otherwise."""
 UNSIZED = 1 / 20

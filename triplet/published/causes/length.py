@@ -57,8 +57,8 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
     if facts.last_rate is None and _never_falls(facts):
         expected, reached = reference.expected(length)[0], curves.undecayed(reference.kind, length)[0]
         cost = tuple(max(0.0, end - reached * reference.box) for end in (expected.low, expected.high))
-        text = f"SOLVER.STEPS begin at {min(facts.steps or (0,))}, and it ends at {facts.planned}"
-        yield Cause(name, SEEN, f"{text}: the learning rate never falls", (cost[0], cost[1]))
+        text = f"the rate falls first after {min(facts.steps or (0,))} iterations, and there are"
+        yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", (cost[0], cost[1]))
         return
     if facts.last_rate is None or not facts.rate:
         text = f"only a log shows where it stopped; this result is near {near}"
@@ -86,9 +86,10 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
 
 
 def _never_falls(facts: Facts) -> bool:
-    """Return whether the config ends before the first step of its learning rate."""
+    """Return whether the training ends before the first step of its learning rate."""
     stepped = "Cosine" not in (facts.scheduler or "")
-    return bool(stepped and facts.steps and facts.planned and min(facts.steps) >= facts.planned)
+    ends = facts.iterations or facts.planned
+    return bool(stepped and facts.steps and ends and min(facts.steps) >= ends)
 
 
 def unknown_batch(facts: Facts) -> str:

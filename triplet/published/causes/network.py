@@ -104,6 +104,8 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         yield Cause(name, POSSIBLE, f"over few images: {source}", cost, masks)
     elif facts.norm in FROZEN:
         yield _frozen(name, facts, reference)
+    elif facts.norm in ("GN", "LN"):
+        yield Cause(name, SEEN, f"{facts.norm}, where the weights have BN; no published size")
     else:
         share = facts.batch and facts.gpus and facts.batch // facts.gpus
         pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from triplet.published import effects
 from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, amount, excluded
 from triplet.published.causes.network import NOTHING_LEARNED
+from triplet.published.configs import recipes
 from triplet.published.curves import IMAGES
 from triplet.published.facts import Facts
+from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
 SMALL = 1.5
@@ -53,6 +55,17 @@ def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
         yield excluded(name, text)
     else:
         yield Cause(name, POSSIBLE, text)
+
+
+def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Check for the other one of the table's two recipes."""
+    known = recipes().get(facts.scheduler or "")
+    if known is None or not reference.of_table:
+        return
+    theirs = load_methods()[reference.method].detection.rpartition("_")[2]
+    if known[0] != theirs:
+        text = f"{facts.scheduler} is of the recipe {known[0]}, the published AP of {theirs}"
+        yield Cause("another recipe", SEEN, f"{text}; no published size")
 
 
 def decay(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
