@@ -85,6 +85,8 @@ KNOWN = 1.0
 """Likelihood of a cause without a published size that the run is known to have."""
 MILD = ("PreciseBN", "norm after res5", "another recipe")
 """Causes with which others came within a few AP of what is published."""
+MILD_UP_TO = 3.0
+"""Shortfall in AP up to which such a cause is as likely as others that are known."""
 FIRST = ("divergence", "masks alone", "another detector")
 """Causes that, once they are seen, leave nothing to be explained otherwise."""
 UNSIZED = 1 / 20
@@ -156,7 +158,7 @@ def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float,
     size."""
     prior = PRIOR.get(cause.name, OTHER) * (HINTED if cause.hinted else 1.0)
     if cause.verdict == SEEN:  # there, of unknown size
-        return (0.3 if cause.name in MILD else KNOWN) * UNSIZED
+        return (0.3 if cause.name in MILD and left[0] > MILD_UP_TO else KNOWN) * UNSIZED
     if cause.name in ("schedule", "undecayed stop"):
         if reference.box - left[0] < network.NOTHING_LEARNED:
             prior *= NEVER

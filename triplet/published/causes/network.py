@@ -111,7 +111,7 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)
         if not pool:
             yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost, masks)
-        elif pool >= 8:
+        elif pool >= curves.POOL:
             yield excluded(name, f"over {pool} images")
         else:
             yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost, masks)
