@@ -129,8 +129,9 @@ class Preview:
         """Yield what the headline rests on, by a word for each, and the next command."""
         found = self.plan.facts() | self.notes
         if self.timing:
-            each = f"{self.timing.low:.3g} to {self.timing.high:.3g} s an iteration"
-            found["speed"] = f"{each}, {self.timing.source}"
+            low, high = f"{self.timing.low:.3g}", f"{self.timing.high:.3g}"
+            each = low if low == high else f"{low} to {high}"
+            found["speed"] = f"{each} s an iteration, {self.timing.source}"
         if self.sessions:
             found["sessions"] = self._sessions()
         if self.expected:
@@ -270,7 +271,8 @@ def _published_timing(
     if hardware.gpu:
         return gpus.timing(hardware.gpu, kind, resolved.precision).on(hardware.count), {}
     return None, {
-        "speed": "those of V100s in Detectron2's model zoo (frozen BN); give your --gpu or --seconds"
+        "speed": "those of V100s in Detectron2's model zoo (float32, frozen BN); "
+        "give your --gpu or --seconds"
     }
 
 
