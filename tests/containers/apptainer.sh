@@ -3,6 +3,7 @@
 # in sid alone, for a newer C library: so sid's own root is made beside the link, and entered with this machine's folders.
 set -euo pipefail
 
+PATH+=:/usr/sbin:/sbin
 root=$(dirname "$0")/sid
 if [ ! -e "$root/usr/bin/apptainer" ]; then
   release=$(. /etc/os-release && echo "$VERSION_CODENAME")
@@ -29,4 +30,4 @@ exec unshare ${namespace[@]+"${namespace[@]}"} --mount bash -euc '
   pivot_root . .
   umount --lazy .
   cd "$here"
-  exec apptainer "$@"' "$root" "$@"
+  exec /usr/bin/apptainer "$@"' "$root" "$@"
