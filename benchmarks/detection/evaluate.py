@@ -73,7 +73,9 @@ def evaluate(
         known = finetuned.results["classes"]
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
-        folder = own_data.place(run, dataset, processes, stage="eval-data", force=force)
+        folder = own_data.place(
+            run, dataset, processes, stage="eval-data", classes=known or (), force=force
+        )
         perform(
             processes,
             "eval",

@@ -51,9 +51,9 @@ def test_the_figure_has_every_method_where_its_numbers_are():
     assert [label for label, _ in figure.methods] == [method.label for method in METHODS.values()]
     box, mask = dict(figure.methods)["Triplet"]
     assert (box.text, mask.text) == ("41.5 / 41.7", "35.6 / 36.2")
-    assert box.noise[0] < box.marks[0].at < box.readme < box.noise[1]
+    assert box.noise[0] < box.marks[0].at < box.published < box.noise[1]
     others = [track for _, tracks in figure.methods for track in tracks]
-    assert all(0 <= at <= 100 for track in others for at in (track.readme, *track.noise))
+    assert all(0 <= at <= 100 for track in others for at in (track.published, *track.noise))
     assert sum(bool(track.marks) for track in others) == 2
 
 
