@@ -184,7 +184,7 @@ def missing(name: str, runs: list[Run], method: Method) -> str:
 
 
 def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cause]]:
-    """Find what may have made results fall short of README's numbers by more than noise, the likeliest
+    """Find what may have made results fall short of what is published by more than noise, the likeliest
     first.
 
     By the ``cause`` of their lines: the student's, of whom nothing but the numbers is known, and ours, the
