@@ -322,7 +322,7 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
     """
     shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
     return KitError(
-        f"{portable(folder)} holds a {stage} of something else ({shown}){holds and f', {holds}'}; "
+        f"{portable(folder)} holds a{'n' * (stage[0] in 'aeiou')} {stage} of something else ({shown}){holds and f', {holds}'}; "
         f"add --force to {'delete that and start over' if holds else 'replace it'} (make: FORCE=1), or "
         "choose another --run"
     )

@@ -116,7 +116,7 @@ def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(export
     folder = own_data.place("method", DataSource(mine), ALONE)
     cfg = config()
     assert data.fit_masks(cfg, folder) is cfg
-    with pytest.raises(KitError, match=r"mine/result.json: annotation 6 has no segmentation"):
+    with pytest.raises(KitError, match=r"mine/result.json: annotation 6 has no segmentation; give"):
         data.training(cfg, folder)
     for each in content["annotations"]:
         each["segmentation"] = []
@@ -202,4 +202,4 @@ def test_photographs_from_check_to_eval(places, capsys):
     assert (
         cli.main(["eval", *run, "--val", str(places / "mine" / "train.json"), "--val-images", train]) == 2
     )
-    assert "holds a eval of something else" in capsys.readouterr().err
+    assert "holds an eval of something else" in capsys.readouterr().err
