@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from triplet import files, untrusted
 from triplet.errors import KitError
 from triplet.progress import say
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of gray images with more than 8 bits; its readers scale colours of 16 bits."""
 SAMPLE = 64
 """Number of images whose pixel formats are checked before long work."""
+# What Pillow refuses is said, and what it lets through is read; see untrusted.IMAGE_FORMATS.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ARCHIVES = {".tar", ".tgz", ".gz", ".xz", ".bz2", ".zip"}
 _OWN_SHARD = re.compile(r"shard-\d+\.tar")
 INDEX = "shards.json"

@@ -321,8 +321,9 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
         holds: what starting over would delete, where it is worth naming.
     """
     shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
+    article = "an" if stage[0] in "aeiou" else "a"
     return KitError(
-        f"{portable(folder)} holds a {stage} of something else ({shown}){holds and f', {holds}'}; "
+        f"{portable(folder)} holds {article} {stage} of something else ({shown}){holds and f', {holds}'}; "
         f"add --force to {'delete that and start over' if holds else 'replace it'} (make: FORCE=1), or "
         "choose another --run"
     )

@@ -298,14 +298,23 @@ def _all_there(folder: Path, names: Sequence[str]) -> None:
 
 
 def fit_masks(cfg: CfgNode, folder: Path) -> CfgNode:
-    """The config without its mask head, where the user's own data has no masks at all; this is said."""
+    """The config as the masks of the user's own data need it, where its own does not fit; this is said.
+
+    Without any mask there is no mask head; masks of run lengths are trained on as bitmaps.
+    """
     own = source.written(folder)
-    if own is None or own.masks or not cfg.MODEL.MASK_ON:
+    if own is None or not cfg.MODEL.MASK_ON:
+        return cfg
+    if not own.masks:
+        change, why = ["MODEL.MASK_ON", False], "no object has a mask: the model is to find boxes alone"
+    elif own.run_lengths and cfg.INPUT.MASK_FORMAT != "bitmask":
+        change, why = ["INPUT.MASK_FORMAT", "bitmask"], "masks of brushes are trained on as bitmaps"
+    else:
         return cfg
     if first_here():
-        say("data: no object has a mask: the model is to find boxes alone (MODEL.MASK_ON=False)")
+        say(f"data: {why} ({change[0]}={change[1]})")
     fitted = cfg.clone()
-    fitted.MODEL.MASK_ON = False
+    fitted.merge_from_list(change)
     return fitted
 
 

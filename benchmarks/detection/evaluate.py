@@ -55,7 +55,7 @@ def evaluate(
         KitError: nothing to evaluate, or a data set that does not fit.
         Interrupted: stopped by a signal; it starts again.
     """
-    finetuned, known, settings = None, None, {}
+    finetuned, known, settings = None, [], {}
     if weights and config and dataset:
         seen = records.identities({"config": config})
         cfg = model.load_config(config)
@@ -73,7 +73,7 @@ def evaluate(
         known = finetuned.results["classes"]
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
-        folder = own_data.place(run, dataset, processes, stage="eval-data", force=force)
+        folder = own_data.place(run, dataset, processes, stage="eval-data", classes=known, force=force)
         perform(
             processes,
             "eval",
@@ -95,7 +95,7 @@ def _evaluate(
     cfg: CfgNode,
     weights: Path,
     dataset: Path,
-    known: list[str] | None,
+    known: list[str],
     engine: str,
     job: records.Job,
     processes: Processes,

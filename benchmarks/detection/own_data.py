@@ -1,5 +1,6 @@
 """The user's own data in a run's folder, in the normal form that ``data`` reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from triplet import paths, records
@@ -11,7 +12,13 @@ from triplet.training.distributed import Processes, perform
 
 
 def place(
-    run: str, source: DataSource, processes: Processes, *, stage: str = "data", force: bool = False
+    run: str,
+    source: DataSource,
+    processes: Processes,
+    *,
+    stage: str = "data",
+    classes: Sequence[str] = (),
+    force: bool = False,
 ) -> Path:
     """Find the data, or bring it into the normal form in a folder of the run.
 
@@ -23,6 +30,7 @@ def place(
         source: what the user names.
         processes: all of them; each calls this.
         stage: name of the folder and the record.
+        classes: of a model that is to be evaluated on it.
         force: replace what is there.
 
     Returns:
@@ -33,7 +41,7 @@ def place(
     """
     if source.folder and (is_standard(source.folder) or datasets.written(source.folder)):
         return source.folder
-    own = datasets.read(source, "train" if stage == "data" else "val")
+    own = datasets.read(source, "train" if stage == "data" else "val", classes)
     if first_here():
         say(f"{stage}: {own.line()}")
     folder = paths.stage_folder(run, stage)

@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from benchmarks.detection import loading  # noqa: F401 - it teaches Detectron2 to read 16 bits
 from triplet import files, untrusted
 from triplet.errors import KitError
+from triplet.images import SUFFIXES
 
 from detectron2.data import DatasetMapper, transforms
 
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGES = SUFFIXES | {".gif", ".ppm", ".pgm"}
 VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
 

@@ -154,7 +154,7 @@ def test_another_layout_is_refused_with_what_was_found(tmp_path):
         KitError, match=r"known: it holds labels.csv, photos/; known are COCO 2017 \("
     ) as said:
         read(DataSource(tmp_path))
-    assert "YOLO segmentation (data.yaml, images/, labels/)" in str(said.value)
+    assert "YOLO segmentation (data.yaml or classes.txt, images/, labels/)" in str(said.value)
     with pytest.raises(KitError, match="nothing at /nonexistent"):
         read(DataSource(tmp_path / "/nonexistent"))
 

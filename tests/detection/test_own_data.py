@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as masks
 
 from benchmarks.detection import data, loading, model, own_data
 from tests.detection.conftest import DEMO
@@ -115,7 +116,7 @@ def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(export
     folder = own_data.place("method", DataSource(mine), ALONE)
     cfg = config()
     assert data.fit_masks(cfg, folder) is cfg
-    with pytest.raises(KitError, match=r"mine/result.json: annotation 6 has no segmentation"):
+    with pytest.raises(KitError, match=r"mine/result.json: annotation 6 has no segmentation; give"):
         data.training(cfg, folder)
     for each in content["annotations"]:
         each["segmentation"] = []
@@ -124,6 +125,21 @@ def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(export
     fitted = data.fit_masks(cfg, folder)
     assert (fitted.MODEL.MASK_ON, cfg.MODEL.MASK_ON) == (False, True)
     assert "no object has a mask: the model is to find boxes alone" in capsys.readouterr().out
+    assert len(data.training(fitted, folder)[1]) == 6
+
+
+def test_masks_of_brushes_are_trained_on_as_bitmaps(exported, places, capsys):
+    mine = shutil.copytree(exported / "Label", places / "mine")
+    content = json.loads((mine / "result.json").read_text())
+    packed = masks.merge(masks.frPyObjects(content["annotations"][0]["segmentation"], 128, 128))
+    content["annotations"][0]["segmentation"] = {**packed, "counts": packed["counts"].decode()}
+    (mine / "result.json").write_text(json.dumps(content))
+    folder = own_data.place("method", DataSource(mine), ALONE)
+    fitted = data.fit_masks(config(), folder)
+    assert (fitted.INPUT.MASK_FORMAT, fitted.MODEL.MASK_ON) == ("bitmask", True)
+    assert (
+        "masks of brushes are trained on as bitmaps (INPUT.MASK_FORMAT=bitmask)" in capsys.readouterr().out
+    )
     assert len(data.training(fitted, folder)[1]) == 6
 
 
@@ -186,4 +202,4 @@ def test_photographs_from_check_to_eval(places, capsys):
     assert (
         cli.main(["eval", *run, "--val", str(places / "mine" / "train.json"), "--val-images", train]) == 2
     )
-    assert "holds a eval of something else" in capsys.readouterr().err
+    assert "holds an eval of something else" in capsys.readouterr().err

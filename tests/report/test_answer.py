@@ -51,10 +51,33 @@ def test_the_figure_has_every_method_where_its_numbers_are():
     assert [label for label, _ in figure.methods] == [method.label for method in METHODS.values()]
     box, mask = dict(figure.methods)["Triplet"]
     assert (box.text, mask.text) == ("41.5 / 41.7", "35.6 / 36.2")
-    assert box.noise[0] < box.marks[0].at < box.readme < box.noise[1]
+    assert box.noise[0] < box.marks[0].at < box.published < box.noise[1]
     others = [track for _, tracks in figure.methods for track in tracks]
-    assert all(0 <= at <= 100 for track in others for at in (track.readme, *track.noise))
+    assert all(0 <= at <= 100 for track in others for at in (track.published, *track.noise))
     assert sum(bool(track.marks) for track in others) == 2
+    assert not figure.shorter
+
+
+def test_the_figure_shows_the_published_ap_by_which_a_result_is_judged():
+    runs = [made("byol", 40.2), made("short/byol", 33.0, SOLVER__MAX_ITER=45_000)]
+    figure = answer.dots(coco.lines(runs, METHODS))
+    assert figure.of_zoo == "MoCo v2 and BYOL"
+    assert figure.shorter
+    for label, tracks in figure.methods:
+        for track in tracks:
+            assert sum(track.noise) / 2 == pytest.approx(track.published, abs=0.01)
+            assert (track.other is not None) == (label in ("MoCo v2", "BYOL"))
+    box = dict(figure.methods)["BYOL"][0]
+    assert [(mark.full, mark.at < box.noise[0]) for mark in box.marks] == [(True, False), (False, True)]
+    assert box.marks[0].at == box.published < (box.other or 0)  # 40.2 is the zoo's, 40.3 README's
+
+
+def test_what_is_within_the_noise_of_its_seeds_has_no_cause():
+    runs = [made("triplet", 41.3, making.AUTHORS), made("seed1/triplet", 42.1, making.AUTHORS, seed=1)]
+    (sentence,) = said(runs)
+    assert sentence.text.endswith("mask AP 35.8 ± 0.6, README 36.2: within noise.")
+    assert sentence.cause_link == ""
+    assert set(coco.causes(runs, METHODS)) == {"the student's run"}
 
 
 def test_one_command_makes_all_that_is_missing():
@@ -79,6 +102,10 @@ def test_what_to_run_next(places):
     assert begun == [Unfinished("byol", "linear")]
     steps = answer.steps(runs, coco.lines(runs, METHODS), begun)
     assert [step.command for step in steps][:2] == ["make linear RUN=byol", "make seeds METHOD=triplet"]
+    whole = [made(f"{seed}{name}", 40.0) for name in METHODS for seed in ("", "seed1/")]
+    assert [step.command for step in answer.steps(whole, coco.lines(whole, METHODS), [])] == [
+        "make report VERIFY=1"
+    ]
 
 
 @pytest.fixture

@@ -239,3 +239,7 @@ def test_foreign_records_do_not_disturb(places):
     making.run("triplet", 41.5, 35.1)
     making.perform("weights", "byol", texts={"x.pth": "pulled"})
     assert [run.name for run in collect(places / "checkpoints")] == ["triplet"]
+
+
+def test_no_difference_is_less_than_nothing():
+    assert [tables.number(value, "+.1f").text for value in (-0.04, 0.04, -0.06)] == ["+0.0", "+0.0", "-0.1"]

@@ -71,7 +71,8 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
         say(f"  {word:<10}{text}")
     shown = _chosen(images)
     if not shown:
-        raise KitError(f"{source}: none of its {len(images)} annotated images can be read")
+        where = " and ".join(dict.fromkeys(portable(part.images) for part in own.parts.values()))
+        raise KitError(f"{source}: none of its {len(images)} annotated images can be read in {where}")
     name = (source.folder or source.train or source.val or Path("data")).absolute().stem
     path = picture or root("reports") / "data" / f"{name}.png"
     numbers = {id: number for number, id in enumerate(own.classes)}
@@ -197,12 +198,13 @@ def _same_files(images: Sequence[LookedAt]) -> tuple[list[str], list[str]]:
 
 
 def _odd_objects(images: Sequence[LookedAt]) -> Iterator[str]:
-    tiny, outside, again = list[str](), list[str](), list[str]()
+    tiny, outside, again, crowds = list[str](), list[str](), list[str](), list[str]()
     for image in images:
         seen = Counter((each["category_id"], *each["bbox"]) for each in image.objects)
         again += [image.name for count in seen.values() for _ in range(count - 1)]
         for each in image.objects:
             x, y, w, h = each["bbox"]
+            crowds += [image.name] * each.get("iscrowd", 0)
             tiny += [image.name] * (min(w, h) < TINY)
             outside += [image.name] * (
                 min(x, y) < -1 or x + w > image.said[0] + 1 or y + h > image.said[1] + 1
@@ -210,6 +212,7 @@ def _odd_objects(images: Sequence[LookedAt]) -> Iterator[str]:
     yield from _some(f"objects with a side below {TINY} px", tiny)
     yield from _some("boxes that reach out of their image", outside)
     yield from _some("objects that are annotated twice", again)
+    yield from _some("crowds (iscrowd 1), which are not trained on", crowds)
 
 
 def _odd_classes(own: OwnData, counts: Mapping[str, Sequence[int]]) -> Iterator[str]:

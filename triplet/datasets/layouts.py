@@ -6,19 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triplet.annotations import coco
-from triplet.annotations.image_files import is_file
 from triplet.annotations.text import read_json, without_collection
 from triplet.datasets import yolo
-from triplet.datasets.parts import AnnotatedPart, PartFiles
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
 from triplet.errors import KitError
+from triplet.images import ARCHIVES
 
 STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
-NAMES = {
-    "train": re.compile(r"train(ing)?(2017)?", re.IGNORECASE),
-    "val": re.compile(r"val(id|idation)?(2017)?", re.IGNORECASE),
-}
-"""Names that tools give to the two parts."""
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
 """Names of parts that are neither trained nor validated on."""
 
@@ -53,9 +48,25 @@ def find(folder: Path) -> tuple[DataLayout, dict[str, PartFiles]]:
             return layout, found
     known = "; ".join(f"{layout.name} ({layout.signs})" for layout in LAYOUTS)
     raise KitError(
-        f"{folder} is in no layout that is known: it holds {_listing(folder)}; known are {known}; a COCO "
+        f"{folder} is in no layout that is known: {_listing(folder)}; known are {known}; a COCO "
         "JSON anywhere else is named by TRAIN=file TRAIN_IMAGES=folder (--train, --train-images)"
     )
+
+
+def _listing(folder: Path) -> str:
+    """Say what there is instead of a layout, and what to do where that is plain."""
+    if folder.is_file():
+        return "it is an archive: unpack it first" if folder.suffix in ARCHIVES else "it is one file"
+    paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    names = [path.name + "/" * path.is_dir() for path in paths]
+    more = f" and {len(names) - 6} more" if names[6:] else ""
+    inside = [path for path in paths if path.is_dir() and any(layout.find(path) for layout in LAYOUTS)]
+    if inside:
+        advice = f": name {inside[0]}, which is in one"
+    else:
+        packed = [path.name for path in paths if path.suffix in ARCHIVES]
+        advice = f": unpack {packed[0]} first" if packed else ""
+    return f"it holds {', '.join(names[:6]) or 'nothing'}{more}{advice}"
 
 
 def is_standard(folder: Path) -> bool:
@@ -69,36 +80,48 @@ def is_standard(folder: Path) -> bool:
 
 
 def read_coco(files: PartFiles) -> AnnotatedPart:
-    """Read a JSON in COCO's format, whose file names may have a tool's folders or backslashes in them.
+    """Read a JSON in COCO's format as tools write it.
+
+    File names may be those of a tool, see ``name_below``; a mask that was painted in CVAT is an object,
+    though CVAT calls it a crowd; Roboflow's class above all others is left out.
 
     Raises:
         KitError: what ``triplet.annotations.coco`` refuses.
     """
     with without_collection():
         content, _ = read_json(files.annotations)
-        for image in content.get("images") or [] if type(content) is dict else []:
-            if type(image) is dict and type(image.get("file_name")) is str:
-                image["file_name"] = _name_below(files.images, image["file_name"])
+        images, annotations, categories = (_objects(content, name) for name in coco.TABLES)
+        for image in images:
+            if type(image.get("file_name")) is str:
+                image["file_name"] = name_below(files.images, image["file_name"]) or image["file_name"]
+        for each in annotations:
+            if type(each.get("segmentation")) is dict and "'occluded'" in str(each.get("attributes")):
+                each["iscrowd"] = 0
+        if categories:
+            content["categories"] = _without_parent(categories, annotations)
         checked = coco.check_content(files.annotations, content)
     return AnnotatedPart(checked.content, files.images, files.annotations)
 
 
-def _name_below(folder: Path, name: str) -> str:
-    """The file's name below the folder: some tools write folders of their own before it."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    for first in range(len(parts)):
-        below = "/".join(parts[first:])
-        if not coco.bad_name(below) and is_file(folder / below):
-            return below
-    return name
+def _objects(content: Any, name: str) -> list[dict[str, Any]]:
+    """A table of what is not checked yet; nothing where it is no list of objects."""
+    table = content.get(name) if type(content) is dict else None
+    return table if type(table) is list and {*map(type, table)} <= {dict} else []
 
 
-def _listing(folder: Path) -> str:
-    """The first names in a folder."""
-    if folder.is_file():
-        return "no folder but one file"
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name[0] != ".")
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "") or "nothing"
+def _without_parent(
+    categories: list[dict[str, Any]], annotations: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Leave out Roboflow's class 0: it stands above all others, has the name of the only one among them,
+    and annotates nothing."""
+    above = {str(each.get("supercategory")) for each in categories}
+    used = {str(each.get("category_id")) for each in annotations}
+
+    def stays(each: dict[str, Any]) -> bool:
+        below = each.get("supercategory") != "none" or str(each.get("name")) not in above
+        return below or str(each.get("id")) in used
+
+    return [each for each in categories if stays(each)]
 
 
 def _coco_2017(folder: Path) -> dict[str, PartFiles]:
@@ -122,8 +145,8 @@ def _cvat(folder: Path) -> dict[str, PartFiles]:
     files = {}
     for path in sorted(folder.glob("annotations/instances_*.json")):
         name = path.stem.removeprefix("instances_")
-        inner = folder / "images" / name
-        files[name] = PartFiles(path, inner if inner.is_dir() else folder / "images")
+        places = [folder / "images" / name, folder / name, folder / "images"]
+        files[name] = PartFiles(path, next((each for each in places if each.is_dir()), folder))
     return _by_part(folder, files)
 
 
@@ -162,7 +185,7 @@ LAYOUTS: tuple[DataLayout, ...] = (
     DataLayout("Roboflow COCO", f"train/{ROBOFLOW}", _roboflow, read_coco),
     DataLayout("CVAT COCO", "annotations/instances_*.json, images/", _cvat, read_coco),
     DataLayout("Label Studio COCO", "result.json, images/", _label_studio, read_coco),
-    DataLayout("YOLO segmentation", "data.yaml, images/, labels/", yolo.find, yolo.read),
+    DataLayout("YOLO segmentation", "data.yaml or classes.txt, images/, labels/", yolo.find, yolo.read),
 )
 
 

@@ -3,14 +3,14 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triplet import files
-from triplet.datasets.layouts import NAMES, classes_of, find, read_coco
-from triplet.datasets.parts import AnnotatedPart, PartFiles
+from triplet.datasets.layouts import classes_of, find, read_coco
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles
 from triplet.errors import KitError
 from triplet.paths import local, portable
 
@@ -66,19 +66,21 @@ class OwnData:
         """Say what was recognised."""
         images = ", ".join(f"{len(each.content['images'])} {name}" for name, each in self.parts.items())
         how = f", split by seed {self.split['split_seed']}" if self.split else ""
-        return f"{self.layout}: {images} images{how}, {len(self.classes)} classes"
+        classes = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
+        return f"{self.layout}: {images} images{how}, {classes}"
 
 
-def read(source: DataSource, single: str = "train") -> OwnData:
+def read(source: DataSource, single: str = "train", classes: Sequence[str] = ()) -> OwnData:
     """Read what the user names, bring it into the normal form, and split it where it is one part.
 
     Args:
         source: what the user names.
         single: what a part is that stands alone and is not split.
+        classes: of a model that is to be evaluated on it, which all parts get; by default ``train``'s.
 
     Raises:
         KitError: an unknown layout, annotations that cannot be used, or classes of ``val`` that are not in
-            ``train``.
+            ``train``, or not among the model's.
     """
     layout, parts = _read_parts(source)
     split: dict[str, Any] = {}
@@ -89,9 +91,13 @@ def read(source: DataSource, single: str = "train") -> OwnData:
             split = {"val_share": source.val_share, "split_seed": source.split_seed}
         else:
             parts = {single: whole}
-    _drop_parent_class(parts)
-    if len(parts) == 2:
-        _take_classes(parts["val"], parts["train"])
+    if classes:
+        categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+        for part in parts.values():
+            _take_classes(part, categories, "the model's")
+    elif len(parts) == 2:
+        train = parts["train"]
+        _take_classes(parts["val"], train.content["categories"], str(train.source))
     return OwnData(layout, parts, split)
 
 
@@ -148,28 +154,16 @@ def split_images(part: AnnotatedPart, val_share: float, seed: int) -> dict[str, 
     return {"train": chosen(val=False), "val": chosen(val=True)}
 
 
-def _drop_parent_class(parts: Mapping[str, AnnotatedPart]) -> None:
-    """Leave out Roboflow's class 0, which stands for all others and has no annotation."""
-    for part in parts.values():
-        named = {each.get("supercategory") for each in part.content["categories"]}
-        used = {each["category_id"] for other in parts.values() for each in other.content["annotations"]}
-        part.content["categories"] = [
-            each
-            for each in part.content["categories"]
-            if each["name"] not in named or each["id"] in used or each.get("supercategory") != "none"
-        ]
-
-
-def _take_classes(val: AnnotatedPart, train: AnnotatedPart) -> None:
-    """Give ``val`` the classes of ``train``, by their names: tools number each part on its own."""
-    ids = {name: id for id, name in classes_of(train.content).items()}
-    theirs = classes_of(val.content)
-    used = {each["category_id"] for each in val.content["annotations"]}
-    if odd := [name for id, name in theirs.items() if id in used and name not in ids]:
-        raise KitError(f"{val.source} has the class {odd[0]!r}, which is none of {train.source}")
-    val.content["categories"] = train.content["categories"]
-    for each in val.content["annotations"]:
-        each["category_id"] = ids[theirs[each["category_id"]]]
+def _take_classes(part: AnnotatedPart, categories: list[dict[str, Any]], whose: str) -> None:
+    """Give a part these classes, by their names: tools number each part on its own."""
+    ids = {each["name"]: each["id"] for each in categories}
+    own = classes_of(part.content)
+    used = {each["category_id"] for each in part.content["annotations"]}
+    if odd := [name for id, name in own.items() if id in used and name not in ids]:
+        raise KitError(f"{part.source} has the class {odd[0]!r}, which is none of {whose}")
+    part.content["categories"] = categories
+    for each in part.content["annotations"]:
+        each["category_id"] = ids[own[each["category_id"]]]
 
 
 def identity(data: OwnData) -> dict[str, Any]:
@@ -186,12 +180,10 @@ def write(data: OwnData, folder: Path) -> None:
     """Write the normal form: a JSON for each part, and the description of all, which comes last."""
     for name, text in data.texts.items():
         files.write_text(folder / name, text)
-    masks = {
-        bool(each.get("segmentation"))
-        for part in data.parts.values()
-        for each in part.content["annotations"]
-    }
-    description = {**identity(data), "masks": masks != {False}}
+    objects = [each for part in data.parts.values() for each in part.content["annotations"]]
+    runs = [type(each.get("segmentation")) is dict and not each.get("iscrowd") for each in objects]
+    masks = any(each.get("segmentation") for each in objects)
+    description = {**identity(data), "masks": masks, "run_lengths": any(runs)}
     files.write_text(folder / DESCRIPTION, json.dumps(description, indent=1))
 
 
@@ -202,6 +194,8 @@ class WrittenData:
     folder: Path
     masks: bool
     """Whether any object has a mask."""
+    run_lengths: bool
+    """Whether the mask of any that is no crowd is one of run lengths, as brushes make them."""
     parts: Mapping[str, PartFiles]
     sources: Mapping[str, Path]
     """The user's files, which messages name."""
@@ -216,6 +210,7 @@ def written(folder: Path) -> WrittenData | None:
     return WrittenData(
         folder,
         values["masks"],
+        values.get("run_lengths", False),
         {
             name: PartFiles(folder / f"instances_{name}.json", local(each["images"]))
             for name, each in parts.items()

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from triplet import files as kit_files
 from triplet import untrusted
 from triplet.annotations import coco
 from triplet.annotations.findings import Findings, show
-from triplet.annotations.image_files import upright_size
-from triplet.datasets.parts import AnnotatedPart, PartFiles
+from triplet.annotations.image_files import is_file, upright_size
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
 
-YAML = ("data.yaml", "dataset.yaml")
-IMAGES = SUFFIXES | {".tif", ".tiff"}
+YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+CLASSES = "classes.txt"
+"""Label Studio's names of the classes, a line each, beside images/ and labels/."""
 SLACK = 0.01
 """Share of an image by which a coordinate may lie outside it, as tools round."""
 
@@ -31,8 +33,9 @@ def find(folder: Path) -> dict[str, PartFiles]:
         return {}
     values = _load(path)
     found = {}
-    for part in ("train", "val"):
-        if entries := values.get(part):
+    for part, names in NAMES.items():
+        told = [value for key, value in values.items() if names.fullmatch(str(key)) and value]
+        if entries := next(iter(told), None):
             listed = tuple(_locate(path, values, entry) for entry in _texts(path, part, entries))
             found[part] = PartFiles(path, _common(listed), listed)
     if "train" not in found:
@@ -52,7 +55,7 @@ def read(files: PartFiles) -> AnnotatedPart:
     classes = _classes(files.annotations, _load(files.annotations))
     paths = [path for place in files.listed for path in _images_at(place)]
     if not paths:
-        raise KitError(f"{files.listed[0]} holds no image ({', '.join(sorted(IMAGES))})")
+        raise KitError(f"{files.listed[0]} holds no image ({', '.join(sorted(SUFFIXES))})")
     problems = Findings()
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, path in enumerate(paths, 1):
@@ -81,11 +84,16 @@ def _yaml_in(folder: Path) -> Path | None:
     if folder.is_file():
         return folder if folder.suffix in (".yaml", ".yml") else None
     named = [folder / name for name in YAML if (folder / name).is_file()]
-    others = sorted(folder.glob("*.yaml"))
-    return named[0] if named else others[0] if len(others) == 1 and (folder / "labels").is_dir() else None
+    others = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if not named and (folder / "labels").is_dir():
+        named = others if len(others) == 1 else [each for each in [folder / CLASSES] if each.is_file()]
+    return named[0] if named else None
 
 
 def _load(path: Path) -> Mapping[str, Any]:
+    if path.name == CLASSES:
+        lines = untrusted.read_text(path, untrusted.CONFIG, "list of classes").splitlines()
+        return {"names": [line.strip() for line in lines if line.strip()], "train": "images"}
     values = untrusted.load_yaml(untrusted.read_text(path, untrusted.CONFIG, "data.yaml"), str(path))
     if type(values) is not dict or "names" not in values:
         raise KitError(f"{path} describes no YOLO data set: it has no 'names' of classes")
@@ -98,6 +106,8 @@ def _classes(path: Path, values: Mapping[str, Any]) -> dict[int, str]:
     """The names by index, of a list or a mapping."""
     names = values["names"]
     table = dict(enumerate(names)) if type(names) is list else names
+    if type(table) is dict:
+        table = {int(id) if str(id).isdecimal() else id: name for id, name in table.items()}
     if (
         type(table) is not dict
         or not table
@@ -144,13 +154,22 @@ def _folders_of(listed: Path) -> list[Path]:
 def _images_at(place: Path) -> list[Path]:
     """The images below a folder, or those that a text file lists, sorted."""
     if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGES)
+        found = [place / name for name, _ in kit_files.walk(place)]
+        return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     lines = untrusted.read_text(place, untrusted.ANNOTATIONS, "list of images").split("\n")
     names = [line.strip() for line in lines if line.strip()]
-    paths = [Path(os.path.abspath(place.parent / name)) for name in names]  # noqa: PTH100
-    if lost := next((path for path in paths if not path.is_file()), None):
-        raise KitError(f"{place} lists {lost}, which is not there")
-    return sorted(paths)
+    paths = [_listed(place.parent, name) for name in names]
+    if lost := next((name for name, path in zip(names, paths, strict=True) if path is None), None):
+        raise KitError(f"{place} lists {lost}, which is not there, nor anything of it below {place.parent}")
+    return sorted(path for path in paths if path)
+
+
+def _listed(folder: Path, name: str) -> Path | None:
+    """The file of a list's line: where the line says, or below the list's folder if that is of another
+    machine."""
+    path = Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve would follow links, too
+    below = "" if is_file(path) else name_below(folder, name)
+    return folder / below if below else path if is_file(path) else None
 
 
 def _label_of(image: Path) -> Path:

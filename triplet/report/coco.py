@@ -56,9 +56,14 @@ class CocoRow:
     """Its key in ``causes``, where it falls short."""
 
     @property
+    def of_zoo(self) -> bool:
+        """Whether the zoo has the AP of the method's own weights, and README another one."""
+        return self.source == "zoo" and self.zoo[0] is not None
+
+    @property
     def published(self) -> float:
         """AP of the method's own weights."""
-        return self.zoo[0] if self.source == "zoo" and self.zoo[0] is not None else self.readme
+        return self.zoo[0] if self.of_zoo and self.zoo[0] is not None else self.readme
 
     @property
     def difference(self) -> float | None:
@@ -144,9 +149,8 @@ def verdict(ours: Score, published: float, band: Band | None, iterations: int) -
     standard error of our mean together. At another: within the expected band.
     """
     if iterations == FULL:
-        error = (ours.deviation or 0.0) / math.sqrt(len(ours.values))
         difference = ours.mean - published
-        if abs(difference) <= math.hypot(NOISE, error) + 1e-9:
+        if abs(difference) <= _noise(ours):
             return "within noise"
         return "above by more than noise" if difference > 0 else "below by more than noise"
     if band is None:
@@ -180,7 +184,7 @@ def missing(name: str, runs: list[Run], method: Method) -> str:
 
 
 def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cause]]:
-    """Find what may have made results fall short of README's numbers by more than noise, the likeliest
+    """Find what may have made results fall short of what is published by more than noise, the likeliest
     first.
 
     By the ``cause`` of their lines: the student's, of whom nothing but the numbers is known, and ours, the
@@ -199,7 +203,13 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cau
 
 
 def _short(ours: Score | None, published: float) -> bool:
-    return ours is not None and ours.mean < published - NOISE - 1e-9
+    return ours is not None and ours.mean < published - _noise(ours)
+
+
+def _noise(ours: Score) -> float:
+    """NOISE, which is of a single run, and the standard error of our mean together."""
+    error = (ours.deviation or 0.0) / math.sqrt(len(ours.values))
+    return math.hypot(NOISE, error) + 1e-9
 
 
 def cause_of(group: list[Run]) -> str:

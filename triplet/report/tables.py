@@ -73,7 +73,10 @@ def why(cause: str) -> str:
 
 
 def number(value: float | None, form: str = ".1f", kind: str = "") -> Cell:
-    return Cell(kind=kind) if value is None else Cell(format(value, form), value, kind)
+    if value is None:
+        return Cell(kind=kind)
+    text = format(value, form)
+    return Cell(text if float(text) else text.replace("-", "+"), value, kind)  # there is no -0.0
 
 
 def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -> Cell:

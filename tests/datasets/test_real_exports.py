@@ -1,0 +1,219 @@
+"""What tools really write into their exports: paths of other machines, painted masks, odd classes."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import yaml
+from pycocotools import mask as masks
+
+from triplet import cli
+from triplet.datasets.source import DataSource, read
+from triplet.errors import KitError
+from triplet.images import open_images
+
+
+def copied(exported, name, tmp_path):
+    return shutil.copytree(exported[name], tmp_path / "mine")
+
+
+def changed(path, change):
+    """Change a JSON in place; returns the path."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def files(data):
+    """The files of all images, each of which must be there."""
+    found = [
+        part.images / each["file_name"] for part in data.parts.values() for each in part.content["images"]
+    ]
+    assert all(path.is_file() for path in found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("written", "on_disk"),
+    [
+        ("../../label-studio/data/upload/1/{}", "{}"),
+        ("/label-studio/data/upload/1/{}", "{}"),
+        ("/data/local-files/?d=photos/{}", "{}"),
+        ("http://localhost:8080/data/upload/1/{}", "{}"),
+        ("images\\{}", "{}"),
+        (f"images/{quote('grün und blau ')}{{}}", "grün und blau {}"),
+        ("images/gr\u00fcn{}", "gru\u0308n{}"),
+    ],
+)
+def test_a_tools_file_name_leads_to_its_image(exported, tmp_path, written, on_disk):
+    mine = copied(exported, "Label Studio COCO", tmp_path)
+
+    def change(content):
+        for each in content["images"]:
+            name = each["file_name"].rpartition("\\")[2]
+            (mine / "images" / name).rename(mine / "images" / on_disk.format(name))
+            each["file_name"] = written.format(name)
+
+    changed(mine / "result.json", change)
+    assert len(set(files(read(DataSource(mine))))) == 12
+
+
+def test_a_file_name_does_not_lead_out_of_the_folder(exported, tmp_path):
+    mine = copied(exported, "Label Studio COCO", tmp_path)
+    shutil.copy(next((mine / "images").iterdir()), tmp_path / "outside.png")
+    changed(mine / "result.json", lambda content: content["images"][0].update(file_name="../outside.png"))
+    with pytest.raises(KitError, match="is no plain file name or path inside the folder"):
+        read(DataSource(mine))
+
+
+def test_roboflows_single_class_has_the_name_of_the_one_above(exported, tmp_path):
+    mine = copied(exported, "Roboflow COCO", tmp_path)
+
+    def change(content):
+        content["categories"] = [
+            {"id": 0, "name": "disc", "supercategory": "none"},
+            {"id": 1, "name": "disc", "supercategory": "disc"},
+        ]
+        for each in content["annotations"]:
+            each["category_id"] = 1
+
+    for part in ("train", "valid"):
+        changed(mine / part / "_annotations.coco.json", change)
+    data = read(DataSource(mine))
+    assert data.classes == {1: "disc"}
+    assert data.line().endswith(", 1 class")
+
+
+def painted(content):
+    """Masks as CVAT exports what was painted: run lengths as a list, and crowds."""
+    for each in content["annotations"]:
+        packed = masks.merge(masks.frPyObjects(each["segmentation"], 128, 128))
+        flat = masks.decode(packed).flatten(order="F").tolist()
+        runs, last = [0], 0
+        for value in flat:
+            runs += [0] * (value != last)
+            runs[-1] += 1
+            last = value
+        each["segmentation"] = {"size": [128, 128], "counts": runs}
+        each["iscrowd"] = 1
+
+
+def test_a_mask_that_was_painted_in_cvat_is_an_object(exported, tmp_path, places, capsys):
+    mine = copied(exported, "CVAT COCO", tmp_path)
+    for path in (mine / "annotations").iterdir():
+        changed(path, painted)
+    # Of COCO itself, and of whatever does not say that it is of CVAT, a crowd stays one.
+    assert all(each["iscrowd"] for each in read(DataSource(mine)).parts["train"].content["annotations"])
+    assert cli.main(["data", "check", str(mine)]) == 0
+    assert "crowds (iscrowd 1), which are not trained on: " in capsys.readouterr().out
+    for path in (mine / "annotations").iterdir():
+        changed(path, lambda c: [each.update(attributes={"occluded": False}) for each in c["annotations"]])
+    data = read(DataSource(mine))
+    assert not any(each["iscrowd"] for each in data.parts["train"].content["annotations"])
+    assert data.parts["train"].content["annotations"][0]["segmentation"]["size"] == [128, 128]
+
+
+@pytest.mark.parametrize("place", ["images", ".", "{}"])
+def test_cvats_images_lie_where_people_put_them(exported, tmp_path, place):
+    mine = copied(exported, "CVAT COCO", tmp_path)
+    for part in ("Train", "Validation"):
+        for path in list((mine / "images" / part).iterdir()):
+            target = mine / place.format(part) / path.name
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+        (mine / "images" / part).rmdir()
+    if place != "images":
+        (mine / "images").rmdir()
+    assert len(files(read(DataSource(mine)))) == 18
+
+
+def test_where_images_are_looked_for_is_said(exported, tmp_path, places, capsys):
+    mine = copied(exported, "CVAT COCO", tmp_path)
+    shutil.rmtree(mine / "images")
+    assert cli.main(["data", "check", str(mine)]) == 2
+    assert f"none of its 18 annotated images can be read in {mine}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("renamed", "changes"),
+    [
+        ("data.yml", {}),
+        ("dataset.yaml", {}),
+        ("data.yaml", {"valid": "images/val", "val": None}),
+        ("data.yaml", {"validation": "images/val", "val": None}),
+        ("data.yaml", {"names": {str(number): name for number, name in enumerate("abcdef")}}),
+        ("data.yaml", {"train": "train.txt"}),
+    ],
+)
+def test_what_tools_write_into_data_yaml(exported, tmp_path, renamed, changes):
+    mine = copied(exported, "YOLO segmentation", tmp_path)
+    # As Colab leaves it, and CVAT.
+    names = sorted(path.name for path in (mine / "images" / "train").iterdir())
+    (mine / "train.txt").write_text("".join(f"/content/data/images/train/{name}\n" for name in names))
+    (mine / "images" / "train" / f"._{names[0]}").write_bytes(b"\0\5\x16\7")  # as macOS packs it
+    values = yaml.safe_load((mine / "data.yaml").read_text()) | changes
+    (mine / "data.yaml").unlink()
+    (mine / renamed).write_text(yaml.safe_dump({k: v for k, v in values.items() if v}))
+    data = read(DataSource(mine))
+    assert {part: len(each.content["images"]) for part, each in data.parts.items()} == {
+        "train": 12,
+        "val": 6,
+    }
+    assert len(files(data)) == 18
+    assert len(data.classes) == 6
+
+
+def test_label_studios_yolo_has_its_classes_in_a_text_file(exported, tmp_path):
+    source = copied(exported, "YOLO segmentation", tmp_path)
+    mine = tmp_path / "export"
+    for kind in ("images", "labels"):
+        shutil.copytree(source / kind / "train", mine / kind)
+    (mine / "classes.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    data = read(DataSource(mine))
+    assert list(data.classes.values()) == list("abcdef")
+    assert len(files(data)) == 12
+    assert data.parts["train"].content["annotations"]
+
+
+def test_what_is_packed_or_one_folder_deeper_is_said(exported, tmp_path):
+    mine = tmp_path / "My project"
+    shutil.copytree(exported["Roboflow COCO"], mine / "export 1")
+    with pytest.raises(
+        KitError, match=f"holds export 1/: name {mine}/export 1, which is in one; known are"
+    ):
+        read(DataSource(mine))
+    packed = tmp_path / "downloads" / "export.zip"
+    packed.parent.mkdir()
+    with zipfile.ZipFile(packed, "w"):
+        pass
+    for folder, said in (
+        (packed, "it is an archive: unpack it"),
+        (packed.parent, "unpack export.zip first"),
+    ):
+        with pytest.raises(KitError, match=said):
+            read(DataSource(folder))
+
+
+def test_an_evaluation_has_the_models_classes(exported):
+    """Their order and number are those of the model, by their names, whatever the export's are."""
+    source = DataSource(exported["Label Studio COCO"])
+    own = read(source)
+    names = [*reversed(own.classes.values()), "zebra"]
+    data = read(source, "val", names)
+    assert list(data.classes.values()) == names
+    annotations = own.parts["train"].content["annotations"]
+    as_the_model = data.parts["val"].content["annotations"]
+    for one, other in zip(annotations, as_the_model, strict=True):
+        assert own.classes[one["category_id"]] == data.classes[other["category_id"]]
+    with pytest.raises(KitError, match=r"has the class '[a-z ]+', which is none of the model's"):
+        read(source, "val", names[1:])
+
+
+def test_scanned_images_can_be_pretrained_on(exported, tmp_path):
+    for name in ("a.tif", "b.TIFF"):
+        shutil.copy(next(Path(exported["YOLO segmentation"], "images", "train").iterdir()), tmp_path / name)
+    assert len(open_images(tmp_path)) == 2
