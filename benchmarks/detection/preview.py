@@ -18,10 +18,10 @@ from benchmarks.detection import budget, calibration, model, trainer
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.resolve import ResolvedOptions, fit_hours, known_size, resolve_options
+from triplet.defaults import detection_config
 from triplet.errors import KitError
 from triplet.progress import duration, say
 from triplet.published import curves, gpus
-from triplet.published.defaults import detection_config
 from triplet.runs import of_this_machine
 from triplet.training.distributed import join
 
