@@ -105,8 +105,8 @@ def _add_eval(add: Add) -> None:
     evaluate.add_argument("--config", type=Path, help="of that model")
     evaluate.add_argument(
         "--engine",
-        choices=("ultrafast", "pycocotools"),
-        default="ultrafast",
+        choices=("hotcoco", "ultrafast", "pycocotools"),
+        default="hotcoco",
         help="what computes COCO's numbers, which are the same (default: %(default)s)",
     )
 

@@ -298,7 +298,7 @@ def _chain(curves: Sequence[Curve], task: int) -> float:
 
 
 def _features(length: float, full: float, detector: str) -> list[float]:
-    return [length, full - 40.0, float(detector == "fpn")]
+    return [length, full, float(detector == "fpn")]
 
 
 def alike(random: bool) -> list[Curve]:
