@@ -1,5 +1,6 @@
 """What all tests share: places of their own, and a drawn data set."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -44,6 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU; make test-gpu"))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is looked through no more, neither here nor in the loaders that tests fork."""
+    gc.freeze()
 
 
 @contextmanager

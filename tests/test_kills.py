@@ -106,10 +106,9 @@ def test_kills_at_random_moments_lose_nothing(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("random")
     write_pretrain(folder / "pretrain.yaml", epochs=6)
     given = ("--config", folder / "pretrain.yaml", "--data", drawn / "unlabelled")
-    command = ("pretrain", "--run", "run", *given)
+    command = ("pretrain", "--run", "run", *given, "model.depth=18", "model.hidden=32")
     whole, killed_run = ({"TRIPLET_CHECKPOINTS": folder / name} for name in ("whole", "killed"))
-    assert run(*command, **whole).returncode == 0  # starts the server of processes as well
-    shutil.rmtree(folder / "whole")
+    assert run("--version").returncode == 0  # starts the server of processes as well
     began = time.monotonic()
     assert run(*command, **whole).returncode == 0
     seconds = time.monotonic() - began

@@ -30,6 +30,7 @@ from detectron2.utils.events import EventStorage
 
 DEMO = str(KIT / "configs" / "detection" / "demo.yaml")
 SHORT = ["SOLVER.MAX_ITER=6", "SOLVER.STEPS=(4,)", "TEST.PRECISE_BN.NUM_ITER=2"]
+SHORTEST = ["SOLVER.MAX_ITER=2", "SOLVER.STEPS=(1,)", "TEST.PRECISE_BN.NUM_ITER=1"]
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_finetune_then_eval(run, drawn, capsys):
 
 
 def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
-    assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.0")) == 0
+    assert cli.main(command(drawn, *SHORTEST, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.0")) == 0
     assert cli.main(["eval", "--run", "method"]) == 2
     assert "it was not trained" in capsys.readouterr().err
 
@@ -130,7 +131,8 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
-    longer = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "TEST.PRECISE_BN.ENABLED=False"]
+    longer = ["SOLVER.MAX_ITER=40", "SOLVER.STEPS=(30,)", "SOLVER.IMS_PER_BATCH=2"]
+    longer += ["TEST.PRECISE_BN.ENABLED=False"]
     process = start(*command(drawn, *longer))
     folder = paths.stage_folder("method", "finetune")
     metrics = folder / "metrics.json"
@@ -143,12 +145,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, drawn):
     assert "Traceback" not in error
     (saved,) = folder.glob("step_*.pth")
     done = int(saved.stem.removeprefix("step_"))
-    assert 20 <= done < 60
+    assert 20 <= done < 40
     assert cli.main(command(drawn, *longer)) == 0
     assert f"Starting training from iteration {done}" in (folder / "log.txt").read_text()
     lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
     assert lines == sorted(set(lines))
-    assert lines[-1] == 59
+    assert lines[-1] == 39
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -168,7 +170,12 @@ def test_an_image_that_cannot_be_read_ends_the_run(run, drawn, tmp_path, workers
 
 
 def test_a_killed_loader_process_costs_nothing(run, drawn):
-    more = ["SOLVER.MAX_ITER=60", "SOLVER.STEPS=(50,)", "DATALOADER.NUM_WORKERS=2"]
+    more = [
+        "SOLVER.MAX_ITER=60",
+        "SOLVER.STEPS=(50,)",
+        "DATALOADER.NUM_WORKERS=2",
+        "SOLVER.IMS_PER_BATCH=2",
+    ]
     process = start(*command(drawn, *more), session=True)
     folder = paths.stage_folder("method", "finetune")
     metrics = folder / "metrics.json"
@@ -183,10 +190,9 @@ def test_a_killed_loader_process_costs_nothing(run, drawn):
     assert f"{checkpoint.step_of(saved)} of 60 iterations; run the same command to go on" in error
 
 
-def test_other_weights_do_not_resume_this_run(run, drawn, capsys):
-    assert cli.main(command(drawn, *SHORT)) == 0
-    checkpoint.save(run / "other.pth", Networks(50, 16, 8, 8), None, 0, 0)
-    again = ["convert", "--run", "method", "--config", DEMO, "--weights", str(run / "other.pth")]
+def test_other_weights_do_not_resume_this_run(unfinished, tmp_path, drawn, capsys):
+    checkpoint.save(tmp_path / "other.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    again = ["convert", "--run", "method", "--config", DEMO, "--weights", str(tmp_path / "other.pth")]
     assert cli.main([*again, "--force"]) == 0
     assert cli.main(command(drawn, *SHORT)) == 2
     assert "holds a finetune of something else (input weights" in capsys.readouterr().err
@@ -332,7 +338,7 @@ def test_workers_and_periods_may_change_on_the_way(unfinished, drawn):
 )
 def test_a_frozen_backbone_can_be_finetuned(run, drawn, change, loaded, pool):
     # Random weights that nothing normalises soon diverge at the demo's rate.
-    assert cli.main(command(drawn, *SHORT, "SOLVER.BASE_LR=1e-9", change)) == 0
+    assert cli.main(command(drawn, *SHORTEST, "SOLVER.BASE_LR=1e-9", change)) == 0
     record = records.require("method", "finetune")
     assert (record.results["loaded_tensors"], record.config["bn_images"]) == (loaded, pool)
 
@@ -376,7 +382,7 @@ def test_a_restored_trainer_takes_the_steps_that_the_first_would_have_taken(run,
         assert a.abs().sum() > 0
 
 
-def test_other_categories_are_not_evaluated(run, drawn, tmp_path, capsys):
+def test_other_categories_are_not_evaluated(unfinished, drawn, tmp_path, capsys):
     assert cli.main(command(drawn, *SHORT)) == 0
     other = tmp_path / "other"
     shutil.copytree(drawn, other)

@@ -16,4 +16,9 @@ with join() as processes:
     for method in sys.argv[3:]:
         folder = Path(sys.argv[1]) / method
         folder.mkdir(parents=True, exist_ok=True)
-        pretrain(settings(method), open_images(Path(sys.argv[2])), records.Job(folder), processes)
+        pretrain(
+            settings(method, schedule={"epochs": 2, "warmup_epochs": 1}),
+            open_images(Path(sys.argv[2])),
+            records.Job(folder),
+            processes,
+        )

@@ -20,7 +20,7 @@ model: {depth: 18, width: 8, hidden: 16, outputs: 8}
 views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
 loss: {group: 11}
 optimizer: {learning_rate: 0.3, groups: 2, accumulate: 2}
-schedule: {epochs: 10, warmup_epochs: 2}
+schedule: {epochs: 6, warmup_epochs: 2}
 workers: 0
 checkpoint_every: 3
 """
@@ -31,6 +31,18 @@ def config(places):
     path = places / "config.yaml"
     path.write_text(CONFIG)
     return path
+
+
+@pytest.fixture(scope="module")
+def alone(drawn, tmp_path_factory):
+    """The places of a run "p1" of one process, with all of its steps, and what it said."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "config.yaml").write_text(CONFIG)
+    command = arguments("p1", folder / "config.yaml", drawn)
+    running = launch(1, *command, program=DOUBLE, TRIPLET_CHECKPOINTS=folder / "checkpoints")
+    out, error = running.communicate()
+    assert running.returncode == 0, error
+    return folder, out
 
 
 def arguments(run, config, drawn, *extra):
@@ -50,27 +62,28 @@ def close(a, b, tolerance):
 
 
 @pytest.mark.timeout(600)
-def test_one_two_and_four_processes_train_the_same(places, config, drawn):
+def test_one_two_and_four_processes_train_the_same(places, config, drawn, alone):
     """Four are two teams of two: they take the two micro-batches of a step side by side."""
-    for processes in (1, 2, 4):
+    folder, said = alone
+    said = {1: said}
+    for processes in (2, 4):
         running = launch(processes, *arguments(f"p{processes}", config, drawn), program=DOUBLE)
-        out, error = running.communicate()
+        said[processes], error = running.communicate()
         assert running.returncode == 0, error
+    for processes, out in said.items():
         assert f"= {processes} processes x" in out
         assert "BN over 22" in out
-        assert out.count("10 optimiser steps") == 1  # only the first one speaks
-    one = final(places, "p1")
+        assert out.count("6 optimiser steps") == 1  # only the first one speaks
+    one = final(folder, "p1")
     assert one["online.backbone.conv1.weight"].dtype == torch.float64
     for processes in (2, 4):
         close(one, final(places, f"p{processes}"), 1e-9)
 
 
 @pytest.mark.timeout(600)
-def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn):
-    longer = "schedule.epochs=16"
-    alone = launch(1, *arguments("one", config, drawn, longer), program=DOUBLE)
-    assert alone.wait() == 0
-    running = launch(2, *arguments("two", config, drawn, longer), program=DOUBLE)
+def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn, alone):
+    often = "checkpoint_every=1"
+    running = launch(2, *arguments("two", config, drawn, often), program=DOUBLE)
     folder = places / "checkpoints" / "two" / "pretrain"
     wait_until(lambda: list(folder.glob("step_*.pth")), running)
     running.send_signal(signal.SIGTERM)
@@ -80,13 +93,13 @@ def test_a_stopped_group_goes_on_and_ends_as_one_process(places, config, drawn):
     assert error.count("stopped by") == 1
     assert "Traceback" not in error
     assert not (folder / "record.json").exists()
-    again = launch(2, *arguments("two", config, drawn, longer), program=DOUBLE)
+    again = launch(2, *arguments("two", config, drawn, often), program=DOUBLE)
     _, error = again.communicate()
     assert again.returncode == 0, error
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 16
-    assert (folder.parents[1] / "one" / "pretrain" / "metrics.jsonl").read_text().count("\n") == 16
-    close(final(places, "one"), final(places, "two"), 1e-7)
+    assert len(lines) == 6
+    assert len(metrics(alone[0], "p1")) == 6
+    close(final(alone[0], "p1"), final(places, "two"), 1e-7)
 
 
 @pytest.mark.timeout(600)
@@ -104,7 +117,7 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
             RUN="nodes",
             PRETRAIN=config,
             IMAGES=drawn / "unlabelled",
-            ARGS="schedule.epochs=20",
+            ARGS="schedule.epochs=12 checkpoint_every=1",
             environment={"TRIPLET_CHECKPOINTS": places / f"node{number}"},
         )
 
@@ -123,7 +136,7 @@ def test_two_nodes_without_a_common_disk_stop_and_go_on(places, config, drawn):
     assert [code for *_, code in ended] == [0, 0], ended
     (metrics,) = places.glob("node*/nodes/pretrain/metrics.jsonl")
     assert metrics.parent == found.parent
-    assert metrics.read_text().count("\n") == 20
+    assert metrics.read_text().count("\n") == 12
 
 
 @pytest.mark.timeout(600)

@@ -1,6 +1,7 @@
 """Probes without torch: ``python -m tests.support.fake_probes NAME --output FILE ...`` is one of them.
 
-``... drive FILE`` runs some of them as ``benchmarks.speed.probe`` does.
+``... drive FILE`` runs some of them as ``benchmarks.speed.probe`` does, and ``... only NAMES ARGUMENTS``
+of the real ones those of these names.
 """
 
 import importlib.util
@@ -49,6 +50,9 @@ def main(name: str, output: Path) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "only":
+        probe.PROBES = tuple(each for each in probe.PROBES if each.name in sys.argv[2].split(","))
+        sys.exit(probe.main(sys.argv[3:]))
     if sys.argv[1] == "drive":
         probe.PROBES_MODULE = MODULE
         probe.PROBES = fake("one", "two", "hang")

@@ -11,6 +11,7 @@ The answers are the PID and, in the end, the exit code as subprocess gives it.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -27,6 +28,7 @@ import torch
 
 PRELOADED = (
     "torch.distributed.run",
+    "torch.utils.tensorboard",
     "triplet.pretrain.stage",
     "benchmarks.detection.convert",
     "triplet.report.stage",
@@ -135,5 +137,6 @@ if __name__ == "__main__":
     fork_workers()
     # Seconds after which a loader whose worker was killed finds out; torch's own are 5.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+    gc.freeze()  # else each fork copies and looks through all that is imported
     if asked := serve(sys.argv[1]):
         become(*asked)
