@@ -75,10 +75,10 @@ def recorded(network: nn.Module, images: int, side: int) -> Iterator[Convolution
             )
     shadow(torch.empty(images, 3, side, side, device="meta"))
     names = {layer: name for name, layer in shadow.named_modules()}
-    for layer, *shapes in seen:
+    for layer, shape, result in seen:
         own = network.get_submodule(names[layer])
         assert isinstance(own, nn.Conv2d)
-        yield own, *shapes
+        yield own, shape, result
 
 
 def _beginning(buffer: Tensor, shape: torch.Size) -> Tensor:

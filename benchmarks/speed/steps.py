@@ -12,6 +12,7 @@ from benchmarks.speed.convolutions import convolutions
 from benchmarks.speed.flops import step_flop
 from benchmarks.speed.timing import Budget, Case, Timing, Variant, interleave
 from triplet.errors import KitError
+from triplet.models.networks import Networks
 from triplet.pretrain import trainer
 from triplet.pretrain.config import Pretrain, ResolutionRange
 from triplet.pretrain.layout import MicroBatch, Order
@@ -198,8 +199,9 @@ def step(
     variants = [variant(each, sizes_of(setup, each.config), batches[each.wants]) for each in found]
     config = setup.released
     if budget.device.type == "cpu":
-        (kit, *_) = (each for each in found if isinstance(each, Kit))
-        variants.append(convolutions(kit.networks, config.micro_batch, sizes_of(setup, config)))
+        networks = found[0].networks
+        assert isinstance(networks, Networks)  # of Triplet, which both recipes train
+        variants.append(convolutions(networks, config.micro_batch, sizes_of(setup, config)))
     sizes = {
         **config.model.model_dump(),
         "batch": config.micro_batch,
