@@ -87,3 +87,9 @@ def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys, line):
     assert capsys.readouterr().out == f"{log}: 2 damaged lines are left out\n"
     assert files.cut_lines(log, "iteration", 2) == {"iteration": 1}
     assert capsys.readouterr().out == ""
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+    path = tmp_path / ("é" * 125 + ".json")
+    files.write_text(path, "whole")
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["whole"]

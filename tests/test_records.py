@@ -297,6 +297,15 @@ def test_force_does_not_empty_what_another_stage_has_made(stage):
     assert stage.perform(force=True)
 
 
+def test_force_does_not_empty_a_folder_of_other_stages(stage, places):
+    stage.perform()
+    with pytest.raises(KitError, match=r"run is no stage's folder but holds checkpoints/run/copy"):
+        records.perform(
+            "copy", stage.folder.parent, config={}, inputs={}, work=lambda job: None, force=True
+        )
+    assert (stage.folder / "output.txt").exists()
+
+
 def test_what_an_unfinished_stage_needs_is_deleted_after_the_record_is_written(stage):
     """A kill at any change to a file leaves the one or the other, and the next call tidies up."""
     step, survived, number = stage.folder / "step_1", False, 0

@@ -16,6 +16,9 @@ from triplet import untrusted
 from triplet.errors import KitError
 from triplet.progress import say
 
+TEMPORARY = 230
+"""Bytes of a name that are kept in that of its temporary file; file systems take 255."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -24,7 +27,8 @@ def atomic(path: Path) -> Iterator[Path]:
     The data is on the disk before the name is: written, fsynced, renamed, the folder fsynced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    short = os.fsdecode(os.fsencode(path.name)[:TEMPORARY])
+    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
     try:
         yield temporary
         publish(temporary, path)

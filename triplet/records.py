@@ -226,6 +226,11 @@ def _enter(
             f"{folder} held files before the kit worked there, which --force would delete; "
             "move them elsewhere, or delete the folder by hand"
         )
+    if not ours and (inner := next((each.parent for name in MARKERS for each in folder.rglob(name)), None)):
+        raise KitError(
+            f"{portable(folder)} is no stage's folder but holds {portable(inner)}, which --force would "
+            "delete; choose another name, or delete it by hand"
+        )
     if ours or exclusive:
         _empty(folder)
 

@@ -138,6 +138,9 @@ def test_a_wrong_row_is_named_with_its_line(exported, tmp_path, row, message):
         ("names: [a]\ntrain: {a: b}", "train is {'a': 'b'}, expected a folder, a text file"),
         ("names: [a]\ntrain: images/train\nkpt_shape: [17, 3]", r"is of poses \(kpt_shape\)"),
         ("names: *a", "is no YAML"),
+        ("names: &a [*a]", r"is no YAML \(the alias \*a stands inside of what it names"),
+        ("names: [a]\ntrain: /etc/passwd", "/etc/passwd is neither a folder of images nor a text file"),
+        ("names: [a]\ntrain: /dev/zero", "/dev/zero is neither a folder of images nor a text file"),
     ],
 )
 def test_a_wrong_data_yaml_is_named(exported, tmp_path, text, message):

@@ -145,7 +145,9 @@ def _images_at(place: Path) -> list[Path]:
     """The images below a folder, or those that a text file lists, sorted."""
     if place.is_dir():
         return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGES)
-    lines = untrusted.read_text(place, untrusted.ANNOTATIONS, "list of images").split("\n")
+    if place.suffix != ".txt" or not place.is_file():  # else a message could show any file's first line
+        raise KitError(f"{place} is neither a folder of images nor a text file (.txt) that lists them")
+    lines = untrusted.read_text(place, untrusted.LISTING, "list of images").split("\n")
     names = [line.strip() for line in lines if line.strip()]
     paths = [Path(os.path.abspath(place.parent / name)) for name in names]  # noqa: PTH100
     if lost := next((path for path in paths if not path.is_file()), None):
