@@ -111,7 +111,8 @@ def _write(kind: str, path: Path, backbone: Backbone, metadata: Mapping[str, str
     if kind == "safetensors":
         save_file(backbone.state, path, metadata={"format": "pt", **metadata})
     elif kind == "pth":
-        torch.save(backbone.state, path)  # the tensors alone: whatever reads a state dict reads this
+        with path.open("wb") as file:  # of a path, the archive in it would have the temporary file's name
+            torch.save(backbone.state, file)  # the tensors alone: whatever reads a state dict reads this
     else:
         _write_onnx(path, backbone, metadata)
 

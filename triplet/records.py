@@ -355,8 +355,8 @@ class _DamagedError(KitError):
 
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:
     """Delete what a recorded stage no longer needs."""
-    unfinished = (f".{name}.*.tmp" for name in MARKERS)  # what a killed process was writing
-    for pattern in ("started.json", *unfinished, *scratch):
+    # A killed process leaves what it was writing, see ``files.atomic``.
+    for pattern in ("started.json", ".*.[0-9]*.tmp", *scratch):
         for path in folder.glob(pattern):
             path.rmdir() if path.is_dir() else path.unlink()
 

@@ -104,7 +104,7 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
         KitError: it has more bytes, or is a device, which may have no end.
         OSError: it cannot be read.
     """
-    with open(path, "rb", opener=_open) as file:
+    with open(path, "rb", opener=unblocked) as file:
         found = os.fstat(file.fileno())
         if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
             raise KitError(f"{path} is a device, expected a {what}; give another file")
@@ -117,8 +117,8 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
     return data
 
 
-def _open(path: str, flags: int) -> int:
-    """Open a file; a named pipe that nobody writes to is empty, and is not waited for."""
+def unblocked(path: str, flags: int) -> int:
+    """Open a file, as an opener; a named pipe that nobody writes to is empty, and is not waited for."""
     os.set_blocking(found := os.open(path, flags | os.O_NONBLOCK), True)
     return found
 

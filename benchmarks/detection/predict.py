@@ -111,7 +111,7 @@ def predict(
         inputs={"model": weights, "config": config},
         seen=seen,
         force=force,
-        scratch=(DONE,),
+        scratch=(DONE, "pictures/**/.*.[0-9]*.tmp"),
     )
 
 

@@ -23,6 +23,10 @@ BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
 """Names of parts that are neither trained nor validated on."""
 
 
+LONGEST_PATH = 4096
+"""Characters of a path, which no system takes more of."""
+
+
 class DataLayout(NamedTuple):
     """A tool's way to lay out a data set."""
 
@@ -85,6 +89,8 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
 
 def _name_below(folder: Path, name: str) -> str:
     """The file's name below the folder: some tools write folders of their own before it."""
+    if len(name) > LONGEST_PATH:
+        return name
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     for first in range(len(parts)):
         below = "/".join(parts[first:])

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from triplet import untrusted
 from triplet.errors import KitError
 
 HEAD, TAIL = 4 << 20, 12 << 20
@@ -56,7 +57,7 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
         KitError: the file cannot be read, or is no text.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=untrusted.unblocked) as file:
             data = file.read(limit + 1)
             whole = len(data) <= limit
             if not whole:
