@@ -210,6 +210,17 @@ def test_a_damaged_description_of_the_normal_form_is_one_line(tmp_path, content)
         written(tmp_path)
 
 
+@pytest.mark.parametrize("above", [["a"], {"a": []}, 3, None])
+def test_what_stands_above_a_class_may_be_anything(exported, tmp_path, above):
+    """COCO's readers do not ask for it."""
+    folder = shutil.copytree(exported["Label Studio COCO"], tmp_path / "mine")
+    content = json.loads((folder / "result.json").read_text())
+    for each in content["categories"]:
+        each["supercategory"] = above
+    (folder / "result.json").write_text(json.dumps(content))
+    assert len(read(DataSource(folder)).classes) == len(content["categories"])
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", ["a/" * 200_000 + "b.jpg", "\\" * 100_000, "x" * 100_000])
 def test_a_path_of_any_length_is_refused_at_once(exported, tmp_path, name):

@@ -153,7 +153,8 @@ def split_images(part: AnnotatedPart, val_share: float, seed: int) -> dict[str, 
 def _drop_parent_class(parts: Mapping[str, AnnotatedPart]) -> None:
     """Leave out Roboflow's class 0, which stands for all others and has no annotation."""
     for part in parts.values():
-        named = {each.get("supercategory") for each in part.content["categories"]}
+        above = [each.get("supercategory") for each in part.content["categories"]]
+        named = [name for name in above if type(name) is str]
         used = {each["category_id"] for other in parts.values() for each in other.content["annotations"]}
         part.content["categories"] = [
             each
