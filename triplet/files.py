@@ -25,7 +25,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it is renamed to ``path``, otherwise removed.
 
     The data is on the disk before the name is: written, fsynced, renamed, the folder fsynced.
+
+    Raises:
+        KitError: the path names a folder, or a device, which the file would replace.
     """
+    if not path.name or (path.exists() and not path.is_file()):
+        raise KitError(f"cannot write {path}: it is no file; name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     short = os.fsdecode(os.fsencode(path.name)[:TEMPORARY])
     temporary = path.with_name(f".{short}.{os.getpid()}.tmp")

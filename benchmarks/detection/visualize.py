@@ -166,8 +166,11 @@ def panel(
 
 def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.ndarray:
     """Decode polygons or a run-length encoding to (h, w) bool at the panel's size."""
-    if isinstance(outline, list):
-        outline = masks.merge(masks.frPyObjects(outline, height, width))
+    if isinstance(outline, list):  # what has fewer than three points is neither drawn nor trained on
+        polygons = [each for each in outline if len(each) >= 6]
+        if not polygons:
+            return np.zeros(size[::-1], bool)
+        outline = masks.merge(masks.frPyObjects(polygons, height, width))
     elif isinstance(outline["counts"], list):
         outline = masks.frPyObjects(outline, height, width)
     full = Image.fromarray(masks.decode(outline) * 255)

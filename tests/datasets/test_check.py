@@ -114,8 +114,9 @@ def test_a_picture_of_odd_images_takes_little(tmp_path):
     for name, size in (("wide", (9000, 1)), ("high", (2, 9000))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     high = tmp_path / "high.png"
+    short = {"bbox": [0, 0, 1, 9], "category_id": 0, "segmentation": [[], [0, 0]]}
     each = {"bbox": [0, 0, 1, 9], "category_id": 0, "segmentation": [[0, 0, 1, 0, 1, 9, 0, 9]]}
-    draw_sheet([(high, [each] * 20_000), (tmp_path / "wide.png", [])], ["a"], tmp_path / "p.png")
+    draw_sheet([(high, [short, *[each] * 20_000]), (tmp_path / "wide.png", [])], ["a"], tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size == (4 * 322, 4 * 318 + 4)
 

@@ -210,6 +210,15 @@ def test_a_damaged_description_of_the_normal_form_is_one_line(tmp_path, content)
         written(tmp_path)
 
 
+@pytest.mark.parametrize("images", [2, "x", {"a": 1}, None, [3]])
+def test_images_of_another_form_are_one_line(exported, tmp_path, images):
+    folder = shutil.copytree(exported["Label Studio COCO"], tmp_path / "mine")
+    content = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(content | {"images": images}))
+    with pytest.raises(KitError, match="is not in COCO's annotation format"):
+        read(DataSource(folder))
+
+
 @pytest.mark.parametrize("above", [["a"], {"a": []}, 3, None])
 def test_what_stands_above_a_class_may_be_anything(exported, tmp_path, above):
     """COCO's readers do not ask for it."""

@@ -80,7 +80,8 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
     """
     with without_collection():
         content, _ = read_json(files.annotations)
-        for image in content.get("images") or [] if type(content) is dict else []:
+        images = content.get("images") if type(content) is dict else None
+        for image in images if type(images) is list else []:
             if type(image) is dict and type(image.get("file_name")) is str:
                 image["file_name"] = _name_below(files.images, image["file_name"])
         checked = coco.check_content(files.annotations, content)
