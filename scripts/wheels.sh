@@ -10,7 +10,7 @@ shift || true
 names=(
   pydantic pydantic-core annotated-types typing-inspection typing-extensions  # configs and records
   omegaconf antlr4-python3-runtime pyyaml
-  pycocotools ultrafast-pycocotools
+  pycocotools hotcoco ultrafast-pycocotools
   pb1-detectron2 fvcore iopath portalocker yacs termcolor tabulate cloudpickle hydra-core tqdm packaging  # Detectron2
   matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
   pycurl certifi nvidia-ml-py

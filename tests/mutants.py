@@ -28,7 +28,7 @@ from pathlib import Path
 KIT = Path(__file__).parent.parent
 HEAVY = """torch torchvision torch.utils.tensorboard torch._dynamo sklearn.svm sklearn.model_selection
     scipy.io cv2 PIL.Image pytest pytest_timeout hypothesis.strategies pydantic omegaconf yaml jinja2
-    rich.progress pycurl pycocotools.mask ultrafast_pycocotools.coco matplotlib.figure fvcore.nn"""
+    rich.progress pycurl pycocotools.mask hotcoco ultrafast_pycocotools.coco matplotlib.figure fvcore.nn"""
 """Imported before the forks, of which each would else take seconds more; none starts threads."""
 PATIENCE = 5.0
 """A mistake whose tests take this many times as long as without it, and 20 s more, hangs: it is caught."""

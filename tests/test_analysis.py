@@ -63,13 +63,13 @@ def test_a_draw_gives_the_ap_of_its_images(evaluated, task, tmp_path):
         assert value == pytest.approx(theirs.stats[0], abs=1e-12)
 
 
-def test_both_engines_give_one_analysis(evaluated):
+def test_all_engines_give_one_analysis(evaluated):
     content, _, file, both = evaluated
     names = [each["name"] for each in content["categories"]]
     for task in scores.TASKS:
-        one, other = (analysis.analyse(both[task, engine], names, 20) for engine in scores.ENGINES)
-        assert one == other
-        numbers = scores.CocoGroundTruth(file).numbers(both[task, "ultrafast"])
+        one, *others = (analysis.analyse(both[task, engine], names, 20) for engine in scores.ENGINES)
+        assert all(other == one for other in others)
+        numbers = scores.CocoGroundTruth(file).numbers(both[task, scores.FASTEST])
         for size, number in (("all", "AP"), ("small", "APs"), ("medium", "APm"), ("large", "APl")):
             known = [value for value in one.by_size[size] if value is not None]
             mean = float(np.mean(known)) if known else None
@@ -78,6 +78,7 @@ def test_both_engines_give_one_analysis(evaluated):
         for iou, number in (("0.5", "AP50"), ("0.75", "AP75")):
             assert np.mean(one.precision[iou]) == pytest.approx(numbers.numbers[number], abs=1e-4)
         assert len(one.resampled) == 20
+        assert len(analysis.analyse(both[task, "ultrafast"], names).resampled) == 1000
         assert min(one.resampled) < numbers.numbers["AP"] < max(one.resampled)
 
 
@@ -86,6 +87,7 @@ def test_draws_are_a_function_of_the_number_of_images():
     assert one.shape == (50, analysis.RESAMPLES)
     assert (one == other).all()
     assert (one.sum(0) == 50).all()
+    assert (one.sum(1) > 0).all()
     assert (analysis.draws(51)[:50] != one).any()
 
 
@@ -108,3 +110,42 @@ def test_an_analysis_of_another_form_is_none(changes):
     assert TaskAnalysis.model_validate(right).by_size["medium"] == [None]
     with pytest.raises(ValidationError):
         TaskAnalysis.model_validate(right | changes)
+
+
+def test_precision_is_counted_by_hand_under_any_weights():
+    """Two categories, of which a draw may hold no object, in more draws than are computed at a time."""
+    recalls = np.linspace(0, 1, 101)
+    right, wrong, ignored = (True, False), (False, False), (True, True)
+
+    def one(images, kinds, objects):
+        found, left_out = (np.array([[kind[i] for kind in kinds]]) for i in (0, 1))
+        return analysis.Matches(np.array(images), found, left_out, np.array(objects))
+
+    # The most certain one is wrong, in image 2; one is left out; image 1 has an object that is not found.
+    first = one([2, 0, 1, 0], [wrong, ignored, right, right], [1, 2, 0])
+    second = one([1], [right], [0, 1, 0])
+    drawn = np.tile([[1], [1], [1]], (1, analysis.CHUNK + 2))
+    drawn[:, 0], drawn[:, -2], drawn[:, -1] = (1, 0, 2), (3, 2, 0), (0, 0, 5)
+    found = analysis.resampled_ap([first, second], drawn, recalls)
+    # Once each: of 3 objects 2 are found, at precision 2/3: 67 of 101 recalls. The other is perfect.
+    assert found[1:-2] == pytest.approx(np.full(analysis.CHUNK - 1, (67 / 101 * 2 / 3 + 1) / 2))
+    # Image 1 is not there: the second category does not count. Precision 1/3 at all recalls.
+    assert found[0] == pytest.approx(1 / 3)
+    # Image 0 three times, 1 twice, 2 never: of 7 objects 2, then 5, all of them right: 72 recalls.
+    assert found[-2] == pytest.approx((72 / 101 + 1) / 2)
+    assert found[-1] == 0  # no object at all
+    assert analysis.resampled_ap([first, second], 3000 * drawn, recalls) == pytest.approx(found)
+
+
+def test_an_object_may_have_the_id_0(tmp_path):
+    boxes = [{"id": i, "image_id": 7 + i, "category_id": 2, "bbox": [1, 2, 9, 8]} for i in range(3)]
+    content = {
+        "images": [{"id": 7 + i, "width": 50, "height": 40, "file_name": f"{i}"} for i in range(3)],
+        "annotations": [{**each, "area": 72, "iscrowd": 0} for each in boxes],
+        "categories": [{"id": 2, "name": "cat"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = scores.CocoGroundTruth(tmp_path / "truth.json")
+    evaluation = truth.evaluate([{**each, "score": 0.5 - 0.1 * each["id"]} for each in boxes], "bbox")
+    assert truth.numbers(evaluation).numbers["AP"] == 100
+    assert analysis.analyse(evaluation, ["cat"], 4).resampled == [100] * 4

@@ -1,4 +1,4 @@
-"""The fast engine against COCO's own, and both against what Detectron2 does with the latter."""
+"""The fast engines against COCO's own, and all against what Detectron2 does with the latter."""
 
 import json
 from dataclasses import asdict
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import compat  # noqa: F401
-from tests.support.coco_world import world
-from triplet import scores
+from tests.support.coco_world import rough_world, world
+from triplet import analysis, scores
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -30,7 +30,7 @@ def file(tmp_path_factory):
     detections=st.sampled_from([0, 5, 160]),
     people=st.booleans(),
 )
-def test_both_engines_find_the_same_numbers(file, seed, images, crowds, detections, people):
+def test_all_engines_find_the_same_numbers(file, seed, images, crowds, detections, people):
     content, found = world(seed, images, crowds, detections, people)
     file.write_text(json.dumps(content))
     if not found or not content["annotations"]:
@@ -38,10 +38,29 @@ def test_both_engines_find_the_same_numbers(file, seed, images, crowds, detectio
     before = json.dumps(found)
     truths = {engine: scores.CocoGroundTruth(file, engine) for engine in scores.ENGINES}
     for task in ("bbox", "keypoints") if people else ("bbox", "segm"):
-        one, other = (asdict(truth.score(found, task)) for truth in truths.values())
+        one, *others = (asdict(truth.score(found, task)) for truth in truths.values())
         assert len(one["numbers"]) == (10 if task == "keypoints" else 12)
-        assert one == other
+        assert all(other == one for other in others)
     assert json.dumps(found) == before
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), crowds=st.sampled_from([0, 0.3, 1]), many=st.booleans())
+def test_every_curve_and_every_match_is_cocos_bit_for_bit(file, seed, crowds, many):
+    """Any masks, empty and full too; areas at the borders of the sizes; equal scores; more than 100."""
+    content, found = rough_world(seed, crowds, 130 if many else 6)
+    file.write_text(json.dumps(content))
+    truths = {engine: scores.CocoGroundTruth(file, engine, checked=True) for engine in scores.ENGINES}
+    for task in scores.TASKS:
+        expected, *others = (truths[engine].evaluate(found, task) for engine in reversed(scores.ENGINES))
+        matches = list(analysis.matches(expected))
+        for other in others:
+            assert np.array_equal(other.stats, expected.stats)
+            for curve in ("precision", "recall", "scores"):
+                assert np.array_equal(other.eval[curve], expected.eval[curve])
+            for ours, cocos in zip(analysis.matches(other), matches, strict=True):
+                for field, value in vars(cocos).items():
+                    assert np.array_equal(getattr(ours, field), value), field
 
 
 @pytest.mark.parametrize("people", [False, True])

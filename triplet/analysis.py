@@ -1,6 +1,6 @@
 """Analyses of an evaluation: categories, sizes, precision over recall, resampled images.
 
-All of it is read from the evaluator's own arrays; nothing is matched a second time. AP over resampled
+All of it is the evaluator's own; nothing is matched by another's rules. AP over resampled
 images is the bootstrap of Efron and Tibshirani (An Introduction to the Bootstrap, 1993, chapter 6): images
 are drawn with replacement, each with everything in it, so that an image drawn twice weighs twice. The draws
 depend on the number of images alone. So two runs evaluated on the same images have the same draws, and the
@@ -20,6 +20,8 @@ CHUNK = 125
 """Resamples computed at a time: val2017's 100 000 detections of persons take 100 MB then."""
 AREAS = ("all", "small", "medium", "large")
 """COCO's; keypoints have no small ones. The first stands for all objects."""
+LOADED = 10_000
+"""Detections that hotcoco hands over at a time, each a dictionary with its mask."""
 CURVES = (0.5, 0.75)
 """IoU at which precision over recall is kept."""
 ANALYSIS = "analysis"
@@ -76,7 +78,7 @@ class Matches:
 
 
 def analyse(evaluation: Any, names: list[str], resamples: int = RESAMPLES) -> TaskAnalysis:
-    """Read a finished ``COCOeval`` of either engine, all three of whose steps have run.
+    """Read a finished ``COCOeval`` of any engine, all three of whose steps have run.
 
     Args:
         evaluation: see ``CocoGroundTruth.evaluate``.
@@ -87,12 +89,12 @@ def analyse(evaluation: Any, names: list[str], resamples: int = RESAMPLES) -> Ta
     drawn = draws(len(params.imgIds), resamples)
     curves = {}
     for iou in CURVES:
-        at = precision[int(np.argmin(np.abs(params.iouThrs - iou))), :, :, 0]
+        at = precision[int(np.argmin(np.abs(np.subtract(params.iouThrs, iou)))), :, :, 0]
         known = at[:, (at > -1).all(0)]
         curves[f"{iou:g}"] = _percents(known.mean(1) if known.size else np.zeros(len(at)))
     by_size = {
         label: [_mean(precision[:, :, k, a]) for k in range(len(names))]
-        for a, label in enumerate(params.areaRngLbl[: precision.shape[3]])
+        for a, label in enumerate(params.areaRngLbl)
     }
     return TaskAnalysis(
         images=len(params.imgIds),
@@ -176,8 +178,67 @@ def matches(evaluation: Any) -> Iterator[Matches]:
     """The matches behind AP over all sizes, category by category."""
     if hasattr(evaluation, "per_instance"):
         yield from _of_columns(evaluation)
+    elif hasattr(type(evaluation), "eval_imgs"):
+        yield from _of_pairs(evaluation)
     else:
         yield from _of_images(evaluation)
+
+
+def _of_pairs(evaluation: Any) -> Iterator[Matches]:
+    """Matches of hotcoco, which makes the dictionaries of pycocotools on demand.
+
+    Half a million of them take minutes and gigabytes. So it is asked for those of a category's own images
+    alone: what it detects elsewhere matches nothing.
+    """
+    params = evaluation.params
+    image, category, scores, outside = _detections(evaluation)
+    found = np.zeros((len(params.iouThrs), len(scores)), bool)
+    ignored = np.tile(outside, (len(found), 1))
+    number = {image_id: i for i, image_id in enumerate(params.imgIds)}
+    for each in params.catIds:
+        count = np.zeros(len(number), int)
+        for one in _pairs(evaluation, each):
+            at = np.array(one["dtIds"], int) - 1
+            found[:, at] = np.array(one["dtMatches"]) > 0
+            if 0 in one["gtIds"]:  # which a match with it cannot be told by
+                found[:, at] |= [np.isin(one["dtIds"], each_iou) for each_iou in one["gtMatches"]]
+            ignored[:, at] = np.array(one["dtIgnore"])
+            count[number[one["image_id"]]] = one["gtIgnore"].count(False)
+        mine = np.flatnonzero(category == each)
+        mine = mine[np.lexsort((-scores[mine], image[mine]))]
+        rank = np.arange(len(mine)) - np.searchsorted(image[mine], image[mine])
+        mine = mine[rank < params.maxDets[-1]]
+        mine = mine[np.argsort(-scores[mine], kind="stable")]
+        yield Matches(image[mine], found[:, mine], ignored[:, mine], count)
+
+
+def _detections(evaluation: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(d,) each, in the order in which hotcoco was given them: number of the image, category, score, and
+    whether its area lies outside all sizes."""
+    results, (low, high) = evaluation.cocoDt, evaluation.params.areaRng[0]
+    ids = sorted(results.getAnnIds())
+    read = [
+        (each["image_id"], each["category_id"], each["score"], not low <= each["area"] <= high)
+        for first in range(0, len(ids), LOADED)
+        for each in results.loadAnns(ids[first : first + LOADED])
+    ]
+    image, category, scores, outside = map(np.array, zip(*read, strict=True))
+    return np.searchsorted(evaluation.params.imgIds, image), category, scores, outside
+
+
+def _pairs(evaluation: Any, category: int) -> list[dict[str, Any]]:
+    """The dictionaries of hotcoco for a category and the images in which it is annotated."""
+    params = evaluation.params
+    images = sorted(evaluation.cocoGt.getImgIds(catIds=[category]))
+    if not images:
+        return []
+    part = type(evaluation)(evaluation.cocoGt, evaluation.cocoDt, params.iouType)
+    part.params.imgIds, part.params.catIds = images, [category]
+    part.params.areaRng, part.params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+    part.params.maxDets = params.maxDets[-1:]
+    part.evaluate()
+    found: list[dict[str, Any]] = part.evalImgs
+    return found
 
 
 def _of_columns(evaluation: Any) -> Iterator[Matches]:

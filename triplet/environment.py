@@ -15,6 +15,7 @@ PACKAGES = (
     "pb1-detectron2",
     "mmcv",
     "pycocotools",
+    "hotcoco",
     "ultrafast-pycocotools",
     "scikit-learn",
     "numpy",

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import triplet
 from triplet import files, paths, records
+from triplet.defaults import weights_of
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet
 from triplet.progress import say
-from triplet.published.defaults import weights_of
 from triplet.weights.read import Backbone, read_backbone
 
 NAMES = {"safetensors": "backbone.safetensors", "pth": "backbone.pth", "onnx": "backbone.onnx"}

@@ -271,6 +271,8 @@ def facts_of_run(run: Run) -> Facts:
     begun."""
     known = Facts(checked=True, converged=True)
     of_config(known, flat(run.detectron2))
+    if known.classes not in (80, None):  # of own data, whose config may still name COCO
+        known.other = known.other or f"a detector of {known.classes} classes"
     finetune = run.stages["finetune"]
     known.iterations = finetune.results.get("iterations", known.planned)
     known.gpus, known.pool = finetune.world_size, finetune.config.get("bn_images")

@@ -5,9 +5,9 @@ from pathlib import Path
 from benchmarks.detection import log_capture, proof
 from benchmarks.detection import model as detection
 from triplet import paths, records
+from triplet.defaults import MSRA, detection_config, weights_of
 from triplet.errors import KitError
 from triplet.progress import say
-from triplet.published.defaults import MSRA, detection_config, weights_of
 from triplet.published.methods import load_methods
 from triplet.weights import detectron2_format
 from triplet.weights.read import Backbone, read_backbone

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from benchmarks.detection import budget
 from triplet.progress import amount, duration
-from triplet.published import configs, curves
+from triplet.published import configs, curves, effects
 
 from detectron2.config import CfgNode
 
@@ -140,7 +140,13 @@ class FinetunePlan:
             unlike.append(f"another recipe than {self.unlike[0]}")
         if 0 < self.bn_images < curves.BATCH:
             unlike.append(f"BN over {self.bn_images} images")
-        return curves.expected(self.method, kind, self.iterations * self.batch / 16, runs, unlike)
+        found = curves.expected(self.method, kind, self.iterations * self.batch / 16, runs, unlike)
+        if not found or not 0 < self.bn_images < curves.POOL:
+            return found
+        box, mask, _ = effects.size("bn-batch")
+        assert box
+        assert mask
+        return replace(found, box=found.box.lowered(box[1]), mask=found.mask.lowered(mask[1]))
 
     @property
     def detector(self) -> str | None:
@@ -206,9 +212,16 @@ class FinetunePlan:
         config, changes = self.unlike
         if 0 < self.bn_images < curves.BATCH:
             changes = [*changes, f"BN over {curves.BATCH} images -> {self.bn_images}"]
-        return (
-            f"that is for {config}; not known is what this costs: {', '.join(changes)}" if changes else ""
-        )
+        if not changes:
+            return ""
+        text = f"that is for {config}; not known is what this costs: {', '.join(changes)}"
+        if 0 < self.bn_images < curves.POOL:
+            box, mask, _ = effects.size("bn-batch")
+            assert box
+            assert mask
+            text += f"; BN over 2 images cost {box[1]} / {mask[1]} AP from scratch"
+            text += ", by which the lower ends are lower"
+        return text
 
 
 def record_config(

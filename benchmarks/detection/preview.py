@@ -18,10 +18,10 @@ from benchmarks.detection import budget, calibration, model, trainer
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.resolve import ResolvedOptions, fit_hours, known_size, resolve_options
+from triplet.defaults import detection_config
 from triplet.errors import KitError
 from triplet.progress import duration, say
 from triplet.published import curves, gpus
-from triplet.published.defaults import detection_config
 from triplet.runs import of_this_machine
 from triplet.training.distributed import join
 
@@ -129,8 +129,9 @@ class Preview:
         """Yield what the headline rests on, by a word for each, and the next command."""
         found = self.plan.facts() | self.notes
         if self.timing:
-            each = f"{self.timing.low:.3g} to {self.timing.high:.3g} s an iteration"
-            found["speed"] = f"{each}, {self.timing.source}"
+            low, high = f"{self.timing.low:.3g}", f"{self.timing.high:.3g}"
+            each = low if low == high else f"{low} to {high}"
+            found["speed"] = f"{each} s an iteration, {self.timing.source}"
         if self.sessions:
             found["sessions"] = self._sessions()
         if self.expected:
@@ -270,7 +271,8 @@ def _published_timing(
     if hardware.gpu:
         return gpus.timing(hardware.gpu, kind, resolved.precision).on(hardware.count), {}
     return None, {
-        "speed": "those of V100s in Detectron2's model zoo (frozen BN); give your --gpu or --seconds"
+        "speed": "those of V100s in Detectron2's model zoo (float32, frozen BN); "
+        "give your --gpu or --seconds"
     }
 
 

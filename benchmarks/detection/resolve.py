@@ -10,10 +10,10 @@ from benchmarks.detection import budget, calibration, data, loading, model, proo
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan, record_config
 from triplet import paths, records
+from triplet.defaults import detection_config
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published import curves
-from triplet.published.defaults import detection_config
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, perform
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.linear.config import NEUTRAL, Common
 from benchmarks.linear.data import Labelled, open_sets
 from triplet import paths, records
-from triplet.published.defaults import weights_of
+from triplet.defaults import weights_of
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes, join, perform
 

@@ -19,10 +19,10 @@ from benchmarks.linear.data import collate
 from benchmarks.linear.voc import Split, VOC07Images, low_shot, pooled_layers, read_split
 from triplet import files, paths, records
 from triplet.config import load
+from triplet.defaults import weights_of
 from triplet.environment import usable_cores
 from triplet.errors import KitError
 from triplet.progress import Bar, say
-from triplet.published.defaults import weights_of
 from triplet.records import Job
 from triplet.signals import graceful
 from triplet.training.distributed import Processes

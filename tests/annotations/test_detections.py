@@ -12,7 +12,7 @@ from pycocotools import mask as masks
 
 from tests.annotations.mutations import mutate_json
 from triplet import scores
-from triplet.annotations.detections import check, count_pixels
+from triplet.annotations.detections import AT_ONCE, check, count_pixels
 from triplet.annotations.shapes import decode_counts
 from triplet.errors import KitError
 
@@ -50,6 +50,18 @@ def test_what_a_model_finds_is_right(detections, task):
     before = copy.deepcopy(detections)
     check(detections, SIZES, {1, 2}, task)
     assert detections == before
+    if task != "segm":  # a box may be flat, and begin outside of its image
+        detections[1]["bbox"] = [-3, -2.5, 0, 0.0]
+        check(detections, SIZES, {1, 2}, task)
+
+
+def test_the_last_of_more_masks_than_are_looked_at_together_is_looked_at(detections):
+    detections[1]["segmentation"]["counts"] = compressed(1250)
+    many = [detections[1]] * AT_ONCE + [detections[2]]
+    check(many, SIZES, {1, 2}, "segm")
+    many[-1]["segmentation"]["counts"] = compressed(1, 2)
+    with pytest.raises(KitError, match=rf"detections\[{AT_ONCE}\] has a mask of 3 pixels, expected 1250"):
+        check(many, SIZES, {1, 2}, "segm")
 
 
 def compressed(*values):
@@ -71,6 +83,7 @@ def compressed(*values):
         ("segm", "image_id", True, "detections[2] has the image_id True, not annotated"),
         ("bbox", "image_id", [3], "detections[2] has the image_id [3], not annotated"),
         ("keypoints", "category_id", 9, "detections[2] has the category_id 9, not annotated"),
+        ("bbox", "category_id", True, "detections[2] has the category_id True, not annotated"),
         ("bbox", "category_id", None, "detections[2] has the category_id None, not annotated"),
         ("segm", "score", float("nan"), "detections[2] has the score nan, expected a number"),
         ("bbox", "score", "0.5", "detections[2] has the score '0.5', expected a number"),
@@ -125,6 +138,7 @@ def compressed(*values):
             {"size": [50, 25], "counts": compressed(1300, -50)},
             "detections[2] has counts that are no compressed run lengths",
         ),
+        ("keypoints", "bbox", None, "detections[2] has the bbox None, expected x, y, width and"),
         ("keypoints", "bbox", [1, 2, 3], "detections[2] has the bbox [1, 2, 3], expected x, y, width and"),
         ("keypoints", "keypoints", PEOPLE[:-3], "has the keypoints [1.5, 2.0, 2, 1.5, ...], expected 51"),
         ("keypoints", "keypoints", [*PEOPLE[:-1], "2"], "expected 51 numbers, x, y and visibility of 17"),
@@ -159,6 +173,12 @@ def test_pixels_are_counted_as_run_lengths_are_decoded():
         runs = decode_counts(text)
         assert found == (-1 if runs is None or (runs < 0).any() else runs.sum()), text
     assert count_pixels(texts).max() > 0 > count_pixels(texts).min()
+    longest = 2**34 - 1  # of seven characters
+    assert count_pixels([compressed(longest), compressed(5), compressed(longest + 1)]).tolist() == [
+        longest,
+        5,
+        -1,
+    ]
 
 
 @pytest.fixture(scope="module")

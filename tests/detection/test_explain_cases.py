@@ -25,7 +25,9 @@ def test_the_named_cause_is_among_the_first_two(case, tmp_path):
 def test_cases_name_causes_that_explain_knows():
     assert len(CASES) > 12
     assert CHECKS
-    known = {cause.name for cause in find(Facts(), Reference.of_row("triplet"), (41.0, 35.6))} | {"SyncBN"}
+    known = {cause.name for cause in find(Facts(), Reference.of_method("triplet"), (41.0, 35.6))} | {
+        "SyncBN"
+    }
     assert {name for case in CASES for name in case.causes} <= known
 
 

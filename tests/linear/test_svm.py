@@ -202,6 +202,8 @@ def test_every_finished_fit_is_read_again_and_nothing_else_is(voc, tmp_path):
         lines[0].replace("0.5", '"x"'),
         lines[1].replace('"test": [0.5]', '"test": null'),
         lines[2][:-3],
+        lines[3].replace("[0.5]", '[0.5, "x"]'),
+        lines[4].replace("[]", '["x"]'),
     ]
     log = tmp_path / "fits.jsonl"
     log.write_text("\n".join([*lines, *odd]))
@@ -249,4 +251,8 @@ def test_a_class_with_fewer_images_than_folds_is_named_before_any_work(places, v
     assert "6 training images show class aeroplane, and 7 folds need as many" in capsys.readouterr().err
     assert cli.main([*arguments, "shots=[7]"]) == 2
     assert "class 0 has 6 images with target 1, expected 7 for 7 shots" in capsys.readouterr().err
+    others = shutil.copytree(voc, places / "others")
+    (others / "ImageSets" / "Main" / "cat_test.txt").rename(others / "ImageSets" / "Main" / "cow_test.txt")
+    assert cli.main([*arguments[:-3], str(others), *arguments[-2:]]) == 2
+    assert "trainval lists 3 classes, test others" in capsys.readouterr().err
     assert not [*(places / "checkpoints").rglob("*.npy")]

@@ -3,21 +3,25 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from torch.nn import functional as F
 
+from benchmarks.linear import svm
+from benchmarks.linear.backbone import load_backbone
 from benchmarks.linear.config import Svm
 from benchmarks.linear.svm import _fits, summary
 from benchmarks.linear.svm_fit import Fit, average_precision
 from benchmarks.linear.svm_fit import run as fit_svm
-from benchmarks.linear.voc import Split, low_shot, pooled_layers, read_split
+from benchmarks.linear.voc import Split, VOC07Images, low_shot, pooled_layers, read_split
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet
 from triplet.pretrain.views import normalize
 
 # VOC: six training images of two classes, of which some are difficult, and five test images.
 TRAIN = Split([*"abcdef"], np.array([[1, 0], [1, -1], [0, 1], [-1, 1], [0, 1], [1, 0]]), ["cat", "dog"])
+PARTS = (("trainval", 9), ("test", 4))
 TEST = Split([*"vwxyz"], np.array([[1, -1], [-1, 1], [0, 0], [0, 1], [1, 0]]), ["cat", "dog"])
 
 
@@ -112,6 +116,12 @@ def test_words_of_the_lists_mean_what_voc_says(tmp_path):
     found = read_split(tmp_path, "test")
     assert (found.names, found.classes) == ([*"abc"], ["cat", "dog"])
     assert found.targets.tolist() == [[1, 0], [0, -1], [-1, 1]]
+    (main / "._cat_test.txt").write_text("which a Mac leaves")
+    assert read_split(tmp_path, "test").classes == ["cat", "dog"]
+    for last in ("b", "d -1", "b 2", "b -1\nb -1"):
+        (main / "cat_test.txt").write_text(f"c  0\na  1\n{last}\n")
+        with pytest.raises(KitError, match=r"cat_test.txt does not list 1, 0 or -1 for each image"):
+            read_split(tmp_path, "test")
 
 
 def test_features_of_a_layer_are_the_backbones_pooled_and_normalised():
@@ -125,3 +135,34 @@ def test_features_of_a_layer_are_the_backbones_pooled_and_normalised():
         third = F.avg_pool2d(x, 13, 5, 0).flatten(1).double()
     for ours, plain in zip(found, (stem, third), strict=True):
         torch.testing.assert_close(ours, plain / (plain.norm() + 1e-5), rtol=1e-12, atol=0)
+
+
+def test_features_are_those_of_each_image_of_its_split(tmp_path, weights, monkeypatch):
+    """Thirteen images in batches of five; a split of which one layer is missing is computed again."""
+    monkeypatch.setattr(svm, "BATCH", 5)
+    folder, rng = tmp_path / "VOC2007", np.random.default_rng(0)
+    (folder / "JPEGImages").mkdir(parents=True)
+    splits = [
+        Split([f"{part}{i}" for i in range(count)], TRAIN.targets, TRAIN.classes) for part, count in PARTS
+    ]
+    for split in splits:
+        for name in split.names:
+            pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg")
+    settings = Svm(layers=(5, 4), costs=(1.0,), workers=0, precision="float32")
+    svm._extract(settings, weights, folder, splits, tmp_path, torch.device("cpu"))
+    backbone = load_backbone(weights)[0].eval()
+    for (part, _), split in zip(PARTS, splits, strict=True):
+        pixels, places = zip(*(VOC07Images(folder, split)[i] for i in range(len(split.names))), strict=True)
+        assert list(places) == list(range(len(split.names)))
+        with torch.no_grad():
+            plain = pooled_layers(backbone, torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2), (4, 5))
+        for layer, expected in zip((4, 5), plain, strict=True):
+            np.testing.assert_allclose(np.load(tmp_path / f"{part}_feat{layer}.npy"), expected, atol=1e-5)
+    made = (tmp_path / "test_feat4.npy").read_bytes()
+    (tmp_path / "test_feat4.npy").unlink()
+    (tmp_path / "test_feat5.npy").write_bytes(b"")
+    (tmp_path / "trainval_feat5.npy").write_bytes(b"kept")
+    svm._extract(settings, weights, folder, splits, tmp_path, torch.device("cpu"))
+    assert (tmp_path / "test_feat4.npy").read_bytes() == made
+    assert (tmp_path / "trainval_feat5.npy").read_bytes() == b"kept"

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.speed import engines
 from triplet.config import load
+from triplet.defaults import recipe
 from triplet.openselfsup.settings import resolve
 from triplet.pretrain.config import Pretrain
-from triplet.published.defaults import recipe
 
 
 def test_both_train_the_same_batch_at_the_same_sides(openselfsup):

@@ -8,13 +8,13 @@ from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, 
 from tests.pretrain.test_authors import theirs
 from tests.support.processes import run_module
 from triplet.config import load
+from triplet.defaults import recipe
 from triplet.models.networks import Networks
 from triplet.openselfsup.train import to_openselfsup
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.trainer import advance, make_optimizer
-from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
 from triplet.weights.initial import load_initial
 

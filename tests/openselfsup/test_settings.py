@@ -5,11 +5,11 @@ import json
 import pytest
 
 from tests.conftest import KIT
+from triplet.defaults import recipe
 from triplet.errors import KitError
 from triplet.openselfsup import shims
 from triplet.openselfsup.settings import plain, resolve
 from triplet.openselfsup.train import iterations
-from triplet.published.defaults import recipe
 from triplet.published.methods import load_methods
 
 OURS = sorted((KIT / "configs" / "openselfsup").glob("*.yaml"))

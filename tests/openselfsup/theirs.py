@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from scripts.golden_whole_model import initial, views
+from triplet.defaults import recipe
 from triplet.openselfsup import settings, shims
 from triplet.openselfsup.train import group, quiet
 from triplet.pretrain.views import normalize
-from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
 
 IMAGES, GROUP, ACCUMULATE, EPOCHS, WARMUP, SEED = 60, 12, 2, 4, 2, 3

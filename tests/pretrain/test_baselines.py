@@ -13,12 +13,12 @@ from scripts import golden_baselines as script
 from scripts.golden_baselines import BATCH, CASES, COUNTED, KEEP, STEPS, pixels, start
 from scripts.golden_whole_model import MEASURES, fingerprint
 from triplet.config import load
+from triplet.defaults import recipe
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import npid
 from triplet.pretrain.objective import Objective, backward
 from triplet.pretrain.trainer import advance, make_optimizer
-from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "baselines.npz")

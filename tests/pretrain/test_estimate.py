@@ -5,13 +5,13 @@ import torch
 
 from tests.conftest import KIT
 from triplet.config import load, parse
+from triplet.defaults import recipe
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.pretrain.config import Model, Pretrain, ResolutionRange
 from triplet.pretrain.estimate import ROOM, _kept, estimate, fit
 from triplet.pretrain.layout import MicroBatch, Order, make_layout
 from triplet.pretrain.objective import Objective, backward
-from triplet.published.defaults import recipe
 from triplet.training.distributed import Processes
 
 CONFIGS = sorted((KIT / "configs" / "pretrain").glob("*.yaml"))

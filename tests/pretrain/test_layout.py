@@ -58,14 +58,21 @@ def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
     assert layout.teams * layout.ranks == processes
     assert limit is None or layout.images <= limit
     assert layout.bn_images == config.micro_batch // layout.splits
+    alone = make_layout(settings(groups=groups, accumulate=accumulate, batch_norm="group"), processes)
+    assert alone.bn_images == 11
     for start in (0, 1):
         mine = [list(layout.steps(order, rank, start)) for rank in range(processes)]
         for number, step in enumerate(range(start, order.steps)):
             together: dict[int, list] = {}
             for rank in range(processes):
                 assert len(mine[rank][number]) == layout.passes
-                for each in mine[rank][number]:
+                for place, each in enumerate(mine[rank][number]):
                     assert len(each.items) == layout.images
+                    whole = order.micro_batch(each.iteration)
+                    assert list(each.items) == whole[each.first : each.first + layout.images]
+                    # Side by side: methods with a queue see the micro-batches of a step in this order.
+                    done = each.iteration - step * accumulate
+                    assert done // layout.teams == place // layout.splits
                     together.setdefault(each.iteration, []).extend(each.items)
             first = step * accumulate
             assert together.keys() == set(range(first, first + accumulate))
@@ -102,6 +109,7 @@ def test_the_authors_recipe_on_other_machines():
         "BN over 392 (the config asks for 1568"
         in make_layout(config.model_copy(update={"images_per_gpu": 400}), 1).describe()
     )
+    assert make_layout(config, 8).describe().endswith("BN over 1568")
     with pytest.raises(KitError, match="possible: 1, 2, 4, 8, 16, 32;"):
         make_layout(config, 6)
     with pytest.raises(KitError, match="less than a negative group of 196"):

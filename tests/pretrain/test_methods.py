@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tests.support.processes import launch
 from triplet import cli, records
 from triplet.config import parse
+from triplet.defaults import recipe
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
 from triplet.pretrain.config import Patches, Pretrain
@@ -29,7 +30,6 @@ from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
 from triplet.pretrain.objective import backward, make_objective
 from triplet.pretrain.trainer import pretrain
-from triplet.published.defaults import recipe
 from triplet.training import checkpoint
 from triplet.training.batch_norm import group_batch_norm
 from triplet.training.distributed import Processes

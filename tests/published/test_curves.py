@@ -136,3 +136,12 @@ def test_stops_before_the_rate_falls():
 def test_detectors_are_told_apart(overrides, kind):
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml", overrides)
     assert curves.detector(cfg) == kind
+
+
+@pytest.mark.parametrize("method", ["random", "triplet"])
+@pytest.mark.parametrize("iterations", [1000, 5000, 8718, 12_000, 180_000])
+def test_masks_are_not_expected_above_boxes(method, iterations):
+    found = curves.expected(method, "c4", iterations)
+    assert found.mask.mid <= found.box.mid
+    assert found.mask.low <= found.box.low
+    assert found.mask.high <= found.box.high

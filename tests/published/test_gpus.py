@@ -13,6 +13,12 @@ from triplet.published import curves, gpus
         ("NVIDIA GeForce RTX 3090", "RTX 3090"),
         ("NVIDIA A100-SXM4", "A100"),
         ("h100-pcie", "H100 PCIe"),
+        ("RTX3090", "RTX 3090"),
+        ("Tesla V100-SXM2-32GB", "V100 32GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100 PCIe"),
+        ("Tesla P100-PCIE-16GB", "P100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
     ],
 )
 def test_a_card_is_found_by_what_people_call_it(name, card):
@@ -88,3 +94,10 @@ def test_the_p100s_seconds_are_those_that_detectron_published():
 def test_presets_name_cards_of_known_speed():
     for preset in gpus.cards().presets.values():
         assert gpus.timing(preset.gpu, "c4", gpus.find_card(preset.gpu)[1].precision)
+
+
+@pytest.mark.parametrize("name", [n for n, c in gpus.cards().cards.items() if c.precision == "bfloat16"])
+def test_half_precision_is_not_slower_than_what_tf32_was_measured_at(name):
+    if gpus.cards().cards[name].benchmark.startswith("lambda"):
+        assert gpus.timing(name, "c4", "bfloat16").mid <= gpus.timing(name, "c4", "tf32").mid
+        assert "TF32" in gpus.timing(name, "c4", "float32").source

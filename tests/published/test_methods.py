@@ -8,9 +8,9 @@ import torch
 
 from tests.weights.test_caffe2 import caffe2_name
 from triplet import cli, paths, records
+from triplet.defaults import MSRA, detection_config, weights_of
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet
-from triplet.published.defaults import MSRA, detection_config, weights_of
 from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import KIT
 from triplet import cli
@@ -21,9 +22,9 @@ SBATCH = """
     echo "$number;cluster" """
 SQUEUE = """cat "$SAID.queue" 2>/dev/null || true"""
 SCANCEL = """echo "scancel $*" >> "$SAID" """
-KUBECTL = (
-    """if [ "$1" = get ]; then echo "${KNOWN:-}"; else echo "kubectl $*" >> "$SAID"; echo created; fi"""
-)
+KUBECTL = """
+    if [ "$1" != get ]; then echo "kubectl $*" >> "$SAID"; echo created
+    else for name in ${KNOWN:-}; do case " $* " in *" $name "*) echo "job.batch/$name" ;; esac; done; fi"""
 SKY = """
     if [ "$2" = queue ]; then echo "Fetching..."; cat "$SAID.queue" 2>/dev/null || echo '[]'
     else echo "sky $*" >> "$SAID"; echo "Job ID: 7"; fi"""
@@ -69,7 +70,7 @@ def test_a_chain_goes_in_link_by_link(said, capsys):
 
 
 def test_dry_submits_nothing_and_shows_what_would_be(said, capsys):
-    assert submit("convert", "finetune", "--on", "slurm", "--dry") == 0
+    assert submit("convert", "finetune", "--on", "slurm", "--dry", "--force") == 0
     assert said.read_text() == ""
     shown = capsys.readouterr().out
     assert "#SBATCH --job-name=triplet-finetune" in shown
@@ -119,12 +120,14 @@ def test_what_sbatch_refuses_takes_the_chain_back(said, capsys, monkeypatch):
 
 
 def test_kubernetes_creates_and_with_force_replaces(said, capsys, monkeypatch):
-    chosen = ("finetune", "--on", "k8s", "--container", "registry/kit:1")
+    chosen = ("convert", "finetune", "--on", "k8s", "--container", "registry/kit:1")
     assert submit(*chosen) == 0
-    assert said.read_text().startswith("kubectl create --filename ")
-    monkeypatch.setenv("KNOWN", "job.batch/triplet-finetune-triplet-0")
+    first, _, file = said.read_text().strip().rpartition(" ")
+    assert first == "kubectl create --filename"
+    (name,) = {each["metadata"]["name"] for each in yaml.safe_load_all(Path(file).read_text())}
+    monkeypatch.setenv("KNOWN", f"{name} others")
     assert submit(*chosen) == 2
-    assert "submitted already: job.batch/triplet-finetune" in capsys.readouterr().err
+    assert f"submitted already: job.batch/{name}; wait" in capsys.readouterr().err
     assert submit(*chosen, "--force") == 0
     assert "kubectl replace --force --filename " in said.read_text()
 
@@ -153,11 +156,17 @@ K8S_ASKED = ["--on", "k8s", "--container", "registry/kit:1"]
         (["convert", "--on", "slurm", "--nodes", 2], "convert knows one process only, found NODES=2"),
         (["finetune 'x", "--on", "slurm"], "cannot read the stage"),
         (["eval", "--on", "slurm", "--method", "mocco"], "not in the table of methods: mocco"),
+        (
+            ["chain", "--on", "slurm", "--run", "mine"],
+            "no weights are published of mine: ",
+        ),
         (["eval", "--on", "slurm", "--run", "../x"], "--run names a folder below checkpoints/"),
         (["eval", "--on", "slurm", "--extra=qos=x"], "--extra takes options of sbatch such as --qos=x"),
         (["eval", "--on", "slurm", "--container", "no.sif"], "found no file no.sif"),
         (["eval", "--on", "slurm", "--gpu", "T4"], "GPU is for ON=sky: found ON=slurm"),
         (["eval", "--on", "k8s"], "ON=k8s needs CONTAINER=registry/image"),
+        (["eval", "--on", "slurm", "--container", "/tmp"], "found no file /tmp"),
+        (["convert", "eval", "--on", "sky", "--bucket", "s3://b"], "ON=sky needs GPU=card"),
         (["eval", *K8S_ASKED, "--partition", "x"], "PARTITION is for ON=slurm: found ON=k8s"),
         (["convert", "eval", *K8S_ASKED, "--nodes", 2], "convert knows one process only"),
         (["pull", "eval", *K8S_ASKED, "--seeds", 0, 1], "pull is done once for all 2 runs"),

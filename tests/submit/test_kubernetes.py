@@ -1,10 +1,15 @@
 """The Jobs of Kubernetes: what they say; test_schemas.py holds them against Kubernetes's own schemas."""
 
+import re
+
 import pytest
 import yaml
 
+from tests.conftest import KIT
 from triplet.submit import kubernetes
-from triplet.submit.jobs import Resources, Run, plan_jobs
+from triplet.submit.jobs import OF_NO_RUN, STAGES, Resources, Run, plan_jobs
+
+COMPOSE = yaml.safe_load((KIT / "compose.yaml").read_text())
 
 
 def documents(*stages, runs=("triplet",), **asked):
@@ -30,6 +35,7 @@ def test_the_pods_of_a_job_meet_at_the_first_by_the_name_that_its_service_gives(
     assert service["spec"]["publishNotReadyAddresses"]
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     assert (job["spec"]["completionMode"], job["spec"]["completions"]) == ("Indexed", 2)
+    assert (job["spec"]["parallelism"], job["spec"]["backoffLimit"]) == (2, 20)
     (container,) = pod(job)["containers"]
     (port,) = service["spec"]["ports"]
     assert environment(container)["RDZV"] == f"{name}-0.{name}:{port['port']}"
@@ -37,23 +43,27 @@ def test_the_pods_of_a_job_meet_at_the_first_by_the_name_that_its_service_gives(
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
 
-def test_a_pod_starts_what_a_service_of_compose_starts(places):
-    _, job = documents("finetune --data coco", runs=["a b/triplet"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_pod_starts_what_the_service_of_its_stage_starts(places, stage):
+    """Where compose.yaml has the launcher, a stage uses several GPUs; triplet itself is one process."""
+    service = COMPOSE["services"][stage]
+    _, job = documents(f"{stage} --data coco", runs=["a b/triplet"], gpus=4)
     (container,) = pod(job)["containers"]
-    assert container["command"] == [
-        "scripts/launch.sh",
-        "finetune",
-        "--run",
-        "a b/triplet",
-        "--data",
-        "coco",
-    ]
+    program, name = service["entrypoint"]
+    once = stage in OF_NO_RUN
+    run = [] if once else ["--run", "a b/triplet"]
+    assert container["command"] == ["scripts/launch.sh", name, *run, "--data", "coco"]
+    distributed = program == "scripts/launch.sh"
     assert environment(container) == {
-        "GPUS": "1",
+        "GPUS": "4" if distributed else "1",
         "NODES": "1",
         "RDZV": "localhost:0",
         "TRIPLET_IMAGE": "registry/kit:1",
     }
+    assert not distributed or environment(container).keys() == service["environment"].keys()
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    volumes = {re.search(":(/[a-z/]+)(:ro)?$", volume)[1] for volume in service["volumes"]}
+    assert volumes - {"/kit/configs"} <= mounted
 
 
 def test_the_three_places_are_volumes_and_loaders_have_shared_memory(places):
@@ -81,6 +91,20 @@ def test_a_chain_is_init_containers_and_its_last_stage(places):
         if "limits" in container["resources"]
     }
     assert with_gpus == {"finetune", "eval"}
+    each = {container["name"]: environment(container) for container in [*pod(job)["initContainers"], last]}
+    assert [each[name]["GPUS"] for name in ("convert", "finetune")] == ["1", "4"]
+    assert {values["RDZV"] for values in each.values()} == {"localhost:0"}
+
+
+def test_a_container_is_bound_as_composes_are(places):
+    (service, *_) = yaml.safe_load((KIT / "compose.yaml").read_text())["services"].values()
+    _, job = documents("finetune")
+    (container,) = pod(job)["containers"]
+    assert container["securityContext"] == {
+        "readOnlyRootFilesystem": service["read_only"],
+        "capabilities": {"drop": service["cap_drop"]},
+        "allowPrivilegeEscalation": service["security_opt"] != ["no-new-privileges:true"],
+    }
 
 
 def test_an_evicted_pod_is_made_anew_and_a_wrong_command_is_not(places):

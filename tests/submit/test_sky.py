@@ -83,5 +83,6 @@ def test_a_chain_is_a_pipeline_whose_tasks_take_what_each_needs(places):
     assert set(header) == {"name"}
     assert [task["num_nodes"] for task in rest] == [1, 2, 2]
     assert ["accelerators" in task["resources"] for task in rest] == [False, True, True]
+    assert [task["resources"]["cpus"] for task in rest] == ["4+", "32+", "32+"]
     assert second[0]["name"] != header["name"]
     assert second[2]["run"].splitlines()[-1].endswith("scripts/launch.sh finetune --run byol")

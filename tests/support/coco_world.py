@@ -75,3 +75,56 @@ def world(seed, images, crowds, detections, people):
         "annotations": annotations,
         "categories": [{"id": i, "name": f"name {i}", **more} for i in ids],
     }, found
+
+
+ROUGH = (130, 110)
+"""Width and height of an image of the rough world."""
+
+
+def rough_world(seed, crowds, detections):
+    """The same of masks of any kind: none, all, noise, bars, and squares at the borders of COCO's sizes.
+
+    What is detected is annotated, a little more or less than that, or anything.
+    """
+    rng = np.random.default_rng(seed)
+    width, height = ROUGH
+    images = [{"id": n, "width": width, "height": height, "file_name": f"{n}.jpg"} for n in (9, 3, 5)]
+    annotations, found = [], []
+
+    def draw():
+        one = np.zeros((height, width), np.uint8, order="F")
+        kind, side = rng.integers(6), int(rng.choice([1, 31, 32, 33, 95, 96, 97]))
+        x, y = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+        if kind == 0:
+            one[:] = rng.random(one.shape) < rng.random()
+        elif kind == 1:
+            one[:, x:] = 1
+        elif kind > 2 or rng.random() < 0.5:
+            one[y : y + side, x : x + side] = 1
+        return one
+
+    def fields(mask):
+        one = masks.encode(mask)
+        box = [float(v) for v in masks.toBbox(one)]
+        return {"bbox": box, "segmentation": {"size": one["size"], "counts": one["counts"].decode()}}
+
+    for image in images:
+        for _ in range(int(rng.integers(1, 5))):
+            mask, category = draw(), int(rng.choice([2, 7]))
+            mask[0, 0] = 1  # an object has a pixel
+            one = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
+            one |= {"iscrowd": int(rng.random() < crowds), "ignore": int(rng.random() < 0.2)}
+            area = rng.choice([int(mask.sum()), 32**2, 96**2, 32**2 - 0.5])
+            annotations.append({**one, **fields(mask), "area": float(area)})
+            for _ in range(int(rng.integers(0, 4))):
+                near = np.roll(mask, rng.integers(-2, 3, 2), (0, 1))
+                one = {"image_id": image["id"], "category_id": category}
+                found.append({**one, **fields(near), "score": float(rng.choice([0.3, 0.5, 0.9]))})
+        for _ in range(detections):
+            one = {"image_id": image["id"], "category_id": int(rng.choice([2, 2, 7, 8]))}
+            found.append({**one, **fields(draw()), "score": float(rng.integers(11)) / 10})
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"name {i}"} for i in (2, 7, 8)],
+    }, found

@@ -10,7 +10,8 @@ from triplet.training.optim import LARS, ema_update, parameter_groups
 from triplet.training.schedule import ema_momentum, learning_rate
 
 
-def test_lars_is_its_formula_for_any_constants():
+@pytest.mark.parametrize("penalty", [0.07, 0.0])
+def test_lars_is_its_formula_for_any_constants(penalty):
     """Seven steps at a rate that changes; the excluded group neither adapts nor decays."""
     generator = torch.Generator().manual_seed(0)
 
@@ -18,7 +19,7 @@ def test_lars_is_its_formula_for_any_constants():
         return torch.randn(*shape, generator=generator, dtype=torch.double)
 
     weight, bias, late = (nn.Parameter(draw(*shape)) for shape in ((3, 4), (4,), (2, 2)))
-    groups = parameter_groups([("fc.weight", weight), ("fc.bias", bias), ("late.weight", late)], 0.07)
+    groups = parameter_groups([("fc.weight", weight), ("fc.bias", bias), ("late.weight", late)], penalty)
     optimizer = LARS(groups, 0.5, momentum=0.6, eta=0.03)
     state = {id(p): (p.detach().clone(), torch.zeros_like(p)) for p in (weight, bias, late)}
     for step in range(7):
@@ -30,8 +31,8 @@ def test_lars_is_its_formula_for_any_constants():
             if p.grad is None:
                 continue
             w, buffer = state[id(p)]
-            ratio = 0.03 * w.norm() / (p.grad.norm() + 0.07 * w.norm()) if p is not bias else 1.0
-            decay = 0.07 if p is not bias else 0.0
+            ratio = 0.03 * w.norm() / (p.grad.norm() + penalty * w.norm()) if p is not bias else 1.0
+            decay = penalty if p is not bias else 0.0
             buffer = 0.6 * buffer + ratio * rate * (p.grad + decay * w)
             state[id(p)] = w - buffer, buffer
         optimizer.step()
@@ -50,10 +51,13 @@ def test_no_constant_of_lars_is_negative_and_each_may_be_zero(name):
 def test_frozen_parameters_are_in_no_group_and_names_decide():
     frozen, free = nn.Parameter(torch.ones(1), requires_grad=False), nn.Parameter(torch.ones(1))
     named = {"a.weight": free, "b.weight": frozen, "bn1.weight": nn.Parameter(torch.ones(1))}
+    named |= {"bn2_weight": nn.Parameter(torch.ones(1))}  # the released pattern's dot is any character
     named |= {"gn.weight": nn.Parameter(torch.ones(1)), "c.bias": nn.Parameter(torch.ones(1))}
     adapted, excluded = (group["params"] for group in parameter_groups(named.items(), 0.2))
     assert [id(p) for p in adapted] == [id(free)]
-    assert [id(p) for p in excluded] == [id(named[n]) for n in ("bn1.weight", "gn.weight", "c.bias")]
+    assert [id(p) for p in excluded] == [
+        id(named[n]) for n in ("bn1.weight", "bn2_weight", "gn.weight", "c.bias")
+    ]
 
 
 def test_lars_counts_the_gradient_that_a_closure_makes():

@@ -1,6 +1,7 @@
 """Object detection with the backbone: convert, finetune, plan, explain, eval, predict."""
 
 import argparse
+import itertools
 from pathlib import Path
 
 from triplet.cli.data import COCO, add_source, add_split, data_source
@@ -11,7 +12,7 @@ from triplet.cli.options import (
     add_run,
     add_weights,
     count,
-    number,
+    numbers,
     positive,
     share,
     weights_path,
@@ -66,7 +67,7 @@ def _add_explain(add: Add) -> None:
     explain = add("explain", _explain, "what could have made a result fall short of the paper's")
     explain.add_argument(
         "--result",
-        type=number,
+        type=numbers,
         nargs="+",
         metavar="AP",
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
@@ -76,7 +77,7 @@ def _add_explain(add: Add) -> None:
     )
     explain.add_argument(
         "--target",
-        type=number,
+        type=numbers,
         nargs="+",
         metavar="AP",
         help="the published box and mask AP, where it is not the method's in the table",
@@ -105,8 +106,8 @@ def _add_eval(add: Add) -> None:
     evaluate.add_argument("--config", type=Path, help="of that model")
     evaluate.add_argument(
         "--engine",
-        choices=("ultrafast", "pycocotools"),
-        default="ultrafast",
+        choices=("hotcoco", "ultrafast", "pycocotools"),
+        default="hotcoco",
         help="what computes COCO's numbers, which are the same (default: %(default)s)",
     )
 
@@ -193,7 +194,7 @@ def _plan(a: argparse.Namespace) -> None:
 def _explain(a: argparse.Namespace) -> None:
     from benchmarks.detection.explain import ExplainOptions, explain
 
-    result, target = (values and tuple(values) for values in (a.result, a.target))
+    result, target = (values and tuple(itertools.chain(*values)) for values in (a.result, a.target))
     explain(ExplainOptions(result, a.method, target, a.config, a.log, a.weights, a.gpus, a.run, a.json))
 
 

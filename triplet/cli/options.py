@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -62,11 +63,13 @@ def _at_most(text: str) -> str:
     return ""
 
 
-def number(text: str) -> float:
-    """Any number; argparse's error for anything else."""
+def numbers(text: str) -> list[float]:
+    """Parse numbers as people write AP: ``25.1``, ``25.1%``, ``25.1/22.3``; argparse's error for others."""
+    between = r"[/;,\s]+" if "." in text else r"[/;\s]+"  # 25,1 is not two numbers
+    words = [word.removesuffix("%") for word in re.split(between, text.strip().rstrip(","))]
     with contextlib.suppress(ValueError):
-        return float(text)
-    raise argparse.ArgumentTypeError(f"found {text}, expected a number")
+        return [float(word) for word in words]
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number, such as 25.1")
 
 
 def whole(text: str) -> int:

@@ -49,7 +49,7 @@ def add_commands(add: Add) -> None:
 
 
 def _pretrain(a: argparse.Namespace) -> None:
-    from triplet.published.defaults import recipe
+    from triplet.defaults import recipe
 
     if a.engine == "openselfsup":
         from triplet.openselfsup.train import pretrain

@@ -150,9 +150,10 @@ def _by_part(folder: Path, files: Mapping[str, PartFiles]) -> dict[str, PartFile
         if names := [name for name in files if pattern.fullmatch(name)]:
             found[part] = files[names[0]]
     rest = {
-        name: each for name, each in files.items() if not any(p.fullmatch(name) for p in NAMES.values())
+        name: each
+        for name, each in files.items()
+        if each not in found.values() and not (found and BESIDE.fullmatch(name))
     }
-    rest = {name: each for name, each in rest.items() if not (found and BESIDE.fullmatch(name))}
     if len(rest) == 1 and not found:
         return {"all": next(iter(rest.values()))}
     if rest or (found and "train" not in found):

@@ -43,6 +43,8 @@ IMAGES = 117_266
 """Images of train2017 that have objects, on which the published runs trained."""
 BATCH = 16
 """Images in a step of the published runs, and in the pool of their BN."""
+POOL = 8
+"""Fewest images in the pool of BN of which nothing lost is known."""
 NEAR = 2.0
 """A local run informs schedules within this factor of its own length."""
 
@@ -87,6 +89,14 @@ class Band:
 
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high
+
+    def lowered(self, by: float) -> "Band":
+        """Lower the lower end by what something may cost."""
+        return Band(max(0.0, self.low - by), self.mid, self.high)
+
+    def within(self, other: "Band") -> "Band":
+        """Limit the ends and the middle to those of another band."""
+        return Band(min(self.low, other.low), min(self.mid, other.mid), min(self.high, other.high))
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,7 @@ def expected(
         basis += f"; moved by {len(near)} of your runs ({', '.join(run.run for run in near)})"
     doubts = [curve.doubt for curve in used if curve.doubt]
     wider = [f"the interval is wider, by half for each, as the points cannot tell: {'; '.join(unlike)}"]
+    mask = mask.within(box)  # far from all points the two regressions may cross
     return Expected(box, mask, "; ".join([basis, *doubts, *(wider if unlike else [])]), tuple(unlike))
 
 
@@ -298,7 +309,7 @@ def _chain(curves: Sequence[Curve], task: int) -> float:
 
 
 def _features(length: float, full: float, detector: str) -> list[float]:
-    return [length, full - 40.0, float(detector == "fpn")]
+    return [length, full, float(detector == "fpn")]
 
 
 def alike(random: bool) -> list[Curve]:

@@ -28,6 +28,8 @@ class Facts:
     batch: int | None = None
     rate: float | None = None
     """Base learning rate."""
+    steps: tuple[int, ...] | None = None
+    """Iterations after which the config lets the rate fall."""
     last_rate: float | None = None
     scheduler: str | None = None
     decay: float | None = None
@@ -50,8 +52,17 @@ class Facts:
     """Format, first mean, first deviation, stride in the 1x1 convolutions; each may be unknown."""
     sizes: tuple[int, ...] | None = None
     """Shorter sides of the training images."""
+    longest: int | None = None
+    """Most pixels of the longer side of the training images."""
     test_size: int | None = None
     """Shorter side of the test images."""
+    test_longest: int | None = None
+    detections: int | None = None
+    """Most detections of an image that are evaluated."""
+    test: str | None = None
+    """Name of the test set."""
+    classes: int | None = None
+    """Classes that the detector predicts."""
     threshold: float | None = None
     """Score below which detections are dropped before they are evaluated."""
     train: str | None = None
@@ -113,15 +124,14 @@ def of_config(facts: Facts, values: Mapping[str, Any]) -> None:
         _flag(get("MODEL.RESNETS.STRIDE_IN_1X1")),
     )
     facts.sizes = _sizes(get("INPUT.MIN_SIZE_TRAIN"))
-    facts.test_size = _whole(get("INPUT.MIN_SIZE_TEST"))
-    facts.weights = _text(get("MODEL.WEIGHTS"))
-    train = get("DATASETS.TRAIN")
-    sets = (
-        [each[:100] for each in train[:5] if isinstance(each, str)]
-        if isinstance(train, list | tuple)
-        else []
+    facts.longest = _whole(get("INPUT.MAX_SIZE_TRAIN"))
+    facts.test_size, facts.test_longest = (
+        _whole(get("INPUT.MIN_SIZE_TEST")),
+        _whole(get("INPUT.MAX_SIZE_TEST")),
     )
-    facts.train = ", ".join(sets) if sets else _text(train)
+    facts.detections, facts.steps = _whole(get("TEST.DETECTIONS_PER_IMAGE")), _sizes(get("SOLVER.STEPS"))
+    facts.weights = _text(get("MODEL.WEIGHTS"))
+    facts.train, facts.test = _names(get("DATASETS.TRAIN")), _names(get("DATASETS.TEST"))
     _detector(facts, values)
 
 
@@ -140,13 +150,16 @@ def _detector(facts: Facts, values: Mapping[str, Any]) -> None:
         facts.kind = "fpn"
     if not architecture:
         return
-    depth, classes = _whole(get("MODEL.RESNETS.DEPTH")), _whole(get("MODEL.ROI_HEADS.NUM_CLASSES"))
-    named = (architecture, backbone, head, depth, classes)
-    table = named[0] == "GeneralizedRCNN" and c4 and depth in (50, None) and classes in (80, None)
-    data = facts.train is None or "voc" not in facts.train.lower()
-    narrow = _whole(get("MODEL.RESNETS.STEM_OUT_CHANNELS")) not in (64, None)
-    if not (table and data and facts.masks is not False) or narrow:
-        facts.other = f"{architecture} {backbone} {facts.train or ''}".strip()
+    depth = _whole(get("MODEL.RESNETS.DEPTH"))
+    facts.classes = _whole(get("MODEL.ROI_HEADS.NUM_CLASSES"))
+    data = (facts.train or "").lower()
+    wrong = [
+        f"with {facts.classes} classes" if facts.classes not in (80, None) and "coco" not in data else "",
+        f"with {depth} layers" if depth not in (50, None) else "",
+        "with a narrow stem" if _whole(get("MODEL.RESNETS.STEM_OUT_CHANNELS")) not in (64, None) else "",
+    ]
+    if any(wrong) or architecture != "GeneralizedRCNN" or not c4 or "voc" in data:
+        facts.other = " ".join(filter(None, [architecture, backbone, *wrong, f"on {data}" if data else ""]))
 
 
 def _number(value: Any) -> float | None:
@@ -163,6 +176,12 @@ def _whole(value: Any) -> int | None:
 
 def _text(value: Any) -> str | None:
     return value[:200] if isinstance(value, str) else None
+
+
+def _names(value: Any) -> str | None:
+    """Return the names of data sets, joined."""
+    values = value if isinstance(value, list | tuple) else []
+    return ", ".join(each[:100] for each in values[:5] if isinstance(each, str)) or _text(value)
 
 
 def _flag(value: Any) -> bool | None:

@@ -21,7 +21,7 @@ from triplet.records import Artifact, Record
 from triplet.report import crate
 from triplet.report.results import flat
 from triplet.runs import assemble
-from triplet.scores import ENGINES, NUMBERS, CocoGroundTruth
+from triplet.scores import ENGINES, FASTEST, NUMBERS, CocoGroundTruth
 
 OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6
@@ -177,7 +177,7 @@ def _again(
         try:
             detections = untrusted.parse_json(file.read(), what, most=untrusted.ANNOTATIONS)
             with contextlib.redirect_stdout(io.StringIO()):
-                judge = CocoGroundTruth(path, engine if engine in ENGINES else "ultrafast")
+                judge = CocoGroundTruth(path, engine if engine in ENGINES else FASTEST)
                 scores = {task: judge.score(detections, task).numbers for task in tasks}
         except (KitError, *ODD):
             yield Finding(what, WRONG, "its predictions cannot be evaluated")

@@ -26,6 +26,8 @@ from triplet.published.reference import Reference
 
 METHOD = "triplet"
 """The method that is explained unless the user names one, or a target."""
+FRACTION = 0.7
+"""Most that is taken for a fraction of 1: no detector reaches 70 on COCO."""
 CAUSE = ("", "cause", "verdict", "costs", "why")
 """Columns of the table of causes."""
 STYLES = {SEEN: "bold", EXCLUDED: "dim"}
@@ -138,14 +140,14 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
         raise KitError(
             f"{option} is box and mask AP in percent: found {' '.join(f'{value:g}' for value in values)}"
         )
-    small = [value <= 1 for value in values]
+    small = [value <= FRACTION for value in values]
     box, mask = values[0], values[1] if len(values) > 1 else None
     if all(small) and any(values):
         facts.notes.append(
             f"{option} {' '.join(f'{value:g}' for value in values)} was taken for fractions of 1"
         )
         box, mask = 100 * box, None if mask is None else 100 * mask
-    elif any(small) and any(0 < value <= 1 for value in values):
+    elif any(0 < value <= FRACTION for value in values) and max(values) > 3 * min(values):
         shown = " ".join(f"{value:g}" for value in values)
         raise KitError(
             f"{option} is box and mask AP in percent: found {shown}, of which one is a fraction of 1"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.explain import mmdetection
+from benchmarks.detection.explain import lazy, mmdetection
 from benchmarks.detection.explain.text import Line, read_text
 from triplet.errors import KitError
 from triplet.published.configs import FOLDER, flat, released
@@ -59,7 +59,7 @@ def of_file(facts: Facts, path: Path) -> str:
     if not path.is_file():
         raise KitError(f"no detection config at {path}; see configs/detection/")
     if path.suffix == ".py":
-        mmdetection.of_config(facts, _whole(path), str(path))
+        _of_python(facts, _whole(path), str(path))
         return path.name
     names: list[str] = []
     values = _chain(path, names, facts)
@@ -68,10 +68,18 @@ def of_file(facts: Facts, path: Path) -> str:
     if not _knows_detectors(values):
         raise KitError(
             f"{path}: no setting of a detector in it; expected Detectron2's YAML (SOLVER, MODEL, ...) "
-            "or mmdetection's .py"
+            "or LazyConfig, or mmdetection's .py"
         )
     _fill(facts, values)
     return " ".join(names)
+
+
+def _of_python(facts: Facts, text: str, source: str) -> None:
+    """Fill in what a Python file of Detectron2's or mmdetection's tells; KitError for anything else."""
+    if lazy.is_lazy(text):
+        _fill(facts, lazy.of_text(text, source))
+    else:
+        mmdetection.of_config(facts, text, source)
 
 
 def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
@@ -115,6 +123,9 @@ def _arguments(found: Sequence[Line]) -> Values:
         if match := re.search(r"opts=(\[[^\[\]]{0,4000}\])", line.text):
             words = _literal(match[1])
             if isinstance(words, list) and all(isinstance(word, str) for word in words):
+                if any("=" in word for word in words):  # of a LazyConfig
+                    pairs = (word.partition("=") for word in words)
+                    return lazy.of_values({key: _literal(value) for key, _, value in pairs})
                 return dict(zip(words[::2], map(_literal, words[1::2]), strict=False))
     return {}
 
@@ -129,8 +140,9 @@ def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> boo
             if line.begins:
                 break
             block.append(line.text)
+        text = "\n".join(block)
         try:
-            values = _flat(_parse("\n".join(block), "log"), "log")
+            values = lazy.of_text(text, "log") if lazy.is_lazy(text) else _flat(_parse(text, "log"), "log")
         except KitError:
             values = {}
     values |= {key: value for key, value in arguments.items() if key.isupper() or "." in key}
@@ -150,7 +162,8 @@ def _chain(path: Path, names: list[str], facts: Facts) -> Values:
     values: Values = {}
     for base in bases if isinstance(bases, list) else [bases] if bases else []:
         values |= _base(path, str(base), names, facts)
-    return values | _flat(content, str(path))
+    found = _flat(content, str(path))
+    return values | (lazy.of_values(found) if "train.max_iter" in found else found)
 
 
 def _whole(path: Path) -> str:

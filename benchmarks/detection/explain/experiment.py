@@ -8,6 +8,7 @@ from triplet.progress import duration
 from triplet.published import curves
 from triplet.published.causes import EXCLUDED, SEEN, Cause
 from triplet.published.facts import Facts
+from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
 PROOF = 120.0
@@ -16,6 +17,9 @@ EVALUATION = 1200.0
 """Seconds of an evaluation on 5000 images with PreciseBN left to the training, on one V100."""
 PROBE = 500
 """Iterations that show whether a loss falls or diverges."""
+EIGHTH = 11_250
+"""Iterations of an eighth of 1x."""
+FPN = "configs/detection/coco_r50_fpn_1x_moco{}.yaml"
 BY_LOG = ("schedule", "undecayed stop", "weights not loaded", "PreciseBN", "divergence", "training data")
 BY_CONFIG = (
     "learning rate",
@@ -74,7 +78,6 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     first = [cause for cause in causes if cause.verdict != EXCLUDED][:2]
     if not first:
         return None
-    method = reference.method or "triplet"
     names = [cause.name for cause in first]
     pair = " from ".join(names)
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
@@ -86,45 +89,47 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
         )
     if any(name in BY_WEIGHTS for name in open_names) and not given.weights:
         return Experiment(_again(given, "--weights FILE"), 10, f"the weights' file tells {pair}")
-    return _to_run(names[0], method, facts, pair)
+    return _to_run(names[0], reference, facts, pair)
 
 
-def _to_run(name: str, method: str, facts: Facts, pair: str) -> Experiment:
+def _to_run(name: str, reference: Reference, facts: Facts, pair: str) -> Experiment:
     """Return a short run for a cause."""
+    method = reference.method or "supervised"
     gpus = facts.gpus or 1
     machine = f"{gpus} V100"
-    seconds = curves.published().speed[facts.kind or "c4"].seconds * 8 / gpus
+    seconds = curves.published().speed[reference.kind].seconds * 8 / gpus
+    bgr = next(iter(load_methods()[method].weights.values())) == "caffe2"
+    config = f" --config {FPN.format('_msra' * bgr)}" if reference.kind == "fpn" else ""
     if name in BY_WEIGHTS:
         return Experiment(
             f"triplet convert --run {method}", PROOF, "its proof shows which tensors were loaded, exactly"
         )
     if name == "divergence":
         half = f" SOLVER.BASE_LR={facts.rate / 2:g}" if facts.rate else ""
-        command = f"triplet finetune --run {method} SOLVER.MAX_ITER={PROBE}" + half
         return Experiment(
-            command,
-            PROBE * seconds,
+            f"triplet convert --run probe/{method}{config} && "
+            f"triplet finetune --run probe/{method}{config} SOLVER.MAX_ITER={PROBE}{half}",
+            PROOF + PROBE * seconds,
             "a loss that falls at half the rate says that the rate was too high",
             machine,
         )
-    if name in ("evaluation", "PreciseBN"):
+    if name in ("evaluation", "PreciseBN", "masks alone") and "mmdetection" not in facts.other:
         return Experiment(
             f"triplet eval --run {method} --model model_final.pth --config config.yaml",
             EVALUATION / gpus,
             f"the same model, evaluated as the published ones: tells {pair}",
             machine,
         )
+    seed, run = "", f"probe/{method}"
+    tells = f"the AP to expect is printed first; reaching it by the kit's recipe tells {pair}"
     if name in ("noise", "rate tuned for the target"):
-        return Experiment(
-            f"triplet finetune --run seed1/{method} --seed 1 --schedule 1/8x",
-            11_250 * seconds,
-            "a second seed at an eighth of 1x shows the noise",
-            machine,
-        )
+        seed, run = " --seed 1", f"seed1/{method}"
+        tells = "a second seed at an eighth of 1x shows the noise"
+    steps = [f"convert --run {run}{config}", f"finetune --run {run}{config}{seed} --schedule 1/8x"]
     return Experiment(
-        f"triplet finetune --run probe/{method} --schedule 1/8x",
-        11_250 * seconds,
-        f"the AP to expect is printed first; reaching it by the kit's recipe tells {pair}",
+        " && ".join(f"triplet {step}" for step in [*steps, f"eval --run {run}"]),
+        PROOF + EIGHTH * seconds + EVALUATION / gpus,
+        tells,
         machine,
     )
 

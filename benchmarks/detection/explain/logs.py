@@ -3,13 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.detection.explain import configs
+from benchmarks.detection.explain import configs, mmdetection
+from benchmarks.detection.explain.scores import of_evaluation
 from benchmarks.detection.explain.text import Line, lines, read_text
+from triplet.published.curves import IMAGES
 from triplet.published.facts import Facts
 
 NUMBER = r"([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))"
@@ -28,7 +29,7 @@ _WORLD = re.compile(
 )
 _POOL = re.compile(r"BN over (\d{1,7}) images")
 _IMAGES = re.compile(r"(\d{1,9}) images left")
-_SKIPPED = re.compile(r"Skip loading parameter '([\w.]{1,200})'")
+_SKIPPED = re.compile(r"(?:Skip loading parameter '|size mismatch for )([\w.]{1,200})")
 _SCALED = re.compile(
     rf"Auto-scaling the config to batch_size=(\d{{1,7}}), learning_rate={NUMBER}, max_iter=(\d{{1,9}})"
 )
@@ -38,9 +39,12 @@ _NAMES = re.compile(
 _LOADED = re.compile(
     r"\b(?:Loading(?: checkpoint)?|load checkpoint|Loads? checkpoint)(?: by \w+ backend)? from", re.I
 )
-_RANDOM = ("not found in the checkpoint:", "missing keys in source state_dict:")
-_BOX_MAP = re.compile(r"\bbbox_mAP: ([\d.]{1,12})")
-_MASK_MAP = re.compile(r"\bsegm_mAP: ([\d.]{1,12})")
+_CHECKPOINT = re.compile(r"\b(?:(model_|epoch_|iter_)(\d{1,9})|model_final|latest|last)\.pth\b")
+"""Names that Detectron2 and mmdetection give the checkpoints of a training."""
+_RANDOM = re.compile(
+    r"not (?:found )?in the checkpoint:|missing keys in source state_dict:|missing_keys=\[(?=[^\]])"
+)
+"""Words before a list of tensors that were not loaded: fvcore's, mmcv's and torch's."""
 _MMDETECTION = re.compile(r" - (?:mmdet|mmengine|root) - [A-Z]{4,8} - |\bmmdet\b.{0,20}: \d")
 FEW = 10
 """Fewest steps with a loss from which a log shows whether it falls."""
@@ -67,6 +71,7 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
     text, whole = read_text(path)
     if not whole:
         facts.notes.append(f"{path} is long: its beginning and its end were read")
+    text = mmdetection.unpacked(text)
     found = lines(text)
     told = []
     if not config_given and configs.of_lines(facts, found, path):
@@ -79,8 +84,9 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
         _of_steps(facts, steps)
     _settings(facts, text)
     told += _weights(facts, found)
+    _evaluated(facts, found, steps)
     _divergence(facts, text, steps)
-    _evaluation(facts, found)
+    of_evaluation(facts, found)
     if any(step.rate is not None for step in steps) and not _only_json(found):
         facts.precise_ran = "recise-" in text or ("PreciseBN" in text and "update_stats" in text)
     _say_what_was_missing(facts, path, found, steps, told, config_given=config_given)
@@ -147,8 +153,10 @@ def _of_json(text: str) -> tuple[int | None, Step] | None:
             or isinstance(number, bool)
         ):
             return None
-        epoch = values.get("epoch")
         rate = values.get("lr")
+        if rate is None and loss is None:  # an evaluation
+            return None
+        epoch = None if "step" in values else values.get("epoch")  # mmengine counts them through
         if not 0 <= number < 10**12:
             return None
         return (epoch if isinstance(epoch, int) and 0 < epoch < 10**6 else None), Step(
@@ -203,6 +211,31 @@ def _settings(facts: Facts, text: str) -> None:
 _SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
 
 
+def _evaluated(facts: Facts, found: list[Line], steps: list[Step]) -> None:
+    """Fill in which checkpoint the log evaluates, where it is not the last one of the training."""
+    match, last = None, 0
+    for number, line in enumerate(found):
+        if ".pth" in line.text and _LOADED.search(line.text):
+            match, last = _CHECKPOINT.search(line.text), number
+    if not match or not match[2] or any(_is_step(line.text) for line in found[last:]):
+        return
+    number = int(match[2])
+    done = {"model_": number + 1, "iter_": number}.get(match[1])
+    if done is None and facts.batch:
+        done = round(number * IMAGES / facts.batch)
+    whole = max(facts.iterations or 0, facts.planned or 0)
+    if not done or (whole and done >= 0.99 * whole):
+        return
+    facts.notes.append(f"the evaluation is of {match[0]}, after {done} of {whole or 'unknown'} iterations")
+    facts.iterations = done
+    rates = [step.rate for step in steps if step.rate is not None and step.number <= done]
+    facts.last_rate = rates[-1] if rates else None
+
+
+def _is_step(text: str) -> bool:
+    return any(pattern.search(text) for pattern in (_ITER, _EPOCH, _ITER_OF)) or text.startswith("{")
+
+
 def _weights(facts: Facts, found: list[Line]) -> list[str]:
     """Fill in what a log says of the loading of weights; return what it told."""
     names: list[str] = []
@@ -213,14 +246,15 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
             names += _NAMES.findall(line.text)
             continue
         listing = False
-        if any(words in line.text for words in _RANDOM):
+        if match := _RANDOM.search(line.text):
             listing = told = True
-            names += _NAMES.findall(line.text.split(":", 1)[1])
+            names += _NAMES.findall(line.text[match.end() :].partition("unexpected_keys")[0])
         elif skipped := _SKIPPED.search(line.text):
             told = True
             names += _NAMES.findall(skipped[1])
-        elif _LOADED.search(line.text):
-            facts.checked = told = True
+        elif _LOADED.search(line.text):  # a checkpoint of the training's own says nothing of its start
+            told = True
+            facts.checked = facts.checked or not _CHECKPOINT.search(line.text)
         elif "Initializing model from scratch" in line.text:
             scratch = told = True
     facts.unloaded = [name for name in names if "fpn" not in name and "num_batches" not in name][:10_000]
@@ -244,45 +278,6 @@ def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
             facts.diverged = f"the loss does not fall: {first:.3g} at first, {last:.3g} in the end"
         elif last <= 0.95 * first:
             facts.converged = True
-
-
-def _evaluation(facts: Facts, found: list[Line]) -> None:
-    """Fill in the box and mask AP at the end of a log."""
-    values: dict[str, float] = {}
-    for task, value in _aps(found):
-        values[task] = value
-    if "bbox" in values:
-        box, mask = values["bbox"], values.get("segm")
-        if box <= 1 and (mask or 0) <= 1:
-            box, mask = 100 * box, None if mask is None else 100 * mask
-        facts.reached = box, mask
-
-
-def _aps(found: list[Line]) -> Iterator[tuple[str, float]]:
-    """Yield each AP that a log reports, by COCO's name of the task."""
-    task = ""
-    for line in found:
-        text = line.text
-        if match := re.search(r"(?:Evaluation results for|copypaste: Task:) (bbox|segm|box|mask)", text):
-            task = {"box": "bbox", "mask": "segm"}.get(match[1], match[1])
-        elif task and (match := re.match(r"(?:.{0,80}copypaste: )?\|? *(\d[\d.]{0,20})[|, ]", text)):
-            yield from ((task, value) for value in _numbers(match[1]))
-            task = ""
-        elif '"bbox/AP"' in text:
-            for key, name in (("bbox/AP", "bbox"), ("segm/AP", "segm")):
-                if match := re.search(rf'"{key}": ([\d.]{{1,20}})', text):
-                    yield from ((name, value) for value in _numbers(match[1]))
-        else:
-            for name, pattern in (("bbox", _BOX_MAP), ("segm", _MASK_MAP)):
-                if match := pattern.search(text):
-                    yield from ((name, value) for value in _numbers(match[1]))
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [value] if 0 <= (value := float(text)) <= 100 else []
-    except ValueError:
-        return []
 
 
 def _only_json(found: list[Line]) -> bool:

@@ -1,7 +1,9 @@
 """mmdetection's configs: Python files of ``dict(...)`` that are read as text and never run."""
 
 import ast
+import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from triplet.errors import KitError
@@ -11,8 +13,31 @@ from triplet.published.facts import Facts
 GPUS, EACH = 8, 2
 """GPUs, and images on each, that mmdetection's configs are written for."""
 EPOCHS = {"1x": 12, "2x": 24, "20e": 20, "3x": 36}
+STEPS = {"1x": [8, 11], "2x": [16, 22], "20e": [16, 19], "3x": [24, 33]}
+"""Epochs after which the rate falls in mmdetection's schedules."""
 DEPTH = 40
 """The deepest nesting that is read."""
+
+
+def unpacked(text: str) -> str:
+    """Unpack the machine and the config that the first line of mmdetection's .log.json has as strings."""
+    start = text.find('{"env_info"', 0, 1000)
+    if start < 0:
+        return text
+    try:
+        values, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return text
+    machine, config = (str(values.get(name, "")) for name in ("env_info", "config"))
+    return f"{machine}\nConfig:\n{config}\nINFO:mmdet:\n{text[end:]}" if config else machine + text[end:]
+
+
+def count_gpus(text: str) -> int | None:
+    """Count the GPUs that a log of mmdetection's or mmengine's lists."""
+    if number := re.search(r"\bGPU number: (\d{1,4})\b", text):
+        return int(number[1]) or None
+    listed = re.search(r"^\W{0,20}GPU (\d{1,3}(?:,\d{1,3}){0,63}): ", text, re.M)
+    return len(listed[1].split(",")) if listed else None
 
 
 def of_config(facts: Facts, text: str, source: str) -> None:
@@ -44,6 +69,7 @@ def of_config(facts: Facts, text: str, source: str) -> None:
     bases = " ".join(map(str, _list(values.get("_base_")))) + " " + source
     _schedule(facts, values, bases)
     _model(facts, values, bases)
+    _pipelines(facts, values)
 
 
 def _schedule(facts: Facts, values: dict[str, Any], bases: str) -> None:
@@ -61,6 +87,11 @@ def _schedule(facts: Facts, values: dict[str, Any], bases: str) -> None:
     )
     if isinstance(epochs, int) and 0 < epochs < 10**4:
         facts.planned = max(1, round(epochs * IMAGES / facts.batch))
+    schedulers = [values.get("lr_config"), *_list(values.get("param_scheduler"))]
+    steps = next((found for each in schedulers if (found := _first(each, "step", "milestones"))), None)
+    steps = steps or (STEPS[named[1]] if named else None)
+    if isinstance(steps, list) and all(type(step) is int and 0 < step < 10**4 for step in steps):
+        facts.steps = tuple(round(step * IMAGES / facts.batch) for step in steps)
     optimizer = values.get("optimizer") or _first(values.get("optim_wrapper"), "optimizer")
     rate = _first(optimizer, "lr")
     if isinstance(rate, int | float) and 0 < rate < 1e6:
@@ -91,9 +122,9 @@ def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
     if not isinstance(facts.weights, str):
         facts.weights = None
     style = _first(backbone, "style")
-    mean = _list(_first(values.get("img_norm_cfg"), "mean"))
-    deviation = _list(_first(values.get("img_norm_cfg"), "std"))
-    rgb = _first(values.get("img_norm_cfg"), "to_rgb")
+    norm = values.get("img_norm_cfg") or values.get("preprocess_cfg") or _first(model, "data_preprocessor")
+    mean, deviation = _list(_first(norm, "mean")), _list(_first(norm, "std"))
+    rgb = _first(norm, "to_rgb", "bgr_to_rgb")
     if mean or style:
         facts.pixels = (
             None if rgb is None else ("RGB" if rgb else "BGR"),
@@ -104,6 +135,38 @@ def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
             style == "caffe" if isinstance(style, str) else None,
         )
     facts.mixed = "fp16" in values or None
+
+
+def _pipelines(facts: Facts, values: dict[str, Any]) -> None:
+    """Fill in the sizes of training and test images, where the file has the pipelines itself."""
+    for part in ("train", "test"):
+        data = _first(values.get("data"), part)
+        found = [values.get(f"{part}_pipeline"), data, values.get(f"{part}_dataloader")]
+        scales = list(_scales(found, 0))
+        if not scales:
+            continue
+        shorter, longer = sorted({min(scale) for scale in scales}), max(max(scale) for scale in scales)
+        if part == "train":
+            facts.sizes, facts.longest = tuple(shorter), longer
+        else:
+            facts.test_size, facts.test_longest = shorter[-1], longer
+
+
+def _scales(values: Any, depth: int) -> Iterator[tuple[int, int]]:
+    """Yield both sides of each size that a pipeline resizes to."""
+    if depth > DEPTH:
+        return
+    if isinstance(values, list):
+        for value in values:
+            yield from _scales(value, depth + 1)
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            if name not in ("img_scale", "scale", "scales"):
+                yield from _scales(value, depth + 1)
+                continue
+            sizes = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+            pairs = [size for size in sizes if isinstance(size, list) and len(size) == 2]
+            yield from ((a, b) for a, b in pairs if all(type(n) is int and 0 < n < 10**5 for n in (a, b)))
 
 
 def _value(node: ast.AST, depth: int) -> Any:

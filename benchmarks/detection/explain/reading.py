@@ -1,15 +1,18 @@
 """Everything that explain is given, read into the facts of a run."""
 
-import re
 from pathlib import Path
 
-from benchmarks.detection.explain import configs
+from benchmarks.detection.explain import configs, mmdetection
 from benchmarks.detection.explain.logs import of_log
-from triplet import paths, records, untrusted
+from benchmarks.detection.explain.text import read_text
+from triplet import paths, records
 from triplet.errors import KitError
 from triplet.published.causes.cause import Result
 from triplet.published.facts import Facts
 from triplet.runs import Run, facts_of_run
+
+HEAD = 1 << 18
+"""Bytes of a log in which the machine is named."""
 
 
 def read(
@@ -27,8 +30,8 @@ def read(
         KitError: files that cannot be read; with no config, a log that tells nothing.
     """
     facts = Facts(gpus=gpus)
-    if log and not gpus:
-        _count_gpus(facts, log)
+    if log and not gpus:  # which mmdetection's config needs for the batch
+        facts.gpus = mmdetection.count_gpus(mmdetection.unpacked(read_text(log, HEAD)[0]))
     if config:
         said = configs.of_file(facts, config)
         if names is not None:
@@ -40,17 +43,6 @@ def read(
             raise KitError(f"{log}: no iteration of Detectron2 in it; expected its log.txt or metrics.json")
     facts.gpus = gpus or facts.gpus
     return facts
-
-
-def _count_gpus(facts: Facts, log: Path) -> None:
-    """Return the GPUs that mmdetection's log lists, which its config needs for the batch."""
-    try:
-        with open(log, "rb", opener=untrusted.unblocked) as file:
-            head = file.read(1 << 16).decode(errors="replace")
-    except (OSError, ValueError):
-        return  # said when it is read as a whole
-    if match := re.search(r"^GPU (\d{1,3}(?:,\d{1,3}){0,63}): ", head, re.M):
-        facts.gpus = len(match[1].split(","))
 
 
 def of_run(run: str) -> tuple[Facts, Result, str]:

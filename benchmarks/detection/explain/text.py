@@ -1,16 +1,21 @@
 """Read the text of logs and configs as people have it: of any encoding and length, coloured, wrapped."""
 
 import codecs
+import gzip
 import re
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from triplet import untrusted
 from triplet.errors import KitError
 
 HEAD, TAIL = 4 << 20, 12 << 20
 """Bytes that are read from both ends of a longer file; a log of 180k iterations has 3 MB."""
+MOST = 256 << 20
+"""Most bytes of a compressed log that are unpacked."""
 LINE = 20_000
 """Characters of a line that are kept."""
 LINES = 100_000
@@ -58,18 +63,38 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
     """
     try:
         with open(path, "rb", opener=untrusted.unblocked) as file:
-            data = file.read(limit + 1)
-            whole = len(data) <= limit
-            if not whole:
-                size = file.seek(0, 2)
-                file.seek(max(limit // 4, size - (limit - limit // 4)))
-                data = data[: limit // 4] + b"\n" + file.read(limit - limit // 4)
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            data, whole = _unpacked(file, limit) if packed else _ends(file, limit)
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise KitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     encoding = _encoding(data)
     if encoding == "utf-8" and data[:4096].count(0) > len(data[:4096]) // 50:
         raise KitError(f"{path}: is no text; expected a log or a config")
     return data.decode(encoding, errors="replace").lstrip("\ufeff"), whole
+
+
+def _ends(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
+    """Read the beginning and the end of a file; return also whether that is all of it."""
+    data = file.read(limit + 1)
+    if len(data) <= limit:
+        return data, True
+    size = file.seek(0, 2)
+    file.seek(max(limit // 4, size - (limit - limit // 4)))
+    return data[: limit // 4] + b"\n" + file.read(limit - limit // 4), False
+
+
+def _unpacked(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
+    """Do the same with what gzip has packed, of which the end may be missing."""
+    head, tail, size = b"", b"", 0
+    with gzip.GzipFile(fileobj=file) as stream:
+        try:
+            while size < MOST and (more := stream.read1(1 << 20)):
+                size += len(more)
+                part, more = more[: limit // 4 - len(head)], more[limit // 4 - len(head) :]
+                head, tail = head + part, (tail + more)[-(limit - limit // 4) :]
+        except (EOFError, zlib.error):
+            return head + tail, False
+    return (head + tail, True) if size <= limit else (head + b"\n" + tail, False)
 
 
 def _encoding(data: bytes) -> str:

@@ -36,6 +36,8 @@ CHECKS: tuple[Check, ...] = (
     network.other_weights,
     network.folded,
     optimisation.rate,
+    optimisation.recipe,
+    optimisation.decay,
     optimisation.tuned_rate,
     optimisation.rescaled,
     network.batch_norm,
@@ -46,6 +48,8 @@ CHECKS: tuple[Check, ...] = (
     optimisation.image_sizes,
     optimisation.data,
     network.evaluation,
+    network.masks,
+    network.another_detector,
     optimisation.mixed_precision,
     optimisation.noise,
 )
@@ -71,10 +75,20 @@ docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
 OTHER = 0.03
 PLANNED = 0.3
 """Factor on the likelihood of a short training once the config plans a whole one."""
+NEVER = 0.1
+"""Factor on the likelihood of a short training where nothing was learned; 900 iterations give 5 AP."""
 MOST = 0.65
 """Fraction of the AP up to which too short a training costs anything; an eighth of 1x costs a third."""
 HINTED = 4.0
 """Factor on the likelihood of a cause that the run is known to have, whether or not it matters there."""
+KNOWN = 1.0
+"""Likelihood of a cause without a published size that the run is known to have."""
+MILD = ("PreciseBN", "norm after res5", "another recipe")
+"""Causes with which others came within a few AP of what is published."""
+MILD_UP_TO = 3.0
+"""Shortfall in AP up to which such a cause is as likely as others that are known."""
+FIRST = ("divergence", "masks alone", "another detector")
+"""Causes that, once they are seen, leave nothing to be explained otherwise."""
 UNSIZED = 1 / 20
 """Probability density of a cause without a published size: uniform up to 20 AP."""
 WIDER = (0.7, 1.4)
@@ -118,7 +132,7 @@ def ranked(facts: Facts, reference: Reference, result: Result) -> list[Cause]:
     def part(cause: Cause) -> float:
         if cause.verdict == EXCLUDED:
             return 0.0
-        if cause.name == "divergence" and cause.verdict == SEEN:
+        if cause.name in FIRST and cause.verdict == SEEN:
             return 1.0
         return (
             seen[cause.name] / whole if cause.name in seen else weights[cause.name] / total * left / whole
@@ -144,8 +158,10 @@ def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float,
     size."""
     prior = PRIOR.get(cause.name, OTHER) * (HINTED if cause.hinted else 1.0)
     if cause.verdict == SEEN:  # there, of unknown size
-        return max(prior, 0.3) * UNSIZED
+        return (0.3 if cause.name in MILD and left[0] > MILD_UP_TO else KNOWN) * UNSIZED
     if cause.name in ("schedule", "undecayed stop"):
+        if reference.box - left[0] < network.NOTHING_LEARNED:
+            prior *= NEVER
         planned = facts.length is not None
         return prior * (PLANNED if planned else 1.0) / (MOST * reference.box + 1)
     sizes = cause.sizes or ((cause.box,) if cause.box else ())

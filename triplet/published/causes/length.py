@@ -54,6 +54,12 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         text = f"stopped before the learning rate fell; this result is near {near}"
         yield Cause(name, POSSIBLE, unknown_batch(facts) or text, possible)
         return
+    if facts.last_rate is None and _never_falls(facts):
+        expected, reached = reference.expected(length)[0], curves.undecayed(reference.kind, length)[0]
+        cost = tuple(max(0.0, end - reached * reference.box) for end in (expected.low, expected.high))
+        text = f"the rate falls first after {min(facts.steps or (0,))} iterations, and there are"
+        yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", (cost[0], cost[1]))
+        return
     if facts.last_rate is None or not facts.rate:
         text = f"only a log shows where it stopped; this result is near {near}"
         yield Cause(name, POSSIBLE, text, possible)
@@ -77,6 +83,13 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         yield Cause(name, SEEN, f"{text}; a stop before it fell costs {span(cost)}", None)
     else:
         yield Cause(name, SEEN, text, cost)
+
+
+def _never_falls(facts: Facts) -> bool:
+    """Return whether the training ends before the first step of its learning rate."""
+    stepped = "Cosine" not in (facts.scheduler or "")
+    ends = facts.iterations or facts.planned
+    return bool(stepped and facts.steps and ends and min(facts.steps) >= ends)
 
 
 def unknown_batch(facts: Facts) -> str:

@@ -2,14 +2,23 @@
 evaluation."""
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from triplet.config import Range
-from triplet.published import effects
+from triplet.published import curves, effects
 from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, excluded
 from triplet.published.causes.length import count
 from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, Pixels
 from triplet.published.reference import Reference
 
+ANY = "moco-v2"
+"""Method whose ratio of box to mask AP stands for all: they differ less than the two detectors do."""
+NOTHING_LEARNED = 2.0
+"""Box AP below which hardly anything was learned, or the evaluation is wrong; 900 iterations give 5."""
+LEAST_RATIO = 0.7
+"""Fraction of the box AP below which no published mask AP lies: the lowest is 0.83."""
+VAL_SETS = ("coco_2017_val", "coco_2014_minival")
+"""Names of the 5000 images on which the published runs were evaluated."""
 FROZEN = ("FrozenBN", "")
 """Detectron2's names of norms that do not train."""
 
@@ -95,12 +104,14 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         yield Cause(name, POSSIBLE, f"over few images: {source}", cost, masks)
     elif facts.norm in FROZEN:
         yield _frozen(name, facts, reference)
+    elif facts.norm in ("GN", "LN"):
+        yield Cause(name, SEEN, f"{facts.norm}, where the weights have BN; no published size")
     else:
         share = facts.batch and facts.gpus and facts.batch // facts.gpus
         pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)
         if not pool:
             yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost, masks)
-        elif pool >= 8:
+        elif pool >= curves.POOL:
             yield excluded(name, f"over {pool} images")
         else:
             yield Cause(name, SEEN, f"over {pool} images instead of 16; {source}", cost, masks)
@@ -213,12 +224,56 @@ def evaluation(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         found.append(f"SCORE_THRESH_TEST is {facts.threshold:g}, 0.05 by default")
     if facts.test_size is not None and facts.test_size not in (0, 800):
         found.append(f"test images have shorter sides of {facts.test_size}, the published ones 800")
+    if facts.test_longest is not None and 0 < facts.test_longest < 1333:
+        found.append(
+            f"test images have longer sides of {facts.test_longest} at most, the published ones 1333"
+        )
+    if facts.detections is not None and 0 < facts.detections < 100:
+        found.append(f"{facts.detections} detections of an image, COCO counts 100")
+    if facts.test and facts.test not in VAL_SETS:
+        found.append(f"on {facts.test}, which is not val2017")
     if found:
         yield Cause(name, SEEN, f"{'; '.join(found)}; {source}")
+    elif result[0] < NOTHING_LEARNED:
+        text = "numbers near 0 are often those of other annotations, category ids or image sizes"
+        yield Cause(name, POSSIBLE, f"{text}; {source}", hinted=True)
     elif facts.threshold is None or facts.test_size is None:
         yield Cause(name, POSSIBLE, source)
     else:
         yield excluded(name, f"shorter sides of {facts.test_size}, scores from {facts.threshold:g} on")
+
+
+def masks(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Check for masks that fall short where the boxes do not, and for a detector without masks."""
+    if facts.masks is False and reference.mask:
+        box, _, source = _known("mask-head")
+        yield Cause(
+            "mask head", SEEN, f"MASK_ON is False, the published run trained masks too; {source}", box
+        )
+    learned = result[0] > NOTHING_LEARNED
+    if learned and result[1] is not None and reference.mask and result[1] < LEAST_RATIO * result[0]:
+        text = (
+            f"mask AP is {result[1] / result[0]:.0%} of box AP, in published runs 80 to 100 %: the "
+            "masks alone are wrong, by INPUT.MASK_FORMAT, the annotations' polygons or the head's weights"
+        )
+        yield Cause("masks alone", SEEN, f"{text}; no published size")
+
+
+def another_detector(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Check by the ratio of box to mask AP for a published number that another detector reached."""
+    if reference.of_table or not (reference.mask and result[1]) or facts.kind is None:
+        return
+    kinds = (facts.kind, "fpn" if facts.kind == "c4" else "c4")
+    own, foreign = (fmean(box / mask for box, mask in curves.full_ap(ANY, kind)) for kind in kinds)
+    due, got = reference.box / reference.mask, result[0] / result[1]
+    if abs(due - foreign) < abs(due - own) / 2 and abs(got - own) < abs(got - foreign) / 2:
+        box, mask, source = effects.size("detector")
+        this, that = (kind.upper() for kind in kinds)
+        text = (
+            f"is the target that of {that}? Its ratio of box to mask AP is {due:.3f}, "
+            f"{that}'s {foreign:.3f}; the result's is {got:.3f}, {this}'s {own:.3f}"
+        )
+        yield Cause("another detector", SEEN, f"{text}; {source}", box, mask)
 
 
 def _known(cause: str) -> tuple[Range, Range | None, str]:

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 
 from triplet.published import effects
 from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, amount, excluded
+from triplet.published.causes.network import NOTHING_LEARNED
+from triplet.published.configs import recipes
 from triplet.published.curves import IMAGES
 from triplet.published.facts import Facts
+from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
 SMALL = 1.5
 """Largest shortfall in AP that noise, or a rate tuned for the published result, may explain."""
+DECAY = 1e-4
+"""Weight decay of Detectron2's and mmdetection's R-CNNs."""
 WHOLE_SETS = ("coco_2017_train", "coco_2014_train, coco_2014_valminusminival")
 """Names of what the published runs trained on."""
 
@@ -23,8 +28,12 @@ def divergence(facts: Facts, reference: Reference, result: Result) -> Iterator[C
     elif facts.converged:
         yield excluded("divergence", "the log's loss stayed finite and fell")
     else:
+        nothing = result[0] < NOTHING_LEARNED
         yield Cause(
-            "divergence", POSSIBLE, f"only a log shows whether the loss stayed finite and fell: {source}"
+            "divergence",
+            POSSIBLE,
+            f"only a log shows whether the loss stayed finite and fell: {source}",
+            hinted=nothing,
         )
 
 
@@ -46,6 +55,24 @@ def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
         yield excluded(name, text)
     else:
         yield Cause(name, POSSIBLE, text)
+
+
+def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Check for the other one of the table's two recipes."""
+    known = recipes().get(facts.scheduler or "")
+    if known is None or not reference.of_table:
+        return
+    theirs = load_methods()[reference.method].detection.rpartition("_")[2]
+    if known[0] != theirs:
+        text = f"{facts.scheduler} is of the recipe {known[0]}, the published AP of {theirs}"
+        yield Cause("another recipe", SEEN, f"{text}; no published size")
+
+
+def decay(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
+    """Check for a weight decay that is far from what all published runs had."""
+    if facts.decay is not None and not DECAY / 4 < facts.decay < 4 * DECAY:
+        text = f"{facts.decay:g}, in the published runs {DECAY:g}; no published size"
+        yield Cause("weight decay", SEEN, text)
 
 
 def tuned_rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -84,6 +111,8 @@ def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     _, _, source = effects.size("data")
     if facts.images is not None and facts.images < 0.97 * IMAGES:
         yield Cause(name, SEEN, f"{facts.images} images, the published runs had {IMAGES}; {source}")
+    elif facts.classes not in (80, None):
+        yield Cause(name, SEEN, f"the head has {facts.classes} classes, COCO has 80; {source}")
     elif facts.images is not None:
         yield excluded(name, f"{facts.images} images")
     elif facts.train is None:
@@ -103,6 +132,10 @@ def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[
     elif max(facts.sizes) < 700:
         yield Cause(
             name, SEEN, f"shorter sides up to {max(facts.sizes)}, the recipe's 640 to 800; {source}"
+        )
+    elif facts.longest is not None and 0 < facts.longest < 1000:
+        yield Cause(
+            name, SEEN, f"longer sides of {facts.longest} at most, the recipe's 1200 or 1333; {source}"
         )
     elif len(set(facts.sizes)) == 1:
         verdict = SEEN if reference.method else POSSIBLE  # elsewhere it is the custom

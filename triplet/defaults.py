@@ -1,4 +1,4 @@
-"""Defaults that a run takes from its method of the table: weights, detection config, recipe."""
+"""What a run takes from its method of the table by default: weights, detection config, recipe."""
 
 import re
 from pathlib import Path
