@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.support.coco_world import world
 from triplet import analysis, scores
+from triplet.analysis import TaskAnalysis
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,27 @@ def test_draws_are_a_function_of_the_number_of_images():
     assert (one.sum(0) == 50).all()
     assert (one.sum(1) > 0).all()
     assert (analysis.draws(51)[:50] != one).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"by_size": {}},
+        {"by_size": {"small": [1.0]}},
+        {"by_size": {"all": [1.0], "tiny": [1.0]}},
+        {"by_size": {"all": [1.0, 2.0]}},
+        {"precision": {"x": [0.0] * 101, "0.75": [0.0] * 101}},
+        {"precision": {}},
+        {"categories": []},
+    ],
+)
+def test_an_analysis_of_another_form_is_none(changes):
+    curves = {"0.5": [1.0] * 101, "0.75": [1.0] * 101}
+    right = {"images": 1, "draws": "a", "categories": ["a"], "resampled": []}
+    right |= {"by_size": {"all": [1.0], "medium": [None]}, "precision": curves}
+    assert TaskAnalysis.model_validate(right).by_size["medium"] == [None]
+    with pytest.raises(ValidationError):
+        TaskAnalysis.model_validate(right | changes)
 
 
 def test_precision_is_counted_by_hand_under_any_weights():

@@ -4,7 +4,10 @@ Each library computes the features of one photograph, which are compared with th
 """
 
 import contextlib
+import os
 import re
+import resource
+import signal
 import sys
 
 import pytest
@@ -166,6 +169,20 @@ def test_weights_for_other_images_are_refused(places, tmp_path, capsys, monkeypa
     assert cli.main(["export", "--run", "own", "--weights", str(tmp_path / "w.pth")]) == 2
     assert "is for BGR images and strides in the 1x1 convolutions" in capsys.readouterr().err
     assert not list(places.rglob("backbone.*"))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_a_full_disk_is_one_line(places, tmp_path, capfd, kind):
+    checkpoint.save(tmp_path / "c.pth", Networks(18, 16, 8, 8), None, 0, 0)
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        os._exit(cli.main(["export", "--run", "r", "--weights", str(tmp_path / "c.pth"), "--format", kind]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert capfd.readouterr().err == "triplet export: File too large\n"
+    folder = paths.stage_folder("r", "export") / kind
+    assert sorted(each.name for each in folder.iterdir()) == [".lock", "started.json"]
 
 
 def test_a_missing_package_is_named(places, capsys, monkeypatch):

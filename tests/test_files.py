@@ -1,10 +1,13 @@
 import errno
 import hashlib
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
 from triplet import files
+from triplet.errors import KitError
 
 
 def test_atomic_replaces_whole_or_not_at_all(tmp_path):
@@ -87,3 +90,18 @@ def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys, line):
     assert capsys.readouterr().out == f"{log}: 2 damaged lines are left out\n"
     assert files.cut_lines(log, "iteration", 2) == {"iteration": 1}
     assert capsys.readouterr().out == ""
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+    path = tmp_path / ("é" * 125 + ".json")
+    files.write_text(path, "whole")
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_file_replaces_neither_a_folder_nor_a_pipe_nor_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/full"), Path("/"), Path()):
+        with pytest.raises(KitError, match="it is no file; name another one"):
+            files.write_text(path, "text")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)

@@ -19,7 +19,7 @@ def test_paths_survive_a_move_of_the_places(places, monkeypatch):
     assert str(paths.local("checkpoints/a/b.pth")) == "/elsewhere/a/b.pth"
 
 
-@pytest.mark.parametrize("run", ["", "/absolute", "../out", "a/../../b"])
+@pytest.mark.parametrize("run", ["", "/absolute", "../out", "a/../../b", "a\nb", "\x1b[2J"])
 def test_a_run_stays_below_the_checkpoints(places, run):
     with pytest.raises(KitError, match="--run names a folder below"):
         paths.stage_folder(run, "pretrain")

@@ -3,7 +3,7 @@
 import io
 
 from triplet import progress
-from triplet.progress import Bar, amount
+from triplet.progress import Bar, amount, say
 
 
 class Terminal(io.StringIO):
@@ -41,3 +41,9 @@ def test_several_bars_share_a_terminal(monkeypatch):
     for part in ("one", "two", "2/4", "1.0 MB of 3.0 MB", "loss 3"):
         assert part in shown
     assert Bar._screen is None
+
+
+def test_nothing_that_is_said_controls_the_terminal(capsys):
+    """Names of files and of classes come from others."""
+    say("a\x1b[2J\rb\u202ec\x9b1m\td\n\u65e5\u672c")
+    assert capsys.readouterr().out == "a\\x1b[2J\\rb\\u202ec\\x9b1m\td\n\u65e5\u672c\n"

@@ -297,6 +297,24 @@ def test_force_does_not_empty_what_another_stage_has_made(stage):
     assert stage.perform(force=True)
 
 
+def test_what_a_killed_process_was_writing_is_deleted_in_the_end(stage):
+    stage.folder.mkdir(parents=True)
+    (stage.folder / ".lock").touch()
+    (stage.folder / ".model.pth.4711.tmp").touch()
+    files.write_text(stage.folder / "started.json", json.dumps(BEGUN | {"plan": stage.plan()}))
+    stage.perform()
+    assert sorted(p.name for p in stage.folder.iterdir()) == [".lock", "output.txt", "record.json"]
+
+
+def test_force_does_not_empty_a_folder_of_other_stages(stage, places):
+    stage.perform()
+    with pytest.raises(KitError, match=r"run is no stage's folder but holds checkpoints/run/copy"):
+        records.perform(
+            "copy", stage.folder.parent, config={}, inputs={}, work=lambda job: None, force=True
+        )
+    assert (stage.folder / "output.txt").exists()
+
+
 def test_what_an_unfinished_stage_needs_is_deleted_after_the_record_is_written(stage):
     """A kill at any change to a file leaves the one or the other, and the next call tidies up."""
     step, survived, number = stage.folder / "step_1", False, 0

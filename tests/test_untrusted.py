@@ -3,8 +3,11 @@
 import io
 import json
 import lzma
+import os
 import struct
+import subprocess
 import tarfile
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -104,8 +107,10 @@ def test_json_may_begin_with_a_byte_order_mark():
 
 
 def test_a_file_without_end_is_read_up_to_its_bound():
-    with pytest.raises(KitError, match="has more than 1 kB, the most of a config"):
-        untrusted.read_bytes(Path("/dev/zero"), 1000, "config")
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+        with pytest.raises(KitError, match="has more than 1 kB, the most of a config"):
+            untrusted.read_bytes(Path(f"/dev/fd/{endless.stdout.fileno()}"), 1000, "config")
+        endless.kill()
 
 
 def header(name, kind, size):
@@ -162,3 +167,24 @@ def test_every_bound_says_why():
     assert sorted(found) == sorted(named)
     assert all(len(reason) > 20 for reason in found.values())
     assert json.dumps(found)
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: [1, {c: *a}]}", "&a [1, *a]"])
+def test_an_alias_inside_of_what_it_names_is_refused(text):
+    with pytest.raises(KitError, match=r"c.yaml: is no YAML \(the alias \*a stands inside"):
+        untrusted.load_yaml(text, "c.yaml")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty"])
+def test_a_device_has_no_end_and_is_no_file(device):
+    with pytest.raises((KitError, OSError), match=r"is a device, expected a list|No such device"):
+        untrusted.read_bytes(Path(device), 100, "list")
+
+
+def test_a_pipe_is_read_where_somebody_writes_and_not_waited_for_else(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert untrusted.read_bytes(tmp_path / "pipe", 100) == b""
+    read, write = os.pipe()
+    threading.Timer(0.1, lambda: (os.write(write, b"late"), os.close(write))).start()
+    assert untrusted.read_bytes(Path(f"/dev/fd/{read}"), 100) == b"late"
+    os.close(read)

@@ -10,14 +10,16 @@ differences of their resampled APs are those of a paired comparison.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field, RootModel, model_validator
 
 RESAMPLES = 1000
 CHUNK = 125
 """Resamples computed at a time: val2017's 100 000 detections of persons take 100 MB then."""
+AREAS = ("all", "small", "medium", "large")
+"""COCO's; keypoints have no small ones. The first stands for all objects."""
 LOADED = 10_000
 """Detections that hotcoco hands over at a time, each a dictionary with its mask."""
 CURVES = (0.5, 0.75)
@@ -40,6 +42,18 @@ class TaskAnalysis(BaseModel):
     """IoU -> precision at the recalls 0, 0.01, ... 1, the mean over categories."""
     resampled: Annotated[list[Percent], Field(max_length=RESAMPLES)]
     """AP over each draw of images."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse what ``analyse`` never returns: other areas, IoU or counts of categories."""
+        areas = [*self.by_size]
+        if areas != [each for each in AREAS if each in areas or each == AREAS[0]]:
+            raise ValueError(f"its areas are {areas}, expected some of {', '.join(AREAS)}")
+        if [*self.precision] != [f"{iou:g}" for iou in CURVES]:
+            raise ValueError(f"its precision is at IoU {[*self.precision]}, expected {CURVES}")
+        if {len(each) for each in self.by_size.values()} != {len(self.categories)}:
+            raise ValueError("it does not have an AP of each category for each area")
+        return self
 
 
 class Analysis(RootModel[dict[str, TaskAnalysis]]):

@@ -1,11 +1,12 @@
 """The export stage: a backbone as one file that other libraries load by their own calls."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import triplet
@@ -109,9 +110,13 @@ def _form(backbone: Backbone) -> dict[str, str]:
 
 def _write(kind: str, path: Path, backbone: Backbone, metadata: Mapping[str, str]) -> None:
     if kind == "safetensors":
-        save_file(backbone.state, path, metadata={"format": "pt", **metadata})
+        # Its own writer has errors of its own where the disk is full.
+        path.write_bytes(save(backbone.state, metadata={"format": "pt", **metadata}))
     elif kind == "pth":
-        torch.save(backbone.state, path)  # the tensors alone: whatever reads a state dict reads this
+        # So has torch's, and the archive would have the temporary file's name in it.
+        content = io.BytesIO()
+        torch.save(backbone.state, content)  # the tensors alone: whatever reads a state dict reads this
+        path.write_bytes(content.getbuffer())
     else:
         _write_onnx(path, backbone, metadata)
 

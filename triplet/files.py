@@ -16,15 +16,24 @@ from triplet import untrusted
 from triplet.errors import KitError
 from triplet.progress import say
 
+TEMPORARY = 230
+"""Bytes of a name that are kept in that of its temporary file; file systems take 255."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it is renamed to ``path``, otherwise removed.
 
     The data is on the disk before the name is: written, fsynced, renamed, the folder fsynced.
+
+    Raises:
+        KitError: the path names a folder, or a device, which the file would replace.
     """
+    if not path.name or (path.exists() and not path.is_file()):
+        raise KitError(f"cannot write {path}: it is no file; name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    short = os.fsdecode(os.fsencode(path.name)[:TEMPORARY])
+    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
     try:
         yield temporary
         publish(temporary, path)

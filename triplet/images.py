@@ -63,6 +63,18 @@ def decode(data: bytes) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB as well
 
 
+def open_file(path: str | Path) -> Image.Image:
+    """Open an image file; its pixels are not decoded yet.
+
+    Raises:
+        OSError: it is a folder or a named pipe, whose other end would be waited for.
+        Exception: whatever Pillow's plug-ins raise on a damaged file.
+    """
+    if (found := Path(path)).exists() and not found.is_file():
+        raise OSError("it is no file")
+    return Image.open(path, formats=untrusted.IMAGE_FORMATS)
+
+
 def to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale an image of 16 bits to 0..255, where Pillow would clip everything above 255 to white.
 

@@ -39,16 +39,26 @@ def dataset_folder(name: str) -> Path:
 
 def _below(place: str, name: str, option: str, example: str) -> Path:
     """Return a folder below a place; KitError for a name that leads out of it, or is the place itself."""
+    return inside(root(place), name, option, example)
+
+
+def inside(folder: Path, name: str, option: str, example: str) -> Path:
+    """Return a folder below another one that an option names.
+
+    Raises:
+        KitError: the name leads out of the folder, or is the folder itself; it says ``option`` and
+            ``example``.
+    """
     path = PurePath(name)
     if (
         not path.parts
         or path.is_absolute()
         or ".." in path.parts
-        or "\0" in name
-        or printable(name) != name
+        or not name.isprintable()  # no line break, no code of a terminal, no byte that is not UTF-8
     ):
-        raise KitError(f"{option} names a folder below {place}/, for example {example!r}: found {name!r}")
-    return root(place) / name
+        where = portable(folder)
+        raise KitError(f"{option} names a folder below {where}/, for example {example!r}: found {name!r}")
+    return folder / name
 
 
 def portable(path: Path) -> str:

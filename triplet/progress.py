@@ -1,6 +1,7 @@
 """Progress for people: a bar on a terminal, a plain line now and then in a log."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -16,18 +17,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that move a terminal's cursor, colour it, or turn the direction of its text; not tabs and
+ends of lines."""
 LINE_EVERY = 10.0
 """Seconds between lines in a log."""
 
 
 def say(message: str, out: TextIO | None = None) -> None:
-    """Print one line at once to ``out`` or standard output; characters that it cannot show are escaped.
+    """Print one line at once to ``out`` or standard output.
+
+    Characters that it cannot show are escaped, and so are those that would control a terminal: names of
+    files and of classes come from others.
 
     A reader that is gone (a closed terminal, a pipe without a reader, a full disk under the log) is no
     reason to end long work: whatever is written to it afterwards is dropped.
     """
     out = out or sys.stdout
     encoding = out.encoding or "utf-8"
+    message = CONTROL.sub(lambda odd: ascii(odd[0])[1:-1], message)
     message = message.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(message, file=out, flush=True)

@@ -226,6 +226,11 @@ def _enter(
             f"{folder} held files before the kit worked there, which --force would delete; "
             "move them elsewhere, or delete the folder by hand"
         )
+    if not ours and (inner := next((each.parent for name in MARKERS for each in folder.rglob(name)), None)):
+        raise KitError(
+            f"{portable(folder)} is no stage's folder but holds {portable(inner)}, which --force would "
+            "delete; choose another name, or delete it by hand"
+        )
     if ours or exclusive:
         _empty(folder)
 
@@ -351,8 +356,8 @@ class _DamagedError(KitError):
 
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:
     """Delete what a recorded stage no longer needs."""
-    unfinished = (f".{name}.*.tmp" for name in MARKERS)  # what a killed process was writing
-    for pattern in ("started.json", *unfinished, *scratch):
+    # A killed process leaves what it was writing, see ``files.atomic``.
+    for pattern in ("started.json", ".*.[0-9]*.tmp", *scratch):
         for path in folder.glob(pattern):
             path.rmdir() if path.is_dir() else path.unlink()
 

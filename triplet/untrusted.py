@@ -9,6 +9,8 @@ do.
 import io
 import json
 import lzma
+import os
+import stat
 import struct
 import tarfile
 import zipfile
@@ -91,7 +93,7 @@ _END = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
 
 def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
-    """Read the bytes of a file, a pipe or a device.
+    """Read the bytes of a file, or of a pipe that somebody writes to.
 
     Args:
         path: of the file.
@@ -99,11 +101,14 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
         what: it should be, for the message.
 
     Raises:
-        KitError: it has more bytes.
+        KitError: it has more bytes, or is a device, which may have no end.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        size = path.stat().st_size if path.is_file() else most
+    with open(path, "rb", opener=unblocked) as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+            raise KitError(f"{path} is a device, expected a {what}; give another file")
+        size = found.st_size if stat.S_ISREG(found.st_mode) else most
         data = file.read(size + 1) if size <= most else b""  # what is too large need not be read
         if size and len(data) > size and size < most:  # it grew, or is one of /proc
             data += file.read(most + 1 - len(data))
@@ -112,12 +117,14 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
     return data
 
 
-def read_text(path: Path, most: int, what: str = "file") -> str:
-    """Read the text of a file in UTF-8, with or without a byte order mark; raises as ``read_bytes`` does.
+def unblocked(path: str, flags: int) -> int:
+    """Open a file, as an opener; a named pipe that nobody writes to is empty, and is not waited for."""
+    os.set_blocking(found := os.open(path, flags | os.O_NONBLOCK), True)
+    return found
 
-    Raises:
-        KitError: it is not UTF-8: it says where.
-    """
+
+def read_text(path: Path, most: int, what: str = "file") -> str:
+    """Read a text in UTF-8, with or without a byte order mark; raises as ``read_bytes``, and for others."""
     try:
         return read_bytes(path, most, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -209,7 +216,8 @@ def _counts(text: str) -> Iterator[tuple[int, int]]:
             anchor, done = levels.pop()
             anchors[anchor or ""] = done
         elif isinstance(event, yaml.AliasEvent):
-            done = anchors.get(anchor or "", 0)
+            if (done := anchors.get(anchor or "", 0)) == 0:  # the parser refuses names that nothing has
+                raise yaml.YAMLError(f"the alias *{anchor} stands inside of what it names")
         else:
             done = int(isinstance(event, yaml.ScalarEvent))
             if done and anchor:

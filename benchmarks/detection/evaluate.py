@@ -180,12 +180,13 @@ def _detect(
     if voc:
         voc.reset()
     found: list[dict[str, Any]] = []
-    for image, instances in inference.detect(network, images, stop):
+    for image, parts in inference.detect(network, images, stop):
         if isinstance(image, KitError):
             raise image
-        if voc:
-            voc.process([image], [{"instances": instances}])
-        found += instances_to_coco_json(instances, image["image_id"])
+        for instances in parts:
+            if voc:
+                voc.process([image], [{"instances": instances}])
+            found += instances_to_coco_json(instances, image["image_id"])
         bar.step()
     return found
 

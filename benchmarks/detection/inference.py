@@ -13,7 +13,11 @@ from triplet.errors import KitError
 from triplet.signals import Stop
 
 from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
+
+PASTED = 256 << 20
+"""Bytes of masks at a time, one for each pixel: the 100 of an image of 24 megapixels have 2.4 GB."""
 
 
 def load_network(cfg: CfgNode, weights: Path) -> nn.Module:
@@ -31,8 +35,10 @@ def load_network(cfg: CfgNode, weights: Path) -> nn.Module:
 @torch.no_grad()
 def detect(
     network: nn.Module, images: Iterable[dict[str, Any] | KitError], stop: Stop
-) -> Iterator[tuple[dict[str, Any] | KitError, Instances | None]]:
+) -> Iterator[tuple[dict[str, Any] | KitError, Iterable[Instances]]]:
     """Yield each image with what was detected in it, in the order given; ends early at a stop.
+
+    The detections come in parts, whose masks are as large as the image and fill PASTED bytes at most.
 
     All proposals of the config (1000 in the released files) go through the head: any of them may end among
     the 100 detections that are kept, so with fewer the numbers would be others. The masks are computed for
@@ -48,7 +54,19 @@ def detect(
         if stop:
             return
         if isinstance(image, KitError):
-            yield image, None
+            yield image, ()
         else:
-            (output,) = network([image])
-            yield image, output["instances"].to("cpu")
+            yield image, _parts(network, image)
+
+
+@torch.no_grad()
+def _parts(network: nn.Module, image: dict[str, Any]) -> Iterator[Instances]:
+    """Yield the detections in one image, as Detectron2's models return them all together."""
+    if not isinstance(network, GeneralizedRCNN):  # nothing else here has masks
+        yield network([image])[0]["instances"].to("cpu")
+        return
+    (found,) = network.inference([image], do_postprocess=False)
+    height, width = image["height"], image["width"]
+    count = max(1, PASTED // (height * width))
+    for start in range(0, len(found), count):
+        yield detector_postprocess(found[start : start + count], height, width).to("cpu")

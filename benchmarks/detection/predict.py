@@ -1,11 +1,14 @@
 """The predict stage: what a trained model finds in your images, as pictures and files for other tools."""
 
 import contextlib
+import functools
+import hashlib
 import itertools
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,8 @@ DONE = "done.jsonl"
 UNREADABLE = "unreadable.txt"
 NAMED = 10
 """Images that cannot be read which are named on the screen."""
+LONGEST_NAME, CUT = 255, 120
+"""Bytes of a file's name: the most that file systems take, and what is kept of a longer one."""
 WIDEST = 1280
 """Pixels: width of a picture at most."""
 
@@ -88,14 +93,12 @@ def predict(
     for unknown in sorted(set(options.show) - set(classes)):
         raise KitError(f"the model has no class {unknown!r}; {did_you_mean(unknown, classes)}")
     folder, found = sources.find(wanted)
-    name = name or (found[0].path.name if len(found) == 1 else folder.name) or "images"
-    listing = records.Artifact.listed(
-        paths.portable(folder), [(each.name, each.path.stat().st_size) for each in found]
-    )
+    name = name or _plain(found[0].path.name if len(found) == 1 else folder.name) or "images"
+    listing = records.Artifact.listed(paths.portable(folder), [(each.name, each.bytes) for each in found])
     task = _Task(cfg, weights, categories, found, options)
     records.perform(
         "predict",
-        paths.stage_folder(f"{run}/predict/{name}", "."),
+        paths.inside(paths.stage_folder(run, "predict"), name, "--name", "photos"),
         work=task.work,
         config={
             "images": listing.model_dump(),
@@ -108,8 +111,13 @@ def predict(
         inputs={"model": weights, "config": config},
         seen=seen,
         force=force,
-        scratch=(DONE,),
+        scratch=(DONE, "pictures/**/.*.[0-9]*.tmp"),
     )
+
+
+def _plain(name: str) -> str:
+    """Return the name of a file or folder as one that a folder of the kit may have."""
+    return "".join(each if each.isprintable() else "_" for each in paths.printable(name))
 
 
 def known_categories(count: int) -> list[dict[str, Any]]:
@@ -143,6 +151,11 @@ class _Task:
     categories: Sequence[dict[str, Any]]
     found: Sequence[sources.Source]
     options: PredictOptions
+
+    @functools.cached_property
+    def pictures(self) -> dict[str, str]:
+        """The name of the picture of each file that is no video; frames have names of their own."""
+        return picture_names([each.name for each in self.found if not each.is_video])
 
     def work(self, job: records.Job) -> None:
         """Detect in what is not done yet, and write all of it."""
@@ -228,16 +241,18 @@ class _Task:
         """Detect in one image after the other, and draw it; yield what is kept of each."""
         named, fed = itertools.tee(images)
         found = inference.detect(network, (image for *_, image in fed), stop)
-        for (source, name, _), (image, instances) in zip(named, found, strict=False):
+        for (source, name, _), (image, parts) in zip(named, found, strict=False):
             if isinstance(image, KitError):
                 yield {"name": name, "unreadable": str(image)}
                 continue
-            kept = self._kept(instances_to_coco_json(instances, name))
+            kept = self._kept(
+                each for instances in parts for each in instances_to_coco_json(instances, name)
+            )
             pixels = image["rgb"] if "rgb" in image else read_image(str(source.path), "RGB")
-            self._draw(pixels, kept, folder / picture_name(name))
+            self._draw(pixels, kept, folder / self.pictures.get(name, name))
             yield {"name": name, "width": image["width"], "height": image["height"], "detections": kept}
 
-    def _kept(self, detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _kept(self, detections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """The detections that the options let through, the surest first."""
         show = {i for i, each in enumerate(self.categories) if each["name"] in self.options.show}
         kept = [
@@ -287,6 +302,22 @@ class _Task:
             say(f"predict: {len(unreadable)} of {len(done)} images cannot be read, listed in {UNREADABLE}")
 
 
-def picture_name(name: str) -> str:
-    """Return the name of an image's picture: a JPEG, whatever the image is."""
-    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+def picture_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of the pictures of images: a JPEG each, whatever the image is, and none twice."""
+    pictures = {name: name for name in names if name.lower().endswith((".jpg", ".jpeg"))}
+    taken = {*pictures}
+    for name in names:
+        if name not in pictures:
+            pictures[name] = _jpeg(name, taken)
+            taken.add(pictures[name])
+    return pictures
+
+
+def _jpeg(name: str, taken: Set[str]) -> str:
+    short = f"{name}.jpg"
+    if short in taken or len(os.fsencode(PurePath(short).name)) > LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+        place = PurePath(name)
+        cut = os.fsdecode(os.fsencode(place.name)[:CUT])
+        short = str(place.with_name(f"{cut}-{digest}.jpg"))
+    return short

@@ -1,6 +1,7 @@
 """Predictions as files that others read: COCO's results, CVAT's import, Label Studio's pre-annotations."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,8 @@ def to_label_studio(
         ]
         scores = [each["score"] for each in found.get(image["id"], [])]
         prediction = {"model_version": "triplet-kit", "result": regions, "score": max(scores, default=0.0)}
-        tasks.append(
-            {"data": {"image": LOCAL_FILES + quote(image["file_name"])}, "predictions": [prediction]}
-        )
+        address = LOCAL_FILES + quote(os.fsencode(image["file_name"]))
+        tasks.append({"data": {"image": address}, "predictions": [prediction]})
     return tasks
 
 

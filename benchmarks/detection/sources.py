@@ -10,13 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from benchmarks.detection import loading  # noqa: F401 - it teaches Detectron2 to read 16 bits
-from triplet import files, untrusted
+from triplet import files
 from triplet.errors import KitError
-from triplet.images import SUFFIXES
+from triplet.images import SUFFIXES, open_file
 
 from detectron2.data import DatasetMapper, transforms
 
@@ -31,6 +30,11 @@ class Source:
     path: Path
     name: str
     """Below the folder that all of them lie in."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size; 0 of a link to nowhere, which is named as unreadable when its turn comes."""
+        return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
     def is_video(self) -> bool:
@@ -48,7 +52,7 @@ def find(wanted: Sequence[str]) -> tuple[Path, list[Source]]:
     """
     found: set[Path] = set()
     for each in wanted:
-        path = Path(each).expanduser()
+        path = Path(os.path.expanduser(each))  # noqa: PTH111 - the method raises where nobody has that name
         if path.is_dir():
             below = [path / name for name, _ in files.walk(path)]
             here = {each for each in below if each.suffix.lower() in IMAGES | VIDEOS}
@@ -79,7 +83,7 @@ class ImageFiles(Dataset[dict[str, Any] | KitError]):
         """The image, or why it cannot be read."""
         path = self.sources[index].path
         try:
-            with Image.open(path, formats=untrusted.IMAGE_FORMATS):
+            with open_file(path):
                 pass  # the mapper would let Pillow try every reader that it has
             result: dict[str, Any] = self.mapper({"file_name": str(path)})
         except Exception as error:  # decoders raise whatever they like

@@ -25,6 +25,10 @@ SEEN = 0.05
 """Lowest score of a keypoint that is drawn, as in Detectron2's Visualizer."""
 PANEL = 318
 """Width of either side in pixels."""
+TALLEST = 4
+"""Heights of a picture at most, in widths: an image of 2 x 30000 pixels is no picture of a gigabyte."""
+DRAWN = 300
+"""Objects of an image that are drawn at most: the densest of COCO has some 90."""
 GAP = 4
 COLUMNS = 4
 """Images in a row of a sheet."""
@@ -96,7 +100,7 @@ def draw_sheet(
     for number, row in enumerate(rows):
         for column, tile in enumerate(row):
             top, left = sum(heights[:number]), column * (PANEL + GAP)
-            sheet[:, top : top + tile.shape[1], left : left + PANEL] = tile
+            sheet[:, top : top + tile.shape[1], left : left + tile.shape[2]] = tile
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic(path) as temporary:
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary, "PNG")
@@ -117,15 +121,17 @@ def panel(
         width_shown: of the picture, in pixels.
 
     Returns:
-        (3, h * width_shown / w, width_shown) uint8.
+        (3, h * width_shown / w, width_shown) uint8; narrower where it would be higher than TALLEST times
+        that.
     """
     height, width = pixels.shape[:2]
-    scale = width_shown / width
-    size = (width_shown, max(1, round(height * scale)))
+    scale = min(width_shown / width, TALLEST * width_shown / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     canvas = torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
     if not objects:
         return canvas
+    objects = objects[:DRAWN]
     colours: list[Any] = [_colour(each["category_id"]) for each in objects]
     if outlined := [i for i, each in enumerate(objects) if each.get("segmentation")]:
         stack = np.stack([_mask(objects[i]["segmentation"], height, width, size) for i in outlined])
@@ -160,8 +166,11 @@ def panel(
 
 def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.ndarray:
     """Decode polygons or a run-length encoding to (h, w) bool at the panel's size."""
-    if isinstance(outline, list):
-        outline = masks.merge(masks.frPyObjects(outline, height, width))
+    if isinstance(outline, list):  # what has fewer than three points is neither drawn nor trained on
+        polygons = [each for each in outline if len(each) >= 6]
+        if not polygons:
+            return np.zeros(size[::-1], bool)
+        outline = masks.merge(masks.frPyObjects(polygons, height, width))
     elif isinstance(outline["counts"], list):
         outline = masks.frPyObjects(outline, height, width)
     full = Image.fromarray(masks.decode(outline) * 255)

@@ -359,3 +359,10 @@ def test_mutations_give_a_result_or_one_line(people, write, uses):
     assert len(refusals) > 20
     assert [text for text in refusals if not text.isprintable() or len(text) > 1200] == []
     assert time.monotonic() - began < 30
+
+
+def test_an_image_of_more_pixels_than_are_decoded_is_refused(table, write):
+    """Its masks would have as many."""
+    table["images"][0] |= {"width": 20_000, "height": 20_000}
+    with pytest.raises(KitError, match="has 20000 x 20000 pixels, expected at most 178956970"):
+        check(write(table))

@@ -1,13 +1,17 @@
 """``triplet data check``: the page says what is in a data set and what is odd, and draws it."""
 
 import json
+import os
 import shutil
 
 import pytest
 from PIL import Image
 
+from benchmarks.detection.visualize import draw_sheet
 from tests.support import photographs
 from triplet import cli
+from triplet.annotations.image_files import upright_size
+from triplet.errors import KitError
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,21 @@ def test_bad_data_is_one_line(places, capsys):
         said = capsys.readouterr().err
         assert message in said
         assert said.count("\n") == 1
+
+
+def test_a_picture_of_odd_images_takes_little(tmp_path):
+    """A strip of a few pixels is no picture of a gigabyte, and not each of a thousand objects is drawn."""
+    for name, size in (("wide", (9000, 1)), ("high", (2, 9000))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    high = tmp_path / "high.png"
+    short = {"bbox": [0, 0, 1, 9], "category_id": 0, "segmentation": [[], [0, 0]]}
+    each = {"bbox": [0, 0, 1, 9], "category_id": 0, "segmentation": [[0, 0, 1, 0, 1, 9, 0, 9]]}
+    draw_sheet([(high, [short, *[each] * 20_000]), (tmp_path / "wide.png", [])], ["a"], tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (4 * 322, 4 * 318 + 4)
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(KitError, match=r"pipe.jpg cannot be read \(OSError: it is no file\)"):
+        upright_size(tmp_path / "pipe.jpg")

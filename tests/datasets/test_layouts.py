@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.support.own_data import EXPORTS, parts_of
-from triplet.datasets.source import DataSource, read
+from triplet.datasets.source import DESCRIPTION, DataSource, read, written
 from triplet.errors import KitError
 
 
@@ -138,6 +138,9 @@ def test_a_wrong_row_is_named_with_its_line(exported, tmp_path, row, message):
         ("names: [a]\ntrain: {a: b}", "train is {'a': 'b'}, expected a folder, a text file"),
         ("names: [a]\ntrain: images/train\nkpt_shape: [17, 3]", r"is of poses \(kpt_shape\)"),
         ("names: *a", "is no YAML"),
+        ("names: &a [*a]", r"is no YAML \(the alias \*a stands inside of what it names"),
+        ("names: [a]\ntrain: /etc/passwd", "/etc/passwd is neither a folder of images nor a text file"),
+        ("names: [a]\ntrain: /dev/zero", "/dev/zero is neither a folder of images nor a text file"),
     ],
 )
 def test_a_wrong_data_yaml_is_named(exported, tmp_path, text, message):
@@ -196,3 +199,42 @@ def test_a_part_alone_is_split_by_seed_and_image(exported, tmp_path):
     assert list(read(DataSource(source)).parts) == ["train"]
     with pytest.raises(KitError, match=r"0.01 of its 12 images are 0, expected some for training"):
         held_out(source, 0, 0.01)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"masks": 3}', '{"masks": true, "parts": {"val": {"images": 1}}}', "\udcff"]
+)
+def test_a_damaged_description_of_the_normal_form_is_one_line(tmp_path, content):
+    (tmp_path / DESCRIPTION).write_text(content, errors="surrogateescape")
+    with pytest.raises(KitError, match=r"own_data\.json is damaged; remove it, and name the data"):
+        written(tmp_path)
+
+
+@pytest.mark.parametrize("images", [2, "x", {"a": 1}, None, [3]])
+def test_images_of_another_form_are_one_line(exported, tmp_path, images):
+    folder = shutil.copytree(exported["Label Studio COCO"], tmp_path / "mine")
+    content = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(content | {"images": images}))
+    with pytest.raises(KitError, match="is not in COCO's annotation format"):
+        read(DataSource(folder))
+
+
+@pytest.mark.parametrize("above", [["a"], {"a": []}, 3, None])
+def test_what_stands_above_a_class_may_be_anything(exported, tmp_path, above):
+    """COCO's readers do not ask for it."""
+    folder = shutil.copytree(exported["Label Studio COCO"], tmp_path / "mine")
+    content = json.loads((folder / "result.json").read_text())
+    for each in content["categories"]:
+        each["supercategory"] = above
+    (folder / "result.json").write_text(json.dumps(content))
+    assert len(read(DataSource(folder)).classes) == len(content["categories"])
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["a/" * 200_000 + "b.jpg", "\\" * 100_000, "x" * 100_000])
+def test_a_path_of_any_length_is_refused_at_once(exported, tmp_path, name):
+    folder = shutil.copytree(exported["Label Studio COCO"], tmp_path / "mine")
+    content = json.loads((folder / "result.json").read_text())
+    content["images"][0]["file_name"] = name
+    (folder / "result.json").write_text(json.dumps(content))
+    read(DataSource(folder))  # it names a file that is missing, which is said where images are looked at

@@ -9,11 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from benchmarks.detection import model, predict, predictions, sources, visualize
+from benchmarks.detection import inference, model, predict, predictions, sources, visualize
 from tests.conftest import placed
 from tests.detection.conftest import DEMO
 from triplet import cli, paths, records
@@ -56,8 +57,6 @@ def photographs(tmp_path, drawn):
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory, drawn):
     """The folder of a prediction of the drawn validation images, and that of their evaluation."""
-    import torch
-
     folder = tmp_path_factory.mktemp("predicted")
     torch.manual_seed(0)
     torch.save({"model": model.build(model.load_config(DEMO)).state_dict()}, folder / "model.pth")
@@ -139,7 +138,7 @@ def test_photographs_of_every_kind_are_read_and_others_named(places, photographs
     assert "2 of 7 images cannot be read" in out
     assert (folder / "unreadable.txt").read_text() == "cut.jpg\ntext.png\n"
     drawn = {path.relative_to(folder / "pictures").as_posix() for path in folder.rglob("pictures/**/*.jpg")}
-    assert drawn == {predict.picture_name(name) for name in expected}
+    assert drawn == {*predict.picture_names(sorted(expected)).values()}
     assert Image.open(folder / "pictures" / "turned.jpg").size == (64, 96)
     record = records.read(folder)
     assert record.results == {"images": 5, "detections": record.results["detections"], "unreadable": 2}
@@ -254,7 +253,9 @@ def test_a_model_that_names_no_classes_has_those_of_its_number():
         (["--images", "nowhere/*.jpg"], "nothing at --images nowhere/*.jpg"),
         (["--images", "configs"], "no image or video in --images configs"),
         (["--images", "README.md"], "none of 1 images can be read: README.md (UnidentifiedImageError"),
-        (["--images", "README.md", "--name", "../out"], "found 'method/predict/../out"),
+        (["--images", "README.md", "--name", "../out"], "--name names a folder below checkpoints/"),
+        (["--images", "README.md", "--name", ".", "--force"], "--name names a folder below checkpoints/"),
+        (["--images", "~nobody-of-that-name/*"], "nothing at --images ~nobody-of-that-name/*"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(places, given, capsys, arguments, message):
@@ -282,3 +283,46 @@ def test_the_outline_of_a_mask():
     assert first == {(20, 12), (28, 12), (28, 16), (20, 16)}
     assert second == {(3, 2), (9, 2), (9, 8), (3, 8)}
     assert predictions.outlines(masks.encode(np.zeros((4, 4), np.uint8, order="F"))) == []
+
+
+def test_names_and_files_of_every_kind_end_no_prediction(places, photographs, given, capsys):
+    """Names in no encoding, as long as they may be, and of which one is another's picture; what is no
+    file."""
+    plain = (photographs / "plain.jpg").read_bytes()
+    deep = (photographs / "deep.png").read_bytes()
+    folder = photographs.with_name("odd")
+    folder.mkdir()
+    odd = [b"caf\xe9.jpg", b"a.png", b"a.png.jpg", b"x" * 250 + b".png", b"\x1b[2J.jpg", b"a\nb.jpg"]
+    for name in odd:
+        content = deep if name.endswith(b".png") else plain
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(content)
+    (folder / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.jpg")
+    assert cli.main([*given, "--images", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "predict: gone.jpg cannot be read and is left out: FileNotFoundError" in out
+    assert "predict: pipe.jpg cannot be read and is left out: OSError: it is no file" in out
+    result = paths.stage_folder("method", "predict") / "odd"
+    named = {each["file_name"] for each in read(result, "images.json")["images"]}
+    assert named == {os.fsdecode(name) for name in odd}
+    assert len(list((result / "pictures").iterdir())) == len(odd)
+    addresses = [each["data"]["image"] for each in read(result, "label_studio.json")]
+    assert "/data/local-files/?d=caf%E9.jpg" in addresses
+
+
+def test_masks_of_a_large_image_are_not_all_held_at_once(given, tmp_path, monkeypatch):
+    """In parts they are what they are together."""
+    cfg = model.load_config(Path(given[-1]))
+    network = inference.load_network(cfg, Path(given[-3])).eval()
+    pixels = torch.arange(3 * 64 * 96).view(3, 64, 96).to(torch.uint8)
+    image = {"image": pixels, "height": 640, "width": 960}
+    parts = {}
+    for most in (640 * 960 * 3, 1 << 30):
+        monkeypatch.setattr(inference, "PASTED", most)
+        parts[most] = list(inference._parts(network, image))
+    several, (whole,) = parts.values()
+    assert len(several) > 1
+    assert max(map(len, several)) == 3
+    for name in ("pred_masks", "scores", "pred_classes"):
+        assert torch.equal(torch.cat([each.get(name) for each in several]), whole.get(name))

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triplet import cli
+from triplet.environment import usable_cores
 from triplet.errors import Interrupted, KitError
 
 SECONDS = 30
+"""A case has so many, and as many times that as processes share a core of the machine."""
 MEMORY = 2 << 30
 """Bytes that a case may take beyond what the process that it is forked from has."""
 RESULT, REFUSED = "result", "refused"
@@ -51,7 +53,8 @@ def attempt(case: Callable[[], object], log: Path) -> Outcome:
         os.close(read)
         _run(case, log, write)
     os.close(write)
-    late = not _ends(pid, SECONDS)
+    limit = SECONDS * max(1.0, os.getloadavg()[0] / usable_cores())
+    late = not _ends(pid, limit)
     if late:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
@@ -62,7 +65,7 @@ def attempt(case: Callable[[], object], log: Path) -> Outcome:
     before, _, said = said.partition(b"\n")
     seconds, used = time.monotonic() - begun, max(0, usage.ru_maxrss * 1024 - int(before or 0))
     if late:
-        kind, text = "hang", f"not over after {SECONDS} s"
+        kind, text = "hang", f"not over after {limit:.0f} s"
     elif said:
         kind, text = json.loads(said)
     else:

@@ -1,8 +1,12 @@
 """Annotations in COCO's and VOC's formats, and logs of Detectron2's."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from random import Random
+
+import yaml
 
 from tests.fuzz import mutate
 from tests.fuzz.child import command
@@ -38,6 +42,42 @@ def coco(folder: Path, scratch: Path, random: Random) -> object:
 
     name, _ = random.choice([data.testing, lambda *a: (data.training(*a)[0][0], 0)])(cfg, scratch)
     return len(DatasetCatalog.get(name))
+
+
+def exported(folder: Path) -> None:
+    """The same data as each tool exports it."""
+    from tests.support.own_data import EXPORTS, parts_of
+
+    annotated(folder)
+    for name, export in EXPORTS.items():
+        export(parts_of(folder / "tiny"), folder / "exported" / name)
+
+
+def own_data(folder: Path, scratch: Path, random: Random) -> object:
+    """A layout of which one file is changed: of annotations, of YOLO's classes, or of an image's labels."""
+    from triplet.datasets.source import DataSource, read
+
+    honest = random.choice(sorted((folder / "exported").iterdir()))
+    changed = scratch / "mine"
+    shutil.copytree(honest, changed)
+    path = random.choice(sorted({each.suffix: each for each in changed.rglob("*.*")}.items()))[1]
+    path = random.choice(sorted(changed.rglob(f"*{path.suffix}")))
+    if path.suffix == ".json":
+        values = json.loads(path.read_text())
+        key = random.choice(["annotations", "images", "categories"])
+        number = random.randrange(len(values[key]))
+        values[key][number] = mutate.tree(random, values[key][number])
+        path.write_bytes(
+            mutate.as_json(random, values if random.random() < 0.8 else mutate.tree(random, values))
+        )
+    elif path.suffix == ".yaml":
+        path.write_bytes(mutate.as_yaml(random, mutate.tree(random, yaml.safe_load(path.read_text()))))
+    elif random.random() < 0.2:  # what tools and disks leave where a file was
+        path.unlink()
+        random.choice([os.mkfifo, Path.mkdir, lambda each: each.symlink_to("nowhere")])(path)
+    else:
+        path.write_bytes(mutate.data(random, path.read_bytes()))
+    return read(DataSource(changed, val_share=random.choice([0.0, 0.2]))).texts
 
 
 OBJECT = (
@@ -76,7 +116,7 @@ def voc(folder: Path, scratch: Path, random: Random) -> object:
         new = random.choice(
             ["", "-5", "1.5", "nan", "9" * 5000, "x", "<a/>", ">inf<", OBJECT * 100, "<b>" * 100_000]
         )
-        text = text.replace(old, new)
+        text = text.replace(old, new, 100)  # else three changes multiply to gigabytes
     text = ENTITIES + text.replace("cat", "&d;") if random.random() < 0.1 else text
     content = mutate.data(random, text.encode()) if random.random() < 0.2 else text.encode()
     (root / "Annotations" / "000001.xml").write_bytes(content)

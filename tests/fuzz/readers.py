@@ -160,7 +160,8 @@ def _records(folder: Path) -> None:
     use(folder)
     from tests.report import making
 
-    making.run("triplet", 41.7, 36.2)
+    making.run("triplet", 41.7, 36.2, analysed=True)
+    making.run("byol", 40.7, 35.2, analysed=True)
     making.run("demo/seed0/moco", 40.0, 35.0, pictures=1)
     making.others("triplet")
     making.evaluated(folder, "demo/seed0/triplet")
@@ -212,6 +213,20 @@ def _metrics(folder: Path, scratch: Path, random: Random) -> object:
         for run in collect(paths.root("checkpoints")):
             plots.curves([run], stage, dict(random.sample(sorted(panels.items()), 1)), "name", "caption")
     return None
+
+
+def _analyses(folder: Path, scratch: Path, random: Random) -> object:
+    """What evaluations kept of categories and resampled images, as the page compares it."""
+    from triplet.report import compare
+    from triplet.runs import collect
+
+    _spoilt(folder, scratch, random, "analysis.json")
+    found = compare.comparisons({"runs": collect(paths.root("checkpoints"))})
+    for each in found:
+        compare.of_pairs(each)
+        for task in each.tasks:
+            compare.of_categories(each, task), compare.of_sizes(each, task), compare.sentence(each, task)
+    return [compare.data(each) for each in found]
 
 
 def _predictions(folder: Path, scratch: Path, random: Random) -> object:
@@ -336,9 +351,15 @@ READERS = {
     ),
     "records": Reader("record.json of others' runs, by `triplet report`", _record, _records),
     "metrics": Reader("metrics.jsonl, by `triplet report`", _metrics, _records),
+    "analyses": Reader("what evaluations kept, by the page's comparison", _analyses, _records),
     "detections": Reader("detections and their truth, evaluated again", _predictions, _records),
     "crates": Reader("archives that the report exports, verified", _verify, _records),
     "COCO": Reader("annotations in COCO's format", detection.coco, detection.annotated),
+    "own data": Reader(
+        "people's data as Roboflow, CVAT, Label Studio and YOLO lay them out",
+        detection.own_data,
+        detection.exported,
+    ),
     "VOC": Reader("annotations in PASCAL VOC's format", detection.voc),
     "archives": Reader("zip and tar, compressed and in each other", _archive),
     "downloads": Reader("headers, ranges and notes of begun downloads", _download),

@@ -131,3 +131,10 @@ def test_each_run_is_a_job_of_its_own(places):
     (container,) = pod(jobs[1])["containers"]
     assert container["command"][2:] == ["--run", "byol"]
     assert container["resources"]["requests"] == {"cpu": "12", "memory": "100G"}
+
+
+def test_kubernetes_puts_no_variable_into_a_command(places):
+    """It would for $(NAME), and takes $$ for a dollar."""
+    _, job = documents("finetune --data a$(GPUS)$b", runs=("$(RDZV)",))
+    (container,) = pod(job)["containers"]
+    assert container["command"][2:] == ["--run", "$$(RDZV)", "--data", "a$$(GPUS)$$b"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from triplet.annotations.findings import Findings, show
 from triplet.annotations.ids import LARGEST, number_ids, refer
@@ -141,8 +142,18 @@ def _check_images(images: Sequence[dict[str, Any]], problems: Findings) -> tuple
             if type(value) is not int or not 0 < value <= LARGEST_SIDE:
                 text = f"image {show(image.get('id'))} has the {side} {show(value)}, expected pixels"
                 problems.add(f"image {side}", text)
+        _check_pixels(image, problems)
     changed |= _set_ids(images, numbers)
     return numbers, changed
+
+
+def _check_pixels(image: Mapping[str, Any], problems: Findings) -> None:
+    """Refuse an image of more pixels than are decoded, whose masks would have as many."""
+    width, height = image.get("width"), image.get("height")
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if type(width) is type(height) is int and 0 < most < width * height:
+        text = f"image {show(image.get('id'))} has {width} x {height} pixels, expected at most {most}"
+        problems.add("image size", text)
 
 
 def bad_name(name: Any) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from triplet import untrusted
 from triplet.annotations.findings import Findings
 from triplet.errors import KitError
-from triplet.images import SIXTEEN_BITS, to_eight_bits
+from triplet.images import SIXTEEN_BITS, open_file, to_eight_bits
 
 THOROUGH = 1000
 """Number of images up to which each is decoded. Of more, only the headers and the last bytes are read."""
@@ -69,7 +68,7 @@ def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> 
 def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
     """Return the kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
     try:
-        with Image.open(annotated.path, formats=untrusted.IMAGE_FORMATS) as image:
+        with open_file(annotated.path) as image:
             mode, ((width, height), turned) = image.mode, upright(image)
             if decode or not _ends_well(annotated.path, image.format):
                 image.load()
@@ -97,7 +96,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         KitError: it cannot be read.
     """
     try:
-        with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
+        with open_file(path) as image:
             return upright(image)[0]
     except Exception as error:  # Pillow's plug-ins raise what they like
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]

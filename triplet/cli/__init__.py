@@ -81,6 +81,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     argparse alone takes such words as left out once an option precedes them, and returns them as unknown.
     """
     parser = make_parser()
+    if odd := next((word for word in argv if word.startswith("--") and word.endswith("=--")), None):
+        parser.error(f"{odd}: -- is no value")  # argparse would take it for no value at all
     arguments, rest = parser.parse_known_args(argv)
     words = getattr(arguments, "words", "")
     if any(word.startswith("-") for word in rest) or (rest and not words):

@@ -20,6 +20,10 @@ TRAIN, VAL = "imagenet/train", "imagenet/val"
 """Folder of ImageNet's images below datasets/."""
 
 
+MOST = 10**9
+"""Largest count, and largest number of hours, seconds or gigabytes, that an option takes."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports an error in one line."""
 
@@ -29,11 +33,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> float:
-    """Parse a finite number above 0; argparse's error for anything else."""
+    """Parse a number above 0 and at most MOST; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
+        if 0 < (value := float(text)) <= MOST:
             return value
-    raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0{_at_most(text)}")
 
 
 def share(text: str) -> float:
@@ -45,11 +49,18 @@ def share(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Parse a whole number from 1 on; argparse's error for anything else."""
+    """Parse a whole number from 1 to MOST; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 1:
+        if 1 <= (value := int(text)) <= MOST:
             return value
-    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on")
+    raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1 on{_at_most(text)}")
+
+
+def _at_most(text: str) -> str:
+    """Say the bound where it is what a number exceeds."""
+    with contextlib.suppress(ValueError):
+        return f" and at most {MOST}" if float(text) > MOST else ""
+    return ""
 
 
 def numbers(text: str) -> list[float]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from triplet import files, untrusted
+from triplet import files
 from triplet.annotations.image_files import upright
 from triplet.datasets.source import DataSource, OwnData, read
 from triplet.errors import KitError
+from triplet.images import open_file
 from triplet.paths import portable, root
 from triplet.progress import say
 
@@ -106,7 +105,7 @@ def _look(image: LookedAt) -> LookedAt:
     if not image.path.is_file():
         return replace(image, error="missing")
     try:
-        with Image.open(image.path, formats=untrusted.IMAGE_FORMATS) as file:
+        with open_file(image.path) as file:
             size, turned = upright(file)
             length = image.path.stat().st_size
             return replace(image, size=size, turned=turned > 1, mode=file.mode, bytes=length)

@@ -43,12 +43,18 @@ class AnnotatedPart:
     """The user's file, which messages name."""
 
 
+LONGEST_PATH = 4096
+"""Characters of a path that Linux opens."""
+
+
 def name_below(folder: Path, name: str) -> str:
     """The path below a folder of a file that a tool names by a path of its own; '' where it is not there.
 
     Tools write the path on the machine that they ran on, ``../../label-studio/data/upload/1/a.jpg``, an
     address, backslashes, or ``%20`` for a blank, and macOS packs names whose umlauts are two characters.
     """
+    if len(name) > LONGEST_PATH:
+        return ""
     for text in dict.fromkeys((name, unquote(name))):
         parts = [part for part in SEPARATORS.split(text) if part not in ("", ".", "..")]
         tails = ["/".join(parts[first:]) for first in range(len(parts))]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triplet import files
+from pydantic import BaseModel, ValidationError
+
+from triplet import files, untrusted
 from triplet.datasets.layouts import classes_of, find, read_coco
 from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles
 from triplet.errors import KitError
@@ -202,18 +204,38 @@ class WrittenData:
 
 
 def written(folder: Path) -> WrittenData | None:
-    """The normal form in a folder; None where there is none."""
-    if not (folder / DESCRIPTION).is_file():
+    """The normal form in a folder; None where there is none.
+
+    Raises:
+        KitError: what describes it is damaged.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
         return None
-    values = json.loads((folder / DESCRIPTION).read_text())
-    parts = {name: part for name, part in values["parts"].items() if name in NAMES}
+    try:
+        data = untrusted.read_bytes(path, untrusted.RECORD, "description")
+        found = _Description.model_validate_json(data)
+    except ValidationError:
+        raise KitError(f"{path} is damaged; remove it, and name the data that it was made of") from None
+    parts = {name: part for name, part in found.parts.items() if name in NAMES}
     return WrittenData(
         folder,
-        values["masks"],
-        values.get("run_lengths", False),
+        found.masks,
+        found.run_lengths,
         {
-            name: PartFiles(folder / f"instances_{name}.json", local(each["images"]))
+            name: PartFiles(folder / f"instances_{name}.json", local(each.images))
             for name, each in parts.items()
         },
-        {name: local(each["source"]) for name, each in parts.items()},
+        {name: local(each.source) for name, each in parts.items()},
     )
+
+
+class _Place(BaseModel):
+    source: str
+    images: str
+
+
+class _Description(BaseModel):
+    masks: bool
+    run_lengths: bool = False
+    parts: dict[str, _Place]

@@ -156,7 +156,9 @@ def _images_at(place: Path) -> list[Path]:
     if place.is_dir():
         found = [place / name for name, _ in kit_files.walk(place)]
         return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-    lines = untrusted.read_text(place, untrusted.ANNOTATIONS, "list of images").split("\n")
+    if place.suffix != ".txt" or not place.is_file():  # else a message could show any file's first line
+        raise KitError(f"{place} is neither a folder of images nor a text file (.txt) that lists them")
+    lines = untrusted.read_text(place, untrusted.LISTING, "list of images").split("\n")
     names = [line.strip() for line in lines if line.strip()]
     paths = [_listed(place.parent, name) for name in names]
     if lost := next((name for name, path in zip(names, paths, strict=True) if path is None), None):

@@ -8,7 +8,7 @@ from PIL import Image
 from triplet import coco, files, untrusted
 from triplet.annotations import image_files
 from triplet.errors import KitError
-from triplet.images import SUFFIXES
+from triplet.images import SUFFIXES, open_file
 from triplet.pull.sources import Expect
 
 SAMPLE = 64
@@ -54,7 +54,7 @@ def _images(folder: Path, place: str, count: int) -> Iterator[str]:
 
 def _decodes(path: Path) -> bool:
     try:
-        with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
+        with open_file(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

@@ -111,7 +111,17 @@ def comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Comparison]:
 
 def _key(tasks: Mapping[str, TaskAnalysis]) -> list[Any]:
     """Return what must be equal for two runs to be compared image by image."""
-    return [(task, each.draws, each.images, each.categories) for task, each in tasks.items()]
+    return [
+        (
+            task,
+            each.draws,
+            each.images,
+            each.categories,
+            [*each.by_size, *each.precision],
+            len(each.resampled),
+        )
+        for task, each in tasks.items()
+    ]
 
 
 def ap(analyses: Sequence[TaskAnalysis], size: str = "all") -> list[float | None]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from triplet import paths, untrusted
+from triplet import paths
+from triplet.images import open_file
 from triplet.runs import Run
 
+PIXELS = 16 << 20
+"""Pixels of a picture that is shown, of which eval's have some 300 000; others may name any file theirs."""
 WIDTH = 320
 """Pixels of a panel: what eval draws."""
 GAP = 4
@@ -77,8 +80,10 @@ def _read(run: Run, name: str) -> tuple[str, str, tuple[int, int]] | None:
     """Return both halves of a picture as data URIs, truth and detections, and the size of a half."""
     path = paths.local(run.stages["eval"].outputs["pictures"].path) / name
     try:
-        with Image.open(path, formats=untrusted.IMAGE_FORMATS) as image:
+        with open_file(path) as image:
             width, height = image.size
+            if width * height > PIXELS:
+                return None
             half = max(1, (width - GAP) // 2)
             whole = image.convert("RGB")
         left, right = whole.crop((0, 0, half, height)), whole.crop((width - half, 0, width, height))

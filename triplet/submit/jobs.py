@@ -142,6 +142,10 @@ def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: R
             "a job that is queued again must go on, and --force would start over each time; "
             "delete the stage's folder below checkpoints/ instead, then submit without it"
         )
+    if any(word.partition("=")[0] == "--run" for words in stages for word in words):
+        raise KitError(
+            "a stage here takes its run from submit: --run NAME beside the stages, not among them"
+        )
     for run in runs:
         paths.stage_folder(run.name, "job")
     return [

@@ -120,7 +120,8 @@ def _container(name: str, job: Job, index: int) -> dict[str, Any]:
     return {
         "name": job.stage,
         "image": resources.container,
-        "command": ["scripts/launch.sh", *job.command(index)],
+        # Kubernetes puts variables in for $(NAME), and takes $$ for a dollar.
+        "command": ["scripts/launch.sh", *(word.replace("$", "$$") for word in job.command(index))],
         "env": [{"name": key, "value": str(value)} for key, value in settings.items()],
         "resources": _amounts(resources),
         "securityContext": {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from triplet import untrusted
 from triplet.errors import KitError
 
 HEAD, TAIL = 4 << 20, 12 << 20
@@ -61,7 +62,7 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
         KitError: the file cannot be read, or is no text.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=untrusted.unblocked) as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             data, whole = _unpacked(file, limit) if packed else _ends(file, limit)
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
