@@ -114,7 +114,8 @@ def test_precision_is_counted_by_hand_under_any_weights():
     assert analysis.resampled_ap([first, second], 3000 * drawn, recalls) == pytest.approx(found)
 
 
-def test_an_object_may_have_the_id_0(tmp_path):
+def test_an_object_may_have_the_id_0_for_ultrafast(tmp_path):
+    """The others take 0 for no match; the kit numbers annotations from 1 on before they see any."""
     boxes = [{"id": i, "image_id": 7 + i, "category_id": 2, "bbox": [1, 2, 9, 8]} for i in range(3)]
     content = {
         "images": [{"id": 7 + i, "width": 50, "height": 40, "file_name": f"{i}"} for i in range(3)],
@@ -122,7 +123,7 @@ def test_an_object_may_have_the_id_0(tmp_path):
         "categories": [{"id": 2, "name": "cat"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    truth = scores.CocoGroundTruth(tmp_path / "truth.json")
+    truth = scores.CocoGroundTruth(tmp_path / "truth.json", "ultrafast")
     evaluation = truth.evaluate([{**each, "score": 0.5 - 0.1 * each["id"]} for each in boxes], "bbox")
     assert truth.numbers(evaluation).numbers["AP"] == 100
     assert analysis.analyse(evaluation, ["cat"], 4).resampled == [100] * 4
