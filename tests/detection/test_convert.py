@@ -95,7 +95,9 @@ def test_the_weights_arrive_in_every_kind_of_detector(places, weights, kind):
 def test_pretrained_weights_are_refused_in_the_method_of_initial_ones(places, weights, capsys):
     command = ["convert", "--run", "seed1/random", "--config", str(DEMO), "--weights", str(weights)]
     assert cli.main(command) == 2
-    assert "BN has seen images, but the method seed1/random is of initial weights" in capsys.readouterr().err
+    assert (
+        "BN has seen images, but the method seed1/random is of initial weights" in capsys.readouterr().err
+    )
 
 
 def test_another_width_is_refused(places, tmp_path, capsys):
