@@ -186,6 +186,8 @@ def _of_pairs(evaluation: Any) -> Iterator[Matches]:
         for one in _pairs(evaluation, each):
             at = np.array(one["dtIds"], int) - 1
             found[:, at] = np.array(one["dtMatches"]) > 0
+            if 0 in one["gtIds"]:  # which a match with it cannot be told by
+                found[:, at] |= [np.isin(one["dtIds"], each_iou) for each_iou in one["gtMatches"]]
             ignored[:, at] = np.array(one["dtIgnore"])
             count[number[one["image_id"]]] = one["gtIgnore"].count(False)
         mine = np.flatnonzero(category == each)

@@ -55,7 +55,9 @@ def decode(data: bytes) -> Image.Image:
         Exception: whatever Pillow's plug-ins raise on a damaged file.
     """
     with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
-        return to_eight_bits(file).convert("RGB")
+        image = to_eight_bits(file)
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB as well
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
@@ -118,7 +120,7 @@ class Files(Images):
     def read(self, index: int) -> bytes:
         """See Images."""
         path = self.folder / self.name(index)
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if not path.is_file() and path.exists():  # a pipe would be waited for
             raise OSError(f"{path} is no file")
         return untrusted.read_bytes(path, untrusted.IMAGE, "image")
 

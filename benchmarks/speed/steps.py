@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.speed import reference, third_party
+from benchmarks.speed.convolutions import convolutions
 from benchmarks.speed.flops import step_flop
 from benchmarks.speed.timing import Budget, Case, Timing, Variant, interleave
 from triplet.errors import KitError
@@ -196,6 +197,9 @@ def step(
     batches = host_batches(setup.released, budget.device)
     variants = [variant(each, sizes_of(setup, each.config), batches[each.wants]) for each in found]
     config = setup.released
+    if budget.device.type == "cpu":
+        (kit, *_) = (each for each in found if isinstance(each, Kit))
+        variants.append(convolutions(kit.networks, config.micro_batch, sizes_of(setup, config)))
     sizes = {
         **config.model.model_dump(),
         "batch": config.micro_batch,

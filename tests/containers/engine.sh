@@ -16,7 +16,7 @@ configuration=$(mktemp -d)
 trap 'rm -rf "$configuration"' EXIT
 chmod 755 "$configuration"
 apt=(apt-get -q -o "Dir::Etc::SourceParts=$configuration" -o "Dir::Etc::PreferencesParts=$configuration/pins"
-  -o APT::Get::List-Cleanup=0)
+  -o APT::Get::List-Cleanup=0 -o DPkg::Lock::Timeout=300)
 cp -a /etc/apt/sources.list.d/. "$configuration"
 mkdir -p "$configuration/pins"
 cp -a /etc/apt/preferences.d/. "$configuration/pins"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.conftest import BASE, STAND_IN_CUDA, call
+from triplet.pull.sources import load_sources
 
 BIN = Path(sys.executable).parent
 
@@ -101,6 +102,18 @@ def test_only_the_download_and_tensorboard_have_a_network(checkout):
     networks = {name: service["network_mode"] for name, service in services(checkout).items()}
     assert networks.pop("pull") == networks.pop("download") == networks.pop("tensorboard") == "bridge"
     assert set(networks.values()) == {"none"}
+
+
+def test_tokens_and_addresses_go_to_the_download_alone(checkout):
+    mirrors = [source.mirror for source in load_sources().datasets.values() if source.mirror]
+    names = [
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        *(name for mirror in mirrors for name in (mirror.url, mirror.token)),
+    ]
+    given = services(checkout, **dict.fromkeys(names, "secret"))
+    told = {name: [*service["environment"].values()].count("secret") for name, service in given.items()}
+    assert told == {name: len(names) if name in ("pull", "download") else 0 for name in given}
 
 
 @pytest.mark.parametrize(

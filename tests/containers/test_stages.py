@@ -66,6 +66,10 @@ def test_make_runs_the_same(kit, chain):
     assert "eval: done already" in ok(done)
 
 
+def test_a_backbone_is_exported_as_onnx(kit, chain):
+    assert "backbone.onnx" in ok(kit.run("export", RUN=CHAIN["RUN"], FORMAT="onnx"))
+
+
 def test_the_demo_is_the_same_stages(kit, chain):
     """As one command; it finds all of them done."""
     said = ok(kit.run("demo", ARGS="--config configs/tiny/data.yaml"))

@@ -85,6 +85,13 @@ def test_the_stop_button_lets_a_command_save(notebook, capfd, tmp_path):
     assert "saved" in capfd.readouterr().out
 
 
+def test_without_an_address_it_says_what_to_set(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"Path": Path, "KIT": "", "attached": lambda name: "", "scratch": tmp_path}
+    with pytest.raises(RuntimeError, match="set KIT in the first cell"):
+        exec(cell(notebook, "kit").source, names)
+
+
 def execute(notebook, folder, environment, **parameters):
     """Run all cells by this Python, with parameters of our own; return what they print, and the pages."""
     given = "".join(f"{name} = {value!r}\n" for name, value in parameters.items())

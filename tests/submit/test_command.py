@@ -156,6 +156,10 @@ K8S_ASKED = ["--on", "k8s", "--container", "registry/kit:1"]
         (["convert", "--on", "slurm", "--nodes", 2], "convert knows one process only, found NODES=2"),
         (["finetune 'x", "--on", "slurm"], "cannot read the stage"),
         (["eval", "--on", "slurm", "--method", "mocco"], "not in the table of methods: mocco"),
+        (
+            ["chain", "--on", "slurm", "--run", "mine"],
+            "no weights are published of mine: ",
+        ),
         (["eval", "--on", "slurm", "--run", "../x"], "--run names a folder below checkpoints/"),
         (["eval", "--on", "slurm", "--extra=qos=x"], "--extra takes options of sbatch such as --qos=x"),
         (["eval", "--on", "slurm", "--container", "no.sif"], "found no file no.sif"),

@@ -1,11 +1,15 @@
 """The Jobs of Kubernetes: what they say; test_schemas.py holds them against Kubernetes's own schemas."""
 
+import re
+
 import pytest
 import yaml
 
 from tests.conftest import KIT
 from triplet.submit import kubernetes
-from triplet.submit.jobs import Resources, Run, plan_jobs
+from triplet.submit.jobs import OF_NO_RUN, STAGES, Resources, Run, plan_jobs
+
+COMPOSE = yaml.safe_load((KIT / "compose.yaml").read_text())
 
 
 def documents(*stages, runs=("triplet",), **asked):
@@ -39,23 +43,27 @@ def test_the_pods_of_a_job_meet_at_the_first_by_the_name_that_its_service_gives(
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
 
-def test_a_pod_starts_what_a_service_of_compose_starts(places):
-    _, job = documents("finetune --data coco", runs=["a b/triplet"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_pod_starts_what_the_service_of_its_stage_starts(places, stage):
+    """Where compose.yaml has the launcher, a stage uses several GPUs; triplet itself is one process."""
+    service = COMPOSE["services"][stage]
+    _, job = documents(f"{stage} --data coco", runs=["a b/triplet"], gpus=4)
     (container,) = pod(job)["containers"]
-    assert container["command"] == [
-        "scripts/launch.sh",
-        "finetune",
-        "--run",
-        "a b/triplet",
-        "--data",
-        "coco",
-    ]
+    program, name = service["entrypoint"]
+    once = stage in OF_NO_RUN
+    run = [] if once else ["--run", "a b/triplet"]
+    assert container["command"] == ["scripts/launch.sh", name, *run, "--data", "coco"]
+    distributed = program == "scripts/launch.sh"
     assert environment(container) == {
-        "GPUS": "1",
+        "GPUS": "4" if distributed else "1",
         "NODES": "1",
         "RDZV": "localhost:0",
         "TRIPLET_IMAGE": "registry/kit:1",
     }
+    assert not distributed or environment(container).keys() == service["environment"].keys()
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    volumes = {re.search(":(/[a-z/]+)(:ro)?$", volume)[1] for volume in service["volumes"]}
+    assert volumes - {"/kit/configs"} <= mounted
 
 
 def test_the_three_places_are_volumes_and_loaders_have_shared_memory(places):

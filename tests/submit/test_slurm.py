@@ -1,6 +1,8 @@
 """The batch scripts, with stand-ins for Slurm's own commands; test_slurm_for_real.py has the real ones."""
 
+import itertools
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import KIT
 from triplet.errors import KitError
@@ -205,7 +208,15 @@ def test_in_a_container_apptainer_sees_the_three_places_and_the_gpus(places, tmp
     (line,) = (line for line in written["eval.slurm"].splitlines() if " apptainer " in line)
     words = shlex.split(line)
     assert words[:3] == ["apptainer", "exec", "--nv"]
-    assert {f"{places}/checkpoints:/checkpoints", f"{places}/datasets:/datasets"} <= set(words)
+    binds = [word for option, word in itertools.pairwise(words) if option == "--bind"]
+    assert binds == [
+        *(f"{places / name}:/{name}" for name in ("datasets", "checkpoints", "reports")),
+        f"{KIT}/configs:/kit/configs:ro",
+    ]
+    volumes = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]["pull"]["volumes"]
+    assert [re.sub("^.*?:/", "/", bind) for bind in binds] == [
+        re.sub(r"^(\$\{.*\}|\./configs):", "", volume) for volume in volumes
+    ]
     assert "TRIPLET_CHECKPOINTS=/checkpoints" in words
     assert words[words.index("/kit") + 1 :] == [
         str(KIT / "a b.sif"),

@@ -4,12 +4,21 @@ import json
 import os
 import re
 import subprocess
-import time
 
 import pytest
 
 from tests.conftest import KIT, placed
-from tests.support.slurm import ask, cluster, unavailable
+from tests.support.slurm import (
+    ask,
+    began_at,
+    cluster,
+    log,
+    stop_in_time,
+    submit,
+    told,
+    unavailable,
+    wait_until,
+)
 from triplet import cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a minute where nothing else runs
@@ -35,38 +44,6 @@ def slurm(tmp_path_factory):
         yield folder
 
 
-def submit(capsys, *arguments):
-    """Submit; the number of the job of each stage."""
-    code = cli.main(["submit", *map(str, arguments), "--on", "slurm", "--cpus", "1"])
-    out, error = capsys.readouterr()
-    assert code == 0, error
-    return dict(re.findall(r"^(\w+): job (\d+)$", out, re.M))
-
-
-def told(job):
-    """What Slurm knows about a job."""
-    return dict(re.findall(r"(\w+)=(\S*)", ask("scontrol", "show", "job", job)))
-
-
-def log(folder, stage):
-    return "".join(path.read_text() for path in (folder / "checkpoints/jobs").glob(f"{stage}-*.log"))
-
-
-def began_at(stage):
-    """Iterations at which Detectron2 says that it begins."""
-    text = "".join(path.read_text() for path in sorted(stage.glob("log*.txt")))
-    return re.findall(r"Starting training from iteration (\d+)", text)
-
-
-def wait_until(ready, folder, seconds=400):
-    deadline = time.monotonic() + seconds
-    while not ready():
-        failed = ask("squeue", "--noheader", "--states=FAILED,CANCELLED", "--format=%j")
-        assert not failed, log(folder, "*")
-        assert time.monotonic() < deadline, ask("squeue") + log(folder, "*")
-        time.sleep(0.2)
-
-
 def test_a_chain_is_stopped_requeued_and_resumed_to_its_report(slurm, capsys):
     (slurm / "data.yaml").write_text(DATA)
     (slurm / "detection.yaml").write_text(DETECTION)
@@ -90,9 +67,7 @@ def test_a_chain_is_stopped_requeued_and_resumed_to_its_report(slurm, capsys):
 
     # What Slurm does before the time limit.
     stage = slurm / "checkpoints" / RUN / "finetune"
-    wait_until(lambda: began_at(stage), slurm)
-    assert subprocess.run(["scancel", "--batch", "--signal=USR1", jobs["finetune"]]).returncode == 0
-    wait_until(lambda: "queued again" in log(slurm, "finetune"), slurm)
+    stop_in_time(jobs["finetune"], stage, slurm)
     assert not (stage / "record.json").exists()
     assert told(jobs["eval"])["JobState"] == "PENDING"
 

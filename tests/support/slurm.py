@@ -2,16 +2,19 @@
 
 import getpass
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from triplet import cli
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 ENVIRONMENT = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "DEBIAN_FRONTEND": "noninteractive"}
@@ -51,7 +54,7 @@ def unavailable() -> str:
     if _missing() and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["update"], ["install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]):
             done = subprocess.run(
-                ["apt-get", "-q", *command],
+                ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *command],
                 env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -115,6 +118,47 @@ def cluster(folder: Path) -> Iterator[None]:
 def ask(*command: str) -> str:
     """What one of Slurm's commands prints; '' where it fails."""
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def submit(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, str]:
+    """Submit stages; the number of the job of each."""
+    code = cli.main(["submit", *map(str, arguments), "--on", "slurm", "--cpus", "1"])
+    out, error = capsys.readouterr()
+    assert code == 0, error
+    return dict(re.findall(r"^(\w+): job (\d+)$", out, re.M))
+
+
+def told(job: str) -> dict[str, str]:
+    """What Slurm knows about a job."""
+    return dict(re.findall(r"(\w+)=(\S*)", ask("scontrol", "show", "job", job)))
+
+
+def log(folder: Path, stage: str) -> str:
+    """What the jobs of a stage have printed."""
+    return "".join(path.read_text() for path in (folder / "checkpoints/jobs").glob(f"{stage}-*.log"))
+
+
+def began_at(stage: Path) -> list[str]:
+    """Iterations at which Detectron2 says that it begins."""
+    text = "".join(path.read_text() for path in sorted(stage.glob("log*.txt")))
+    return re.findall(r"Starting training from iteration (\d+)", text)
+
+
+def wait_until(ready: Callable[[], object], folder: Path, seconds: float = 400) -> None:
+    """Wait, as long as no job fails."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        failed = ask("squeue", "--noheader", "--states=FAILED,CANCELLED", "--format=%j")
+        assert not failed, log(folder, "*")
+        assert time.monotonic() < deadline, ask("squeue") + log(folder, "*")
+        time.sleep(0.2)
+
+
+def stop_in_time(job: str, stage: Path, folder: Path) -> None:
+    """Send a finetuning that trains what Slurm sends before its limit; wait until it is queued again."""
+    wait_until(lambda: began_at(stage), folder)
+    assert subprocess.run(["scancel", "--batch", "--signal=USR1", job]).returncode == 0
+    wait_until(lambda: "queued again" in log(folder, "finetune"), folder)
 
 
 def _wait(ready, folder: Path, seconds: float = 30) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from triplet import paths
 from triplet.errors import KitError
 from triplet.published.methods import load_methods
+from triplet.pull.sources import load_sources
 
 KIT = paths.CONFIGS.parent
 CHAIN = ("pull", "convert", "finetune", "eval", "report")
@@ -159,6 +160,12 @@ def _command(words: Sequence[str], run: Run, runs: Sequence[Run]) -> tuple[str, 
     if stage == "pull":
         methods = list(dict.fromkeys(PurePath(each.name).name for each in runs))
         named = {"weights", "all"} & {*options} and "--method" not in options
+        known = load_sources().weights
+        if named and (unknown := [method for method in methods if method not in known]):
+            raise KitError(
+                f"no weights are published of {', '.join(unknown)}: end the run's name in one of "
+                f"{', '.join(known)}, or submit convert with WEIGHTS=file, without pull"
+            )
         return (stage, *options, *(["--method", *methods] if named else []))
     if stage in OF_NO_RUN:
         return tuple(words)

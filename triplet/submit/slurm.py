@@ -100,6 +100,7 @@ def _launcher(job: Job) -> list[str]:
     if container is None:
         return [str(KIT / "scripts" / "launch.sh")]
     binds = {str(paths.root(name)): f"/{name}" for name in paths.PLACES}
+    binds[str(paths.CONFIGS)] = "/kit/configs:ro"  # the user's own, as in compose.yaml
     named = [word for command in job.commands for word in command if word.startswith("/")]
     binds |= {word: f"{word}:ro" for word in named if Path(word).exists()}
     for path in binds:
