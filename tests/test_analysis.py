@@ -124,11 +124,11 @@ def test_precision_is_counted_by_hand_under_any_weights():
     # The most certain one is wrong, in image 2; one is left out; image 1 has an object that is not found.
     first = one([2, 0, 1, 0], [wrong, ignored, right, right], [1, 2, 0])
     second = one([1], [right], [0, 1, 0])
-    drawn = np.tile([[1], [1], [1]], (1, analysis.CHUNK + 2))
+    drawn = np.tile([[1], [1], [1]], (1, analysis.CHUNK + 1))
     drawn[:, 0], drawn[:, -2], drawn[:, -1] = (1, 0, 2), (3, 2, 0), (0, 0, 5)
     found = analysis.resampled_ap([first, second], drawn, recalls)
     # Once each: of 3 objects 2 are found, at precision 2/3: 67 of 101 recalls. The other is perfect.
-    assert found[1:-2] == pytest.approx(np.full(analysis.CHUNK - 1, (67 / 101 * 2 / 3 + 1) / 2))
+    assert found[1:-2] == pytest.approx(np.full(analysis.CHUNK - 2, (67 / 101 * 2 / 3 + 1) / 2))
     # Image 1 is not there: the second category does not count. Precision 1/3 at all recalls.
     assert found[0] == pytest.approx(1 / 3)
     # Image 0 three times, 1 twice, 2 never: of 7 objects 2, then 5, all of them right: 72 recalls.
@@ -137,7 +137,8 @@ def test_precision_is_counted_by_hand_under_any_weights():
     assert analysis.resampled_ap([first, second], 3000 * drawn, recalls) == pytest.approx(found)
 
 
-def test_an_object_may_have_the_id_0(tmp_path):
+def test_an_object_may_have_the_id_0_for_ultrafast(tmp_path):
+    """The others take 0 for no match; the kit numbers annotations from 1 on before they see any."""
     boxes = [{"id": i, "image_id": 7 + i, "category_id": 2, "bbox": [1, 2, 9, 8]} for i in range(3)]
     content = {
         "images": [{"id": 7 + i, "width": 50, "height": 40, "file_name": f"{i}"} for i in range(3)],
@@ -145,7 +146,7 @@ def test_an_object_may_have_the_id_0(tmp_path):
         "categories": [{"id": 2, "name": "cat"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    truth = scores.CocoGroundTruth(tmp_path / "truth.json")
+    truth = scores.CocoGroundTruth(tmp_path / "truth.json", "ultrafast")
     evaluation = truth.evaluate([{**each, "score": 0.5 - 0.1 * each["id"]} for each in boxes], "bbox")
     assert truth.numbers(evaluation).numbers["AP"] == 100
     assert analysis.analyse(evaluation, ["cat"], 4).resampled == [100] * 4

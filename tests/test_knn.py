@@ -33,6 +33,8 @@ def test_is_the_papers_formula(seed, neighbours, temperature):
     assert found.tolist() == [by_hand(bank, labels, q, neighbours, temperature) for q in queries]
     by_default = knn_predict(*map(torch.tensor, (bank, labels, queries)))
     assert by_default.tolist() == [by_hand(bank, labels, q, 20, 0.07) for q in queries]
+    alike = knn_predict(*map(torch.tensor, (bank, labels, queries)), temperature=9.0)
+    assert alike.tolist() == [by_hand(bank, labels, q, 20, 9.0) for q in queries]
 
 
 def test_a_tiny_temperature_is_the_nearest_neighbour():

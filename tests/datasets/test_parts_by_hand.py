@@ -72,6 +72,7 @@ def test_a_file_is_looked_for_below_its_folder_by_as_much_of_its_name_as_there_i
         ("./in/b.jpg", "in/b.jpg"),
         ("x/lost.jpg", "x/lost.jpg"),
         ("../out.jpg", "../out.jpg"),
+        ("x/../out.jpg", "x/../out.jpg"),
     ):
         assert layouts._name_below(tmp_path / "set", said) == meant
 

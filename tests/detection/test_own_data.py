@@ -85,6 +85,15 @@ def test_a_split_stays_and_other_data_are_refused_once_something_has_begun(expor
             own_data.place("method", other, ALONE)
     assert own_data.place("method", source, ALONE) == folder
     assert (folder / "instances_val.json").read_bytes() == held_out
+    assert own_data.place("method", DataSource(folder), ALONE) == folder  # as what it is by now
+    assert records.require("method", "data").results["images"] == {"train": 9, "val": 3}
+    (folder / "own_data.json").unlink()
+    own_data.place("method", source, ALONE)
+    assert (folder / "own_data.json").exists()
+    for name in ("YOLO", "Label"):  # of an evaluation, which replaces its own
+        own_data.place("method", DataSource(exported / name), ALONE, stage="eval-data")
+    own_data.place("method", DataSource(exported / "YOLO"), ALONE, force=True)
+    assert records.require("method", "data").results["images"] == {"train": 12, "val": 6}
 
 
 def test_without_a_val_part_there_is_nothing_to_evaluate(exported, places):

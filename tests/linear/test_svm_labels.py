@@ -166,3 +166,17 @@ def test_features_are_those_of_each_image_of_its_split(tmp_path, weights, monkey
     svm._extract(settings, weights, folder, splits, tmp_path, torch.device("cpu"))
     assert (tmp_path / "test_feat4.npy").read_bytes() == made
     assert (tmp_path / "trainval_feat5.npy").read_bytes() == b"kept"
+
+
+def test_each_seed_sample_number_of_shots_and_class_is_a_draw_of_its_own():
+    targets = np.tile(np.repeat([1, 0], [20, 60])[:, None], (1, 2))
+    draws = {
+        (seed, sample, shots, number): tuple(low_shot(targets, number, shots, sample, seed))
+        for seed in (0, 1)
+        for sample in (0, 1)
+        for shots in (5, 6)
+        for number in (0, 1)
+    }
+    assert len({*draws.values()}) == len(draws) == 16
+    assert all(list(draw) == sorted({*draw}) for draw in draws.values())
+    assert len(low_shot(targets, 0, 20, 0, 0)) == 40  # all that there are

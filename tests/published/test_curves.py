@@ -129,6 +129,7 @@ def test_stops_before_the_rate_falls():
     [
         ([], "c4"),
         (["MODEL.ROI_HEADS.NUM_CLASSES=6"], None),
+        (["MODEL.ROI_HEADS.NUM_CLASSES=81"], None),
         (["MODEL.RESNETS.DEPTH=101"], None),
         (["MODEL.MASK_ON=False"], None),
     ],

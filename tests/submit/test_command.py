@@ -133,7 +133,19 @@ def test_kubernetes_creates_and_with_force_replaces(said, capsys, monkeypatch):
 
 
 def test_sky_launches_a_managed_job_for_each_run(said, capsys):
-    chosen = ("eval", "--on", "sky", "--gpu", "H100", "--bucket", "s3://b", "--method", "moco", "byol")
+    chosen = (
+        "convert",
+        "eval",
+        "--on",
+        "sky",
+        "--gpu",
+        "H100",
+        "--bucket",
+        "s3://b",
+        "--method",
+        "moco",
+        "byol",
+    )
     assert submit(*chosen) == 0
     lines = said.read_text().splitlines()
     assert len(lines) == 2
