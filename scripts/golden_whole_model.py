@@ -139,7 +139,7 @@ def check(checkout: Path) -> None:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     if not (checkout / "openselfsup").is_dir() or not (commit := git("rev-parse", "HEAD")):
-        die(f"{checkout} is no git checkout of https://github.com/wanggrun/triplet")
+        die(f"{checkout} is not a git checkout of https://github.com/wanggrun/triplet")
     if commit != COMMIT:
         die(f"{checkout} is at {commit}, expected {COMMIT}; run: git -C {checkout} checkout {COMMIT}")
     if git("status", "--porcelain", "--untracked-files=no"):

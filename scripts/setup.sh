@@ -64,7 +64,7 @@ if [ -z "${WHEELHOUSE:-}" ]; then
 else
   here=$(python -c 'import platform, sys; print("{}.{}".format(*sys.version_info), platform.machine())')
   [ "$(cat "$WHEELHOUSE/made-for" 2>/dev/null)" = "$here" ] ||
-    die "$WHEELHOUSE is no wheelhouse for $here; make one where the network is: make wheelhouse FOR=${here% *} MACHINE=${here#* }"
+    die "$WHEELHOUSE is not a wheelhouse for $here; make one where the network is: make wheelhouse FOR=${here% *} MACHINE=${here#* }"
   echo "setup: packages of $WHEELHOUSE, verified by docker/requirements.lock"
   export UV_CONFIG_FILE=$PWD/.venv/wheelhouse.toml
   printf "no-index = true\nfind-links = ['%s']\n" "$WHEELHOUSE" >"$UV_CONFIG_FILE"

@@ -119,7 +119,7 @@ def test_what_is_said_of_a_shard_fits_it(tmp_path, change):
 def test_a_pipe_is_no_image(tmp_path):
     """Nobody may ever write to it."""
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(OSError, match=r"a\.png is no file"):
+    with pytest.raises(OSError, match=r"a\.png is not a file"):
         open_images(tmp_path).read(0)
 
 

@@ -30,9 +30,7 @@ def run(places, own):
     return commands
 
 
-def test_few_images_without_weights_come_to_nothing_and_that_is_said_first(
-    places, own, capsys, monkeypatch
-):
+def test_few_images_without_weights_are_called_hopeless_first(places, own, capsys, monkeypatch):
     monkeypatch.setattr("triplet.demo.usable_cores", lambda: 1)  # in turn, in this process
     commands = run(places, own)
     assert [command[0] for command in commands] == [
@@ -65,7 +63,7 @@ def test_weights_that_were_pulled_are_finetuned(places, own, capsys, monkeypatch
     assert "from the pulled weights of triplet. Expect a low AP" in capsys.readouterr().out
 
 
-def test_the_most_frequent_classes_are_those_of_the_images_to_train_on(places, tmp_path):
+def test_frequent_classes_are_counted_in_the_training_images(places, tmp_path):
     photographs.write(tmp_path / "mine")
     for part, name in (("train", "train"), ("val", "valid")):
         (tmp_path / "mine" / part).rename(tmp_path / "mine" / f"_{name}")

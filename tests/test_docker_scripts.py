@@ -56,7 +56,7 @@ def test_what_keeps_containers_from_starting_is_one_line(kit, answers, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_missing_image_or_toolkit_is_said_before_anything_starts(kit):
+def test_a_missing_image_or_toolkit_is_named_first(kit):
     (kit / ".env").touch()
     docker(kit, f"{COMPOSE} info) ;;")
     assert "found no image kit; run: make build" in run(kit, "ready.sh").stderr

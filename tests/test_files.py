@@ -43,7 +43,7 @@ def test_walk_is_sorted_and_skips_hidden(tmp_path):
     assert list(files.walk(tmp_path)) == [("a/3", 3), ("b/1", 3), ("b/2", 3)]
 
 
-def test_links_that_lead_nowhere_are_listed_and_loops_followed_once(tmp_path):
+def test_dead_links_are_listed_and_loops_followed_once(tmp_path):
     data = tmp_path / "data"
     (data / "cat").mkdir(parents=True)
     (data / "cat" / "1.png").write_bytes(b"1")
@@ -98,10 +98,10 @@ def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
     assert [each.read_text() for each in tmp_path.iterdir()] == ["whole"]
 
 
-def test_a_file_replaces_neither_a_folder_nor_a_pipe_nor_a_device(tmp_path):
+def test_a_file_replaces_no_folder_no_pipe_and_no_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/full"), Path("/"), Path()):
-        with pytest.raises(KitError, match="it is no file; name another one"):
+        with pytest.raises(KitError, match="it is not a file; name another one"):
             files.write_text(path, "text")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)

@@ -181,7 +181,7 @@ def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(classes):
         found.read(found.names().index("cat/dangling.png"))
 
 
-def test_a_shard_that_was_cut_is_refused_and_a_read_beyond_it_fails(classes, places):
+def test_a_cut_shard_is_refused_and_a_read_beyond_it_fails(classes, places):
     assert pack(classes) == 0
     folder = places / "datasets" / "packed"
     shard = folder / "shard-000000.tar"

@@ -138,7 +138,7 @@ def test_a_wheelhouse_for_another_python_is_refused(kit, said):
     (kit / "house/made-for").write_text("3.10 x86_64\n")
     done = setup(kit, WHEELHOUSE="house")
     assert done.returncode == 2
-    assert f"is no wheelhouse for {PYTHON} " in done.stderr
+    assert f"is not a wheelhouse for {PYTHON} " in done.stderr
     assert f"make wheelhouse FOR={PYTHON} MACHINE=" in done.stderr
 
 

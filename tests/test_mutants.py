@@ -47,7 +47,7 @@ def test_each_mistake_changes_one_place_and_still_compiles():
     assert mutants.chosen(found, 99) == mutants.chosen(found, None) == found
 
 
-def test_a_modules_tests_are_those_of_its_name_and_those_that_import_it():
+def test_a_modules_tests_bear_its_name_or_import_it():
     found = mutants.tests_of("triplet/training/schedule.py")
     assert found[0] == "tests/training/test_schedule.py"
     assert "tests/training/test_optimizers_by_hand.py" in found

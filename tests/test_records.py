@@ -37,7 +37,7 @@ def test_a_record_says_everything(stage):
 
 
 @pytest.mark.parametrize(("stage_name", "refused"), [("copy", True), ("pull", False)])
-def test_a_record_of_the_first_version_is_refused_unless_it_has_not_changed(stage, stage_name, refused):
+def test_an_old_record_is_refused_where_its_form_changed(stage, stage_name, refused):
     stage.perform()
     written = stage.folder / "record.json"
     old = json.loads(written.read_text()) | {"kit": "0.1.0", "stage": stage_name}
@@ -249,7 +249,7 @@ def test_record_is_plain_json(stage):
         "checkpoints/run/copy/folder/secret",
     ],
 )
-def test_an_output_outside_of_the_kits_places_is_an_error_wherever_records_are_read(stage, places, path):
+def test_an_output_outside_the_kits_places_is_refused_everywhere(stage, places, path):
     stage.perform()
     secret = places / "secret"
     secret.write_text("secret")
@@ -315,7 +315,7 @@ def test_force_does_not_empty_a_folder_of_other_stages(stage, places):
     assert (stage.folder / "output.txt").exists()
 
 
-def test_what_an_unfinished_stage_needs_is_deleted_after_the_record_is_written(stage):
+def test_scratch_files_are_deleted_after_the_record_is_written(stage):
     """A kill at any change to a file leaves the one or the other, and the next call tidies up."""
     step, survived, number = stage.folder / "step_1", False, 0
     while not survived:

@@ -184,9 +184,7 @@ def exchanged(one, other):
         (lambda folder: [os.utime(folder / name) for name in ("a.png", "b/c.png")], 2),
     ],
 )
-def test_a_file_of_a_folder_that_is_replaced_by_one_of_its_size_is_noticed(
-    stage, folder, long, change, count
-):
+def test_a_file_replaced_by_one_of_its_size_is_noticed(stage, folder, long, change, count):
     def work(job):
         if long:
             job.check_inputs()
@@ -205,7 +203,7 @@ def test_a_file_of_a_folder_that_is_replaced_by_one_of_its_size_is_noticed(
     assert (stage.folder / "step_1").exists()
 
 
-def test_long_work_is_not_lost_to_a_new_file_in_a_folder_but_to_a_removed_one(stage, folder):
+def test_a_new_input_file_is_harmless_and_a_removed_one_not(stage, folder):
     def work(job):
         job.check_inputs()
         (folder / "new.png").write_text("new")

@@ -46,7 +46,7 @@ def variables(binaries: Path, **given: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "nvcc alone"])
-def test_headers_come_from_wheels_only_where_the_toolkit_lacks_them(tmp_path, full):
+def test_headers_come_from_wheels_where_the_toolkit_lacks_them(tmp_path, full):
     """nvcc is a wrapper elsewhere, as some machines have it: the toolkit's folder is what nvcc says."""
     toolkit = tmp_path / "cuda-13.0"
     (toolkit / "bin").mkdir(parents=True)

@@ -27,7 +27,7 @@ with graceful() as stop, Bar("work", 10**6) as bar:
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_sets_the_flag_and_the_handler_before_it_comes_back(number, capsys):
+def test_a_signal_sets_the_flag_and_the_old_handler_returns(number, capsys):
     before = signal.getsignal(number)
     with graceful() as stop:
         assert not stop

@@ -90,8 +90,8 @@ def test_honest_aliases_are_read(config):
         (b"[" * 100_000, "is nested more deeply than the 100 levels"),
         (b"[" * 200 + b"]" * 200, "is nested more deeply than the 100 levels"),
         (b"9" * 5000, "a number of more than 4300 digits"),
-        (b'{"a": NaN}', "found NaN, which is no number of JSON"),
-        (b'"\xff"', "is no JSON"),
+        (b'{"a": NaN}', "found NaN, which is not a JSON number"),
+        (b'"\xff"', "is not JSON"),
         (b" " * 2000, "has 2 kB, more than the 1 kB"),
     ],
 )
@@ -171,7 +171,7 @@ def test_every_bound_says_why():
 
 @pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: [1, {c: *a}]}", "&a [1, *a]"])
 def test_an_alias_inside_of_what_it_names_is_refused(text):
-    with pytest.raises(KitError, match=r"c.yaml: is no YAML \(the alias \*a stands inside"):
+    with pytest.raises(KitError, match=r"c.yaml: is not YAML \(the alias \*a stands inside"):
         untrusted.load_yaml(text, "c.yaml")
 
 
@@ -181,7 +181,7 @@ def test_a_device_has_no_end_and_is_no_file(device):
         untrusted.read_bytes(Path(device), 100, "list")
 
 
-def test_a_pipe_is_read_where_somebody_writes_and_not_waited_for_else(tmp_path):
+def test_a_pipe_without_a_writer_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert untrusted.read_bytes(tmp_path / "pipe", 100) == b""
     read, write = os.pipe()

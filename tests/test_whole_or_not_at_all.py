@@ -38,7 +38,7 @@ def calls(monkeypatch):
     return made
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_it_counts(tmp_path, calls):
+def test_a_file_reaches_the_disk_before_its_name_does(tmp_path, calls):
     with files.atomic(tmp_path / "f.txt") as temporary:
         temporary.write_text("content")
     assert [what for what, _ in calls] == ["sync", "rename", "sync"]
@@ -55,7 +55,7 @@ def test_a_folder_is_published_in_the_same_order(tmp_path, calls):
     assert calls == [("sync", "made/"), ("rename", "whole"), ("sync", f"{tmp_path.name}/")]
 
 
-def test_until_the_end_the_old_file_is_there_and_the_new_one_beside_it(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "f.txt"
     path.write_text("old")
     with files.atomic(path) as temporary:
@@ -73,7 +73,7 @@ def test_until_the_end_the_old_file_is_there_and_the_new_one_beside_it(tmp_path)
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_copy_to_another_disk_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch, before):
+def test_a_broken_copy_to_another_disk_leaves_what_was_there(tmp_path, monkeypatch, before):
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_text("whole content")
     if before:

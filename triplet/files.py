@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
         KitError: the path names a folder, or a device, which the file would replace.
     """
     if not path.name or (path.exists() and not path.is_file()):
-        raise KitError(f"cannot write {path}: it is no file; name another one")
+        raise KitError(f"cannot write {path}: it is not a file; name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     short = os.fsdecode(os.fsencode(path.name)[:TEMPORARY])
     temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
@@ -200,7 +200,7 @@ def is_number(value: Any) -> bool:
 def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
     """Keep the JSON lines of a log whose ``key`` is at most ``last``, where a resumed run continues.
 
-    Damaged lines, and those whose ``key`` is no number, are dropped. Returns the last line kept, {} for
+    Damaged lines, and those whose ``key`` is not a number, are dropped. Returns the last line kept, {} for
     none.
     """
     found: dict[str, Any] = {}

@@ -71,7 +71,7 @@ def open_file(path: str | Path) -> Image.Image:
         Exception: whatever Pillow's plug-ins raise on a damaged file.
     """
     if (found := Path(path)).exists() and not found.is_file():
-        raise OSError("it is no file")
+        raise OSError("it is not a file")
     return Image.open(path, formats=untrusted.IMAGE_FORMATS)
 
 
@@ -136,7 +136,7 @@ class Files(Images):
         """See Images."""
         path = self.folder / self.name(index)
         if not path.is_file() and path.exists():  # a pipe would be waited for
-            raise OSError(f"{path} is no file")
+            raise OSError(f"{path} is not a file")
         return untrusted.read_bytes(path, untrusted.IMAGE, "image")
 
 

@@ -139,7 +139,7 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
         data: UTF-8 with or without a byte order mark.
         where: it is from, for the message.
         most: bytes that it may have.
-        finite: whether NaN and infinities, which are no JSON, are refused.
+        finite: whether NaN and infinities, which are not JSON, are refused.
 
     Raises:
         KitError: damaged, larger, deeper, or a number of more than 4300 digits.
@@ -158,7 +158,7 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
         ) from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError, too
         reason = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)
-        raise KitError(f"{where}: is no JSON ({_line(reason)}); make it again") from None
+        raise KitError(f"{where}: is not JSON ({_line(reason)}); make it again") from None
 
 
 def _check_depth(values: Any) -> None:
@@ -186,7 +186,7 @@ def check_yaml(text: str, where: str) -> None:
 
     Raises:
         KitError: more than CONFIG bytes, CONFIG_VALUES values with aliases written out, or CONFIG_DEPTH
-            levels; an interpolation. yaml.YAMLError: it is no YAML.
+            levels; an interpolation. yaml.YAMLError: it is not YAML.
     """
     if len(text) > CONFIG:
         raise KitError(f"{where}: has more than {_amount(CONFIG)}, the most of a config; give another file")
@@ -236,7 +236,7 @@ def load_yaml(text: str, where: str) -> Any:
         check_yaml(text, where)
         values = yaml.load(text, Loader=_YAML)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise KitError(f"{where}: is no YAML ({_line(error)})") from None
+        raise KitError(f"{where}: is not YAML ({_line(error)})") from None
     check_numbers(values, where)
     return values
 
@@ -263,7 +263,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         KitError: its directory is larger.
-        zipfile.BadZipFile: it is no zip.
+        zipfile.BadZipFile: it is not a zip.
     """
     with path.open("rb") as file:
         size = _directory(file)
@@ -386,7 +386,7 @@ def inner_tar(content: IO[bytes]) -> tarfile.TarFile:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"found {name}, which is no number of JSON")
+    raise ValueError(f"found {name}, which is not a JSON number")
 
 
 def _line(error: object) -> str:

@@ -115,7 +115,7 @@ def load_trained(network: nn.Module, path: Path) -> None:
         raise
     except Exception as error:  # a damaged pickle raises whatever it likes
         reason = " ".join(str(error).split())[:160]
-        raise KitError(f"{path} is no model file of Detectron2's, or damaged: {reason}") from None
+        raise KitError(f"{path} is not a Detectron2 model file, or damaged: {reason}") from None
     # Only training counts batches, and older files hold constants that the config says.
     free = re.compile(r"num_batches_tracked$|cell_anchors|pixel_(mean|std)$")
     state = network.state_dict()

@@ -211,7 +211,7 @@ def preview(
         KitError: options or GPUs that do not fit.
     """
     hardware = (hardware or Hardware()).completed()
-    with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is no part of the answer
+    with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is not part of the answer
         found = _preview(method, config, options, hardware)
     if as_json:
         say(json.dumps(found.values()))

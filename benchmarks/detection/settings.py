@@ -114,7 +114,7 @@ def local_bases(path: Path) -> Iterator[None]:
     """Let Detectron2 follow a config's ``_BASE_`` to files of this machine alone, each within the bounds.
 
     Raises:
-        KitError: one that is fetched, that is no file, that leads on and on, or beyond a bound of
+        KitError: one that is fetched, that is not a file, that leads on and on, or beyond a bound of
             ``untrusted.check_yaml``.
     """
     opened: list[str] = []
@@ -128,7 +128,7 @@ def local_bases(path: Path) -> Iterator[None]:
                 f"{path}: its _BASE_ leads in a circle, or through more than {BASES} files: {name}"
             )
         if not Path(name).is_file():
-            raise KitError(f"{path}: _BASE_ names {name!r}, which is no file")
+            raise KitError(f"{path}: _BASE_ names {name!r}, which is not a file")
         text = untrusted.read_text(Path(name), untrusted.CONFIG, "detection config")
         untrusted.check_yaml(text, name)
         return io.StringIO(text)

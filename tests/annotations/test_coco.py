@@ -80,15 +80,15 @@ WRONG = {
     ),
     "escaping": (
         entry("images", "file_name", "a/../../b"),
-        r"images\[0\] .* is no plain file name or path ins",
+        r"images\[0\] .* is not a plain file name or path ins",
     ),
     "absolute": (
         entry("images", "file_name", "/b.png"),
-        "'/b.png', which is no plain file name or path insi",
+        "'/b.png', which is not a plain file name or path insi",
     ),
     "no name": (
         entry("images", "file_name", 3),
-        r"has the file_name 3, which is no text that can name a file",
+        r"has the file_name 3, which is not text that can name a file",
     ),
     "width": (entry("images", "width", "60"), "image 3 has the width '60', expected pixels"),
     "no height": (without("images", "height"), "image 3 has the height None, expected pixels"),
@@ -152,10 +152,10 @@ WRONG = {
         r"has the size \[60, 40\], expected \[40, 60\] \(height, width\)",
     ),
     "no size": (run(size=None), r"has the size None, expected \[height, width\]"),
-    "counts": (run(counts="!"), "has counts that are no compressed run lengths: '!'"),
+    "counts": (run(counts="!"), "has counts that are not compressed run lengths: '!'"),
     "more counts": (run(counts="PPP"), "a run-length mask that has"),
     "pixels": (run(counts=[100, 20]), "has 120 pixels, expected 2400, height times width"),
-    "half a run": (run(counts=[2399.5, 0.5]), "has a run that is no whole number from 0 on"),
+    "half a run": (run(counts=[2399.5, 0.5]), "has a run that is not a whole number from 0 on"),
     "text in runs": (
         run(counts=[2399, "1"]),
         "has counts that are wrong: the list holds '1', expected numbers",
@@ -233,7 +233,7 @@ def test_what_occurs_in_coco_2017_is_accepted_and_counted(table, write):
 
 def test_run_lengths_are_trained_on_as_bitmaps_alone(table, write):
     table["annotations"][0]["segmentation"] = compressed(square(5, 5, 10))
-    with pytest.raises(KitError, match=r"annotation 11 .* is no crowd, .*; add INPUT.MASK_FORMAT=bitmask$"):
+    with pytest.raises(KitError, match=r"annotation 11 .* not a crowd, .*; add INPUT.MASK_FORMAT=bitmask$"):
         check(write(table), TRAIN)
     assert check(write(table), Uses(masks=True, train=True, bitmask=True)).as_it_is
     assert check(write(table), Uses(train=True)).as_it_is
@@ -285,7 +285,7 @@ def test_what_evaluation_needs_is_filled_in(table, write):
     assert check(write(table)).as_it_is, "nothing is needed for training"
 
 
-def test_numbers_that_mean_the_same_become_those_that_both_engines_read(people, write):
+def test_equal_numbers_become_those_that_both_engines_read(people, write):
     first, second, third = people["annotations"]
     first.update(num_keypoints=17.0, iscrowd=False)
     second.update(iscrowd=1.0, ignore=0)
@@ -313,9 +313,9 @@ def test_other_encodings_are_read(table, write, encoding):
             b'{"images": "caf\xe9"}',
             r"no text in UTF-8 or UTF-16 \(byte 0xe9 at 15\); .*iconv -f LATIN1 -t UTF-8",
         ),
-        (b"", "not in COCO's annotation format: is no JSON"),
+        (b"", "not in COCO's annotation format: is not JSON"),
         (b"[" * 100_000, "not in COCO's annotation format: is nested more deeply"),
-        (b'{"images": [%s]}' % (b"1" * 5000), "is no JSON .a number of more than 4300 digits"),
+        (b'{"images": [%s]}' % (b"1" * 5000), "is not JSON .a number of more than 4300 digits"),
         (b"[]", r"it holds \[\], expected an object with"),
     ],
 )

@@ -55,7 +55,7 @@ def test_what_a_model_finds_is_right(detections, task):
         check(detections, SIZES, {1, 2}, task)
 
 
-def test_the_last_of_more_masks_than_are_looked_at_together_is_looked_at(detections):
+def test_the_last_mask_beyond_a_full_batch_is_checked(detections):
     detections[1]["segmentation"]["counts"] = compressed(1250)
     many = [detections[1]] * AT_ONCE + [detections[2]]
     check(many, SIZES, {1, 2}, "segm")
@@ -136,7 +136,7 @@ def compressed(*values):
             "segm",
             "segmentation",
             {"size": [50, 25], "counts": compressed(1300, -50)},
-            "detections[2] has counts that are no compressed run lengths",
+            "detections[2] has counts that are not compressed run lengths",
         ),
         ("keypoints", "bbox", None, "detections[2] has the bbox None, expected x, y, width and"),
         ("keypoints", "bbox", [1, 2, 3], "detections[2] has the bbox [1, 2, 3], expected x, y, width and"),

@@ -26,7 +26,7 @@ def read(folder, content, name="a"):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_decimals_and_what_is_left_out_are_read_as_vocs_toolkit_does(tmp_path, encoding):
+def test_vocs_decimals_and_gaps_are_read_as_its_toolkit_does(tmp_path, encoding):
     found = read(tmp_path, page().encode(encoding))
     assert (found.width, found.height) == (60, 40)
     assert found.objects == [VocObject("cat", (8.5, 12.0, 35.25, 40.0), True)]
@@ -41,7 +41,7 @@ def test_decimals_and_what_is_left_out_are_read_as_vocs_toolkit_does(tmp_path, e
         (SIZE, "", r"a\.xml has no size/width: an annotation is damaged or not VOC's"),
         ("<width>60", "<width>60.5", r"a\.xml has the width 60\.5, expected pixels"),
         ("<height>40", "<height>x", r"a\.xml has the size/height 'x', expected a number"),
-        ("<name>cat", "<name>cow", r"an object of the class 'cow', which is none of VOC's 2"),
+        ("<name>cat", "<name>cow", r"an object of the class 'cow', which is not one of VOC's 2"),
         ("<xmin>8.5</xmin>", "", "has no bndbox/xmin"),
         ("<xmin>8.5", "<xmin>nan", "has the bndbox/xmin 'nan', expected a number"),
         ("<xmin>8.5", "<xmin>38", "a box whose ends are exchanged: xmin 38, ymin 12, xmax 35.25, ymax 40"),
@@ -75,7 +75,7 @@ def test_the_first_of_each_kind_is_named_and_the_rest_counted(tmp_path):
         (b"a\nb\na\n", "lists 'a' more than once"),
         (b"a 1\nb -1\n", "has the line 'a 1', expected the name of an image"),
         (b"../a\n", r"has the line '\.\./a'"),
-        (b"caf\xe9\n", "is no list of names in UTF-8"),
+        (b"caf\xe9\n", "is not a list of names in UTF-8"),
         (b"\xef\xbb\xbfa\n", "has the line"),
     ],
 )

@@ -18,7 +18,7 @@ from triplet.submit.jobs import STAGES
 FORMER = {"pull-data": "pull", "download": "pull"}
 """Names of targets and services that were, and what they are called now."""
 BESIDE = {"tensorboard"}
-"""Services that are no command of the kit's."""
+"""Services that are not a command of the kit's."""
 ON_THE_HOST = {"submit"}
 """Commands that are no service: they talk to the host's scheduler, which no container reaches."""
 SERVICES = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]

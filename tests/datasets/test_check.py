@@ -123,5 +123,5 @@ def test_a_picture_of_odd_images_takes_little(tmp_path):
 
 def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(KitError, match=r"pipe.jpg cannot be read \(OSError: it is no file\)"):
+    with pytest.raises(KitError, match=r"pipe.jpg cannot be read \(OSError: it is not a file\)"):
         upright_size(tmp_path / "pipe.jpg")

@@ -81,7 +81,7 @@ def test_classes_are_counted_in_each_part(most, said):
     assert "classes with fewer than 10 objects: 1 (cat)" in few
 
 
-def test_pictures_are_spread_over_the_annotated_images_that_can_be_read():
+def test_pictures_are_spread_over_the_readable_annotated_images():
     images = [
         LookedAt("train", Path(), f"{i:02}", (9, 9), [{}] * (i != 3), (9, 9) if i % 2 else None)
         for i in range(61)

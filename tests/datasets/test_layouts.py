@@ -117,7 +117,7 @@ def test_boxes_of_yolo_stay_boxes(exported, tmp_path):
         ("0 0.1 0.1 0.2 0.1 0.2", "line 2: 6 columns, expected a class and a polygon of 3 points or more"),
         ("0 10 10 20 10 20 20", "line 2: coordinates that are not normalised"),
         ("0 nan 0.1 0.2 0.1 0.2 0.2", "line 2: coordinates that are not normalised"),
-        ("disc 0.1 0.1 0.2 0.2", "line 2: words that are no numbers: 'disc 0.1 0.1 0.2 0.2'"),
+        ("disc 0.1 0.1 0.2 0.2", "line 2: words that are not numbers: 'disc 0.1 0.1 0.2 0.2'"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_line(exported, tmp_path, row, message):
@@ -137,8 +137,8 @@ def test_a_wrong_row_is_named_with_its_line(exported, tmp_path, row, message):
         ("names: [a]\ntrain: nowhere", "names 'nowhere' below the path '.': there is nothing at"),
         ("names: [a]\ntrain: {a: b}", "train is {'a': 'b'}, expected a folder, a text file"),
         ("names: [a]\ntrain: images/train\nkpt_shape: [17, 3]", r"is of poses \(kpt_shape\)"),
-        ("names: *a", "is no YAML"),
-        ("names: &a [*a]", r"is no YAML \(the alias \*a stands inside of what it names"),
+        ("names: *a", "is not YAML"),
+        ("names: &a [*a]", r"is not YAML \(the alias \*a stands inside of what it names"),
         ("names: [a]\ntrain: /etc/passwd", "/etc/passwd is neither a folder of images nor a text file"),
         ("names: [a]\ntrain: /dev/zero", "/dev/zero is neither a folder of images nor a text file"),
     ],

@@ -60,7 +60,7 @@ def test_files_of_one_folder_are_a_part_where_no_folder_is_one(tmp_path):
     assert layouts.find(tmp_path)[1]["all"].images == tmp_path / "train"
 
 
-def test_a_file_is_looked_for_below_its_folder_by_as_much_of_its_name_as_there_is(tmp_path):
+def test_a_file_is_found_by_the_end_of_its_name(tmp_path):
     """Tools write folders of their own machines; nothing outside the folder is taken."""
     for name in ("b.jpg", "in/b.jpg"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def test_a_folder_of_no_layout_is_listed_up_to_six_names(tmp_path):
         layouts.find(tmp_path)
 
 
-def test_classes_stand_in_the_order_of_their_ids_and_are_those_of_train(tmp_path):
+def test_classes_are_those_of_train_in_the_order_of_their_ids(tmp_path):
     train = coco(tmp_path / "train.json")
     val = coco(tmp_path / "val.json", classes=((8, "dog"), (2, "cat"), (4, "cow")))
     data = read(DataSource(train=train, val=val))

@@ -66,7 +66,7 @@ def test_a_file_name_does_not_lead_out_of_the_folder(exported, tmp_path):
     mine = copied(exported, "Label Studio COCO", tmp_path)
     shutil.copy(next((mine / "images").iterdir()), tmp_path / "outside.png")
     changed(mine / "result.json", lambda content: content["images"][0].update(file_name="../outside.png"))
-    with pytest.raises(KitError, match="is no plain file name or path inside the folder"):
+    with pytest.raises(KitError, match="is not a plain file name or path inside the folder"):
         read(DataSource(mine))
 
 

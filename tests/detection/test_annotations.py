@@ -169,9 +169,7 @@ def test_evaluation_looks_at_all_images_first(places, mine, untrained, capsys, m
         assert not (paths.stage_folder(f"row{number}", "eval") / "record.json").exists()
 
 
-def test_an_image_that_is_spoilt_later_ends_inference_in_one_line(
-    places, mine, untrained, capsys, monkeypatch
-):
+def test_an_image_spoilt_later_ends_inference_in_one_line(places, mine, untrained, capsys, monkeypatch):
     def spoil(*_):
         image.write_bytes(image.read_bytes()[:300])
 
@@ -238,7 +236,7 @@ def detect(evaluator, images, shift=0.0):
     return evaluator.evaluate()["bbox"]
 
 
-def test_voc_is_evaluated_as_by_detectron2_and_without_difficult_and_with_decimals(voc, tmp_path):
+def test_voc_scores_equal_detectron2s_difficult_and_decimals_too(voc, tmp_path):
     name, _ = data.testing(config(*VOC), voc)
     images = DatasetCatalog.get(name)
     theirs = detect(PascalVOCDetectionEvaluator(name), images, shift=2.0)

@@ -92,7 +92,7 @@ def test_the_weights_arrive_in_every_kind_of_detector(places, weights, kind):
     assert convert(weights, "--force", config=wrong) == 2
 
 
-def test_pretrained_weights_are_refused_in_the_method_of_initial_ones(places, weights, capsys):
+def test_pretrained_weights_are_refused_as_initial_ones(places, weights, capsys):
     command = ["convert", "--run", "seed1/random", "--config", str(DEMO), "--weights", str(weights)]
     assert cli.main(command) == 2
     assert (
@@ -112,7 +112,7 @@ def test_another_depth_is_refused(places, tmp_path, capsys):
     assert "a ResNet-18" in capsys.readouterr().err
 
 
-def test_default_statistics_are_refused_unless_the_file_says_untrained(places, tmp_path, capsys):
+def test_default_statistics_are_refused_in_trained_weights(places, tmp_path, capsys):
     checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 5, 1)
     assert convert(tmp_path / "c.pth") == 2
     assert "every BN statistic is still its default" in capsys.readouterr().err

@@ -42,7 +42,7 @@ ODD = {"SOLVER.MAX_ITER": 1000, "SOLVER.STEPS": "(333,777)", "SOLVER.WARMUP_ITER
         (1, (1000, (333, 777), 55)),
     ],
 )
-def test_a_compressed_schedule_is_rounded_to_the_nearest_iteration(fraction, expected):
+def test_a_compressed_schedule_rounds_to_the_nearest_iteration(fraction, expected):
     cfg = config(**ODD)
     solver = budget.compress(cfg, fraction).SOLVER
     assert expected == (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS)
@@ -51,7 +51,7 @@ def test_a_compressed_schedule_is_rounded_to_the_nearest_iteration(fraction, exp
     assert expected == (other.SOLVER.MAX_ITER, other.SOLVER.STEPS, other.SOLVER.WARMUP_ITERS)
 
 
-def test_too_few_iterations_are_those_below_a_hundred_or_all_that_there_are():
+def test_too_few_iterations_means_below_a_hundred_or_below_all():
     cfg = config(**ODD)
     assert budget.compress(cfg, 0.0996).SOLVER.MAX_ITER == 100
     with pytest.raises(KitError, match="99 iterations are left of 1000"):
@@ -64,7 +64,7 @@ def test_too_few_iterations_are_those_below_a_hundred_or_all_that_there_are():
     )
 
 
-def test_hours_and_seconds_are_those_of_training_precise_bn_and_a_reserve():
+def test_hours_hold_training_precise_bn_and_a_reserve():
     """1000 iterations of 0.4 s; 90 of precise BN take as long as 30; a twentieth is kept for the rest."""
     cfg = config(**ODD, **{"TEST.PRECISE_BN.NUM_ITER": 90})
     assert budget.lasts(0.4, cfg) == pytest.approx(1030 * 0.4 / 0.95)
@@ -234,7 +234,7 @@ def test_one_value_of_one_tensor_that_does_not_arrive_is_seen(loaded, monkeypatc
 
 
 @torch.no_grad()
-def test_whatever_a_detector_does_otherwise_shows_in_its_features(loaded):
+def test_what_a_detector_does_differently_shows_in_its_features(loaded):
     """Mean, deviation, colour order, and any layer of either part."""
     detector, backbone, _ = loaded
     mean = detector.backbone.stem.conv1.norm.running_mean.clone()

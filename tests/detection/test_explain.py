@@ -113,7 +113,7 @@ def test_a_stop_after_the_first_step_has_no_size(capsys, tmp_path):
     assert "10% of its peak" in line
 
 
-def test_iterations_of_a_batch_that_nobody_tells_ask_for_the_config(capsys, tmp_path):
+def test_iterations_of_an_unknown_batch_ask_for_the_config(capsys, tmp_path):
     _, out, _ = run(capsys, "--log", metrics(tmp_path, 34_999, 0.0455))
     assert "the log shows 35000 iterations, not of how many images: add --config FILE" in out
 
@@ -162,7 +162,7 @@ def test_a_config_alone_excludes_nothing_that_happens_later(capsys):
     assert "what was seen" not in out
 
 
-def test_a_rate_somewhat_too_high_is_not_given_the_cost_of_a_rate_eight_times_too_high(capsys, tmp_path):
+def test_a_slightly_high_rate_does_not_cost_what_a_huge_one_does(capsys, tmp_path):
     _, out, _ = run(capsys, "--config", config(tmp_path, "SOLVER.BASE_LR=0.1"))
     assert (
         "learning rate [seen; 1.1 box AP] 0.1 for 16 images; the recipe's, scaled with the batch, is 0.05"
@@ -255,7 +255,7 @@ def test_a_log_in_which_only_heads_are_new_excludes_that(capsys, tmp_path):
     assert "seen" not in verdicts(out).values()
 
 
-def test_weights_that_nobody_gave_or_that_had_other_shapes_are_seen(capsys, tmp_path):
+def test_missing_and_misshapen_weights_are_seen(capsys, tmp_path):
     path = log(tmp_path, "roi_heads.mask_head.deconv.bias")
     whole = path.read_text()
     loading = "[Checkpointer] Loading from release.pth ..."

@@ -10,7 +10,7 @@ import torch
 from benchmarks.detection import explain
 from benchmarks.detection.explain.command import ExplainOptions, explanation
 from tests.conftest import KIT
-from tests.report import making
+from tests.support import run_records
 from triplet import cli
 from triplet.models.resnet import ResNet
 from triplet.published.causes import SEEN
@@ -81,7 +81,7 @@ def test_a_log_of_mmdetection_is_read(tmp_path):
     assert facts.reached == (pytest.approx(32.1), pytest.approx(29.6))
 
 
-def test_a_log_of_mmdetection_beside_a_config_of_detectron2_is_named(capsys):
+def test_an_mmdetection_log_beside_a_detectron2_config_is_named(capsys):
     config, log = CONFIGS / "coco_r50_c4_2x_moco.yaml", LOGS / "mmdetection_log.txt"
     arguments = ["--result", "32.1", "29.6", "--config", str(config), "--log", str(log)]
     assert cli.main(["explain", *arguments]) == 0
@@ -255,7 +255,7 @@ def test_weights_tell_what_they_are(tmp_path, state, statistics, scale, name, ca
 
 
 def test_a_run_of_the_kit_is_explained_by_its_records(places, capsys):
-    making.run("short/moco-v2", 33.0, 29.5, SOLVER__MAX_ITER=22_500)
+    run_records.run("short/moco-v2", 33.0, 29.5, SOLVER__MAX_ITER=22_500)
     assert cli.main(["explain", "--run", "short/moco-v2"]) == 0
     out = capsys.readouterr().out
     assert "MoCo v2: box 33.0, mask 29.5" in out

@@ -276,7 +276,7 @@ def test_a_finished_training_outlives_a_full_disk(unfinished, drawn):
     assert (unfinished / "model_final.pth").read_bytes() == model, "a cut record costs no training"
 
 
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_used(unfinished, drawn, capsys):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(unfinished, drawn, capsys):
     with (unfinished / "step_0000006.pth").open("r+b") as file:
         file.seek(5000)
         file.write(b"damage")
@@ -285,9 +285,7 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_used(unfinish
     assert "Starting training from iteration 5" in (unfinished / "log.txt").read_text()
 
 
-def test_another_command_is_refused_before_measuring_and_hears_what_it_would_delete(
-    unfinished, drawn, capsys
-):
+def test_another_command_is_refused_and_told_what_it_deletes(unfinished, drawn, capsys):
     assert cli.main(command(drawn, *SHORT, "SOLVER.WEIGHT_DECAY=0.5", "--hours", "1")) == 2
     error = capsys.readouterr().err
     assert "config.detectron2.SOLVER.WEIGHT_DECAY 0.0001 -> 0.5" in error
@@ -343,7 +341,7 @@ def test_a_frozen_backbone_can_be_finetuned(run, drawn, change, loaded, pool):
     assert (record.results["loaded_tensors"], record.config["bn_images"]) == (loaded, pool)
 
 
-def test_a_restored_trainer_takes_the_steps_that_the_first_would_have_taken(run, drawn):
+def test_a_restored_trainer_repeats_the_first_ones_steps(run, drawn):
     """Momentum, learning rate and schedule are those of the run that was never stopped."""
     cfg = model.load_config(Path(DEMO), [*SHORT, "SOLVER.WARMUP_ITERS=4"])
     cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = data.training(cfg, drawn)[0], str(run / "restored")

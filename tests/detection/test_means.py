@@ -225,7 +225,7 @@ def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     assert "nothing is published for this detector, data and method" in told[1000]
 
 
-def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
+def test_a_resumed_runs_finish_counts_what_is_left():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
     told = described(cfg, dataset_images=1000, seconds=0.4, iterations_done=90_000)
     assert "0.4 s an iteration: 10.5 h for the 90000 left, until" in told
@@ -248,7 +248,7 @@ def test_the_finish_of_a_run_that_goes_on_is_that_of_what_is_left():
         ("coco_r50_fpn_2x_moco", ["MODEL.RESNETS.NORM=FrozenBN"], 2, "NORM SyncBN -> FrozenBN"),
     ],
 )
-def test_what_a_run_does_otherwise_is_named_beside_the_ap_to_expect(name, overrides, images, said):
+def test_a_runs_deviations_stand_beside_the_ap_to_expect(name, overrides, images, said):
     cfg = model.load_config(KIT / f"configs/detection/{name}.yaml", overrides)
     told = described(cfg, method="supervised", images=images, dataset_images=curves.IMAGES)
     assert "to expect of supervised: box AP" in told

@@ -64,7 +64,7 @@ def test_a_layout_is_written_into_the_run_and_registered(exported, places, capsy
         data.training(config("DATASETS.TRAIN=('voc_2007_trainval',)"), folder)
 
 
-def test_a_split_stays_and_other_data_are_refused_once_something_has_begun(exported, places):
+def test_a_split_stays_and_other_data_are_refused_later(exported, places):
     source = DataSource(exported / "Label", val_share=0.25, split_seed=3)
     folder = own_data.place("method", source, ALONE)
     held_out = (folder / "instances_val.json").read_bytes()
@@ -117,7 +117,7 @@ def test_the_number_of_classes_is_that_of_the_data(drawn, capsys):
         data.fit_classes(cfg, drawn, names, ["MODEL.ROI_HEADS.NUM_CLASSES=80"])
 
 
-def test_data_without_masks_trains_boxes_and_messages_name_the_users_file(exported, places, capsys):
+def test_data_without_masks_trains_boxes(exported, places, capsys):
     mine = shutil.copytree(exported / "Label", places / "mine")
     content = json.loads((mine / "result.json").read_text())
     del content["annotations"][5]["segmentation"]

@@ -69,7 +69,7 @@ def test_steps_in_passes_are_those_of_a_plain_loop(images):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_a_detectors_training_is_a_plain_loop_over_detectron2s_model(tmp_path, monkeypatch):
+def test_training_equals_a_plain_loop_over_detectron2s_model(tmp_path, monkeypatch):
     """Warm-up, decay of the rate, two passes a step, BN of each pass: every tensor after three steps."""
     more = ["SOLVER.MAX_ITER=3", "SOLVER.STEPS=(2,)", "SOLVER.WARMUP_ITERS=1", "SOLVER.BASE_LR=0.01"]
     cfg = model.load_config(DEMO, [*TINY, *more, f"OUTPUT_DIR={tmp_path}"])
@@ -159,7 +159,7 @@ def saved(hook):
     return [checkpoint.step_of(path) for path in checkpoint.checkpoints(hook.job.folder)]
 
 
-def test_a_training_is_saved_each_period_each_ten_minutes_and_at_its_end(hooked):
+def test_a_training_saves_by_period_by_time_and_at_its_end(hooked):
     hook, clock, said = hooked
     seconds = {2: 650.0, 3: 300.0}
     kept = {}
@@ -259,7 +259,7 @@ class Finder(nn.Module):
         return [{"instances": found}]
 
 
-def test_each_image_is_detected_in_once_and_no_error_is_passed_over():
+def test_each_image_is_detected_in_once_and_errors_surface():
     bar = SimpleNamespace(done=0)
     bar.step = lambda: setattr(bar, "done", bar.done + 1)
     images = [{"image_id": number} for number in (4, 7, 9)]

@@ -302,7 +302,7 @@ def test_names_and_files_of_every_kind_end_no_prediction(places, photographs, gi
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "predict: gone.jpg cannot be read and is left out: FileNotFoundError" in out
-    assert "predict: pipe.jpg cannot be read and is left out: OSError: it is no file" in out
+    assert "predict: pipe.jpg cannot be read and is left out: OSError: it is not a file" in out
     result = paths.stage_folder("method", "predict") / "odd"
     named = {each["file_name"] for each in read(result, "images.json")["images"]}
     assert named == {os.fsdecode(name) for name in odd}

@@ -87,7 +87,7 @@ def test_a_detector_without_a_published_speed_says_so(counted, capsys):
     assert "nobody has published one of this detector" in found["facts"]["speed"]
 
 
-def test_a_card_whose_speed_is_derived_has_the_expectation_of_any_other(counted, capsys):
+def test_a_card_of_derived_speed_has_the_same_ap_to_expect(counted, capsys):
     found = planned(capsys, "--gpu", "L4", "--schedule", "1x")
     assert found["published_seconds"]["low"] < found["seconds_per_iteration"]
     assert found["expected"]["box"]["mid"] == pytest.approx(

@@ -74,7 +74,7 @@ def test_a_plan_does_not_change(places):
             config.SOLVER.MAX_ITER = 1
 
 
-def test_a_plan_compresses_to_hours_and_remembers_its_own_schedule(places):
+def test_a_plan_fits_the_hours_and_remembers_its_schedule(places):
     plan = preview("triplet", AUTHORS, FinetuneOptions(hours=2), Hardware(gpus=8, seconds=0.4))
     assert plan.uncompressed.SOLVER.MAX_ITER == 180_000
     assert plan.iterations == plan.settings["SOLVER"]["MAX_ITER"] < 180_000

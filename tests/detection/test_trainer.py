@@ -207,7 +207,7 @@ def test_a_resumed_run_goes_on_in_the_data(drawn, demo):
         assert len(one) == len(other) == 1
 
 
-def test_wide_and_high_images_stay_apart_as_in_detectron2_also_after_a_resume():
+def test_wide_and_high_images_stay_apart_after_a_resume_too():
     random = torch.Generator().manual_seed(0)
     wide = [bool(torch.rand((), generator=random) < 0.7) for _ in range(31)]
     order = [int(torch.randint(31, (), generator=random)) for _ in range(600)]

@@ -26,7 +26,7 @@ def rows(section):
 ROWS = rows("The kit") | rows("Extras")
 
 
-def test_each_direct_dependency_has_its_row_and_no_row_is_left_over():
+def test_each_direct_dependency_has_one_row_and_each_row_one():
     assert list(rows("The kit")) == PROJECT["dependencies"]
     assert set(rows("Extras")) == {name for names in EXTRAS.values() for name in names}
     assert {*rows("Beside the lock")} == {"Detectron2", "pb1-detectron2", "OpenSelfSup", "mmcv", "uv"}

@@ -158,13 +158,13 @@ def _made_archive(random: Random) -> bytes:
 
 def _records(folder: Path) -> None:
     use(folder)
-    from tests.report import making
+    from tests.support import run_records
 
-    making.run("triplet", 41.7, 36.2, analysed=True)
-    making.run("byol", 40.7, 35.2, analysed=True)
-    making.run("demo/seed0/moco", 40.0, 35.0, pictures=1)
-    making.others("triplet")
-    making.evaluated(folder, "demo/seed0/triplet")
+    run_records.run("triplet", 41.7, 36.2, analysed=True)
+    run_records.run("byol", 40.7, 35.2, analysed=True)
+    run_records.run("demo/seed0/moco", 40.0, 35.0, pictures=1)
+    run_records.others("triplet")
+    run_records.evaluated(folder, "demo/seed0/triplet")
     _crate(folder)
 
 

@@ -39,7 +39,7 @@ WARM = (
     "benchmarks.detection.explain",
     "benchmarks.detection.plan",
     "benchmarks.linear.config",
-    "tests.report.making",
+    "tests.support.run_records",
     "triplet.demo",
     "triplet.images",
     "triplet.pretrain.methods",

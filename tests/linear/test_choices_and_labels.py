@@ -88,7 +88,7 @@ def swept(**changes):
     return Linear(sweep=Sweep(**{**fields, **changes}))
 
 
-def test_the_head_is_chosen_by_held_out_images_and_never_by_the_test(tmp_path, monkeypatch):
+def test_the_head_is_chosen_by_held_out_images(tmp_path, monkeypatch):
     """On the test images every trained head is wrong, those at a rate of next to nothing less often."""
     ours, theirs = labelled([0, 1, 2] * 12), labelled([1, 2, 0, 0, 0])
     given(monkeypatch, sweep, 3 * one_hot(ours.labels), 3 * one_hot([0, 1, 2, 1, 2]))
@@ -159,7 +159,7 @@ def test_two_processes_train_other_heads_and_choose_among_all(tmp_path, monkeypa
     assert pairs == [(1e-9, 0.0), (1e-9, 0.001), (0.5, 0.0), (0.5, 0.001)]
 
 
-def test_a_sweep_shows_each_kept_image_in_one_view_with_its_own_label():
+def test_a_sweep_shows_each_image_once_with_its_own_label():
     labels = torch.arange(40) % 3
     kept, asked, steps = np.flatnonzero(np.arange(40) % 4), [], []
 

@@ -79,7 +79,7 @@ def test_the_centre_is_torchvisions(size, tmp_path):
     assert data[1][1] == 1
 
 
-def test_crops_are_torchvisions_and_a_function_of_seed_epoch_and_image(imagenet):
+def test_crops_equal_torchvisions_and_depend_on_seed_epoch_image(imagenet):
     ours, _ = open_sets(imagenet / "train", imagenet / "val")
     data = Crops(ours, ImageSettings(size=32, shorter=36), 5)
     pixels, place = data[(3, 20)]

@@ -69,7 +69,7 @@ def test_features_are_of_images_precision_and_for_crops_the_seed(
         assert dataset.data is (ours if view.startswith("train") else theirs)
 
 
-def test_a_crop_is_what_was_drawn_for_it_and_mirrored_half_the_time(imagenet):
+def test_crops_are_as_drawn_and_mirrored_half_the_time(imagenet):
     ours, _ = open_sets(imagenet / "train", imagenet / "val")
     crops = Crops(ours, ImageSettings(size=32, shorter=36, scale=(0.3, 0.6)), 5)
     image = Image.open(imagenet / "train" / ours.images.name(4)).convert("RGB")

@@ -97,7 +97,7 @@ def test_labels_are_read_and_difficult_ones_set_apart(voc, tmp_path):
     ("path", "content", "message"),
     [
         ("JPEGImages/test003.jpg", None, r"JPEGImages: 1 of 9 images are missing, test003\.jpg first"),
-        ("ImageSets/Main/test.txt", b"a\xe9\n", r"test\.txt is no list of names in UTF-8"),
+        ("ImageSets/Main/test.txt", b"a\xe9\n", r"test\.txt is not a list of names in UTF-8"),
         (
             "ImageSets/Main/test.txt",
             b"../a\n",
@@ -158,7 +158,7 @@ def test_a_draw_has_its_shots_and_no_difficult_image(seed, shots, sample, number
         low_shot(targets, 1, 6, 0, 0)
 
 
-def test_separable_features_are_perfect_and_a_fit_depends_on_its_seed_alone(tmp_path):
+def test_separable_features_are_perfect_fits_reproducible(tmp_path):
     rng = np.random.default_rng(0)
     labels = np.where(np.arange(40) % 4 == 0, 1, -1)
     for name in ("train", "test"):
@@ -172,7 +172,7 @@ def test_separable_features_are_perfect_and_a_fit_depends_on_its_seed_alone(tmp_
     assert fit(asked) == found
 
 
-def test_the_cost_is_chosen_by_cross_validation_and_the_low_shot_one_on_the_test():
+def test_costs_come_by_cross_validation_low_shot_by_the_test():
     settings = Svm(costs=(1, 2), shots=(4,), samples=2)
     done = {
         (5, 0, 1.0): {"folds": [0.5], "test": [0.9]},
@@ -243,7 +243,7 @@ def test_a_stopped_run_goes_on_and_tells_bright_from_dark(places, voc, weights, 
     assert "svm: mAP 100.00 by feat4; low-shot 1: 100.00, 2: 100.00" in capsys.readouterr().out
 
 
-def test_a_class_with_fewer_images_than_folds_is_named_before_any_work(places, voc, weights, capsys):
+def test_a_class_with_too_few_images_is_named_before_any_work(places, voc, weights, capsys):
     path = places / "svm.yaml"
     path.write_text(CONFIG)
     arguments = ["svm", "--run", "r", "--config", str(path), "--data", str(voc), "--weights", str(weights)]

@@ -25,7 +25,7 @@ PARTS = (("trainval", 9), ("test", 4))
 TEST = Split([*"vwxyz"], np.array([[1, -1], [-1, 1], [0, 0], [0, 1], [1, 0]]), ["cat", "dog"])
 
 
-def test_difficult_images_are_negatives_in_training_and_left_out_of_the_test(tmp_path):
+def test_difficult_images_train_as_negatives_and_are_not_tested(tmp_path):
     settings = Svm(layers=(2, 4), costs=(0.25, 3.0), folds=3, shots=(1,), samples=2, seed=5)
     fits = list(_fits(settings, [TRAIN, TEST], tmp_path))
     assert [fit.key for fit in fits if fit.key[0] == 4] == [
@@ -124,7 +124,7 @@ def test_words_of_the_lists_mean_what_voc_says(tmp_path):
             read_split(tmp_path, "test")
 
 
-def test_features_of_a_layer_are_the_backbones_pooled_and_normalised():
+def test_features_of_a_layer_are_pooled_and_normalised():
     torch.manual_seed(0)
     backbone, pixels = ResNet(18, 8).eval(), torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
@@ -168,7 +168,7 @@ def test_features_are_those_of_each_image_of_its_split(tmp_path, weights, monkey
     assert (tmp_path / "trainval_feat5.npy").read_bytes() == b"kept"
 
 
-def test_each_seed_sample_number_of_shots_and_class_is_a_draw_of_its_own():
+def test_each_seed_sample_shots_and_class_is_its_own_draw():
     targets = np.tile(np.repeat([1, 0], [20, 60])[:, None], (1, 2))
     draws = {
         (seed, sample, shots, number): tuple(low_shot(targets, number, shots, sample, seed))

@@ -88,7 +88,7 @@ def test_a_converged_head_is_scikit_learns_logistic_regression():
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_separable_features_are_learned_and_shuffled_labels_are_not(shuffled):
+def test_separable_features_are_learned_shuffled_labels_not(shuffled):
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(600) % 4
     x = F.one_hot(labels, 4) + 0.05 * torch.randn(600, 4, generator=generator)

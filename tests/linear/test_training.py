@@ -266,7 +266,7 @@ def test_an_evaluation_that_is_told_to_stop_gives_no_number(run, places, imagene
     assert evaluate(model, test, settings, alone, stop) is None
 
 
-def test_processes_that_do_not_share_the_batch_equally_are_refused(places, run, imagenet, weights):
+def test_processes_that_do_not_divide_the_batch_are_refused(places, run, imagenet, weights):
     run("linear", PROBE)
     settings = load(places / "linear.yaml", Linear)
     backbone, _ = load_backbone(weights)

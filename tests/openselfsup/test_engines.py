@@ -38,7 +38,7 @@ def test_what_the_log_says_is_summed_up():
 def test_without_openselfsup_it_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OPENSELFSUP", str(tmp_path))
     assert engines.main(["--output", str(tmp_path / "x.json")]) == 2
-    assert "is no checkout of OpenSelfSup" in capsys.readouterr().err
+    assert "is not a checkout of OpenSelfSup" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
 
 

@@ -4,8 +4,18 @@ import pytest
 import torch
 
 from scripts.golden_whole_model import initial, views
-from tests.openselfsup.theirs import ACCUMULATE, EPOCHS, GROUP, HIDDEN, IMAGES, OUTPUTS, SEED, SIDES, WARMUP
 from tests.pretrain.test_authors import theirs
+from tests.support.openselfsup_steps import (
+    ACCUMULATE,
+    EPOCHS,
+    GROUP,
+    HIDDEN,
+    IMAGES,
+    OUTPUTS,
+    SEED,
+    SIDES,
+    WARMUP,
+)
 from tests.support.processes import run_module
 from triplet.config import load
 from triplet.defaults import recipe
@@ -36,7 +46,7 @@ SMALL = [
 def trained(openselfsup, tmp_path_factory):
     """The file that ten steps of theirs leave."""
     folder = tmp_path_factory.mktemp("theirs")
-    done = run_module("tests.openselfsup.theirs", folder)
+    done = run_module("tests.support.openselfsup_steps", folder)
     assert done.returncode == 0, done.stderr
     return folder / "theirs.pth"
 

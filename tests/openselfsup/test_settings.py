@@ -49,8 +49,8 @@ def test_yaml_is_merged_over_the_base(configs, tmp_path):
     ("text", "overrides", "message"),
     [
         ("gpus: 1", [], "expected base"),
-        ("base: two.py", [], "base=two.py is no config below"),
-        ("base: ../outside.py", [], "is no config below"),
+        ("base: two.py", [], "base=two.py is not a config below"),
+        ("base: ../outside.py", [], "is not a config below"),
         ("base: one.py\ntotal_epoch: 3", [], "unknown key 'total_epoch'; did you mean 'total_epochs'?"),
         ("base: one.py", ["model.dept=18"], "unknown key 'model.dept'; did you mean 'depth'?"),
         ("base: one.py", ["data.train.pipeline.2.p=1"], "unknown key 'data.train.pipeline.2.p'"),
@@ -97,7 +97,7 @@ def test_every_config_of_the_kit_fits_openselfsup(openselfsup, path):
 
 def test_without_openselfsup_it_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENSELFSUP", str(tmp_path))
-    with pytest.raises(KitError, match="is no checkout of OpenSelfSup: no openselfsup/apis in it"):
+    with pytest.raises(KitError, match="is not a checkout of OpenSelfSup: no openselfsup/apis in it"):
         shims.locate()
     monkeypatch.delenv("OPENSELFSUP")
     monkeypatch.setattr("sys.path", [])

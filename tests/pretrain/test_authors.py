@@ -374,7 +374,7 @@ def test_the_script_refuses_another_checkout_and_environment(tmp_path, monkeypat
             command, cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    assert "is no git checkout of https://github.com/wanggrun/triplet" in refused()
+    assert "is not a git checkout of https://github.com/wanggrun/triplet" in refused()
     (tmp_path / "openselfsup").mkdir()
     file = tmp_path / "openselfsup" / "a.py"
     file.write_text("")

@@ -65,7 +65,7 @@ def test_damaged_files_around_a_checkpoint_cost_no_step(command, folder, monkeyp
     assert not list(folder.glob("step_*"))
 
 
-def test_a_finished_pretraining_whose_record_is_cut_is_not_trained_again(command, folder, capsys):
+def test_a_cut_record_does_not_train_a_finished_run_again(command, folder, capsys):
     assert cli.main(command) == 0
     before = records.read(folder)
     os.truncate(folder / "record.json", 100)

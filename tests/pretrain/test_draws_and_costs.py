@@ -188,7 +188,7 @@ class Unreadable:
         ({3, 4, 0}, 3, ("pixels of 1", 1, [3, 4, 0])),
     ],
 )
-def test_the_next_image_that_can_be_read_stands_in_around_the_end(broken, index, found):
+def test_the_next_readable_image_stands_in_also_at_the_end(broken, index, found):
     images = Unreadable(5, broken)
     assert read_or_next(images, index, images.read) == found
 
@@ -223,7 +223,7 @@ def test_the_arithmetic_of_an_encoder_is_that_of_its_layers():
     assert encoder_flop(config.model, 64) == pytest.approx(counter.get_total_flops() / 3)
 
 
-def test_memory_is_weights_gradients_momenta_and_what_a_pass_keeps():
+def test_memory_counts_weights_gradients_momenta_and_saved_ones():
     """Weight, gradient and momentum of what is trained, four bytes each; of the target weights alone."""
     for method, images in (("triplet", 12), ("npid", 24)):
         config = settings(method, images_per_gpu=images, views=SMALL, contrastive={"negatives": 5000})
@@ -269,7 +269,7 @@ def kept_by_hand(model, side):
     return sum(storages.values()) / 8
 
 
-def test_the_mean_over_resolutions_counts_each_as_often_as_it_is_drawn():
+def test_the_mean_over_resolutions_is_weighted_by_their_odds():
     sides = {
         "online": {"smallest": 64, "largest": 112, "step": 16},
         "target": {"smallest": 64, "largest": 64},

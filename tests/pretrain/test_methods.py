@@ -257,7 +257,7 @@ def test_what_does_not_fit_a_method_is_refused(method, more, message):
         make_layout(config, 1)
 
 
-def test_what_does_not_fit_a_method_is_refused_with_the_configs_name(places, drawn, capsys):
+def test_a_config_that_does_not_fit_its_method_is_named(places, drawn, capsys):
     config = recipe("moco", "pretrain")
     command = ["pretrain", "--run", "r", "--config", str(config), "--data", str(drawn / "unlabelled")]
     assert cli.main([*command, "contrastive.queue=50"]) == 2

@@ -68,7 +68,7 @@ def test_the_authors_resolutions_need_two_graphs_a_network(monkeypatch):
 
 
 @pytest.mark.parametrize("width", [4, 12])
-def test_widths_that_torch_gets_wrong_on_some_processors_are_refused(width):
+def test_widths_that_crash_torch_on_some_cpus_are_refused(width):
     with pytest.raises(KitError, match=r"model\.width: .*(multiple of 8|greater than or equal to 8)"):
         parse({"model": {"width": width}}, Pretrain, "test")
 

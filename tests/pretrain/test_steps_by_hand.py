@@ -72,7 +72,7 @@ def test_simclr_takes_the_groups_share_of_the_whole_gradient():
         torch.testing.assert_close(gradient, plain.weight.grad * processes / 3)
 
 
-def test_npids_memory_keeps_its_share_and_only_of_the_images_seen():
+def test_npids_memory_moves_only_for_the_images_seen():
     config = settings("npid", contrastive={"momentum": 0.3, "negatives": 7, "temperature": 0.2})
     networks = npid.Npid(config, 40).double()
     networks.online = Linear(8)
@@ -91,7 +91,7 @@ def test_npids_memory_keeps_its_share_and_only_of_the_images_seen():
     torch.testing.assert_close(loss, F.cross_entropy(torch.stack(rows) / 0.2, torch.zeros(12).long()))
 
 
-def test_draws_are_of_seed_iteration_and_place_however_a_micro_batch_is_cut():
+def test_draws_depend_on_seed_iteration_and_place_alone():
     config = settings("npid", contrastive={"negatives": 9})
     whole = npid.draw(1000, batch(config, 36))
     assert whole.shape == (36, 9)

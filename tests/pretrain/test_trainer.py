@@ -286,7 +286,7 @@ def stopped(places, config, drawn):
     return folder
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(stopped, config, drawn, whole):
+def test_a_damaged_checkpoint_is_reported_and_an_older_used(stopped, config, drawn, whole):
     newest, before, *_ = checkpoint.checkpoints(stopped)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1

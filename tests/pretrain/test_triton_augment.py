@@ -116,7 +116,7 @@ json.dump(found, sys.stdout)
 
 
 @pytest.mark.slow
-def test_kernels_compile_for_hopper_without_fused_or_approximate_arithmetic(tmp_path):
+def test_kernels_compile_for_hopper_with_exact_arithmetic(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE],

@@ -28,7 +28,7 @@ def test_at_2x_the_published_value_is_expected(method):
 
 
 @pytest.mark.parametrize(("method", "zoo"), [("byol", (40.2, 34.9)), ("moco-v2", (41.0, 35.6))])
-def test_a_method_whose_readme_is_of_another_file_is_expected_to_reach_the_zoos_number(method, zoo):
+def test_the_zoos_ap_counts_where_readmes_is_of_another_file(method, zoo):
     assert load_methods()[method].readme.file
     assert curves.full_ap(method, "c4") == [zoo]
 
@@ -61,7 +61,7 @@ def test_stronger_weights_keep_a_larger_share():
     assert strong > weak
 
 
-def test_what_the_points_cannot_tell_widens_the_interval_and_is_said():
+def test_what_the_points_lack_widens_the_interval_and_is_said():
     plain = curves.expected("moco", "c4", 22_500)
     other = curves.expected("moco", "c4", 22_500, unlike=["BN over 16 images -> 4"])
     assert other.box.mid == plain.box.mid

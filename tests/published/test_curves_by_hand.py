@@ -67,7 +67,7 @@ def test_nothing_is_lost_past_the_turning_point():
     assert fitted.share(200_000, 40.0, "c4").mid < best
 
 
-def test_an_interval_holds_eight_of_ten_and_half_more_for_each_thing_unknown():
+def test_an_interval_widens_by_half_for_each_thing_unknown():
     half = math.hypot(1.2815516 * 0.02 * 30, 0.3)
     share = curves.Share(0.9, 0.02)
     assert share.half(30.0) == pytest.approx(half)
@@ -83,7 +83,7 @@ def test_an_interval_holds_eight_of_ten_and_half_more_for_each_thing_unknown():
         assert found.high == pytest.approx(max(ap * share.mid + share.half(ap) for ap, share in shares))
 
 
-def test_a_band_holds_its_ends_and_is_capped_by_a_longer_schedules():
+def test_a_band_holds_its_ends_and_stays_below_a_longer_ones():
     band = Band(1.0, 5.0, 9.0)
     assert [band.holds(value) for value in (0.99, 1, 9, 9.01)] == [False, True, True, False]
     for longer, high in ((10, 9), (7, 7), (3, 5)):

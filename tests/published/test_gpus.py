@@ -25,7 +25,7 @@ def test_a_card_is_found_by_what_people_call_it(name, card):
     assert gpus.find_card(name)[0] == card
 
 
-def test_an_unknown_card_is_one_line_with_the_nearest_and_the_known_ones():
+def test_an_unknown_card_is_one_line_that_names_the_known_ones():
     with pytest.raises(KitError, match=r"did you mean 'T4'\? known here: V100, .*H200$") as error:
         gpus.find_card("T5")
     assert "\n" not in str(error.value)
@@ -49,7 +49,7 @@ def test_every_card_has_a_speed_with_its_source(name):
     assert "commit" in found.source
 
 
-def test_a_card_of_half_to_all_of_anothers_speed_takes_once_to_twice_as_long():
+def test_a_cards_range_of_speed_becomes_a_range_of_hours():
     whole = gpus.timing("A10", "c4", "bfloat16")
     found = gpus.timing("L4", "c4", "bfloat16")  # 0.5 to 0.97 of an A10
     assert found.low == pytest.approx(whole.low / 0.97)
@@ -97,7 +97,7 @@ def test_presets_name_cards_of_known_speed():
 
 
 @pytest.mark.parametrize("name", [n for n, c in gpus.cards().cards.items() if c.precision == "bfloat16"])
-def test_half_precision_is_not_slower_than_what_tf32_was_measured_at(name):
+def test_half_precision_is_not_slower_than_tf32(name):
     if gpus.cards().cards[name].benchmark.startswith("lambda"):
         assert gpus.timing(name, "c4", "bfloat16").mid <= gpus.timing(name, "c4", "tf32").mid
         assert "TF32" in gpus.timing(name, "c4", "float32").source

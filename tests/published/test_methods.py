@@ -17,14 +17,14 @@ from triplet.pull.sources import load_sources
 NAMES = [(name, weights) for name, method in load_methods().items() for weights in method.weights]
 
 
-def test_every_method_has_weights_that_can_be_pulled_and_each_weights_a_method():
+def test_every_method_has_weights_and_all_weights_a_method():
     assert sorted(name for _, name in NAMES) == sorted(load_sources().weights)
     for name, method in load_methods().items():
         assert next(iter(method.weights)) == name
 
 
 @pytest.mark.parametrize(("method", "name"), NAMES)
-def test_the_default_config_of_each_weights_exists_and_fits_their_format(places, method, name):
+def test_each_default_config_exists_and_fits_its_weights(places, method, name):
     path = detection_config(f"experiment/seed3/{name}")
     assert path.exists()
     recipe = "authors" if method == "triplet" else "moco"
@@ -77,7 +77,7 @@ def test_nothing_to_convert_says_which_two_commands_help(places, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_pretraining_that_was_begun_is_not_passed_over_for_published_weights(places):
+def test_a_begun_pretraining_goes_before_published_weights(places):
     paths.stage_folder("byol", "pretrain").mkdir(parents=True)
     with pytest.raises(KitError, match="run 'byol' has no finished pretrain stage"):
         weights_of("byol")
@@ -106,7 +106,7 @@ def test_supervised_needs_no_knowledge_of_bgr(places, drawn, capsys):
     assert "add MODEL.ROI_HEADS.NUM_CLASSES=6" in said.err
 
 
-def test_a_repeated_seed_converts_the_pretraining_that_it_repeats(places, tmp_path):
+def test_a_repeated_seed_converts_the_run_that_it_repeats(places, tmp_path):
     """And not published weights of the same name."""
     path = paths.stage_folder("triplet", "pretrain") / "checkpoint.pth"
 

@@ -74,7 +74,7 @@ def test_more_answers_more_images_and_more_epochs_are_not_worse():
         assert values == sorted(values)
 
 
-def test_a_number_says_when_it_is_of_another_file_than_the_methods_weights():
+def test_a_number_says_when_it_is_of_another_file():
     other = {(v.method, v.benchmark) for v in load_published() if v.file}
     assert other == {("moco-v2", "linear"), ("moco-v2", "voc-detection"), ("byol", "voc-detection")}
     assert {name for name, method in load_methods().items() if method.readme.file} == {

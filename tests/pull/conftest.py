@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import TINY
-from tests.pull.serving import serving
+from tests.support.http_server import serving
 from triplet import coco
 from triplet.errors import KitError
 from triplet.pull import download, sources

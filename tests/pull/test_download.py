@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.pull import serving as s
 from tests.pull.conftest import BODY, SHA
+from tests.support import http_server as s
 from triplet.errors import Interrupted, KitError
 from triplet.pull import download as module
 from triplet.pull.download import DownloadSpec, download, plain, speed

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.pull import serving as s
 from tests.pull.conftest import tarred
 from tests.pull.test_imagenet import SORTED, WNIDS, devkit
 from tests.pull.test_unpack import tar_bytes
 from tests.pull.test_unpack import tarred as tars
+from tests.support import http_server as s
 from triplet import cli, records
 from triplet.pull import fetch, inspect
 

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from tests.pull import serving as s
+from tests.support import http_server as s
 from triplet import cli, paths, records
 from triplet.cli.options import weights_path
 from triplet.errors import KitError
@@ -126,7 +126,7 @@ def test_bytes_that_are_not_the_hubs_are_refused(lab, places):
     assert not list(places.rglob("model.bin/model.bin"))
 
 
-def test_a_sum_that_the_kit_knows_decides_before_a_byte_is_fetched(lab, monkeypatch, tmp_path):
+def test_a_known_checksum_decides_before_a_byte_is_fetched(lab, monkeypatch, tmp_path):
     monkeypatch.setattr("triplet.pull.sources.CONFIGS", tmp_path)
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  lab/resnet/weights/model.bin@{COMMIT}\n")
     with pytest.raises(KitError, match=f"has a file whose sha256:[0-9a-f]+, expected sha256:{'0' * 64}"):
@@ -182,7 +182,7 @@ def test_weights_of_a_stage_may_be_on_the_hub(lab, capsys, command):
     assert cli.main([command, "--run", "triplet", "--weights", ADDRESS]) == 2
     assert hub.find(hub.parse(ADDRESS)).read_bytes() == BODY
     if command == "convert":
-        assert "model.bin is no PyTorch file of tensors" in capsys.readouterr().err
+        assert "model.bin is not a PyTorch file of tensors" in capsys.readouterr().err
 
 
 def test_mirrors_are_tried_in_turn_by_one_checksum(lab, kit, capsys):

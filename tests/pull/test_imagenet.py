@@ -68,6 +68,6 @@ def test_another_devkit_is_one_line(tmp_path, damage):
         (kit / "data" / "meta.mat").write_bytes(b"not MATLAB's" * 50)
     elif damage == "other mat":
         scipy.io.savemat(kit / "data" / "meta.mat", {"x": 1})
-    with pytest.raises(KitError, match="is no development kit") as caught:
+    with pytest.raises(KitError, match="is not a development kit") as caught:
         validation_classes(kit)
     assert "\n" not in str(caught.value)

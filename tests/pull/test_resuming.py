@@ -6,8 +6,8 @@ from email.utils import formatdate
 
 import pytest
 
-from tests.pull import serving as s
 from tests.pull.conftest import BODY, SHA
+from tests.support import http_server as s
 from triplet.errors import KitError
 from triplet.pull import download as module
 from triplet.pull.answer import sendable
@@ -54,7 +54,7 @@ def test_an_odd_range_is_not_gone_on_with(get, server, span, checksum):
 
 
 @pytest.mark.parametrize(("first", "second"), UNSURE.values(), ids=UNSURE)
-def test_without_a_checksum_only_a_strong_validator_that_is_repeated_counts(get, server, first, second):
+def test_without_a_checksum_only_a_strong_validator_counts(get, server, first, second):
     first, second = (headers() if callable(headers) else headers for headers in (first, second))
     assert get(s.half(**first), s.rest(**second), checksum=None) == BODY
     assert "Range" not in server.asked[-1][1]

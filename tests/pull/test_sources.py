@@ -74,7 +74,7 @@ def test_a_source_that_is_not_right_is_one_line(changes, message):
         source(**changes)
 
 
-def test_a_mirror_of_ones_own_comes_first_and_alone_gets_the_token(monkeypatch):
+def test_the_users_mirror_comes_first_and_alone_gets_the_token(monkeypatch):
     monkeypatch.setenv("MY_MIRROR", "https://mirror.example/data/")
     monkeypatch.setenv("MY_TOKEN", "secret")
     own = source()

@@ -41,7 +41,7 @@ def lock(tmp_path, monkeypatch):
         yield Lock(), tmp_path / "configs" / "SHA256SUMS"
 
 
-def test_a_first_download_is_written_down_and_the_shared_list_comes_first(lock):
+def test_a_first_download_is_recorded_after_the_shared_list(lock):
     known, shared = lock
     assert known.find("byol/a.pth") is None
     known.record("byol/a.pth", "1" * 64)

@@ -68,7 +68,7 @@ def test_an_archive_unpacks_below_its_folder(tmp_path, make):
 
 
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-def test_a_stop_keeps_what_is_whole_and_the_next_run_does_the_rest(tmp_path, make):
+def test_a_stop_keeps_whole_files_and_the_next_run_goes_on(tmp_path, make):
     archive, folder = make(tmp_path / "archive", FILES), tmp_path / "to"
 
     class AfterOne(Stop):

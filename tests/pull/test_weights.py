@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import torch
 
-from tests.pull import serving as s
+from tests.support import http_server as s
 from triplet import cli, records
 from triplet.models.resnet import ResNet
 from triplet.pull import checksums

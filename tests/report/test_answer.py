@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.report import making
-from tests.report.made_up import made
+from tests.support import run_records
+from tests.support.example_runs import made
 from triplet import paths
 from triplet.published.methods import load_methods
 from triplet.report import answer, coco, compare
@@ -19,7 +19,10 @@ def said(runs):
 
 
 def test_a_run_has_one_sentence():
-    runs = [made("triplet", 41.5, making.AUTHORS), made("seed1/triplet", 41.7, making.AUTHORS, seed=1)]
+    runs = [
+        made("triplet", 41.5, run_records.AUTHORS),
+        made("seed1/triplet", 41.7, run_records.AUTHORS, seed=1),
+    ]
     runs += [made("moco", 38.9), made("short/moco", 38.4, SOLVER__MAX_ITER=90_000)]
     full, moco, short = said(runs)
     assert full.who == "Triplet, 2x schedule, 2 seeds"
@@ -47,7 +50,7 @@ def test_an_experiments_methods_say_what_they_gain():
 
 
 def test_the_figure_has_every_method_where_its_numbers_are():
-    figure = answer.dots(coco.lines([made("triplet", 41.5, making.AUTHORS)], METHODS))
+    figure = answer.dots(coco.lines([made("triplet", 41.5, run_records.AUTHORS)], METHODS))
     assert [label for label, _ in figure.methods] == [method.label for method in METHODS.values()]
     box, mask = dict(figure.methods)["Triplet"]
     assert (box.text, mask.text) == ("41.5 / 41.7", "35.6 / 36.2")
@@ -58,7 +61,7 @@ def test_the_figure_has_every_method_where_its_numbers_are():
     assert not figure.shorter
 
 
-def test_the_figure_shows_the_published_ap_by_which_a_result_is_judged():
+def test_the_figure_shows_the_ap_that_a_result_is_judged_by():
     runs = [made("byol", 40.2), made("short/byol", 33.0, SOLVER__MAX_ITER=45_000)]
     figure = answer.dots(coco.lines(runs, METHODS))
     assert figure.of_zoo == "MoCo v2 and BYOL"
@@ -73,7 +76,10 @@ def test_the_figure_shows_the_published_ap_by_which_a_result_is_judged():
 
 
 def test_what_is_within_the_noise_of_its_seeds_has_no_cause():
-    runs = [made("triplet", 41.3, making.AUTHORS), made("seed1/triplet", 42.1, making.AUTHORS, seed=1)]
+    runs = [
+        made("triplet", 41.3, run_records.AUTHORS),
+        made("seed1/triplet", 42.1, run_records.AUTHORS, seed=1),
+    ]
     (sentence,) = said(runs)
     assert sentence.text.endswith("mask AP 35.8 ± 0.6, README 36.2: within noise.")
     assert sentence.cause_link == ""
@@ -94,7 +100,7 @@ def test_what_to_run_next(places):
         "make demo",
         "make pull convert finetune eval PULL=weights METHOD=triplet",
     ]
-    making.run("triplet", 41.5, 36.0)
+    run_records.run("triplet", 41.5, 36.0)
     folder = paths.stage_folder("byol", "linear") / "config"
     folder.mkdir(parents=True)
     (folder / "started.json").write_text("{}")
@@ -112,7 +118,7 @@ def test_what_to_run_next(places):
 def compared(places):
     for seed, (random, triplet) in enumerate([(20.0, 25.0), (21.0, 24.4)]):
         for method, box in (("random", random), ("triplet", triplet)):
-            making.run(f"demo/seed{seed}/{method}", box, box / 2, seed, images=60, analysed=True)
+            run_records.run(f"demo/seed{seed}/{method}", box, box / 2, seed, images=60, analysed=True)
     return compare.comparisons(groups(collect(places / "checkpoints")))
 
 
@@ -142,9 +148,9 @@ def test_methods_are_compared_on_the_same_draws(compared):
 
 
 def test_what_was_evaluated_on_other_images_is_not_compared(places, capsys):
-    making.run("demo/random", 20.0, 10.0, images=60, analysed=True)
-    making.run("demo/triplet", 25.0, 12.0, images=61, analysed=True)
-    making.run("demo/byol", 25.0, 12.0, images=60, analysed=True)
+    run_records.run("demo/random", 20.0, 10.0, images=60, analysed=True)
+    run_records.run("demo/triplet", 25.0, 12.0, images=61, analysed=True)
+    run_records.run("demo/byol", 25.0, 12.0, images=60, analysed=True)
     (paths.stage_folder("demo/byol", "eval") / "analysis.json").write_text('{"bbox": 3}')
     (only,) = compare.comparisons(groups(collect(places / "checkpoints")))
     assert list(only.methods) == ["demo/random"]

@@ -33,7 +33,7 @@ METHODS = {
 THREE = Comparison("x", "table", METHODS, "ours", "base", ["bbox", "segm"])
 
 
-def test_a_difference_is_of_means_over_seeds_and_its_interval_of_the_same_draws():
+def test_a_difference_of_means_has_an_interval_of_shared_draws():
     """Mean draws 12, 30, 20, 22, 14 less 6, 33, 11, 15, 15.5: 6, -3, 9, 7, -1.5."""
     found = compare.difference(OURS, BASE)
     assert found.value == pytest.approx((12 + 21 + 10) / 3 - 41.5 / 4)
@@ -131,7 +131,7 @@ def test_what_is_compared_first_and_with_what(runs):
     assert shown("triplet__moco", "a__triplet") == ("a/triplet", "triplet/moco")
 
 
-def test_only_the_same_draws_of_the_same_images_and_classes_are_compared(runs):
+def test_only_equal_draws_images_and_classes_are_compared(runs):
     one = LESS[0]
     other = [{"draws": "others"}, {"images": 8}, {"categories": CLASSES[::-1]}]
     unlike = {f"m{i}": one.model_copy(update=each) for i, each in enumerate(other)}

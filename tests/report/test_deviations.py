@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.detection import model
 from tests.conftest import KIT
-from tests.report import making
+from tests.support import run_records
 from triplet.published import configs
 from triplet.published.methods import load_methods
 from triplet.report import deviations
@@ -23,9 +23,9 @@ def found(places):
 
 
 def test_a_run_as_released_has_none(places):
-    making.run("triplet", 41.7, 36.2)
-    making.run("byol", 40.3, 35.1)
-    making.run("supervised", 40.0, 34.7, reference="openselfsup/coco_R_50_C4_2x")
+    run_records.run("triplet", 41.7, 36.2)
+    run_records.run("byol", 40.3, 35.1)
+    run_records.run("supervised", 40.0, 34.7, reference="openselfsup/coco_R_50_C4_2x")
     assert found(places) == {}
 
 
@@ -42,7 +42,7 @@ def test_a_run_as_released_has_none(places):
     ],
 )
 def test_each_setting_that_differs_is_seen_with_its_size(places, changes, kind, sized):
-    making.run("triplet", 35.0, 31.0, **changes)
+    run_records.run("triplet", 35.0, 31.0, **changes)
     ((key, each),) = found(places).items()
     assert key == next(iter(changes)).replace("__", ".")
     assert (each.kind, bool(each.size)) == (kind, sized)
@@ -50,17 +50,19 @@ def test_each_setting_that_differs_is_seen_with_its_size(places, changes, kind, 
 
 
 def test_what_lies_beside_the_config_counts_too(places):
-    making.run("triplet", 41.0, 36.0, precision="bfloat16")
+    run_records.run("triplet", 41.0, 36.0, precision="bfloat16")
     assert found(places)["precision"].ours == "bfloat16"
 
 
 def test_where_files_lie_is_no_departure(places):
-    making.run("triplet", 41.0, 36.0, MODEL__WEIGHTS="x.pkl", OUTPUT_DIR="/y", DATALOADER__NUM_WORKERS=9)
+    run_records.run(
+        "triplet", 41.0, 36.0, MODEL__WEIGHTS="x.pkl", OUTPUT_DIR="/y", DATALOADER__NUM_WORKERS=9
+    )
     assert found(places) == {}
 
 
-def test_pretraining_is_compared_with_the_nearest_released_config(places):
-    making.pretrain("triplet")
+def test_a_run_is_compared_with_the_nearest_released_config(places):
+    run_records.pretrain("triplet")
     (run,) = collect(places / "checkpoints")
     differ = {
         each.key: (each.theirs, each.ours, each.against) for each in deviations.run_deviations(run, METHODS)
@@ -73,7 +75,7 @@ def test_pretraining_is_compared_with_the_nearest_released_config(places):
 
 
 def test_another_method_has_no_released_pretraining(places):
-    making.pretrain("byol", config={"method": "byol"})
+    run_records.pretrain("byol", config={"method": "byol"})
     (run,) = collect(places / "checkpoints")
     assert deviations.run_deviations(run, METHODS) == []
 

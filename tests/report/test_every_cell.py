@@ -6,8 +6,8 @@ from statistics import mean, stdev
 import pytest
 import yaml
 
-from tests.report import making
-from tests.report.made_up import GPU, made, record, texts
+from tests.support import run_records
+from tests.support.example_runs import GPU, made, record, texts
 from triplet.paths import CONFIGS
 from triplet.published import curves
 from triplet.published.methods import load_methods
@@ -73,7 +73,7 @@ def test_cocos_table_has_each_number_in_its_own_column(task):
             assert cells["verdict, or what makes it"].startswith("make pull convert finetune eval")
 
 
-def test_a_run_of_one_gpu_or_another_precision_is_a_line_of_its_own():
+def test_another_number_of_gpus_or_precision_is_its_own_line():
     one, other = made("moco", 40.0), made("moco", 41.0)
     other.stages["finetune"].config["precision"] = "bfloat16"
     short, named = made("moco", 30.0, SOLVER__MAX_ITER=90_000), made("mine/moco", 39.0)
@@ -104,7 +104,7 @@ def test_a_run_of_one_gpu_or_another_precision_is_a_line_of_its_own():
         ((39.95, 40.75, 40.35, 40.35 - 0.4 * 1.0), None),
     ],
 )
-def test_a_verdict_allows_the_noise_of_a_run_and_the_error_of_a_mean(values, verdict):
+def test_a_verdict_allows_for_noise_and_the_error_of_a_mean(values, verdict):
     score = Score(values)
     if verdict is None:
         for distance, expected in ((0.95, "within noise"), (1.05, "above by more than noise")):
@@ -147,7 +147,7 @@ def test_recipes_stand_side_by_side_at_each_length():
     runs = [
         made("byol", 40.2),
         made("seed1/byol", 40.9),
-        made("own/byol", 41.7, making.AUTHORS),
+        made("own/byol", 41.7, run_records.AUTHORS),
         made("byol", 36.3, SOLVER__MAX_ITER=90_000),
         made("byol", 22.0, SOLVER__BASE_LR=0.1),
     ]
@@ -166,7 +166,7 @@ def test_recipes_stand_side_by_side_at_each_length():
     assert [recipe(run) for run in runs] == ["moco", "moco", "authors", "moco", "own"]
 
 
-def test_an_experiments_cells_are_of_their_method_task_and_metric():
+def test_an_experiments_cells_fit_method_task_and_metric():
     runs = [
         made("demo/seed0/random", 20.3, images=60),
         made("demo/seed0/triplet", 25.1, images=60),
@@ -225,7 +225,7 @@ def test_the_other_targets_have_each_number_in_its_own_column():
         ]
         return f"{found[0]:.1f}" if found and found[0] is not None else tables.NONE
 
-    voc = made("voc/byol", 55.5, making.VOC, images=4952)
+    voc = made("voc/byol", 55.5, run_records.VOC, images=4952)
     voc.stages["eval"].results.update(engine="voc")
     grids = {table.name: tables.of_target(table) for table in targets.tables([classified(), voc], METHODS)}
     (few,) = (row for row in grids["low-shot"].rows if row[0].text == "Rotation-Pred")
@@ -310,7 +310,7 @@ def test_what_a_record_tells_of_a_shortfall():
 
 
 def test_flat_numbers_are_each_with_task_metric_and_record():
-    voc = made("voc/byol", 55.5, making.VOC, images=4952, seed=4)
+    voc = made("voc/byol", 55.5, run_records.VOC, images=4952, seed=4)
     voc.stages["eval"].results.update(engine="voc")
     runs = [made("x/seed3/byol", 40.0, seed=3), made("demo/byol", 20.0, images=60), voc, classified()]
     flat = results.flat(runs)

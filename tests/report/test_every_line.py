@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import pytest
 
-from tests.report.made_up import GPU, artifact, made, record, texts
+from tests.support.example_runs import GPU, artifact, made, record, texts
 from triplet.published.causes import EXCLUDED, SEEN, Cause
 from triplet.published.methods import load_methods
 from triplet.report import costs, deviations, provenance, tables

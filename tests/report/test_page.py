@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from tests.conftest import KIT, placed
-from tests.report import making
-from tests.report.states import STATES, full
+from tests.support import run_records
+from tests.support.report_states import STATES, full
 from triplet import cli, files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -204,7 +204,7 @@ def test_the_picture_of_the_demo(tmp_path, browser):
         for name in dict.fromkeys(each["run"] for each in numbers):
             ap = {(n["task"], n["metric"]): n["value"] for n in numbers if n["run"] == name}
             seed = next(n["seed"] for n in numbers if n["run"] == name)
-            making.run(name, ap["box", "AP"], ap["mask", "AP"], seed, images=200)
+            run_records.run(name, ap["box", "AP"], ap["mask", "AP"], seed, images=200)
         assert cli.main(["report"]) == 0
         page = browser.new_page(viewport={"width": 1280, "height": 780}, color_scheme="light")
         page.goto((tmp_path / "reports" / "index.html").as_uri())
@@ -238,13 +238,13 @@ def spoil(value, key=""):
 def test_nothing_that_a_record_holds_runs_in_the_page(places, browser):
     named = HOSTILE.replace("/", "")  # a folder's name holds all but that
     full()
-    making.run(f"x{named}/triplet", 24.0, 21.0, images=60, pictures=2)
-    making.others(f"y{named}")
-    making.perform(
+    run_records.run(f"x{named}/triplet", 24.0, 21.0, images=60, pictures=2)
+    run_records.others(f"y{named}")
+    run_records.perform(
         "triplet",
         f"linear/{named}",
         results={"best": {"epoch": 1, "top1": 70.0, "top5": 90.0}},
-        texts={"metrics": making.as_lines([{"iteration": 1, "loss": 2.0}])},
+        texts={"metrics": run_records.as_lines([{"iteration": 1, "loss": 2.0}])},
     )
     for path in (places / "checkpoints").rglob("record.json"):
         path.write_text(json.dumps(spoil(json.loads(path.read_text()))))

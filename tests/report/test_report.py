@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from tests.conftest import KIT
-from tests.report import making
-from tests.report.states import full
+from tests.support import run_records
+from tests.support.report_states import full
 from triplet import cli
 from triplet.published.methods import load_methods
 from triplet.report import plots, stage
@@ -27,7 +27,7 @@ def test_without_any_record(places):
 
 
 def test_every_format_has_the_numbers(places):
-    making.run("triplet", 41.5, 35.1)
+    run_records.run("triplet", 41.5, 35.1)
     assert cli.main(["report"]) == 0
     reports = places / "reports"
     assert "| Triplet | 41.7 | – | 41.5 | -0.2 | within noise |" in (reports / "report.md").read_text()
@@ -67,7 +67,7 @@ def test_the_page_stays_small(places):
 
 
 def test_the_report_needs_no_detectron2(places):
-    making.run("triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000)
+    run_records.run("triplet", 30.0, 27.0, SOLVER__MAX_ITER=45_000)
     code = (
         "import sys; from tests.support.missing import refuse; refuse('detectron2', 'torch');"
         "from triplet import cli; sys.exit(cli.main(['report']) or cli.main(['report', '--verify']))"
@@ -85,7 +85,7 @@ def test_it_can_be_made_again_and_leaves_what_it_does_not_know(places):
 
 
 def test_damaged_lines_of_metrics_stop_no_curve(places, capsys):
-    making.pretrain("triplet")
+    run_records.pretrain("triplet")
     (log,) = (places / "checkpoints").rglob("metrics.jsonl")
     odd = [b"\xff\xfe", b"[3]", b'{"loss": 3}', b'{"iteration": "x", "loss": 3}', b'{"iteration": 1e999}']
     odd.append(b'{"iteration": 900, "loss": "much", "feature_std": 1' + b"0" * 400 + b"}")
@@ -96,7 +96,7 @@ def test_damaged_lines_of_metrics_stop_no_curve(places, capsys):
 
 
 def test_no_cell_of_the_csv_is_a_formula(places):
-    making.run("=cmd|' /C calc'!A0/+x/triplet", 41.5, 35.1)
+    run_records.run("=cmd|' /C calc'!A0/+x/triplet", 41.5, 35.1)
     assert cli.main(["report"]) == 0
     rows = list(csv.reader(io.StringIO((places / "reports" / "results.csv").read_text())))
     assert any(cell.startswith("'=cmd") for row in rows for cell in row)

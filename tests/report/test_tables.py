@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.report import making
+from tests.support import run_records
 from triplet import paths
 from triplet.config import load
 from triplet.published.curves import FULL, NOISE, Band
@@ -37,13 +37,13 @@ def test_without_runs_every_method_says_what_makes_it(places):
 
 
 def test_what_is_missing_depends_on_what_is_there(places):
-    making.pretrain("triplet")
+    run_records.pretrain("triplet")
     assert of_method(lines(places), "triplet")[0].command == "make convert finetune eval METHOD=triplet"
 
 
-def test_ours_over_seeds_beside_what_is_published_of_these_weights(places):
-    making.run("moco-v2", 40.6, 35.0)
-    making.run("seed1/moco-v2", 40.8, 35.2, seed=1)
+def test_the_mean_over_seeds_stands_beside_the_published_ap(places):
+    run_records.run("moco-v2", 40.6, 35.0)
+    run_records.run("seed1/moco-v2", 40.8, 35.2, seed=1)
     (line,) = of_method(lines(places), "moco-v2")
     assert line.ours[0].text() == "40.7 ± 0.1"
     assert line.difference == pytest.approx(40.7 - 41.0)  # README's 40.9 is of another file
@@ -57,9 +57,9 @@ def test_ours_over_seeds_beside_what_is_published_of_these_weights(places):
     assert mask.verdict == "below by more than noise"
 
 
-def test_a_shorter_schedule_stands_in_the_table_with_what_it_should_reach(places):
-    making.run("triplet", 41.8, 36.0)
-    making.run("short/triplet", 38.0, 33.0, SOLVER__MAX_ITER=45_000)
+def test_a_shorter_schedule_is_shown_with_the_ap_to_expect(places):
+    run_records.run("triplet", 41.8, 36.0)
+    run_records.run("short/triplet", 38.0, 33.0, SOLVER__MAX_ITER=45_000)
     full, half = of_method(lines(places), "triplet")
     assert (full.schedule, half.schedule, half.label) == ("2x", "1/2x", "Triplet (short)")
     assert half.verdict == "as expected of this length"
@@ -69,7 +69,7 @@ def test_a_shorter_schedule_stands_in_the_table_with_what_it_should_reach(places
 
 
 def test_half_the_batch_counts_half(places):
-    making.run(
+    run_records.run(
         "triplet", 38.0, 33.0, SOLVER__IMS_PER_BATCH=8, SOLVER__BASE_LR=0.025, SOLVER__MAX_ITER=90_000
     )
     (line,) = of_method(lines(places), "triplet")
@@ -86,7 +86,7 @@ def test_half_the_batch_counts_half(places):
     ],
 )
 def test_what_is_not_evaluated_as_the_table_is_stays_out_of_it(places, changes):
-    making.run("triplet", 41.5, 35.1, **changes)
+    run_records.run("triplet", 41.5, 35.1, **changes)
     assert of_method(lines(places), "triplet")[0].ours[0] is None
 
 
@@ -121,8 +121,8 @@ def test_schedules_have_detectron2s_names(iterations, name):
 
 
 def test_the_two_recipes_side_by_side(places):
-    making.run("triplet", 41.5, 36.0)
-    making.run("like-for-like/triplet", 41.1, 35.8, reference=making.MOCO)
+    run_records.run("triplet", 41.5, 36.0)
+    run_records.run("like-for-like/triplet", 41.1, 35.8, reference=run_records.MOCO)
     pairs = {pair.label: pair for pair in coco.pairs(collect(places / "checkpoints"), METHODS)}
     ours, theirs, baseline = pairs["Triplet, ours"], pairs["Triplet, README"], pairs["MoCo, README"]
     assert (ours.authors.mean, ours.moco.mean) == (41.5, 41.1)
@@ -137,8 +137,8 @@ def test_the_two_recipes_side_by_side(places):
 
 def test_an_experiment_pairs_its_seeds(places):
     for seed, (random, triplet) in enumerate([(20.0, 25.0), (30.0, 33.0), (25.0, 31.0)]):
-        making.run(f"demo/seed{seed}/random", random, 10.0, seed, images=60)
-        making.run(f"demo/seed{seed}/triplet", triplet, 12.0, seed, images=60)
+        run_records.run(f"demo/seed{seed}/random", random, 10.0, seed, images=60)
+        run_records.run(f"demo/seed{seed}/triplet", triplet, 12.0, seed, images=60)
     (runs,) = experiments(collect(places / "checkpoints")).values()
     assert tables.gains(runs, "triplet").values == (5.0, 3.0, 6.0)
     grid = tables.of_experiment("demo", runs)
@@ -149,9 +149,11 @@ def test_an_experiment_pairs_its_seeds(places):
 
 
 def test_the_other_targets(places):
-    making.others("triplet")
-    making.run("voc/triplet", 56.7, None, reference=making.VOC, images=4952, engine="voc")
-    making.run("voc/seed1/triplet", 56.9, None, seed=1, reference=making.VOC, images=4952, engine="voc")
+    run_records.others("triplet")
+    run_records.run("voc/triplet", 56.7, None, reference=run_records.VOC, images=4952, engine="voc")
+    run_records.run(
+        "voc/seed1/triplet", 56.9, None, seed=1, reference=run_records.VOC, images=4952, engine="voc"
+    )
     runs = collect(places / "checkpoints")
     found = {table.name: table for table in targets.tables(runs, METHODS)}
     assert list(found) == list(targets.BENCHMARKS)
@@ -182,8 +184,8 @@ def test_the_other_targets(places):
 
 
 def test_every_number_is_flat_with_its_record(places):
-    making.run("seed2/triplet", 41.5, 36.0, seed=2)
-    making.others("triplet")
+    run_records.run("seed2/triplet", 41.5, 36.0, seed=2)
+    run_records.others("triplet")
     flat = results.flat(collect(places / "checkpoints"))
     assert all(paths.local(number["record"]).exists() for number in flat)
     box = next(n for n in flat if (n["table"], n["task"], n["metric"]) == ("coco", "box", "AP"))
@@ -211,7 +213,7 @@ def test_a_card_does_not_have_the_power_of_its_series(name, watts):
 
 
 def test_energy_is_gpu_hours_by_power(places):
-    making.run("triplet", 41.5, 36.0, processes=8)
+    run_records.run("triplet", 41.5, 36.0, processes=8)
     run = collect(places / "checkpoints")[0]
     power = costs.Power(utilisation=0.5, pue=1.2, tdp={"A10": 1, "H10": 1, "H100 PCIe": 1, "H100": 700})
     slow = {"seconds": 7200.0, "hardware": {"gpus": ["NVIDIA H100 80GB HBM3"] * 8}}
@@ -225,8 +227,8 @@ def test_energy_is_gpu_hours_by_power(places):
 
 
 def test_later_stages_of_another_model_are_left_out(places):
-    making.run("triplet", 41.5, 35.1)
-    making.finetune_again("triplet")
+    run_records.run("triplet", 41.5, 35.1)
+    run_records.finetune_again("triplet")
     (run,) = collect(places / "checkpoints")
     assert set(run.stages) == {"pretrain", "convert", "finetune"}
     assert "its eval was made from another finetune" in run.stale
@@ -236,8 +238,8 @@ def test_later_stages_of_another_model_are_left_out(places):
 
 
 def test_foreign_records_do_not_disturb(places):
-    making.run("triplet", 41.5, 35.1)
-    making.perform("weights", "byol", texts={"x.pth": "pulled"})
+    run_records.run("triplet", 41.5, 35.1)
+    run_records.perform("weights", "byol", texts={"x.pth": "pulled"})
     assert [run.name for run in collect(places / "checkpoints")] == ["triplet"]
 
 

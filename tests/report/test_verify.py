@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from tests.conftest import KIT
-from tests.report import making
+from tests.support import run_records
 from triplet import cli, files, paths
 from triplet.report import crate, provenance, verify
 
@@ -24,8 +24,8 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         settle(patch, folder)
-        making.evaluated(folder)
-        making.run("triplet", 41.5, 36.0, pictures=2)
+        run_records.evaluated(folder)
+        run_records.run("triplet", 41.5, 36.0, pictures=2)
         assert cli.main(["report", "--export", str(folder / "runs.zip")]) == 0
     return folder
 
@@ -57,15 +57,15 @@ def changed(archive, name, content):
 
 
 def test_what_is_as_recorded_matches(places, capsys):
-    making.evaluated(places)
-    making.run("triplet", 41.5, 36.0, pictures=2)
+    run_records.evaluated(places)
+    run_records.run("triplet", 41.5, 36.0, pictures=2)
     assert cli.main(["report", "--verify"]) == 0
     assert " 0 do not" in capsys.readouterr().out
     assert [finding.verdict for finding in again(verify.local())] == [verify.OK]
 
 
 def test_a_changed_output_is_flagged(places, capsys):
-    making.run("triplet", 41.5, 36.0)
+    run_records.run("triplet", 41.5, 36.0)
     (paths.stage_folder("triplet", "convert") / "weights").write_text("other")
     (paths.stage_folder("triplet", "finetune") / "model").unlink()
     assert cli.main(["report", "--verify"]) == 2
@@ -78,14 +78,14 @@ def test_a_changed_output_is_flagged(places, capsys):
 
 
 def test_a_number_that_its_predictions_do_not_give_is_flagged(places):
-    making.evaluated(places, shift=1.0)
+    run_records.evaluated(places, shift=1.0)
     (found,) = again(verify.local())
     assert found.verdict == verify.WRONG
     assert found.why.startswith("AP ")
 
 
 def test_without_the_annotations_it_says_so(places):
-    making.evaluated(places).unlink()
+    run_records.evaluated(places).unlink()
     (found,) = [finding for finding in verify.local() if finding.verdict == verify.ABSENT]
     assert "make pull" in found.why
 
@@ -124,7 +124,7 @@ def test_another_machine_verifies_it(archive, monkeypatch, tmp_path):
 
 
 def test_the_weights_are_not_in_it(places):
-    making.perform("triplet", "convert", texts={"detectron2.pkl": "large", "metrics": "{}\n"})
+    run_records.perform("triplet", "convert", texts={"detectron2.pkl": "large", "metrics": "{}\n"})
     path = places / "runs.zip"
     assert cli.main(["report", "--export", str(path)]) == 0
     with zipfile.ZipFile(path) as opened:
@@ -181,7 +181,7 @@ def test_a_link_in_an_archive_is_refused(archive, capsys):
     assert "'link'" in capsys.readouterr().err
 
 
-def test_an_archive_cannot_make_this_machine_read_outside_its_data_sets(archive, world):
+def test_an_archive_cannot_read_outside_the_data_sets(archive, world):
     secret = world / "secret.json"
     secret.write_text("{}")
     name = "checkpoints/demo/seed0/triplet/eval/record.json"
@@ -241,7 +241,7 @@ def test_a_foreign_archive_is_refused(places, capsys):
 
 
 def test_a_number_goes_back_through_its_records(places):
-    making.run("triplet", 41.5, 36.0)
+    run_records.run("triplet", 41.5, 36.0)
     assert cli.main(["report"]) == 0
     document = json.loads((places / "reports" / "provenance.json").read_text())
     stages = [name.split("/")[2] for name in document["numbers"][0]["chain"]]
@@ -261,9 +261,11 @@ def test_a_number_goes_back_through_its_records(places):
 
 
 def test_own_images_and_weights_for_and_of_others_are_not_packed(places):
-    making.perform("method", "predict/photos", texts={"results.json": "[]", "pictures/me.jpg": "private"})
-    making.perform("method", "export/safetensors", texts={"backbone.safetensors": "weights"})
-    making.perform(
+    run_records.perform(
+        "method", "predict/photos", texts={"results.json": "[]", "pictures/me.jpg": "private"}
+    )
+    run_records.perform("method", "export/safetensors", texts={"backbone.safetensors": "weights"})
+    run_records.perform(
         "weights", "hub/model.bin", texts={"model.bin": "weights"}, config={"hub": "hf://a/b/model.bin"}
     )
     pulled = paths.root("checkpoints") / "weights" / "hub" / "model.bin" / "record.json"

@@ -10,7 +10,7 @@ from triplet.report.page import LARGEST
 
 
 @pytest.mark.slow
-def test_every_method_and_recipe_is_drawn_and_the_pages_cost_said(places, monkeypatch, tmp_path, capsys):
+def test_every_method_and_recipe_is_drawn_and_the_cost_said(places, monkeypatch, tmp_path, capsys):
     for name in ("DATASETS", "CHECKPOINTS", "REPORTS"):
         monkeypatch.setenv(f"TRIPLET_{name}", "set by the benchmark")
     assert report.main(["--seeds", "1", "--output", str(tmp_path / "found.json")]) in (0, 1)  # the clock

@@ -26,7 +26,7 @@ def test_more_gpus_are_faster_and_never_more_than_their_number(card):
     assert efficiencies[0] == 1
 
 
-def test_nothing_but_waiting_is_lost_where_the_network_costs_nothing():
+def test_a_free_network_costs_only_the_waiting():
     free = Cluster(within=1e30, between=1e30, launch=0, hop=0, far_hop=0)
     step = Step(0.1, 32, 1e8, norms=50, norms_back=50, pool=8)
     assert step.on(64, free) == pytest.approx(0.1 * free.waiting(64))

@@ -205,7 +205,7 @@ def test_what_cannot_be_is_said_in_one_line(places, capsys, arguments, message):
         (["eval"], "the following arguments are required: --on"),
     ],
 )
-def test_what_the_parser_refuses_is_refused_before_it_waits_in_a_queue(places, capsys, arguments, message):
+def test_what_the_parser_refuses_never_waits_in_a_queue(places, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         submit(*arguments)
     assert stop.value.code == 2

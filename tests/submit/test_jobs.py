@@ -16,7 +16,7 @@ def planned(*stages, runs=RUNS, asked=ASKED):
     return plan_jobs([stage.split() for stage in stages], runs, asked)
 
 
-def test_all_means_the_ten_methods_and_with_pretraining_those_that_are_pretrained():
+def test_all_means_ten_methods_or_those_that_are_pretrained():
     every = [run.name for run in name_runs(["all"], None, [], ["finetune"])]
     assert every == list(load_methods())
     assert len(every) == 10

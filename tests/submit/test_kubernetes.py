@@ -27,7 +27,7 @@ def environment(container):
     return {each["name"]: each["value"] for each in container["env"]}
 
 
-def test_the_pods_of_a_job_meet_at_the_first_by_the_name_that_its_service_gives(places):
+def test_pods_meet_at_the_first_by_its_services_name(places):
     service, job = documents("finetune", gpus=8, nodes=2)
     name = job["metadata"]["name"]
     assert service["metadata"]["name"] == pod(job)["subdomain"] == name
@@ -66,7 +66,7 @@ def test_a_pod_starts_what_the_service_of_its_stage_starts(places, stage):
     assert volumes - {"/kit/configs"} <= mounted
 
 
-def test_the_three_places_are_volumes_and_loaders_have_shared_memory(places):
+def test_the_places_are_volumes_and_loaders_have_shared_memory(places):
     _, job = documents("eval")
     claims = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]

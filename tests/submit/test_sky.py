@@ -46,7 +46,7 @@ def test_it_sets_up_what_the_kit_needs(tmp_path):
         assert last == "make setup"
 
 
-def test_every_node_starts_the_launcher_with_the_first_as_meeting_point(places, tmp_path):
+def test_every_node_starts_the_launcher_and_meets_at_the_first(places, tmp_path):
     ((task,),) = tasks("pretrain --data /data/imagenet", gpus=8, nodes=2)
     assert (task["num_nodes"], task["resources"]["accelerators"]) == (2, "H100:8")
     said = run(task, tmp_path, SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2")

@@ -80,7 +80,7 @@ def whole(**asked):
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_each_node_starts_the_launcher_with_the_first_as_meeting_point(started, code):
+def test_each_node_starts_the_launcher_and_meets_at_the_first(started, code):
     start, said = started
     assert start(whole(), 0, code).wait() == code
     assert said.read_text().splitlines() == [
@@ -123,7 +123,7 @@ def test_a_preempted_job_waits_until_its_stage_has_saved(started):
     assert said.read_text().splitlines()[2:] == ["saved"]
 
 
-def test_a_job_of_an_array_runs_its_own_command_and_queues_itself_alone(started):
+def test_an_array_job_runs_and_requeues_its_own_command(started):
     start, said = started
     _, written = scripts(("finetune",), runs=("moco", "a 'b'"), gpus=8)
     job = start(
@@ -201,7 +201,7 @@ def test_each_run_waits_for_its_own_and_the_report_for_all():
     ]
 
 
-def test_in_a_container_apptainer_sees_the_three_places_and_the_gpus(places, tmp_path):
+def test_apptainer_sees_the_three_places_and_the_gpus(places, tmp_path):
     weights = tmp_path / "my weights.pth"
     weights.touch()
     _, written = scripts(("convert", "--weights", str(weights)), ("eval",), gpus=8, container="a b.sif")

@@ -120,7 +120,7 @@ def test_one_wrong_bit_is_seen_without_the_sum(run):
     assert run.resume() == 4
 
 
-def test_a_finished_run_is_gone_on_from_only_where_its_record_is_damaged(run):
+def test_a_finished_run_resumes_only_where_its_record_is_damaged(run):
     final = run.folder / "checkpoint.pth"
     run.save(12, optimizer=False, path=final)
     assert run.resume() == 0
@@ -182,7 +182,7 @@ def test_checkpoints_say_of_which_plan_they_are(run):
     assert run.resume(plan=plan()) == 4
 
 
-def test_a_checkpoint_of_others_takes_no_more_memory_than_its_file(run, capsys):
+def test_a_foreign_checkpoint_takes_no_more_memory_than_its_file(run, capsys):
     """A tensor of 800 GB by strides of 0, which torch itself would make in full when it is changed."""
     run.save(4)
     state = torch.load(run.path(4), weights_only=True)

@@ -11,7 +11,7 @@ SECOND = Processes(1, 3, torch.device("cpu"))
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-def test_gathered_rows_are_in_order_and_the_gradient_is_the_own_rows(monkeypatch):
+def test_gathered_rows_are_in_order_and_pass_their_own_gradient(monkeypatch):
     def all_gather(parts, own):
         assert not own.requires_grad
         for part, add in zip(parts, (10.0, 0.0, 20.0), strict=True):
@@ -36,7 +36,7 @@ def test_means_are_over_all_processes_and_in_place(monkeypatch):
     assert ALONE.mean(torch.tensor([5.0])).tolist() == [5]
 
 
-def test_values_of_all_processes_are_in_order_and_one_that_differs_is_named(monkeypatch):
+def test_gathered_values_are_in_order_and_an_odd_one_is_named(monkeypatch):
     def all_gather_object(found, value):
         found[:] = ["first", value, "third"]
 

@@ -15,7 +15,7 @@ from triplet.training.distributed import Processes, join
 
 
 @pytest.mark.slow
-def test_a_process_that_never_comes_is_waited_for_no_longer_than_said():
+def test_a_missing_process_is_waited_for_as_long_as_said():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -47,7 +47,7 @@ def train(network, optimizer, first, last):
 
 
 @pytest.mark.parametrize("kind", ["lars", "sgd"])
-def test_what_goes_on_from_a_checkpoint_ends_as_what_never_stopped(tmp_path, kind):
+def test_a_resumed_training_ends_like_one_that_never_stopped(tmp_path, kind):
     whole, optimizer = make(kind)
     train(whole, optimizer, 0, 5)
     stopped, optimizer = make(kind)
@@ -99,7 +99,7 @@ def test_one_value_that_is_not_finite_is_never_saved(tmp_path, name, value):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_the_newest_is_that_of_the_most_steps_whatever_its_name_sorts_as(tmp_path):
+def test_the_newest_checkpoint_is_that_of_the_most_steps(tmp_path):
     network, optimizer = make("sgd")
     steps = (9_999_998, 9_999_999, 10_000_000)
     for step in steps:
@@ -141,7 +141,7 @@ def test_whatever_is_wrong_with_the_newest_the_one_before_counts(tmp_path, damag
     assert "step_0000006.pth is damaged" in capsys.readouterr().out
 
 
-def test_without_a_checkpoint_nothing_is_done_yet_and_nothing_changes(tmp_path):
+def test_without_a_checkpoint_nothing_changes(tmp_path):
     network, optimizer = make("sgd")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert checkpoint.resume(tmp_path, network, optimizer, ALONE, 10**8) == 0

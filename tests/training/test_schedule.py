@@ -25,7 +25,7 @@ def test_learning_rate_of_the_recipe(iteration, expected):
 
 
 @given(st.integers(818 * 10, 818 * 1000 - 1))
-def test_learning_rate_is_constant_within_an_epoch_and_falls_between(iteration):
+def test_the_learning_rate_falls_between_epochs_only(iteration):
     start = iteration - iteration % 818
     assert learning_rate(iteration, **RECIPE) == learning_rate(start, **RECIPE)
     assert learning_rate(iteration + 818, **RECIPE) < learning_rate(iteration, **RECIPE)

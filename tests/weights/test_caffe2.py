@@ -157,7 +157,7 @@ def config(tmp_path, **changes):
     return path
 
 
-def test_it_converts_where_detectron2_treats_images_as_it_was_trained(places, file, tmp_path):
+def test_weights_convert_where_detectron2_treats_images_alike(places, file, tmp_path):
     command = [
         "convert",
         "--run",

@@ -159,9 +159,9 @@ def _check_pixels(image: Mapping[str, Any], problems: Findings) -> None:
 def bad_name(name: Any) -> str:
     """Say why this is not the name or path of a file below a folder; '' where it is."""
     if type(name) is not str or not name or "\0" in name or not encodable(name):
-        return "is no text that can name a file"
+        return "is not text that can name a file"
     if name.startswith("/") or ".." in name.split("/"):
-        return "is no plain file name or path inside the folder"
+        return "is not a plain file name or path inside the folder"
     return ""
 
 

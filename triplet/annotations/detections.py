@@ -118,7 +118,7 @@ def _check_masks(values: list[Any], sizes: Sequence[tuple[int, int]], refuse: Re
             lambda i, start=start, totals=totals: (  # type: ignore[misc]
                 f"has a mask of {totals[i - start]:.0f} pixels, expected {pixels[i]:.0f}"
                 if totals[i - start] >= 0
-                else f"has counts that are no compressed run lengths: {show(values[i]['counts'])}"
+                else f"has counts that are not compressed run lengths: {show(values[i]['counts'])}"
             ),
         )
 

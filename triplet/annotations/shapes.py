@@ -150,7 +150,7 @@ def check_masks(shapes: Shapes, uses: Uses) -> None:
             "run lengths",
             single,
             lambda i: (
-                "has a mask of run lengths and is no crowd, which is trained on as bitmaps only; add "
+                "has a mask of run lengths and is not a crowd, which is trained on as bitmaps only; add "
                 "INPUT.MASK_FORMAT=bitmask"
             ),
         )
@@ -238,10 +238,10 @@ def _run_problem(mask: dict[str, Any], runs: Floats | None, size: Ints) -> str:
             return f"has the counts {show(counts)}, expected a list or a text"
         decoded = decode_counts(counts)
         if decoded is None:
-            return f"has counts that are no compressed run lengths: {show(counts)}"
+            return f"has counts that are not compressed run lengths: {show(counts)}"
         runs = decoded
     if (runs < 0).any() or (runs != np.floor(runs)).any():
-        return "has a run that is no whole number from 0 on"
+        return "has a run that is not a whole number from 0 on"
     if (found := int(runs.sum())) != declared[0] * declared[1]:
         return f"has {found} pixels, expected {declared[0] * declared[1]}, height times width"
     return ""

@@ -27,7 +27,7 @@ def read_json(path: Path) -> tuple[Any, bool]:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise KitError(
-            f"{path} is no text in UTF-8 or UTF-16 (byte 0x{raw[error.start]:02x} at {error.start}); if "
+            f"{path} is not text in UTF-8 or UTF-16 (byte 0x{raw[error.start]:02x} at {error.start}); if "
             "it is in Latin-1, convert it with: iconv -f LATIN1 -t UTF-8"
         ) from None
     del raw  # as large as what follows

@@ -44,7 +44,7 @@ def read_list(path: Path) -> list[str]:
     except OSError as error:
         raise KitError(f"{path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise KitError(f"{path} is no list of names in UTF-8") from None
+        raise KitError(f"{path} is not a list of names in UTF-8") from None
     names = [line.strip() for line in lines if line.strip()]
     for name in names:
         if len(name.split()) != 1 or "/" in name or "\0" in name or not name.isprintable():
@@ -112,7 +112,7 @@ def _object(element: ET.Element, classes: Sequence[str], size: tuple[int, int]) 
     name = (element.findtext("name") or "").strip()
     if name not in classes:
         raise _OddError(
-            "class", f"has an object of the class {show(name)}, which is none of VOC's {len(classes)}"
+            "class", f"has an object of the class {show(name)}, which is not one of VOC's {len(classes)}"
         )
     xmin, ymin, xmax, ymax = box = tuple(_number(element, f"bndbox/{corner}") for corner in CORNERS)
     said = ", ".join(f"{corner} {value:g}" for corner, value in zip(CORNERS, box, strict=True))

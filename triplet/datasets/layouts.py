@@ -104,7 +104,7 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
 
 
 def _objects(content: Any, name: str) -> list[dict[str, Any]]:
-    """A table of what is not checked yet; nothing where it is no list of objects."""
+    """A table of what is not checked yet; nothing where it is not a list of objects."""
     table = content.get(name) if type(content) is dict else None
     return table if type(table) is list and {*map(type, table)} <= {dict} else []
 

@@ -197,7 +197,7 @@ class WrittenData:
     masks: bool
     """Whether any object has a mask."""
     run_lengths: bool
-    """Whether the mask of any that is no crowd is one of run lengths, as brushes make them."""
+    """Whether the mask of any that is not a crowd is one of run lengths, as brushes make them."""
     parts: Mapping[str, PartFiles]
     sources: Mapping[str, Path]
     """The user's files, which messages name."""

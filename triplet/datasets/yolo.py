@@ -207,7 +207,7 @@ def _row(words: Sequence[str], classes: Mapping[int, str]) -> tuple[int, list[fl
     try:
         number, values = float(words[0]), [float(word) for word in words[1:]]
     except ValueError:
-        return f"words that are no numbers: {show(' '.join(words))}"
+        return f"words that are not numbers: {show(' '.join(words))}"
     if number not in classes:
         return f"class {words[0]:.20} is none of the {len(classes)} names"
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):

@@ -21,7 +21,7 @@ def initialize(
     Args:
         model: its ``forward`` is wrapped in place.
         optimizer: its ``step`` unscales the gradients, skips the step where one is not finite (as apex
-            does), and adapts the scale. The scale is no part of a checkpoint, as in OpenSelfSup with apex.
+            does), and adapts the scale. The scale is not part of a checkpoint, as in OpenSelfSup with apex.
         opt_level: ``O1``.
 
     Raises:

@@ -39,7 +39,7 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
         raise KitError(f"{path}: expected base, the name of one of OpenSelfSup's configs")
     file = (configs / base).resolve()
     if not file.is_relative_to(configs.resolve()) or not file.is_file():
-        raise KitError(f"{path}: base={base} is no config below {configs}")
+        raise KitError(f"{path}: base={base} is not a config below {configs}")
     config = Config.fromfile(str(file))
     for key in values:
         _known(config._cfg_dict, str(key), path)

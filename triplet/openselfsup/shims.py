@@ -36,7 +36,7 @@ def locate() -> Path:
         folder = Path(checkout).absolute()
         if not (folder / "openselfsup" / "apis").is_dir():
             raise KitError(
-                f"OPENSELFSUP={checkout} is no checkout of OpenSelfSup: no openselfsup/apis in it"
+                f"OPENSELFSUP={checkout} is not a checkout of OpenSelfSup: no openselfsup/apis in it"
             )
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))

@@ -118,7 +118,9 @@ def iterations(config: Any, images: int) -> int:
             f"the last batch of an epoch has {rest} images and the loss needs 11; add data.drop_last=true"
         )
     if config.model.type == "MOCO" and config.model.queue_len % (batch * config.gpus):
-        raise KitError(f"model.queue_len={config.model.queue_len} is no multiple of the batch; change one")
+        raise KitError(
+            f"model.queue_len={config.model.queue_len} is not a multiple of the batch; change one"
+        )
     found = whole if dropped or not rest else whole + 1
     if not found:
         raise KitError(f"found {images} images, fewer than a batch of {batch * config.gpus}; give more")
@@ -263,7 +265,7 @@ def load_weights(path: Path, model: nn.Module) -> str:
     one.
 
     Raises:
-        KitError: the file is no such thing, or of another architecture.
+        KitError: the file is something else, or of another architecture.
     """
     backbone = read_backbone(path)
     tensors, _ = read_state(path)

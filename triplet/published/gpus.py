@@ -114,7 +114,7 @@ def find_card(name: str) -> tuple[str, Card]:
     names = map(_plain, (name, shorter, shorter.replace("pcie", "")))
     found = next((plain[each] for each in names if each in plain), None)
     if found is None:
-        raise KitError(f"--gpu {name!r} is no card of configs/gpus.yaml; {_hint(name)}")
+        raise KitError(f"--gpu {name!r} is not a card in configs/gpus.yaml; {_hint(name)}")
     return found, known[found]
 
 
@@ -142,7 +142,7 @@ def find_preset(name: str) -> Preset:
     presets = cards().presets
     if name not in presets:
         raise KitError(
-            f"--preset {name!r} is none of configs/gpus.yaml; {did_you_mean(name, list(presets))}"
+            f"--preset {name!r} is not in configs/gpus.yaml; {did_you_mean(name, list(presets))}"
         )
     return presets[name]
 

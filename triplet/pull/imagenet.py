@@ -38,7 +38,7 @@ def validation_classes(devkit: Path) -> list[str]:
         truth = untrusted.read_text(devkit / "data" / GROUND_TRUTH, untrusted.NAMES, "list of classes")
         return [leaves[int(line)] for line in truth.split()]
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError) as error:
-        raise KitError(f"{devkit} is no development kit of ILSVRC 2012: {error!r:.120}") from None
+        raise KitError(f"{devkit} is not a development kit of ILSVRC 2012: {error!r:.120}") from None
 
 
 def sort_validation(images: Path, devkit: Path) -> None:

@@ -22,7 +22,7 @@ CONTEXT = "https://w3id.org/ro/crate/1.1"
 LEFT_OUT = (".pth", ".pkl", ".pt", ".npy")
 """Weights and features: too large."""
 OWN = ("predict", "export")
-"""Stages that are no part of a reproduction: of a person's own images, and of weights for other tools."""
+"""Stages that are not part of a reproduction: of a person's own images, and of weights for other tools."""
 TYPES = {
     ".json": "application/json",
     ".jsonl": "application/jsonl",

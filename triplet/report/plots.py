@@ -321,7 +321,7 @@ def _categories(run: Run) -> dict[str, float | None]:
 def _style(name: str) -> Any:
     return plt.rc_context(
         {
-            "text.parse_math": False,  # names of others are no formulas
+            "text.parse_math": False,  # names of others are not formulas
             "svg.fonttype": "none",
             "svg.hashsalt": name,
             "font.family": "sans-serif",

@@ -66,7 +66,7 @@ def archived(path: Path) -> list[Finding]:
             return list(_archived(archive, path))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, *ODD) as error:
         raise KitError(
-            f"{path} is damaged or no crate of the kit: {' '.join(str(error).split()):.200}"
+            f"{path} is damaged or not a crate of the kit: {' '.join(str(error).split()):.200}"
         ) from None
 
 
@@ -90,7 +90,7 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
         try:
             record = Record.model_validate_json(_text(archive, name, untrusted.RECORD))
         except ValidationError:
-            yield Finding(name, WRONG, "is no record")
+            yield Finding(name, WRONG, "is not a record")
             continue
         yield from _recorded(archive, name, record, said, sizes)
         if name.startswith("checkpoints/"):
@@ -195,7 +195,7 @@ def _same(value: float | None, recorded: Any) -> bool:
 
 
 def _safe(info: zipfile.ZipInfo, path: Path) -> str:
-    """The name of a member; KitError for one that would not lie inside a folder, or is no plain file."""
+    """The name of a member; KitError for one that would not lie inside a folder, or is not a plain file."""
     name = PurePosixPath(info.filename)
     kind = stat.S_IFMT(info.external_attr >> 16)
     odd = name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename
@@ -210,7 +210,7 @@ def _check_sizes(path: Path, sizes: dict[str, int], recorded: list[str]) -> None
     most = untrusted.CRATE_EXPANSION * path.stat().st_size + SLACK
     if (total := sum(sizes.values())) > most:
         raise KitError(
-            f"{path} unpacks to {amount(total)}, expected at most {amount(most)}: it is no crate of the kit"
+            f"{path} unpacks to {amount(total)}, expected at most {amount(most)}: not a crate of the kit"
         )
     if (total := sum(sizes[name] for name in recorded)) > untrusted.METADATA:
         most = untrusted.METADATA

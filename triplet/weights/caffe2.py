@@ -37,7 +37,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         kind = filetype.describe(path)
         reason = f"it is {kind}" if kind else f"{error!r:.160}"
-        raise KitError(f"{path} is no pickle of arrays, or damaged: {reason}") from None
+        raise KitError(f"{path} is not a pickle of arrays, or damaged: {reason}") from None
     if not isinstance(content, dict):
         raise KitError(f"{path}: expected arrays by name, found a {type(content).__name__}")
     if isinstance(content.get("model"), dict):

@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if odd := [
         name for name, value in model.items() if not isinstance(name, str) or not _is_numeric(value)
     ]:
-        raise pickle.UnpicklingError(f"{wrappers.text(odd[0])!r:.60} is no array of numbers by name")
+        raise pickle.UnpicklingError(f"{wrappers.text(odd[0])!r:.60} is not an array of numbers by name")
     return model
 
 

@@ -27,7 +27,7 @@ def load_initial(path: Path, networks: Networks) -> str:
     ``read_backbone`` reads fills the online and the target backbone; projector and predictor stay as drawn.
 
     Raises:
-        KitError: the file is no such thing, or of another architecture. Nothing was filled then.
+        KitError: the file is something else, or of another architecture. Nothing was filled then.
     """
     backbone = read_backbone(path)  # whole, finite, the right names
     if backbone.caffe2:

@@ -36,7 +36,7 @@ class Backbone:
     format: str
     """Kind of file that the backbone came from."""
     ignored: list[str]
-    """Names of the file's tensors that are no part of the backbone."""
+    """Names of the file's tensors that are not part of the backbone."""
     untrained: bool
     """Whether the file itself says that it holds initial weights."""
     widened: int
@@ -167,7 +167,7 @@ def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str, str]:
     networks it is."""
     stem = "conv1.weight"
     found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
-    # A block's own conv1 is no stem.
+    # A block's own conv1 is not a stem.
     every = [p for p in found if f"{p}layer1.0.conv1.weight" in state]
     found = wrappers.without_copies(every)
     if not found:

@@ -89,12 +89,12 @@ def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
 def _check_legacy(path: Path) -> None:
     """Load a file of the form before PyTorch 1.6, which has no checksums."""
     if meaning := filetype.describe(path):
-        raise KitError(f"{path} is no PyTorch file of tensors: it is {meaning}")
+        raise KitError(f"{path} is not a PyTorch file of tensors: it is {meaning}")
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:1] != b"\x80":
             raise KitError(
-                f"{path} is no PyTorch file of tensors: it begins with {content[:12]!r}; fetch it again"
+                f"{path} is not a PyTorch file of tensors: it begins with {content[:12]!r}; fetch it again"
             )
         needed = sum(pickles.survey(content, size, LEGACY).storages.values())
     if needed > size:
@@ -111,8 +111,8 @@ def _explain(path: Path, error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and known:
         name = known[1] or known[2] or known[3]
         return (
-            f"{path} is no PyTorch file of tensors alone: it holds {name}, which may not be unpickled: "
+            f"{path} is not a PyTorch file of tensors alone: it holds {name}, which may not be unpickled: "
             "it could run code; where you trust the file, save its state dict alone, by torch.load(..., "
             "weights_only=False) and torch.save"
         )
-    return f"{path} is no PyTorch file of tensors, or damaged: {' '.join(text.split())[:160]}"
+    return f"{path} is not a PyTorch file of tensors, or damaged: {' '.join(text.split())[:160]}"

@@ -134,7 +134,7 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
     """Return box and mask AP in percent; fractions are converted, and this is noted.
 
     Raises:
-        KitError: numbers that are no AP, or of which one is a fraction and one is not.
+        KitError: numbers that are not AP, or of which one is a fraction and one is not.
     """
     if len(values) > 2 or not all(0 <= value <= 100 for value in values):
         raise KitError(

@@ -57,7 +57,7 @@ def _aps(found: list[Line]) -> Iterator[tuple[str, float]]:
 
 
 def _percent(task: str, text: str, *, fraction: bool) -> Iterator[tuple[str, float]]:
-    """Yield a number as percent; nothing for one that is no AP."""
+    """Yield a number as percent; nothing for one that is not an AP."""
     try:
         value = float(text)
     except ValueError:

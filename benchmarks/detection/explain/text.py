@@ -59,7 +59,7 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
     UTF-8 and UTF-16, with or without a byte order mark, are known; other bytes are replaced.
 
     Raises:
-        KitError: the file cannot be read, or is no text.
+        KitError: the file cannot be read, or is not text.
     """
     try:
         with open(path, "rb", opener=untrusted.unblocked) as file:
@@ -69,7 +69,7 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
         raise KitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     encoding = _encoding(data)
     if encoding == "utf-8" and data[:4096].count(0) > len(data[:4096]) // 50:
-        raise KitError(f"{path}: is no text; expected a log or a config")
+        raise KitError(f"{path}: is not text; expected a log or a config")
     return data.decode(encoding, errors="replace").lstrip("\ufeff"), whole
 
 

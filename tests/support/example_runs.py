@@ -1,6 +1,6 @@
 """Runs in memory of which no two numbers are equal, and the cells of a table by column."""
 
-from tests.report import making
+from tests.support import run_records
 from triplet.records import Artifact, Record
 from triplet.runs import Run
 
@@ -32,9 +32,9 @@ def record(stage, number=1, **fields):
     return Record(**{**plain, **fields})
 
 
-def made(name, first, reference=making.MOCO, *, seed=0, images=5000, gpus=8, **changes):
+def made(name, first, reference=run_records.MOCO, *, seed=0, images=5000, gpus=8, **changes):
     """A finished run: box AP is ``first``, and the other five numbers lie at uneven distances from it."""
-    detectron2 = making.settings(reference, **changes)
+    detectron2 = run_records.settings(reference, **changes)
     solver = detectron2["SOLVER"]
     apart = {"bbox": (0, 20.1, 3.2), "segm": (-5.9, 16.4, 1.7)}
     numbers = {

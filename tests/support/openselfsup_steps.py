@@ -1,7 +1,6 @@
-"""``python -m tests.openselfsup.theirs FOLDER``: ten steps of the Triplet plug-in by OpenSelfSup's loop,
-in float64.
+"""``python -m tests.support.openselfsup_steps FOLDER``: ten steps of the Triplet plug-in in float64.
 
-In a process of its own, as the shims change torch. Leaves ``theirs.pth`` as OpenSelfSup writes it, with the
+OpenSelfSup's loop takes them, in a process of its own, as the shims change torch. It leaves ``theirs.pth`` as OpenSelfSup writes it, with the
 losses and the images of each batch.
 """
 
