@@ -1,7 +1,7 @@
 """``python -m tests.support.openselfsup_steps FOLDER``: ten steps of the Triplet plug-in in float64.
 
-OpenSelfSup's loop takes them, in a process of its own, as the shims change torch. It leaves ``theirs.pth`` as OpenSelfSup writes it, with the
-losses and the images of each batch.
+OpenSelfSup's loop takes them, in a process of its own, as the shims change torch. It leaves ``theirs.pth``
+as OpenSelfSup writes it, with the losses and the images of each batch.
 """
 
 import importlib
