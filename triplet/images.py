@@ -58,9 +58,7 @@ def decode(data: bytes) -> Image.Image:
         Exception: whatever Pillow's plug-ins raise on a damaged file.
     """
     with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
-        image = to_eight_bits(file)
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB as well
+        return to_eight_bits(file).convert("RGB")
 
 
 def open_file(path: str | Path) -> Image.Image:

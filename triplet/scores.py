@@ -1,6 +1,7 @@
 """COCO's metrics of detections, by one of three engines whose numbers are equal."""
 
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,11 @@ class CocoGroundTruth:
         if not checked:
             coco.check(annotations)
         self._make = evaluation.COCOeval
-        self.coco = truth.COCO(str(annotations))
+        try:
+            self.coco = truth.COCO(str(annotations))
+        except ValueError:  # Rust knows no half characters; texts that nothing reads may hold some
+            text = json.dumps(json.loads(annotations.read_bytes()), ensure_ascii=False)
+            self.coco = truth.COCO(json.loads(text.encode("utf-8", "replace")))
 
     def score(self, detections: Sequence[dict[str, Any]], task: str) -> Scores:
         """The numbers of ``evaluate``; see there."""

@@ -48,10 +48,13 @@ def test_every_stage_explains_itself(stage, capsys):
         (["plan", "--gpus", "9" * 30], "expected a whole number from 1 on and at most 1000000000; see"),
         (["plan", "--memory", "1e308"], "expected a number above 0 and at most 1000000000; see"),
         (["eval", "--run=--"], "triplet: --run=--: -- is no value; see triplet --help"),
-        (["explain", "--result", "x"], "--result: found x, expected a number; see triplet explain --help"),
+        (
+            ["explain", "--result", "x"],
+            "--result: found x, expected a number, such as 25.1; see triplet explain --help",
+        ),
         (
             ["explain", "--target", "38.9", "?"],
-            "--target: found ?, expected a number; see triplet",
+            "--target: found ?, expected a number, such as 25.1; see triplet",
         ),
         (
             ["explain", "--gpus", "x"],

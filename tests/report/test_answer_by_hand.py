@@ -101,7 +101,7 @@ def test_a_track_has_every_number_where_it_is():
         30.0,
         50.0,
     )
-    assert (found.readme, found.zoo) == (54.5, 41.5)
+    assert (found.published, found.other) == (41.5, 54.5)  # the zoo's, and README's
     assert found.noise == (40.0, 43.0)
     far, near = found.marks
     assert (far.low, far.at, far.high, far.text) == (0, 0, 0, "M (x), 2x: 29.0")
@@ -109,7 +109,7 @@ def test_a_track_has_every_number_where_it_is():
     assert near.text == "MOCO, 1x: 41.0 ± 1.4"
     assert found.text == "41.0 ± 1.4 / 38.3"
     bare = answer._track([line("moco", zoo=(None,) * 3, source="README")], 30.0, 50.0)
-    assert (bare.zoo, bare.text, bare.noise) == (None, "– / 40.9", (53.0, 56.0))
+    assert (bare.other, bare.text, bare.noise) == (None, "– / 40.9", (53.0, 56.0))
 
 
 def test_at_most_four_steps_the_most_useful_first():

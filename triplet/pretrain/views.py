@@ -122,14 +122,16 @@ def render_view(
         draws: what to do to it.
         side: of the view in pixels.
         backend: ``pil``, the released pixels exactly; or ``opencv``, the same but for rounding and for the
-            blur, which is a Gaussian where PIL approximates one by boxes, several times faster. Both crop
-            and resize by PIL. The tests state how far they differ.
+            blur, which is a Gaussian where PIL approximates one by boxes, several times faster. Both crop,
+            resize and mirror by PIL. The tests state how far they differ.
         interpolation: ``bicubic`` or ``bilinear``, of the resizing.
     """
     left, top, width, height = draws.box
     # Cropped first: resizing by a box would let pixels outside the crop into its border.
     image = image.crop((left, top, left + width, top + height))
     image = image.resize((side, side), Image.Resampling[interpolation.upper()])
+    if draws.flip:
+        image = ImageOps.mirror(image)
     return BACKENDS[backend](image, draws)
 
 
@@ -151,8 +153,6 @@ def augmented_views(
 
 
 def _pil(image: Image.Image, draws: AugmentationParams) -> Pixels:
-    if draws.flip:
-        image = ImageOps.mirror(image)
     for name, factor in draws.jitter:
         image = getattr(TF, f"adjust_{name}")(image, factor)
     if draws.grayscale:
@@ -167,8 +167,6 @@ def _pil(image: Image.Image, draws: AugmentationParams) -> Pixels:
 def _opencv(image: Image.Image, draws: AugmentationParams) -> Pixels:
     cv2.setNumThreads(0)  # one image a process: threads within an image only get in each other's way
     pixels = np.asarray(image)
-    if draws.flip:
-        pixels = cv2.flip(pixels, 1)
     for name, factor in draws.jitter:
         pixels = JITTER[name](pixels, factor)
     if draws.grayscale:
