@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triplet import paths, toolchain
-from triplet.progress import say
+from triplet.progress import harmless, say
 from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
 
@@ -102,7 +102,8 @@ def _print_table(findings: list[Diagnosis]) -> None:
         table.add_column(column, overflow="fold")
     colours = {"ok": "green", "needs": "red", "none": "yellow"}
     for f in findings:
-        table.add_row(Text(f.mark, colours[f.mark]), f.what, f.found, "" if f.ok else f.advice)
+        cells = (f.what, f.found, "" if f.ok else f.advice)
+        table.add_row(Text(f.mark, colours[f.mark]), *map(harmless, cells))
     Console(markup=False, highlight=False).print(table)
 
 

@@ -24,6 +24,11 @@ LINE_EVERY = 10.0
 """Seconds between lines in a log."""
 
 
+def harmless(text: str) -> str:
+    """Escape the characters of a text that would control a terminal."""
+    return CONTROL.sub(lambda odd: ascii(odd[0])[1:-1], text)
+
+
 def say(message: str, out: TextIO | None = None) -> None:
     """Print one line at once to ``out`` or standard output.
 
@@ -35,7 +40,7 @@ def say(message: str, out: TextIO | None = None) -> None:
     """
     out = out or sys.stdout
     encoding = out.encoding or "utf-8"
-    message = CONTROL.sub(lambda odd: ascii(odd[0])[1:-1], message)
+    message = harmless(message)
     message = message.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(message, file=out, flush=True)

@@ -311,7 +311,7 @@ def test_other_encodings_are_read(table, write, encoding):
     [
         (
             b'{"images": "caf\xe9"}',
-            r"no text in UTF-8 or UTF-16 \(byte 0xe9 at 15\); .*iconv -f LATIN1 -t UTF-8",
+            r"not text in UTF-8 or UTF-16 \(byte 0xe9 at 15\); .*iconv -f LATIN1 -t UTF-8",
         ),
         (b"", "not in COCO's annotation format: is not JSON"),
         (b"[" * 100_000, "not in COCO's annotation format: is nested more deeply"),

@@ -123,14 +123,14 @@ def compressed(*values):
             {"size": [50, 25], "counts": compressed(1249)},
             "detections[2] has a mask of 1249 pixels, expected 1250",
         ),
-        ("segm", "segmentation", {"size": [50, 25], "counts": ""}, "no compressed run lengths: ''"),
+        ("segm", "segmentation", {"size": [50, 25], "counts": ""}, "not compressed run lengths: ''"),
         (
             "segm",
             "segmentation",
             {"size": [50, 25], "counts": "o" * 40},
-            "no compressed run lengths: 'oooo",
+            "not compressed run lengths: 'oooo",
         ),
-        ("segm", "segmentation", {"size": [50, 25], "counts": "caf\xe9"}, "no compressed run lengths"),
+        ("segm", "segmentation", {"size": [50, 25], "counts": "caf\xe9"}, "not compressed run lengths"),
         # A negative run between others that add up: an engine would write in front of its memory.
         (
             "segm",

@@ -110,7 +110,7 @@ def test_models_that_do_not_fit_are_named(places, drawn, untrained, capsys):
     [
         (lambda state: state.pop("backbone.stem.conv1.weight"), "conv1.weight is missing, expected"),
         (lambda state: state.update(more=torch.zeros(1)), r"more is \(1,\), expected nothing"),
-        (lambda state: state.update(odd=3), "no model file of Detectron2's"),
+        (lambda state: state.update(odd=3), "not a Detectron2 model file"),
     ],
 )
 def test_a_file_of_another_model_is_refused(untrained, tmp_path, spoil, message):

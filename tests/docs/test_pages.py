@@ -35,9 +35,9 @@ def test_every_figure_is_that_of_its_file(page):
 @pytest.mark.parametrize(
     ("text", "path", "right"),
     [
-        ("19.4", "cases[1].ratios[0]", True),
-        ("19.5", "cases[1].ratios[0]", False),
-        ("19.4", "cases[1].ratio[0]", False),
+        ("1.5", "cases[0].ratios[0]", True),
+        ("1.6", "cases[0].ratios[0]", False),
+        ("1.5", "cases[0].ratio[0]", False),
         ("1.5 GiB", "hardware.memory", False),
         ("23.5 GiB", "hardware.memory", True),
     ],

@@ -65,7 +65,7 @@ def attempt(case: Callable[[], object], log: Path) -> Outcome:
     before, _, said = said.partition(b"\n")
     seconds, used = time.monotonic() - begun, max(0, usage.ru_maxrss * 1024 - int(before or 0))
     if late:
-        kind, text = "hang", f"not over after {limit:.0f} s"
+        kind, text = "hang", f"not over after {limit:g} s"
     elif said:
         kind, text = json.loads(said)
     else:

@@ -36,7 +36,7 @@ def crash():
         (crash, "killed", "exit code -11"),
         (lambda: bytearray(os.urandom(1 << 20) * 120), "memory", "GB; result"),
         (lambda: bytes(1 << 40), "memory", "MemoryError"),
-        (functools.partial(time.sleep, 60), "hang", "not over after 0.5 s"),
+        (functools.partial(time.sleep, 60), "hang", "not over after"),
         (
             lambda: command("explain", "--result", "1", "x"),
             "refused",

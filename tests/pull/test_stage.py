@@ -97,7 +97,7 @@ def test_a_subset_never_touches_its_source(places, small_demo, tmp_path, drawn, 
         path.write_text(json.dumps(truth))
     command = ["pull", "subset", "--from", str(source), "--config", str(small_demo), "--name", name]
     assert cli.main(command) == 2
-    assert re.search("subset of itself|no plain file name", capsys.readouterr().err)
+    assert re.search("subset of itself|not a plain file name", capsys.readouterr().err)
     assert sorted(p.name for p in source.rglob("*.png")) == before
     assert not (source / "started.json").exists()
 

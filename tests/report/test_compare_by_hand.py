@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.report import made_up
+from tests.support import example_runs
 from triplet.analysis import ANALYSIS, Analysis, TaskAnalysis
 from triplet.records import Artifact
 from triplet.report import compare
@@ -15,7 +15,10 @@ CLASSES = ["ant", "bee", "cow", "dog"]
 def analysis(every, small, resampled, precision=7.0, **changes):
     """AP by category over all sizes and over small objects, and over each draw."""
     values = dict(images=9, draws="as drawn", categories=CLASSES)
-    values |= dict(by_size={"all": every, "small": small}, precision={"0.5": [precision] * 101})
+    values |= dict(
+        by_size={"all": every, "small": small},
+        precision={"0.5": [precision] * 101, "0.75": [precision / 2] * 101},
+    )
     return TaskAnalysis(**{**values, **changes}, resampled=resampled)
 
 
@@ -110,7 +113,9 @@ def runs(tmp_path):
             path = tmp_path / f"{name}.json"
             path.write_text(Analysis({"bbox": task}).model_dump_json())
             outputs = {ANALYSIS: Artifact(path=str(path), sha256="0" * 64, bytes=1)}
-            made.append(Run(name.replace("__", "/"), {"eval": made_up.record("eval", outputs=outputs)}))
+            made.append(
+                Run(name.replace("__", "/"), {"eval": example_runs.record("eval", outputs=outputs)})
+            )
         return made
 
     return of

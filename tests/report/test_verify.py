@@ -230,7 +230,7 @@ def test_what_is_no_crate_is_refused_in_one_line(places, content, capsys):
     path.write_bytes(content)
     assert cli.main(["report", "--verify", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "x.zip is damaged or no crate" in line
+    assert "x.zip is damaged or not a crate" in line
 
 
 def test_a_foreign_archive_is_refused(places, capsys):

@@ -182,8 +182,8 @@ def test_copies_that_differ_are_refused(file, state):
     [
         (b"<!DOCTYPE html><title>Quota exceeded</title>", "is a web page"),
         (b"  <html>", "is a web page"),
-        (b"", "no PyTorch file"),
-        (b"PK\x03\x04 cut", "no PyTorch file"),
+        (b"", "not a PyTorch file"),
+        (b"PK\x03\x04 cut", "not a PyTorch file"),
     ],
 )
 def test_files_that_are_no_weights(tmp_path, content, message):
@@ -209,7 +209,7 @@ class Evil:
 )
 def test_code_in_a_file_does_not_run(tmp_path, save):
     save({"state_dict": {"conv1.weight": torch.ones(1)}, "meta": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(KitError, match="no PyTorch file of tensors"):
+    with pytest.raises(KitError, match="not a PyTorch file of tensors"):
         read_backbone(tmp_path / "w.pth")
     assert not Evil.ran
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
 from benchmarks.detection.explain.reading import of_run, read
 from triplet.errors import KitError
-from triplet.progress import say
+from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
 from triplet.published.causes.cause import Result, amount
 from triplet.published.causes.length import count, ratio
@@ -80,7 +80,11 @@ def explain(options: ExplainOptions) -> None:
         say(json.dumps(_as_json(found), indent=2, allow_nan=False))
         return
     for line in lines(found, options):
-        say(line)
+        if isinstance(line, Table):
+            width = max(60, shutil.get_terminal_size().columns)
+            Console(markup=False, highlight=False, width=width).print(line)
+        else:
+            say(line)
 
 
 def explanation(options: ExplainOptions) -> Explanation:
@@ -157,7 +161,7 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
     return box, mask
 
 
-def lines(found: Explanation, options: ExplainOptions) -> Iterator[str]:
+def lines(found: Explanation, options: ExplainOptions) -> Iterator[str | Table]:
     """Format the answer for people."""
     reference, result = found.reference, found.result
     short, masks = amount(reference, result)
@@ -238,18 +242,15 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
+def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> Table:
     """Rows as a table for a terminal, each text wrapped in its column; the verdict tells a row's style."""
     table = Table(box=None, pad_edge=False, show_header=bool(head))
     for number in range(len(rows[0]) if rows else 0):
         table.add_column(head[number] if head else "", overflow="fold")
     for row in rows:
         style = next((style for word, style in STYLES.items() if word in row[1:3]), "")
-        table.add_row(*row, style=style)
-    console = Console(markup=False, highlight=False, width=max(60, shutil.get_terminal_size().columns))
-    with console.capture() as captured:
-        console.print(table, end="")
-    return captured.get().rstrip()
+        table.add_row(*map(harmless, row), style=style)
+    return table
 
 
 def _as_json(found: Explanation) -> dict[str, Any]:
