@@ -1,9 +1,9 @@
 """Wrappers that other projects put around a backbone's state dict, and their names for its parts.
 
-Looked into: any dicts in dicts, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
-``classy_state_dict``; the ``nn.Sequential`` of a ResNet's children that lightly makes. Prefixes such as
-DDP's ``module.`` and heads beside the backbone need no entry here. Where a file holds several ResNets, the
-one that its own project evaluates is taken, and the caller is told which were left out.
+All nested dicts are opened, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
+``classy_state_dict``, and lightly's ``nn.Sequential`` of a ResNet's children. Prefixes such as DDP's
+``module.`` and heads beside the backbone need no entry here. If a file holds several ResNets, the one that
+its own project evaluates is taken, and the caller learns which were left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
