@@ -106,7 +106,7 @@ def _decoded(images: Images, index: int) -> Image.Image:
         return decode(images.read(index))
     except KitError as error:  # pixels of another kind
         raise KitError(f"{images.name(index)} {error}") from None
-    except Exception as error:  # Pillow's plug-ins raise what they like
+    except Exception as error:  # Pillow's plug-ins may raise anything
         raise KitError(f"{images.name(index)} cannot be read ({error!r:.80}); fetch it again") from None
 
 

@@ -81,7 +81,7 @@ class VOC07Images(Dataset[tuple[Pixels, int]]):
             image = decode(untrusted.read_bytes(path, untrusted.IMAGE, "image"))
         except KitError as error:  # pixels of another kind
             raise KitError(f"{path} {error}") from None
-        except Exception as error:  # Pillow's plug-ins raise what they like
+        except Exception as error:  # Pillow's plug-ins may raise anything
             raise KitError(f"{path} cannot be read ({error!r:.60}); fetch it again") from None
         return square(image), index
 
