@@ -8,9 +8,9 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 Count = Annotated[int, Field(ge=1, le=10**8)]
-"""Number of things kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
+"""A number of items; ImageNet-22k has 1.4 * 10^7 images."""
 NonNegative = Annotated[float, Field(ge=0)]
-# Where these stand does not change the result.
+# Settings that do not change the result.
 NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
 
 
