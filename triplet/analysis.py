@@ -1,10 +1,10 @@
 """Analyses of an evaluation: categories, sizes, precision over recall, resampled images.
 
-All of it is the evaluator's own; nothing is matched by another's rules. AP over resampled
-images is the bootstrap of Efron and Tibshirani (An Introduction to the Bootstrap, 1993, chapter 6): images
-are drawn with replacement, each with everything in it, so that an image drawn twice weighs twice. The draws
-depend on the number of images alone. So two runs evaluated on the same images have the same draws, and the
-differences of their resampled APs are those of a paired comparison.
+All analyses use the evaluator's own matches. AP over resampled images is the bootstrap of Efron and
+Tibshirani (An Introduction to the Bootstrap, 1993, chapter 6): images are drawn with replacement, each with
+everything in it, so that an image drawn twice counts twice. The draws depend only on the number of images,
+so two runs evaluated on the same images have the same draws, and the differences of their resampled APs are
+those of a paired comparison.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from pydantic import BaseModel, Field, RootModel, model_validator
 
 RESAMPLES = 1000
 CHUNK = 125
-"""Resamples computed at a time: val2017's 100 000 detections of persons take 100 MB then."""
+"""Number of resamples computed at a time: val2017's 100 000 detections of persons then take 100 MB."""
 AREAS = ("all", "small", "medium", "large")
-"""COCO's; keypoints have no small ones. The first stands for all objects."""
+"""COCO's size classes of objects, the first for all objects; keypoints have no small ones."""
 LOADED = 10_000
-"""Detections that hotcoco hands over at a time, each a dictionary with its mask."""
+"""Number of detections to take from hotcoco at a time, each a dictionary with its mask."""
 CURVES = (0.5, 0.75)
-"""IoU at which precision over recall is kept."""
+"""IoU thresholds at which precision over recall is kept."""
 ANALYSIS = "analysis"
-"""The output of the eval stage that holds it."""
+"""Name of the eval stage's output with the analysis."""
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -34,18 +34,18 @@ class TaskAnalysis(BaseModel):
 
     images: int
     draws: str
-    """Hash of the resampled images: two runs can be compared where it is equal."""
+    """Hash of the resampled images; two runs with the same hash can be compared."""
     categories: list[str]
     by_size: dict[str, list[Percent | None]]
     """Label of an area (``all``, ``small``, ...) -> AP by category."""
     precision: dict[str, Annotated[list[Percent], Field(min_length=101, max_length=101)]]
-    """IoU -> precision at the recalls 0, 0.01, ... 1, the mean over categories."""
+    """IoU -> precision at the recalls 0, 0.01, ... 1, averaged over categories."""
     resampled: Annotated[list[Percent], Field(max_length=RESAMPLES)]
     """AP over each draw of images."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse what ``analyse`` never returns: other areas, IoU or counts of categories."""
+        """Refuse values that ``analyse`` never returns: other areas, IoU or numbers of categories."""
         areas = [*self.by_size]
         if areas != [each for each in AREAS if each in areas or each == AREAS[0]]:
             raise ValueError(f"its areas are {areas}, expected some of {', '.join(AREAS)}")
@@ -62,9 +62,9 @@ class Analysis(RootModel[dict[str, TaskAnalysis]]):
 
 @dataclass(frozen=True)
 class Matches:
-    """One category's detections as the evaluator matched them, the most certain first.
+    """One category's detections as the evaluator matched them, by descending score.
 
-    Equal scores stand as in ``COCOeval.accumulate``: by image, then as they were given.
+    Equal scores are ordered as in ``COCOeval.accumulate``: by image, then in the given order.
     """
 
     image: np.ndarray
@@ -74,16 +74,16 @@ class Matches:
     ignored: np.ndarray
     """(t, d) bool: neither right nor wrong."""
     objects: np.ndarray
-    """(images,) int: objects that count."""
+    """(images,) int: number of objects that count."""
 
 
 def analyse(evaluation: Any, names: list[str], resamples: int = RESAMPLES) -> TaskAnalysis:
-    """Read a finished ``COCOeval`` of any engine, all three of whose steps have run.
+    """Analyse a ``COCOeval`` of any engine after all three of its steps.
 
     Args:
         evaluation: see ``CocoGroundTruth.evaluate``.
-        names: of its categories, in the order of ``params.catIds``.
-        resamples: how many draws of images.
+        names: names of its categories, in the order of ``params.catIds``.
+        resamples: number of draws of images.
     """
     params, precision = evaluation.params, evaluation.eval["precision"][..., -1]
     drawn = draws(len(params.imgIds), resamples)
@@ -107,23 +107,23 @@ def analyse(evaluation: Any, names: list[str], resamples: int = RESAMPLES) -> Ta
 
 
 def draws(images: int, count: int = RESAMPLES) -> np.ndarray:
-    """(images, count) uint16: how often each image is in each draw."""
+    """Return (images, count) uint16, how often each image is in each draw."""
     rng = np.random.default_rng(2021)
     drawn = rng.integers(0, images, (count, images))
     return np.stack([np.bincount(each, minlength=images) for each in drawn], 1).astype(np.uint16)
 
 
 def resampled_ap(categories: list[Matches], drawn: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """AP, from 0 to 1, over each draw of images: COCO's, with each image weighed by how often it was drawn.
+    """Compute COCO's AP, from 0 to 1, for each draw, weighting each image by how often it was drawn.
 
     Args:
-        categories: the matches of each.
+        categories: the matches of each category.
         drawn: (images, n) weights; all ones give the AP of the evaluation itself.
         recalls: ``params.recThrs``.
 
     Returns:
-        (n,) float64. A category of which a draw has no object does not count there, as in COCO; 0 where
-        none counts.
+        (n,) float64. As in COCO, a category without objects in a draw does not count there; 0 if no
+        category counts.
     """
     parts = [drawn[:, first : first + CHUNK] for first in range(0, drawn.shape[1], CHUNK)]
     return np.concatenate([_ap(categories, part, recalls) for part in parts])
@@ -155,9 +155,9 @@ def _precision_sum(
     objects: np.ndarray,
     recalls: np.ndarray,
 ) -> np.ndarray:
-    """(n,): interpolated precision at one IoU, added over the recalls.
+    """Return (n,) the interpolated precision at one IoU, summed over the recalls.
 
-    Precision is needed where a detection is right alone: between two such it only falls.
+    Precision is needed only at right detections, as it only falls between them.
     """
     at = np.flatnonzero(found & ~ignored)
     if not at.size:
@@ -175,7 +175,7 @@ def _precision_sum(
 
 
 def matches(evaluation: Any) -> Iterator[Matches]:
-    """The matches behind AP over all sizes, category by category."""
+    """Yield the matches behind AP over all sizes, category by category."""
     if hasattr(evaluation, "per_instance"):
         yield from _of_columns(evaluation)
     elif hasattr(type(evaluation), "eval_imgs"):
@@ -185,10 +185,10 @@ def matches(evaluation: Any) -> Iterator[Matches]:
 
 
 def _of_pairs(evaluation: Any) -> Iterator[Matches]:
-    """Matches of hotcoco, which makes the dictionaries of pycocotools on demand.
+    """Yield matches of hotcoco, which makes pycocotools' dictionaries on demand.
 
-    Half a million of them take minutes and gigabytes. So it is asked for those of a category's own images
-    alone: what it detects elsewhere matches nothing.
+    Half a million dictionaries take minutes and gigabytes. So only those of the images in which a category
+    is annotated are requested: its detections in other images match nothing.
     """
     params = evaluation.params
     image, category, scores, outside = _detections(evaluation)
@@ -200,7 +200,7 @@ def _of_pairs(evaluation: Any) -> Iterator[Matches]:
         for one in _pairs(evaluation, each):
             at = np.array(one["dtIds"], int) - 1
             found[:, at] = np.array(one["dtMatches"]) > 0
-            if 0 in one["gtIds"]:  # which a match with it cannot be told by
+            if 0 in one["gtIds"]:  # an id of 0 also means no match
                 found[:, at] |= [np.isin(one["dtIds"], each_iou) for each_iou in one["gtMatches"]]
             ignored[:, at] = np.array(one["dtIgnore"])
             count[number[one["image_id"]]] = one["gtIgnore"].count(False)
@@ -213,8 +213,8 @@ def _of_pairs(evaluation: Any) -> Iterator[Matches]:
 
 
 def _detections(evaluation: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(d,) each, in the order in which hotcoco was given them: number of the image, category, score, and
-    whether its area lies outside all sizes."""
+    """Return four (d,) arrays in hotcoco's order of detections: number of the image, category, score, and
+    whether the area lies outside all sizes."""
     results, (low, high) = evaluation.cocoDt, evaluation.params.areaRng[0]
     ids = sorted(results.getAnnIds())
     read = [
@@ -227,7 +227,7 @@ def _detections(evaluation: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 def _pairs(evaluation: Any, category: int) -> list[dict[str, Any]]:
-    """The dictionaries of hotcoco for a category and the images in which it is annotated."""
+    """Return hotcoco's dictionaries for a category and the images in which it is annotated."""
     params = evaluation.params
     images = sorted(evaluation.cocoGt.getImgIds(catIds=[category]))
     if not images:
@@ -242,7 +242,7 @@ def _pairs(evaluation: Any, category: int) -> list[dict[str, Any]]:
 
 
 def _of_columns(evaluation: Any) -> Iterator[Matches]:
-    """Matches of ultrafast-pycocotools, which returns a column for each field, at one IoU at a time."""
+    """Yield matches of ultrafast-pycocotools, which returns a column per field for one IoU at a time."""
     params = evaluation.params
     each = [evaluation.per_instance(iou_thr=iou) for iou in params.iouThrs]
     detections, objects = each[0]
@@ -261,7 +261,7 @@ def _of_columns(evaluation: Any) -> Iterator[Matches]:
 
 
 def _of_images(evaluation: Any) -> Iterator[Matches]:
-    """Matches of pycocotools, which keeps a dictionary for each category, area and image."""
+    """Yield matches of pycocotools, which keeps a dictionary for each category, area and image."""
     params = evaluation.params
     images, most = len(params.imgIds), params.maxDets[-1]
     step = images * len(params.areaRng)
@@ -286,5 +286,5 @@ def _mean(precision: np.ndarray) -> float | None:
 
 
 def _percents(values: np.ndarray) -> list[float]:
-    """To a hundred thousandth: what a file of this needs, and below what any comparison can tell."""
+    """Round percentages for a small file, to a precision far below the noise of any comparison."""
     return [round(100 * float(value), 5) for value in values]

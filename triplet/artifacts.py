@@ -15,7 +15,7 @@ from triplet.paths import local, portable
 
 
 class Artifact(BaseModel):
-    """A file, or a folder of files (its hash is that of the sorted list of names and sizes)."""
+    """A file, or a folder of files, hashed by the sorted list of their names and sizes."""
 
     path: str
     sha256: str
@@ -24,7 +24,7 @@ class Artifact(BaseModel):
 
     @classmethod
     def of(cls, path: Path) -> "Artifact":
-        """Describe what is at the path; KitError when nothing is."""
+        """Describe the file or folder at a path; KitError if there is none."""
         if path.is_file():
             return cls(path=portable(path), sha256=files.sha256(path), bytes=path.stat().st_size)
         if path.is_dir():
@@ -41,7 +41,7 @@ class Artifact(BaseModel):
         return cls(path=path, sha256=listing.hexdigest(), bytes=total, files=count)
 
     def intact(self) -> bool:
-        """Return whether it is still there: a folder with the same listing, a file of the same size."""
+        """Return whether the folder still has the same listing, or the file the same size."""
         path = local(self.path)
         if path.is_dir():
             return Artifact.of(path).sha256 == self.sha256
@@ -56,7 +56,7 @@ class Plan(BaseModel):
     inputs: dict[str, Artifact]
 
     def changes(self, other: "Plan") -> list[str]:
-        """Return what differs in ``other``, a phrase each: ``config.optimizer.lr 4.8 -> 3.2``."""
+        """Return a phrase for each difference of ``other``, such as ``config.optimizer.lr 4.8 -> 3.2``."""
         before, after = self._flat(), other._flat()
         return [
             f"{key} {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
@@ -97,7 +97,7 @@ class Record(Plan):
     seconds: float
     """Seconds of work, over all sessions of a stage that was interrupted and resumed."""
     energy_kwh: float | None = None
-    """Energy of the GPUs by their own counters, over all sessions; None where one of either was not
+    """Energy of the GPUs by their own counters, over all sessions; None if a GPU or a session was not
     measured."""
     images_per_second: float | None = None
     image: str | None = None
@@ -112,12 +112,12 @@ class Job:
     outputs: dict[str, Path] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     check_inputs: Callable[[], None] = lambda: None
-    """Raise KitError where an input was replaced since the stage began. Long work calls it once all inputs
-    are read; for other work it is called at the end."""
+    """Raise KitError if an input was replaced since the stage began. Long work calls this once it has read
+    all inputs; for other work it is called at the end."""
     plan: Plan | None = None
     """Plan of the stage, which goes into its checkpoints; None except on the main process."""
     lost_record: bool = False
     """Whether a damaged record shows that the stage was done, so that its outputs may be whole."""
     images_per_second: float | None = None
     energy_kwh: float | None = None
-    """That the GPUs of all processes took in this session; None where it was not measured."""
+    """Energy of all processes' GPUs in this session; None if it was not measured."""

@@ -24,6 +24,6 @@ def read(folder: Path, split: str, kind: str = "instances") -> dict[str, Any]:
     """Read and check a split's annotations; see ``annotations.coco.check``.
 
     Raises:
-        KitError: another layout or format, nothing annotated, or an annotation that cannot be used.
+        KitError: another layout or format, no annotations, or an unusable annotation.
     """
     return check(annotations(folder, split, kind)).content

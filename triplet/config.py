@@ -1,4 +1,4 @@
-"""Read YAML into typed settings, with one line for whatever is wrong in it."""
+"""Read YAML into typed settings; an error is reported in one line."""
 
 import difflib
 import itertools
@@ -34,7 +34,7 @@ class Settings(BaseModel):
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Pixels = Annotated[int, Field(ge=32, le=1024)]
-# The last three: an override such as '[=1', and YAML that contains itself.
+# The last three errors come from an override such as '[=1', and from YAML that contains itself.
 _UNREADABLE = (
     yaml.YAMLError,
     OmegaConfBaseException,
@@ -52,14 +52,14 @@ def load(path: Path, schema: type[S], overrides: Sequence[str] = ()) -> S:
     """Read a YAML file, apply ``key.sub=value`` overrides, validate.
 
     Args:
-        path: of the YAML file (read as OmegaConf reads it: a SafeLoader that refuses duplicate keys
-            and knows that 1e-4 is a number).
-        schema: what it must be.
+        path: path of the YAML file (read by OmegaConf's SafeLoader, which refuses duplicate keys and reads
+            1e-4 as a number).
+        schema: the schema that it must fit.
         overrides: applied in order.
 
     Raises:
-        KitError: no such file, not YAML, an override that is not key=value, or the first setting
-            that does not fit the schema with the nearest right name.
+        KitError: no such file, not YAML, an override that is not key=value, or a setting that does not fit
+            the schema; the message has the first such setting and the nearest right name.
     """
     return parse(read(path, overrides), schema, str(path))
 
@@ -126,12 +126,12 @@ def parse(values: Any, schema: type[R], source: str) -> R:
 
 
 def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) -> str:
-    """Suggest the name that was meant: the nearest one, or else a list of ``names``.
+    """Suggest the intended name: the nearest one, or else a list of ``names``.
 
     Args:
-        word: what was found.
-        names: what could stand there.
-        others: further names that are right but not worth listing.
+        word: the name that was found.
+        names: the valid names.
+        others: further valid names that are not worth listing.
     """
     near = difflib.get_close_matches(word[:100], [*names, *others], n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""What a run takes from its method of the table by default: weights, detection config, recipe."""
+"""Defaults of a run from its method of the table: weights, detection config, recipe."""
 
 import re
 from pathlib import Path
@@ -15,11 +15,11 @@ MSRA = "_msra"
 def weights_of(run: str) -> Path:
     """Return the weights that a run converts by default.
 
-    Its own pretraining, or that of the run that ``seed<N>/`` repeats; without one, what ``triplet pull
-    weights`` has fetched under the run's name.
+    These are its own pretraining, or that of the run that ``seed<N>/`` repeats; without one, the file that
+    ``triplet pull weights`` has fetched under the run's name.
 
     Raises:
-        KitError: neither is there, or it has changed since.
+        KitError: there is neither, or the file has changed since.
     """
     name = Path(run).name
     known = any(name in method.weights for method in load_methods().values())
@@ -44,8 +44,8 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
     """Return the detection config of a run's method, in the colour order of its weights.
 
     Args:
-        run: whose name ends with a method's, or with the name of weights of a method.
-        weights: the file in question; without one, what the run has converted, or else what was published.
+        run: a run whose name ends with the name of a method, or of a method's weights.
+        weights: the weights file; by default the run's converted one, or else the published one.
 
     Raises:
         KitError: the table has no such method.
@@ -67,14 +67,14 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
 
 
 def recipe(method: str, engine: str) -> Path:
-    """Return the config by which a method is pretrained.
+    """Return the config for the pretraining of a method.
 
     Args:
-        method: of the table, the last part of a run's name.
-        engine: ``pretrain`` for the kit's own, ``openselfsup``: folder below configs/.
+        method: method of the table, the last part of a run's name.
+        engine: folder below configs/: ``pretrain`` for the kit's own engine, or ``openselfsup``.
 
     Raises:
-        KitError: no such method, or none that is pretrained here.
+        KitError: there is no such method, or it is not pretrained here.
     """
     recipes = {name: each.pretrain for name, each in load_methods().items() if each.pretrain}
     if method not in recipes:

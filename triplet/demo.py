@@ -1,4 +1,4 @@
-"""The whole pipeline in small: the commands of the real job, one after another."""
+"""The whole pipeline on a small scale: the commands of the real job, one after another."""
 
 import multiprocessing
 import os
@@ -24,15 +24,15 @@ from triplet.pull.synthetic import Drawn
 from triplet.signals import STOPPING, graceful, under_nohup
 
 Command = Callable[[list[str]], int]
-"""Runs a command of the kit, given its arguments; returns its exit code."""
+"""A function that runs a command of the kit, given its arguments, and returns its exit code."""
 
 
 class Demo(Settings):
-    """The schema of configs/demo.yaml: what is drawn, and how the methods are trained."""
+    """The schema of configs/demo.yaml: the drawn images, and the training of the methods."""
 
     data: Drawn
     subset: Subset
-    """Number of images to take of real data."""
+    """Number of images to take from real data."""
     pretrain: Path
     """Config of the pretraining."""
     detection: Path
@@ -40,9 +40,10 @@ class Demo(Settings):
     methods: dict[str, list[str]]
     """Method -> overrides of its pretraining."""
     classes: Annotated[int, Field(ge=1)] = 3
-    """Number of classes to take of real data: the most frequent ones."""
+    """Number of classes to take from real data: the most frequent ones."""
     pulled: dict[str, Path] = Field(default_factory=dict)
-    """Method -> Detectron2 config for its pulled weights. With real data the first one there is taken."""
+    """Method -> Detectron2 config for its pulled weights. With real data the first method that has been
+    pulled is used."""
     seeds: Annotated[list[int], Field(min_length=1)]
 
 
@@ -60,15 +61,15 @@ def demo(
     Args:
         config: configs/demo.yaml.
         call: runs one command of the kit, such as ``["eval", "--run", "demo"]``, and returns its exit code.
-        data: a folder of annotated images, of which a subset is used instead of drawn images.
-        images: a folder of images to pretrain on; with ``data`` alone, the subset's train images.
-        seeds: instead of the config's.
-        force: run again what is done.
+        data: a folder of annotated images; a subset of it is used instead of drawn images.
+        images: a folder of images for the pretraining; with ``data`` alone, the subset's train images.
+        seeds: seeds instead of the config's.
+        force: whether to rerun stages that are done.
 
     Returns:
         The exit code of the first stage that failed, else 0.
     """
-    if not torch.cuda.is_available():  # even where there is a GPU whose driver is too old
+    if not torch.cuda.is_available():  # also true for a GPU whose driver is too old
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     settings = load(config, Demo)
     began = time.monotonic()
@@ -110,7 +111,7 @@ def demo(
 def _commands(
     settings: Demo, method: str, seed: int, *, data: str, images: Path, classes: int
 ) -> list[list[str]]:
-    """Return the commands of a method in order; ``classes`` are those of the data."""
+    """Return the commands of a method in order; ``classes`` is the number of the data's classes."""
     run = ["--run", f"{data}/seed{seed}/{method}"]
     detection = ["--config", str(settings.detection)]
     pretrain = ["--config", str(settings.pretrain), "--data", str(images), f"seed={seed}"]
@@ -124,13 +125,13 @@ def _commands(
 
 
 def _pulled(settings: Demo) -> str | None:
-    """The first method whose weights were pulled."""
+    """Return the first method whose weights were pulled; None if there is none."""
     folder = paths.root("checkpoints") / "weights"
     return next((method for method in settings.pulled if (folder / method / "record.json").is_file()), None)
 
 
 def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | None) -> str:
-    """Say what to expect of so few images, before any time is spent on them."""
+    """Say in advance what to expect from so few images."""
     have = f"demo: {images} images of {data.name} with {', '.join(classes)}"
     real = f"make finetune METHOD={pulled or 'triplet'} DATA={data}"
     if pulled:
@@ -146,7 +147,7 @@ def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | 
 
 
 def _finetune_pulled(settings: Demo, method: str, seed: int, *, data: str, classes: int) -> list[list[str]]:
-    """Return the commands of a method whose weights were pulled: there is nothing to pretrain."""
+    """Return the commands of a method whose weights were pulled and need no pretraining."""
     run = ["--run", f"{data}/pulled/seed{seed}/{method}", "--config", str(settings.pulled[method])]
     heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
     return [
@@ -162,15 +163,15 @@ def _in_turn(call: Command, chains: Iterable[list[list[str]]]) -> int:
 
 
 def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int) -> int:
-    """Run each method's commands in a process of its own, and print what they say behind the method's name.
+    """Run each method's commands in a process of its own, and print their output after the method's name.
 
-    A detector as small as the demo's gains next to nothing from a second core. The first method that fails,
-    or a signal, stops the others, which save what they have.
+    A detector as small as the demo's gains almost nothing from a second core. The first method that fails,
+    or a signal, stops the others, which save their work.
 
     Args:
         call: see ``demo``.
         chains: commands of each method.
-        cores: of this machine, which the methods share.
+        cores: number of this machine's cores, which the methods share.
 
     Returns:
         The exit code of the method that failed first, 143 after a signal, else 0.
@@ -185,7 +186,7 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
         os.close(there)
         prefix = f"{method:{max(map(len, chains))}} | "
         readers.append(threading.Thread(target=_relay, args=(here, prefix)))
-    for reader in readers:  # threads, once nothing is forked any more
+    for reader in readers:  # start threads only after the last fork
         reader.start()
     code, left, told = 0, list(running), False
     with graceful() as stop:
@@ -212,7 +213,7 @@ def _relay(descriptor: int, prefix: str) -> None:
 
 
 def _method(call: Command, chain: list[list[str]], output: int, cores: int, methods: Any) -> NoReturn:
-    """Run one method in a process; each of its stages takes the cores that the other methods leave at its
+    """Run one method in a process; each stage uses the cores that the other methods leave free at its
     start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)

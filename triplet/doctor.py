@@ -1,4 +1,4 @@
-"""Report what this machine has, and what to run for what is missing."""
+"""Report what this machine has, and which commands provide what is missing."""
 
 import importlib.metadata
 import json
@@ -24,22 +24,22 @@ NEEDED_DISK = 60
 """Disk space in GB for COCO with its archives (40) and the checkpoints of a pretraining and a
 finetuning."""
 DRIVERS = {"12.6": 560, "12.8": 570, "13.0": 580}
-"""Oldest driver by the CUDA that torch was built for (NVIDIA's release notes of each)."""
+"""Oldest driver for each CUDA version that torch is built for (NVIDIA's release notes)."""
 REAL_JOB = ("GPU", "NVIDIA driver", "CUDA in torch", "coco", "weights", "converted weights")
-"""Needs of a finetuning on COCO beyond the demo's, in the order in which one sees to them."""
+"""Needs of a finetuning on COCO beyond the demo's, in the order in which to meet them."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One line of the doctor."""
+    """One line of the doctor's report."""
 
     what: str
     found: str
     ok: bool
     advice: str = ""
-    """What to run, or what the missing thing is good for."""
+    """What to run, or the use of the missing thing."""
     required: bool = False
-    """Whether not even the demo runs without it."""
+    """Whether even the demo needs it."""
 
     @property
     def mark(self) -> str:
@@ -47,10 +47,10 @@ class Diagnosis:
 
 
 def doctor(*, as_json: bool = False) -> int:
-    """Print what runs here, the findings, and the next thing to do; 0 when the demo can run, else 1.
+    """Print what runs here, the findings, and the next step; return 0 if the demo can run, else 1.
 
     Args:
-        as_json: print one JSON object instead of lines for people.
+        as_json: whether to print one JSON object instead of lines for people.
     """
     findings = examine()
     required = [f for f in findings if f.required and not f.ok]
@@ -88,7 +88,7 @@ def _names(findings: list[Diagnosis]) -> str:
 
 
 def _next(required: list[Diagnosis], lacking: list[Diagnosis]) -> str:
-    """The next thing to do: towards the demo, and where there is a GPU towards a finetuning."""
+    """Return the next step towards the demo or, with a GPU, towards a finetuning."""
     if required:
         return required[0].advice
     if not lacking:
@@ -108,7 +108,7 @@ def _print_table(findings: list[Diagnosis]) -> None:
 
 
 def examine() -> list[Diagnosis]:
-    """Look at everything the kit uses."""
+    """Examine everything that the kit uses."""
     return [
         *_environment(),
         *_gpu(),
@@ -156,7 +156,7 @@ def _environment() -> list[Diagnosis]:
 
 
 def _detectron2() -> str:
-    """Return version and variant; '' without one."""
+    """Return Detectron2's version and variant; '' if it is missing."""
     if upstream := _version("detectron2"):
         try:
             import torch  # noqa: F401  # loads what the compiled part links to
@@ -212,7 +212,7 @@ def _containers() -> list[Diagnosis]:
     docker = _output("docker", "--version")
     engine = _output("docker", "info", "--format", "{{.ServerVersion}}") if docker else ""
     compose = _output("docker", "compose", "version", "--short") if docker else ""
-    hook = shutil.which("nvidia-container-runtime-hook")  # what the engine itself looks for
+    hook = shutil.which("nvidia-container-runtime-hook")  # the container engine looks for it too
     only = "only for RUNTIME=docker"
     return [
         Diagnosis("Docker", docker or "-", bool(docker), f"install Docker Engine ({only})"),
@@ -261,7 +261,7 @@ def _data() -> list[Diagnosis]:
     for name, source in load_sources().datasets.items():
         folder = paths.root("datasets") / name
         there = all((folder / item).exists() for item in source.provides)
-        there |= name == "imagenet" and (folder / "train").is_dir()  # all that pretraining needs
+        there |= name == "imagenet" and (folder / "train").is_dir()  # enough for pretraining
         to_do = advice.get(name, "triplet pull {0.name}").format(folder)
         found.append(Diagnosis(name, str(folder) if there else "-", there, to_do))
     pulled = [
@@ -296,7 +296,7 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """Return what a command prints; '' when it is missing, fails or hangs."""
+    """Return the output of a command; '' if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

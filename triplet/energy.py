@@ -1,4 +1,4 @@
-"""Measured energy: the counter that NVIDIA's GPUs have from Volta on, read before and after work."""
+"""Measurement of energy with the counter that NVIDIA's GPUs have from Volta on."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -13,8 +13,8 @@ def measure() -> Callable[[], float | None]:
     """Begin to measure the GPU that this process computes on.
 
     Returns:
-        A function that returns the kWh since then; None without a GPU, or where it has no counter of its
-        own. The counter is that of the whole card: what it takes for other programs is counted, too.
+        A function that returns the kWh since this call; None without a GPU, or if it has no counter of its
+        own. The counter is that of the whole card and includes other programs.
     """
     gpu = own_gpu()
     before = read_counter(gpu) if gpu else None
@@ -27,15 +27,15 @@ def measure() -> Callable[[], float | None]:
 
 
 def total(parts: Iterable[float | None]) -> float | None:
-    """The sum over processes or sessions, None where one of them was not measured."""
+    """Return the sum over processes or sessions; None if one of them was not measured."""
     known = list(parts)
     return None if None in known else sum(part for part in known if part is not None)
 
 
 def own_gpu() -> str | None:
-    """NVML's name of the GPU that this process computes on; None where it has begun to use none.
+    """Return NVML's name of the GPU that this process computes on; None if it has not used one yet.
 
-    CUDA is asked which it is, since CUDA_VISIBLE_DEVICES may number the GPUs in another order than NVML.
+    CUDA gives the GPU, as CUDA_VISIBLE_DEVICES may number GPUs in an order other than NVML's.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
@@ -44,14 +44,14 @@ def own_gpu() -> str | None:
 
 
 def read_counter(gpu: str) -> int | None:
-    """Millijoules that a GPU has taken since its driver was loaded.
+    """Return the millijoules that a GPU has used since its driver was loaded.
 
     Args:
         gpu: its UUID, as ``nvidia-smi -L`` prints it.
 
     Returns:
-        None without NVML, for a card older than Volta, and for a part of a card (MIG): the counter of the
-        whole card is that of all its parts.
+        The millijoules; None without NVML, for a card older than Volta, and for a part of a card (MIG), as
+        the counter is that of all parts.
     """
     try:
         pynvml.nvmlInit()
@@ -67,7 +67,7 @@ def read_counter(gpu: str) -> int | None:
 
 
 def _is_divided(handle: object) -> bool:
-    """Return whether a card is divided into parts (MIG); cards that cannot be say so by an error."""
+    """Return whether a card is divided into parts (MIG); cards without MIG raise an error for the query."""
     try:
         return bool(pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
     except pynvml.NVMLError:

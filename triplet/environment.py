@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def commit() -> str:
-    """Return the kit's commit, of the image (TRIPLET_COMMIT) or the checkout, with ``+`` when modified."""
+    """Return the kit's commit from the image (TRIPLET_COMMIT) or the checkout, with ``+`` if modified."""
     if baked := os.environ.get("TRIPLET_COMMIT"):
         return baked
     here = Path(__file__).parent
@@ -77,7 +77,7 @@ def image() -> str | None:
 
 
 def usable_cores() -> int:
-    """Number of CPU cores that this process may use; on macOS, which cannot tell, all."""
+    """Return the number of CPU cores that this process may use; on macOS, which does not say, all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""The errors that end a stage without its result, and how a full GPU is recognised."""
+"""The errors that end a stage without its result, and the recognition of a full GPU."""
 
 
 class KitError(Exception):
@@ -7,7 +7,7 @@ class KitError(Exception):
 
 
 class Interrupted(Exception):
-    """The stage was asked to stop, saved what it had, and goes on when run again."""
+    """The stage was asked to stop and saved its work; it resumes when run again."""
 
     code = 143
 

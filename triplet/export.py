@@ -1,4 +1,4 @@
-"""The export stage: a backbone as one file that other libraries load by their own calls."""
+"""The export stage: write a backbone as one file that other libraries can load."""
 
 import io
 import warnings
@@ -18,29 +18,28 @@ from triplet.progress import say
 from triplet.weights.read import Backbone, read_backbone
 
 NAMES = {"safetensors": "backbone.safetensors", "pth": "backbone.pth", "onnx": "backbone.onnx"}
-"""The formats, and what the file is called."""
+"""File name for each format."""
 NORMALISATION = "RGB scaled to 0..1, mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225"
 SIDE = 224
-"""Side in pixels of the image by which the network is traced; the file takes any other size."""
+"""Side in pixels of the image with which the network is traced; the exported one accepts any size."""
 
 
 def export(
     run: str, weights: Path | None = None, kind: str = "safetensors", *, force: bool = False
 ) -> Path:
-    """Write the run's pretrained backbone, or any weights that ``triplet.weights`` reads, for others.
+    """Export the run's pretrained backbone, or any weights that ``triplet.weights`` reads.
 
     Args:
-        run: where the result goes; also where the pretraining is, unless weights are given.
-        weights: a file to start from; default: the run's own pretraining, or the method's pulled weights.
+        run: run for the result; also the run of the pretraining, unless weights are given.
+        weights: file to export; by default the run's own pretraining, or the method's pulled weights.
         kind: one of ``NAMES``: tensors under torchvision's names, or for ``onnx`` the network itself.
-        force: start over.
+        force: whether to start over.
 
     Returns:
         The path of the file.
 
     Raises:
-        KitError: nothing to export, weights that no torchvision network computes with, or a package that is
-            missing.
+        KitError: nothing to export, weights that fit no torchvision network, or a missing package.
     """
     if kind == "onnx":
         _require_onnx()
@@ -76,7 +75,7 @@ def export(
 
 
 def _origin(run: str, source: Path) -> dict[str, str]:
-    """Return the origin of the weights: hashes, and of a pretraining what trained them."""
+    """Return the origin of the weights: hashes, and for a pretraining its method and settings."""
     found = {
         "kit": triplet.__version__,
         "run": run,
@@ -99,7 +98,7 @@ def _origin(run: str, source: Path) -> dict[str, str]:
 
 
 def _form(backbone: Backbone) -> dict[str, str]:
-    """Description of the tensors."""
+    """Describe the tensors."""
     return {
         "architecture": f"ResNet-{backbone.depth}",
         "width": str(backbone.width),
@@ -110,12 +109,12 @@ def _form(backbone: Backbone) -> dict[str, str]:
 
 def _write(kind: str, path: Path, backbone: Backbone, metadata: Mapping[str, str]) -> None:
     if kind == "safetensors":
-        # Its own writer has errors of its own where the disk is full.
+        # The library's own writer raises other errors if the disk is full.
         path.write_bytes(save(backbone.state, metadata={"format": "pt", **metadata}))
     elif kind == "pth":
-        # So has torch's, and the archive would have the temporary file's name in it.
+        # So does torch's, and it would put the temporary file's name into the archive.
         content = io.BytesIO()
-        torch.save(backbone.state, content)  # the tensors alone: whatever reads a state dict reads this
+        torch.save(backbone.state, content)  # tensors alone, so that any reader of state dicts can load it
         path.write_bytes(content.getbuffer())
     else:
         _write_onnx(path, backbone, metadata)
@@ -141,7 +140,7 @@ class _Features(nn.Module):
         self.backbone.load_state_dict(backbone.state)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, 3, h, w) -> (n, channels, h / 32, w / 32) and (n, channels)."""
+        """Map (n, 3, h, w) images to (n, channels, h / 32, w / 32) and (n, channels)."""
         maps = self.backbone(images)
         return maps, maps.mean((2, 3))
 

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and identify them."""
+"""Write files completely or not at all, and identify them."""
 
 import fcntl
 import hashlib
@@ -17,17 +17,18 @@ from triplet.errors import KitError
 from triplet.progress import say
 
 TEMPORARY = 230
-"""Bytes of a name that are kept in that of its temporary file; file systems take 255."""
+"""Bytes of a name to keep in that of its temporary file; file systems allow 255."""
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it is renamed to ``path``, otherwise removed.
 
-    The data is on the disk before the name is: written, fsynced, renamed, the folder fsynced.
+    The data reaches the disk before the name: the file is written, fsynced and renamed, then the folder is
+    fsynced.
 
     Raises:
-        KitError: the path names a folder, or a device, which the file would replace.
+        KitError: the path is a folder or a device, which the file would replace.
     """
     if not path.name or (path.exists() and not path.is_file()):
         raise KitError(f"cannot write {path}: it is not a file; name another one")
@@ -54,7 +55,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Hard-link a file, or copy it to another disk, whole or not at all."""
+    """Hard-link a file, or copy it to another disk, completely or not at all."""
     temporary = Path(target).with_name(f".{Path(target).name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -89,14 +90,14 @@ def damage(path: Path) -> str:
     """Check the checksums inside a ZIP file, such as torch writes; return what is damaged, '' for nothing
     or no ZIP.
 
-    torch.load does not look at them, and one wrong bit may change a weight by many orders of magnitude.
+    torch.load ignores them, and one wrong bit may change a weight by many orders of magnitude.
     """
     if not zipfile.is_zipfile(path):
         return ""
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                if member.CRC == 0:  # torch.save can be told to leave them out
+                if member.CRC == 0:  # torch.save has an option to omit checksums
                     continue
                 with archive.open(member) as file:
                     while file.read(1 << 20):
@@ -113,10 +114,10 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def walk_times(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield (path relative to the folder, bytes, nanoseconds of its last writing) of every file below it.
+    """Yield (path relative to the folder, bytes, time of the last writing in ns) of every file below it.
 
-    They are sorted, and hidden ones left out. Links are followed, except to a folder that the link lies in;
-    a link to nowhere has 0 bytes and the time 0. Nothing comes where there is no folder.
+    They are sorted, without hidden files. Links are followed, except to a folder that contains the link; a
+    broken link has 0 bytes and the time 0. A missing folder yields nothing.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -147,15 +148,15 @@ def _identity(path: str | Path) -> tuple[int, int]:
 def _size_and_time(path: str) -> tuple[int, int]:
     try:
         found = os.stat(path)
-    except OSError:  # a link to nowhere, or to itself
+    except OSError:  # a broken link, or a link to itself
         return 0, 0
     return found.st_size, found.st_mtime_ns
 
 
 def json_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the lines of a log, each with the JSON object in it; none without a file.
+    """Yield the lines of a log, each with its JSON object; none if there is no file.
 
-    Damaged lines (no UTF-8, no object, nothing under ``key``) are left out and counted in one line.
+    Damaged lines (not UTF-8, no object, no ``key``) are skipped and counted in one message.
 
     Raises:
         KitError: the log is larger than ``untrusted.LOG``.
@@ -175,19 +176,19 @@ def json_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a log without their ends, each at most a byte longer than LOG_LINE."""
+    """Yield the lines of a log without line ends, each cut to at most LOG_LINE + 1 bytes."""
     if (size := path.stat().st_size) > untrusted.LOG:
         raise KitError(f"{path} has {size} bytes, the most of a log is {untrusted.LOG}; remove it")
     with path.open("rb") as file:
         while raw := file.readline(untrusted.LOG_LINE + 1):
             yield raw.removesuffix(b"\n")
             cut = len(raw) > untrusted.LOG_LINE
-            while cut and raw and not raw.endswith(b"\n"):  # the rest of a long one
+            while cut and raw and not raw.endswith(b"\n"):  # skip the rest of a long line
                 raw = file.readline(untrusted.LOG_LINE)
 
 
 def say_damaged(path: Path, lines: int) -> None:
-    """Say how many lines of a file are left out; print nothing for none."""
+    """Say how many lines of a file are skipped; print nothing if none are."""
     if lines:
         say(f"{path}: {lines} damaged {'lines are' if lines > 1 else 'line is'} left out")
 
@@ -200,8 +201,8 @@ def is_number(value: Any) -> bool:
 def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
     """Keep the JSON lines of a log whose ``key`` is at most ``last``, where a resumed run continues.
 
-    Damaged lines, and those whose ``key`` is not a number, are dropped. Returns the last line kept, {} for
-    none.
+    Damaged lines, and those whose ``key`` is not a number, are dropped. Return the last line kept, {} if
+    there is none.
     """
     found: dict[str, Any] = {}
     odd = 0
@@ -218,7 +219,7 @@ def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold the lock of a stage's folder; KitError when another process does."""
+    """Hold the lock of a stage's folder; KitError if another process holds it."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Sources of images: a folder, a list or tar shards. Each returns encoded files by number."""
+"""Sources of images: a folder, a list or tar shards. Each gives encoded files by number."""
 
 import codecs
 import io
@@ -21,17 +21,16 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of gray images with more than 8 bits; its readers scale colours of 16 bits."""
 SAMPLE = 64
 """Number of images whose pixel formats are checked before long work."""
-# What Pillow refuses is said, and what it lets through is read; see untrusted.IMAGE_FORMATS.
+# Pillow's warning is needless: it refuses images that are too large; see untrusted.IMAGE_FORMATS.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ARCHIVES = {".tar", ".tgz", ".gz", ".xz", ".bz2", ".zip"}
 _OWN_SHARD = re.compile(r"shard-\d+\.tar")
 INDEX = "shards.json"
-"""Name of the file that `triplet pack` writes last: a folder that has it holds tar shards, all of them
-whole."""
+"""Name of the file that `triplet pack` writes last: a folder that has it holds complete tar shards."""
 
 
 class Shard(BaseModel):
-    """One tar file and the places of its images, as in ``<shard>.json`` beside it."""
+    """One tar file and the positions of its images, as in ``<shard>.json`` beside it."""
 
     name: str
     sha256: str
@@ -54,8 +53,8 @@ def decode(data: bytes) -> Image.Image:
     """Decode an image to RGB; 16 bits are scaled to 8.
 
     Raises:
-        KitError: its pixels are of a kind that has no 8 bits, see ``to_eight_bits``.
-        Exception: whatever Pillow's plug-ins raise on a damaged file.
+        KitError: its pixels cannot be converted to 8 bits, see ``to_eight_bits``.
+        Exception: Pillow's plug-ins may raise anything on a damaged file.
     """
     with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
         return to_eight_bits(file).convert("RGB")
@@ -65,8 +64,8 @@ def open_file(path: str | Path) -> Image.Image:
     """Open an image file; its pixels are not decoded yet.
 
     Raises:
-        OSError: it is a folder or a named pipe, whose other end would be waited for.
-        Exception: whatever Pillow's plug-ins raise on a damaged file.
+        OSError: it is a folder, or a named pipe, which might block.
+        Exception: Pillow's plug-ins may raise anything on a damaged file.
     """
     if (found := Path(path)).exists() and not found.is_file():
         raise OSError("it is not a file")
@@ -77,7 +76,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale an image of 16 bits to 0..255, where Pillow would clip everything above 255 to white.
 
     Raises:
-        KitError: 32 bits or floats, whose white is not known.
+        KitError: the pixels are 32-bit integers or floats, whose value of white is unknown.
     """
     if image.mode in SIXTEEN_BITS:
         wide = np.asarray(image).astype(np.uint32)
@@ -90,12 +89,12 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 class Images:
     """A fixed sequence of encoded images, the same on every process.
 
-    Names are kept in numpy arrays: a list of a million strings would be copied into each loader process
-    page by page, as their reference counts are touched.
+    Names are kept in numpy arrays: the pages of a list of a million strings would be copied into each
+    loader process, as reading changes the strings' reference counts.
 
     Attributes:
-        labels: (n,) int64, the class of each image, or None where the source names none or only one.
-        classes: their names, by number.
+        labels: (n,) int64, the class of each image; None if the source has fewer than two classes.
+        classes: names of the classes, by number.
     """
 
     def __init__(self, names: Sequence[str], labels: Sequence[str] | None) -> None:
@@ -111,15 +110,15 @@ class Images:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """Return a name by which a person can find the image."""
+        """Return a name with which a person can find the image."""
         return os.fsdecode(bytes(self._names[index]))
 
     def names(self) -> list[str]:
-        """Return the names of all images in order: two equal lists are the same images."""
+        """Return the names of all images in order; equal lists mean the same images."""
         return [self.name(index) for index in range(len(self))]
 
     def read(self, index: int) -> bytes:
-        """Read an encoded file; OSError when it cannot be read."""
+        """Read an encoded file; OSError if it cannot be read."""
         raise NotImplementedError
 
 
@@ -133,7 +132,7 @@ class Files(Images):
     def read(self, index: int) -> bytes:
         """See Images."""
         path = self.folder / self.name(index)
-        if not path.is_file() and path.exists():  # a pipe would be waited for
+        if not path.is_file() and path.exists():  # a pipe might block
             raise OSError(f"{path} is not a file")
         return untrusted.read_bytes(path, untrusted.IMAGE, "image")
 
@@ -167,14 +166,14 @@ class Shards(Images):
 def open_images(source: Path) -> Images:
     """Open the folder, list or shards at a path.
 
-    - A folder: every image below it, sorted by name. Where each lies in a sub-folder, as ImageNet's do, the
-      first part of its path is its class.
-    - A text file: a line ``path`` or ``path class`` for each image, as OpenSelfSup's lists have; paths are
-      relative to the list's folder or absolute.
+    - A folder: every image below it, sorted by name. If all lie in sub-folders, like ImageNet's, the first
+      part of an image's path is its class.
+    - A text file: a line ``path`` or ``path class`` for each image, as in OpenSelfSup's lists; paths are
+      absolute or relative to the list's folder.
     - A folder made by ``triplet pack``.
 
     Raises:
-        KitError: there is no image, a line of a list is not readable, a shard is missing or cut short.
+        KitError: there is no image, a line of a list is unreadable, or a shard is missing or truncated.
     """
     if source.is_file():
         return _listed(source)
@@ -192,10 +191,10 @@ def open_images(source: Path) -> Images:
 
 
 def pixel_formats(images: Images) -> str:
-    """Return a sentence on images of 16 bits in a sample spread over all; '' where there are none.
+    """Return a sentence on 16-bit images in a sample spread over all images; '' if there are none.
 
     Raises:
-        KitError: one of 32 bits, with its name.
+        KitError: an image has 32 bits; the message names it.
     """
     places = range(0, len(images), max(1, len(images) // SAMPLE))
     wide = []
@@ -208,7 +207,7 @@ def pixel_formats(images: Images) -> str:
                     to_eight_bits(file)
         except KitError as error:
             raise KitError(f"{images.name(place)} {error}") from None
-        except Exception:  # counted and named where it is wanted
+        except Exception:  # damaged images are counted and named when they are used
             continue
     if not wide:
         return ""
@@ -233,8 +232,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """Read what ``triplet pack`` wrote about its shards; KitError unless each file is there in full
-    length."""
+    """Read the index that ``triplet pack`` wrote; KitError unless each shard exists in full length."""
     try:
         index = Index.model_validate_json(_described(folder / INDEX))
         if odd := [name for name in index.shards if not _OWN_SHARD.fullmatch(name)]:
@@ -275,12 +273,12 @@ def _listed(source: Path) -> Images:
     content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         raise KitError(f"{source} is neither a folder nor a list of images in text")
-    # File names are bytes, of whatever encoding.
+    # File names are bytes in an unknown encoding.
     lines = [os.fsdecode(line) for line in content.split(b"\n") if line.strip()]
     names, labels = [], []
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
-        if not name or Path(label).suffix.lower() in SUFFIXES:  # no class, perhaps blanks in the path
+        if not name or Path(label).suffix.lower() in SUFFIXES:  # no class; the path may have blanks
             name, label = line.strip(), ""
         if Path(name).suffix.lower() not in SUFFIXES:
             raise KitError(f"{source}, line {number}: expected 'path' or 'path class', found {line!r:.80}")

@@ -1,4 +1,4 @@
-"""The inputs of a stage, which must stay what they were while it works."""
+"""The inputs of a stage, which must not change while it works."""
 
 import hashlib
 import os
@@ -14,7 +14,8 @@ from triplet.paths import portable
 
 
 def identities(inputs: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
-    """Return what changes when a file is written or replaced, by name; () for what is not a file."""
+    """Return for each input the values that change if the file is written or replaced; () if it is no
+    file."""
     found = {name: path.stat() for name, path in inputs.items() if path.is_file()}
     kept = {
         name: (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for name, each in found.items()
@@ -25,16 +26,16 @@ def identities(inputs: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
 class Inputs:
     """The inputs of a stage as they were when it began.
 
-    Files are known by their content. A folder's artifact says names and sizes, since hashing all of
-    ImageNet takes a quarter of an hour; here the times of writing are kept as well, so that a file that is
-    replaced by one of its size is noticed.
+    Files are identified by their content. A folder's artifact has only names and sizes, as hashing all of
+    ImageNet takes a quarter of an hour; the times of writing are kept here as well, to notice a file that
+    is replaced by one of the same size.
 
     Args:
         inputs: files or folders by name.
-        seen: ``identities`` from before any of them was read.
+        seen: ``identities`` of the inputs before any of them was read.
 
     Raises:
-        KitError: one is missing, or was replaced since then.
+        KitError: an input is missing, or was replaced since then.
     """
 
     def __init__(self, inputs: Mapping[str, Path], seen: Mapping[str, tuple[int, ...]] | None) -> None:
@@ -49,7 +50,7 @@ class Inputs:
         }
 
     def check_files(self) -> None:
-        """Raise KitError if a file was replaced, as nobody knows which one was read."""
+        """Raise KitError if a file was replaced, as it is unknown which version was read."""
         self.checked = True
         now = identities(self.paths)
         if name := next((name for name, was in self.seen.items() if was and now[name] != was), None):
@@ -58,11 +59,11 @@ class Inputs:
     def check(self, folder: Path) -> None:
         """Raise KitError if an input has changed.
 
-        Of files that the stage has checked itself, once it had read them, nothing is asked any more. What
-        is new in a folder was not read by such a stage, either.
+        Files that the stage has checked itself after reading them are not checked again, and new files in a
+        folder do not matter to such a stage.
 
         Args:
-            folder: of the stage.
+            folder: folder of the stage.
         """
         advice = f"{portable(folder)} may be of either; add --force to start over"
         now = identities(self.paths)
@@ -93,7 +94,7 @@ class Inputs:
 
 
 class _Folder:
-    """A folder's artifact and, in 8 bytes a file, what changes when one is written or replaced."""
+    """A folder's artifact, and for each file an 8-byte mark that changes if it is written or replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.marks = path, array("Q")
@@ -101,7 +102,8 @@ class _Folder:
         self.marks = array("Q", sorted(self.marks))
 
     def _walk(self, marks: "array[int]", names: list[str]) -> Iterator[tuple[str, int]]:
-        """Names and sizes; fills in a mark for each, and the name of the first whose mark is not known."""
+        """Yield names and sizes; collect each file's mark, and the name of the first new or changed
+        file."""
         for name, size, written in files.walk_times(self.path):
             said = os.fsencode(f"{size} {written} {name}")
             mark = int.from_bytes(hashlib.blake2b(said, digest_size=8).digest())
@@ -115,7 +117,7 @@ class _Folder:
         return place < len(self.marks) and self.marks[place] == mark
 
     def look_again(self) -> tuple[Artifact, str]:
-        """The artifact now, and what became of the files that were there: '' where all are as they were."""
+        """Return the present artifact, and what has changed in the earlier files; '' if nothing has."""
         marks, names = array("Q"), list[str]()
         found = Artifact.listed(self.artifact.path, self._walk(marks, names))
         lost = len(self.marks) - sum(map(self._knows, marks))

@@ -10,15 +10,15 @@ MOST = 2**27
 
 @torch.no_grad()
 def nearest(bank: Tensor, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Exact search for the most similar features of a bank.
+    """Find the most similar features of a bank, exactly.
 
     Args:
-        bank: (m, d) features, of any precision and on any device: they are moved in parts.
-        queries: (n, d) features, on the device where to compute.
-        count: how many; all of the bank if that is smaller.
+        bank: (m, d) features in any precision and on any device; they are moved in parts.
+        queries: (n, d) features on the device that computes.
+        count: number of neighbours; at most the size of the bank.
 
     Returns:
-        (n, count) float32 cosines, falling, and the (n, count) int64 places in the bank.
+        (n, count) float32 cosines in descending order, and their (n, count) int64 places in the bank.
     """
     rows = max(1, MOST // 1024)
     found = []
@@ -42,16 +42,16 @@ def vote(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> T
     Each neighbour votes for its class with weight exp(cosine / temperature).
 
     Args:
-        cosines: (n, k) of the neighbours, the largest first.
-        labels: (n, k) int64, their classes.
-        classes: how many there are.
-        temperature: of the weights.
+        cosines: (n, k) cosines of the neighbours, the largest first.
+        labels: (n, k) int64 classes of the neighbours.
+        classes: number of classes.
+        temperature: temperature of the weights.
 
     Returns:
         (n,) int64 predicted classes.
     """
     votes = torch.zeros(len(cosines), classes, device=cosines.device)
-    # Relative to the nearest one: the same prediction, and no overflow at small temperatures.
+    # Weights relative to the nearest neighbour's give the same prediction without overflow.
     weight = ((cosines - cosines[:, :1]) / temperature).exp()
     return votes.scatter_add_(1, labels, weight).argmax(1)
 

@@ -1,7 +1,7 @@
 """``python -m triplet.launch``: torchrun that reports an error in one line.
 
-torchrun reports a process that failed by a log line and a traceback of its own, below the line by which
-that process has said what is wrong. Arguments are torchrun's.
+For a failed process, torchrun alone would print a log line and a traceback of its own below the line in
+which the process says what is wrong. Arguments are torchrun's.
 """
 
 import logging
@@ -15,9 +15,9 @@ compose wait for 300."""
 
 
 def main() -> int:
-    """Run torchrun; return the exit code of the first process that failed, 0 for none, 2 when they did not
-    meet."""
-    if "OMP_NUM_THREADS" not in os.environ:  # torchrun's choice as well, which it explains at length
+    """Run torchrun; return the exit code of the first process that failed, 0 if none did, 2 if they did not
+    find each other."""
+    if "OMP_NUM_THREADS" not in os.environ:  # torchrun would choose the same, with a long message
         os.environ |= {"OMP_NUM_THREADS": "1", "TRIPLET_OWN_THREADS": "1"}  # see Processes.use_cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     logging.disable(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Locations: the three places, the folders of runs and stages, the kit's own configs."""
+"""Paths: the three places, the folders of runs and stages, the kit's own configs."""
 
 import os
 import re
@@ -20,8 +20,8 @@ def root(name: str) -> Path:
 
 
 def kit_config(name: str) -> Path:
-    """Return one of the kit's own configs, such as ``demo.yaml``, as the user would type it where that
-    works."""
+    """Return the path of one of the kit's own configs, such as ``demo.yaml``, as the user would type it, if
+    that works."""
     path = CONFIGS / name
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -38,7 +38,7 @@ def dataset_folder(name: str) -> Path:
 
 
 def _below(place: str, name: str, option: str, example: str) -> Path:
-    """Return a folder below a place; KitError for a name that leads out of it, or is the place itself."""
+    """Return a folder below a place; KitError if the name leads out of the place or is the place itself."""
     return inside(root(place), name, option, example)
 
 
@@ -46,7 +46,7 @@ def inside(folder: Path, name: str, option: str, example: str) -> Path:
     """Return a folder below another one that an option names.
 
     Raises:
-        KitError: the name leads out of the folder, or is the folder itself; it says ``option`` and
+        KitError: the name leads out of the folder, or is the folder itself; the message has ``option`` and
             ``example``.
     """
     path = PurePath(name)
@@ -62,7 +62,7 @@ def inside(folder: Path, name: str, option: str, example: str) -> Path:
 
 
 def portable(path: Path) -> str:
-    """Write a path as ``<root>/<rest>`` where it lies in one of the places, else absolute; see
+    """Write a path as ``<root>/<rest>`` if it lies in one of the places, else absolute; see
     ``printable``."""
     for name in PLACES:
         if path.absolute().is_relative_to(root(name)):

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a plain line now and then in a log."""
+"""Progress for people: a bar on a terminal, an occasional plain line in a log."""
 
 import os
 import re
@@ -32,11 +32,11 @@ def harmless(text: str) -> str:
 def say(message: str, out: TextIO | None = None) -> None:
     """Print one line at once to ``out`` or standard output.
 
-    Characters that it cannot show are escaped, and so are those that would control a terminal: names of
-    files and of classes come from others.
+    Characters that the output cannot show are escaped, and so are those that would control a terminal, as
+    names of files and of classes come from others.
 
-    A reader that is gone (a closed terminal, a pipe without a reader, a full disk under the log) is no
-    reason to end long work: whatever is written to it afterwards is dropped.
+    If the output fails (a closed terminal, a pipe without a reader, a full disk under the log), long work
+    continues and later output is dropped.
     """
     out = out or sys.stdout
     encoding = out.encoding or "utf-8"
@@ -64,7 +64,7 @@ def _drop(descriptor: int) -> None:
 
 
 def first_here() -> bool:
-    """Return whether this process prints for those that torchrun started on this machine."""
+    """Return whether this process prints on behalf of all that torchrun started on this machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

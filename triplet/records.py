@@ -1,7 +1,7 @@
 """Records: what each stage leaves behind, and how the next one reads it.
 
-A stage works in a folder of its own. ``started.json`` there says what it set out to do; ``record.json``
-is written last and atomically, so its presence means done.
+A stage works in a folder of its own. ``started.json`` there has its plan; ``record.json`` is written last
+and atomically, so its presence means that the stage is done.
 """
 
 import json
@@ -37,22 +37,22 @@ MARKERS = ("record.json", "started.json")
 OLD_FORM = re.compile(r"0\.1(\.|$)")
 """Versions of the kit whose records have other names for settings; see CHANGELOG.md."""
 SAME_FORM = ("pull", "pack")
-"""Stages whose records have not changed since."""
+"""Stages whose records have not changed since those versions."""
 LITTER = re.compile(
     r"\.lock|started\.json|record\.json|tensorboard|log(\.\d+)?\.txt|metrics\.jsonl?|unreadable\.txt|"
     r"not_finite\.txt|\..*\.tmp"
 )
-"""Files that a failed start leaves behind, which are nobody's work."""
+"""Files that a failed start leaves behind, which contain no work."""
 FOREIGN = ".foreign"
-"""Marks a folder that held files before a stage first worked there: it is never emptied."""
+"""File that marks a folder with files from before a stage first worked there: it is never emptied."""
 
 
 def read(folder: Path) -> Record | None:
     """Read the record in a stage's folder; None if the stage is not done.
 
     Raises:
-        KitError: it is damaged or of an old form, or names an output outside of the kit's places: what a
-            record of others names is neither shown nor packed unless it lies there.
+        KitError: it is damaged or of an old form, or names an output outside the kit's places: the kit
+            never shows or packs other files, whatever a record made by others names.
     """
     record = _load(folder / "record.json", Record)
     if record and OLD_FORM.match(record.kit) and record.stage not in SAME_FORM:
@@ -63,7 +63,7 @@ def read(folder: Path) -> Record | None:
         )
     for artifact in record.outputs.values() if record else ():
         place, path = artifact.path.partition("/")[0], local(artifact.path)
-        # Data sets may well be links to another disk.
+        # Data sets may be links to another disk.
         inside = place == "datasets" or path.resolve().is_relative_to(root(place).resolve())
         if place not in PLACES or not inside:
             raise KitError(
@@ -74,11 +74,10 @@ def read(folder: Path) -> Record | None:
 
 
 def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) -> Plan | None:
-    """Read what a stage has done there or is in the middle of; None if neither, or if nothing whole says
-    so.
+    """Read the plan that a stage has finished or begun in a folder; None if there is none, or none intact.
 
     Args:
-        folder: of the stage.
+        folder: folder of the stage.
         planned: see ``perform``.
     """
     done, _ = _unless_damaged(folder / "record.json", lambda: read(folder))
@@ -87,7 +86,7 @@ def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) ->
 
 
 def require(run: str, stage: str) -> Record:
-    """Read the record of a stage that must be done; KitError that says what to run otherwise."""
+    """Read the record of a stage that must be done; if it is not, raise KitError saying what to run."""
     record = read(stage_folder(run, stage))
     if record is None:
         raise KitError(f"run {run!r} has no finished {stage} stage; run first: make {stage} RUN={run}")
@@ -95,7 +94,7 @@ def require(run: str, stage: str) -> Record:
 
 
 def output(record: Record, name: str) -> Path:
-    """Return the path of an output of a record; KitError when it is gone or no longer what was recorded."""
+    """Return the path of an output of a record; KitError if it is gone or differs from the record."""
     artifact = record.outputs[name]
     path = local(artifact.path)
     if not path.exists() or Artifact.of(path).sha256 != artifact.sha256:
@@ -104,7 +103,7 @@ def output(record: Record, name: str) -> Path:
     return path
 
 
-def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the few that it needs
+def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it needs
     stage: str,
     folder: Path,
     *,
@@ -123,27 +122,27 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
 ) -> Record:
     """Run a stage, or find that it is done, and return its record.
 
-    Done means: a record with the same config and inputs, whose outputs are still there. An interrupted
-    stage goes on from what is in its folder, unless that is of another plan: this is refused if it is work,
-    and replaced if it is not, see LITTER.
+    Done means that there is a record with the same config and inputs, and its outputs still exist. An
+    interrupted stage resumes from the files in its folder. Files of another plan are refused if they are
+    work, and replaced if they are not, see LITTER.
 
     Args:
-        stage: its name.
-        folder: where it works; belongs to it alone.
-        config: everything the result depends on besides the inputs, as plain values.
+        stage: name of the stage.
+        folder: folder in which it works, which belongs to it alone.
+        config: everything that the result depends on besides the inputs, as plain values.
         inputs: files or folders by name; they are hashed.
-        seen: ``identities`` of inputs from before they were read, where that is before this call.
+        seen: ``identities`` of inputs before they were read, if they were read before this call.
         work: does the work, given a Job to fill in.
-        force: start over, whatever is there.
+        force: whether to start over in any case.
         clear: whether starting over empties the folder.
-        derived: what is there of another plan is replaced without asking.
+        derived: whether to replace the files of another plan without asking.
         scratch: patterns of files that only an unfinished stage needs, deleted once the record is written.
-        trained: says in a phrase what the folder holds that starting over would delete, '' for nothing.
-        planned: says of which plan the unfinished work there is, for want of a whole started.json.
+        trained: says in a phrase what starting over would delete from the folder, '' for nothing.
+        planned: returns the plan of the unfinished work in a folder, if started.json is not intact.
         seed, world_size: for the record, the latter the number of processes.
 
     Raises:
-        KitError: see ``_find`` and ``Inputs``, or another process is at work in the folder.
+        KitError: see ``_find`` and ``Inputs``; or another process works in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):
@@ -167,7 +166,7 @@ def perform(  # noqa: PLR0913 - keyword arguments, of which a stage names the fe
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as a record's JSON returns them: tuples as lists, every text printable."""
+    """Return values as they come back from a record's JSON: tuples as lists, every text printable."""
     plain: dict[str, Any] = json.loads(printable(json.dumps(values, ensure_ascii=False)))
     return plain
 
@@ -202,10 +201,10 @@ def _enter(
     force: bool,
     clear: bool,
 ) -> None:
-    """Make sure that a stage may work in a folder; empty it where ``perform`` is to start over.
+    """Make sure that a stage may work in a folder; empty it if ``perform`` starts over.
 
     Raises:
-        KitError: the folder holds files that are not the kit's, or another stage's, and may not be lost.
+        KitError: the folder holds files of the user's or of another stage, which must not be lost.
     """
     ours = any((folder / name).exists() for name in MARKERS) or bool(planned and planned(folder))
     exclusive = folder.is_relative_to(root("checkpoints"))
@@ -242,7 +241,7 @@ class _Found:
     done: Record | None = None
     unfinished: "_Started | None" = None
     lost_record: bool = False
-    """Whether there is a record and it is damaged."""
+    """Whether there is a damaged record."""
 
 
 def _find(
@@ -253,7 +252,7 @@ def _find(
     *,
     derived: bool,
 ) -> _Found:
-    """Find what earlier sessions of a plan have left.
+    """Find the traces of earlier sessions of a plan.
 
     Raises:
         KitError: the folder holds work of another plan, which is not ``derived``.
@@ -282,7 +281,7 @@ def _loses(folder: Path, done: Record | None, trained: Callable[[Path], str] | N
 
 
 def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None, bool]:
-    """Load a marker, None without one; return also whether it is damaged, which is said."""
+    """Load a marker, None without one; also return whether it is damaged, and say so."""
     try:
         return load(), False
     except _DamagedError:
@@ -294,10 +293,10 @@ def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None,
 def _timed(
     folder: Path, began: "_Started", job: Job, *, keep_record: bool
 ) -> Iterator[Callable[[], "_Started"]]:
-    """Mark a stage as started; when its work fails, keep the seconds and the energy that it has taken.
+    """Mark a stage as started; if its work fails, save the seconds and the energy that it has taken.
 
     Yields:
-        A function that returns both so far, over all sessions.
+        A function that returns both values so far, over all sessions.
     """
     clock = datetime.now(UTC)
 
@@ -306,7 +305,7 @@ def _timed(
         used = energy.total((began.energy_kwh, job.energy_kwh))
         return began.model_copy(update={"seconds": seconds, "energy_kwh": used})
 
-    if not keep_record:  # a damaged one, which the new one replaces
+    if not keep_record:  # a damaged record, which the new one replaces
         (folder / "record.json").unlink(missing_ok=True)
     files.write_text(folder / "started.json", began.model_dump_json(indent=1))
     try:
@@ -317,13 +316,13 @@ def _timed(
 
 
 def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitError:
-    """Return the error that a folder holds something of another plan.
+    """Return the error for a folder that holds work of another plan.
 
     Args:
-        folder: of the stage.
-        stage: its name.
+        folder: folder of the stage.
+        stage: name of the stage.
         changes: see ``Plan.changes``.
-        holds: what starting over would delete, where it is worth naming.
+        holds: what starting over would delete, if it is worth naming.
     """
     shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
     article = "an" if stage[0] in "aeiou" else "a"
@@ -351,19 +350,19 @@ def _load(path: Path, schema: type[M]) -> M | None:
 
 
 class _DamagedError(KitError):
-    """Raised when a marker is there and cannot be read."""
+    """Raised if a marker exists but cannot be read."""
 
 
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:
-    """Delete what a recorded stage no longer needs."""
-    # A killed process leaves what it was writing, see ``files.atomic``.
+    """Delete the files that a recorded stage no longer needs."""
+    # A killed process leaves its temporary files, see ``files.atomic``.
     for pattern in ("started.json", ".*.[0-9]*.tmp", *scratch):
         for path in folder.glob(pattern):
             path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _stage_of(folder: Path) -> str | None:
-    """Return the stage whose record, or beginning, a folder holds; None where none can be read."""
+    """Return the stage whose record or start a folder holds; None if none can be read."""
     with suppress(KitError):
         if done := _load(folder / "record.json", Plan):
             return done.stage
@@ -374,7 +373,7 @@ def _stage_of(folder: Path) -> str | None:
 
 
 def _empty(folder: Path) -> None:
-    """Empty a stage's folder; delete the files last that say whose it is."""
+    """Empty a stage's folder; delete the marker files last."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name in MARKERS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -17,11 +17,11 @@ from triplet.records import Record
 
 STAGES = ("pretrain", "convert", "finetune", "eval")
 SEVERAL = ("linear", "knn", "semi", "svm")
-"""Stages of which a run may have several, each in a folder named after its config."""
+"""Stages that a run may have several times, each in a folder named after its config."""
 METRICS = ("AP", "AP50", "AP75")
 VAL2017 = 5_000
-"""Number of images."""
-# What a stage reads of the one before: (stage, its input, stage before, its output).
+"""Number of images in val2017."""
+# Inputs that are another stage's output: (stage, its input, stage before, its output).
 LINKS = (
     ("convert", "weights", "pretrain", "checkpoint"),
     ("finetune", "weights", "convert", "weights"),
@@ -40,7 +40,7 @@ class Run:
     stages: dict[str, Record]
     """Records by name of the stage; those of SEVERAL as ``linear/<config>``."""
     stale: str = ""
-    """Why some of its stages are left out: they read something that has changed since."""
+    """Why some of its stages are left out: their inputs have changed since."""
 
     @property
     def method(self) -> str:
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def experiment(self) -> str:
-        """Folders of the run without the seed's: '' for a run of the table itself."""
+        """Folders of the run without the seed's; '' for a run of the table itself."""
         return "/".join(part for part in self.name.split("/")[:-1] if not re.fullmatch(r"seed\d+", part))
 
     @property
@@ -65,14 +65,14 @@ class Run:
 
     @property
     def of_the_table(self) -> bool:
-        """Whether it was evaluated as COCO's table is: R50-C4 Mask R-CNN on all of val2017."""
+        """Whether it was evaluated as in COCO's table: R50-C4 Mask R-CNN on all of val2017."""
         evaluated = self.stages.get("eval")
         if evaluated is None or not self.detectron2 or evaluated.results.get("images") != VAL2017:
             return False
         if any(
             stage.config.get("dataset", "").startswith("checkpoints/") for stage in self.stages.values()
         ):
-            return False  # the user's own data, which happen to be as many images
+            return False  # the user's own data, with the same number of images by chance
         return detector(self.detectron2) == "c4" and evaluated.results.get("engine") != "voc"
 
     @property
@@ -114,13 +114,13 @@ class Score:
         return stdev(self.values) if len(self.values) > 1 else None
 
     def text(self, form: str = ".1f") -> str:
-        """``41.6 ± 0.1``."""
+        """Format as ``41.6 ± 0.1``."""
         spread = f" ± {self.deviation:.1f}" if self.deviation is not None else ""
         return f"{self.mean:{form}}{spread}"
 
 
 def score(values: list[float | None]) -> Score | None:
-    """Return the score of the values that there are; None for none."""
+    """Return the score of the values that are not None; None if there are none."""
     known = tuple(value for value in values if value is not None)
     return Score(known) if known else None
 
@@ -134,19 +134,19 @@ def collect(checkpoints: Path) -> list[Run]:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A stage that has begun, and has left no record."""
+    """A stage that has begun but has no record."""
 
     run: str
     stage: str
 
     @property
     def command(self) -> str:
-        """Goes on with it."""
+        """Command that resumes the stage."""
         return f"make {self.stage} RUN={self.run}"
 
 
 def unfinished(checkpoints: Path) -> list[Unfinished]:
-    """Every stage below the checkpoints that was begun and is not finished, or is at work now."""
+    """Return every stage below the checkpoints that is unfinished or running."""
     found = []
     for path in sorted(checkpoints.rglob("started.json")):
         folder = path.parent.relative_to(checkpoints)
@@ -162,7 +162,8 @@ def assemble(known: Mapping[PurePath, Record]) -> list[Run]:
     """Return the runs of these records, by name.
 
     Args:
-        known: by the stage's folder below the checkpoints, ``<run>/<stage>`` or ``<run>/linear/<config>``.
+        known: records by the stage's folder below the checkpoints, ``<run>/<stage>`` or
+            ``<run>/linear/<config>``.
     """
     found: dict[str, dict[str, Record]] = {}
     for folder, record in sorted(known.items()):
@@ -183,7 +184,7 @@ def assemble(known: Mapping[PurePath, Record]) -> list[Run]:
 
 
 def _consistent(name: str, stages: dict[str, Record]) -> Run:
-    """Return the run without stages that read something other than what the stage before them wrote."""
+    """Return the run without stages whose input differs from the output of the stage before."""
     for stage, read, before, wrote in LINKS:
         given = before == "pretrain"  # convert --weights names a file of another path
         if _differs(stages, stage, read, before, wrote, given):
@@ -206,8 +207,8 @@ def _consistent(name: str, stages: dict[str, Record]) -> Run:
 def _differs(
     stages: dict[str, Record], stage: str, read: str, before: str, wrote: str, same_path: bool
 ) -> bool:
-    """Return whether a stage read another file than there is now; with ``same_path`` only if it was that
-    path."""
+    """Return whether a stage read a file other than the present one; with ``same_path``, only if it had the
+    same path."""
     if stage not in stages or before not in stages:
         return False
     used, there = stages[stage].inputs.get(read), stages[before].outputs.get(wrote)
@@ -243,7 +244,7 @@ def local_results(runs: Sequence[Run]) -> list[LocalResult]:
 
 
 def of_this_machine() -> list[LocalResult]:
-    """Read the same from the checkpoints; none, and a line about it, where a record is damaged."""
+    """Read the local results from the checkpoints; if a record is damaged, print a line and return none."""
     try:
         return local_results(collect(paths.root("checkpoints")))
     except KitError as error:
@@ -262,21 +263,22 @@ def _own(run: Run) -> LocalResult | None:
 
 
 def on_all_images(run: Run) -> bool:
-    """Return whether a run was finetuned on all of train2017; older records do not tell, and count."""
+    """Return whether a run was finetuned on all of train2017; older records do not say, and count as
+    such."""
     return bool(run.stages["finetune"].results.get("images", IMAGES) == IMAGES)
 
 
 def facts_of_run(run: Run) -> Facts:
-    """Return the facts in the record of a finetuning, whose weights were loaded, or it would not have
+    """Return the facts in the record of a finetuning. Its weights did load, else it would not have
     begun."""
     known = Facts(checked=True, converged=True)
     of_config(known, flat(run.detectron2))
-    if known.classes not in (80, None):  # of own data, whose config may still name COCO
+    if known.classes not in (80, None):  # the user's own data; the config may still name COCO
         known.other = known.other or f"a detector of {known.classes} classes"
     finetune = run.stages["finetune"]
     known.iterations = finetune.results.get("iterations", known.planned)
     known.gpus, known.pool = finetune.world_size, finetune.config.get("bn_images")
     known.images = finetune.results.get("images")
     known.mixed = finetune.config.get("precision", "float32") in ("float16", "bfloat16")
-    known.last_rate, known.precise_ran = 0.0, known.precise_bn  # it is finished
+    known.last_rate, known.precise_ran = 0.0, known.precise_bn  # the training is finished
     return known

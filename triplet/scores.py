@@ -1,4 +1,4 @@
-"""COCO's metrics of detections, by one of three engines whose numbers are equal."""
+"""COCO's metrics of detections, from one of three engines that give equal numbers."""
 
 import importlib
 import json
@@ -15,10 +15,10 @@ ENGINES = {
     "ultrafast": ("ultrafast_pycocotools.coco", "ultrafast_pycocotools.cocoeval"),
     "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval"),
 }
-"""Modules of each engine's COCO and COCOeval: two fast ones, and COCO's own."""
+"""Engine -> modules of its COCO and COCOeval: two fast engines, and COCO's own."""
 FASTEST = "hotcoco"
 TASKS = {"bbox": "box", "segm": "mask"}
-"""The table's tasks by COCO's names, with our word for each."""
+"""COCO's name of each of the table's tasks -> the kit's word for it."""
 READ = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """Field of a detection that an engine gets for a task, besides ids and score, and besides the box of a
 detection with keypoints. With a box, COCO takes the area from the box; that of a mask is its own."""
@@ -35,7 +35,7 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one task in percent; None where nothing of that kind is annotated."""
+    """Metrics of one task in percent; None if nothing of that kind is annotated."""
 
     numbers: dict[str, float | None]
     """Metrics by the names in NUMBERS."""
@@ -44,16 +44,16 @@ class Scores:
 
 
 class CocoGroundTruth:
-    """A COCO annotation file, read once, to score the detections of all tasks by.
+    """A COCO annotation file, read once, to score the detections of all tasks.
 
-    The engines are written in C and Rust: what they are not given in the form that they expect ends in a
-    crash, or never. So everything is checked before, unless the kit has made it itself.
+    The engines are written in C and Rust, and crash or hang on input in an unexpected form. So all input is
+    checked before, unless the kit has made it itself.
 
     Args:
-        annotations: the file.
+        annotations: the annotation file.
         engine: one of ENGINES.
-        checked: whether ``annotations.coco.check`` has been through the file, and the detections come
-            straight from a model.
+        checked: whether ``annotations.coco.check`` has checked the file, and the detections come straight
+            from a model.
 
     Raises:
         KitError: an annotation cannot be used.
@@ -72,23 +72,23 @@ class CocoGroundTruth:
             self.coco = truth.COCO(json.loads(text.encode("utf-8", "replace")))
 
     def score(self, detections: Sequence[dict[str, Any]], task: str) -> Scores:
-        """The numbers of ``evaluate``; see there."""
+        """Evaluate detections and return the metrics; see ``evaluate``."""
         return self.numbers(self.evaluate(detections, task))
 
     def evaluate(self, detections: Sequence[dict[str, Any]], task: str) -> Any:
         """Evaluate as ``detectron2.evaluation.COCOEvaluator`` does.
 
-        Prints COCO's table.
+        This prints COCO's table.
 
         Args:
-            detections: at least one, in COCO's result format, with the file's category ids. Not changed.
+            detections: at least one, in COCO's result format, with the file's category ids; not modified.
             task: bbox, segm or keypoints.
 
         Returns:
-            The engine's ``COCOeval``, all of whose steps have run.
+            The engine's ``COCOeval`` after all its steps.
 
         Raises:
-            KitError: a detection is not in COCO's format, or of no annotated image.
+            KitError: a detection is not in COCO's format, or its image is not annotated.
         """
         if not self._checked:
             images = self.coco.loadImgs(self.coco.getImgIds())
@@ -101,12 +101,12 @@ class CocoGroundTruth:
         return evaluation
 
     def names(self, evaluation: Any) -> list[str]:
-        """Return the names of its categories, in the order of their ids."""
+        """Return the names of an evaluation's categories, in the order of their ids."""
         return [each["name"] for each in self.coco.loadCats(evaluation.params.catIds)]
 
     def numbers(self, evaluation: Any) -> Scores:
-        """Its numbers in percent."""
-        # thresholds x recalls x categories x areas x detections an image
+        """Return the metrics of an evaluation in percent."""
+        # thresholds x recalls x categories x areas x detections per image
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
         by_category = {}
         for k, name in enumerate(self.names(evaluation)):
@@ -117,9 +117,9 @@ class CocoGroundTruth:
 
 
 def _copy(detections: Sequence[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Copy what a task reads: the engines write into what they are given, and read whatever is there.
+    """Copy the fields that a task reads, as the engines write into their input and read all its fields.
 
-    The fields are spelt out, because that takes a third of the time of a comprehension over them.
+    The fields are spelt out because this takes a third of the time of a comprehension over them.
     """
     field = READ[task]
     own = [

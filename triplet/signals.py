@@ -15,7 +15,7 @@ ssh."""
 
 
 class Stop:
-    """A flag that a stop was asked for, or cannot be avoided."""
+    """A flag that is set if a stop was requested or is unavoidable."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -46,16 +46,16 @@ def under_nohup(number: signal.Signals) -> bool:
 
 @contextmanager
 def graceful() -> Iterator[Stop]:
-    """Make the signals of ``STOPPING`` set the Stop that is yielded, however often they come.
+    """Yield a Stop that the signals of ``STOPPING`` set; repeated signals do no harm.
 
-    (``docker compose run`` sends SIGTERM twice when it is stopped.) SIGHUP stays ignored under ``nohup``.
+    ``docker compose run`` sends SIGTERM twice when it is stopped. SIGHUP stays ignored under ``nohup``.
     """
     stop = Stop()
     owner, first = os.getpid(), first_here()
 
     def ask(number: int, frame: FrameType | None) -> None:
         known = bool(stop)
-        stop.signal = signal.Signals(number)  # first: the next one may come while this one is spoken of
+        stop.signal = signal.Signals(number)  # set first: another may arrive while the message is printed
         if number == signal.SIGHUP:
             leave_terminal()
         if not known and first and os.getpid() == owner:  # loader processes inherit this handler
@@ -70,10 +70,10 @@ def graceful() -> Iterator[Stop]:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """Ignore signals in a DataLoader's worker (``worker_init_fn``): the parent answers those to the process
+    """Ignore signals in a DataLoader's worker (``worker_init_fn``); the parent handles those to the process
     group.
 
-    Workers end by themselves when their parent does.
+    Workers end by themselves when their parent ends.
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def missing(*, gpu: bool) -> list[str]:
-    """Return what torch.compile lacks here of a C compiler and Python's headers, by which it builds
-    launchers.
+    """Return which of a C compiler and Python's headers is missing; torch.compile builds launchers with
+    them.
 
     Args:
-        gpu: for Triton, which calls $CC, gcc or clang; else for inductor, which calls $CXX or g++.
+        gpu: True for Triton, which calls $CC, gcc or clang; False for inductor, which calls $CXX or g++.
     """
     variable, names = ("CC", ("gcc", "clang")) if gpu else ("CXX", ("g++",))
     compilers = [os.environ[variable]] if variable in os.environ else names
@@ -28,17 +28,18 @@ def missing(*, gpu: bool) -> list[str]:
 def keep_compiled_code(folder: Path) -> None:
     """Make torch.compile and Triton keep their output below a folder, separately for each user.
 
-    Their default is the machine's /tmp, which a container loses: each restart would compile anew, in every
-    process. What the user has set stands.
+    Their default is the machine's /tmp, which a container loses, so that each restart would compile again
+    in every process. The user's own settings are kept.
     """
     for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
         os.environ.setdefault(variable, str(folder / str(os.getuid()) / name))
 
 
 def expandable_segments() -> None:
-    """Make torch's memory on a GPU grow in place: passes of many resolutions leave holes in fixed segments.
+    """Make torch's memory on a GPU grow in place, as many resolutions leave holes in fixed segments.
 
-    Torch reads it when it first uses a GPU. Not where drivers are known not to have it: WSL and Jetson.
+    Torch reads the setting when it first uses a GPU. It is not set on WSL and Jetson, whose drivers lack
+    it.
     """
     if not any(map(os.path.exists, ("/dev/dxg", "/etc/nv_tegra_release"))):
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

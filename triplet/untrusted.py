@@ -1,9 +1,9 @@
-"""Bounds on what is read of files that others made: size, depth, count and, by these, time and memory.
+"""Bounds on reading files made by others: size, depth and count, which limit time and memory.
 
-Each bound is a constant here, with its reason. A small file must not take much, whatever it says of itself,
-and a large one of an honest user must be read: where a file's own size is the right measure, the bound is
-relative to it. What is beyond a bound is refused by a KitError of one line: what, where, the bound, what to
-do.
+Each bound is a constant here, with its reason. A small file must not take much, whatever it claims, and a
+large file of an honest user must be readable: if a file's own size is the right measure, the bound is
+relative to it. A file beyond a bound is refused with a KitError of one line: what, where, the bound, what
+to do.
 """
 
 import io
@@ -64,14 +64,14 @@ into memory."""
 LZMA_MEMORY = 256 << 20
 """Bytes that unpacking xz may take: `xz -9` needs 65 MB, the format allows 4 GB."""
 EXPANSION = 20
-"""Times its own size that an archive may unpack to: images take once, COCO's annotations four times."""
+"""Largest ratio of an archive's unpacked size to its own: images have 1, COCO's annotations 4."""
 CRATE_EXPANSION = 100
-"""Times its compressed size that a file of a crate may have: JSON shrinks to a tenth or so."""
+"""Largest ratio of a crate's file to its compressed size: JSON shrinks to about a tenth."""
 SMALLEST = 512
 """Bytes that a file in an archive counts at least, so that a million empty ones count too."""
 LISTING = 1 << 30
-"""Bytes of a list of images, or of what is written about the shards that they lie in: 40 for each of
-ImageNet-21k's 14 million are 0.6 GB."""
+"""Bytes of a list of images, or of the index of a shard: 40 for each of ImageNet-21k's 14 million are
+0.6 GB."""
 NAMES = 8 << 20
 """Bytes of another list: VOC's image sets have 0.1 MB, ImageNet's classes and checksums less."""
 ANNOTATION = 16 << 20
@@ -79,13 +79,13 @@ ANNOTATION = 16 << 20
 LOG = 1 << 30
 """Bytes of a log of metrics: 300 for each of the 1 000 000 steps of 200 epochs by batches of 256."""
 LOG_LINE = 1 << 20
-"""Bytes of one of its lines; a longer one is left out as damaged."""
+"""Bytes of a line in a log; a longer one is skipped as damaged."""
 IMAGE = 1 << 30
-"""Bytes of an encoded image: the largest that Pillow opens has as many, uncompressed in 16 bits."""
+"""Bytes of an encoded image: the size of the largest that Pillow opens, uncompressed in 16 bits."""
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What Pillow may open (MPO is among JPEG): by default it would also try forty rarer readers, one of which
-runs Ghostscript. An image of more than 179 megapixels is refused by Pillow itself; ImageNet's largest has
-some 60, and 179 take 1.3 GB."""
+"""Formats that Pillow may open (JPEG includes MPO): by default it would also try forty rarer readers, one
+of which runs Ghostscript. Pillow itself refuses an image of more than 179 megapixels, which takes 1.3 GB;
+ImageNet's largest has some 60."""
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BEGIN = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
@@ -93,15 +93,15 @@ _END = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
 
 def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
-    """Read the bytes of a file, or of a pipe that somebody writes to.
+    """Read the bytes of a file, or of a pipe that has a writer.
 
     Args:
-        path: of the file.
-        most: bytes that it may have.
-        what: it should be, for the message.
+        path: path of the file.
+        most: most bytes that it may have.
+        what: kind of file that is expected, for the message.
 
     Raises:
-        KitError: it has more bytes, or is a device, which may have no end.
+        KitError: it has more bytes, or is a device, which may be endless.
         OSError: it cannot be read.
     """
     with open(path, "rb", opener=unblocked) as file:
@@ -109,8 +109,8 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
         if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
             raise KitError(f"{path} is a device, expected a {what}; give another file")
         size = found.st_size if stat.S_ISREG(found.st_mode) else most
-        data = file.read(size + 1) if size <= most else b""  # what is too large need not be read
-        if size and len(data) > size and size < most:  # it grew, or is one of /proc
+        data = file.read(size + 1) if size <= most else b""  # do not read a file that is too large
+        if size and len(data) > size and size < most:  # it grew, or lies in /proc
             data += file.read(most + 1 - len(data))
     if max(len(data), size) > most:
         raise KitError(f"{path} has more than {_amount(most)}, the most of a {what}; give another file")
@@ -118,13 +118,14 @@ def read_bytes(path: Path, most: int, what: str = "file") -> bytes:
 
 
 def unblocked(path: str, flags: int) -> int:
-    """Open a file, as an opener; a named pipe that nobody writes to is empty, and is not waited for."""
+    """Opener for ``open`` that never blocks: a named pipe without a writer counts as empty."""
     os.set_blocking(found := os.open(path, flags | os.O_NONBLOCK), True)
     return found
 
 
 def read_text(path: Path, most: int, what: str = "file") -> str:
-    """Read a text in UTF-8, with or without a byte order mark; raises as ``read_bytes``, and for others."""
+    """Read UTF-8 text with or without a byte order mark; raise as ``read_bytes`` does, and for other
+    encodings."""
     try:
         return read_bytes(path, most, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -137,32 +138,32 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
 
     Args:
         data: UTF-8 with or without a byte order mark.
-        where: it is from, for the message.
-        most: bytes that it may have.
-        finite: whether NaN and infinities, which are not JSON, are refused.
+        where: origin of the data, for the message.
+        most: most bytes that it may have.
+        finite: whether to refuse NaN and infinities, which are not JSON.
 
     Raises:
-        KitError: damaged, larger, deeper, or a number of more than 4300 digits.
+        KitError: the data are damaged, too large or too deep, or have a number of more than 4300 digits.
     """
     if len(data) > most:
         raise KitError(f"{where}: has {_amount(len(data))}, more than the {_amount(most)} that it may have")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         values = json.loads(text, parse_constant=_refuse_constant if finite else None)
-        if len(data) <= METADATA:  # of larger files Python's own limit of some 1000 is enough
+        if len(data) <= METADATA:  # for larger files Python's own limit of some 1000 levels is enough
             _check_depth(values)
         return values
     except RecursionError:
         raise KitError(
             f"{where}: is nested more deeply than the {JSON_DEPTH} levels of any real file"
         ) from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError, too
+    except ValueError as error:  # includes UnicodeDecodeError and JSONDecodeError
         reason = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)
         raise KitError(f"{where}: is not JSON ({_line(reason)}); make it again") from None
 
 
 def _check_depth(values: Any) -> None:
-    """Raise RecursionError when lists and dicts are nested more than JSON_DEPTH times."""
+    """Raise RecursionError if lists and dicts are nested more than JSON_DEPTH times."""
     level = [values] if isinstance(values, dict | list) else []
     for _ in range(JSON_DEPTH):
         if not level:
@@ -173,16 +174,16 @@ def _check_depth(values: Any) -> None:
 
 
 def read_json(path: Path, *, most: int = RECORD, finite: bool = True) -> Any:
-    """Read plain values of a JSON file; OSError when it cannot be read."""
+    """Read plain values from a JSON file; OSError if it cannot be read."""
     return parse_json(read_bytes(path, most, "JSON file of this kind"), str(path), most=most, finite=finite)
 
 
 def check_yaml(text: str, where: str) -> None:
-    """Count what a YAML text would become, before any of it is built.
+    """Check the size of a YAML text's values before building them.
 
     Args:
-        text: of the file.
-        where: it is from, for the message.
+        text: text of the file.
+        where: origin of the text, for the message.
 
     Raises:
         KitError: more than CONFIG bytes, CONFIG_VALUES values with aliases written out, or CONFIG_DEPTH
@@ -216,7 +217,7 @@ def _counts(text: str) -> Iterator[tuple[int, int]]:
             anchor, done = levels.pop()
             anchors[anchor or ""] = done
         elif isinstance(event, yaml.AliasEvent):
-            if (done := anchors.get(anchor or "", 0)) == 0:  # the parser refuses names that nothing has
+            if (done := anchors.get(anchor or "", 0)) == 0:  # the parser refuses undefined names
                 raise yaml.YAMLError(f"the alias *{anchor} stands inside of what it names")
         else:
             done = int(isinstance(event, yaml.ScalarEvent))
@@ -230,7 +231,7 @@ def load_yaml(text: str, where: str) -> Any:
     """Parse plain values of YAML within bounds.
 
     Raises:
-        KitError: no YAML, or beyond a bound.
+        KitError: it is not YAML, or beyond a bound.
     """
     try:
         check_yaml(text, where)
@@ -242,7 +243,7 @@ def load_yaml(text: str, where: str) -> Any:
 
 
 def check_numbers(values: Any, where: str, key: str = "") -> None:
-    """Raise KitError when a whole number among plain values has more than 64 bits, which could not even be
+    """Raise KitError if an integer among plain values has more than 64 bits; it could not even be
     printed."""
     if isinstance(values, dict):
         for name, value in values.items():
@@ -276,7 +277,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _directory(file: IO[bytes]) -> int:
-    """Return the size of the directory of a zip in bytes; 0 where none is found."""
+    """Return the size of a zip's directory in bytes; 0 if none is found."""
     end = file.seek(0, io.SEEK_END)
     file.seek(max(0, end - 65_557))  # the last record, and the longest comment
     tail = file.read()
@@ -295,11 +296,11 @@ def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
     """Return the members of an uncompressed zip, such as torch writes.
 
     Args:
-        archive: opened.
-        size: of its file, bytes.
+        archive: the open zip.
+        size: bytes of its file.
 
     Raises:
-        KitError: a member is compressed, or they overlap: a small file could take any memory.
+        KitError: members are compressed or overlap, so that a small file could take any amount of memory.
     """
     found = archive.infolist()
     if any(
@@ -357,11 +358,11 @@ class _Xz(io.RawIOBase):
 
 @contextmanager
 def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a tar, or one that gzip, bzip2 or xz compressed: by its content.
+    """Open a tar, plain or compressed by gzip, bzip2 or xz, as its content shows.
 
     Raises:
-        tarfile.TarError: it is none, or a header of it is beyond TAR_HEADER.
-        lzma.LZMAError: it needs more than LZMA_MEMORY.
+        tarfile.TarError: it is not a tar, or a header is larger than TAR_HEADER.
+        lzma.LZMAError: it needs more memory than LZMA_MEMORY.
     """
     with path.open("rb") as file:
         head = file.read(6)
@@ -380,8 +381,7 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def inner_tar(content: IO[bytes]) -> tarfile.TarFile:
-    """Open a tar inside another one, which is read from its beginning to its end; raises as ``open_tar``
-    does."""
+    """Open a tar inside another one for reading from beginning to end; raise as ``open_tar`` does."""
     return tarfile.open(fileobj=content, mode="r|", tarinfo=_Header)
 
 

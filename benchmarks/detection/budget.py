@@ -1,4 +1,5 @@
-"""Fit a finetuning to the user's GPUs and hours: images in a pass, and a schedule compressed as a whole."""
+"""Fit a finetuning to the user's GPUs and hours: choose the images in a pass, compress the whole
+schedule."""
 
 import math
 import re
@@ -12,24 +13,24 @@ from triplet.errors import KitError
 from detectron2.config import CfgNode
 
 SCHEDULE_1X = 90_000 * 16
-"""Images that Detectron2's 1x schedule trains on: 12.3 epochs of COCO."""
+"""Number of images in Detectron2's 1x schedule: 12.3 epochs of COCO."""
 SCHEDULE = ("MAX_ITER", "STEPS", "WARMUP_ITERS")
 """Keys of SOLVER that set the length of a schedule."""
 SMALLER = "train on smaller images (INPUT.MIN_SIZE_TRAIN=(480,)) or on another GPU"
 FEWEST = 100
 """Minimum schedule length, in iterations."""
 MARGIN = 0.9
-"""Fraction of a GPU's memory to plan with: other sizes of images, and fragmentation, take more than was
+"""Fraction of a GPU's memory to plan with: other image sizes and fragmentation take more than was
 measured."""
 RESERVE = 0.05
 """Fraction of the hours to leave for loading and checkpoints."""
 FORWARD = 1 / 3
-"""Time of a forward pass as a fraction of an iteration; precise BN goes forward only."""
+"""Time of a forward pass as a fraction of an iteration; precise BN needs only forward passes."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory that training takes on a GPU, linear in the images of a forward pass."""
+    """Memory that training takes on a GPU, modelled as linear in the images of a forward pass."""
 
     one: float
     """Bytes with one image."""
@@ -38,16 +39,16 @@ class Memory:
 
     @classmethod
     def through(cls, one: float, two: float) -> "Memory":
-        """Fit the peaks with one and with two images, in bytes; infinite where they did not fit."""
+        """Fit the peaks in bytes with one and with two images; a peak that did not fit is infinite."""
         return cls(one, max(two - one, one / 8))
 
     def peak(self, images: int) -> float:
-        """Bytes with so many images in a pass."""
+        """Return the bytes for a number of images in a pass."""
         return self.one + self.more * (images - 1) if images > 1 else self.one
 
 
 def per_process(cfg: CfgNode, processes: int) -> int:
-    """Images of a batch for each process.
+    """Return the number of images of a batch for each process.
 
     Raises:
         KitError: the processes cannot share the batch evenly.
@@ -63,12 +64,12 @@ def per_process(cfg: CfgNode, processes: int) -> int:
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors of a number, in ascending order."""
+    """Return all divisors of a number, in ascending order."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def check_passes(share: int, images: int) -> None:
-    """Raise KitError unless a process's share of a batch divides into passes of so many images."""
+    """Raise KitError unless a process's share of a batch divides into passes of ``images`` images."""
     if share % images:
         raise KitError(
             f"{share} images for each process do not divide into passes of {images}; "
@@ -77,15 +78,15 @@ def check_passes(share: int, images: int) -> None:
 
 
 def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
-    """The most images in a pass that a GPU holds, where equal passes make up a process's share.
+    """Return the most images in a pass that fit a GPU, such that equal passes make up a process's share.
 
     Args:
         share: images of a batch for one process.
-        memory: what they take.
+        memory: the memory that images take.
         limit: bytes of the smallest GPU.
 
     Raises:
-        KitError: not even one fits.
+        KitError: not even one image fits.
     """
     if memory.one > MARGIN * limit:
         takes = "more" if math.isinf(memory.one) else f"{memory.one / 1e9:.1f} GB"
@@ -94,11 +95,11 @@ def images_in_a_pass(share: int, memory: Memory, limit: float) -> int:
 
 
 def full(images: int, *, kept: bool = False) -> str:
-    """Message for a GPU that is out of memory: what happened, and what to do.
+    """Return the message for a GPU that is out of memory, with the remedy.
 
     Args:
-        images: of one process in one pass.
-        kept: whether BN has to stay over as many; with fewer it would be another training.
+        images: images of one process in one pass.
+        kept: whether BN must keep this number of images, as fewer would make it a different training.
     """
     if kept:
         return (
@@ -111,15 +112,15 @@ def full(images: int, *, kept: bool = False) -> str:
 
 
 def part(schedule: str, cfg: CfgNode) -> float:
-    """The fraction of a config's own schedule that the user asks for.
+    """Return the fraction of a config's own schedule that the user asks for.
 
     Args:
         schedule: ``2x``, ``1x``, ``1/2x``, ``0.3x`` in units of Detectron2's 1x (1.44 million images), or
-            ``1/2``, ``0.3``, ``1`` of the config's own.
-        cfg: with its whole schedule.
+            ``1/2``, ``0.3``, ``1`` as a fraction of the config's own.
+        cfg: config with its full schedule.
 
     Raises:
-        KitError: none of these.
+        KitError: ``schedule`` has none of these forms.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?|\d+/\d+)(x?)", schedule)
     value = float(Fraction(match[1])) if match and not match[1].endswith("/0") else 0.0
@@ -131,12 +132,12 @@ def part(schedule: str, cfg: CfgNode) -> float:
 
 
 def compress(cfg: CfgNode, fraction: float) -> CfgNode:
-    """Compress the whole schedule to ``fraction`` of its iterations: warm-up, decays and end.
+    """Compress the whole schedule (warm-up, decays and end) to ``fraction`` of its iterations.
 
-    The learning rate goes with the batch and stays. A schedule cut short instead would end undecayed.
+    The learning rate depends on the batch and stays. A schedule cut short would end without decay.
 
     Raises:
-        KitError: fewer than FEWEST iterations are left.
+        KitError: fewer than FEWEST iterations would be left.
     """
     solver = cfg.SOLVER
     iterations = round(solver.MAX_ITER * fraction)
@@ -153,7 +154,7 @@ def compress(cfg: CfgNode, fraction: float) -> CfgNode:
 
 
 def with_schedule(cfg: CfgNode, solver: Mapping[str, Any]) -> CfgNode:
-    """The config with the schedule of another one's section SOLVER."""
+    """Return the config with the schedule of another config's section SOLVER."""
     changed = cfg.clone()
     changed.defrost()
     for key in SCHEDULE:
@@ -162,39 +163,39 @@ def with_schedule(cfg: CfgNode, solver: Mapping[str, Any]) -> CfgNode:
 
 
 def part_in(hours: float, seconds: float, cfg: CfgNode) -> float:
-    """The fraction of a config's schedule that hours allow, at most 1.
+    """Return the fraction of a config's schedule that the hours allow, at most 1.
 
     Args:
         hours: time for training, precise BN, loading and checkpoints.
-        seconds: of an iteration.
-        cfg: with its own schedule.
+        seconds: seconds per iteration.
+        cfg: config with its own schedule.
     """
     iterations = hours * 3600 * (1 - RESERVE) / seconds - _precise_bn(cfg)
     return float(max(0.0, min(1.0, iterations / cfg.SOLVER.MAX_ITER)))
 
 
 def lasts(seconds: float, cfg: CfgNode, done: int = 0) -> float:
-    """Seconds that the rest of a schedule takes, with precise BN, loading and checkpoints.
+    """Return the seconds that the rest of a schedule takes, with precise BN, loading and checkpoints.
 
     Args:
-        seconds: of an iteration.
-        cfg: with the schedule to train.
-        done: iterations that lie behind.
+        seconds: seconds per iteration.
+        cfg: config with the schedule to train.
+        done: number of iterations already done.
     """
     return float((cfg.SOLVER.MAX_ITER - done + _precise_bn(cfg)) * seconds / (1 - RESERVE))
 
 
 def _precise_bn(cfg: CfgNode) -> float:
-    """Time of precise BN, in iterations."""
+    """Return the time of precise BN, in iterations."""
     precise = cfg.TEST.PRECISE_BN
     return precise.NUM_ITER * FORWARD if precise.ENABLED and bn_images(cfg, 1, 1) else 0.0
 
 
 def bn_images(cfg: CfgNode, processes: int, images: int) -> int:
-    """Images over which a BN layer of the backbone takes its statistics; 0 where it is frozen.
+    """Return the number of images over which the backbone's BN takes its statistics; 0 if it is frozen.
 
     Raises:
-        KitError: another norm, which no weights of the table have.
+        KitError: the norm is a kind that no weights of the table have.
     """
     norm = cfg.MODEL.RESNETS.NORM
     pools = {"SyncBN": processes * images, "BN": images, "FrozenBN": 0}
@@ -204,13 +205,13 @@ def bn_images(cfg: CfgNode, processes: int, images: int) -> int:
 
 
 def images_of_pool(cfg: CfgNode, processes: int, pool: int) -> int | None:
-    """Images of a process in a pass that let BN take its statistics over ``pool`` images.
+    """Return how many images a process needs in a pass for BN statistics over ``pool`` images.
 
     Returns:
-        None where ``pool`` is 0 and any number will do.
+        The number of images; None if ``pool`` is 0 and any number will do.
 
     Raises:
-        KitError: so many processes cannot have such a pool.
+        KitError: this number of processes cannot have such a pool.
     """
     if not pool:
         return None

@@ -1,4 +1,4 @@
-"""Measure how fast a detector trains on the GPUs at hand, and how much memory it takes."""
+"""Measure the speed and the memory of a detector's training on the GPUs at hand."""
 
 import contextlib
 import gc
@@ -27,7 +27,7 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
 WARM, TIMED = 3, 12
-"""Iterations of a calibration: the first ones choose kernels and start the loaders and are not timed."""
+"""Iterations of a calibration. The warm ones choose kernels and start the loaders, and are not timed."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Calibration:
     precision: str
     """One of ``trainer.PRECISIONS``."""
     seconds: float | None = None
-    """Seconds of an iteration; None where nobody knows them."""
+    """Seconds per iteration; None if unknown."""
     peak: float | None = None
-    """Bytes on the fullest GPU; None where nobody knows them."""
+    """Bytes on the fullest GPU; None if unknown."""
 
 
 def measure(
@@ -58,17 +58,18 @@ def measure(
     """Train for some iterations at a learning rate of 0.
 
     Args:
-        cfg: names the data (DATASETS.TRAIN) where loading is to count, and then the weights; otherwise the
-            images are synthetic and the weights random.
-        processes: all of them; each must call this.
+        cfg: config. If it names data (DATASETS.TRAIN), loading counts and its weights are used; otherwise
+            the images are synthetic and the weights random.
+        processes: all processes; each must call this.
         precision: one of ``trainer.PRECISIONS``.
-        images: of one process in one pass; by default the most that fit its GPU.
+        images: images of one process in one pass; by default the most that fit its GPU.
         log: file for Detectron2's log.
-        inherited: whether the run being resumed needs exactly these images, so that fewer are no way out.
+        inherited: whether the run being resumed needs exactly this number of images, so that fewer are no
+            remedy.
 
     Raises:
         KitError: not even one image fits a GPU, or the loss is not finite.
-        Interrupted: stopped by a signal.
+        Interrupted: a signal stopped the measurement.
     """
     share = budget.per_process(cfg, processes.size)
     budget.check_passes(share, images or share)
@@ -97,8 +98,8 @@ def measure(
 def count_memory(cfg: CfgNode, precision: str) -> Memory:
     """Estimate a process's memory without a GPU, by training on one image of the largest size on the CPU.
 
-    Activations in half precision count half. A gigabyte is added for CUDA, and a fifth to each image for
-    the tensors that are not kept for backward.
+    In half precision, activations count half. A gigabyte is added for CUDA, and a fifth to each image for
+    tensors that are not kept for the backward pass.
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
@@ -116,7 +117,7 @@ def count_memory(cfg: CfgNode, precision: str) -> Memory:
 
 
 def gpu_name() -> str:
-    """Return the name of this process's GPU, ``none`` without one."""
+    """Return the name of this process's GPU, or ``none``."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
@@ -134,10 +135,10 @@ def _most_images(cfg: CfgNode, processes: Processes, precision: str, share: int)
 
 
 def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> float:
-    """Measure the bytes that training on so many of the largest images takes; infinite if out of memory.
+    """Measure the bytes that training on ``images`` of the largest images takes; infinite if out of memory.
 
-    Each process measures alone (BN over its own images takes as much as over all), so that none waits in a
-    collective for one that is out of memory.
+    Each process measures alone, so that none waits in a collective for one that is out of memory; BN over
+    its own images takes as much memory as over all.
     """
     free_memory(processes)
     local = model.with_norm(cfg, "BN")
@@ -155,7 +156,7 @@ def _peak(cfg: CfgNode, processes: Processes, precision: str, images: int) -> fl
 def _time_iteration(
     cfg: CfgNode, processes: Processes, precision: str, images: int, stop: Stop, bar: Bar
 ) -> float:
-    """Return the seconds of an iteration, the mean over ``TIMED`` after ``WARM`` that do not count."""
+    """Return the mean seconds of an iteration over ``TIMED`` iterations after ``WARM`` uncounted ones."""
     times: list[float] = []
     with contextlib.closing(_batches(cfg, processes, stop)) as loader:
         steps = _stepper(cfg, processes, precision, loader, images)
@@ -175,7 +176,7 @@ def _time_iteration(
 def _stepper(
     cfg: CfgNode, processes: Processes, precision: str, loader: Any, images: int
 ) -> GradAccumTrainer:
-    """Build a trainer whose steps change no weight: its learning rate is 0."""
+    """Build a trainer with learning rate 0, whose steps change no weight."""
     network = trainer.build(cfg, processes, precision)
     if cfg.DATASETS.TRAIN:
         proof.load_and_check(trainer.bare(network), Path(cfg.MODEL.WEIGHTS))
@@ -183,7 +184,7 @@ def _stepper(
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     steps = GradAccumTrainer(network, loader, optimizer, processes, images, precision)
-    # At the usual scale the first steps may overflow, and would be left out.
+    # At the usual scale the first steps may overflow and would be skipped.
     steps.scaler = torch.amp.GradScaler(
         processes.device.type, init_scale=1.0, enabled=precision == "float16"
     )
@@ -193,7 +194,7 @@ def _stepper(
 def _take_steps(
     steps: GradAccumTrainer, count: int, after_step: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Take ``count`` steps, and after each call ``after_step`` with the number of those done."""
+    """Take ``count`` steps; after each, call ``after_step`` with the number of steps done."""
     with EventStorage() as steps.storage:
         for steps.iter in range(count):
             steps.run_step()
@@ -201,7 +202,7 @@ def _take_steps(
 
 
 def _batches(cfg: CfgNode, processes: Processes, stop: Stop) -> Generator[list[dict[str, Any]], None, None]:
-    """Yield batches of the config's data, or synthetic ones where it names none."""
+    """Yield batches of the config's data, or synthetic ones if it names none."""
     if cfg.DATASETS.TRAIN:
         yield from loading.batches(cfg, processes, stop)
     share = budget.per_process(cfg, processes.size)
@@ -218,7 +219,7 @@ def free_memory(processes: Processes) -> None:
 
 
 def _synchronized_time(processes: Processes) -> float:
-    """Return the seconds of a monotonic clock, once the GPU has finished its work."""
+    """Return the seconds of a monotonic clock after the GPU has finished its work."""
     if processes.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic()

@@ -1,6 +1,6 @@
-"""Detectron2 from PyPI's sdist (v0.6, no compiled operators) on today's packages.
+"""Make Detectron2 from PyPI's sdist (v0.6, no compiled operators) work with today's packages.
 
-Import this before detectron2. Upstream's pinned commit, which the containers build, needs none of it.
+Import this before detectron2. Upstream's pinned commit, which the containers build, does not need it.
 R50-C4 uses no compiled operator of Detectron2's own (RoIAlign and NMS are torchvision's).
 """
 
@@ -13,16 +13,16 @@ import PIL.Image
 
 
 def prepare() -> None:
-    """Stand in for ``detectron2._C`` where it was not compiled, and for names that others dropped."""
+    """Replace ``detectron2._C`` if it was not compiled, and names that Pillow and NumPy have dropped."""
     if importlib.util.find_spec("detectron2._C") is None:
         stub = types.ModuleType("detectron2._C")
         stub.get_compiler_version = lambda: "not compiled"  # type: ignore[attr-defined]
         stub.get_cuda_version = lambda: "not compiled"  # type: ignore[attr-defined]
         stub.has_cuda = lambda: False  # type: ignore[attr-defined]
         sys.modules["detectron2._C"] = stub
-    if not hasattr(PIL.Image, "LINEAR"):  # v0.6's transforms; gone since Pillow 10
+    if not hasattr(PIL.Image, "LINEAR"):  # used by v0.6's transforms; gone since Pillow 10
         PIL.Image.LINEAR = PIL.Image.BILINEAR  # type: ignore[attr-defined]
-    if "str" not in vars(np):  # v0.6's PASCAL VOC; gone since NumPy 1.24
+    if "str" not in vars(np):  # used by v0.6's PASCAL VOC; gone since NumPy 1.24
         np.str = str  # type: ignore[attr-defined]
 
 

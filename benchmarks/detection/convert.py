@@ -1,4 +1,5 @@
-"""The convert stage: a checkpoint becomes Detectron2's weight file, and is shown to arrive whole."""
+"""The convert stage: turn a checkpoint into Detectron2's weight file, and prove that it loads
+completely."""
 
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from triplet.weights.read import Backbone, read_backbone
 from detectron2.config import CfgNode
 
 TOLERANCE = 1e-4
-"""Relative tolerance of the features; the two sides round differently."""
+"""Relative tolerance of the features; the two implementations round differently."""
 
 
 def convert(
@@ -24,13 +25,13 @@ def convert(
     """Convert the run's pretrained backbone, or any weights that ``triplet.weights`` reads.
 
     Args:
-        run: where the result goes; also where the pretraining is, unless weights are given.
-        config: the detection config in whose model the weights must arrive; default: the method's.
-        weights: a file to start from; default: the run's own pretraining, or the method's pulled weights.
-        force: start over.
+        run: run for the result; also the run of the pretraining, unless weights are given.
+        config: detection config whose model must load the weights; by default the method's.
+        weights: file to convert; by default the run's own pretraining, or the method's pulled weights.
+        force: whether to start over.
 
     Raises:
-        KitError: nothing to convert, an unusable file, or a model in which it does not arrive.
+        KitError: nothing to convert, an unusable file, or a model that does not load it completely.
     """
     chosen = weights is None or config is None
     weights = weights or weights_of(run)
@@ -56,7 +57,7 @@ def convert(
 
 
 def _convert(run: str, weights: Path, config: Path, cfg: CfgNode, job: records.Job) -> None:
-    """Write Detectron2's file, prove that it arrives in the model of ``cfg``, and fill in the job."""
+    """Write Detectron2's file, prove that the model of ``cfg`` loads it, and fill in the job."""
     backbone = _read(run, weights, config, cfg)
     path = job.folder / "detectron2.pkl"
     detectron2_format.write(path, backbone.state)
@@ -90,8 +91,8 @@ def _read(run: str, weights: Path, config: Path, cfg: CfgNode) -> Backbone:
     """Read the backbone.
 
     Raises:
-        KitError: another architecture than the config's, or weights that are not what the method says:
-            pretrained, or initial.
+        KitError: the architecture differs from the config's; or the weights are untrained although the
+            method's are pretrained, or the reverse.
     """
     backbone = read_backbone(weights)
     if backbone.depth != 50:
@@ -110,13 +111,13 @@ def _read(run: str, weights: Path, config: Path, cfg: CfgNode) -> Backbone:
 
 
 def _is_untrained(run: str) -> bool:
-    """Return whether the run's method of the table has initial weights."""
+    """Return whether the run's method of the table has untrained weights."""
     method = load_methods().get(Path(run).name)
     return method is not None and method.untrained
 
 
 def _advice(config: Path, caffe2: bool) -> str:
-    """Say what to do about pixels that do not fit: name the config's sibling for the other colour order."""
+    """Say how to fix a wrong colour order: name the config's sibling for the other one."""
     stem = config.stem.removesuffix(MSRA)
     sibling = config.with_name(f"{stem}{MSRA if caffe2 else ''}{config.suffix}")
     if sibling != config and sibling.exists():

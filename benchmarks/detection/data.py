@@ -1,7 +1,6 @@
-"""Folders in COCO 2017's and PASCAL VOC's layout, and people's own data, as Detectron2 data sets.
+"""Registration of COCO 2017, PASCAL VOC and the user's own data as Detectron2 data sets.
 
-Which of a folder's data sets is meant is said by the names in the config's DATASETS, which are Detectron2's
-own; where they lie is the user's choice.
+The config's DATASETS selects a folder's data sets by Detectron2's own names; the user chooses the folder.
 """
 
 import json
@@ -40,10 +39,10 @@ _NAMES = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One of Detectron2's data sets, found below a folder of the user's."""
+    """One of Detectron2's data sets in a folder of the user's."""
 
     name: str
-    """Name in Detectron2's catalogues: the folder and Detectron2's own name."""
+    """Name in Detectron2's catalogues, made of the folder and Detectron2's own name."""
     declared: str
     """Detectron2's own name."""
     kind: str
@@ -51,13 +50,13 @@ class Part:
     images: Path
     """Folder of the images."""
     annotations: Path
-    """Annotations: a file of COCO's, a folder of VOC's."""
+    """COCO's annotation file, or VOC's folder of annotations."""
     listed: Path | None = None
     """VOC's list of images."""
     year: int = 0
     """VOC's year."""
     source: Path | None = None
-    """The user's file, where the kit has made ``annotations`` of it; messages name it."""
+    """The user's file that the kit made ``annotations`` from, if any; messages name it."""
 
     @property
     def inputs(self) -> dict[str, Path]:
@@ -67,11 +66,11 @@ class Part:
 
 
 def parts(cfg: CfgNode, folder: Path, *, train: bool) -> list[Part]:
-    """Return the data sets that DATASETS.TRAIN or TEST names, in the folder; COCO's instances where it
-    names nothing.
+    """Return the data sets in a folder that DATASETS.TRAIN or TEST names; COCO's instances if it names
+    none.
 
     Raises:
-        KitError: another layout, or a data set that the kit does not know.
+        KitError: the layout is another one, or a data set is unknown to the kit.
     """
     declared, default = (
         (cfg.DATASETS.TRAIN, "coco_2017_train") if train else (cfg.DATASETS.TEST, "coco_2017_val")
@@ -80,7 +79,7 @@ def parts(cfg: CfgNode, folder: Path, *, train: bool) -> list[Part]:
 
 
 def inputs(cfg: CfgNode, folder: Path, *, train: bool) -> dict[str, Path]:
-    """Return the files and folders of the data that a stage reads, by name, for its record."""
+    """Return the data files and folders that a stage reads, by name, for its record."""
     found = parts(cfg, folder, train=train)
     if len(found) == 1:
         return found[0].inputs
@@ -88,10 +87,10 @@ def inputs(cfg: CfgNode, folder: Path, *, train: bool) -> dict[str, Path]:
 
 
 def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Make what DATASETS.TRAIN names known to Detectron2.
+    """Register the data sets of DATASETS.TRAIN with Detectron2.
 
     Returns:
-        The names there, and the names of the classes in the order of the model's indices.
+        Their registered names, and the names of the classes in the order of the model's indices.
 
     Raises:
         KitError: another layout, damaged annotations, or missing images.
@@ -105,7 +104,7 @@ def training(cfg: CfgNode, folder: Path) -> tuple[tuple[str, ...], list[str]]:
 
 
 def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
-    """Make what DATASETS.TEST names known to Detectron2: a single data set."""
+    """Register the single data set of DATASETS.TEST with Detectron2."""
     found = parts(cfg, folder, train=False)
     if len(found) > 1:
         raise KitError(f"DATASETS.TEST names {len(found)} data sets, expected one")
@@ -115,16 +114,16 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
 
 
 def category_ids(name: str) -> list[Any]:
-    """The ids of a registered data set's classes in its file, in the order of the model's indices."""
+    """Return the class ids in a registered data set's file, in the order of the model's indices."""
     ids: list[Any] = MetadataCatalog.get(name).ids_of_classes
     return ids
 
 
 def check_images(names: Sequence[str], processes: Processes) -> None:
-    """Read the headers of all images in registered data sets, each process a share of them.
+    """Check the headers of all images in registered data sets; each process checks a share.
 
     Raises:
-        KitError: on every process, where an image cannot be decoded or is of another size than annotated.
+        KitError: on every process, if an image cannot be decoded or its size differs from the annotation.
     """
     problems, notes = Findings(), Findings()
     for name in names:
@@ -139,9 +138,9 @@ def check_images(names: Sequence[str], processes: Processes) -> None:
 
 
 _images: dict[str, list[AnnotatedImage]] = {}
-"""Images of each registered data set, until they are checked."""
+"""Unchecked images of each registered data set."""
 _copies: list[tempfile.TemporaryDirectory[str]] = []
-"""Temporary folders of annotations in the form that Detectron2 reads; they vanish with the process."""
+"""Temporary folders of annotations in the form that Detectron2 reads, deleted with the process."""
 
 
 def _uses(cfg: CfgNode, *, train: bool) -> Uses:
@@ -155,7 +154,7 @@ def _uses(cfg: CfgNode, *, train: bool) -> Uses:
 
 
 def _find(folder: Path, declared: str) -> Part:
-    known = _NAMES.fullmatch(declared.rpartition("/")[2])  # a resolved config names folders as well
+    known = _NAMES.fullmatch(declared.rpartition("/")[2])  # a resolved config's names include folders
     if known is None:
         raise KitError(
             f"DATASETS names {declared!r}; the kit has coco_2017_*, keypoints_coco_2017_* and voc_2007_*, "
@@ -200,7 +199,7 @@ def _find_own(own: source.WrittenData, name: str, declared: str, split: str) -> 
 
 
 def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
-    """Check it and make it known; returns the names of its classes in the order of the model's indices."""
+    """Check and register a data set; return its class names in the order of the model's indices."""
     if part.name in DatasetCatalog:
         DatasetCatalog.remove(part.name)
         MetadataCatalog.remove(part.name)
@@ -239,7 +238,7 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
 
 
 def _copy(name: str, content: Mapping[str, Any]) -> Path:
-    """Write a file for Detectron2 and COCO's evaluation, which read fewer forms of ids and encodings."""
+    """Write a file for Detectron2 and COCO's evaluation, which accept fewer forms of ids and encodings."""
     _copies.append(tempfile.TemporaryDirectory(prefix="annotations-"))
     path = Path(_copies[-1].name) / name
     path.write_text(json.dumps(content))
@@ -258,7 +257,7 @@ def _register_voc(part: Part, listed: Path) -> list[str]:
     DatasetCatalog.register(part.name, lambda: content)
     MetadataCatalog.get(part.name).set(
         thing_classes=list(CLASS_NAMES),
-        ids_of_classes=[*range(1, len(CLASS_NAMES) + 1)],  # VOC itself has no numbers
+        ids_of_classes=[*range(1, len(CLASS_NAMES) + 1)],  # VOC itself does not number its classes
         dirname=str(part.images.parent),
         year=part.year,
         split=listed.stem,
@@ -298,9 +297,9 @@ def _all_there(folder: Path, names: Sequence[str]) -> None:
 
 
 def fit_masks(cfg: CfgNode, folder: Path) -> CfgNode:
-    """The config as the masks of the user's own data need it, where its own does not fit; this is said.
+    """Return the config adapted to the masks of the user's own data; say so if it changes.
 
-    Without any mask there is no mask head; masks of run lengths are trained on as bitmaps.
+    Data without masks removes the mask head; run-length encoded masks are trained on as bitmaps.
     """
     own = source.written(folder)
     if own is None or not cfg.MODEL.MASK_ON:
@@ -319,16 +318,16 @@ def fit_masks(cfg: CfgNode, folder: Path) -> CfgNode:
 
 
 def fit_classes(cfg: CfgNode, folder: Path, classes: Sequence[str], overrides: Sequence[str]) -> CfgNode:
-    """The config with as many classes as the data has; this is said where the config has another number.
+    """Return the config with the data's number of classes; say so if it changes.
 
     Args:
-        cfg: of the user.
-        folder: of the data, for messages.
-        classes: their names.
-        overrides: of the user.
+        cfg: the user's config.
+        folder: folder of the data, for messages.
+        classes: names of the data's classes.
+        overrides: the user's overrides.
 
     Raises:
-        KitError: the user has set another number himself.
+        KitError: the user's overrides set another number.
     """
     key, count = model.categories(cfg)
     if any(override.partition("=")[0] == key for override in overrides):

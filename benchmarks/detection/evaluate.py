@@ -38,22 +38,22 @@ def evaluate(
     engine: str = scores.FASTEST,
     force: bool = False,
 ) -> None:
-    """Evaluate a model on the data that its config's DATASETS.TEST names (COCO's val2017 where none).
+    """Evaluate a model on the data of its config's DATASETS.TEST (COCO's val2017 if it names none).
 
-    Under torchrun every process takes a part of the images; the first one keeps the record. The numbers do
-    not depend on how many there are.
+    Under torchrun every process takes a part of the images; the main process keeps the record. The numbers
+    do not depend on the number of processes.
 
     Args:
-        run: whose finetune stage is done, or where the result goes.
-        dataset: in COCO 2017's or VOC's layout, or own data; what it was finetuned on unless given.
+        run: a run whose finetune stage is done; with ``weights``, any run for the result.
+        dataset: data in COCO 2017's or VOC's layout, or the user's own; by default the finetuning's.
         weights: any model file of Detectron2's, with its config, instead of the run's own.
-        config: of those weights.
+        config: config of those weights.
         engine: one of ``scores.ENGINES``.
-        force: start over.
+        force: whether to start over.
 
     Raises:
         KitError: nothing to evaluate, or a data set that does not fit.
-        Interrupted: stopped by a signal; it starts again.
+        Interrupted: a signal stopped the evaluation; the next call starts again.
     """
     finetuned, known, settings = None, [], {}
     if weights and config and dataset:
@@ -67,7 +67,7 @@ def evaluate(
         weights, config = records.output(finetuned, "model"), records.output(finetuned, "config")
         seen = records.identities({"config": config})
         cfg = model.load_config(config)
-        # The trainer's own config names no data to test on.
+        # The config that the trainer writes names no test data.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
         dataset = dataset or DataSource(paths.local(finetuned.config["dataset"]))
         known = finetuned.results["classes"]
@@ -101,7 +101,7 @@ def _evaluate(
     processes: Processes,
 ) -> None:
     log = job.folder / ("log.txt" if processes.is_main_process else f"log.{processes.rank}.txt")
-    job.folder.mkdir(parents=True, exist_ok=True)  # of another machine
+    job.folder.mkdir(parents=True, exist_ok=True)  # another machine lacks the folder
     with graceful() as stop:
         name, categories = data.testing(cfg, dataset)
         if known and categories != known:
@@ -113,7 +113,7 @@ def _evaluate(
         voc = VocEvaluator(name) if MetadataCatalog.get(name).get("year") else None
         with log_capture.log_to(log):
             network = inference.load_network(cfg, weights)
-            cfg.DATASETS.TRAIN = (name,)  # even here the mapper looks there for the names of keypoints
+            cfg.DATASETS.TRAIN = (name,)  # the mapper always takes the keypoint names from TRAIN
             loader = build_detection_test_loader(cfg, name, mapper=SafeMapper(cfg, train=False))
         images = load(loader.dataset, loader.sampler, workers=cfg.DATALOADER.NUM_WORKERS, stop=stop)
         with (
@@ -126,8 +126,8 @@ def _evaluate(
             raise stop.interrupted(f"{bar.done} of {bar.total} images evaluated")
         with log_capture.log_to(log):
             parts = comm.gather(found)
-            summary = voc.evaluate() if voc else None  # gathers, too
-        comm._get_global_gloo_group.cache_clear()  # else a thread of the group's outlives it into the exit
+            summary = voc.evaluate() if voc else None  # gathers from all processes
+        comm._get_global_gloo_group.cache_clear()  # otherwise its thread would live on until the exit
     if not processes.is_main_process:
         return
     detections = list(itertools.chain.from_iterable(parts))
@@ -136,7 +136,7 @@ def _evaluate(
     job.results["images"] = len(loader.dataset)
     job.results["engine"] = "voc" if voc else engine
     with log_capture.log_to(log):
-        _draw(name, detections, MetadataCatalog.get(name).thing_classes, job)  # by id, as in detections
+        _draw(name, detections, MetadataCatalog.get(name).thing_classes, job)  # in order of category id
         results = _voc(summary) if summary else _coco(cfg, name, detections, engine, job)
     if results["bbox"]["AP"] is None:
         raise KitError(f"{dataset}: nothing is annotated that counts")
@@ -152,11 +152,11 @@ def _evaluate(
 
 
 class VocEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's evaluator by annotations as VOC's toolkit reads them: its own takes whole numbers
-    alone."""
+    """Detectron2's evaluator with annotations read as VOC's toolkit reads them; Detectron2's own reader
+    accepts integers only."""
 
     def evaluate(self) -> Any:
-        """See there."""
+        """Evaluate as the base class does, on the annotations that the kit has read."""
         annotated: dict[str, VocImage] = MetadataCatalog.get(self._dataset_name).annotated
         objects = {
             number: [
@@ -203,7 +203,7 @@ def _draw(
 def _coco(
     cfg: CfgNode, name: str, detections: list[dict[str, Any]], engine: str, job: records.Job
 ) -> dict[str, Any]:
-    """Return all of COCO's metrics, each task's by name, and every category's AP."""
+    """Return all of COCO's metrics by task and name, and every category's AP."""
     metadata = MetadataCatalog.get(name)
     ids = {ours: theirs for theirs, ours in metadata.thing_dataset_id_to_contiguous_id.items()}
     detections = [{**each, "category_id": ids[each["category_id"]]} for each in detections]
@@ -226,8 +226,7 @@ def _coco(
 def _own_ids(
     detections: list[dict[str, Any]], images: Mapping[int, Any], categories: Mapping[int, Any]
 ) -> list[dict[str, Any]]:
-    """Return the detections with the ids of the user's own file, where these were changed for
-    Detectron2."""
+    """Return the detections with the ids of the user's own file, if those were changed for Detectron2."""
     if not images and not categories:
         return detections
     return [
@@ -241,7 +240,7 @@ def _own_ids(
 
 
 def _voc(summary: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Return whether the year's protocol averages precision at 11 recalls, as that of 2007 does."""
+    """Return VOC's metrics as plain numbers; NaN becomes None."""
     return {
         "bbox": {key: None if math.isnan(value) else float(value) for key, value in summary["bbox"].items()}
     }

@@ -1,4 +1,4 @@
-"""The finetune stage: a detector from converted weights, by Detectron2, within the user's means."""
+"""The finetune stage: train a detector from converted weights with Detectron2, on the user's hardware."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from triplet.training.distributed import Processes, join, perform
 from detectron2.utils.env import seed_all_rng
 
 FINAL = "model_final.pth"
-"""Detectron2's name of the trained model."""
+"""File name that Detectron2 gives the trained model."""
 
 
 def finetune(
@@ -30,18 +30,18 @@ def finetune(
 ) -> None:
     """Finetune the run's converted weights on a data set.
 
-    Under torchrun every process calls this; the first one keeps the record.
+    Under torchrun every process calls this; the main process keeps the record.
 
     Args:
-        run: whose convert stage is done.
+        run: a run whose convert stage is done.
         config: Detectron2's YAML; by default that of the run's method.
-        dataset: in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names, or own
-            data.
-        options: what the user asks for; by default the best of everything.
+        dataset: data in the layout that the config's DATASETS.TRAIN names, COCO 2017's or PASCAL VOC's, or
+            the user's own.
+        options: the user's options; each has the best choice as default.
 
     Raises:
-        KitError: weights that do not arrive, a data set or GPUs that do not fit, a loss that is not finite.
-        Interrupted: stopped by a signal, after saving.
+        KitError: weights that do not load, a data set or GPUs that do not fit, a loss that is not finite.
+        Interrupted: a signal stopped the training, after saving.
     """
     options = options or FinetuneOptions()
     with join() as processes:
@@ -110,9 +110,9 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
 
 
 def _newest_state(job: records.Job, iterations: int, processes: Processes) -> dict[str, Any]:
-    """Return the main process's newest usable checkpoint on every process; empty without any.
+    """Return the main process's newest usable checkpoint on every process; empty if there is none.
 
-    Where the record of a finished training is damaged, that is its final model, with ``trained`` set.
+    If a training is finished but its record is damaged, this is the final model, with ``trained`` set.
     """
     found: dict[str, Any] = {}
     if processes.is_main_process:
@@ -128,7 +128,7 @@ def _newest_state(job: records.Job, iterations: int, processes: Processes) -> di
 
 
 def _log_header(plan: FinetunePlan) -> None:
-    """Log what ``triplet explain`` reads."""
+    """Log the facts that ``triplet explain`` reads."""
     log = logging.getLogger(__name__)
     log.info("World size: %d; BN over %d images", plan.processes, plan.bn_images)
     log.info("Running with full config:\n%s", plan.cfg.dump())
@@ -147,11 +147,11 @@ def _write_results(
     """Write the model and its config, and fill in the job.
 
     Args:
-        plan: of the training.
-        trainer: that has trained.
-        hook: that has counted this session's iterations.
+        plan: the plan of the training.
+        trainer: the trainer, after the training.
+        hook: the hook that has counted this session's iterations.
         loaded: number of tensors that the converted weights filled.
-        job: of the stage.
+        job: the stage's record.
     """
     final, resolved = job.folder / FINAL, job.folder / "config.yaml"
     checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations}, job.plan)

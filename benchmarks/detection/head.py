@@ -1,4 +1,4 @@
-"""The C4 head that MoCo and the paper finetune, arranged so that a GPU does not wait for the CPU."""
+"""The C4 head that MoCo and the paper finetune, ordered so that the GPU does not wait for the CPU."""
 
 from collections import OrderedDict
 from typing import Any
@@ -15,12 +15,12 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Polygon
 
 
 class MaskTargets:
-    """The masks of an image's foreground proposals, which the mask loss finds cropped and resized already.
+    """The masks of an image's foreground proposals, cropped and resized in advance for the mask loss.
 
     Args:
-        masks: of the objects that the proposals were matched with.
-        boxes: (N, 4) of the proposals, on the CPU where the masks are polygons.
-        side: of the mask head's maps, in cells.
+        masks: masks of the objects that the proposals were matched with.
+        boxes: (N, 4) boxes of the proposals, on the CPU if the masks are polygons.
+        side: side of the mask head's maps, in cells.
     """
 
     def __init__(self, masks: PolygonMasks | BitMasks, boxes: Tensor, side: int) -> None:
@@ -31,7 +31,7 @@ class MaskTargets:
         return len(self.masks)
 
     def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
-        """(N, side, side) bool: as the masks' own method, which another side than ours is left to."""
+        """Return (N, side, side) bool like the masks' own method, which is called for any other side."""
         if side == self.cropped.shape[-1]:
             return self.cropped
         other: Tensor = self.masks.crop_and_resize(boxes, side)
@@ -39,10 +39,10 @@ class MaskTargets:
 
 
 class Blocks(nn.Sequential):
-    """nn.Sequential whose forward torch.compile takes as a whole: it skips torch's own, for its parts."""
+    """nn.Sequential that torch.compile compiles as a whole; of torch's own it compiles only the parts."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """See there."""
+        """Apply the blocks in order."""
         for block in self:
             input = block(input)
         return input
@@ -59,7 +59,7 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 
     def _shared_roi_transform(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         pooled = self.pooler(features, boxes)
-        # Where res5 is compiled, one graph then serves any number of RoIs.
+        # If res5 is compiled, one graph then serves any number of RoIs.
         torch._dynamo.maybe_mark_dynamic(pooled, 0)
         return self.res5(pooled)  # type: ignore[no-any-return]
 
@@ -70,11 +70,11 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Compute what Detectron2's own ``forward`` does, in another order while training masks.
+        """Compute the same as Detectron2's ``forward``, in another order while training masks.
 
-        That one rasterises polygons on the CPU after the box losses, whose logging waits for the GPU, which
-        then has nothing to do. Here the CPU rasterises while the GPU is at res5: what it needs of the
-        GPU it fetches before, and the first wait comes after.
+        Detectron2 rasterises polygons on the CPU after the box losses, whose logging waits for the GPU, so
+        the GPU is idle meanwhile. Here the CPU rasterises while the GPU computes res5: the CPU fetches the
+        boxes from the GPU before, and waits for it only afterwards.
         """
         if not self.training or not self.mask_on:
             return super().forward(images, features, proposals, targets)  # type: ignore[no-any-return]
@@ -87,7 +87,7 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
         )
         predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
         for each, own in zip(foreground, boxes, strict=True):
-            if len(each):  # the mask head's deconvolution doubles res5's side
+            if len(each):  # the mask head's deconvolution doubles the side of res5
                 each.gt_masks = MaskTargets(each.gt_masks, own, 2 * box_features.shape[-1])
         losses: dict[str, Any] = self.box_predictor.losses(predictions, proposals)
         losses.update(self.mask_head(box_features[rows], foreground))
@@ -95,7 +95,8 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 
 
 def _fetch_boxes(proposals: Instances) -> Tensor:
-    """(N, 4) where the masks are rasterised: on the CPU for polygons, where they are for bitmaps."""
+    """Return the (N, 4) boxes on the device that rasterises the masks: the CPU for polygons, their own for
+    bitmaps."""
     boxes: Tensor = proposals.proposal_boxes.tensor
     polygons = proposals.has("gt_masks") and isinstance(proposals.gt_masks, PolygonMasks)
     return boxes.cpu() if polygons else boxes

@@ -1,4 +1,4 @@
-"""Batches of training images, in the order of Detectron2's own loader, which a resumed run keeps."""
+"""Batches of training images in the order of Detectron2's own loader; a resumed run keeps the order."""
 
 import contextlib
 import functools
@@ -36,12 +36,12 @@ def batches(
 ) -> Generator[list[dict[str, Any]], None, None]:
     """Yield this process's share of each batch, from iteration ``start`` on, without end.
 
-    The order is that of Detectron2's own loader, except that a resumed run goes on where it stopped. Close
-    the generator when it is no longer needed: that ends the loader processes.
+    The order is that of Detectron2's own loader, except that a resumed run continues where it stopped.
+    Close the generator when it is no longer needed: that ends the loader processes.
 
     Raises:
-        KitError: a batch that the processes cannot share, or settings that are not heeded here; while
-            iterating: an image or its annotations that cannot be read.
+        KitError: the processes cannot share the batch, or a setting is not supported here; while
+            iterating: an image or its annotations cannot be read.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler" or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         raise KitError(
@@ -61,24 +61,24 @@ def batches(
 
 
 def loaders(cfg: CfgNode, processes: Processes) -> int:
-    """Number of loader processes for each that trains: the config's, or what the machine can have."""
+    """Return the loader processes per training process: the config's number, or what the machine allows."""
     cores = usable_cores() * processes.nodes // processes.size
     chosen: int = cfg.DATALOADER.NUM_WORKERS
-    if chosen == get_cfg().DATALOADER.NUM_WORKERS:  # nobody's choice: 4 do not keep up with a GPU
+    if chosen == get_cfg().DATALOADER.NUM_WORKERS:  # the default: 4 do not keep up with a GPU
         return min(cores, chosen if processes.device.type == "cpu" else 8)
     return chosen
 
 
 def data_size(cfg: CfgNode) -> int:
-    """Number of images that a config trains on."""
+    """Return the number of images that a config trains on."""
     return len(_annotated(cfg)[0])
 
 
 def _annotated(cfg: CfgNode) -> tuple[DatasetFromList, list[bool]]:
-    """The training images, and for each of them whether it is wider than high.
+    """Return the training images, and for each whether it is wider than high.
 
     Raises:
-        KitError: masks or keypoints of VOC, which has none, or no image that can be trained on.
+        KitError: the config wants masks or keypoints of VOC, which has none; or no image is usable.
     """
     voc = [name for name in cfg.DATASETS.TRAIN if MetadataCatalog.get(name).get("year")]
     beyond = [key for key in ("MASK_ON", "KEYPOINT_ON") if cfg.MODEL[key]]
@@ -95,7 +95,7 @@ def _read(
     """Read and serialise the images once, for calibration, training and precise BN."""
     try:
         dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
-    except AssertionError as error:  # Detectron2's way to say that no image is left
+    except AssertionError as error:  # raised by Detectron2 if no image is left
         raise KitError(f"{' '.join(str(error).split())[:160]}: no image is left to train on") from None
     return DatasetFromList(dicts, copy=False), [image["width"] > image["height"] for image in dicts]
 
@@ -109,18 +109,18 @@ _convert = detection_utils.convert_PIL_to_numpy
 
 
 def _convert_eight_bits(image: Image.Image, format: str | None) -> np.ndarray:
-    """Detectron2's conversion, which alone would clip pixels of 16 bits at 255."""
+    """Convert as Detectron2 does, after scaling 16-bit pixels, which it would clip at 255."""
     result: np.ndarray = _convert(to_eight_bits(image), format)
     return result
 
 
 detection_utils.convert_PIL_to_numpy = (
-    _convert_eight_bits  # what its read_image calls, wherever that is used
+    _convert_eight_bits  # Detectron2's read_image calls it, wherever that is used
 )
 
 
 class SafeMapper(DatasetMapper):
-    """Return what went wrong as a value: an exception of a worker would bring its traceback along."""
+    """A mapper that returns an error as a value, as an exception in a worker would print its traceback."""
 
     def __init__(self, cfg: CfgNode, *, train: bool) -> None:
         super().__init__(cfg, train)
@@ -129,15 +129,15 @@ class SafeMapper(DatasetMapper):
         try:
             result: dict[str, Any] | KitError | None = super().__call__(image)
             return result
-        except Exception as error:  # decoders and damaged annotations raise whatever they like
+        except Exception as error:  # decoders and damaged annotations may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             return KitError(f"{image['file_name']} or its annotations cannot be read ({reason}); mend it")
 
 
 class _Grouped(torch.utils.data.Sampler[int]):
-    """A sampler's indices from batch ``start`` on, wide and high images in batches of their own.
+    """A sampler's indices from batch ``start`` on, with wide and high images in separate batches.
 
-    What Detectron2's AspectRatioGroupedDataset does with loaded images.
+    Detectron2's AspectRatioGroupedDataset does the same with loaded images.
     """
 
     def __init__(self, sampler: Iterable[int], wide: list[bool], share: int, start: int) -> None:
@@ -159,7 +159,7 @@ class _Grouped(torch.utils.data.Sampler[int]):
 def _in_batches(
     images: Generator[Any, None, None], share: int
 ) -> Generator[list[dict[str, Any]], None, None]:
-    """Collect images in lists of ``share``; KitError for one that cannot be read."""
+    """Collect images in lists of ``share``; KitError for an unreadable one."""
     with contextlib.closing(images):
         while batch := list(itertools.islice(images, share)):
             if broken := next((image for image in batch if isinstance(image, KitError)), None):

@@ -1,4 +1,4 @@
-"""Detectron2's log in a file instead of on the screen."""
+"""Write Detectron2's log to a file instead of the screen."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ LOGGERS = ("detectron2", "fvcore", "benchmarks", "py.warnings")
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append what Detectron2, fvcore, pycocotools and warnings say to a file."""
+    """Append the output of Detectron2, fvcore, pycocotools and warnings to a file."""
     with path.open("a") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""Mask R-CNN R50-C4 as the paper and MoCo finetune it: config in, Detectron2 model out."""
+"""Build Detectron2 models from configs, such as the Mask R-CNN R50-C4 that the paper and MoCo finetune."""
 
 import json
 import re
@@ -21,11 +21,11 @@ from detectron2.modeling import build_model
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a yacs YAML on top of Detectron2's defaults, and ``KEY.SUB=value`` overrides on top of that.
 
-    MODEL.DEVICE is this machine's GPU where there is one, the CPU otherwise.
+    MODEL.DEVICE is this machine's GPU if it has one, else the CPU.
 
     Raises:
-        KitError: no such file, a key or value that Detectron2 does not know, or one without sense: see
-            ``settings.check``.
+        KitError: no such file, a key or value unknown to Detectron2, or a senseless one (see
+            ``settings.check``).
     """
     cfg = get_cfg()
     if not path.is_file():
@@ -76,19 +76,19 @@ def with_norm(cfg: CfgNode, norm: str) -> CfgNode:
 
 
 def allow_tf32(yes: bool) -> None:
-    """Allow, or forbid, that float32 convolutions and matrix products round to TF32 on GPUs."""
+    """Allow or forbid float32 convolutions and matrix products to round to TF32 on GPUs."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
 
 
 def build(cfg: CfgNode) -> nn.Module:
-    """Build a config's model, randomly initialised, on the config's device."""
+    """Build a config's model with random weights on the config's device."""
     result: nn.Module = build_model(cfg)
     return result
 
 
 def plain(cfg: CfgNode) -> dict[str, Any]:
-    """Return a config as plain values, without those that change no result: device, loaders,
-    checkpoints."""
+    """Return a config as plain values, without those that change no result (device, loaders,
+    checkpoints)."""
     values: dict[str, Any] = json.loads(json.dumps(cfg))
     del (
         values["MODEL"]["DEVICE"],
@@ -102,7 +102,8 @@ def load_trained(network: nn.Module, path: Path) -> None:
     """Load a model file of Detectron2's or the finetune stage's: .pth, or .pkl of the model zoo.
 
     Raises:
-        KitError: the file is damaged, holds more than tensors and plain values, or is of another model.
+        KitError: the file is damaged, holds more than tensors and plain values, or belongs to another
+            model.
     """
     try:
         if path.suffix == ".pkl":
@@ -113,10 +114,10 @@ def load_trained(network: nn.Module, path: Path) -> None:
         shapes = {name: tuple(value.shape) for name, value in found.items()}
     except (KitError, OSError):
         raise
-    except Exception as error:  # a damaged pickle raises whatever it likes
+    except Exception as error:  # a damaged pickle may raise anything
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} is not a Detectron2 model file, or damaged: {reason}") from None
-    # Only training counts batches, and older files hold constants that the config says.
+    # num_batches_tracked matters to training only; older files hold constants that the config gives.
     free = re.compile(r"num_batches_tracked$|cell_anchors|pixel_(mean|std)$")
     state = network.state_dict()
     odd = sorted(

@@ -1,4 +1,4 @@
-"""The user's own data in a run's folder, in the normal form that ``data`` reads."""
+"""Convert the user's own data into the normal form that ``data`` reads, in a run's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,24 +20,24 @@ def place(
     classes: Sequence[str] = (),
     force: bool = False,
 ) -> Path:
-    """Find the data, or bring it into the normal form in a folder of the run.
+    """Find the data, or convert it to the normal form in a folder of the run.
 
-    That is a stage of its own, with a record of where the data came from and how it was split. Once a
-    finetuning has begun, other data are refused until ``force``.
+    The conversion is a stage of its own, with a record of the data's origin and split. Once a finetuning
+    has begun, other data are refused without ``force``.
 
     Args:
-        run: whose folder.
-        source: what the user names.
-        processes: all of them; each calls this.
+        run: the run whose folder gets the data.
+        source: the data that the user names.
+        processes: all processes; each calls this.
         stage: name of the folder and the record.
-        classes: of a model that is to be evaluated on it.
-        force: replace what is there.
+        classes: classes of the model to be evaluated on the data, if any.
+        force: whether to replace existing data.
 
     Returns:
-        A folder for ``data.parts``: the user's own where it is in COCO 2017's or VOC's layout.
+        A folder for ``data.parts``: the user's own if it is in COCO 2017's or VOC's layout.
 
     Raises:
-        KitError: an unknown layout, annotations that cannot be used, or other data than what has begun has.
+        KitError: an unknown layout, unusable annotations, or other data than those of the begun finetuning.
     """
     if source.folder and (is_standard(source.folder) or datasets.written(source.folder)):
         return source.folder
@@ -66,5 +66,5 @@ def place(
         derived=stage != "data" or not begun,
         force=force,
     )
-    processes.gather(None)  # the first process of each machine has written it
+    processes.gather(None)  # a barrier: the first process of each machine has written the data
     return folder

@@ -1,4 +1,4 @@
-"""The plan of a finetuning: what the user asks for, what it resolves to, and what that means in words."""
+"""The plan of a finetuning: the user's options, the resolved plan, and its description in words."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ from detectron2.config import CfgNode
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """The user's wishes for a finetuning, besides its run, config and data; None means the best choice."""
+    """The user's options for a finetuning, besides run, config and data; None means the best choice."""
 
     hours: float | None = None
-    """Hours that all of it may take; the schedule is compressed to them."""
+    """Hours that the whole finetuning may take; the schedule is compressed to fit."""
     schedule: str | None = None
     """Length of the schedule, see ``budget.part``; excludes ``hours``."""
     images_per_gpu: int | None = None
@@ -31,22 +31,22 @@ class FinetuneOptions:
     overrides: Sequence[str] = ()
     """``KEY.SUB=value`` for Detectron2's settings."""
     force: bool = False
-    """Start over, replacing what is there."""
+    """Whether to start over, replacing earlier results."""
 
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """Everything about a finetuning, decided: ``resolve`` makes it, and nothing is asked again."""
+    """All decisions about a finetuning, made by ``resolve`` once and for all."""
 
     method: str
-    """Method of the table that the weights are of; what is to be expected is published by method."""
+    """Method of the table that the weights belong to; expected AP is published by method."""
     cfg: CfgNode
-    """Detectron2's config, frozen, with the schedule to train. That of a run also names its data
+    """Detectron2's config, frozen, with the schedule to train. A run's config also names its data
     (DATASETS.TRAIN), weights, folder and seed; a preview's does not."""
     settings: Mapping[str, Any]
-    """The same as plain values for the record, without this machine's places."""
+    """The config as plain values for the record, without this machine's paths."""
     uncompressed: CfgNode
-    """The config, frozen, with its own schedule: what neither hours nor ``--schedule`` have shortened."""
+    """The config, frozen, with its own schedule, before hours or ``--schedule`` shortened it."""
     processes: int
     """Number of training processes, one for each GPU."""
     images: int
@@ -54,27 +54,27 @@ class FinetunePlan:
     precision: str
     """One of ``trainer.PRECISIONS``."""
     hours: float | None = None
-    """Hours that the user gives it; None where he gives no limit."""
+    """The user's limit in hours, if any."""
     seconds: float | None = None
-    """Seconds of an iteration; None where nobody knows them."""
+    """Seconds per iteration; None if unknown."""
     peak: float | None = None
-    """Bytes on the fullest GPU; None where nobody knows them."""
+    """Bytes on the fullest GPU; None if unknown."""
     peak_source: str = "measured"
-    """How the peak is known: ``measured`` on the GPU, or ``counted`` on the CPU."""
+    """Source of the peak: ``measured`` on the GPU, or ``counted`` on the CPU."""
     dataset_images: int | None = None
-    """Images that are trained on; None where that is not known."""
+    """Number of training images; None if unknown."""
     iterations_done: int = 0
-    """Iterations of the newest checkpoint; 0 for a run that begins."""
+    """Iterations of the newest checkpoint; 0 for a new run."""
     dataset: str = ""
-    """Folder of the data as the record names it; empty in a preview."""
+    """Folder of the data as in the record; empty in a preview."""
     classes: Sequence[str] = ()
     """Names of the data's classes, in the order of the model's indices; empty in a preview."""
     category_ids: Sequence[Any] = ()
-    """Their ids in the data, in the same order."""
+    """Ids of the classes in the data, in the same order."""
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """Files and folders that the record hashes, by name; empty in a preview."""
     seen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Their ``records.identities`` before any of them was read."""
+    """``records.identities`` of the inputs before any of them was read."""
     seed: int = 0
     """Seed of the heads, the sampling and the data order."""
 
@@ -94,26 +94,26 @@ class FinetunePlan:
 
     @property
     def passes(self) -> int:
-        """Forward passes of an optimiser step, whose gradients are accumulated."""
+        """Forward passes of an optimiser step; their gradients are accumulated."""
         return self.batch // self.processes // self.images
 
     @property
     def bn_images(self) -> int:
-        """Images over which a BN layer of the backbone takes its statistics; 0 where BN is frozen."""
+        """Number of images over which the backbone's BN takes its statistics; 0 if BN is frozen."""
         return budget.bn_images(self.cfg, self.processes, self.images)
 
     @property
     def record(self) -> dict[str, Any]:
-        """The config of the finetuning's record: whatever its result depends on, besides its inputs."""
+        """Return the config for the record: everything that the result depends on, besides the inputs."""
         return record_config(
             self.dataset, self.settings, self.seed, self.precision, self.bn_images, self.hours
         )
 
     def lines(self, runs: Sequence[curves.LocalResult] = ()) -> Iterator[str]:
-        """Say what the plan means: batch, schedule, time and memory, and the AP to expect.
+        """Describe the plan: batch, schedule, time and memory, and the expected AP.
 
         Args:
-            runs: results of this machine, which inform the AP to expect.
+            runs: results of this machine, which inform the expected AP.
 
         Yields:
             One line for each of these.
@@ -122,12 +122,12 @@ class FinetunePlan:
         yield from self._expected_lines(runs)
 
     def facts(self) -> dict[str, str]:
-        """Batch, schedule, and time and memory where they are known, by a word for each."""
+        """Return batch, schedule, and time and memory if known, by a word for each."""
         found = {"batch": self._batch_line(), "schedule": self._schedule_line()}
         return found | dict(zip(("time", "whole"), self._time_lines(), strict=False))
 
     def expected(self, runs: Sequence[curves.LocalResult]) -> curves.Expected | None:
-        """The AP to expect; None where nothing is published for this detector, data and method.
+        """Return the expected AP; None if none is published for this detector, data and method.
 
         Args:
             runs: results of this machine, which inform it.
@@ -150,12 +150,12 @@ class FinetunePlan:
 
     @property
     def detector(self) -> str | None:
-        """c4, fpn, or None for one of which no curve is published."""
+        """c4, fpn, or None for a detector without a published curve."""
         return curves.detector(self.cfg)
 
     @functools.cached_property
     def unlike(self) -> tuple[str, list[str]]:
-        """The nearest released config, and what this one does otherwise."""
+        """The nearest released config, and this config's differences from it."""
         return configs.nearest(self.settings, self.detector or "c4")
 
     def _batch_line(self) -> str:
@@ -208,7 +208,7 @@ class FinetunePlan:
             yield costs
 
     def unknown_costs(self) -> str:
-        """Say what the plan does unlike the published runs, at a cost that nobody knows; '' for nothing."""
+        """Say which of the plan's differences from the published runs have an unknown cost; '' if none."""
         config, changes = self.unlike
         if 0 < self.bn_images < curves.BATCH:
             changes = [*changes, f"BN over {curves.BATCH} images -> {self.bn_images}"]
@@ -232,7 +232,7 @@ def record_config(
     bn_images: int,
     hours: float | None,
 ) -> dict[str, Any]:
-    """Return what a finetuning's record says of its training."""
+    """Return the config for the record of a finetuning."""
     return {
         "dataset": dataset,
         "seed": seed,

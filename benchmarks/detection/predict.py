@@ -1,4 +1,4 @@
-"""The predict stage: what a trained model finds in your images, as pictures and files for other tools."""
+"""The predict stage: detect objects in your images, and write pictures and files for other tools."""
 
 import contextlib
 import functools
@@ -32,28 +32,28 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import BoxMode
 
 DONE = "done.jsonl"
-"""A line for each image that is done; only an unfinished prediction needs it."""
+"""File with a line for each finished image, needed only until the prediction is complete."""
 UNREADABLE = "unreadable.txt"
 NAMED = 10
-"""Images that cannot be read which are named on the screen."""
+"""Most unreadable images to name on the screen."""
 LONGEST_NAME, CUT = 255, 120
-"""Bytes of a file's name: the most that file systems take, and what is kept of a longer one."""
+"""Bytes of a file's name: the most that file systems allow, and the part to keep of a longer one."""
 WIDEST = 1280
-"""Pixels: width of a picture at most."""
+"""Largest width of a picture in pixels."""
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Options of what is shown and written."""
+    """Options for the detections to show and write."""
 
     score: float = visualize.SURE
-    """The least."""
+    """Lowest score."""
     show: tuple[str, ...] = ()
-    """Names of classes; all where there are none."""
+    """Names of the classes to show; empty for all."""
     most: int | None = None
-    """Detections an image, the surest."""
+    """Most detections per image; those with the highest scores are kept."""
     every: int = 1
-    """Frames of a video from one that is looked at to the next."""
+    """Use every n-th frame of a video."""
 
 
 def predict(
@@ -68,20 +68,20 @@ def predict(
 ) -> None:
     """Detect objects in images; the result goes to ``checkpoints/<run>/predict/<name>/``.
 
-    An image that cannot be read is named, left out and counted.
+    Unreadable images are named, counted and skipped.
 
     Args:
-        run: whose finetune stage is done, or where the result goes.
+        run: a run whose finetune stage is done; with ``weights``, any run for the result.
         wanted: files, folders, patterns and videos.
-        options: see there.
+        options: see PredictOptions.
         weights: any model file of Detectron2's, with its config, instead of the run's own.
-        config: of those weights.
-        name: of the result; that of the images' folder, or of the one file, unless given.
-        force: start over.
+        config: config of those weights.
+        name: name of the result; by default that of the images' folder or of the single file.
+        force: whether to start over.
 
     Raises:
-        KitError: no model, no image that can be read, or a class that the model does not have.
-        Interrupted: stopped by a signal; the same call goes on after the last image that is done.
+        KitError: no model, no readable image, or a class that the model does not have.
+        Interrupted: a signal stopped the prediction; the same call resumes after the last finished image.
     """
     if not wanted:
         raise KitError("name the images: --images photos/ (make: IMAGES=photos/)")
@@ -116,12 +116,12 @@ def predict(
 
 
 def _plain(name: str) -> str:
-    """Return the name of a file or folder as one that a folder of the kit may have."""
+    """Return the name of a file or folder in a form valid for the kit's folders."""
     return "".join(each if each.isprintable() else "_" for each in paths.printable(name))
 
 
 def known_categories(count: int) -> list[dict[str, Any]]:
-    """COCO's or VOC's classes for a model that names none, told by their number; numbers for any other."""
+    """Return COCO's or VOC's classes if their number fits a model without names; else numbers as names."""
     coco = [{"id": each["id"], "name": each["name"]} for each in COCO_CATEGORIES if each["isthing"]]
     voc = [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, 1)]
     numbered = [{"id": number, "name": f"class {number}"} for number in range(1, count + 1)]
@@ -131,7 +131,7 @@ def known_categories(count: int) -> list[dict[str, Any]]:
 def _trained(
     run: str, weights: Path | None, config: Path | None
 ) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """Model file, config, and the classes where a record tells them."""
+    """Return model file, config, and the classes if a record names them."""
     if weights and config:
         return weights, config, []
     if weights or config:
@@ -144,7 +144,7 @@ def _trained(
 
 @dataclass(frozen=True)
 class _Task:
-    """A prediction: its model, its images, and what is kept."""
+    """A prediction: its model, its images, and its options."""
 
     cfg: CfgNode
     weights: Path
@@ -154,15 +154,15 @@ class _Task:
 
     @functools.cached_property
     def pictures(self) -> dict[str, str]:
-        """The name of the picture of each file that is no video; frames have names of their own."""
+        """The picture's name for each image file; video frames have names of their own."""
         return picture_names([each.name for each in self.found if not each.is_video])
 
     def work(self, job: records.Job) -> None:
-        """Detect in what is not done yet, and write all of it."""
+        """Detect in the images that are not done yet, and write all results."""
         done = {line["name"]: line for _, line in files.json_lines(job.folder / DONE, "name")}
         files.write_text(
             job.folder / DONE, "".join(json.dumps(line) + "\n" for line in done.values())
-        )  # without a last line that was cut
+        )  # drop a truncated last line
         if done:
             say(f"predict: going on after {len(done)} images that are done")
         with graceful() as stop:
@@ -171,7 +171,7 @@ class _Task:
 
     def _detect(self, done: dict[str, dict[str, Any]], job: records.Job, stop: Stop) -> None:
         cfg = self.cfg.clone()
-        cfg.DATASETS.TRAIN = ("keypoints_coco_2017_val",)  # the mapper takes the names of keypoints from it
+        cfg.DATASETS.TRAIN = ("keypoints_coco_2017_val",)  # the mapper takes the keypoint names from it
         for heads in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
             heads.SCORE_THRESH_TEST = min(heads.SCORE_THRESH_TEST, self.options.score)
         log = job.folder / "log.txt"
@@ -201,7 +201,7 @@ class _Task:
     def _images(
         self, mapper: DatasetMapper, done: Iterable[str], stop: Stop
     ) -> Generator[tuple[sources.Source, str, dict[str, Any] | KitError], None, None]:
-        """Yield what is not done yet: files first, then videos, each in the order of their names."""
+        """Yield the images that are not done yet: files first, then videos, each sorted by name."""
         left = [each for each in self.found if not each.is_video and each.name not in done]
         loaded = load(
             sources.ImageFiles(left, mapper),
@@ -238,7 +238,7 @@ class _Task:
         folder: Path,
         stop: Stop,
     ) -> Iterator[dict[str, Any]]:
-        """Detect in one image after the other, and draw it; yield what is kept of each."""
+        """Detect in one image after the other and draw it; yield the results to keep of each."""
         named, fed = itertools.tee(images)
         found = inference.detect(network, (image for *_, image in fed), stop)
         for (source, name, _), (image, parts) in zip(named, found, strict=False):
@@ -253,7 +253,7 @@ class _Task:
             yield {"name": name, "width": image["width"], "height": image["height"], "detections": kept}
 
     def _kept(self, detections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The detections that the options let through, the surest first."""
+        """Return the detections that the options select, by descending score."""
         show = {i for i, each in enumerate(self.categories) if each["name"] in self.options.show}
         kept = [
             each
@@ -270,7 +270,7 @@ class _Task:
             Image.fromarray(drawn.permute(1, 2, 0).numpy()).save(temporary, "JPEG", quality=85)
 
     def _write(self, done: dict[str, dict[str, Any]], job: records.Job) -> None:
-        """Write what was found in every format, and fill in the job."""
+        """Write the detections in every format, and fill in the job."""
         unreadable = sorted(name for name, line in done.items() if "unreadable" in line)
         read = [done[name] for name in sorted(done.keys() - {*unreadable})]
         if not read:
@@ -303,7 +303,7 @@ class _Task:
 
 
 def picture_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of the pictures of images: a JPEG each, whatever the image is, and none twice."""
+    """Return unique names for the JPEG pictures of images."""
     pictures = {name: name for name in names if name.lower().endswith((".jpg", ".jpeg"))}
     taken = {*pictures}
     for name in names:

@@ -1,4 +1,4 @@
-"""Predictions as files that others read: COCO's results, CVAT's import, Label Studio's pre-annotations."""
+"""Predictions as files for other tools: COCO's results, CVAT's import, Label Studio's pre-annotations."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from triplet import files
 
 Json = dict[str, Any]
 SLACK = 0.8
-"""Pixels by which a polygon may leave the edge of its mask, so that it has few corners."""
+"""Pixels by which a polygon may deviate from the edge of its mask, so that it has few corners."""
 LOCAL_FILES = "/data/local-files/?d="
-"""Address at which Label Studio serves the files of a folder that was added as local storage."""
+"""Address at which Label Studio serves the files of a folder added as local storage."""
 
 
 def write_all(
@@ -27,10 +27,10 @@ def write_all(
     """Write all formats.
 
     Args:
-        folder: where to.
-        images: of COCO's: ``id``, ``file_name``, ``width``, ``height``.
-        detections: in COCO's result format.
-        categories: of COCO's: ``id`` and ``name``.
+        folder: the destination.
+        images: images in COCO's format: ``id``, ``file_name``, ``width``, ``height``.
+        detections: detections in COCO's result format.
+        categories: categories in COCO's format: ``id`` and ``name``.
 
     Returns:
         The files by name, for a record.
@@ -54,16 +54,16 @@ def write_all(
 
 
 def outlines(segmentation: Json) -> list[list[float]]:
-    """The polygons around the parts of a run-length encoded mask, largest first; holes are filled.
+    """Return polygons around the parts of a run-length encoded mask, largest first; holes are filled.
 
-    They run along the pixels' edges, as COCO's polygons do, and leave these by less than a pixel. Parts
-    that are smaller than that are left out.
+    They run along the pixels' edges, as COCO's polygons do, and deviate by less than a pixel. Smaller parts
+    are left out.
 
     Returns:
-        Of each part, ``[x0, y0, x1, y1, ...]`` in pixels.
+        ``[x0, y0, x1, y1, ...]`` in pixels for each part.
     """
-    # OpenCV goes through the pixels' centres. Of a mask of twice the size, those are a quarter of a pixel
-    # inside of the edge, on either side.
+    # OpenCV's contours run through the pixels' centres. In a mask of twice the size, these lie a quarter of
+    # a pixel inside the edge on either side.
     doubled = np.ascontiguousarray(masks.decode(segmentation)).repeat(2, 0).repeat(2, 1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     edges = [cv2.approxPolyDP(np.ceil(each / 2).astype(np.int32), SLACK, True) for each in contours]
@@ -72,7 +72,7 @@ def outlines(segmentation: Json) -> list[list[float]]:
 
 
 def to_cvat(images: Iterable[Json], detections: Iterable[Json], categories: Iterable[Json]) -> Json:
-    """COCO 1.0's instances, which CVAT imports: polygons where there are masks, else boxes."""
+    """Return COCO 1.0 instances for CVAT's import: polygons if there are masks, else boxes."""
     annotations = []
     for number, each in enumerate(detections, 1):
         rle = each.get("segmentation")
@@ -101,7 +101,8 @@ def to_cvat(images: Iterable[Json], detections: Iterable[Json], categories: Iter
 def to_label_studio(
     images: Iterable[Json], detections: Iterable[Json], categories: Iterable[Json]
 ) -> list[Json]:
-    """A task an image with its pre-annotations: polygons where there are masks, else boxes, in percent."""
+    """Return a task per image with its pre-annotations: polygons if there are masks, else boxes, in
+    percent."""
     names = {each["id"]: each["name"] for each in categories}
     found: dict[int, list[Json]] = {}
     for each in detections:
@@ -121,7 +122,7 @@ def to_label_studio(
 
 
 def _regions(detection: Json, image: Json, name: str, number: int) -> list[Json]:
-    """Yield Label Studio's regions: one for each part of a mask, or the box."""
+    """Return Label Studio's regions: one for each part of a mask, or the box."""
     width, height = image["width"], image["height"]
     parts = outlines(detection["segmentation"]) if detection.get("segmentation") else []
     common = {
@@ -161,7 +162,7 @@ def _regions(detection: Json, image: Json, name: str, number: int) -> list[Json]
 
 
 def label_config(categories: Iterable[Json]) -> str:
-    """The labelling interface that the regions belong to."""
+    """Return Label Studio's labelling interface for the regions."""
     labels = "".join(f"<Label value={quoteattr(each['name'])}/>" for each in categories)
     return (
         '<View><Image name="image" value="$image"/>'

@@ -1,4 +1,4 @@
-"""``triplet plan``: what a finetuning takes and what AP to expect, before there is a run, data or a GPU."""
+"""``triplet plan``: a finetuning's cost and expected AP, before there is a run, data or a GPU."""
 
 import contextlib
 import json
@@ -28,26 +28,26 @@ from triplet.training.distributed import join
 from detectron2.config import CfgNode
 
 WIDTH = 10
-"""Width of a fact's word in characters."""
+"""Width in characters of the column with the facts' names."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The GPUs to plan for, as far as the user names them."""
+    """The GPUs to plan for, as far as the user describes them."""
 
     gpus: int | None = None
-    """Number of them; by default the preset's, or one."""
+    """Number of GPUs; by default the preset's, or one."""
     memory: float | None = None
-    """Memory of each in GB (1e9 bytes); by default the card's, or measured on this machine's GPU."""
+    """Memory of each GPU in GB (1e9 bytes); by default the card's, or measured on this machine's GPU."""
     seconds: float | None = None
-    """Seconds of an iteration, where the user knows them."""
+    """Seconds per iteration, if the user knows them."""
     gpu: str | None = None
     """Name of a card in configs/gpus.yaml, in any case; by default the preset's."""
     preset: str | None = None
     """Name of a host in configs/gpus.yaml."""
 
     def completed(self) -> "Hardware":
-        """Fill in what the preset and the card tell; KitError where one is unknown."""
+        """Fill in the values of the preset and the card; KitError if one is unknown."""
         gpu, count, memory = self.gpu, self.gpus, self.memory
         if self.preset:
             host = gpus.find_preset(self.preset)
@@ -63,7 +63,7 @@ class Hardware:
 
     @property
     def best_precision(self) -> str:
-        """Fastest precision of these GPUs, which a training takes unless its user says otherwise."""
+        """Fastest precision of these GPUs, which is a training's default."""
         if self.gpu:
             return gpus.cards().cards[self.gpu].precision
         return "bfloat16" if self.memory else trainer.best_precision()
@@ -74,27 +74,28 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan, and where its numbers come from."""
+    """A plan with the origin of its numbers."""
 
     plan: FinetunePlan
     hardware: Hardware
     options: FinetuneOptions
     config: Path | None
     timing: gpus.Timing | None
-    """Range of the seconds, where they are published ones."""
+    """Range of the seconds, if they are published ones."""
     notes: dict[str, str]
-    """Further facts by a word for each."""
+    """Further facts, by name."""
     expected: curves.Expected | None
 
     @property
     def remaining(self) -> float | None:
-        """Seconds that all of it takes; None where nobody knows them."""
+        """Seconds that the rest of the finetuning takes; None if unknown."""
         plan = self.plan
         return budget.lasts(plan.seconds, plan.cfg) if plan.seconds else None
 
     @property
     def sessions(self) -> int | None:
-        """Sessions of the preset's host; each but the last may lose what came after its last checkpoint."""
+        """Number of sessions on the preset's host; each but the last may lose the work since its last
+        checkpoint."""
         if not self.hardware.preset or self.remaining is None:
             return None
         host = gpus.find_preset(self.hardware.preset)
@@ -104,7 +105,7 @@ class Preview:
 
     @property
     def next(self) -> str:
-        """The command that does what is planned."""
+        """The command that runs the plan."""
         options = self.options
         words = ["make finetune", f"METHOD={self.plan.method}", f"GPUS={self.hardware.count}"]
         words += [f"DETECTION={self.config}"] if self.config else []
@@ -115,7 +116,7 @@ class Preview:
         return " ".join([*words, *([f'ARGS="{" ".join(more)}"'] if more else [])])
 
     def lines(self) -> Iterator[str]:
-        """A headline with the answer, aligned facts, and the next command last."""
+        """Yield a headline with the answer, aligned facts, and the next command."""
         takes = f" in {duration(self.remaining)}" if self.remaining else ""
         where = f"{self.plan.iterations} iterations{takes} on {self.hardware}"
         method = self.plan.method
@@ -126,7 +127,7 @@ class Preview:
         yield from (_fact(word, text) for word, text in self.facts().items())
 
     def facts(self) -> dict[str, str]:
-        """Yield what the headline rests on, by a word for each, and the next command."""
+        """Return the facts behind the headline by name, and the next command."""
         found = self.plan.facts() | self.notes
         if self.timing:
             low, high = f"{self.timing.low:.3g}", f"{self.timing.high:.3g}"
@@ -182,7 +183,7 @@ class Preview:
 
 
 def _fact(word: str, text: str) -> str:
-    """An aligned fact; on a terminal its text is wrapped beside its word."""
+    """Format an aligned fact; on a terminal its text is wrapped beside its name."""
     head = f"  {word:<{WIDTH}}"
     if not sys.stdout.isatty():
         return head + text
@@ -198,20 +199,20 @@ def preview(
     *,
     as_json: bool = False,
 ) -> FinetunePlan:
-    """Decide what ``resolve`` would, before there is a run or data, for any machine, and print it.
+    """Plan as ``resolve`` does, for any machine and before there is a run or data, and print the plan.
 
     Args:
-        method: name in the table.
+        method: its name in the table.
         config: Detectron2's YAML; by default that of the method.
-        options: what the user asks for.
-        hardware: what it is to run on; by default one GPU of this machine.
-        as_json: print one JSON object instead of lines for people.
+        options: the user's options.
+        hardware: the GPUs to plan for; by default one GPU of this machine.
+        as_json: whether to print one JSON object instead of lines for people.
 
     Raises:
         KitError: options or GPUs that do not fit.
     """
     hardware = (hardware or Hardware()).completed()
-    with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is not part of the answer
+    with contextlib.redirect_stdout(sys.stderr):  # progress messages are not part of the answer
         found = _preview(method, config, options, hardware)
     if as_json:
         say(json.dumps(found.values()))
@@ -262,7 +263,8 @@ def _preview(method: str, config: Path | None, options: FinetuneOptions, hardwar
 def _published_timing(
     resolved: ResolvedOptions, hardware: Hardware
 ) -> tuple[gpus.Timing | None, dict[str, str]]:
-    """Published seconds for the user's cards, or a fact that says why there are none, or whose they are."""
+    """Return published seconds for the user's cards, with a fact naming their source or why there are
+    none."""
     kind = curves.detector(resolved.cfg)
     if hardware.seconds:
         return None, {}
@@ -277,7 +279,7 @@ def _published_timing(
 
 
 def _share(resolved: ResolvedOptions, processes: int) -> CfgNode:
-    """Return the config for one GPU's share of a batch, on synthetic images."""
+    """Return the config for one GPU's share of a batch with synthetic images."""
     alone = resolved.cfg.clone()
     alone.SOLVER.IMS_PER_BATCH, alone.DATASETS.TRAIN = budget.per_process(resolved.cfg, processes), ()
     return alone
@@ -294,7 +296,7 @@ def _measure_share(resolved: ResolvedOptions, count: int) -> Calibration:
 def _estimate(
     resolved: ResolvedOptions, hardware: Hardware, timing: gpus.Timing | None, notes: dict[str, str]
 ) -> Calibration:
-    """Count the memory and take published times, for GPUs that are not here."""
+    """Count the memory and take published times, for GPUs that this machine lacks."""
     alone, images, peak = _share(resolved, hardware.count), resolved.images, None
     share = alone.SOLVER.IMS_PER_BATCH
     if hardware.memory is not None:

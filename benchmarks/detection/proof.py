@@ -1,6 +1,6 @@
 """Proof that a Detectron2 model holds the backbone that it was given.
 
-Detectron2 warns and goes on when weights do not match; these checks stop instead.
+Detectron2 only warns if weights do not match; these checks stop instead.
 """
 
 import re
@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 
 
 def pixel_path(cfg: CfgNode) -> dict[str, Any]:
-    """Settings of a config that decide whether the same tensors mean the same features."""
+    """Return the settings that decide whether the same tensors give the same features."""
     return {
         "width": cfg.MODEL.RESNETS.STEM_OUT_CHANNELS,
         "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1,
@@ -34,12 +34,12 @@ def pixel_path(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_pixel_path(cfg: CfgNode, converted: records.Record) -> None:
-    """Stop where a config treats images otherwise than the one under which the weights were proved.
+    """Stop if a config treats images differently from the config with which the weights were proved.
 
-    (Their features were compared then. All tensors load under the other one, too, and nothing shows.)
+    All tensors would load with either config, so without this check the difference would go unnoticed.
 
     Raises:
-        KitError: the first setting that differs.
+        KitError: a setting differs; the message names the first one.
     """
     for key, value in pixel_path(cfg).items():
         if converted.config[key] != value:
@@ -54,11 +54,10 @@ def load_and_check(model: Any, path: Path) -> int:
 
     Args:
         model: a Detectron2 model with a ResNet backbone.
-        path: what ``triplet convert`` wrote.
+        path: the file written by ``triplet convert``.
 
     Returns:
-        The number of tensors that were loaded: 318 for a ResNet-50; 265 where all of its BN is
-        frozen.
+        The number of tensors that were loaded: 318 for a ResNet-50, or 265 if all of its BN is frozen.
 
     Raises:
         KitError: a tensor has no place in the model, or differs after loading.
@@ -66,7 +65,7 @@ def load_and_check(model: Any, path: Path) -> int:
     arrays = detectron2_format.read(path)
     DetectionCheckpointer(model).load(str(path))
     state = model.state_dict()
-    # A C4 head takes res5 into the RoI head; its extra norm is not the backbone's, nor is a pyramid.
+    # A C4 head has res5 in the RoI head; its extra norm is not part of the backbone, nor is a pyramid.
     homes = ("backbone.bottom_up.", "backbone.", "roi_heads.")
     wanted = {k for k in state if re.match(r"backbone\.(?!fpn_|top_block\.)|roi_heads\.res5\.\d", k)}
     loaded = 0
@@ -74,7 +73,7 @@ def load_and_check(model: Any, path: Path) -> int:
         places = [home + name for home in homes if home + name in state]
         sibling = name.replace("num_batches_tracked", "running_mean")
         if not places and sibling != name and any(home + sibling in state for home in homes):
-            continue  # frozen BN has statistics and counts no batches
+            continue  # frozen BN has statistics but does not count batches
         if len(places) != 1:
             raise KitError(f"{path}: {name} has {len(places)} places in the model, expected 1")
         if not torch.equal(state[places[0]].cpu(), torch.from_numpy(array)):
@@ -90,14 +89,14 @@ def load_and_check(model: Any, path: Path) -> int:
 def feature_difference(model: Any, weights: Backbone, image_format: str) -> float:
     """Return the relative distance of Detectron2's res4 (and res5 of a C4 head) from the plain backbone's.
 
-    One random picture goes through each side's own pixel path: for Detectron2 in the config's channel
-    order and normalisation, for the plain backbone as its weights were trained (RGB with ImageNet's mean
-    and deviation; Caffe2's: BGR, a mean alone, the strides in the 1x1 convolutions). So a wrong channel
-    order, mean, deviation or stride shows as a large difference where the tensors alone are right.
+    One random image goes through each side's own pixel path: for Detectron2 in the config's channel order
+    and normalisation, for the plain backbone as its weights were trained (RGB with ImageNet's mean and
+    deviation; Caffe2's: BGR, a mean alone, the strides in the 1x1 convolutions). So a wrong channel order,
+    mean, deviation or stride shows as a large difference even if the tensors are right.
 
     Args:
-        model: the Detectron2 model, weights loaded.
-        weights: the plain backbone's tensors, and what they were trained for.
+        model: the Detectron2 model with the weights loaded.
+        weights: the plain backbone's tensors, and the input they were trained for.
         image_format: INPUT.FORMAT of the config, RGB or BGR.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Resolve options, config, GPUs, what has begun and calibration into a FinetunePlan, in this one place."""
+"""Resolve options, config, GPUs, the begun run and the calibration into a FinetunePlan."""
 
 import os
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ from triplet.training.distributed import Processes, perform
 from detectron2.config import CfgNode
 
 VOC_IMAGES = 5_011 + 11_540
-"""Images of VOC 2007's and 2012's trainval."""
+"""Number of images in VOC 2007's and 2012's trainval."""
 
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """The user's options, with what can be decided without measuring."""
+    """The user's options with all decisions that need no measurement."""
 
     cfg: CfgNode
-    """The config with the schedule to train, unless hours are still to compress it."""
+    """The config with the schedule to train, before it is compressed to the user's hours, if given."""
     precision: str
     """One of ``trainer.PRECISIONS``."""
     images: int | None
-    """Images of one process in one forward pass; None: the most that fit the GPU."""
+    """Images of one process in one forward pass; None for the most that fit the GPU."""
     inherited: bool = False
-    """Whether these images are those of the run being resumed, which BN needs again."""
+    """Whether this number comes from the run being resumed, which BN must keep."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RunSources:
     """Config, weights and data of a run's finetuning."""
 
     config: CfgNode
-    """As the user gives it: file and overrides."""
+    """The user's config: file and overrides."""
     placed: CfgNode
     """The config with the run's data, weights, folder and seed."""
     dataset: Path
@@ -50,47 +50,46 @@ class RunSources:
     classes: list[str]
     """Names of the data's classes, in the order of the model's indices."""
     category_ids: list[Any]
-    """Their ids in the data, in the same order."""
+    """Ids of the classes in the data, in the same order."""
     inputs: Mapping[str, Path]
     """Files and folders that the record hashes, by name; ``weights`` are the converted ones."""
     seen: Mapping[str, tuple[int, ...]]
-    """Their ``records.identities`` before any of them was read."""
+    """``records.identities`` of the inputs before any of them was read."""
 
     def settings(self, solver: CfgNode) -> dict[str, Any]:
-        """Return the user's config with another one's schedule, as plain values for a record."""
+        """Return the user's config with the given schedule, as plain values for a record."""
         return model.plain(budget.with_schedule(self.config, solver))
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A finetuning that was interrupted, or is done."""
+    """A finetuning that was interrupted or is done."""
 
     record: Mapping[str, Any]
-    """The config of its record."""
+    """The config in its record."""
     iterations: int
-    """Iterations of its newest checkpoint."""
+    """Number of iterations of its newest checkpoint."""
 
 
 def resolve(
     run: str, config: Path | None, dataset: Path, options: FinetuneOptions, processes: Processes
 ) -> FinetunePlan:
-    """Decide how a run is finetuned; measure first where there is a GPU, or hours to keep to.
+    """Decide how to finetune a run; measure first if there is a GPU, or a limit in hours.
 
-    Once a finetuning has begun, its schedule, its precision and the images that BN sees stay, whatever
-    would be measured now.
+    Once a finetuning has begun, its schedule, its precision and the number of images that BN sees are kept,
+    regardless of new measurements.
 
     Args:
-        run: whose convert stage is done.
+        run: a run whose convert stage is done.
         config: Detectron2's YAML; by default that of the run's method.
-        dataset: folder in COCO 2017's or PASCAL VOC's layout, whichever the config's DATASETS.TRAIN names,
-            or of own data in the normal form.
-        options: what the user asks for.
-        processes: all of them; each must call this.
+        dataset: folder in the layout that the config's DATASETS.TRAIN names, COCO 2017's or PASCAL VOC's,
+            or of the user's own data in the normal form.
+        options: the user's options.
+        processes: all processes; each must call this.
 
     Raises:
-        KitError: weights, data, GPUs or options that do not fit, or a finetuning of something else that has
-            begun.
-        Interrupted: stopped by a signal while measuring.
+        KitError: weights, data, GPUs or options do not fit, or a different finetuning has begun.
+        Interrupted: a signal stopped the measurement.
     """
     sources = _sources(run, config, dataset, options, processes)
     cfg = sources.placed
@@ -98,7 +97,7 @@ def resolve(
     resolved = resolve_options(
         cfg, processes.size, options, processes.broadcast_object(trainer.best_precision()), begun
     )
-    if begun:  # refused before anything is measured
+    if begun:  # refuse changes before measuring
         _refuse_changes(run, sources, options, resolved, begun, processes)
     found = calibrate(run, sources, options, resolved, processes, resumed=bool(begun))
     cfg = resolved.cfg
@@ -133,22 +132,22 @@ def resolve_options(
     best_precision: str,
     begun: Begun | None = None,
 ) -> ResolvedOptions:
-    """Decide what needs no measuring.
+    """Make the decisions that need no measurement.
 
     Args:
         cfg: config with its own schedule.
-        processes: number of them.
-        options: what the user asks for.
-        best_precision: taken unless the user, or what has begun, says otherwise.
-        begun: the finetuning that is resumed; None for one that begins.
+        processes: number of processes.
+        options: the user's options.
+        best_precision: the precision, unless the user or the begun finetuning has another one.
+        begun: the finetuning to resume, if any.
 
     Raises:
-        KitError: a schedule, processes or images that do not fit the config.
+        KitError: schedule, processes or images do not fit the config.
     """
     if options.schedule and options.hours:
         raise KitError("--hours and --schedule both say how long to train: give one of them")
     share = budget.per_process(cfg, processes)
-    budget.bn_images(cfg, 1, 1)  # refuses a norm that nobody knows
+    budget.bn_images(cfg, 1, 1)  # refuses an unknown norm
     before = begun.record if begun else {}
     kept = None
     if begun and options.images_per_gpu is None and _same_batch_and_norm(cfg, before["detectron2"]):
@@ -172,13 +171,13 @@ def calibrate(
     *,
     resumed: bool,
 ) -> Calibration:
-    """Measure the run where there is a GPU, or hours to keep to; otherwise take each share in one pass.
+    """Measure the run if there is a GPU, or a limit in hours; otherwise take each share in one pass.
 
-    The run's ``plan`` record keeps the measurement; a finetuning that is resumed uses it again.
+    The run's ``plan`` record keeps the measurement; a resumed finetuning uses it again.
 
     Raises:
-        KitError: images that do not fit the GPU.
-        Interrupted: stopped by a signal.
+        KitError: the images do not fit the GPU.
+        Interrupted: a signal stopped the measurement.
     """
     share = budget.per_process(resolved.cfg, processes.size)
     if not options.hours and processes.device.type != "cuda":
@@ -214,7 +213,7 @@ def calibrate(
 
 
 def known_size(cfg: CfgNode) -> int | None:
-    """Images of the data that a config names, where it is known without having them."""
+    """Return the number of images of a config's data if it is known without the data; else None."""
     names = [name.rpartition("/")[2] for name in cfg.DATASETS.TRAIN or ["coco_2017_train"]]
     if model.categories(cfg)[1] == 80 and names == ["coco_2017_train"]:
         return curves.IMAGES
@@ -225,7 +224,7 @@ def _sources(
     run: str, config: Path | None, dataset: Path, options: FinetuneOptions, processes: Processes
 ) -> RunSources:
     """Load config and data, and check that every process has the same ones."""
-    converted = records.require(run, "convert")  # which says in which colour order the weights are
+    converted = records.require(run, "convert")  # has the colour order of the weights
     weights = records.output(converted, "weights")
     if config is None:
         config = detection_config(run)
@@ -251,8 +250,8 @@ def _sources(
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:
-    """Return what the main process finds in the run's folder, on every process; None before anything has
-    begun."""
+    """Return the finetuning that the main process finds in the run's folder, on every process; None if
+    there is none."""
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
@@ -270,7 +269,7 @@ def _refuse_changes(
     begun: Begun,
     processes: Processes,
 ) -> None:
-    """Raise KitError with the differences if the finetuning that has begun is another one."""
+    """Raise KitError with the differences if a different finetuning has begun."""
     config = record_config(
         paths.portable(sources.dataset),
         sources.settings(resolved.cfg.SOLVER),
@@ -281,21 +280,21 @@ def _refuse_changes(
     )
     before = records.Plan(stage="finetune", config=dict(begun.record), inputs={})
     now = records.Plan(stage="finetune", config=config, inputs={})
-    # The first process's, as in the record: on other nodes the data may lie elsewhere.
+    # The main process decides, as for the record: on other nodes the data may lie elsewhere.
     if changes := processes.broadcast_object(before.changes(now)):
         trained = f"with {begun.iterations} iterations trained" if begun.iterations else ""
         raise records.other(paths.stage_folder(run, "finetune"), "finetune", changes, trained)
 
 
 def _same_batch_and_norm(cfg: CfgNode, begun: Mapping[str, Any]) -> bool:
-    """Return whether batch and norm are those of what has begun; others are refused, and named, soon
-    after."""
+    """Return whether batch and norm are those of the begun finetuning; ``_refuse_changes`` refuses others
+    later."""
     theirs = begun["SOLVER"]["IMS_PER_BATCH"], begun["MODEL"]["RESNETS"]["NORM"]
     return theirs == (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.NORM)
 
 
 def fit_hours(cfg: CfgNode, hours: float, seconds: float | None) -> CfgNode:
-    """Return the config with its schedule compressed to hours."""
+    """Return the config with its schedule compressed to fit the hours."""
     if not seconds:
         raise KitError("--hours needs the seconds of an iteration on your GPUs: give --seconds")
     return budget.compress(cfg, budget.part_in(hours, seconds, cfg))

@@ -1,4 +1,4 @@
-"""Check once, before anything begins, whether the settings of a resolved detection config make sense."""
+"""Check before anything begins that the settings of a resolved detection config make sense."""
 
 import io
 import math
@@ -23,8 +23,8 @@ from detectron2.modeling import (
 )
 
 BASES = 50
-"""Files that a config may inherit from, itself included."""
-# Counts from 1 on, or from 0 on.
+"""Most files in a config's chain of inheritance, itself included."""
+# Integers from 1 up; the next list has those from 0 up.
 ONE_OR_MORE = [
     "SOLVER.MAX_ITER",
     "SOLVER.IMS_PER_BATCH",
@@ -86,7 +86,7 @@ SHARES = [
     "MODEL.RETINANET.PRIOR_PROB",
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
 ]
-"""Settings that are numbers, or lists of numbers, from 0 to 1."""
+"""Settings that are numbers from 0 to 1, or lists of them."""
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 CHOICES = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
@@ -111,10 +111,10 @@ CHOICES = {
 
 @contextmanager
 def local_bases(path: Path) -> Iterator[None]:
-    """Let Detectron2 follow a config's ``_BASE_`` to files of this machine alone, each within the bounds.
+    """Restrict a config's ``_BASE_`` to files on this machine that keep the bounds.
 
     Raises:
-        KitError: one that is fetched, that is not a file, that leads on and on, or beyond a bound of
+        KitError: a base is remote, not a file, part of too long a chain, or beyond a bound of
             ``untrusted.check_yaml``.
     """
     opened: list[str] = []
@@ -145,11 +145,11 @@ def check(cfg: CfgNode, path: Path) -> None:
     """Check the settings of a config.
 
     Args:
-        cfg: with all that it inherits and all overrides.
-        path: of its file, for the message.
+        cfg: config with everything that it inherits and all overrides.
+        path: path of its file, for the message.
 
     Raises:
-        KitError: the first setting without sense: its name, its value, and what was expected.
+        KitError: a setting is senseless; the message has its name, its value, and what was expected.
     """
     for key, found, expected in _problems(cfg):
         raise KitError(f"{path}: {key} is {found!r}, expected {expected}")
@@ -179,7 +179,7 @@ def _problems(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
 
 
 def _lists(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
-    """Yield the same for settings that are lists."""
+    """Yield the same as ``_problems`` for settings that are lists."""
     solver, steps = cfg.SOLVER, list(cfg.SOLVER.STEPS)
     inside = all(type(step) is int and 1 <= step <= solver.MAX_ITER for step in steps)
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and (not inside or steps != sorted(steps)):
@@ -223,7 +223,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _get(cfg: CfgNode, key: str) -> Any:
-    """Return a setting by its name; None where this Detectron2 has none of that name."""
+    """Return a setting by its name; None if this version of Detectron2 has none of that name."""
     node: Any = cfg
     for part in key.split("."):
         if part not in node:

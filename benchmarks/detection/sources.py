@@ -1,4 +1,4 @@
-"""The images that a prediction is of: files, folders, globs, and every so many frames of a video."""
+"""The images of a prediction: files, folders, globs, and every n-th frame of a video."""
 
 import glob
 import os
@@ -29,11 +29,11 @@ class Source:
 
     path: Path
     name: str
-    """Below the folder that all of them lie in."""
+    """Path below the folder that holds all sources."""
 
     @property
     def bytes(self) -> int:
-        """Its size; 0 of a link to nowhere, which is named as unreadable when its turn comes."""
+        """Size of the file; 0 for a broken link, which is reported as unreadable later."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
@@ -42,13 +42,13 @@ class Source:
 
 
 def find(wanted: Sequence[str]) -> tuple[Path, list[Source]]:
-    """The images and videos that are meant, each once, by name; and the folder that all of them lie in.
+    """Return the folder that holds all named images and videos, and each of these once, sorted by name.
 
     Args:
         wanted: files, folders (with all below them) and patterns such as ``photos/*.jpg``.
 
     Raises:
-        KitError: one of them is nothing, or holds no image.
+        KitError: one of these does not exist, or holds no image.
     """
     found: set[Path] = set()
     for each in wanted:
@@ -71,7 +71,8 @@ def find(wanted: Sequence[str]) -> tuple[Path, list[Source]]:
 
 
 class ImageFiles(Dataset[dict[str, Any] | KitError]):
-    """Image files as Detectron2's mapper makes them for evaluation: turned by EXIF, RGB or BGR, resized."""
+    """Image files as Detectron2's mapper prepares them for evaluation: rotated by EXIF, RGB or BGR,
+    resized."""
 
     def __init__(self, sources: Sequence[Source], mapper: DatasetMapper) -> None:
         self.sources, self.mapper = sources, mapper
@@ -80,30 +81,30 @@ class ImageFiles(Dataset[dict[str, Any] | KitError]):
         return len(self.sources)
 
     def __getitem__(self, index: int) -> dict[str, Any] | KitError:
-        """The image, or why it cannot be read."""
+        """Return the image, or an error that says why it cannot be read."""
         path = self.sources[index].path
         try:
             with open_file(path):
-                pass  # the mapper would let Pillow try every reader that it has
+                pass  # checked here, as the mapper would let Pillow try all its readers
             result: dict[str, Any] = self.mapper({"file_name": str(path)})
-        except Exception as error:  # decoders raise whatever they like
+        except Exception as error:  # decoders may raise anything
             return KitError(" ".join(f"{type(error).__name__}: {error}".split())[:160])
         return result
 
 
 def frames(path: Path, every: int, start: int, mapper: DatasetMapper) -> Iterator[dict[str, Any]]:
-    """Every so many frames of a video from frame ``start`` on, as the mapper makes images.
+    """Yield every ``every``-th frame of a video from frame ``start`` on, prepared by the mapper.
 
     Yields:
-        What the mapper does, and ``frame``, its number, and ``rgb``, its pixels.
+        The mapper's dictionary, with the frame's number as ``frame`` and its pixels as ``rgb``.
 
     Raises:
-        KitError: OpenCV reads no frame of it.
+        KitError: OpenCV cannot read any frame.
     """
     video = cv2.VideoCapture(str(path))
     try:
         number = 0
-        while video.grab():  # to seek would miss the frame in many a file
+        while video.grab():  # seeking misses the frame in many files
             if number >= start and number % every == 0:
                 whole, bgr = video.retrieve()
                 if whole:
@@ -125,7 +126,7 @@ def frames(path: Path, every: int, start: int, mapper: DatasetMapper) -> Iterato
 
 
 def count_frames(path: Path, every: int) -> int:
-    """About how many frames ``frames`` gives, by the video's header; 0 where that does not say."""
+    """Estimate the number of frames that ``frames`` gives from the video's header; 0 if it has none."""
     video = cv2.VideoCapture(str(path))
     try:
         return max(0, -(-int(video.get(cv2.CAP_PROP_FRAME_COUNT)) // every))

@@ -10,17 +10,17 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
 
 OBJECTS = 7
-"""In an image: COCO's train2017 has 860 001 in 117 266 annotated images."""
+"""Objects in an image: COCO's train2017 has 860 001 in 117 266 annotated images."""
 
 
 def images(cfg: CfgNode, count: int, seed: int, *, largest: bool = False) -> list[dict[str, Any]]:
     """Make images in the form of Detectron2's mapper.
 
     Args:
-        cfg: whose sizes (INPUT) and kinds of annotation they have; 4:3, as COCO's mostly are.
-        count: how many.
-        seed: of sizes, pixels and objects.
-        largest: of the largest size that can come.
+        cfg: config with the sizes (INPUT) and kinds of annotation; the images are 4:3, as most of COCO's.
+        count: number of images.
+        seed: seed of sizes, pixels and objects.
+        largest: whether to use the largest possible size only.
     """
     random = torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Detectron2's training on the user's GPUs: the config's batch, in as many passes as memory wants."""
+"""Detectron2's training on the user's GPUs: the config's batch, in as many passes as memory requires."""
 
 import contextlib
 import math
@@ -30,25 +30,25 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
 PRECISIONS = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Autocast's dtype. What it leaves in float32, and all of tf32, may round factors to TF32 on a GPU."""
+"""Autocast's dtype. All but float32 allow TF32 on a GPU for the operations that stay in float32."""
 SAVE_EVERY = 600.0
 """Longest time between checkpoints, in seconds."""
 
 
 def best_precision() -> str:
-    """Return the fastest precision here: bfloat16, float16 before Ampere, float32 before Volta or on the
-    CPU."""
+    """Return this machine's fastest precision: bfloat16, float16 before Ampere, float32 before Volta or on
+    the CPU."""
     if not torch.cuda.is_available() or (capability := torch.cuda.get_device_capability()) < (7, 0):
         return "float32"
     return "bfloat16" if capability >= (8, 0) else "float16"
 
 
 def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
-    """Build the model of a config as these processes train it.
+    """Build the model of a config for training by these processes.
 
-    Where the config wants SyncBN, the kit's own layer takes the statistics over all processes. On GPUs the
-    C4 head's res5 is compiled, where most of the arithmetic is. The switches of CUDA are set for the whole
-    process, cuDNN's search (CUDNN_BENCHMARK) as the config says.
+    If the config wants SyncBN, the kit's own layer takes the statistics over all processes. On GPUs the C4
+    head's res5, which has most of the arithmetic, is compiled. CUDA's switches are set for the whole
+    process, and cuDNN's search (CUDNN_BENCHMARK) follows the config.
     """
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model.allow_tf32(precision != "float32")
@@ -72,7 +72,8 @@ def build(cfg: CfgNode, processes: Processes, precision: str) -> nn.Module:
 
 
 def compile_res5(network: nn.Module, **options: Any) -> None:
-    """torch.compile res5 of a C4 head in place, by one graph for any number of RoIs; leave others alone."""
+    """Compile res5 of a C4 head in place, as one graph for any number of RoIs; other heads stay as they
+    are."""
     head = getattr(network, "roi_heads", None)
     if isinstance(head, Res5ROIHeadsExtraNorm):
         compile_networks([head.res5], **options)
@@ -84,7 +85,7 @@ def bare(network: nn.Module) -> nn.Module:
 
 
 def pool_in_float32(network: nn.Module, dtype: torch.dtype) -> None:
-    """Pool RoIs from float32 features, and hand them on in ``dtype`` while training.
+    """Pool RoIs from float32 features, and return them in ``dtype`` while training.
 
     Detectron2's ROIAlign casts the boxes to the features' dtype, which in bfloat16 moves them by up to 4
     pixels. (Under autocast torchvision pools in float32 anyway.)
@@ -106,17 +107,17 @@ def pool_in_float32(network: nn.Module, dtype: torch.dtype) -> None:
 class GradAccumTrainer(SimpleTrainer):
     """Accumulate gradients over equal passes of ``images`` each, then take the optimiser's step.
 
-    The loss is the mean of Detectron2's own over the passes. It is that of the whole batch as long as every
-    image fills its sample of anchors and of proposals; masks count by pass, not by object.
+    The loss is the mean of Detectron2's loss over the passes. It equals that of the whole batch if every
+    image fills its sample of anchors and of proposals; masks are averaged by pass, not by object.
 
     Args:
         network: made by ``build``.
         loader: made by ``loading.batches``, or any iterable of such lists.
-        optimizer: of the network's parameters.
-        processes: all of them; each must take the same steps.
-        images: of this process in one pass.
+        optimizer: optimiser of the network's parameters.
+        processes: all processes; each must take the same steps.
+        images: images of this process in one pass.
         precision: one of PRECISIONS.
-        stop: tells whether a stop was asked for.
+        stop: flag that asks for a stop.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class GradAccumTrainer(SimpleTrainer):
         self.stopping = False
 
     def run_step(self) -> None:
-        """Take one step; every process then knows the mean losses and whether any was told to stop.
+        """Take one step; share the mean losses, and whether any process was told to stop, among all.
 
         Raises:
             FloatingPointError: the loss is not finite; on every process, before the weights change.
@@ -175,7 +176,7 @@ class GradAccumTrainer(SimpleTrainer):
         return losses
 
     def passes(self, batch: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-        """Split a batch into the lists of images that are forwarded one after the other."""
+        """Split a batch into the lists of images for the forward passes."""
         return [batch[i : i + self.images] for i in range(0, len(batch), self.images)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,12 +191,12 @@ class Trainer(GradAccumTrainer):
     """Train by Detectron2's schedule with its logs, then run precise BN.
 
     Args:
-        cfg: names the data (DATASETS.TRAIN), the folder (OUTPUT_DIR) and the seed.
-        processes: all of them.
-        images: of one process in one pass.
+        cfg: config that names the data (DATASETS.TRAIN), the folder (OUTPUT_DIR) and the seed.
+        processes: all processes.
+        images: images of one process in one pass.
         precision: one of PRECISIONS.
         start: number of iterations that earlier sessions have done.
-        stop: tells whether a stop was asked for.
+        stop: flag that asks for a stop.
     """
 
     def __init__(
@@ -219,18 +220,17 @@ class Trainer(GradAccumTrainer):
 
     @property
     def precise_passes(self) -> int:
-        """Return the passes of precise BN, over the config's number of batches; 0 where there is nothing to
-        do."""
+        """The passes of precise BN over the config's number of batches; 0 if there is nothing to do."""
         precise = self.cfg.TEST.PRECISE_BN
         if not precise.ENABLED or not hooks.get_bn_modules(self.network):
             return 0
         return int(precise.NUM_ITER * per_process(self.cfg, self.processes.size) // self.images)
 
     def precise_bn(self, bar: Bar) -> None:
-        """Replace the running statistics by those of the final weights, over fresh batches.
+        """Replace the running statistics with those of the final weights over fresh batches.
 
         Raises:
-            Interrupted: stopped by a signal; no new statistics are kept.
+            Interrupted: a signal stopped it; no new statistics are kept.
         """
         count = self.precise_passes
 
@@ -247,9 +247,9 @@ class Trainer(GradAccumTrainer):
             hooks.PreciseBN(0, self.network, passes(loaded), count).update_stats()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state that ``CheckpointHook`` has saved, or from the final model."""
+        """Restore a state that ``CheckpointHook`` has saved, or the final model."""
         self.network.load_state_dict(state["model"])
-        if "trainer" in state:  # not in the final model
+        if "trainer" in state:  # the final model has none
             self.load_state_dict(state["trainer"])
 
 
@@ -257,15 +257,15 @@ class CheckpointHook(hooks.HookBase):
     """Show progress, save every ``period`` iterations or ten minutes, and stop between iterations if told.
 
     Args:
-        bar: shows the progress.
-        job: in whose folder the checkpoints go, with its plan.
+        bar: the progress bar.
+        job: the stage's record; checkpoints go to its folder.
         period: iterations between checkpoints.
     """
 
     def __init__(self, bar: Bar, job: Job, period: int) -> None:
         self.bar, self.job, self.period = bar, job, period
         self.steps, self.seconds = 0, 0.0
-        """Iterations of this session, and the time that they took."""
+        """Iterations of this session, and their time in seconds."""
         self.reached = 0
         """Iterations of the newest checkpoint."""
 

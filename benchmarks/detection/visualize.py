@@ -1,4 +1,4 @@
-"""Draw a few validation images, the truth on the left and the detections on the right."""
+"""Draw a few validation images with the truth on the left and the detections on the right."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -26,19 +26,19 @@ SEEN = 0.05
 PANEL = 318
 """Width of either side in pixels."""
 TALLEST = 4
-"""Heights of a picture at most, in widths: an image of 2 x 30000 pixels is no picture of a gigabyte."""
+"""Largest height of a picture in widths, so that an image of 2 x 30000 pixels does not take a gigabyte."""
 DRAWN = 300
-"""Objects of an image that are drawn at most: the densest of COCO has some 90."""
+"""Most objects to draw in an image; the densest of COCO has some 90."""
 GAP = 4
 COLUMNS = 4
 """Images in a row of a sheet."""
 
 
 def choose(dataset: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return annotated images, evenly spread over their ids: the same for every run.
+    """Choose annotated images evenly spread over their ids, the same for every run.
 
     Args:
-        dataset: Detectron2's, an image each.
+        dataset: Detectron2's data set, one dictionary per image.
     """
     annotated = sorted(
         (image for image in dataset if image["annotations"]), key=lambda image: image["image_id"]
@@ -55,13 +55,13 @@ def draw(
     """Write a JPEG for each image, 640 px wide.
 
     Args:
-        chosen: images and their truth, of Detectron2's data set.
-        detections: of any images, in COCO's result format, with categories counted from 0.
-        categories: their names.
-        folder: where to.
+        chosen: images and their truth, from Detectron2's data set.
+        detections: detections of any images in COCO's result format, with categories counted from 0.
+        categories: names of the categories.
+        folder: the destination.
 
     Returns:
-        The names of the files, made of the images' ids.
+        The names of the files, made from the images' ids.
     """
     found: dict[Any, list[dict[str, Any]]] = {image["image_id"]: [] for image in chosen}
     for each in detections:
@@ -86,9 +86,9 @@ def draw_sheet(
     """Write one PNG of annotated images, four in a row.
 
     Args:
-        images: a file and its objects in COCO's format, with classes counted from 0.
-        classes: their names.
-        path: where to.
+        images: files and their objects in COCO's format, with classes counted from 0.
+        classes: names of the classes.
+        path: the PNG to write.
     """
     tiles = []
     for file, objects in images:
@@ -112,17 +112,17 @@ def panel(
     categories: Sequence[str],
     width_shown: int = PANEL,
 ) -> Tensor:
-    """Draw an image with boxes, and masks and keypoints where there are some.
+    """Draw an image with its boxes, and with masks and keypoints if there are any.
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
         objects: annotations or detections with ``bbox_mode``, categories counted from 0.
-        categories: their names.
-        width_shown: of the picture, in pixels.
+        categories: names of the categories.
+        width_shown: width of the picture in pixels.
 
     Returns:
-        (3, h * width_shown / w, width_shown) uint8; narrower where it would be higher than TALLEST times
-        that.
+        (3, h * width_shown / w, width_shown) uint8; narrower if it would be higher than TALLEST times
+        ``width_shown``.
     """
     height, width = pixels.shape[:2]
     scale = min(width_shown / width, TALLEST * width_shown / height)
@@ -166,7 +166,7 @@ def panel(
 
 def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.ndarray:
     """Decode polygons or a run-length encoding to (h, w) bool at the panel's size."""
-    if isinstance(outline, list):  # what has fewer than three points is neither drawn nor trained on
+    if isinstance(outline, list):  # polygons with fewer than three points are not drawn or trained on
         polygons = [each for each in outline if len(each) >= 6]
         if not polygons:
             return np.zeros(size[::-1], bool)
@@ -178,6 +178,6 @@ def _mask(outline: Any, height: int, width: int, size: tuple[int, int]) -> np.nd
 
 
 def _colour(category: int) -> tuple[int, int, int]:
-    """Return colours whose neighbours are far apart on the colour wheel."""
+    """Return a category's colour; successive categories are far apart on the colour wheel."""
     red, green, blue = colorsys.hsv_to_rgb(category * 0.618034 % 1, 0.85, 1)
     return round(255 * red), round(255 * green), round(255 * blue)

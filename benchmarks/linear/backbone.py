@@ -1,4 +1,4 @@
-"""The evaluated backbone, whole or frozen under a linear classifier."""
+"""The backbone to evaluate, trained as a whole or frozen under a linear classifier."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from triplet.weights.read import Backbone, read_backbone
 
 
 def load_backbone(path: Path) -> tuple[Network, Backbone]:
-    """Build the network with a file's weights; return also what was in the file.
+    """Build the network with a file's weights; also return the content of the file.
 
     Raises:
-        KitError: see ``read_backbone``; or weights for BGR images.
+        KitError: see ``read_backbone``; or the weights are for BGR images.
     """
     weights = read_backbone(path)
     if weights.caffe2:
@@ -32,17 +32,17 @@ def load_backbone(path: Path) -> tuple[Network, Backbone]:
 
 
 class Head(nn.Linear):
-    """The classifier, initialised as OpenSelfSup's ClsHead is; it remembers the result of every epoch's
+    """The classifier, initialised like OpenSelfSup's ClsHead; it stores the result of every epoch's
     evaluation.
 
     Args:
-        channels: of the features.
-        classes: how many.
-        epochs: of the run.
+        channels: number of the features' channels.
+        classes: number of classes.
+        epochs: number of epochs of the run.
     """
 
     history: Tensor
-    """(epochs, 2) float64: top-1 and top-5 after each epoch in percent, -1 where none was evaluated."""
+    """(epochs, 2) float64: top-1 and top-5 after each epoch in percent, -1 for epochs not evaluated."""
 
     def __init__(self, channels: int, classes: int, epochs: int) -> None:
         super().__init__(channels, classes)
@@ -56,9 +56,9 @@ class Classifier(nn.Module):
 
     Args:
         backbone: the network.
-        head: on top of it.
-        frozen: whether the backbone is a fixed function: in evaluation mode, without gradients.
-        mixed: whether it computes in bfloat16.
+        head: classifier on top of it.
+        frozen: whether the backbone stays fixed, in evaluation mode and without gradients.
+        mixed: whether the backbone computes in bfloat16.
     """
 
     def __init__(self, backbone: Network, head: Head, *, frozen: bool, mixed: bool) -> None:
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
 
     @property
     def learned(self) -> nn.Module:
-        """Return what a checkpoint holds."""
+        """The module that a checkpoint holds."""
         return self.head if self.frozen else self
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         return self
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(n, 3, h, w) uint8 RGB -> (n, classes) logits."""
+        """Map (n, 3, h, w) uint8 RGB to (n, classes) logits."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = pooled(self.backbone, pixels, mixed=self.mixed)
         logits: Tensor = self.head(features)
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
 
 
 def pooled(backbone: Network, pixels: Tensor, *, mixed: bool) -> Tensor:
-    """(n, 3, h, w) uint8 RGB -> (n, channels) features in the weights' precision."""
+    """Map (n, 3, h, w) uint8 RGB to (n, channels) features in the weights' precision."""
     dtype = backbone.conv1.weight.dtype
     images = normalize(pixels, dtype).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=mixed):

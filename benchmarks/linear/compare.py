@@ -28,7 +28,7 @@ PRETRAIN = Path("configs/pretrain/demo.yaml")
 COMMON = ["images={size: 64, shorter: 72, scale: [0.3, 1.0]}"]
 EPOCHS = 40
 RATES = (0.3, 3.0)
-"""Learning rates of the published protocol, the better of which is compared."""
+"""Learning rates of the published protocol; the better one is compared."""
 PUBLISHED = f"""
 training: {{num_replicas: 1, batch: 32, learning_rate: 1, epochs: {EPOCHS}, warmup_epochs: 4,
   evaluate_every: 10}}
@@ -45,7 +45,7 @@ sweep: {{crops: 4, held_out: 0.2, batch: 32, epochs: {EPOCHS}, warmup_epochs: 4,
 
 
 def draw(folder: Path, seed: int) -> None:
-    """Images of one large shape each, in a folder for each class."""
+    """Draw images of one large shape each, in a folder for each class."""
     with Bar("drawing", sum(COUNTS.values())) as bar:
         for number, (split, count) in enumerate(COUNTS.items()):
             for i in range(count):
@@ -57,7 +57,7 @@ def draw(folder: Path, seed: int) -> None:
 
 
 def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
-    """Return the top-1 accuracy of either protocol for each backbone, in percent."""
+    """Return the top-1 accuracy of both protocols for each backbone, in percent."""
     images = folder / "images"
     draw(images, seed)
     (folder / "published.yaml").write_text(PUBLISHED)

@@ -8,9 +8,9 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 Count = Annotated[int, Field(ge=1, le=10**8)]
-"""Number of things kept, drawn or counted: ImageNet-22k has 1.4 * 10^7 images."""
+"""A number of items; ImageNet-22k has 1.4 * 10^7 images."""
 NonNegative = Annotated[float, Field(ge=0)]
-# Where these stand does not change the result.
+# Settings that do not change the result.
 NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
 
 
@@ -19,7 +19,7 @@ class ImageSettings(Settings):
 
     size: Pixels = 224
     shorter: Pixels = 256
-    """Length to which the shorter side is resized before the centre is cut."""
+    """Length to which the shorter side is resized before cropping the centre."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
 
     @model_validator(mode="after")
@@ -39,8 +39,8 @@ class Common(Settings):
     """Precision of the backbone's forward pass (autocast); all else is float32."""
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """Loader processes for each computing process, None: ``share_of_cores``; and processes that fit SVMs,
-    None: all cores."""
+    """Loader processes for each computing process, None for ``share_of_cores``; also the processes that fit
+    SVMs, None for all cores."""
 
     @property
     def loaders(self) -> int:
@@ -54,8 +54,8 @@ class Training(Settings):
     batch: Count = 256
     """Images in a step, over all processes."""
     num_replicas: Count
-    """Number of GPUs of the original training. An epoch is filled up to a multiple of it with its first
-    images, as OpenSelfSup's DistributedSampler does, so that any divisor of it can share each batch."""
+    """Number of GPUs of the original training. An epoch is padded with its first images to a multiple of
+    it, as in OpenSelfSup's DistributedSampler, so that any divisor of it can share each batch."""
     learning_rate: Positive
     head: Positive = 1.0
     """Factor of the learning rate for the classifier."""
@@ -65,12 +65,12 @@ class Training(Settings):
     warmup_epochs: NonNegative = 0
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     steps: tuple[Count, ...] = ()
-    """Epochs at which the learning rate is multiplied by gamma; none for a cosine to zero."""
+    """Epochs at which the learning rate is multiplied by gamma; empty for a cosine to zero."""
     gamma: Positive = 0.1
     evaluate_every: Count = 1
-    """Epochs; the last one is evaluated in any case."""
+    """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every: Count = 1000
-    """Optimiser steps."""
+    """Optimiser steps between checkpoints."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -82,12 +82,12 @@ class Training(Settings):
 
 
 class Sweep(Settings):
-    """The fast protocol: heads for every pair of learning rate and decay, trained side by side."""
+    """The fast protocol: a head for every pair of learning rate and decay, trained in parallel."""
 
     crops: Annotated[int, Field(ge=0, le=1000)]
-    """Number of random crops of each training image whose features are kept, beside the centre's."""
+    """Number of random crops per training image whose features are kept, besides the centre's."""
     held_out: Annotated[float, Field(gt=0, lt=1)]
-    """Share of each class's training images that chooses the head (one at least)."""
+    """Share of each class's training images, at least one, that is held out to choose the head."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
     weight_decays: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
     """Weight decay of the weights; the bias has none."""
@@ -98,7 +98,7 @@ class Sweep(Settings):
 
 
 class Linear(Common):
-    """A linear classifier on the frozen backbone: trained as published, or by the fast protocol."""
+    """A linear classifier on the frozen backbone, trained as published or by the fast protocol."""
 
     training: Training | None = None
     sweep: Sweep | None = None
@@ -125,7 +125,7 @@ class Semi(Common):
 
 
 class Svm(Common):
-    """VOC07: support vector machines on pooled features, one for each class."""
+    """Support vector machines for VOC07 on pooled features, one for each class."""
 
     layers: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (5,)
     """Layers to evaluate: 1 is the stem, 2 to 5 are the residual stages."""

@@ -26,33 +26,33 @@ SORT = "make pull PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its
 
 @dataclass(frozen=True)
 class Labelled:
-    """Some of a sequence of images, with their classes."""
+    """A selection from a sequence of images, with their classes."""
 
     images: Images
     indices: np.ndarray
-    """(n,) int64 indices into them."""
+    """(n,) int64 indices into the sequence."""
     labels: np.ndarray
-    """(n,) int64 index of each one's class in ``classes``."""
+    """(n,) int64 index of each image's class in ``classes``."""
     classes: list[str]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def only(self, places: Sequence[int] | np.ndarray) -> "Labelled":
-        """Return those at some places; the classes stay."""
+        """Return the images at some places, with the same classes."""
         return Labelled(self.images, self.indices[places], self.labels[places], self.classes)
 
 
 def open_sets(train: Path, test: Path, classes: Path | None = None) -> tuple[Labelled, Labelled]:
-    """Training and test images with the same classes.
+    """Open training and test images with the same classes.
 
     Args:
         train: see ``images.open_images``; each class in a folder of its own, or listed as ``path class``.
-        test: the same.
-        classes: a file with the names of those to keep, one a line; all without it.
+        test: the same for the test images.
+        classes: a file with the names of the classes to keep, one per line; by default all.
 
     Raises:
-        KitError: images without classes, or other classes in one set than in the other.
+        KitError: images without classes, or sets with different classes.
     """
     wanted = _names(classes) if classes else None
     sets = [_labelled(path, wanted, classes) for path in (train, test)]
@@ -104,17 +104,17 @@ def _labelled(path: Path, wanted: list[str] | None, listed: Path | None) -> Labe
 def _decoded(images: Images, index: int) -> Image.Image:
     try:
         return decode(images.read(index))
-    except KitError as error:  # pixels of another kind
+    except KitError as error:  # unsupported pixels
         raise KitError(f"{images.name(index)} {error}") from None
-    except Exception as error:  # Pillow's plug-ins raise what they like
+    except Exception as error:  # Pillow's plug-ins may raise anything
         raise KitError(f"{images.name(index)} cannot be read ({error!r:.80}); fetch it again") from None
 
 
 class Crops(Dataset[tuple[Pixels, int]]):
-    """Data set whose item (epoch, place) is an image's random crop in that epoch, (size, size, 3) uint8,
-    and its place.
+    """Data set that maps (epoch, place) to an image's random crop in that epoch, (size, size, 3) uint8, and
+    its place.
 
-    The draws come from (seed, epoch, image index) alone, the resizing is torchvision's bilinear one.
+    The draws depend only on (seed, epoch, image index); the resizing is torchvision's bilinear one.
     """
 
     def __init__(self, data: Labelled, config: Config, seed: int) -> None:
@@ -134,7 +134,7 @@ class Crops(Dataset[tuple[Pixels, int]]):
 
 
 class CenterCrops(Dataset[tuple[Pixels, int]]):
-    """Data set whose item is the centre of an image, (size, size, 3) uint8, and its place."""
+    """Data set of the centres of images, (size, size, 3) uint8, and their places."""
 
     def __init__(self, data: Labelled, config: Config) -> None:
         self.data, self.config = data, config
@@ -154,10 +154,10 @@ def collate(items: list[tuple[Pixels, int]]) -> tuple[Tensor, Tensor]:
 
 
 class EpochOrder:
-    """The images of every step of a run: a function of the seed alone.
+    """The images of every step of a run, a function of the seed alone.
 
-    An epoch is a permutation of all images, filled up with its first ones to a multiple of
-    ``num_replicas``; its last batch is smaller.
+    An epoch is a permutation of all images, padded with its first ones to a multiple of ``num_replicas``;
+    its last batch is smaller.
     """
 
     def __init__(self, images: int, config: Training, seed: int) -> None:
@@ -183,6 +183,6 @@ class EpochOrder:
 
 
 def share(images: int, rank: int, processes: int, batch: int) -> list[list[int]]:
-    """Yield the places of one process in a pass over all images, a list for each batch."""
+    """Return one process's places in a pass over all images, a list for each batch."""
     mine = range(rank, images, processes)
     return [list(mine[first : first + batch]) for first in range(0, len(mine), batch)]

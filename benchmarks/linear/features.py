@@ -24,12 +24,12 @@ from triplet.training.distributed import Processes, perform
 from triplet.training.loading import stream
 
 ROWS = 65_536
-"""Rows of a shard: 0.3 GB of a ResNet-50's features."""
+"""Number of rows in a shard, 0.3 GB of a ResNet-50's features."""
 BATCH = 256
 
 
 class Features:
-    """The (n, channels) float16 rows of one view of a set, in order."""
+    """The (n, channels) float16 features of one view of a set, in order."""
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.shards: list[NDArray[Any]] = [np.load(path, mmap_mode="r") for path in shards]
@@ -40,11 +40,11 @@ class Features:
 
     @property
     def bytes(self) -> int:
-        """Number of all rows."""
+        """Size of all rows in bytes."""
         return sum(shard.nbytes for shard in self.shards)
 
     def rows(self, places: NDArray[Any]) -> Tensor:
-        """(k, channels) float16 on the CPU, read from the disk or its cache."""
+        """Return (k, channels) float16 on the CPU, read from the disk or its cache."""
         found = np.empty((len(places), self.shards[0].shape[1]), dtype=np.float16)
         shard, row = np.divmod(places, self.length)
         for number in np.unique(shard):
@@ -63,24 +63,24 @@ class Features:
 def extract(
     config: Common, task: Task, sets: Mapping[str, Labelled], *, crops: int = 0
 ) -> dict[str, Features]:
-    """Compute the features of every image of the sets: of its centre, or of ``crops`` random crops.
+    """Compute the features of every image of the sets, for its centre or for ``crops`` random crops.
 
-    They lie in ``checkpoints/<run>/features/centres`` or ``crops``, with a record; what is there already is
-    used, and features of other weights, images or settings are replaced. Shards are shared out to the
-    processes; a run that is stopped keeps those that are whole.
+    They are stored in ``checkpoints/<run>/features/centres`` or ``crops``, with a record; existing features
+    are used, and those of other weights, images or settings are replaced. Processes share the shards; a
+    stopped run keeps the complete ones.
 
     Args:
-        config: of the images; the crops' draws come from its seed.
-        task: whose they are, of which weights; each of its processes calls this, on one file system.
-        sets: by name.
-        crops: how many of each image; 0 for the centre.
+        config: settings of the images; its seed determines the crops.
+        task: the run and its weights; each of its processes calls this, on one file system.
+        sets: sets of images by name.
+        crops: number of crops per image; 0 for the centre.
 
     Returns:
-        By ``<set>`` for centres, by ``<set>-<crop>`` from 0 for crops.
+        Features by ``<set>`` for centres, or by ``<set>-<crop>`` from 0 for crops.
 
     Raises:
         KitError: an unreadable image, several machines, or another process at work there.
-        Interrupted: stopped by a signal.
+        Interrupted: a signal stopped the call.
     """
     processes, inputs = task.processes, task.inputs
     if processes.nodes > 1:
@@ -103,7 +103,7 @@ def extract(
 
     def work(job: Job) -> None:
         _write(shards[processes.rank :: processes.size], inputs["weights"], config, processes)
-        processes.gather(None)  # all of them are there
+        processes.gather(None)  # a barrier: all shards exist
         job.outputs.update({path.stem: path for path, *_ in shards})
 
     perform(
@@ -116,7 +116,7 @@ def extract(
         derived=True,
         seed=config.seed if crops else None,
     )
-    processes.gather(None)  # the record is written
+    processes.gather(None)  # a barrier: the record is written
     return {name: Features(sorted(folder.glob(f"{name}-?????.npy"))) for name in views}
 
 
@@ -127,11 +127,11 @@ def _write(
     config: Common,
     processes: Processes,
 ) -> None:
-    """Write the shards that are not there yet."""
+    """Write the missing shards."""
     left = [shard for shard in shards if not shard[0].exists()]
     backbone, _ = load_backbone(weights)
     backbone.to(processes.device, memory_format=torch.channels_last).eval()
-    torch.backends.cudnn.benchmark = True  # images have one size
+    torch.backends.cudnn.benchmark = True  # all images have the same size
     mixed, total = config.precision == "bfloat16", sum(len(items) for *_, items in shards)
     done = total - sum(len(items) for *_, items in left)
     with graceful() as stop, Bar("features", total, done, quiet=not processes.is_main_process) as bar:

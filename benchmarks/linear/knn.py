@@ -1,4 +1,4 @@
-"""The knn stage: the test images' classes by their nearest training images."""
+"""The knn stage: classify test images by their nearest training images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ QUERIES = 1024
 
 
 def knn(config: Path, options: ImageNetOptions, overrides: Sequence[str] = ()) -> None:
-    """Classify by the centres' features, exactly.
+    """Classify by the features of the centres, with an exact search.
 
     Raises:
         KitError: bad settings, weights or data.
-        Interrupted: stopped by a signal; features that are there are kept.
+        Interrupted: a signal stopped the stage; finished features are kept.
     """
     settings = load(config, KnnConfig, overrides)
     run_stage("knn", config, settings, options, lambda task: _classify(settings, task))

@@ -18,7 +18,7 @@ def linear(config: Path, options: ImageNetOptions, overrides: Sequence[str] = ()
 
     Raises:
         KitError: bad settings, weights or data.
-        Interrupted: stopped by a signal; the same command goes on.
+        Interrupted: a signal stopped the stage; the same command resumes.
     """
     settings = load(config, Linear, overrides)
 

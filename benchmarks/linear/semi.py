@@ -1,4 +1,4 @@
-"""The semi stage: the whole network finetuned on one or ten percent of the training images."""
+"""The semi stage: finetune the whole network on one or ten percent of the training images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,15 +33,15 @@ def semi(
     """Finetune and test by a config of configs/linear/.
 
     Args:
-        config: with the settings of OpenSelfSup's semi_classification.
-        options: which run, on which images.
-        overrides: ``key.sub=value``.
-        listed: the images to train on, see ``from_list``.
-        draw: take a share of each class by the seed instead; no published number has used that.
+        config: file with the settings of OpenSelfSup's semi_classification.
+        options: the run and the images.
+        overrides: settings as ``key.sub=value``.
+        listed: list of the training images, see ``from_list``.
+        draw: whether to draw a share of each class by the seed instead, as in no published result.
 
     Raises:
-        KitError: neither a list nor leave to draw one; bad settings, weights or data.
-        Interrupted: stopped by a signal, after saving.
+        KitError: neither ``listed`` nor ``draw``; or bad settings, weights or data.
+        Interrupted: a signal stopped the stage, after saving.
     """
     settings = load(config, Semi, overrides)
     if (listed is None) != draw:
@@ -66,12 +66,12 @@ def from_list(train: Labelled, path: Path) -> Labelled:
     """Return the training images that a list names.
 
     Args:
-        train: all of them.
-        path: lines ``n01440764_10026.JPEG`` (SimCLR's) or ``n01440764/n01440764_10026.JPEG 0``
+        train: all training images.
+        path: file with lines ``n01440764_10026.JPEG`` (SimCLR's) or ``n01440764/n01440764_10026.JPEG 0``
             (OpenSelfSup's); only the file's name counts, and its class is that of the training image.
 
     Raises:
-        KitError: an image that is not there or there twice.
+        KitError: an image is missing or occurs twice.
     """
     names = [Path(train.images.name(int(index))).name for index in train.indices]
     places = {name: place for place, name in enumerate(names)}
@@ -95,7 +95,7 @@ def from_list(train: Labelled, path: Path) -> Labelled:
 
 
 def drawn(train: Labelled, config: Semi) -> Labelled:
-    """Draw the same share of each class, at least one image: a function of the seed alone."""
+    """Draw the same share of each class, at least one image, by the seed alone."""
     order = np.random.default_rng((config.seed, 0x5E31)).permutation(len(train))
     ordered, places = train.labels[order], list[int]()
     for label in range(len(train.classes)):

@@ -14,13 +14,13 @@ from triplet.training.distributed import Processes, join, perform
 
 @dataclass(frozen=True)
 class Task:
-    """Input of the work of a stage."""
+    """Input for the work of a stage."""
 
     run: str
     train: Labelled
     test: Labelled
     inputs: dict[str, Path]
-    """Files and folders by name; ``weights`` is the file that is evaluated."""
+    """Files and folders by name; ``weights`` is the file to evaluate."""
     processes: Processes
     job: records.Job
 
@@ -35,11 +35,11 @@ class ImageNetOptions:
     """Options of every stage on ImageNet."""
 
     run: str
-    """Folder below checkpoints/, whose pretraining is evaluated."""
+    """Folder below checkpoints/ whose pretraining is evaluated."""
     train: Path
     """Training images, see ``data.open_sets``."""
     test: Path
-    """Images."""
+    """Test images."""
     weights: Path | None = None
     """Weights file; None for the run's own pretraining, or the method's pulled weights."""
     classes: Path | None = None
@@ -56,18 +56,18 @@ def run_stage(
     work: Callable[[Task], None],
     more: Mapping[str, Path] | None = None,
 ) -> None:
-    """Do the work of a stage in ``checkpoints/<run>/<stage>/<config's name>`` and leave its record.
+    """Do the work of a stage in ``checkpoints/<run>/<stage>/<config's name>`` and write its record.
 
     Args:
-        stage: its name.
-        config: the file of the settings.
-        settings: read from it.
-        options: which run, on which images.
-        work: of every process.
+        stage: name of the stage.
+        config: file of the settings.
+        settings: the settings read from it.
+        options: the run and the images.
+        work: function that every process runs.
         more: further inputs.
 
     Raises:
-        KitError: no weights, unfit images, processes that do not fit together, or what the work raises.
+        KitError: no weights, unsuitable images, processes that disagree, or an error of the work.
     """
     path = options.weights or weights_of(options.run)
     inputs = {"train": options.train, "test": options.test, "weights": path, **(more or {})}
@@ -85,7 +85,7 @@ def run_stage(
         )
         for name, file in (more or {}).items():
             processes.assert_same(name, records.Artifact.of(file).sha256)
-        if processes.nodes > 1:  # names may agree where files are cut short
+        if processes.nodes > 1:  # a node's copy may have the right names and truncated files
             copies = [records.Artifact.of(images).sha256 for images in (options.train, options.test)]
             processes.assert_same("copy of the images", copies)
         perform(

@@ -1,4 +1,4 @@
-"""The svm stage: VOC07 classified by linear support vector machines, from all images and from a few."""
+"""The svm stage: classify VOC07 with linear support vector machines, from all images and from a few."""
 
 import contextlib
 import json
@@ -42,19 +42,19 @@ def svm(
     weights: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Evaluate into ``checkpoints/<run>/svm/<config's name>``, by OpenSelfSup's benchmarks/svm_tools.
+    """Evaluate as OpenSelfSup's benchmarks/svm_tools into ``checkpoints/<run>/svm/<config's name>``.
 
     Args:
-        run: folder below checkpoints/, whose pretraining is evaluated.
+        run: folder below checkpoints/ whose pretraining is evaluated.
         config: see ``Svm``.
         data: a VOC2007 folder with JPEGImages and ImageSets.
-        overrides: ``key.sub=value``.
-        weights: a file; default: the run's own pretraining, or the row's pulled weights.
-        force: start over.
+        overrides: settings as ``key.sub=value``.
+        weights: weights file; by default the run's own pretraining, or the method's pulled weights.
+        force: whether to start over.
 
     Raises:
         KitError: bad settings, weights or data.
-        Interrupted: stopped by a signal; what is computed is kept.
+        Interrupted: a signal stopped the stage; finished parts are kept.
     """
     settings = load(config, Svm, overrides)
     path = weights or weights_of(run)
@@ -62,7 +62,7 @@ def svm(
     if splits[0].classes != splits[1].classes:
         raise KitError(f"{data}: trainval lists {len(splits[0].classes)} classes, test others")
     folder = paths.stage_folder(run, "svm") / config.stem
-    fits = list(_fits(settings, splits, folder))  # before anything is recorded: it refuses too few images
+    fits = list(_fits(settings, splits, folder))  # refuses too few images before anything is recorded
     records.perform(
         "svm",
         folder,
@@ -102,7 +102,7 @@ def _path(folder: Path, split: str, layer: int) -> Path:
 def _extract(
     settings: Svm, weights: Path, data: Path, splits: list[Split], folder: Path, device: torch.device
 ) -> None:
-    """Write the features of both splits that are not there yet."""
+    """Write the missing features of both splits."""
     backbone, _ = load_backbone(weights)
     backbone.to(device).eval()
     mixed, layers = settings.precision == "bfloat16", settings.layers
@@ -133,10 +133,10 @@ def _extract(
 
 
 def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.Fit]:
-    """Yield everything to fit: each class with each cost, and on each low-shot draw.
+    """Yield all classifiers to fit: each class with each cost, and on each low-shot draw.
 
     Raises:
-        KitError: a class with fewer images than that takes.
+        KitError: a class has too few images.
     """
     train, test = splits
     for name, count in zip(train.classes, (train.targets == 1).sum(axis=0), strict=True):
@@ -149,7 +149,7 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
         features = _path(folder, "trainval", layer), _path(folder, "test", layer)
         for number in range(len(train.classes)):
             targets, answers = train.targets[:, number], test.targets[:, number]
-            # Difficult images count as without the class in training, and not at all in the test.
+            # Difficult images are negatives in training, and are ignored in the test.
             labels = np.where(targets == 1, 1, -1)
             for cost in settings.costs:
                 yield svm_fit.Fit(
@@ -178,10 +178,10 @@ def _fits(settings: Svm, splits: list[Split], folder: Path) -> Iterator[svm_fit.
 
 
 def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
-    """Run the tasks that the log does not have, in processes; return what each one found, by its key."""
+    """Run the tasks that the log lacks, in processes; return the result of each by its key."""
     done = _read(log, fits)
     left = [fit for fit in fits if fit.key not in done]
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads mid-work
     with (
         graceful() as stop,
         ProcessPoolExecutor(min(workers, len(left) or 1), context, svm_fit.prepare) as pool,
@@ -204,7 +204,7 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
                     "a fitting process was killed, perhaps for want of memory: set workers to fewer; the "
                     "same command goes on"
                 ) from None
-        except ValueError as error:  # of scikit-learn, which looks at its input closely
+        except ValueError as error:  # raised by scikit-learn's checks of its input
             pool.shutdown(wait=False, cancel_futures=True)
             raise KitError(f"fit {fit.key} cannot be made: {' '.join(str(error).split())[:160]}") from None
         if stop:
@@ -215,7 +215,7 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
 
 
 def _read(log: Path, fits: list[svm_fit.Fit]) -> Done:
-    """Return what an earlier session found for these fits; the log keeps only those lines."""
+    """Return an earlier session's results for these fits; the log keeps only those lines."""
     keys = {json.dumps(fit.key): fit.key for fit in fits}
     found: Done = {}
     for _, values in files.json_lines(log, "key"):
@@ -233,8 +233,8 @@ def _are_numbers(values: Any) -> bool:
 def summary(settings: Svm, layer: int, classes: int, done: Done) -> dict[str, Any]:
     """Return a layer's results in percent, as svm_tools' aggregate_low_shot_svm_stats.py does.
 
-    ``mAP``: each class by the cost that the cross-validation chose. ``low_shot``: by the number of shots,
-    over the samples, at the cost that is best on the test images.
+    ``mAP`` uses for each class the cost that the cross-validation chose. ``low_shot`` has results by number
+    of shots, over the samples, at the cost that is best on the test images.
     """
     chosen, precisions = [], []
     for number in range(classes):

@@ -1,4 +1,4 @@
-"""One support vector machine and its average precision: what the svm stage's processes run."""
+"""One support vector machine and its average precision; the svm stage's processes run this."""
 
 import functools
 import signal
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Fit:
-    """A classifier of one class against the rest, for each of some costs."""
+    """A task: classifiers of one class against the rest, one for each cost."""
 
     key: tuple[Any, ...]
     """Key of the task in the log of finished tasks."""
@@ -30,30 +30,30 @@ class Fit:
     labels: Array
     """(k,) labels, 1 or -1."""
     answers: Array
-    """(m,) labels of the test images: 1 or 0, or -1 for those left out."""
+    """(m,) labels of the test images: 1 or 0, or -1 for ignored ones."""
     costs: tuple[float, ...]
     folds: int
-    """Folds of the cross-validation; 0 for none."""
+    """Number of folds of the cross-validation; 0 for none."""
     seed: int
 
 
 def prepare() -> None:
-    """Ignore Ctrl-C, which the parent answers; it ends these processes."""
+    """Ignore Ctrl-C: the parent handles it and ends these processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run(fit: Fit) -> dict[str, Any]:
     """Return the average precision in 0..1 for each cost, as OpenSelfSup's svm_tools compute it.
 
-    ``test``: on the test images, trained on all rows. ``folds``: mean of the cross-validation's, which are
-    scikit-learn's.
+    ``test`` is measured on the test images after training on all rows. ``folds`` is the mean over the
+    cross-validation, by scikit-learn's average precision.
     """
     whole, tested = _load(fit.train), _load(fit.test)
     features = whole if len(fit.rows) == len(whole) else whole[fit.rows]
     seen = fit.answers >= 0
     found: dict[str, Any] = {"key": list(fit.key), "test": [], "folds": []}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the protocol's
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol stops after 2000 passes
         for cost in fit.costs:
             model = LinearSVC(
                 C=cost,
@@ -86,8 +86,8 @@ def average_precision(labels: Array, scores: Array) -> float:
     """Return the area under the monotone precision-recall curve, as PASCAL VOC 2010 and later do.
 
     Args:
-        labels: (n,) positive where above 0.
-        scores: (n,) of the images.
+        labels: (n,) labels; those above 0 are positive.
+        scores: (n,) scores of the images.
     """
     hits = labels[np.argsort(-scores, kind="stable")] > 0
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

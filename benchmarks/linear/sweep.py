@@ -1,4 +1,4 @@
-"""The fast protocol: classifiers for a grid of settings, trained side by side on kept features."""
+"""The fast protocol: classifiers for a grid of settings, trained in parallel on stored features."""
 
 import itertools
 from collections.abc import Callable
@@ -25,17 +25,17 @@ Source = Callable[[NDArray[Any]], Tensor]
 
 
 class Heads:
-    """Linear classifiers for the same features, as one matrix product; SGD with momentum as torch's.
+    """Linear classifiers for the same features, computed as one matrix product, with torch's SGD.
 
     Args:
-        channels: of the features.
-        classes: how many.
+        channels: number of the features' channels.
+        classes: number of classes.
         rates: (h,) peak learning rate of each head.
         decays: (h,) L2 penalty of each head's weights; its bias has none.
-        momentum: of all.
-        seed: of the weights that all of them start from.
-        device: where they are.
-        dtype: of weights and computation.
+        momentum: momentum of all heads.
+        seed: seed of the initial weights, which all heads share.
+        device: device of the heads.
+        dtype: dtype of weights and computation.
 
     Attributes:
         weight: (channels, h * classes).
@@ -86,11 +86,11 @@ class Heads:
 
 
 def hold_out(labels: NDArray[Any], share: float, seed: int) -> NDArray[Any]:
-    """Return the (n,) bool mask of the training images that choose the head: a share of each class, at
-    least one.
+    """Return the (n,) bool mask of the held-out training images, which choose the head: a share of each
+    class, at least one.
 
     Raises:
-        KitError: a class with fewer than two images.
+        KitError: a class has fewer than two images.
     """
     chosen = np.zeros(len(labels), dtype=bool)
     order = np.random.default_rng((seed, 0x40D)).permutation(len(labels))
@@ -115,19 +115,19 @@ def train(
     *,
     quiet: bool,
 ) -> None:
-    """Train heads on the kept images; in each epoch each image is one of its views.
+    """Train heads on the kept images; each epoch uses one view of each image.
 
     Args:
-        views: of all training images.
-        labels: (n,) int64 of all of them, on the heads' device.
-        kept: (k,) places of those to train on.
-        heads: trained in place.
-        config: of the sweep.
-        seed: of the order and of the views taken.
-        quiet: show no progress.
+        views: views of all training images.
+        labels: (n,) int64 labels of all training images, on the heads' device.
+        kept: (k,) places of the images to train on.
+        heads: the heads, trained in place.
+        config: settings of the sweep.
+        seed: seed of the order and of the choice of views.
+        quiet: whether to show no progress.
 
     Raises:
-        Interrupted: stopped by a signal; nothing is kept.
+        Interrupted: a signal stopped the training; nothing is kept.
     """
     per_epoch = max(1, len(kept) // config.batch)
     with graceful() as stop, Bar("linear: sweep", config.epochs * per_epoch, quiet=quiet) as bar:
@@ -166,7 +166,7 @@ def _rows(rows: Tensor, places: NDArray[Any]) -> Tensor:
 
 
 def _sources(features: list[Features], device: torch.device) -> list[Source]:
-    """Return the features on the GPU where all of them fit, else from the disk's cache."""
+    """Return the features on the GPU if all of them fit, else from the disk's cache."""
     if device.type == "cuda" and sum(f.bytes for f in features) < 0.7 * torch.cuda.mem_get_info(device)[0]:
         whole = [f.on(device) for f in features]
         return [partial(_rows, rows) for rows in whole]
@@ -174,18 +174,18 @@ def _sources(features: list[Features], device: torch.device) -> list[Source]:
 
 
 def evaluate(config: Linear, sweep: Sweep, task: Task) -> None:
-    """Extract what is missing, train every head, choose one on held-out training images, test that one.
+    """Extract missing features, train every head, choose one on held-out training images, and test it.
 
-    The results have the last epoch alone: no best one is looked for.
+    The results are those of the last epoch, not of the best one.
 
     Args:
-        config: of the evaluation.
-        sweep: its settings.
+        config: settings of the evaluation.
+        sweep: settings of the sweep.
         task: the images; each of its processes trains a share of the heads.
 
     Raises:
-        KitError: several machines, or what ``extract`` and ``hold_out`` raise.
-        Interrupted: stopped by a signal; features that are there stay.
+        KitError: several machines, or an error of ``extract`` or ``hold_out``.
+        Interrupted: a signal stopped the stage; finished features are kept.
     """
     ours, theirs, job, processes = task.train, task.test, task.job, task.processes
     device, mine = processes.device, slice(processes.rank, None, processes.size)
@@ -218,7 +218,7 @@ def evaluate(config: Linear, sweep: Sweep, task: Task) -> None:
     (rate, decay), held_out, (top1, top5) = max(found, key=lambda entry: entry[1])
     job.results["last"] = {"epoch": sweep.epochs, "top1": top1, "top5": top5}
     job.results["chosen"] = {"learning_rate": rate, "weight_decay": decay, "held_out_top1": held_out}
-    # A better one may lie outside the grid then.
+    # At the edge, a better rate may lie outside the grid.
     job.results["at_the_edge"] = rate in (min(sweep.learning_rates), max(sweep.learning_rates))
     job.results["heads"] = [
         {"learning_rate": a, "weight_decay": b, "held_out_top1": c} for (a, b), c, _ in found

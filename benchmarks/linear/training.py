@@ -1,4 +1,4 @@
-"""Train a classifier on images as OpenSelfSup does: frozen backbone (linear) or all of it (semi)."""
+"""Train a classifier on images as OpenSelfSup does, on a frozen backbone (linear) or with it (semi)."""
 
 import contextlib
 from collections.abc import Generator, Iterator
@@ -34,7 +34,7 @@ EVALUATED = 128
 def rate(step: int, config: Training, per_epoch: int) -> float:
     """Return the learning rate of an optimiser step (from 0), by mmcv's CosineAnnealing or Step policy.
 
-    Both change once an epoch. Under the cosine a linear warm-up changes each step.
+    Both change the rate once per epoch. With the cosine, a linear warm-up changes it in each step.
     """
     if config.steps:
         return config.learning_rate * config.gamma ** sum(step // per_epoch >= at for at in config.steps)
@@ -51,18 +51,18 @@ def rate(step: int, config: Training, per_epoch: int) -> float:
 def fit(model: Classifier, config: Common, training: Training, task: Task) -> None:
     """Train from the last checkpoint in the job's folder, or from the start, to the end.
 
-    Leaves ``checkpoint.pth`` and ``metrics.jsonl``; the results have the best and the last epoch.
+    Write ``checkpoint.pth`` and ``metrics.jsonl``; the results have the best and the last epoch.
 
     Args:
-        model: on the CPU.
-        config: of the images.
-        training: of the optimiser.
-        task: images to learn from and to be evaluated on, the processes that train as one.
+        model: the model, on the CPU.
+        config: settings of the images.
+        training: settings of the optimiser.
+        task: training and test images, and the processes that train together.
 
     Raises:
-        KitError: a number of processes that does not share the batch equally, an unreadable image, a loss
-            that is not finite, a step that does not fit the GPU.
-        Interrupted: stopped by a signal, after saving.
+        KitError: processes that cannot share the batch equally, an unreadable image, a loss that is not
+            finite, a step that does not fit the GPU.
+        Interrupted: a signal stopped the training, after saving.
     """
     if training.num_replicas % task.processes.size:
         raise KitError(
@@ -96,7 +96,7 @@ class _Fitting:
 
     model: Classifier
     wrapped: nn.Module
-    """The model, wrapped in what averages its gradients over the processes where there are several."""
+    """The model, wrapped in DistributedDataParallel if there are several processes."""
     optimizer: SGD
     config: Common
     training: Training
@@ -105,17 +105,17 @@ class _Fitting:
     labels: Tensor
     """(images,) int64 labels, on the device."""
     start: int
-    """Steps done in earlier sessions."""
+    """Number of steps done in earlier sessions."""
     pace: ThroughputMeter
 
     @classmethod
     def prepare(cls, model: Classifier, config: Common, training: Training, task: Task) -> Self:
-        """Bring the model to its device and to the state of the last checkpoint."""
+        """Move the model to its device and load the last checkpoint."""
         processes = task.processes
         model.to(processes.device).train()
         if not model.frozen:
             pool_batch_norm(model.backbone, processes, processes.size)
-        torch.backends.cudnn.benchmark = True  # images have one size
+        torch.backends.cudnn.benchmark = True  # all images have the same size
         nn.utils.convert_conv2d_weight_memory_format(model.backbone, torch.channels_last)
         optimizer = make_optimizer(model, training)
         order, folder = EpochOrder(len(task.train), training, config.seed), task.job.folder
@@ -153,7 +153,7 @@ class _Fitting:
         return stream(crops, order, collate, config.loaders, processes.device, stop)
 
     def evaluate_if_due(self, step: int, log: MetricLogger, stop: Stop) -> None:
-        """Evaluate where a step begins a new epoch, as often as the config says and after the last one."""
+        """Evaluate if a step begins a new epoch, as often as the config says, and after the last epoch."""
         epoch, within = divmod(step, self.order.per_epoch)
         history = self.model.head.history
         due = epoch == self.training.epochs or epoch % self.training.evaluate_every == 0
@@ -169,7 +169,7 @@ class _Fitting:
     def step(
         self, step: int, batches: Iterator[tuple[Tensor, Tensor]], log: MetricLogger, stop: Stop
     ) -> float:
-        """Do one optimiser step, counted from 0; returns the mean loss of all processes."""
+        """Take one optimiser step, counted from 0; return the mean loss of all processes."""
         processes = self.task.processes
         lr = rate(step, self.training, self.order.per_epoch)
         for group in self.optimizer.param_groups:
@@ -190,7 +190,7 @@ class _Fitting:
         return float(mean)
 
     def save(self, step: int) -> None:
-        """Leave a checkpoint after so many steps, on the first process."""
+        """Write a checkpoint after ``step`` steps, on the main process."""
         if not self.task.processes.is_main_process:
             return
         folder = self.task.job.folder
@@ -200,7 +200,7 @@ class _Fitting:
         checkpoint.keep(folder, 2)
 
     def save_and_stop(self, step: int, stop: Stop) -> NoReturn:
-        """Save, wait for the first process to have saved, and raise Interrupted."""
+        """Save, wait until the main process has saved, and raise Interrupted."""
         self.save(step)
         # A barrier: torchrun kills the other ranks when one exits.
         self.task.processes.broadcast_object()
@@ -226,7 +226,8 @@ class _Fitting:
 
 
 def make_optimizer(model: Classifier, config: Training) -> SGD:
-    """Build the optimiser of what is trained; each group's ``times`` multiplies the learning rate."""
+    """Build the optimiser of the trained parameters; each group's ``times`` multiplies the learning
+    rate."""
     groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr_mult": config.head}]
     if not model.frozen:
         groups.append({"params": list(model.backbone.parameters()), "lr_mult": 1.0})
@@ -252,7 +253,7 @@ def _step(model: nn.Module, optimizer: SGD, pixels: Tensor, labels: Tensor) -> T
 def evaluate(
     model: Classifier, test: Labelled, config: Common, processes: Processes, stop: Stop
 ) -> tuple[float, float] | None:
-    """Return top-1 and top-5 in percent over all images; None when a process was told to stop meanwhile."""
+    """Return top-1 and top-5 in percent over all images; None if a process was told to stop meanwhile."""
     labels = torch.from_numpy(test.labels).to(processes.device)
     right = torch.zeros(2, dtype=torch.int64, device=processes.device)
     model.eval()
@@ -278,7 +279,7 @@ def centres(
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count, from (n, classes) logits and (n,) labels, how many are right by the first and by the first
-    five: (2,) int64."""
+    """Count the correct top-1 and top-5 predictions of (n, classes) logits against (n,) labels: (2,)
+    int64."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     return torch.stack([best[:, 0].sum(), best.sum()])

@@ -1,4 +1,4 @@
-"""VOC2007 for classification: images with labels, pooled features of five layers, low-shot draws."""
+"""VOC2007 for classification: labelled images, pooled features of five layers, low-shot draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Split:
 
 
 def read_split(folder: Path, split: str) -> Split:
-    """Read the images of ``ImageSets/Main/<split>.txt`` and their classes, of ``<class>_<split>.txt``.
+    """Read the images of ``ImageSets/Main/<split>.txt`` and their classes from ``<class>_<split>.txt``.
 
     Raises:
         KitError: a list is missing or does not fit, or an image is missing.
@@ -67,7 +67,7 @@ def read_split(folder: Path, split: str) -> Split:
 
 
 class VOC07Images(Dataset[tuple[Pixels, int]]):
-    """Data set whose item i is image i of a split as (224, 224, 3) uint8, and i."""
+    """Data set that maps i to image i of a split as (224, 224, 3) uint8, and i."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         self.folder, self.split = folder, split
@@ -79,9 +79,9 @@ class VOC07Images(Dataset[tuple[Pixels, int]]):
         path = self.folder / "JPEGImages" / f"{self.split.names[index]}.jpg"
         try:
             image = decode(untrusted.read_bytes(path, untrusted.IMAGE, "image"))
-        except KitError as error:  # pixels of another kind
+        except KitError as error:  # unsupported pixels
             raise KitError(f"{path} {error}") from None
-        except Exception as error:  # Pillow's plug-ins raise what they like
+        except Exception as error:  # Pillow's plug-ins may raise anything
             raise KitError(f"{path} cannot be read ({error!r:.60}); fetch it again") from None
         return square(image), index
 
@@ -111,10 +111,10 @@ def low_shot(targets: NDArray[Any], number: int, shots: int, sample: int, seed: 
     """Draw the places of ``shots`` images with a class and of shots x (classes - 1) without it, by the
     seed.
 
-    OpenSelfSup draws its five samples without a seed; these are others.
+    OpenSelfSup draws its five samples without a seed, so these samples differ.
 
     Raises:
-        KitError: the class has fewer.
+        KitError: the class has fewer images.
     """
     rng = np.random.default_rng((seed, sample, shots, number))
     chosen = []

@@ -19,19 +19,19 @@ from triplet.signals import Stop
 from triplet.training.optim import ema_update
 
 BLOCK = 0.02
-"""Seconds of calls in a repetition of something short."""
+"""Seconds that the calls of a short function fill in a repetition."""
 
 
 def head(images: int, config: Pretrain, budget: Budget) -> Case:
-    """The loss of one direction and its gradient, from the predictor's output on.
+    """Measure the loss of one direction and its gradient, from the predictor's output on.
 
-    Calls follow each other for 20 ms, as timeit has it. In training a call comes after a network that has
-    filled the caches; the kit's is so short that this shows, so it is measured once a round as well.
+    Calls follow each other for 20 ms, as with timeit. In training, a network fills the caches before each
+    call; the kit's call is so short that this matters, so it is measured once per round as well.
 
     Args:
-        images: of the micro-batch, which is one negative group.
-        config: for the size of the embedding.
-        budget: of time.
+        images: images of the micro-batch, which is one negative group.
+        config: config with the size of the embedding.
+        budget: budget of time.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (images, config.model.outputs)
@@ -59,9 +59,9 @@ def head(images: int, config: Pretrain, budget: Budget) -> Case:
 
 
 def update(config: Pretrain, budget: Budget) -> Case:
-    """LARS over the online network and the predictor, then EMA of the target network; float32.
+    """Measure LARS over the online network and the predictor, then EMA of the target network; float32.
 
-    Setting the gradients to zero is left out of both: the released code fills them, the kit drops them.
+    Resetting the gradients is not measured: the released code zeroes them, the kit drops them.
     """
     torch.manual_seed(0)
     networks = Networks(**config.model.model_dump()).to(budget.device)
@@ -71,7 +71,7 @@ def update(config: Pretrain, budget: Budget) -> Case:
     theirs = copy.deepcopy(networks)
     for mine, other in zip(networks.parameters(), theirs.parameters(), strict=True):
         other.grad = None if mine.grad is None else mine.grad.clone()
-    # Repeated along one gradient, the recipe's rate would let the weights grow without bound.
+    # With the recipe's rate, repeated steps along one gradient would make the weights grow without bound.
     slow = config.model_copy(
         update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 1e-3})}
     )
@@ -99,10 +99,10 @@ def update(config: Pretrain, budget: Budget) -> Case:
 
 
 def pipeline(config: Pretrain, folder: Path, budget: Budget) -> Case:
-    """Files to batches of two views an image, in this process alone: images/s of one core.
+    """Measure the way from files to batches of two views per image, in images/s of one core.
 
-    The released pipeline ends in normalised float32; the kit's in uint8, which the training step normalises
-    on the device.
+    The released pipeline ends with normalised float32, the kit's with uint8, which the training step
+    normalises on the device.
     """
     images = open_images(folder)
     # One process, and more epochs than can be measured.

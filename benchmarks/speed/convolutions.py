@@ -1,4 +1,4 @@
-"""The convolutions of a step and nothing else: as fast as it would be if all other work were free."""
+"""The convolutions of a step alone: the speed that a step would have if all other work were free."""
 
 import copy
 import itertools
@@ -12,19 +12,19 @@ from triplet.models.networks import Networks
 from triplet.pretrain.views import InputResolutions
 
 Convolution = tuple[nn.Conv2d, torch.Size, torch.Size]
-"""A layer with the shapes of its input and its output."""
+"""A layer, the shape of its input and the shape of its output."""
 
 
 def convolutions(networks: Networks, images: int, sizes: Sequence[InputResolutions]) -> Variant:
     """Run the convolutions of both views through both networks, and back through the online one.
 
-    Each reads the beginning of one random buffer, channels last, and so finds in the caches at least what
-    it would find there in a step.
+    Each reads the beginning of one random buffer, channels last, so its caches are at least as warm as in a
+    step.
 
     Args:
-        networks: whose layers run; they are left as they are.
-        images: in a micro-batch.
-        sizes: of each pass.
+        networks: networks whose layers run; they are not modified.
+        images: number of images in a micro-batch.
+        sizes: resolutions of each pass.
     """
     online = [
         list(recorded(networks.online, images, side))
@@ -65,7 +65,7 @@ def convolutions(networks: Networks, images: int, sizes: Sequence[InputResolutio
 
 
 def recorded(network: nn.Module, images: int, side: int) -> Iterator[Convolution]:
-    """Yield the convolutions of a network in the order in which (images, 3, side, side) meet them."""
+    """Yield the convolutions of a network in the order of a forward pass of (images, 3, side, side)."""
     shadow = copy.deepcopy(network).to("meta")
     seen: list[tuple[nn.Module, torch.Size, torch.Size]] = []
     for layer in shadow.modules():

@@ -1,4 +1,4 @@
-"""A detection step: the kit's beside Detectron2's own trainer, on the same images."""
+"""Comparison of the kit's detection step with Detectron2's own trainer, on the same images."""
 
 import itertools
 from functools import partial
@@ -17,15 +17,15 @@ from detectron2.utils.events import EventStorage
 
 
 def detection(budget: Budget, images: int) -> Case:
-    """One optimiser step each: on a GPU of the authors' R50-C4, on the CPU of the demo's quarter of it.
+    """Measure one optimiser step: on a GPU of the authors' R50-C4, on the CPU of the demo's quarter of it.
 
-    ``detectron2`` is SimpleTrainer, ``detectron2 amp`` AMPTrainer (float16, GPUs only), both with TF32, as
-    all but ``float32``. All start from the same weights and take the same synthetic images in turn; loading
-    is not counted.
+    ``detectron2`` is SimpleTrainer, ``detectron2 amp`` AMPTrainer (float16, GPUs only). All but ``float32``
+    use TF32. All start from the same weights and take the same synthetic images in turn; loading is not
+    counted.
 
     Args:
-        budget: where, and how long.
-        images: in a step.
+        budget: device and duration of the measurement.
+        images: number of images in a step.
     """
     cuda = budget.device.type == "cuda"
     path = CONFIGS / "detection" / ("coco_r50_c4_2x_authors.yaml" if cuda else "demo.yaml")

@@ -27,7 +27,7 @@ PIECE = 1 << 20
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Sends one file as fast as the kernel can."""
+    """Handler that sends one file as fast as the kernel can."""
 
     protocol_version = "HTTP/1.1"
     file: Path
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write JSON; returns 0."""
+    """Measure, print a table, write JSON; return 0."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.download", description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")

@@ -18,7 +18,7 @@ from triplet.signals import Stop
 
 
 def backends(device: torch.device) -> list[str]:
-    """Return the backends of the views that are installed; DALI works on the GPU alone."""
+    """Return the installed backends of the views; DALI works only on the GPU."""
     found = ["opencv"]
     if device.type == "cuda":
         try:
@@ -31,14 +31,14 @@ def backends(device: torch.device) -> list[str]:
 
 
 def end_to_end(kit: Kit, backend: str, folder: Path, workers: int, budget: Budget) -> dict[str, Any]:
-    """Images/s of the loader alone and of training, and the share of time that training waits for data.
+    """Measure images/s of the loader alone and of training, and the share of time spent waiting for data.
 
     Args:
-        kit: the step.
-        backend: of the views.
-        folder: of images, at least a micro-batch of them.
-        workers: loader processes.
-        budget: a third of its seconds goes to the loader alone, the rest to loader and step together.
+        kit: the kit's step.
+        backend: backend of the views.
+        folder: folder with at least a micro-batch of images.
+        workers: number of loader processes.
+        budget: a third of its seconds is for the loader alone, the rest for loader and step together.
     """
     views = kit.config.views.model_copy(update={"backend": backend})
     schedule = kit.config.schedule.model_copy(update={"epochs": 10**6})  # more than can be measured
@@ -50,7 +50,7 @@ def end_to_end(kit: Kit, backend: str, folder: Path, workers: int, budget: Budge
     _meet_every_size(kit)
 
     batches = load(images, layout, order, 0, 0, budget.device, Stop())
-    for _ in range(4 * workers + 2):  # as many as are ready before anyone asks
+    for _ in range(4 * workers + 2):  # as many as the loader prefetches
         next(batches)
     alone, taken = _repeat(budget.seconds / 3, budget.rounds, lambda: next(batches), budget.device)
     batches.close()
@@ -82,7 +82,7 @@ def end_to_end(kit: Kit, backend: str, folder: Path, workers: int, budget: Budge
 
 
 def _meet_every_size(kit: Kit) -> None:
-    """Compile networks for each resolution before time is taken, where they are compiled."""
+    """Run each resolution once before the measurement, so that compiled networks are compiled for it."""
     if not kit.config.compile:
         return
     online, target = kit.config.views.online, kit.config.views.target
@@ -97,7 +97,8 @@ def _meet_every_size(kit: Kit) -> None:
 def _repeat(
     seconds: float, rounds: int, run: Callable[[], object], device: torch.device
 ) -> tuple[float, int]:
-    """Seconds and number of repetitions: loaders deliver in bursts, so single times say little."""
+    """Return seconds and number of repetitions, as loaders deliver in bursts and single times say
+    little."""
     began, count = time.perf_counter(), 0
     while count < rounds or time.perf_counter() - began < seconds:
         run()

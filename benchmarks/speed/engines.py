@@ -29,7 +29,7 @@ from triplet.progress import say
 
 ENGINES = ("kit", "openselfsup")
 LEFT_OUT = 3
-"""Steps at the start of a run that are left out: workers start, memory is allocated, kernels are tuned."""
+"""Steps to skip at the start of a run: workers start, memory is allocated, kernels are tuned."""
 SMALL = {
     "kit": [
         "model.depth=18",
@@ -56,7 +56,7 @@ SMALL = {
 
 
 def settings(engine: str, batch: int, epochs: int, workers: int, small: bool) -> list[str]:
-    """Overrides of the row's recipe: one process, one micro-batch a step."""
+    """Return overrides of the method's recipe: one process, one micro-batch per step."""
     if engine == "kit":
         own = [
             f"loss.group={batch}",
@@ -82,7 +82,7 @@ def settings(engine: str, batch: int, epochs: int, workers: int, small: bool) ->
 
 
 def measure(engine: str, images: Path, place: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the log's lines of one run; KitError when it fails."""
+    """Return the log's lines of one run; KitError if the run fails."""
     run = f"{engine}/triplet"
     done = subprocess.run(
         [
@@ -123,7 +123,7 @@ def summary(steps: list[dict[str, Any]], batch: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON; returns 0, or 2 with one line that says what is wrong."""
+    """Measure, print, write JSON; return 0, or 2 with one line that says what is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.engines", description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")

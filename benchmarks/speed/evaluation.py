@@ -30,7 +30,7 @@ ANNOTATED, DETECTED = 7.35, 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write JSON; returns 0, or 1 where the engines' numbers differ."""
+    """Measure, print a table, write JSON; return 0, or 1 if the engines' numbers differ."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.evaluation", description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")
@@ -75,7 +75,7 @@ def _installed(package: str) -> bool:
 
 
 def _equal(path: Path, engines: list[str], detections: list[dict[str, Any]], task: str) -> bool:
-    """Whether all engines have the same numbers, precisions, recalls and scores, bit for bit."""
+    """Return whether all engines give the same numbers, precisions, recalls and scores, bit for bit."""
     first: list[np.ndarray] | None = None
     for engine in engines:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -97,10 +97,10 @@ def _quietly(path: Path, engine: str, detections: list[dict[str, Any]], task: st
 
 
 def synthesize(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """An annotation file's content and detections like a good detector's, drawn from a seed.
+    """Draw annotations, and detections like those of a good detector, from a seed.
 
-    Objects are diamonds in boxes of COCO's range of sizes. Three in four are found, by some detections of
-    falling score and overlap; the rest of an image's 100 detections lie anywhere.
+    Objects are diamonds in boxes of COCO's range of sizes. Three in four are found, by several detections
+    of decreasing score and overlap; the rest of an image's 100 detections lie anywhere.
     """
     rng = np.random.default_rng(0)
     width, height = SIDES
@@ -147,7 +147,7 @@ def synthesize(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _box(rng: np.random.Generator) -> np.ndarray:
-    """(4,) x, y, width, height in pixels; sides are log-uniform."""
+    """Draw a (4,) box x, y, width, height in pixels with log-uniform sides."""
     size = np.exp(rng.uniform(np.log(12), np.log(400), 2)).clip(max=[SIDES[0] - 2, SIDES[1] - 2])
     return np.concatenate([rng.uniform(0, np.array(SIDES) - size), size])
 

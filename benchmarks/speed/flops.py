@@ -1,4 +1,4 @@
-"""Arithmetic of a step, and a GPU's peak, for the model FLOP utilisation."""
+"""Arithmetic of a step and peak of a GPU, for the model FLOP utilisation."""
 
 import re
 
@@ -17,7 +17,7 @@ PEAKS = {
     "RTX 3090": 71e12,
 }
 OTHERS = ("NVL", "MIG", "RTX 3090 Ti", "RTX 4090 D", "RTX 4090 Laptop")
-"""Names that contain one of the above and are slower or faster."""
+"""Names of slower or faster GPUs that contain one of the names above."""
 
 
 def peak(device_name: str) -> float | None:
@@ -31,7 +31,7 @@ def step_flop(model: Model, sizes: InputResolutions) -> float:
     """Count the FLOP of a step for one image: both views through both networks, and back through the online
     one.
 
-    Convolutions and matrix products are counted, a multiply-add as 2; backward as twice the forward.
+    Convolutions and matrix products count, a multiply-add as 2 and a backward pass as twice the forward.
     """
     online = encoder_flop(model, sizes.online_1) + encoder_flop(model, sizes.online_2)
     target = encoder_flop(model, sizes.target_1) + encoder_flop(model, sizes.target_2)

@@ -1,4 +1,4 @@
-"""Drawn stand-ins for photographs: what a JPEG of ImageNet costs to decode, without ImageNet."""
+"""Drawn substitutes for photographs, which cost as much to decode as ImageNet's JPEGs."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from PIL import Image
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 """ImageNet's most frequent shape; its files have 110 kB on average, these about 70."""
 DISTINCT = 64
-"""More files repeat these pixels: a loader does not mind."""
+"""Number of distinct images; further files repeat them, which makes no difference to a loader."""
 
 
 def photo(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(375, 500, 3) RGB with a photograph's spectrum: amplitude falls with frequency, colours less than
-    brightness, and a little sensor noise."""
+    """Draw (375, 500, 3) RGB with a photograph's spectrum: amplitude falls with frequency, colours vary
+    less than brightness, and there is a little sensor noise."""
     pixels = np.zeros((HEIGHT, WIDTH, 3), dtype=np.float32)
     cells = 2
     while cells < WIDTH:

@@ -53,7 +53,7 @@ PROBES = (
     Probe("detection", 60),
     Probe("variants", 60),
 )
-"""The probes in order: what decides most comes first. The last takes the time that is left."""
+"""The probes in order, the most important first. The last one takes the remaining time."""
 COMPARISON = (
     Probe("step", 900, COMPARISON_MODULE),
     Probe("head", 120, COMPARISON_MODULE),
@@ -61,29 +61,29 @@ COMPARISON = (
     Probe("data", 180, COMPARISON_MODULE),
     Probe("detection", 300, COMPARISON_MODULE),
 )
-"""Further probes of ``--everything``: the parts of ``make speed``, the kit's beside the released code's."""
+"""Further probes of ``--everything``: the parts of ``make speed``, which compare with the released code."""
 
 
 class Stopped(BaseException):
-    """Raised when a signal asks for the end."""
+    """Raised if a signal asks for the end."""
 
 
 @dataclass
 class Report:
-    """The results file, which is whole at any moment."""
+    """The results file, which is complete at any moment."""
 
     path: Path
     content: dict[str, Any]
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self) -> None:
-        """Write it anew; a kill at any moment leaves the version before or this one."""
+        """Rewrite the file; a kill at any moment leaves either the old or the new version."""
         text = json.dumps({**self.content, "probes": self.entries}, indent=1)
         files.write_text(self.path, text + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probes, print a table: 0, 1 where a probe failed, 2 for a mistake, 143 when stopped."""
+    """Run the probes, print a table; return 0, 1 if a probe failed, 2 for bad options, 143 if stopped."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
     probes = [*PROBES, *(COMPARISON if arguments.everything else ())]
@@ -167,7 +167,7 @@ def _run_all(
             entry.update(status="skipped", reason=f"needs {probe.seconds:.0f} s; {left:.0f} s were left")
             report.save()
             continue
-        # What earlier probes did not need is everyone's: first come, first served.
+        # Time that earlier probes did not need goes to the next one.
         limit = max(probe.seconds, left - sum(later.seconds for later in probes[number + 1 :]))
         entry["status"] = "running"
         report.save()
@@ -205,7 +205,7 @@ def _surroundings(wheels: Path, temporary: Path) -> dict[str, str]:
 def _run(
     probe: Probe, limit: float, surroundings: dict[str, str], arguments: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """Status, reason and results of one probe."""
+    """Run one probe; return its status, reason and results."""
     folder.mkdir()
     results, log = folder / "results.json", folder / "log"
     command = [sys.executable, "-m", probe.module, probe.name, "--output", str(results)]
@@ -276,7 +276,7 @@ def end_with_parent() -> None:
 
 
 def table(report: Report) -> str:
-    """Yield a line for each probe: what it found, or why it found nothing."""
+    """Return a table with a line for each probe: its results, or why it has none."""
     lines = ["", f"{'probe':<24}{'status':<13}{'s':>7}  found"]
     for number, entry in enumerate(report.entries, 1):
         told = [entry["results"].get("summary") or _ratios(entry["results"]), entry.get("reason")]

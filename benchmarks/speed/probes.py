@@ -1,6 +1,6 @@
 """``python -m benchmarks.speed.probes NAME``: one probe of ``benchmarks.speed.probe``, in its own process.
 
-The standard library and torch stand alone at the top: what the machine lacks fails one probe, not all.
+Only the standard library and torch are imported at the top, so a missing package fails one probe, not all.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Context:
 
     @property
     def cuda(self) -> bool:
-        """Whether it measures a GPU."""
+        """Whether the probe measures a GPU."""
         return self.device.type == "cuda"
 
     @property
@@ -65,7 +65,7 @@ class Context:
         return 0.0 if self.tiny else min(10.0, self.seconds / 5)
 
     def tell(self, **values: Any) -> None:
-        """Keep what is known by now, whatever comes after."""
+        """Save results now, so that they survive a later failure."""
         self.found |= values
         files.write_text(self.output, json.dumps(self.found) + "\n")
 
@@ -75,7 +75,7 @@ class Context:
             torch.cuda.synchronize()
 
     def time(self, run: Callable[[], object], rounds: int = 20) -> float:
-        """Seconds of a call, the least of five means after one warm-up."""
+        """Return the seconds of a call, the least of five means after one warm-up."""
         rounds, times = 1 if self.tiny else rounds, []
         run()
         for _ in range(1 if self.tiny else 5):
@@ -89,7 +89,7 @@ class Context:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one probe: 0 when done or senseless here, 1 with the reason in the file."""
+    """Run one probe; return 0 if done or senseless here, else 1 with the reason in the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.probes")
     parser.add_argument("name", choices=list(PLACES))
     parser.add_argument("--output", type=Path, required=True)
@@ -204,5 +204,5 @@ PLACES = {
 """Module of each probe."""
 
 
-if __name__ == "__main__":  # as the probes import it: its classes exist once
+if __name__ == "__main__":  # import this module as the probes do, so that its classes exist once
     sys.exit(import_module("benchmarks.speed.probes").main())

@@ -1,9 +1,8 @@
 """The released code's way of computing the method, to measure the kit against.
 
-Written anew from what wanggrun/triplet (commit c1bbaa9) computes, operation by operation where that is what
-costs time; each docstring names the file that it follows. The tests prove that it computes the same as the
-kit. What does not differ is shared: the modules are the kit's, and random sizes are handed in, so that both
-can be given the same.
+It is rewritten from wanggrun/triplet (commit c1bbaa9), operation by operation where these cost time; each
+docstring names the file that it follows. Tests prove that it computes the same as the kit. Equal parts are
+shared: the modules are the kit's, and random sizes are arguments, so that both can get the same ones.
 """
 
 import io

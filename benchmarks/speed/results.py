@@ -1,4 +1,4 @@
-"""Measurements as JSON, as a table, and beside the project's goals."""
+"""Measurements as JSON, as a table, and compared with the project's goals."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -17,12 +17,13 @@ PACKAGES = ("opencv-python-headless", "nvidia-dali-cuda130", "lightly", "solo-le
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the GPU, or ``cpu``."""
+    """Return the name of the GPU, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def mfu(timing: Timing, device: torch.device) -> float | None:
-    """Model FLOP utilisation; None on the CPU, for an unknown GPU, or where FLOP are not counted."""
+    """Return the model FLOP utilisation; None on the CPU, for an unknown GPU, or if FLOP are not
+    counted."""
     most = peak(device_name(device)) if device.type == "cuda" else None
     return timing.rate(timing.variant.flop) / most if most and timing.variant.flop else None
 
@@ -34,11 +35,11 @@ class Goal:
     text: str
     wanted: float
     found: Callable[[Case], tuple[str, float] | None]
-    """The best of the kit's variants and its value; None where the goal is not of this case."""
+    """Return the best of the kit's variants and its value; None if the goal is not about this case."""
 
 
 def _ratio(benchmark: str, device: str, **sizes: Any) -> Callable[[Case], tuple[str, float] | None]:
-    """The best ratio over the released code in a case of these sizes."""
+    """Return a function for the best ratio over the released code in a case of these sizes."""
 
     def found(case: Case) -> tuple[str, float] | None:
         if (case.benchmark, case.device.type) != (benchmark, device):
@@ -48,7 +49,7 @@ def _ratio(benchmark: str, device: str, **sizes: Any) -> Callable[[Case], tuple[
         return max(
             ((each["of"], each["median"]) for each in case.ratios() if each["over"] == "released"),
             key=lambda named: named[1],
-            default=None,  # the released code did not get through
+            default=None,  # the released code failed
         )
 
     return found
@@ -75,7 +76,7 @@ GOALS = (
 
 
 def judge(case: Case) -> list[dict[str, Any]]:
-    """The goals that a case is about, and whether they were reached."""
+    """Return the goals for a case, and whether they were reached."""
     judged = []
     for goal in GOALS:
         if best := goal.found(case):
@@ -93,7 +94,7 @@ def judge(case: Case) -> list[dict[str, Any]]:
 
 
 def as_json(case: Case) -> dict[str, Any]:
-    """A case as plain values."""
+    """Return a case as plain values."""
     variants = {}
     for timing in case.timings:
         one = timing.variant
@@ -146,7 +147,7 @@ def header(command: str, threads: int, *, smoke: bool) -> dict[str, Any]:
 
 
 def table(cases: list[dict[str, Any]], fed: list[dict[str, Any]]) -> str:
-    """All of it for people. ``times as fast`` is the kit's variant over the one of the row."""
+    """Format all measurements for people. ``times as fast`` compares the kit's variant with the row's."""
     lines = []
     for case in cases:
         lines += ["", f"{case['benchmark']}: {case['case']} ({case['device']})"]

@@ -36,11 +36,11 @@ NAMES = ("step", "head", "update", "data", "detection")
 EVERYTHING = 3600
 """Time limit of everything measured on a GPU, in seconds."""
 THREADS = 1
-"""Threads of this process: what is compared is code, not how it spreads over cores."""
+"""Threads of this process: one, to compare code and not its use of cores."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write JSON; returns 0, or 2 with one line that says what is wrong."""
+    """Measure, print a table, write JSON; return 0, or 2 with one line that says what is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
     if arguments.what == "all" and arguments.device != "cpu" and torch.cuda.is_available():
@@ -106,26 +106,25 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass
 class _Results:
-    """The measurements so far, written after each case, so that a run that is cut short leaves
-    something."""
+    """The measurements so far, written after each case, so that an interrupted run leaves results."""
 
     output: Path | None
     command: str
     smoke: bool
     cases: list[dict[str, Any]] = field(default_factory=list)
     together: list[dict[str, Any]] = field(default_factory=list)
-    """Measure loader and step at the same time."""
+    """Measurements of loader and step together."""
     failed: list[str] = field(default_factory=list)
     """Lines for the parts that failed."""
 
     def add(self, case: Case) -> None:
-        """Keep a case, in the place of the same one as it was some rounds before."""
+        """Keep a case, replacing its version from earlier rounds."""
         self.cases = [each for each in self.cases if each["case"] != case.name]
         self.cases.append(results.as_json(case))
         self.save()
 
     def save(self) -> None:
-        """Write the JSON file, where one is asked for."""
+        """Write the JSON file, if one is requested."""
         if self.output:
             header = results.header(self.command, THREADS, smoke=self.smoke)
             content = {
@@ -138,7 +137,7 @@ class _Results:
 
 
 def _run(arguments: argparse.Namespace, command: str) -> list[str]:
-    """Measure every part that is asked for; a line for each that failed."""
+    """Measure every requested part; return a line for each that failed."""
     device = _device(arguments.device)
     smoke = arguments.smoke
     budget = Budget(device, seconds=0.0 if smoke else arguments.seconds, rounds=2 if smoke else 5)
@@ -163,7 +162,7 @@ def _run(arguments: argparse.Namespace, command: str) -> list[str]:
 
 
 def _measure(what: str, measure: Callable[[], None], measured: _Results) -> None:
-    """Measure a part; one that fails leaves a line, and the others count all the same."""
+    """Measure a part; a failure is recorded as a line and does not affect other parts."""
     say(f"measuring {what}")
     try:
         measure()
@@ -221,7 +220,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:
-    """The steps to compare: the recipe's ResNet-50 on a GPU, a quarter of it on the CPU."""
+    """Return the steps to compare: the recipe's ResNet-50 on a GPU, a quarter of it on the CPU."""
     cuda = device.type == "cuda"
     batch = arguments.batch or (12 if arguments.smoke else 196 if cuda else 24)
     model = SMOKE if arguments.smoke else () if cuda else QUARTER
@@ -235,7 +234,7 @@ def _setup(arguments: argparse.Namespace, device: torch.device) -> Setup:
 
 
 def _data(smoke: bool) -> Pretrain:
-    """Measure the recipe's views in batches of 16."""
+    """Return the config for measuring the recipe's views, in batches of 16."""
     batch = ["loss.group=16", "optimizer.groups=1", "optimizer.accumulate=1"]
     return load(RELEASED, Pretrain, [*(SMOKE if smoke else ()), *batch])
 

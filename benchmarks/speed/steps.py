@@ -1,4 +1,4 @@
-"""Whole training steps side by side."""
+"""Comparison of whole training steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Contestant(Protocol):
         """Holder of the momentum."""
 
     def micro_batch(self, views: Tensor, sizes: InputResolutions, /) -> object:
-        """Run forward and backward of a batch that lies on the host."""
+        """Run the forward and backward passes of a batch on the host."""
 
     def update(self) -> None:
         """Run the optimiser and the EMA."""
@@ -70,12 +70,12 @@ class Kit:
         self.seen: list[Tensor] = []
 
     def micro_batch(self, pairs: Tensor, sizes: InputResolutions) -> None:
-        """Forward and backward of (n, 2, 3, h, w) uint8 views that lie on the host."""
+        """Run the forward and backward passes of (n, 2, 3, h, w) uint8 views on the host."""
         step = self.objective.begin(pairs.to(self.device, non_blocking=True), self.each, sizes)
         self.seen.append(backward(self.objective, step, self.config.optimizer.accumulate))
 
     def update(self) -> None:
-        """End a step as the trainer does: advance, then read the measurements."""
+        """Finish a step like the trainer: advance, then read the measurements."""
         trainer.advance(self.networks, self.optimizer, self.config, self.order, self.order.steps // 2)
         torch.stack(self.seen).mean(0).tolist()
         self.seen.clear()
@@ -86,12 +86,12 @@ class Setup:
     """Options of the comparison."""
 
     released: Pretrain
-    """The authors' recipe, whose steps draw their resolutions among all."""
+    """The authors' recipe, whose steps draw from all resolutions."""
     fast: Pretrain
-    """The kit's recipe for modern GPUs, whose steps draw among few."""
+    """The kit's recipe for modern GPUs, whose steps draw from few resolutions."""
     passes: int
-    """Micro-batches in a repetition, each with its own resolutions, the same in every repetition: what
-    cuDNN tunes and torch compiles once in a run is then not counted."""
+    """Micro-batches in a repetition, each with its own resolutions. These are the same in every repetition,
+    so that cuDNN's tuning and torch's compilation, done once in a run, are not counted."""
     compile: bool
     """Whether to measure torch.compile as well."""
 
@@ -140,7 +140,7 @@ def sizes_of(setup: Setup, config: Pretrain) -> list[InputResolutions]:
 
 
 def host_batches(config: Pretrain, device: torch.device) -> dict[str, Tensor]:
-    """One batch as the loaders leave it on the host: the kit's in uint8, the others' normalised."""
+    """Return one batch as loaders leave it on the host: the kit's in uint8, the others' normalised."""
     size, n = config.views.size, config.micro_batch
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (n, 2, size, size, 3), generator=generator, dtype=torch.uint8)
@@ -152,7 +152,8 @@ def host_batches(config: Pretrain, device: torch.device) -> dict[str, Tensor]:
 
 
 def variant(each: Contestant, sizes: Sequence[InputResolutions], batch: Tensor) -> Variant:
-    """A repetition: every pass, an update after each ``accumulate`` of them."""
+    """Return a variant whose repetition runs every pass, with an update after each ``accumulate`` of
+    them."""
     config = each.config
 
     def run() -> None:
@@ -173,7 +174,7 @@ def variant(each: Contestant, sizes: Sequence[InputResolutions], batch: Tensor) 
 
 
 def resident(each: Contestant) -> int:
-    """Bytes of weights, statistics, gradients and momentum."""
+    """Return the bytes of weights, statistics, gradients and momentum."""
     tensors = [*each.networks.parameters(), *each.networks.buffers()]
     tensors += [p.grad for p in each.networks.parameters() if p.grad is not None]
     for state in each.optimizer.state.values():
@@ -184,12 +185,12 @@ def resident(each: Contestant) -> int:
 def step(
     setup: Setup, budget: Budget, keep: Callable[[Case], None] = lambda case: None
 ) -> tuple[Case, list[Kit]]:
-    """From a batch on the host to updated weights; and the kit's contestants, warm.
+    """Measure from a batch on the host to updated weights; also return the kit's warmed-up contestants.
 
     Args:
-        setup: what to compare.
-        budget: where, and how long.
-        keep: called after each round with the case as it is by then.
+        setup: the steps to compare.
+        budget: device and duration of the measurement.
+        keep: called after each round with the case so far.
     """
     torch.manual_seed(0)
     found, missing = contestants(setup, budget.device)

@@ -1,4 +1,4 @@
-"""Variants of one computation, timed in turn within one run: drift of the machine meets all alike."""
+"""Timing of variants of one computation in turn, so that the machine's drift affects all alike."""
 
 import math
 import time
@@ -12,7 +12,7 @@ import torch
 from triplet.errors import KitError
 
 RANGE = (5, 95)
-"""Percentiles between which a time or a ratio is said to lie."""
+"""Percentiles that are reported as the range of a time or a ratio."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Variant:
     ours: bool = False
     """Whether the variant is the kit's, to be compared with those that are not."""
     block: float = 0.0
-    """Seconds that a repetition fills with as many calls as that takes, so that something short is measured
-    with the caches as its own last call left them; 0 for one call."""
+    """Seconds that a repetition fills with calls, so that a short function is measured with the caches left
+    by its own last call; 0 for one call."""
     cudnn_benchmark: bool = False
     resident: Callable[[], int] = lambda: 0
     """Bytes on the device that it keeps between repetitions."""
@@ -44,11 +44,11 @@ class Budget:
     seconds: float
     """Seconds to measure one case, without warm-up."""
     rounds: int = 3
-    """Fewest repetitions, whatever they take."""
+    """Fewest repetitions, however long they take."""
     warmup: int = 1
-    """Calls of each variant that are not counted, besides the first; at least one."""
+    """Uncounted calls of each variant besides the first; at least one."""
     after_round: Callable[["list[Timing]"], None] = lambda timings: None
-    """Called after each round with what is measured so far."""
+    """Called after each round with the measurements so far."""
 
 
 @dataclass
@@ -57,17 +57,16 @@ class Timing:
 
     variant: Variant
     first: float = 0.0
-    """Seconds of the first call: with it come compilation and tuning."""
+    """Seconds of the first call, including compilation and tuning."""
     calls: int = 1
     """Calls in a repetition."""
     seconds: list[float] = field(default_factory=list)
     """Seconds of a call, the mean of each repetition."""
     peak: int = 0
-    """Bytes allocated on the GPU at most: its own and what the repetition needs."""
+    """Most bytes allocated on the GPU, for the variant itself and its repetition."""
 
     def rate(self, amount: float) -> float:
-        """Return how much of something there is in a second, by the median, where a call has so much of
-        it."""
+        """Return the amount per second, by the median time, if a call processes ``amount``."""
         return amount / float(np.median(self.seconds))
 
 
@@ -83,7 +82,7 @@ class Case:
     notes: list[str] = field(default_factory=list)
 
     def find(self, name: str) -> Timing:
-        """Measurements by the variant's name."""
+        """Return the measurements of the variant with a name."""
         return next(timing for timing in self.timings if timing.variant.name == name)
 
     def ratios(self) -> list[dict[str, Any]]:
@@ -94,7 +93,7 @@ class Case:
             for other in self.timings:
                 if mine.variant.ours and not other.variant.ours:
                     each = np.array(other.seconds) / np.array(mine.seconds)
-                    # Where a call takes other numbers of images, an image counts.
+                    # If calls take different numbers of images, compare the time per image.
                     if mine.variant.images and other.variant.images:
                         each = each * (mine.variant.images / other.variant.images)
                     found.append({"of": mine.variant.name, "over": other.variant.name, **spread(each)})
@@ -112,13 +111,13 @@ def interleave(
 ) -> list[Timing]:
     """Time the variants A B A B ..., each repetition to its end on the device.
 
-    The warm-up is left out, and what the first repetition took is kept apart.
+    The warm-up is not counted, and the time of the first call is kept separately.
 
     Args:
-        variants: of one computation.
-        budget: where, and how long.
-        failed: takes a line for each variant that does not get through its warm-up, and is then left out;
-            None: what it raises goes on.
+        variants: variants of one computation.
+        budget: device and duration of the measurement.
+        failed: receives a line for each variant that fails in its warm-up and is then left out; if None,
+            the error is raised.
     """
     timings = []
     for timing in map(Timing, variants):

@@ -1,4 +1,4 @@
-"""Read COCO's annotation files, check them, and bring them into the form that all their readers take."""
+"""Read and check COCO's annotation files, and convert them to the form that all their readers accept."""
 
 import math
 import os
@@ -26,37 +26,37 @@ from triplet.errors import KitError
 
 TABLES = ("images", "annotations", "categories")
 LARGEST_SIDE = 10**6
-"""Largest side of an image in pixels; a larger number is not a width."""
+"""Largest plausible side of an image in pixels."""
 UNLIKE = "is not in COCO's annotation format, or annotates nothing"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A COCO annotation file in which nothing is wrong."""
+    """The content of a COCO annotation file without errors."""
 
     content: dict[str, Any]
-    """The content of the file. Ids have become whole numbers, those of annotations from 1 on, and what
-    COCO's evaluation needs is filled in where the file is read for it."""
+    """The content of the file. Ids are integers, those of annotations from 1 up. The fields that COCO's
+    evaluation needs are filled in if the file is read for it."""
     as_it_is: bool
     """Whether Detectron2 and COCO's evaluation can read the file itself, as nothing had to be changed."""
     image_ids: dict[int, Any]
-    """The file's ids of images whose id was changed, by the new id."""
+    """New id -> the file's id, for images whose id was changed."""
     category_ids: dict[int, Any]
-    """The file's ids of categories whose id was changed, by the new id."""
+    """New id -> the file's id, for categories whose id was changed."""
     notes: list[str]
-    """Findings that training tolerates, a line for each kind."""
+    """Findings that training tolerates, one line for each kind."""
 
 
 def check(path: Path, uses: Uses | None = None, shown: Path | None = None) -> Checked:
-    """Read an annotation file and refuse what cannot be used.
+    """Read an annotation file and refuse it if it is unusable.
 
     Args:
-        path: of the JSON file.
-        uses: what for; boxes alone unless given.
-        shown: the file that messages name; the user's own where the kit has made this one of it.
+        path: path of the JSON file.
+        uses: purposes besides boxes, if any.
+        shown: the file that messages name: the user's own, if the kit has made this one from it.
 
     Raises:
-        KitError: with the file, the first annotation of each kind that is wrong, and what was expected.
+        KitError: the message has the file, the first wrong annotation of each kind, and what was expected.
     """
     with without_collection():
         content, plain = read_json(path)
@@ -64,7 +64,7 @@ def check(path: Path, uses: Uses | None = None, shown: Path | None = None) -> Ch
 
 
 def check_content(path: Path, content: Any, uses: Uses | None = None) -> Checked:
-    """The same of what has been read, or made; ``path`` is named in messages."""
+    """Check content that is already in memory, as ``check`` does; messages name ``path``."""
     with without_collection():
         return _check(path, content, False, uses or Uses())
 
@@ -74,7 +74,7 @@ def _check(path: Path, content: Any, plain: bool, uses: Uses) -> Checked:
     problems, notes = Findings(), Findings()
     images, changed_images = _check_images(tables["images"], problems)
     categories, changed_categories = _check_categories(tables["categories"], problems)
-    problems.refuse(path)  # whatever refers to them would be wrong, too
+    problems.refuse(path)  # references to wrong ids would be wrong as well
     annotations = tables["annotations"]
     own_ids = number_ids([each.get("id") for each in annotations], "annotations", problems)
     changed = _refer(annotations, images, categories, problems)
@@ -148,7 +148,7 @@ def _check_images(images: Sequence[dict[str, Any]], problems: Findings) -> tuple
 
 
 def _check_pixels(image: Mapping[str, Any], problems: Findings) -> None:
-    """Refuse an image of more pixels than are decoded, whose masks would have as many."""
+    """Refuse an image with more pixels than the kit decodes, as its masks would have as many."""
     width, height = image.get("width"), image.get("height")
     most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     if type(width) is type(height) is int and 0 < most < width * height:
@@ -157,7 +157,7 @@ def _check_pixels(image: Mapping[str, Any], problems: Findings) -> None:
 
 
 def bad_name(name: Any) -> str:
-    """Say why this is not the name or path of a file below a folder; '' where it is."""
+    """Say why this is not the name or path of a file below a folder; '' if it is."""
     if type(name) is not str or not name or "\0" in name or not encodable(name):
         return "is not text that can name a file"
     if name.startswith("/") or ".." in name.split("/"):
@@ -166,7 +166,7 @@ def bad_name(name: Any) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Return whether a text can be encoded: JSON can hold halves of characters."""
+    """Return whether a text can be encoded, as JSON may contain halves of surrogate pairs."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -191,7 +191,7 @@ def _check_categories(
 
 
 def _renumber(annotations: Sequence[dict[str, Any]], ids: Mapping[Any, int]) -> bool:
-    """Number annotations from 1 on, unless their ids can stay: COCO's evaluation takes 0 for no match."""
+    """Number annotations from 1 up, unless their ids can stay: COCO's evaluation reads 0 as no match."""
     if 0 not in ids and all(type(each["id"]) is int for each in annotations):
         return False
     for number, each in enumerate(annotations, 1):
@@ -257,7 +257,7 @@ def _check_flags(annotations: Sequence[dict[str, Any]], problems: Findings) -> b
 
 
 def _flags_are_right(annotations: Sequence[dict[str, Any]]) -> bool:
-    """Return whether all values are right, a column at a time."""
+    """Return whether all flags are right, checking a column at a time."""
     crowds = [each.get("iscrowd", 0) for each in annotations]
     numbers = read_rows([[each.get("area", 0) for each in annotations]])
     return (
@@ -270,7 +270,7 @@ def _flags_are_right(annotations: Sequence[dict[str, Any]]) -> bool:
 
 
 def _sizes(annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]]) -> Ints:
-    """Return the (n, 2) width and height of each annotation's image; 0 where it has none."""
+    """Return the (n, 2) width and height of each annotation's image; 0 if it has no image."""
     known = {image["id"]: (image["width"], image["height"]) for image in images}
     ids = [each.get("image_id") for each in annotations]
     flat = [known.get(id, (0, 0)) if type(id) is int else (0, 0) for id in ids]
@@ -278,7 +278,7 @@ def _sizes(annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any
 
 
 def _check_use(path: Path, annotations: Sequence[dict[str, Any]], uses: Uses) -> None:
-    """Raise KitError where all annotations are of a kind that is not trained on, or does not count."""
+    """Raise KitError if no annotation is of a kind that is trained on, or that counts."""
     if not (uses.train or uses.evaluate):
         return
 
@@ -298,8 +298,8 @@ def _check_use(path: Path, annotations: Sequence[dict[str, Any]], uses: Uses) ->
 
 
 def _trained_on(annotation: Mapping[str, Any]) -> bool:
-    """Return whether Detectron2 keeps an annotation: a box with an area, a polygon of three points where
-    there is any."""
+    """Return whether Detectron2 keeps an annotation: its box has an area, and its polygons, if any, include
+    one of three points."""
     polygons = annotation.get("segmentation")
     if type(polygons) is list and polygons and max(map(len, polygons)) < 6:
         return False
@@ -307,9 +307,9 @@ def _trained_on(annotation: Mapping[str, Any]) -> bool:
 
 
 def _fill(annotations: Sequence[dict[str, Any]], uses: Uses) -> bool:
-    """Fill in what COCO's evaluation needs of each annotation; return whether any lacked it.
+    """Fill in the fields that COCO's evaluation needs; return whether any annotation lacked one.
 
-    An area is counted from a mask where there is one, else it is the box's.
+    The area is that of the mask if there is one, else that of the box.
     """
     changed = False
     for each in annotations:
@@ -325,8 +325,8 @@ def _fill(annotations: Sequence[dict[str, Any]], uses: Uses) -> bool:
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    """Return the area of polygons, by the shoelace formula, or of run lengths; that of the box where there
-    are none."""
+    """Return the area of polygons, by the shoelace formula, or of run lengths; without either, that of the
+    box."""
     mask = annotation.get("segmentation")
     if not mask:
         return float(math.prod(annotation["bbox"][2:]))

@@ -12,23 +12,23 @@ from triplet.annotations.shapes import PERSON
 from triplet.errors import KitError
 
 AT_ONCE = 4096
-"""Masks that are looked at together: what is computed of them stays in a processor's cache."""
+"""Number of masks to check together, few enough for a processor's cache."""
 LONGEST = 7
-"""Characters of one run: 35 bits."""
+"""Most characters of one run: 35 bits."""
 Say = Callable[[int], str]
 
 
 def check(detections: Any, sizes: Mapping[Any, tuple[int, int]], categories: set[Any], task: str) -> None:
-    """Refuse detections that an engine would misread, or not survive.
+    """Refuse detections that an engine would misread or crash on.
 
     Args:
-        detections: from JSON, in COCO's result format.
-        sizes: width and height in pixels of the images of the truth, by their ids.
-        categories: ids of the truth.
+        detections: detections from JSON, in COCO's result format.
+        sizes: width and height in pixels of the ground truth's images, by id.
+        categories: ids of the ground truth's categories.
         task: bbox, segm or keypoints.
 
     Raises:
-        KitError: the first of each kind that is wrong, what was found and what was expected.
+        KitError: the message has the first error of each kind, with what was found and expected.
     """
     if type(detections) is not list or not detections or {*map(type, detections)} != {dict}:
         raise KitError(f"detections are {show(detections)}, expected a list of objects, at least one")
@@ -129,13 +129,13 @@ def _fits(mask: Mapping[str, Any], size: tuple[int, int]) -> bool:
 
 
 def count_pixels(texts: Sequence[str]) -> NDArray[np.float64]:
-    """(n,) the sum of the run lengths of each of COCO's compressed texts; -1 where it is none.
+    """Return (n,) the sum of the run lengths of each of COCO's compressed texts; -1 if it is invalid.
 
-    As ``shapes.decode_counts``, of all of them at once.
+    This decodes like ``shapes.decode_counts``, but all texts at once.
     """
     encoded = [text.encode("utf-8", "replace") for text in texts]
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-    codes = np.frombuffer(b"".join(encoded), dtype=np.uint8) - np.uint8(48)  # what is less wraps around
+    codes = np.frombuffer(b"".join(encoded), dtype=np.uint8) - np.uint8(48)  # smaller codes wrap around
     owners = np.repeat(np.arange(len(texts)), lengths)
     bad = lengths == 0
     bad[owners[codes > 63]] = True
@@ -160,7 +160,8 @@ def count_pixels(texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _add_up(values: Ints, owners: Ints) -> Ints:
-    """(m,) runs out of differences: from the fourth of a mask on, each is to the one before the last."""
+    """Return (m,) runs from differences: from a mask's fourth run on, each is relative to the one two
+    before."""
     begins = np.flatnonzero(np.diff(owners, prepend=-1))
     place = np.arange(len(values)) - np.repeat(begins, np.diff(begins, append=len(values)))
     runs = values.copy()

@@ -1,4 +1,4 @@
-"""Findings of a check: the first of each kind in full, the others counted."""
+"""Findings of a check: the first one of each kind in full, the others counted."""
 
 import reprlib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 from triplet.errors import KitError
 
 KINDS = 4
-"""Most kinds of problems that one message spells out."""
+"""Most kinds of problems that a message spells out."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 40

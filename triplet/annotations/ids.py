@@ -1,4 +1,4 @@
-"""Ids of a table as whole numbers, and references to them."""
+"""Ids of a table as integers, and references to them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,22 +6,21 @@ from typing import Any
 from triplet.annotations.findings import Findings, show
 
 LARGEST = 2**53
-"""Ids are below this: COCO's evaluation keeps them as floats."""
+"""Bound for ids, as COCO's evaluation keeps them as floats."""
 
 
 def number_ids(values: Sequence[Any], table: str, problems: Findings) -> dict[Any, int]:
-    """Give each id a whole number: its own, or one for a text.
+    """Give each id an integer: itself, or a number for a text.
 
-    Texts that are whole numbers take these, unless two would be the same; other texts are numbered in their
-    order.
+    Texts of digits become those numbers, unless two would be equal; other texts are numbered in order.
 
     Args:
-        values: of the table, in order.
-        table: its name, for messages.
-        problems: takes ids of other types, out of range, or repeated.
+        values: ids of the table, in order.
+        table: name of the table, for messages.
+        problems: receives ids that have other types, are out of range, or repeat.
 
     Returns:
-        The number of each id, by the id as the file writes it. Wrong ones are left out.
+        Id as in the file -> its number, without wrong ids.
     """
     if _are_ids(values):
         return dict(zip(values, values, strict=True))
@@ -59,9 +58,9 @@ def _are_ids(values: Sequence[Any]) -> bool:
 
 
 def refer(values: Sequence[Any], numbers: Mapping[Any, int]) -> list[int | None]:
-    """Return the number of each reference, as ``number_ids`` gave it; None for a reference to nothing.
+    """Return the number of each reference, as given by ``number_ids``; None for a dangling reference.
 
-    A number refers to a text of the same digits and the other way round.
+    A number may refer to a text of the same digits, and the other way round.
     """
     if {*map(type, values)} == {int} == {*map(type, numbers)}:
         return [*map(numbers.get, values)]

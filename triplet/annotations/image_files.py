@@ -1,4 +1,4 @@
-"""Check that annotated images exist, can be decoded, and have the size that is annotated."""
+"""Check that annotated images exist, can be decoded, and have the annotated size."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from triplet.errors import KitError
 from triplet.images import SIXTEEN_BITS, open_file, to_eight_bits
 
 THOROUGH = 1000
-"""Number of images up to which each is decoded. Of more, only the headers and the last bytes are read."""
+"""Most images to decode completely; if there are more, only headers and last bytes are read."""
 THREADS = 8
-"""Threads that read files; they wait for the disk, not for each other."""
+"""Number of threads that read files; they wait for the disk, not for each other."""
 ORIENTATION = 0x0112
-"""EXIF's tag of the orientation."""
+"""EXIF's tag for the orientation."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class AnnotatedImage:
 
 
 def missing(folder: Path, names: Iterable[str]) -> list[str]:
-    """Return the names, or paths below the folder, at which there is no file, in their order."""
+    """Return the names, or paths below the folder, of missing files, in their order."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     return [name for name in names if not (is_file(folder / name) if "/" in name else name in there)]
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file; False for a name that is too long for one."""
+    """Return whether there is a file; False if the name is too long for a file."""
     try:
         return path.is_file()
     except OSError:
@@ -46,14 +46,14 @@ def is_file(path: Path) -> bool:
 
 
 def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> tuple[Findings, Findings]:
-    """Read headers as Detectron2 reads images: turned by EXIF, of the size that is annotated.
+    """Check that images, rotated by EXIF as in Detectron2, can be read and have the annotated size.
 
     Args:
-        images: to look at, such as one process's share.
-        total: how many there are in all, which decides whether each is decoded; see THOROUGH.
+        images: the images to check, such as one process's share.
+        total: number of all images, which decides whether each is decoded; see THOROUGH.
 
     Returns:
-        What is wrong, and what is to be said: images of 16 bits, which are scaled to 8.
+        The problems, and the notes: 16-bit images, which are scaled to 8 bits.
     """
     problems, notes = Findings(), Findings()
     decode = (total or len(images)) <= THOROUGH
@@ -66,7 +66,7 @@ def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> 
 
 
 def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
-    """Return the kind of what is wrong with an image, and the rest of a sentence; ('', '') for nothing."""
+    """Return the kind of an image's problem, and the rest of a sentence on it; ('', '') for none."""
     try:
         with open_file(annotated.path) as image:
             mode, ((width, height), turned) = image.mode, upright(image)
@@ -79,7 +79,7 @@ def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
                 to_eight_bits(image)
     except KitError as error:
         return "mode", str(error)
-    except Exception as error:  # Pillow's plug-ins raise what they like
+    except Exception as error:  # Pillow's plug-ins may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         return "unreadable", f"or its annotations cannot be read ({reason}); mend it"
     if (width, height) != (annotated.width, annotated.height):
@@ -90,21 +90,21 @@ def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as Detectron2 reads it, turned by EXIF.
+    """Return width and height of an image as Detectron2 reads it, rotated by EXIF.
 
     Raises:
-        KitError: it cannot be read.
+        KitError: the image cannot be read.
     """
     try:
         with open_file(path) as image:
             return upright(image)[0]
-    except Exception as error:  # Pillow's plug-ins raise what they like
+    except Exception as error:  # Pillow's plug-ins may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise KitError(f"{path} cannot be read ({reason}); mend it") from None
 
 
 def upright(image: Image.Image) -> tuple[tuple[int, int], int]:
-    """Width and height of an opened image turned by EXIF, and EXIF's orientation, 1 for upright."""
+    """Return width and height of an opened image rotated by EXIF, and EXIF's orientation, 1 for upright."""
     turned = _orientation(image)
     return (image.size[::-1] if turned in (5, 6, 7, 8) else image.size), turned
 
@@ -112,17 +112,17 @@ def upright(image: Image.Image) -> tuple[tuple[int, int], int]:
 def _orientation(image: Image.Image) -> int:
     """Return EXIF's orientation, 1 for upright."""
     try:
-        # A PNG's own method would decode the pixels, to look behind them.
+        # The method of PNG images would decode the pixels to search after them.
         exif = Image.Image.getexif(image)
-    except Exception:  # damaged; Detectron2 takes it for none
+    except Exception:  # damaged EXIF counts as none, as in Detectron2
         return 1
     value = exif.get(ORIENTATION, 1)
     return value if isinstance(value, int) else 1
 
 
 def _ends_well(path: str, format: str | None) -> bool:
-    """Return whether a file's last bytes show that it was cut off; False where that is not known."""
-    with open(path, "rb") as file:  # noqa: PTH123 - a hundred thousand of them
+    """Return whether a JPEG or PNG file has its last bytes; False for other formats, as it is unknown."""
+    with open(path, "rb") as file:  # noqa: PTH123 - faster for a hundred thousand files
         file.seek(max(0, os.fstat(file.fileno()).st_size - 12))
         end = file.read()
     return (format == "JPEG" and end.endswith(b"\xff\xd9")) or (format == "PNG" and b"IEND" in end)

@@ -1,4 +1,4 @@
-"""Check rows of numbers from JSON: all at once where they are right, one by one where they are not."""
+"""Check rows of numbers from JSON, all at once if they are right, else one by one."""
 
 import math
 from array import array
@@ -25,7 +25,7 @@ class Rows:
     lengths: Ints
     """(n,) length of each row; 0 for one that is not a list of finite numbers."""
     bad: dict[int, str]
-    """Description of what is wrong with a row, by its place."""
+    """Description of the error in a row, by its place."""
 
     @property
     def starts(self) -> Ints:
@@ -43,7 +43,7 @@ class Rows:
 
 
 def read_rows(rows: Sequence[Any]) -> Rows:
-    """Convert lists of numbers as JSON gives them; ``Rows.bad`` names the rows that are none."""
+    """Convert lists of numbers from JSON; ``Rows.bad`` names the rows that are not lists of numbers."""
     flat = _convert(rows)
     bad: dict[int, str] = {}
     if flat is None:
@@ -55,15 +55,15 @@ def read_rows(rows: Sequence[Any]) -> Rows:
 
 
 def _convert(rows: Sequence[Any]) -> Floats | None:
-    """Return all numbers; None where any row is not a list of finite numbers."""
+    """Return all numbers; None if any row is not a list of finite numbers."""
     if not set(map(type, rows)) <= {list}:
         return None
     flat = list(chain.from_iterable(rows))
     try:
         found = (
             np.frombuffer(array("d", flat)) if flat else np.zeros(0)
-        )  # which takes no text, as numpy does
-    except (TypeError, OverflowError):  # an integer beyond what a float holds
+        )  # unlike numpy's own conversion, this refuses text
+    except (TypeError, OverflowError):  # OverflowError: an integer too large for a float
         return None
     flags = np.flatnonzero((found == 0) | (found == 1)).tolist()
     if any(type(flat[place]) is bool for place in flags):
@@ -72,7 +72,7 @@ def _convert(rows: Sequence[Any]) -> Floats | None:
 
 
 def what_is_wrong(row: Any) -> str:
-    """Say why this is not a list of finite numbers; '' where it is."""
+    """Say why this is not a list of finite numbers; '' if it is."""
     if type(row) is not list:
         return f"is {show(row)}, expected a list of numbers"
     for number in row:
@@ -82,7 +82,7 @@ def what_is_wrong(row: Any) -> str:
 
 
 def not_a_number(value: Any) -> str:
-    """Return the value for a message where it is not a finite number; '' where it is."""
+    """Return the value as text for a message if it is not a finite number; '' if it is."""
     if type(value) is int:
         return "" if abs(value) < 2**53 else show(value)
     return "" if type(value) is float and math.isfinite(value) else show(value)

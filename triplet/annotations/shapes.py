@@ -12,9 +12,9 @@ from triplet.annotations.findings import Findings, show
 from triplet.annotations.numbers import Floats, Ints, Rows, read_rows
 
 AT_ONCE = 100_000
-"""Number of polygons to check together: half a GB of numbers."""
+"""Number of polygons to check together, half a GB of numbers."""
 PERSON = 17
-"""Number of keypoints of a person, whose names and mirror images Detectron2 knows."""
+"""Number of a person's keypoints; Detectron2 knows their names and mirror images."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shapes:
     notes: Findings
 
     def name(self, place: int) -> str:
-        """Return the words by which a person finds an annotation."""
+        """Return words with which a person can find an annotation."""
         known = self.annotations[place].get("id")
         return f"annotation {show(known)}" if known is not None else f"annotations[{place}]"
 
@@ -66,10 +66,10 @@ class Shapes:
 
 
 def check_boxes(shapes: Shapes) -> None:
-    """Check boxes: four numbers, a size that is not negative, some part inside the image.
+    """Check that boxes have four numbers and no negative size, and lie at least partly inside the image.
 
-    Boxes without area, which COCO has two of, and such as reach out of the image are only noted: Detectron2
-    leaves out the first and clips the others.
+    Boxes without area (COCO has two) and boxes that reach out of the image are only noted: Detectron2 drops
+    the former and clips the latter.
     """
     values = [each.get("bbox") for each in shapes.annotations]
     shapes.refuse(
@@ -125,7 +125,8 @@ def _check_extents(shapes: Shapes, places: Ints, boxes: Floats) -> None:
 
 
 def check_masks(shapes: Shapes, uses: Uses) -> None:
-    """Check masks: polygons as flat lists of x, y; run lengths of as many pixels as the image has."""
+    """Check that masks are polygons, as flat lists of x, y, or run lengths that cover the image's
+    pixels."""
     values = [each.get("segmentation") for each in shapes.annotations]
     if uses.masks:
         shapes.refuse(
@@ -180,11 +181,11 @@ def _check_polygons(shapes: Shapes, places: list[int], uses: Uses) -> None:
         lambda i: f"has a polygon that {bad[i]}; a polygon is one flat list: [x0, y0, x1, y1, ...]",
     )
     lengths = rows.lengths.copy()
-    lengths[[*rows.bad]] = 6  # said already
+    lengths[[*rows.bad]] = 6  # reported already
     _check_lengths(shapes, owners, lengths)
     _check_reach(shapes, owners, rows, "a polygon that reaches")
     if uses.evaluate and uses.masks:
-        # By the first one COCO's evaluation tells polygons from boxes of four numbers.
+        # COCO's evaluation uses the first polygon to tell polygons from boxes of four numbers.
         firsts = np.cumsum(counts) - counts
         short = owners[firsts][(lengths[firsts] < 6) & (lengths[firsts] % 2 == 0)]
         shapes.refuse(
@@ -204,7 +205,7 @@ def _check_lengths(shapes: Shapes, owners: Ints, lengths: Ints) -> None:
 
 
 def _check_reach(shapes: Shapes, owners: Ints, rows: Rows, what: str) -> None:
-    """Refuse coordinates beyond twice the image, which are in other units and would take unlimited
+    """Refuse coordinates beyond twice the image: they are in other units and would take unlimited
     memory."""
     limit = 2 * shapes.sizes[owners].max(1) if len(owners) else np.zeros(0)
     far = np.unique(owners[(limit > 0) & (rows.most() > limit)])
@@ -225,7 +226,8 @@ def _check_runs(shapes: Shapes, places: list[int]) -> None:
 
 
 def _run_problem(mask: dict[str, Any], runs: Floats | None, size: Ints) -> str:
-    """Say what is wrong with a run-length mask, '' for nothing; a list of counts is passed as numbers."""
+    """Say what is wrong with a run-length mask, '' for nothing; ``runs`` has a list of counts as
+    numbers."""
     width, height = (int(each) for each in size)
     declared = mask.get("size")
     if type(declared) is not list or [*map(type, declared)] != [int, int]:
@@ -248,10 +250,10 @@ def _run_problem(mask: dict[str, Any], runs: Floats | None, size: Ints) -> str:
 
 
 def decode_counts(text: str) -> Floats | None:
-    """Decode COCO's compressed text to (n,) run lengths; None where it is not such a text.
+    """Decode COCO's compressed text to (n,) run lengths; None if it is not such a text.
 
-    As rleFrString in COCO's maskApi.c: 5 bits a character and one that says that more follow; from the
-    fourth on a run is given as the difference to the one before the last.
+    As in rleFrString of COCO's maskApi.c, a character has 5 bits and a bit that says whether more follow;
+    from the fourth run on, each is stored as the difference from the run two before.
     """
     codes = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8).astype(np.int64) - 48
     if not len(codes) or (codes < 0).any() or (codes > 63).any() or codes[-1] & 32:
@@ -270,7 +272,7 @@ def decode_counts(text: str) -> Floats | None:
 
 
 def check_keypoints(shapes: Shapes, uses: Uses) -> None:
-    """Check keypoints: x, y and 0, 1 or 2 (not labelled, hidden, visible) of each."""
+    """Check that keypoints are triples of x, y and 0, 1 or 2 (not labelled, hidden, visible)."""
     values = [each.get("keypoints") for each in shapes.annotations]
     if uses.keypoints:
         missing = [i for i, v in enumerate(values) if not v]
@@ -291,7 +293,7 @@ def check_keypoints(shapes: Shapes, uses: Uses) -> None:
 
 
 def _visibility(rows: Rows, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the (total,) mask of the numbers that are the third of a keypoint, in rows that are right."""
+    """Return the (total,) mask of the numbers that are a keypoint's third, in valid rows."""
     index = np.arange(len(rows.flat)) - np.repeat(rows.starts, rows.lengths)
     third: NDArray[np.bool_] = (index % 3 == 2) & np.repeat(right, rows.lengths)
     return third

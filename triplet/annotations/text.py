@@ -1,4 +1,4 @@
-"""Read JSON files as people have them: UTF-8 with or without a byte order mark, UTF-16, UTF-32."""
+"""Read JSON files in UTF-8 with or without a byte order mark, UTF-16 or UTF-32."""
 
 import gc
 import json
@@ -12,11 +12,10 @@ from triplet.errors import KitError
 
 
 def read_json(path: Path) -> tuple[Any, bool]:
-    """Read a JSON file; return its content, and whether it is plain UTF-8, which other readers take for
-    granted.
+    """Read a JSON file; return its content, and whether it is plain UTF-8, as other readers expect.
 
     Raises:
-        KitError: a file that cannot be opened, another encoding, no JSON.
+        KitError: the file cannot be opened, has another encoding, or is not JSON.
     """
     try:
         raw = untrusted.read_bytes(path, untrusted.ANNOTATIONS, "file of annotations")
@@ -30,7 +29,7 @@ def read_json(path: Path) -> tuple[Any, bool]:
             f"{path} is not text in UTF-8 or UTF-16 (byte 0x{raw[error.start]:02x} at {error.start}); if "
             "it is in Latin-1, convert it with: iconv -f LATIN1 -t UTF-8"
         ) from None
-    del raw  # as large as what follows
+    del raw  # free its memory, as the next values are as large
     where = f"{path} is not in COCO's annotation format"
     values = untrusted.parse_json(text, where, most=untrusted.ANNOTATIONS, finite=False)
     return values, encoding == "utf-8"
@@ -38,7 +37,7 @@ def read_json(path: Path) -> tuple[Any, bool]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Pause garbage collection: millions of new objects hold no garbage, and scanning them takes long."""
+    """Pause garbage collection, which would scan millions of new objects without finding garbage."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Read PASCAL VOC's XML as VOC's own toolkit does: decimal coordinates, difficult 0 where it is missing."""
+"""Read PASCAL VOC's XML as VOC's own toolkit does: decimal coordinates, and difficult 0 if missing."""
 
 import math
 import xml.etree.ElementTree as ET
@@ -34,10 +34,10 @@ class VocImage:
 
 
 def read_list(path: Path) -> list[str]:
-    """Read the names in an image set: one a line, each once.
+    """Read the names in an image set: one per line, without repetition.
 
     Raises:
-        KitError: no list of that form.
+        KitError: the list is missing or has another form.
     """
     try:
         lines = untrusted.read_bytes(path, untrusted.NAMES, "list of names").decode().splitlines()
@@ -58,15 +58,15 @@ def read_list(path: Path) -> list[str]:
 
 
 def check(folder: Path, names: Sequence[str], classes: Sequence[str]) -> dict[str, VocImage]:
-    """Read the annotations of images and refuse what cannot be used.
+    """Read the annotations of images and refuse unusable ones.
 
     Args:
-        folder: of the XML files.
-        names: of the images.
-        classes: that an object can be of.
+        folder: folder of the XML files.
+        names: names of the images.
+        classes: possible classes of an object.
 
     Raises:
-        KitError: with the first file of each kind that is wrong, what was found and expected.
+        KitError: the message has the first wrong file of each kind, with what was found and expected.
     """
     problems = Findings()
     found = {}
@@ -87,7 +87,7 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str]) -> dict[st
 
 
 class _OddError(Exception):
-    """Return what is wrong with an annotation, and its kind."""
+    """Error in an annotation, with its kind."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -131,7 +131,7 @@ def _object(element: ET.Element, classes: Sequence[str], size: tuple[int, int]) 
 
 
 def _number(element: ET.Element, path: str, default: float | None = None) -> float:
-    """Return the finite number at a path; VOC's toolkit reads each as a decimal one."""
+    """Return the finite number at a path; VOC's toolkit reads all numbers as decimals."""
     text = element.findtext(path)
     if text is None and default is not None:
         return default

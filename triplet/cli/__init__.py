@@ -1,7 +1,7 @@
-"""The command line: ``triplet <command> ...`` takes arguments and prints one line when something is wrong.
+"""The command line: ``triplet <command> ...`` runs a command, and prints one line if something is wrong.
 
 Each option and its default is declared in this package and nowhere else: one module for each group of
-commands, and ``options`` for what they share.
+commands, and ``options`` for shared ones.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from triplet.cli.options import Act, Parser
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
 
-# The commands import what they run when they run it: `triplet doctor` must work where torch does not.
+# Commands import their modules only when they run: `triplet doctor` must work even if torch does not.
 LONGEST = 2000
-"""Most characters of a message: names in files of others may have any length."""
+"""Most characters of a message, as names in files of others may have any length."""
 GROUPS = (pull, data, pretrain, detection, linear, report, submit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a KitError, 143 when stopped by a signal."""
+    """Run one command; return the exit code: 0, 2 for a KitError, 143 if stopped by a signal."""
     code = _run(sys.argv[1:] if argv is None else argv)
     if code and "LOCAL_RANK" in os.environ:
-        # One of several that have not left their group: gloo's threads abort an exit in good order when
-        # another process is gone first, and the exit code would be theirs.
+        # Several processes are still in their group: if another one ends first, gloo's threads would abort
+        # a regular exit and change the exit code.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -48,7 +48,7 @@ def _run(argv: Sequence[str]) -> int:
     except (KitError, RuntimeError, OSError) as error:
         if (reason := explain(error)) is None:
             raise
-        # Usually the first process says the same, and torchrun ends this one meanwhile.
+        # The main process usually prints the same, and torchrun ends this one meanwhile.
         if isinstance(error, KitError) and not first_here():
             time.sleep(5)
         print(f"triplet {arguments.stage}: {reason}", file=sys.stderr)
@@ -56,7 +56,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def explain(error: Exception) -> str | None:
-    """Return what is wrong in one line; None for an error that only its traceback explains."""
+    """Explain an error in one line; None for an error that only its traceback explains."""
     if isinstance(error, KitError):
         return one_line(str(error))
     if isinstance(error, OSError):
@@ -70,15 +70,15 @@ def explain(error: Exception) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Return a message as one line of at most LONGEST characters, without what would control a terminal."""
+    """Return a message as one line of at most LONGEST characters, without terminal control characters."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments; words without an option may stand anywhere among the options.
+    """Parse the arguments; positional words may stand anywhere among the options.
 
-    argparse alone takes such words as left out once an option precedes them, and returns them as unknown.
+    argparse alone treats such words as missing if an option precedes them, and returns them as unknown.
     """
     parser = make_parser()
     if odd := next((word for word in argv if word.startswith("--") and word.endswith("=--")), None):
@@ -93,15 +93,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def make_parser() -> Parser:
-    """Build the parser of all commands. It stores the command's name in ``stage`` and its function in
+    """Build the parser of all commands, which stores the command's name in ``stage`` and its function in
     ``act``."""
     parser = Parser(
         prog="triplet",
         description="From images to the COCO table of the Triplet paper, one stage at a time.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(main=main)  # by which the demo runs the other commands
-    parser.set_defaults(parse=_parse)  # by which submit checks those that it writes down
+    parser.set_defaults(main=main)  # the demo runs the other commands with it
+    parser.set_defaults(parse=_parse)  # submit checks the commands that it writes with it
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
 
     def add(name: str, act: Act, text: str) -> argparse.ArgumentParser:

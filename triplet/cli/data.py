@@ -1,4 +1,4 @@
-"""The user's own annotated images: what names them, and the command that looks at them."""
+"""The user's own annotated images: the options that name them, and the command that checks them."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from triplet.datasets.source import DataSource
 
 COCO = "coco"
-"""The folder of COCO 2017 below datasets/."""
+"""Folder of COCO 2017 below datasets/."""
 CHECK = "check"
 
 
@@ -36,7 +36,7 @@ def add_commands(add: Add) -> None:
 
 
 def add_source(command: argparse.ArgumentParser, *, only_val: bool = False) -> None:
-    """Add what names the data: a folder, or JSONs in COCO's format and their images."""
+    """Add the options that name the data: a folder, or JSONs in COCO's format and their images."""
     command.add_argument(
         "--data",
         metavar="FOLDER",
@@ -53,7 +53,7 @@ def add_source(command: argparse.ArgumentParser, *, only_val: bool = False) -> N
 
 
 def add_split(command: argparse.ArgumentParser) -> None:
-    """Add how data without a part for validation are split."""
+    """Add the options that split data without a validation part."""
     command.add_argument(
         "--val-share",
         type=_share,
@@ -71,7 +71,7 @@ def add_split(command: argparse.ArgumentParser) -> None:
 
 
 def data_source(a: argparse.Namespace, default: str | None = None) -> "DataSource | None":
-    """Return what the user named, or the default."""
+    """Return the data that the user named, or the default."""
     from triplet.datasets.source import DataSource
 
     train, train_images = getattr(a, "train", None), getattr(a, "train_images", None)

@@ -148,7 +148,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 
 def _add_length(command: argparse.ArgumentParser) -> None:
-    """Add how long to train, and how."""
+    """Add the options for the length and the settings of a training."""
     length = command.add_mutually_exclusive_group()
     length.add_argument("--hours", type=positive, help="compress the schedule so that it ends in this time")
     length.add_argument(

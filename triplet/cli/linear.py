@@ -55,7 +55,7 @@ def _add_semi(add: Add) -> None:
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:
-    """Add what the commands on ImageNet take."""
+    """Add the options of the commands on ImageNet."""
     add_run(command)
     add_weights(command)
     for name, default in (("data", TRAIN), ("val", VAL)):

@@ -10,18 +10,18 @@ from typing import NoReturn
 from triplet import paths
 
 Act = Callable[[argparse.Namespace], int | None]
-"""Runs a command; returns its exit code, None for 0."""
+"""A function that runs a command and returns its exit code, None for 0."""
 Add = Callable[[str, Act, str], argparse.ArgumentParser]
-"""Adds a command: its name, the function that runs it, and one line of help."""
+"""A function that adds a command, given its name, the function that runs it, and one line of help."""
 
 METHOD = "triplet"
-"""Method of the table that commands work on by default; a run has its method's name."""
+"""Default method of commands; a run has the name of its method."""
 TRAIN, VAL = "imagenet/train", "imagenet/val"
-"""Folder of ImageNet's images below datasets/."""
+"""Folders of ImageNet's images below datasets/."""
 
 
 MOST = 10**9
-"""Largest count, and largest number of hours, seconds or gigabytes, that an option takes."""
+"""Largest count, and largest number of hours, seconds or gigabytes, that an option accepts."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +41,7 @@ def positive(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1; argparse's error for anything else."""
+    """Parse a number from 0 to 1; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) <= 1:
             return value
@@ -57,7 +57,7 @@ def count(text: str) -> int:
 
 
 def _at_most(text: str) -> str:
-    """Say the bound where it is what a number exceeds."""
+    """Say the bound if the number exceeds it."""
     with contextlib.suppress(ValueError):
         return f" and at most {MOST}" if float(text) > MOST else ""
     return ""
@@ -73,14 +73,14 @@ def numbers(text: str) -> list[float]:
 
 
 def whole(text: str) -> int:
-    """A whole number; argparse's error for anything else."""
+    """Parse a whole number; argparse's error for anything else."""
     with contextlib.suppress(ValueError):
         return int(text)
     raise argparse.ArgumentTypeError(f"found {text}, expected a whole number")
 
 
 def data_path(name: str) -> Path:
-    """Return the path that the user named: below datasets/ where that exists, else the name as a path."""
+    """Return the path that the user named: below datasets/ if that exists, else the name as a path."""
     known = paths.root("datasets") / name
     return known if known.exists() or not Path(name).exists() else Path(name)
 
@@ -115,7 +115,7 @@ def add_method(command: argparse.ArgumentParser) -> None:
 
 
 def add_weights(command: argparse.ArgumentParser) -> None:
-    """Add --weights, of a backbone that is evaluated."""
+    """Add --weights, for the backbone to evaluate."""
     command.add_argument(
         "--weights",
         metavar="FILE",
@@ -125,10 +125,10 @@ def add_weights(command: argparse.ArgumentParser) -> None:
 
 
 def weights_path(name: str | None) -> Path | None:
-    """The file that the user named; one of a model hub is fetched unless it is here.
+    """Return the file that the user named; a file of a model hub is fetched unless it is here.
 
     Raises:
-        KitError: it cannot be had.
+        KitError: the file is unavailable.
     """
     if name is None or not name.startswith("hf://"):
         return Path(name) if name else None

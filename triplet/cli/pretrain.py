@@ -1,4 +1,4 @@
-"""A backbone: pretrain, by the kit's engine or by OpenSelfSup's, and export."""
+"""Commands for a backbone: pretrain, with the kit's engine or OpenSelfSup's, and export."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from triplet.cli.options import TRAIN, Add, add_overrides, add_run, add_weights, data_path, weights_path
 
 ENGINES = {"kit": "pretrain", "openselfsup": "openselfsup"}
-"""Engines: whose training loop, and the folder of its configs below configs/."""
+"""Name of an engine -> folder of its configs below configs/."""
 
 
 def add_commands(add: Add) -> None:

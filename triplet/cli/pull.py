@@ -1,4 +1,4 @@
-"""Data sets and weights: pull, pack."""
+"""Commands for data sets and weights: pull, pack."""
 
 import argparse
 from pathlib import Path
@@ -112,7 +112,7 @@ def _pull_hub(a: argparse.Namespace) -> None:
 
 
 def _pull_sources(a: argparse.Namespace) -> int | None:
-    """Fetch, check or plan what configs/sources.yaml names."""
+    """Fetch, check or plan the sources of configs/sources.yaml."""
     from triplet.pull import inspect, stage
 
     targets = stage.targets(a.what or WHAT, a.method)

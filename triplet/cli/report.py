@@ -1,4 +1,4 @@
-"""Results and the machine: report, demo, doctor."""
+"""Commands for results and the machine: report, demo, doctor."""
 
 import argparse
 from pathlib import Path

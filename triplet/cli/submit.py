@@ -85,12 +85,12 @@ def _submit(a: argparse.Namespace) -> None:
     described = jobs.plan_jobs(stages, runs, resources)
     for job in described:
         for command in job.commands:
-            a.parse(command)  # exits where the stage would, before anything waits in a queue
+            a.parse(command)  # exits if the stage would, before anything waits in a queue
     submit(described, a.on, resources, dry=a.dry, force=a.force)
 
 
 def _stages(a: argparse.Namespace, chain: tuple[str, ...]) -> list[list[str]]:
-    """The words of each stage."""
+    """Return the words of each stage."""
     stages: list[list[str]] = []
     for text in a.stages:
         try:
@@ -109,7 +109,7 @@ def _stages(a: argparse.Namespace, chain: tuple[str, ...]) -> list[list[str]]:
 
 
 def _extra(text: str) -> tuple[str, ...]:
-    """Further options of sbatch; KitError for what is none."""
+    """Return further options of sbatch; KitError for words that are not options."""
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""``triplet data check``: what is in a data set, on one page and in one picture, before any training."""
+"""``triplet data check``: show the content of a data set on one page and in one picture before training."""
 
 import statistics
 from collections import Counter
@@ -17,37 +17,37 @@ from triplet.paths import portable, root
 from triplet.progress import say
 
 Draw = Callable[[Sequence[tuple[Path, Sequence[Mapping[str, Any]]]], Sequence[str], Path], None]
-"""Draws files with their objects, whose classes count from 0 and have these names, to a path."""
+"""A function that draws files with their objects, given the names of the classes (from 0), to a path."""
 SHOWN = 12
-"""Images of the picture."""
+"""Number of images in the picture."""
 SMALL, MEDIUM = 32**2, 96**2
-"""Pixels of area: the bounds of COCO's size classes."""
+"""Bounds of COCO's size classes, in pixels of area."""
 TINY = 4
-"""Pixels: a box of a shorter side is hardly an object, and no detector here finds it."""
+"""Shortest useful side of a box in pixels; no detector here finds smaller objects."""
 FEW = 10
-"""Objects of a class below which neither a training nor an AP says much."""
+"""Number of objects of a class below which neither a training nor an AP says much."""
 UNBALANCED = 20
-"""Times as many objects of the most frequent class as of the rarest one."""
+"""Ratio of the most frequent class's objects to the rarest one's from which data are called unbalanced."""
 THREADS = 8
 LISTED = 12
-"""Classes that are listed by name."""
+"""Most classes to list by name."""
 
 
 @dataclass(frozen=True)
 class LookedAt:
-    """An annotated image, and its file as it is."""
+    """An annotated image, and the properties of its file."""
 
     part: str
     path: Path
     name: str
     said: tuple[int, int]
-    """Width and height by the annotations."""
+    """Width and height in the annotations."""
     objects: Sequence[Mapping[str, Any]]
     size: tuple[int, int] | None = None
-    """Width and height of the file, turned by EXIF; None where it is missing or cannot be read."""
+    """Width and height of the file, rotated by EXIF; None if it is missing or unreadable."""
     turned: bool = False
     mode: str = ""
-    """Pillow's."""
+    """Pillow's mode of the file."""
     error: str = ""
     bytes: int = 0
 
@@ -56,12 +56,12 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
     """Print the page and write the picture.
 
     Args:
-        source: what the user names.
+        source: the user's data.
         draw: writes the picture.
-        picture: where to; by default below reports/data/.
+        picture: path of the picture; by default below reports/data/.
 
     Raises:
-        KitError: an unknown layout, or annotations that cannot be used.
+        KitError: an unknown layout, or unusable annotations.
     """
     own = read(source)
     images = look(own)
@@ -109,12 +109,12 @@ def _look(image: LookedAt) -> LookedAt:
             size, turned = upright(file)
             length = image.path.stat().st_size
             return replace(image, size=size, turned=turned > 1, mode=file.mode, bytes=length)
-    except Exception as error:  # Pillow's plug-ins raise what they like
+    except Exception as error:  # Pillow's plug-ins may raise anything
         return replace(image, error=type(error).__name__)
 
 
 def facts(own: OwnData, images: Sequence[LookedAt]) -> Iterator[tuple[str, str]]:
-    """The lines of the page: a word, and what there is to say."""
+    """Yield the lines of the page, each a name and a text."""
     objects = [each for image in images for each in image.objects]
     sizes = Counter(image.said for image in images)
     common = ", ".join(f"{w} x {h} ({count})" for (w, h), count in sizes.most_common(3))
@@ -149,14 +149,14 @@ def _masks(objects: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _counts(own: OwnData) -> dict[str, list[int]]:
-    """Objects of each class in each part, the most frequent class first."""
+    """Count the objects of each class in each part, the most frequent class first."""
     each = [Counter(a["category_id"] for a in part.content["annotations"]) for part in own.parts.values()]
     found = {name: [count[id] for count in each] for id, name in own.classes.items()}
     return dict(sorted(found.items(), key=lambda pair: -sum(pair[1])))
 
 
 def _some(what: str, names: Sequence[str]) -> Iterator[str]:
-    """Say how many there are, and name the first."""
+    """Say how many there are, and name the first ones."""
     if names:
         yield f"{what}: {len(names)} ({names[0]}{', ...' * (len(names) > 1)})"
 
@@ -181,7 +181,7 @@ def _odd_files(images: Sequence[LookedAt]) -> Iterator[str]:
 
 
 def _same_files(images: Sequence[LookedAt]) -> tuple[list[str], list[str]]:
-    """Names of images of which a part has a second copy, and of those that are in both parts."""
+    """Return the names of images that a part has twice, and of those that are in both parts."""
     by_size: dict[int, list[LookedAt]] = {}
     for each in images:
         if each.bytes:
@@ -227,7 +227,7 @@ def _odd_classes(own: OwnData, counts: Mapping[str, Sequence[int]]) -> Iterator[
 
 
 def _chosen(images: Sequence[LookedAt]) -> list[LookedAt]:
-    """Annotated images that can be read, evenly spread over their names."""
+    """Choose readable annotated images, evenly spread over their names."""
     usable = sorted((each for each in images if each.objects and each.size), key=lambda each: each.name)
     count = min(SHOWN, len(usable))
     return [usable[place * len(usable) // count] for place in range(count)]

@@ -1,4 +1,4 @@
-"""The layouts that are known: one table of names, what is looked for, and the functions that read them."""
+"""The known layouts: one table of names, signs, and functions that find and read them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,17 +15,18 @@ from triplet.images import ARCHIVES
 STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
-"""Names of parts that are neither trained nor validated on."""
+"""Names of parts that are used neither for training nor for validation."""
 
 
 class DataLayout(NamedTuple):
-    """A tool's way to lay out a data set."""
+    """A tool's layout of a data set."""
 
     name: str
     signs: str
     """Content of a folder of this layout, for messages."""
     find: Callable[[Path], dict[str, PartFiles]]
-    """The parts by name: ``train`` and ``val``, or ``all`` for a single one; {} for another layout."""
+    """Return the parts by name: ``train`` and ``val``, or ``all`` for a single one; {} for another
+    layout."""
     read: Callable[[PartFiles], AnnotatedPart]
 
 
@@ -33,13 +34,13 @@ def find(folder: Path) -> tuple[DataLayout, dict[str, PartFiles]]:
     """Recognise the layout of a folder.
 
     Args:
-        folder: of the data set, or the YAML file of a YOLO data set.
+        folder: folder of the data set, or the YAML file of a YOLO data set.
 
     Returns:
-        The layout, and the files of its parts: ``train`` and ``val``, or ``all`` where there is only one.
+        The layout, and the files of its parts: ``train`` and ``val``, or ``all`` if there is only one.
 
     Raises:
-        KitError: no folder, or one in none of the LAYOUTS: it says what the folder holds.
+        KitError: there is no folder, or it has none of the LAYOUTS; the message says what it holds.
     """
     if not folder.exists():
         raise KitError(f"nothing at {folder}, expected a folder of annotated images")
@@ -54,7 +55,7 @@ def find(folder: Path) -> tuple[DataLayout, dict[str, PartFiles]]:
 
 
 def _listing(folder: Path) -> str:
-    """Say what there is instead of a layout, and what to do where that is plain."""
+    """Say what a folder holds instead of a layout, and what to do if that is clear."""
     if folder.is_file():
         return "it is an archive: unpack it first" if folder.suffix in ARCHIVES else "it is one file"
     paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
@@ -70,8 +71,8 @@ def _listing(folder: Path) -> str:
 
 
 def is_standard(folder: Path) -> bool:
-    """Return whether a folder is, or is meant to be, in COCO 2017's or PASCAL VOC's own layout, or is
-    missing."""
+    """Return whether a folder is missing, or has or is meant to have COCO 2017's or PASCAL VOC's own
+    layout."""
     if not folder.exists():
         return True
     return any((folder / name).exists() for name in STANDARD) or any(
@@ -82,11 +83,11 @@ def is_standard(folder: Path) -> bool:
 def read_coco(files: PartFiles) -> AnnotatedPart:
     """Read a JSON in COCO's format as tools write it.
 
-    File names may be those of a tool, see ``name_below``; a mask that was painted in CVAT is an object,
-    though CVAT calls it a crowd; Roboflow's class above all others is left out.
+    File names may be those of a tool, see ``name_below``; a mask painted in CVAT is an object although CVAT
+    marks it as a crowd; Roboflow's parent class is left out.
 
     Raises:
-        KitError: what ``triplet.annotations.coco`` refuses.
+        KitError: ``triplet.annotations.coco`` refuses the file.
     """
     with without_collection():
         content, _ = read_json(files.annotations)
@@ -104,7 +105,7 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
 
 
 def _objects(content: Any, name: str) -> list[dict[str, Any]]:
-    """A table of what is not checked yet; nothing where it is not a list of objects."""
+    """Return a table of unchecked content; empty if it is not a list of objects."""
     table = content.get(name) if type(content) is dict else None
     return table if type(table) is list and {*map(type, table)} <= {dict} else []
 
@@ -112,8 +113,8 @@ def _objects(content: Any, name: str) -> list[dict[str, Any]]:
 def _without_parent(
     categories: list[dict[str, Any]], annotations: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Leave out Roboflow's class 0: it stands above all others, has the name of the only one among them,
-    and annotates nothing."""
+    """Drop Roboflow's class 0: it is the parent of all others, has the same name as an only one, and has no
+    annotations."""
     above = {str(each.get("supercategory")) for each in categories}
     used = {str(each.get("category_id")) for each in annotations}
 
@@ -156,10 +157,10 @@ def _label_studio(folder: Path) -> dict[str, PartFiles]:
 
 
 def _by_part(folder: Path, files: Mapping[str, PartFiles]) -> dict[str, PartFiles]:
-    """The files of ``train`` and ``val`` by a tool's names for them.
+    """Find the files of ``train`` and ``val`` by a tool's names for them.
 
     Raises:
-        KitError: several parts, none of which is called as one to train on.
+        KitError: there are several parts, and none has a name for training data.
     """
     found: dict[str, PartFiles] = {}
     for part, pattern in NAMES.items():
@@ -190,5 +191,5 @@ LAYOUTS: tuple[DataLayout, ...] = (
 
 
 def classes_of(content: Mapping[str, Any]) -> dict[int, str]:
-    """The classes of annotations, name by id, in the order of the ids, which is that of the model."""
+    """Return the classes of annotations, name by id, in the order of the ids, which is the model's."""
     return {each["id"]: each["name"] for each in sorted(content["categories"], key=lambda each: each["id"])}

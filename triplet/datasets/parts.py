@@ -1,4 +1,4 @@
-"""A part of a data set, such as the images to train on: its files, and what they say."""
+"""A part of a data set, such as the training images: its files and their content."""
 
 import re
 import unicodedata
@@ -16,7 +16,7 @@ NAMES = {
 }
 """Names that tools give to the two parts."""
 SEPARATORS = re.compile(r"[/\\]|\?d=")
-"""Between the parts of a path as tools write it; Label Studio has ``/data/local-files/?d=`` before one."""
+"""Separators in paths that tools write; Label Studio puts ``/data/local-files/?d=`` before one."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class PartFiles:
     """Location of a part of a data set."""
 
     annotations: Path
-    """The file that describes it: a JSON in COCO's format, or the YAML of a YOLO data set."""
+    """File with the annotations: a JSON in COCO's format, or the YAML of a YOLO data set."""
     images: Path
-    """The folder that the file names are below."""
+    """Folder to which the file names are relative."""
     listed: tuple[Path, ...] = ()
-    """YOLO: folders of images, or lists of them."""
+    """For YOLO: folders of images, or lists of images."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class AnnotatedPart:
     """Images and their annotations in the normal form."""
 
     content: dict[str, Any]
-    """COCO's three tables, checked; ids are whole numbers."""
+    """COCO's three tables, checked; ids are integers."""
     images: Path
-    """The folder that the file names are below."""
+    """Folder to which the file names are relative."""
     source: Path
-    """The user's file, which messages name."""
+    """The user's file, for messages."""
 
 
 LONGEST_PATH = 4096
-"""Characters of a path that Linux opens."""
+"""Longest path in characters that Linux opens."""
 
 
 def name_below(folder: Path, name: str) -> str:
-    """The path below a folder of a file that a tool names by a path of its own; '' where it is not there.
+    """Find a file that a tool names by its own path; return its path below the folder, '' if it is missing.
 
-    Tools write the path on the machine that they ran on, ``../../label-studio/data/upload/1/a.jpg``, an
-    address, backslashes, or ``%20`` for a blank, and macOS packs names whose umlauts are two characters.
+    Tools write the path on their own machine, ``../../label-studio/data/upload/1/a.jpg``, an address,
+    backslashes, or ``%20`` for a blank, and macOS packs names with umlauts as two characters.
     """
     if len(name) > LONGEST_PATH:
         return ""

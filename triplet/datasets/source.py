@@ -1,4 +1,4 @@
-"""Turn what the user names into two parts in the normal form: train and val, with the same classes."""
+"""Turn the user's data into two parts in the normal form: train and val, with the same classes."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from triplet.errors import KitError
 from triplet.paths import local, portable
 
 DESCRIPTION = "own_data.json"
-"""Written last into a folder of the normal form: its presence means that all of it is there."""
+"""File that is written last into a folder of the normal form: its presence means that it is complete."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class DataSource:
     folder: Path | None = None
     train: Path | None = None
     train_images: Path | None = None
-    """Folder of the images; by default that of the JSON."""
+    """Folder of the training images; by default that of the JSON."""
     val: Path | None = None
     val_images: Path | None = None
     val_share: float = 0.0
-    """Share of the images that is held out where the data has no part for validation; 0 for none."""
+    """Share of the images to hold out if the data has no validation part; 0 for none."""
     split_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,20 +52,20 @@ class OwnData:
     parts: Mapping[str, AnnotatedPart]
     """``train`` and ``val``, or one of them."""
     split: Mapping[str, Any]
-    """The share and the seed by which the kit has split one part in two; {} where the data has two."""
+    """Share and seed with which the kit has split a single part; {} if the data has two parts."""
 
     @property
     def classes(self) -> dict[int, str]:
-        """Name by id, in the order of the ids."""
+        """Names of the classes by id, in the order of the ids."""
         return classes_of(next(iter(self.parts.values())).content)
 
     @functools.cached_property
     def texts(self) -> dict[str, str]:
-        """The files of the normal form, by their names."""
+        """The content of the normal form's files, by name."""
         return {f"instances_{name}.json": json.dumps(part.content) for name, part in self.parts.items()}
 
     def line(self) -> str:
-        """Say what was recognised."""
+        """Describe the recognised data in one line."""
         images = ", ".join(f"{len(each.content['images'])} {name}" for name, each in self.parts.items())
         how = f", split by seed {self.split['split_seed']}" if self.split else ""
         classes = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
@@ -73,16 +73,16 @@ class OwnData:
 
 
 def read(source: DataSource, single: str = "train", classes: Sequence[str] = ()) -> OwnData:
-    """Read what the user names, bring it into the normal form, and split it where it is one part.
+    """Read the user's data into the normal form, and split it if it is a single part.
 
     Args:
-        source: what the user names.
-        single: what a part is that stands alone and is not split.
-        classes: of a model that is to be evaluated on it, which all parts get; by default ``train``'s.
+        source: the user's data.
+        single: name of a single part that is not split.
+        classes: classes for all parts, those of a model to evaluate; by default those of ``train``.
 
     Raises:
-        KitError: an unknown layout, annotations that cannot be used, or classes of ``val`` that are not in
-            ``train``, or not among the model's.
+        KitError: an unknown layout, unusable annotations, or classes of ``val`` that ``train`` or the model
+            lacks.
     """
     layout, parts = _read_parts(source)
     split: dict[str, Any] = {}
@@ -120,14 +120,14 @@ def _read_parts(source: DataSource) -> tuple[str, dict[str, AnnotatedPart]]:
 
 
 def split_images(part: AnnotatedPart, val_share: float, seed: int) -> dict[str, AnnotatedPart]:
-    """Hold out a share of the images. An image's place depends on the seed and its name alone.
+    """Hold out a share of the images; whether an image is held out depends on the seed and its name.
 
-    So the same images are held out whatever their order in the file is, and few change when some are added.
+    So the choice does not depend on the order in the file, and changes little if images are added.
 
     Args:
         part: all images, with their annotations.
-        val_share: of the images, between 0 and 1.
-        seed: of the choice.
+        val_share: share of the images, between 0 and 1.
+        seed: seed of the choice.
 
     Raises:
         KitError: too few images.
@@ -157,7 +157,7 @@ def split_images(part: AnnotatedPart, val_share: float, seed: int) -> dict[str, 
 
 
 def _take_classes(part: AnnotatedPart, categories: list[dict[str, Any]], whose: str) -> None:
-    """Give a part these classes, by their names: tools number each part on its own."""
+    """Give a part these classes by their names, as tools number each part separately."""
     ids = {each["name"]: each["id"] for each in categories}
     own = classes_of(part.content)
     used = {each["category_id"] for each in part.content["annotations"]}
@@ -169,7 +169,7 @@ def _take_classes(part: AnnotatedPart, categories: list[dict[str, Any]], whose: 
 
 
 def identity(data: OwnData) -> dict[str, Any]:
-    """Description of a data set for a record: its origin, and the hashes of its content."""
+    """Describe a data set for a record: its origin and the hashes of its content."""
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in data.texts.items()}
     sources = {
         name: {"source": portable(part.source), "images": portable(part.images)}
@@ -179,7 +179,7 @@ def identity(data: OwnData) -> dict[str, Any]:
 
 
 def write(data: OwnData, folder: Path) -> None:
-    """Write the normal form: a JSON for each part, and the description of all, which comes last."""
+    """Write the normal form: a JSON for each part, then the description of all."""
     for name, text in data.texts.items():
         files.write_text(folder / name, text)
     objects = [each for part in data.parts.values() for each in part.content["annotations"]]
@@ -197,17 +197,17 @@ class WrittenData:
     masks: bool
     """Whether any object has a mask."""
     run_lengths: bool
-    """Whether the mask of any that is not a crowd is one of run lengths, as brushes make them."""
+    """Whether any object that is not a crowd has a run-length mask, as brushes make them."""
     parts: Mapping[str, PartFiles]
     sources: Mapping[str, Path]
-    """The user's files, which messages name."""
+    """The user's files, for messages."""
 
 
 def written(folder: Path) -> WrittenData | None:
-    """The normal form in a folder; None where there is none.
+    """Read the normal form in a folder; None if there is none.
 
     Raises:
-        KitError: what describes it is damaged.
+        KitError: its description is damaged.
     """
     path = folder / DESCRIPTION
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Ultralytics' YOLO data sets: a YAML, and a text file for each image, with a polygon or a box in a row."""
+"""Ultralytics' YOLO data sets: a YAML, and a text file per image with a polygon or a box in each row."""
 
 import math
 import os
@@ -17,16 +17,16 @@ from triplet.images import SUFFIXES
 
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
-"""Label Studio's names of the classes, a line each, beside images/ and labels/."""
+"""Label Studio's file of class names, one per line, beside images/ and labels/."""
 SLACK = 0.01
-"""Share of an image by which a coordinate may lie outside it, as tools round."""
+"""Share of an image's side by which a coordinate may lie outside, as tools round."""
 
 
 def find(folder: Path) -> dict[str, PartFiles]:
-    """The parts that a YAML names; {} where there is none.
+    """Find the parts that a YAML names; {} if there is no YAML.
 
     Raises:
-        KitError: a data.yaml that cannot be read, or what it names is not there.
+        KitError: data.yaml is unreadable, or a file or folder that it names is missing.
     """
     path = _yaml_in(folder)
     if path is None:
@@ -46,11 +46,11 @@ def find(folder: Path) -> dict[str, PartFiles]:
 
 
 def read(files: PartFiles) -> AnnotatedPart:
-    """Read a part: every row of a label file becomes an annotation, its polygon kept as it is.
+    """Read a part; every row of a label file becomes an annotation, with its polygon unchanged.
 
     Raises:
-        KitError: no images or labels, an image that cannot be read, or a row that is neither a box nor a
-            polygon of a known class.
+        KitError: no images or labels, an unreadable image, or a row that is neither a box nor a polygon of
+            a known class.
     """
     classes = _classes(files.annotations, _load(files.annotations))
     paths = [path for place in files.listed for path in _images_at(place)]
@@ -103,7 +103,7 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _classes(path: Path, values: Mapping[str, Any]) -> dict[int, str]:
-    """The names by index, of a list or a mapping."""
+    """Return the class names by index, from a list or a mapping."""
     names = values["names"]
     table = dict(enumerate(names)) if type(names) is list else names
     if type(table) is dict:
@@ -129,20 +129,20 @@ def _texts(path: Path, key: str, value: Any) -> list[str]:
 
 
 def _locate(path: Path, values: Mapping[str, Any], entry: str) -> Path:
-    """Return the path of an entry of the YAML: below ``path``, or beside the YAML if that is of another
-    machine."""
+    """Return the path of an entry of the YAML: below its ``path``, or beside the YAML if ``path`` belongs
+    to another machine."""
     root = str(values.get("path") or ".")
     here = path.parent
     # Roboflow writes ../train/images though its YAML lies beside train/, and Ultralytics reads it so.
     places = [base / text for base in (here / root, here) for text in (entry, entry.removeprefix("../"))]
     for place in places:
         if "\0" not in root and place.exists():
-            return Path(os.path.abspath(place))  # noqa: PTH100 - resolve would follow links, too
+            return Path(os.path.abspath(place))  # noqa: PTH100 - resolve would also follow links
     raise KitError(f"{path} names {entry!r} below the path {root!r}: there is nothing at {places[0]}")
 
 
 def _common(places: Sequence[Path]) -> Path:
-    """The folder that all images are below."""
+    """Return the folder that contains all images."""
     folders = [folder for place in places for folder in ([place] if place.is_dir() else _folders_of(place))]
     return Path(os.path.commonpath(folders)) if folders else places[0]
 
@@ -152,11 +152,11 @@ def _folders_of(listed: Path) -> list[Path]:
 
 
 def _images_at(place: Path) -> list[Path]:
-    """The images below a folder, or those that a text file lists, sorted."""
+    """Return the images below a folder, or those that a text file lists, sorted."""
     if place.is_dir():
         found = [place / name for name, _ in kit_files.walk(place)]
         return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-    if place.suffix != ".txt" or not place.is_file():  # else a message could show any file's first line
+    if place.suffix != ".txt" or not place.is_file():  # otherwise messages could reveal any file
         raise KitError(f"{place} is neither a folder of images nor a text file (.txt) that lists them")
     lines = untrusted.read_text(place, untrusted.LISTING, "list of images").split("\n")
     names = [line.strip() for line in lines if line.strip()]
@@ -167,15 +167,16 @@ def _images_at(place: Path) -> list[Path]:
 
 
 def _listed(folder: Path, name: str) -> Path | None:
-    """The file of a list's line: where the line says, or below the list's folder if that is of another
-    machine."""
-    path = Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve would follow links, too
+    """Return the file for a line of a list: at its path, or below the list's folder if the path belongs to
+    another machine."""
+    path = Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve would also follow links
     below = "" if is_file(path) else name_below(folder, name)
     return folder / below if below else path if is_file(path) else None
 
 
 def _label_of(image: Path) -> Path:
-    """Ultralytics' rule: the last ``images`` of the path becomes ``labels``."""
+    """Return the label file of an image by Ultralytics' rule: the last ``images`` in the path becomes
+    ``labels``."""
     parts = list(image.parts)
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
@@ -187,7 +188,7 @@ def _label_of(image: Path) -> Path:
 def _objects(
     image: Path, size: tuple[int, int], classes: Mapping[int, str], problems: Findings
 ) -> Iterator[dict[str, Any]]:
-    """The annotations of an image; none where it has no label file, which means that nothing is in it."""
+    """Yield the annotations of an image; a missing label file means that the image has no objects."""
     path = _label_of(image)
     if not path.is_file():
         return
@@ -203,7 +204,7 @@ def _objects(
 
 
 def _row(words: Sequence[str], classes: Mapping[int, str]) -> tuple[int, list[float]] | str:
-    """The class and the normalised numbers of a row, or what is wrong with it."""
+    """Return the class and the normalised numbers of a row, or a text that says what is wrong."""
     try:
         number, values = float(words[0]), [float(word) for word in words[1:]]
     except ValueError:
@@ -212,14 +213,14 @@ def _row(words: Sequence[str], classes: Mapping[int, str]) -> tuple[int, list[fl
         return f"class {words[0]:.20} is none of the {len(classes)} names"
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         return f"{len(words)} columns, expected a class and a polygon of 3 points or more, or a box"
-    if not all(-SLACK <= value <= 1 + SLACK for value in values):  # nor is it, of nan
+    if not all(-SLACK <= value <= 1 + SLACK for value in values):  # also true of nan
         return "coordinates that are not normalised: expected shares of the image's sides, from 0 to 1"
     return int(number), values
 
 
 def _annotation(category: int, values: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
     width, height = size
-    if len(values) == 4:  # centre and size of a box
+    if len(values) == 4:  # a box: centre and size
         x, y, w, h = values
         box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
         return {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}

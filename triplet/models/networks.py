@@ -9,7 +9,7 @@ from triplet.models.resnet import ResNet
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear, BN, ReLU, linear: projector and predictor. The names are those of the authors'
+    """Build a projector or predictor: linear, BN, ReLU, linear. Its names are those of the authors'
     checkpoints."""
     return nn.Sequential(
         OrderedDict(
@@ -43,11 +43,11 @@ class Networks(nn.Module):
     """All networks that are trained or averaged: online encoder, predictor, target encoder.
 
     The target starts as a copy of the online encoder, gets no gradient, and stays in train mode: its
-    BN normalises by the batch and keeps running statistics of its own.
+    BN normalises by the batch and keeps its own running statistics.
 
     Args:
-        depth: of the ResNet, 18 or 50.
-        width: channels after its stem.
+        depth: depth of the ResNet, 18 or 50.
+        width: number of channels after its stem.
         hidden: width of the hidden layer of projector and predictor.
         outputs: size of the embedding.
     """

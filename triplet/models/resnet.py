@@ -12,10 +12,10 @@ BLOCKS: dict[int, tuple[type[resnet.BasicBlock] | type[resnet.Bottleneck], list[
 class ResNet(resnet.ResNet):
     """torchvision's ResNet without its pooling and classifier, at any base width.
 
-    torchvision's own ``width_per_group`` widens the inside of the blocks alone; here every channel
-    count scales with ``width`` (64 is the ResNet of the paper, 16 the quarter-width one).
-    Initialised as the authors' is: kaiming normal by fan-in (torchvision takes fan-out), BN at one,
-    the last BN of a block as well.
+    torchvision's own ``width_per_group`` widens only the inside of the blocks; here every number of
+    channels scales with ``width`` (64 is the ResNet of the paper, 16 the quarter-width one). The
+    initialisation is the authors': kaiming normal by fan-in (torchvision uses fan-out), and BN weights at
+    one, including the last BN of a block.
 
     Args:
         depth: 18 or 50.

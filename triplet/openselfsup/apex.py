@@ -1,7 +1,7 @@
-"""The two functions of NVIDIA's apex.amp that OpenSelfSup calls, on torch.amp.
+"""The two functions of NVIDIA's apex.amp that OpenSelfSup calls, implemented with torch.amp.
 
-Level O1 alone: autocast (float16 on a GPU, bfloat16 on the CPU) and a loss scale that adapts. apex is no
-longer developed, and its wheels are not on PyPI.
+Only level O1 is supported: autocast (float16 on a GPU, bfloat16 on the CPU) and an adaptive loss scale.
+apex is no longer developed, and its wheels are not on PyPI.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ def initialize(
 
     Args:
         model: its ``forward`` is wrapped in place.
-        optimizer: its ``step`` unscales the gradients, skips the step where one is not finite (as apex
-            does), and adapts the scale. The scale is not part of a checkpoint, as in OpenSelfSup with apex.
+        optimizer: its ``step`` unscales the gradients, skips the step if one is not finite (as apex does),
+            and adapts the scale. The scale is not part of a checkpoint, as in OpenSelfSup with apex.
         opt_level: ``O1``.
 
     Raises:
-        ValueError: another level.
+        ValueError: ``opt_level`` is another level.
     """
     if opt_level != "O1":
         raise ValueError(f"opt_level is O1: found {opt_level!r}")

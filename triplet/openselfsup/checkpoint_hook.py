@@ -1,5 +1,4 @@
-"""The hook that brings metrics, progress, checkpoints and clean stops of the kit to OpenSelfSup's
-training."""
+"""Hook that adds the kit's metrics, progress, checkpoints and clean stops to OpenSelfSup's training."""
 
 import math
 import time
@@ -22,25 +21,25 @@ from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 
 
 class CheckpointHook(Hook):
-    """Logs each optimiser step, and saves: each ``every`` epochs, and before it stops.
+    """Log each optimiser step, and save every ``every`` epochs and before a stop.
 
-    mmcv saves whole epochs alone, in place. This hook saves as the kit's trainer does, where a step of the
-    optimiser ends, and skips what was done of the epoch when it goes on.
+    mmcv saves only after whole epochs, in place. This hook saves like the kit's trainer, at the end of an
+    optimiser step, and on resuming skips the finished part of the epoch.
 
     Args:
-        job: of the run: its folder, and its plan for the checkpoints.
+        job: the run's record, with its folder and its plan for the checkpoints.
         final: file for the trained networks.
-        processes: all of them.
-        log: of the run.
-        pace: of the run, in optimiser steps.
-        bar: counts optimiser steps.
-        stop: whether to end.
+        processes: all processes.
+        log: log of the run.
+        pace: throughput of the run, in optimiser steps.
+        bar: progress bar of optimiser steps.
+        stop: flag that asks for a stop.
         accumulate: micro-batches in an optimiser step.
         every: epochs between checkpoints.
-        dist_mode: for OpenSelfSup, which passes it to every hook.
+        dist_mode: unused; OpenSelfSup passes it to every hook.
     """
 
-    def __init__(  # noqa: PLR0913 - mmcv builds a hook from its config, a keyword for each
+    def __init__(  # noqa: PLR0913 - mmcv builds a hook from its config by keywords
         self,
         *,
         job: Job,
@@ -61,7 +60,7 @@ class CheckpointHook(Hook):
         self._waited = 0.0
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Leave out the batches that an earlier session trained on."""
+        """Skip the batches that an earlier session trained on."""
         loader = runner.data_loader
         done = runner.iter - runner.epoch * len(loader)
         if done:
@@ -107,7 +106,7 @@ class CheckpointHook(Hook):
         self.bar.step(f"loss {loss:.3f}")
         if runner.iter + 1 == runner.max_iters:
             return
-        # At the first step that ends with a multiple of these, or after it.
+        # Save at the first step that ends at or after a multiple of this.
         turn = self.every * len(runner.data_loader)
         if stopping or (runner.iter + 1) // turn > (runner.iter + 1 - self.accumulate) // turn:
             self._save(runner)
@@ -126,10 +125,10 @@ class CheckpointHook(Hook):
             path = self.folder / f"step_{done // self.accumulate:07d}.pth"
             checkpoint.write(path, self._state(runner, done), self.plan)
             checkpoint.keep(self.folder, 2)
-        self.processes.broadcast_object()  # nobody goes on, or ends, before it is saved
+        self.processes.broadcast_object()  # a barrier: no process continues or ends before it is saved
 
     def _state(self, runner: Any, iteration: int) -> dict[str, Any]:
-        """Return what mmcv writes, and reads to resume: ``meta``, ``state_dict`` on the CPU,
+        """Return the checkpoint that mmcv writes and resumes from: ``meta``, ``state_dict`` on the CPU,
         ``optimizer``."""
         weights: dict[str, Tensor] = runner.model.module.state_dict()
         checkpoint.refuse_not_finite(weights, self.folder, iteration // self.accumulate)
@@ -142,7 +141,7 @@ class CheckpointHook(Hook):
 
 
 class Rest(DistributedSampler):
-    """OpenSelfSup's sampler, which skips the first images of this epoch."""
+    """OpenSelfSup's sampler without the first images of the current epoch."""
 
     skipped = 0
 

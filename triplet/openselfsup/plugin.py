@@ -1,7 +1,7 @@
 """The Triplet method and the kit's images for OpenSelfSup, loaded by its configs' ``custom_imports``.
 
-Written from the recipe around the kit's own functions. What the method shares with BYOL (networks, EMA, two
-pipelines of views) is OpenSelfSup's BYOL.
+It is written from the recipe around the kit's own functions. The parts that the method shares with BYOL
+(networks, EMA, two pipelines of views) are OpenSelfSup's.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class KitImages:
     """Data source of the images of a folder, a list or shards; see ``triplet.images.open_images``.
 
     Args:
-        source: path of one of these.
-        return_label: for OpenSelfSup, which sets it; labels are never given.
+        source: path of a folder, a list or shards.
+        return_label: set by OpenSelfSup; labels are never returned.
     """
 
     has_labels = False
@@ -47,7 +47,7 @@ class KitImages:
         """Return an RGB image; KitError when it cannot be read."""
         try:
             return decode(self.images.read(index))
-        except KitError as error:  # pixels of another kind
+        except KitError as error:  # unsupported pixels
             raise KitError(f"{self.images.name(index)} {error}") from None
         except Exception as error:
             reason = " ".join(str(error).split())[:100]
@@ -59,7 +59,7 @@ class KitImages:
 
 @DATASETS.register_module
 class TripletDataset(BYOLDataset):
-    """Data set that runs two pipelines on one image, as BYOL's does; items carry their index, so that
+    """Data set that runs two pipelines on one image, like BYOL's; items include their index, so that
     batches can be compared."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class TripletHead(LatentPredictHead):
 
     Args:
         predictor: config of the neck.
-        gamma: see ``truncated_triplet_loss``, and so for the rest.
-        margin: see there.
-        nearest: see there.
-        skip: see there.
-        size_average: of BYOL's head, whose config this one's is made from; the loss is always a mean.
+        gamma: see ``truncated_triplet_loss``, also for the next three.
+        margin: margin of the hinge.
+        nearest: number of most similar negatives to consider.
+        skip: number of those to leave out.
+        size_average: inherited from the config of BYOL's head; the loss is always a mean.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TripletHead(LatentPredictHead):
         self.options: dict[str, Any] = dict(gamma=gamma, margin=margin, nearest=nearest, skip=skip)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the loss of (n, d) online projections and (n, d) targets; negatives come from this
+        """Return the loss of (n, d) online projections and (n, d) targets, with negatives from this
         batch."""
         prediction = self.predictor([input])[0]
         return dict(loss=truncated_triplet_loss(prediction, target, **self.options))
@@ -103,17 +103,17 @@ class TripletHead(LatentPredictHead):
 class Triplet(BYOL):
     """BYOL's networks on views whose resolutions are drawn in each step; section 3 of the recipe.
 
-    The sides are those that the kit's trainer draws for the same seed and iteration.
+    The kit's trainer draws the same sides for the same seed and iteration.
 
     Args:
-        online: smallest, largest and step of the sides that the online network sees.
+        online: smallest, largest and step of the sides for the online network.
         target: the same for the target network.
-        seed: of the draws; the same in all processes.
-        rest: BYOL's.
+        seed: seed of the draws, the same in all processes.
+        rest: arguments of BYOL.
     """
 
     iteration = 0
-    """Set by TripletHook."""
+    """Number of the iteration, set by TripletHook."""
 
     def __init__(
         self,
@@ -145,10 +145,10 @@ class Triplet(BYOL):
 
 @HOOKS.register_module
 class TripletHook(BYOLHook):
-    """Hook for BYOL's EMA, and for the iteration that the draws of resolutions depend on, also after a
+    """Hook for BYOL's EMA that also sets the iteration on which the drawn resolutions depend, even after a
     resumption."""
 
     def before_train_iter(self, runner: Any) -> None:
-        """See above."""
+        """Set the model's iteration."""
         super().before_train_iter(runner)
         runner.model.module.iteration = runner.iter

@@ -1,7 +1,7 @@
-"""Configs of configs/openselfsup/: one of OpenSelfSup's own configs and what differs from it.
+"""Read configs/openselfsup/: each names one of OpenSelfSup's own configs and the differences from it.
 
-OpenSelfSup's configs are Python files, which are run to be read. So they come from its own folder alone;
-what a user gives is YAML.
+OpenSelfSup's configs are Python files, which reading executes. So they are read from its own folder only;
+a user's config is YAML.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
     """Build mmcv's Config of a run.
 
     Args:
-        path: of the YAML file. Its ``base`` names a config below ``configs``; all other keys are merged
-            over that, numbers as keys being places in lists. ``gpus`` says how many processes it is for.
-        configs: OpenSelfSup's.
-        overrides: ``key.sub=value``.
+        path: path of the YAML file. Its ``base`` names a config below ``configs``; all other keys are
+            merged over it, with numbers as keys for places in lists. ``gpus`` is the number of processes.
+        configs: folder of OpenSelfSup's configs.
+        overrides: settings as ``key.sub=value``.
 
-    The file's keys are checked at the top alone: the plug-in's classes take keys that the base does not
-    have, so a misspelt one below the top is merged and fails, if at all, where OpenSelfSup builds from it.
-    Overrides are checked all the way down.
+    Only the top-level keys of the file are checked: the plug-in's classes take keys that the base lacks, so
+    a misspelt deeper key is merged and fails, if at all, when OpenSelfSup builds from it. Overrides are
+    checked at all levels.
 
     Raises:
-        KitError: no such base, or a key that the base does not have.
+        KitError: there is no such base, or the base lacks a key.
     """
     from mmcv import Config
 
@@ -54,7 +54,7 @@ def resolve(path: Path, configs: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def _known(config: Any, key: str, path: Path) -> None:
-    """Raise KitError when there is no such key, with the nearest right name."""
+    """Raise KitError with the nearest right name if there is no such key."""
     if key in NEW:
         return
     for part in key.split("."):
@@ -68,8 +68,8 @@ def _known(config: Any, key: str, path: Path) -> None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """Return the settings that the result depends on, for the record: all but where images are and who
-    loads them."""
+    """Return the settings that the result depends on, for the record: all but the images' path and the
+    loaders."""
     values: dict[str, Any] = config._cfg_dict.to_dict()
     values["data"] = {k: v for k, v in values["data"].items() if k not in ("workers_per_gpu", "val")}
     for key in ("log_config", "log_level", "load_from", "resume_from", "work_dir", "checkpoint_config"):

@@ -1,7 +1,6 @@
-"""Shims for OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 on today's stack, without a patch of their
-code.
+"""Shims that let OpenSelfSup 1db69ec (January 2021) and mmcv 1.7.2 run unpatched on today's stack.
 
-Each function says why it is there and when it can go.
+Each function says why it exists and when it can be removed.
 """
 
 import importlib
@@ -25,14 +24,14 @@ from triplet.training.batch_norm import PooledBatchNorm
 def locate() -> Path:
     """Make OpenSelfSup importable and return the folder of its configs.
 
-    It is taken from the checkout that the environment variable OPENSELFSUP names, else from where it is
-    installed (the container image).
+    The checkout named by the environment variable OPENSELFSUP is used, else the installed package (in the
+    container image).
 
     Raises:
-        KitError: it is at neither place, or mmcv is missing.
+        KitError: there is neither, or mmcv is missing.
     """
     checkout = os.environ.get("OPENSELFSUP", "")
-    if checkout not in ("", "0", "1"):  # these are `make build`'s
+    if checkout not in ("", "0", "1"):  # values for `make build`
         folder = Path(checkout).absolute()
         if not (folder / "openselfsup" / "apis").is_dir():
             raise KitError(
@@ -82,7 +81,7 @@ def replicated_tensors() -> None:
 
 
 def mixed_precision() -> None:
-    """Stand in for NVIDIA's apex, which apis/train.py:190 and hooks/optimizer_hook.py:23 use, by torch.amp.
+    """Replace NVIDIA's apex, used by apis/train.py:190 and hooks/optimizer_hook.py:23, by torch.amp.
 
     PyPI's package of that name is something else. Can go with a successor whose hooks use torch.amp.
     """
@@ -92,11 +91,11 @@ def mixed_precision() -> None:
 
 
 class SharedBatchNorm(PooledBatchNorm):
-    """Replace torch's SyncBatchNorm, which has no CPU kernel, by the kit's over all processes."""
+    """The kit's BN over all processes, which replaces torch's SyncBatchNorm as that has no CPU kernel."""
 
     @property
     def group(self) -> str:  # type: ignore[override]
-        """All of them, whichever they are when it runs."""
+        """The group of all processes at the time of the forward pass."""
         assert dist.group.WORLD is not None
         return dist.group.WORLD.group_name
 
@@ -105,7 +104,7 @@ class SharedBatchNorm(PooledBatchNorm):
 
 
 def cpu() -> None:
-    """Let their code run without a GPU, which it asks for everywhere: ``.cuda()``, device numbers, SyncBN,
+    """Let their code run without the GPU that it requires everywhere: ``.cuda()``, device numbers, SyncBN,
     NCCL's kind of DDP.
 
     For tests and the demo's data. Can go with a successor that takes a device.
@@ -127,11 +126,11 @@ def cpu() -> None:
 
 
 def workers() -> None:
-    """Protect loader processes, which datasets/loader/build_loader.py leaves to die of a signal to the
-    whole group.
+    """Protect loader processes, which datasets/loader/build_loader.py lets a signal to the whole group
+    kill.
 
-    torchrun sends such a one; the parent would fail for want of them before it has saved. Can go with a
-    successor that takes a worker_init_fn.
+    torchrun sends such a signal, and without loaders the parent would fail before it has saved. Can go with
+    a successor that takes a worker_init_fn.
     """
     loader: Any = importlib.import_module("openselfsup.datasets.loader.build_loader")
     seeded = loader.worker_init_fn

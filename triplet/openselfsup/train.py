@@ -1,4 +1,4 @@
-"""A pretraining by OpenSelfSup's own loop, in the kit's stage."""
+"""Pretraining with OpenSelfSup's own loop, in the kit's stage."""
 
 import importlib
 import logging
@@ -36,20 +36,20 @@ def pretrain(
     weights: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Run the pretrain stage by OpenSelfSup; the arguments are those of
+    """Run the pretrain stage with OpenSelfSup; the arguments are those of
     ``triplet.pretrain.stage.pretrain``.
 
     Args:
-        run: folder below checkpoints/.
-        config: one of configs/openselfsup/.
-        source: of images.
-        overrides: ``key.sub=value`` of OpenSelfSup's config.
+        run: name of the folder below checkpoints/.
+        config: a file of configs/openselfsup/.
+        source: the images.
+        overrides: settings of OpenSelfSup's config as ``key.sub=value``.
         weights: file to start from, see ``load_weights``.
-        force: start over.
+        force: whether to start over.
 
     Raises:
-        KitError: OpenSelfSup is not there, bad settings or data, another number of processes than
-            configured.
+        KitError: OpenSelfSup is missing, settings or data are bad, or the number of processes differs from
+            the config.
     """
     configs = shims.locate()
     with join() as processes, group(processes):
@@ -82,8 +82,8 @@ def pretrain(
 
 @contextmanager
 def group(processes: Processes) -> Iterator[None]:
-    """Provide the process group in which OpenSelfSup gathers and shares BN statistics, of one process if
-    need be."""
+    """Provide the process group in which OpenSelfSup gathers and shares BN statistics, if necessary of one
+    process."""
     if processes.size > 1:
         yield
         return
@@ -97,7 +97,7 @@ def group(processes: Processes) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings of packages that are four years younger than their user."""
+    """Silence warnings of packages that are four years newer than OpenSelfSup."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -132,20 +132,20 @@ def train(
 ) -> None:
     """Train from the last checkpoint in the job's folder, or from the start, to the end.
 
-    Leaves ``checkpoint.pth`` (mmcv's layout, without optimiser), ``metrics.jsonl`` and ``tensorboard/``. A
-    run that goes on takes the rest of the epoch's images; the draws of its views are other ones.
+    Write ``checkpoint.pth`` (mmcv's layout, without optimiser), ``metrics.jsonl`` and ``tensorboard/``. A
+    resumed run continues with the rest of the epoch's images; the draws of its views differ.
 
     Args:
-        config: see ``settings.resolve``; changed.
-        source: of images.
-        images: how many.
-        job: to fill in.
-        processes: that train as one.
+        config: see ``settings.resolve``; modified.
+        source: the images.
+        images: number of images.
+        job: the stage's record, to fill in.
+        processes: the processes that train together.
         weights: see ``load_weights``.
 
     Raises:
         KitError: a loss that is not finite, an unreadable image, a checkpoint that cannot be written.
-        Interrupted: stopped by a signal, after saving.
+        Interrupted: a signal stopped the training, after saving.
     """
     with quiet():
         import openselfsup
@@ -236,10 +236,10 @@ def _build_model(config: Any) -> Any:
 
 
 def resume(config: Any, job: records.Job, steps: int, processes: Processes) -> int:
-    """Make mmcv resume from the newest whole checkpoint; return the optimiser steps done, 0 without one.
+    """Make mmcv resume from the newest intact checkpoint; return the optimiser steps done, 0 without one.
 
     Raises:
-        KitError: a process does not see the checkpoint that another one goes on from.
+        KitError: a process does not see the checkpoint from which another one resumes.
     """
     # mmcv reads the file itself.
     start, folder = 0, job.folder
@@ -258,14 +258,14 @@ def resume(config: Any, job: records.Job, steps: int, processes: Processes) -> i
 
 @torch.no_grad()
 def load_weights(path: Path, model: nn.Module) -> str:
-    """Load a file into a model of OpenSelfSup; return a phrase about what was in it.
+    """Load a file into a model of OpenSelfSup; return a phrase on the content of the file.
 
     A file with all of the model's tensors (OpenSelfSup's own, or for Triplet and BYOL the kit's checkpoint)
-    fills all of it. Anything else that ``read_backbone`` reads fills the backbone and its copy, if it has
-    one.
+    fills the whole model. Any other file that ``read_backbone`` reads fills the backbone and its copy, if
+    it has one.
 
     Raises:
-        KitError: the file is something else, or of another architecture.
+        KitError: the file is something else, or has another architecture.
     """
     backbone = read_backbone(path)
     tensors, _ = read_state(path)

@@ -1,4 +1,4 @@
-"""The schema of configs/pretrain/*.yaml. Where a default stands, it is the authors' value."""
+"""The schema of configs/pretrain/*.yaml. Every default is the authors' value."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,12 +8,12 @@ from triplet.config import Pixels, Positive, Probability, Settings
 from triplet.environment import share_of_cores
 
 WIDEST = 65_536
-"""Width of a head's layers. SwAV's and VICReg's widest have 8192; no machine holds more than some 2
+"""Largest width of a head's layers. SwAV's and VICReg's widest have 8192; no machine holds more than some 2
 million."""
 MANY = 10**8
-"""Number of images, keys or steps. ImageNet-22k has 1.4 * 10^7 images."""
+"""Largest number of images, keys or steps. ImageNet-22k has 1.4 * 10^7 images."""
 LARGEST_BATCH = 2**20
-"""Images in an optimiser step; the limit is 32 times the largest batch in the literature."""
+"""Largest number of images in an optimiser step, 32 times the largest batch in the literature."""
 Many = Annotated[int, Field(ge=1, le=MANY)]
 
 
@@ -33,7 +33,7 @@ class ResolutionRange(Settings):
 
 class Model(Settings):
     depth: Literal[18, 50] = 50
-    # With fewer than 8 input channels torch 2.11's oneDNN writes past its memory on AVX2, in the backward
+    # With fewer than 8 input channels, torch 2.11's oneDNN writes out of bounds on AVX2 in the backward
     # pass of channels-last 1x1 convolutions.
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64
     hidden: Annotated[int, Field(ge=0, le=WIDEST)] = 4096
@@ -42,7 +42,7 @@ class Model(Settings):
 
 
 class Patches(Settings):
-    """The 3 x 3 grid of relative location: section `data` of OpenSelfSup's relative_loc/r50.py."""
+    """The 3 x 3 grid of relative location, as in section `data` of OpenSelfSup's relative_loc/r50.py."""
 
     resize: Pixels = 292
     """Shorter side to which an image is resized."""
@@ -83,15 +83,15 @@ class Views(Settings):
     blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
     backend: Literal["pil", "opencv", "dali"] = "pil"
-    """Library that makes the pixels, from the same draws: pil and opencv on the CPU (see views.py), dali on
-    the GPU (see dali.py)."""
+    """Library that renders the views: pil and opencv on the CPU (see views.py), dali on the GPU (see
+    dali.py). The random draws are the same for all three."""
     jpeg_engine: Probability = 0.0
     """Share of the JPEGs that DALI gives to a card's own decoder (A100 and later have one). Its pixels
     differ from those of the other decoders, and which images it gets depends on their place in a batch."""
     online: ResolutionRange = ResolutionRange(smallest=96, largest=224)
     target: ResolutionRange = ResolutionRange(smallest=128, largest=224)
     patches: Patches = Patches()
-    """Grid of relative location, which uses no other setting of this section."""
+    """Grid of the relative location method, which uses no other setting of this section."""
 
     @property
     def few_resolutions(self) -> bool:
@@ -115,7 +115,7 @@ class Loss(Settings):
     nearest: Many = 10
     skip: Annotated[int, Field(ge=0, le=MANY)] = 1
     group: Annotated[int, Field(ge=2, le=LARGEST_BATCH)]
-    """Number of images among which negatives are searched for."""
+    """Number of images in a negative group: an image's negatives come from its own group."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -147,7 +147,8 @@ class Optimizer(Settings):
     """Weight decay of SGD for all but the backbone; None for the same value."""
     eta: Positive = 0.001
     groups: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-    """Negative groups in a micro-batch, which shares its BN statistics. The paper has one group per GPU."""
+    """Negative groups in a micro-batch. The micro-batch shares its BN statistics. The paper has one group
+    per GPU."""
     accumulate: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
     """Micro-batches in an optimiser step."""
 
@@ -174,7 +175,7 @@ class Monitor(Settings):
     every: Annotated[int, Field(ge=0, le=MANY)] = 0
     """Epochs between evaluations; 0 for none."""
     images: Annotated[int, Field(ge=2, le=MANY)] = 10_000
-    """Number of training images drawn once; half of them form the bank, the others are classified."""
+    """Number of training images in the fixed sample: one half is the bank, the other is classified."""
     neighbours: Many = 20
     temperature: Positive = 0.07
 
@@ -182,7 +183,7 @@ class Monitor(Settings):
 class Pretrain(Settings):
     """One pretraining run as the optimiser sees it, whatever machine it runs on.
 
-    Whether the parts fit the method is checked by ``methods.check``.
+    ``methods.check`` checks that the parts fit the method.
     """
 
     method: Literal["triplet", "byol", "moco", "npid", "relative-loc", "rotation-pred", "simclr"] = (
@@ -191,25 +192,25 @@ class Pretrain(Settings):
     model: Model = Model()
     views: Views = Views()
     loss: Loss
-    """Loss of the Triplet method. Other methods use ``group`` alone: the images of one GPU in the
+    """Loss of the Triplet method. Other methods only use ``group``, the number of images on one GPU in the
     original."""
     contrastive: Contrastive = Contrastive()
     batch_norm: Literal["shared", "group"] = "shared"
-    """Pool of the BN statistics: a micro-batch, or each group alone as on a GPU of its own."""
+    """Images that share BN statistics: the whole micro-batch, or each group as on a GPU of its own."""
     optimizer: Optimizer
     schedule: Schedule
     monitor: Monitor = Monitor()
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """Loader processes for each training process; 0 loads in the training process. None:
+    """Loader processes for each training process; 0 loads in the training process, None takes
     ``share_of_cores``."""
     images_per_gpu: Many | None = None
-    """Most images in a GPU's forward pass; fewer than its share means BN over fewer images. None: what fits
-    by ``estimate``."""
+    """Most images in a GPU's forward pass. Fewer than its share means BN over fewer images. None takes as
+    many as fit by ``estimate``."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass (autocast); the loss and the weights are float32."""
     compile: bool = False
-    """Whether to compile the networks by torch.compile."""
+    """Whether to compile the networks with torch.compile."""
     unreadable: Probability = 0.001
     """Share of images that may be unreadable before the run stops."""
     checkpoint_every: Many = 500
@@ -224,8 +225,9 @@ class Pretrain(Settings):
         ):
             raise ValueError("views.backend=dali makes bicubic views, grey last; take opencv")
         side = min(self.views.size, max(self.views.online.largest, self.views.target.largest))
-        # oneDNN again: on AVX-512 the strided 1x1 convolution of this one network, 8 channels in, of which
-        # wider and deeper ones have more. Without oneDNN it is right; on smaller maps no crash was seen.
+        # oneDNN again: on AVX-512 it crashes in the strided 1x1 convolution of this one network, which has
+        # 8 input channels (wider and deeper networks have more). Without oneDNN it works; on smaller maps
+        # no crash was seen.
         if (self.model.depth, self.model.width) == (18, 8) and side > 199:
             raise ValueError(
                 f"model.width=8 with model.depth=18 on views of {side} px: torch's oneDNN crashes on CPUs "

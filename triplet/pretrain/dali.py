@@ -1,12 +1,12 @@
-"""Unlabelled images as batches of two views each, by NVIDIA DALI: decoded, cropped, resized and mirrored on
-the GPU, then recoloured there.
+"""Batches of two views per unlabelled image by NVIDIA DALI, which decodes, crops, resizes and mirrors on
+the GPU; the colours are augmented there too.
 
-Loader processes only read files, parse headers and draw; so the draws are those of ``views``, whoever makes
-the pixels. DALI gets JPEGs, which is nearly all. What it would decode otherwise than PIL, or fail on, the
-loader processes decode and hand over as plain pixels.
+Loader processes only read files, parse headers and draw the augmentations, so the draws are those of
+``views`` with every backend. DALI gets the JPEGs, which are nearly all images. The loader processes decode
+images that DALI would fail on or decode differently from PIL, and pass them on as plain pixels.
 
-Pixels differ from the CPU path's by the rounding of DALI's resampling and, on a GPU, by nvJPEG's of the
-decoding. One rule differs: PIL refuses a JPEG with an unknown marker inside, DALI takes what it can.
+Pixels differ from the CPU path's by the rounding of DALI's resampling and, on a GPU, of nvJPEG's decoding.
+One rule differs: PIL refuses a JPEG with an unknown marker inside; DALI decodes as much of it as it can.
 """
 
 import contextlib
@@ -39,34 +39,34 @@ from triplet.training.loading import load as load_items
 AHEAD = 2
 """Number of batches that DALI prepares while one is in use."""
 PART = 256
-"""Number of views to recolour at a time: the blur takes about 30 bytes a value."""
+"""Number of views to augment in colour at a time; the blur takes about 30 bytes a value."""
 
 
 class Sample(NamedTuple):
-    """One image that is not decoded yet."""
+    """One image before decoding."""
 
     data: bytes
     draws: tuple[AugmentationParams, AugmentationParams]
     unreadable: list[int]
-    """Indices of the unreadable images that it stands in for."""
+    """Indices of the unreadable images that this image replaces."""
 
 
 class EncodedBatch(NamedTuple):
     """The images of one pass."""
 
     items: list[tuple[int, int]]
-    """(epoch, index) of each image, as asked for."""
+    """(epoch, index) of each requested image."""
     data: Tensor
-    """The bytes of all files, concatenated: one piece of shared memory instead of hundreds."""
+    """Bytes of all files, concatenated into one piece of shared memory instead of hundreds."""
     sizes: list[int]
     draws: list[tuple[AugmentationParams, AugmentationParams]]
     unreadable: list[int]
 
 
 class Encoded(Dataset[EncodedBatch]):
-    """Data set whose item [(epoch, index), ...] is those images as one EncodedBatch.
+    """Data set that maps a list [(epoch, index), ...] to one EncodedBatch of those images.
 
-    An image that cannot be read is replaced as in ``data.ViewPairs``.
+    Unreadable images are replaced as in ``data.ViewPairs``.
     """
 
     def __init__(self, images: Images, config: Views, seed: int) -> None:
@@ -76,7 +76,7 @@ class Encoded(Dataset[EncodedBatch]):
         return self.batch(items, plain=False)
 
     def batch(self, items: list[tuple[int, int]], plain: bool) -> EncodedBatch:
-        """Load the images; ``plain`` has PIL decode all of them."""
+        """Load the images; with ``plain``, PIL decodes all of them."""
         samples = [self._sample(epoch, index, plain) for epoch, index in items]
         return EncodedBatch(
             items=items,
@@ -97,7 +97,7 @@ class Encoded(Dataset[EncodedBatch]):
         return Sample(data, (one, other), unreadable)
 
     def _read(self, index: int, plain: bool) -> tuple[bytes, tuple[int, int]] | None:
-        """Return what to give to DALI, and (width, height); None for an image that cannot be read."""
+        """Return the bytes for DALI and (width, height); None for an unreadable image."""
         try:
             data = self.images.read(index)
             with Image.open(io.BytesIO(data), formats=untrusted.IMAGE_FORMATS) as file:
@@ -112,7 +112,7 @@ class Encoded(Dataset[EncodedBatch]):
 
 
 def _for_dali(file: Image.Image, data: bytes) -> bool:
-    """Return whether DALI decodes the file as PIL does: a gray or YCbCr JPEG that is not cut short."""
+    """Return whether DALI decodes the file as PIL does, as it does a complete gray or YCbCr JPEG."""
     return (
         file.format == "JPEG"
         and file.mode in ("L", "RGB")
@@ -124,8 +124,8 @@ def _for_dali(file: Image.Image, data: bytes) -> bool:
 def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
-    """Yield, for each pass of a process from optimiser step ``start`` to the end of the run, its (n, 2, 3,
-    size, size) uint8 views on ``device`` and the indices of images that could not be read."""
+    """Yield the views of each pass of a process, from optimiser step ``start`` to the end of the run:
+    (n, 2, 3, size, size) uint8 on ``device``, and the indices of unreadable images."""
     config = layout.config
     _dali()  # before processes are started
     encoded = Encoded(images, config.views, config.seed)
@@ -142,8 +142,7 @@ def load(
 def _decoded(
     encoded: Encoded, batches: Iterator[EncodedBatch], layout: Layout, device: torch.device
 ) -> Iterator[tuple[EncodedBatch, Tensor]]:
-    """Yield each batch with its (2n, 3, size, size) uint8 views, whose colours are still the original
-    ones."""
+    """Yield each batch with its (2n, 3, size, size) uint8 views, before any augmentation of colour."""
     ready, inside = deque[EncodedBatch](), deque[EncodedBatch]()  # for DALI, and in DALI
 
     def source() -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
@@ -166,7 +165,7 @@ def _decoded(
                 raise KitError(f"DALI finds the GPU full ({reason}); lower images_per_gpu") from None
             if failed or not inside:
                 raise KitError(f"DALI fails ({reason}); do without it: views.backend=opencv") from None
-            # An image got past its header and is damaged. After an error a pipeline is of no more use.
+            # An image with a good header is damaged. A pipeline cannot be used after an error.
             inside[0] = _plain(encoded, inside[0])
             ready.extendleft(reversed(inside))
             inside.clear()
@@ -177,7 +176,7 @@ def _decoded(
 
 
 def _plain(encoded: Encoded, batch: EncodedBatch) -> EncodedBatch:
-    """Decode the same images by PIL."""
+    """Load the same images again, decoded by PIL."""
     plain = encoded.batch(batch.items, plain=True)
     damaged = sorted({*plain.unreadable} - {*batch.unreadable})
     names = ", ".join(encoded.images.name(index) for index in damaged) or "none that PIL cannot read"
@@ -219,14 +218,14 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
             data,
             device="mixed" if gpu else "cpu",
             output_type=types.RGB,
-            adjust_orientation=False,  # nor does PIL turn by EXIF
-            jpeg_fancy_upsampling=True,  # the chroma as PIL's libjpeg; nvJPEG would repeat its pixels
-            # Else the processes of one node would crowd on the same cores.
+            adjust_orientation=False,  # PIL does not rotate by EXIF either
+            jpeg_fancy_upsampling=True,  # chroma as in PIL's libjpeg; nvJPEG would repeat its pixels
+            # With affinity, the processes of one node would share the same cores.
             **({"affine": False, "hw_decoder_load": layout.config.views.jpeg_engine} if gpu else {}),
         )
         views = []
         for view in (0, 1):
-            # Cropped first: resizing by a box would let pixels outside the crop into its border.
+            # Crop first: resizing with a box would mix pixels outside the crop into its border.
             cropped = fn.slice(image, start=draws[view, 0:2], shape=draws[view, 2:4], axis_names="WH")
             resized = fn.resize(cropped, size=(side, side), interp_type=types.INTERP_CUBIC, antialias=True)
             views.append(fn.flip(resized, horizontal=draws[view, 4]))
@@ -236,18 +235,18 @@ def _pipeline(layout: Layout, device: torch.device, source: Callable[[], Any]) -
 
 
 class Held(NamedTuple):
-    """Keep DALI's memory until the training's stream has copied it."""
+    """References that keep DALI's memory alive until the training stream has copied it."""
 
     copied: torch.cuda.Event
     views: list[Tensor]
 
 
 def _run(pipeline: Any, device: torch.device, held: deque[Held]) -> Tensor:
-    """Return (2n, 3, size, size) uint8, the two views of an image in a row; RuntimeError when DALI fails.
+    """Return (2n, 3, size, size) uint8, an image's two views adjacent; RuntimeError when DALI fails.
 
-    DALI lets the training's stream wait for its own, but not the other way round: it takes back the memory
-    of views as soon as nobody holds them, even if their copy is only enqueued. They are ``held`` until the
-    device has made it.
+    DALI makes the training stream wait for its own stream, but not the other way round: it reuses the
+    memory of views as soon as nothing references them, even if their copy is only enqueued. ``held`` keeps
+    the references until the device has made the copy.
     """
     stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     views = [torch.from_dlpack(view.as_tensor()) for view in pipeline.run(stream)]

@@ -27,18 +27,18 @@ Found = TypeVar("Found")
 def read_or_next(
     images: Images, index: int, read: Callable[[int], Found | None]
 ) -> tuple[Found, int, list[int]]:
-    """Read an image; one that cannot be read is replaced by the next readable one in the list.
+    """Read an image, or the next readable one in the list if it is unreadable.
 
     Args:
-        images: of the list.
-        index: of the image that is wanted.
-        read: gives what is read of an image by its index, None for one that cannot be read.
+        images: the list of images.
+        index: of the requested image.
+        read: function that reads the image with an index; it returns None for an unreadable one.
 
     Returns:
-        What was read, the index that it is of, and the indices that it stands in for.
+        The value that was read, the index of its image, and the indices of the images that it replaces.
 
     Raises:
-        KitError: MOST_REPLACED images in a row, or all, cannot be read.
+        KitError: MOST_REPLACED images in a row, or all, are unreadable.
     """
     first, unreadable = index, list[int]()
     while (found := read(index)) is None:
@@ -55,16 +55,16 @@ TWO_VIEWS = Traits(measures=())
 
 
 class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
-    """Data set whose item (epoch, index) is the (views, side, side, 3) uint8 views of an image in an epoch.
+    """Data set that maps (epoch, index) to the (views, side, side, 3) uint8 views of an image in an epoch.
 
-    An image that cannot be read is replaced by the next one in the list that can, and its index is given
-    beside the views.
+    An unreadable image is replaced by the next readable one in the list; its index is returned with the
+    views.
 
     Args:
-        images: to read.
-        config: of the views.
-        seed: of all draws.
-        traits: of the method, which say how many views there are and of what kind.
+        images: the images to read.
+        config: augmentation of the views.
+        seed: seed of all draws.
+        traits: the method's traits, which give the number and kind of views.
     """
 
     def __init__(self, images: Images, config: Views, seed: int, traits: Traits = TWO_VIEWS) -> None:
@@ -82,7 +82,7 @@ class ViewPairs(Dataset[tuple[Pixels, list[int]]]):
     def _read(self, index: int) -> Image.Image | None:
         try:
             return decode(self.images.read(index))
-        except KitError as error:  # pixels of a kind that nothing should stand in for
+        except KitError as error:  # pixels of an unsupported kind must not be replaced silently
             raise KitError(f"{self.images.name(index)} {error}") from None
         except Exception:
             return None
@@ -101,7 +101,7 @@ class _Items:
 
 
 def _collate(items: list[tuple[Pixels, list[int]]]) -> tuple[Tensor, list[int]]:
-    # Pixels stay interleaved, which is channels-last: nobody transposes them.
+    # Pixels stay interleaved in memory, which is channels-last, so no copy is needed.
     pairs = torch.from_numpy(np.stack([views for views, _ in items])).permute(0, 1, 4, 2, 3)
     return pairs, [index for _, unreadable in items for index in unreadable]
 
@@ -109,8 +109,8 @@ def _collate(items: list[tuple[Pixels, list[int]]]) -> tuple[Tensor, list[int]]:
 def load(
     images: Images, layout: Layout, order: Order, rank: int, start: int, device: torch.device, stop: Stop
 ) -> Generator[tuple[Tensor, list[int]], None, None]:
-    """Yield, for each pass of a process from optimiser step ``start`` to the end of the run, its (n, views,
-    3, side, side) uint8 views on ``device`` and the indices of images that could not be read."""
+    """Yield the views of each pass of a process, from optimiser step ``start`` to the end of the run:
+    (n, views, 3, side, side) uint8 on ``device``, and the indices of unreadable images."""
     config = layout.config
     traits = METHODS[config.method].TRAITS
     views = ViewPairs(images, config.views, config.seed, traits)

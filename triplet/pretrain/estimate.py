@@ -1,4 +1,4 @@
-"""The cost of a config before it runs: arithmetic and memory, counted on the meta device."""
+"""Estimate of a config's arithmetic and memory before it runs, counted on the meta device."""
 
 import copy
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from triplet.pretrain.methods import METHODS
 from triplet.training.memory import kept_for_backward
 
 ROOM = 0.75
-"""Share of a GPU's memory for tensors that are kept for the backward pass. Gradients, cuDNN's workspaces,
+"""Share of a GPU's memory available to tensors kept for the backward pass. Gradients, cuDNN's workspaces,
 fragmentation and CUDA itself need the rest."""
 
 
@@ -38,10 +38,10 @@ class StepEstimate:
 
 
 def estimate(config: Pretrain, layout: Layout) -> StepEstimate:
-    """Count the expected arithmetic over the drawn resolutions, and the memory at the largest of them.
+    """Count the expected arithmetic over the drawn resolutions, and the memory at the largest one.
 
-    The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; a
-    framework adds its own (CUDA context, cuDNN's workspace, fragmentation: one to three GiB).
+    The arithmetic counts convolutions and matrix products, as is usual. The memory counts tensors; the
+    framework needs one to three GiB more (CUDA context, cuDNN's workspace, fragmentation).
     """
     method = METHODS[config.method]
     work = method.work(config)
@@ -51,11 +51,11 @@ def estimate(config: Pretrain, layout: Layout) -> StepEstimate:
 
     with torch.device("meta"):
         networks = method.build(config, 1)
-    # Trained tensors have a gradient and a momentum; the target network has neither.
+    # Trained tensors have a gradient and a momentum buffer; the target network has neither.
     tensors = sum(p.numel() * (12 if p.requires_grad else 4) for p in networks.parameters())
     tensors += 4 * sum(b.numel() for b in networks.buffers())
     traits = method.TRAITS
-    passes = work.online / traits.terms  # that one backward pass goes back through
+    passes = work.online / traits.terms  # forward passes behind one backward pass
     kept = passes * _kept(model, work.online_sides.largest, config.precision) + work.more_kept
     pixels = traits.views * 3 * traits.view_side(config.views) ** 2 * 5  # in uint8 and float32
     return StepEstimate(float(flop), float(tensors + layout.images * (kept + pixels)))
@@ -65,12 +65,12 @@ def fit(config: Pretrain, processes: int, memory: float) -> Pretrain:
     """Return the config, with ``images_per_gpu`` set where a GPU could not hold its share of a micro-batch.
 
     Args:
-        config: of the run; left alone where it sets ``images_per_gpu`` itself.
-        processes: that share the step.
+        config: the run's config; unchanged if it sets ``images_per_gpu`` itself.
+        processes: number of processes that share the step.
         memory: bytes of the smallest GPU.
 
     Raises:
-        KitError: not even one group fits, or for a method that looks at it at once not the whole share.
+        KitError: not even one group fits; or not the whole share, for a method that needs it at once.
     """
     if config.images_per_gpu:
         return config
@@ -105,7 +105,7 @@ def _networks(model: Model) -> Networks:
 
 @cache
 def _products(model: Model) -> nn.Module:
-    """Return an encoder without BN, in which nothing is counted and which is slow on the meta device."""
+    """Return an encoder without BN, which is not counted and is slow on the meta device."""
     encoder = copy.deepcopy(_networks(model).target)
     for module in list(encoder.modules()):
         for name, child in module.named_children():
@@ -126,17 +126,16 @@ def encoder_flop(model: Model, side: int) -> float:
 
 @cache
 def _mean_flop(model: Model, sides: ResolutionRange) -> float:
-    """Return the expected FLOP of an encoder's forward pass for one image, over the sides that are
-    drawn."""
+    """Return the FLOP of an encoder's forward pass for one image, averaged over the drawn sides."""
     every = range(sides.smallest, sides.largest + 1, sides.step)
-    # 7 shares no factor with the strides: what rounding up costs on odd sides is met as often as it is.
+    # 7 shares no factor with the strides, so sides that round up occur as often as among all sides.
     thinned = every[(len(every) - 1) % 7 // 2 :: 7] if len(every) > 32 else every
     return sum(encoder_flop(model, side) for side in thinned) / len(thinned)
 
 
 @cache
 def _kept(model: Model, side: int, precision: str) -> int:
-    """Count the bytes per image that one view's forward pass keeps for the backward pass."""
+    """Count the bytes that one forward pass of one view keeps for the backward pass."""
     networks = _networks(model)
     dtype = getattr(torch, precision)
 

@@ -1,11 +1,12 @@
 """Colour augmentation of many views at once on their device: ``views.render_view`` from the jitter on.
 
-Torch and not DALI, whose colour operators know one order for all samples and whose hue is not PIL's.
+It uses torch instead of DALI, whose colour operators apply one order to all samples and whose hue differs
+from PIL's.
 
-The pixels are those of the ``pil`` backend, bit for bit: each operation cuts or rounds to 8 bits where PIL
-does. The host never waits for the device. Which view is due for what follows from the draws, so the host
-knows it, and all numbers go over in one copy or two. On a GPU the kernels of ``triton_augment`` do the
-work; torch's operators do it elsewhere and where Triton is missing.
+The pixels equal those of the ``pil`` backend bit for bit: each operation truncates or rounds to 8 bits
+where PIL does. The host never waits for the device: it knows from the draws which operations each view
+needs, and sends all parameters in one or two copies. On a GPU the kernels of ``triton_augment`` do the
+work; elsewhere, or without Triton, torch's operators do.
 """
 
 import functools
@@ -24,11 +25,11 @@ from triplet import toolchain
 from triplet.pretrain.views import AugmentationParams
 
 Operation = Callable[[Tensor, Tensor], Tensor]
-"""An operation takes (m, 3, h, w) uint8 RGB and (m, k) float32 numbers, a row for each view, to (m, 3, h,
-w) uint8."""
+"""A function of (m, 3, h, w) uint8 RGB and (m, k) float32 parameters, a row for each view, that returns
+(m, 3, h, w) uint8."""
 
 BLUR_PASSES = 3
-"""Number of box filters by which PIL approximates a Gaussian."""
+"""Number of box filters with which PIL approximates a Gaussian."""
 
 
 class AugmentationStep(NamedTuple):
@@ -41,11 +42,11 @@ class AugmentationStep(NamedTuple):
 
 
 def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
-    """Jitter, grayscale, blur and solarise each view by its draws.
+    """Jitter, grayscale, blur and solarise each view according to its draws.
 
     Args:
-        pixels: (n, 3, h, w) uint8 RGB, cropped, resized and mirrored already; left as they are.
-        draws: of the n views, in order.
+        pixels: (n, 3, h, w) uint8 RGB, already cropped, resized and mirrored; not modified.
+        draws: one for each of the n views, in order.
 
     Returns:
         (n, 3, h, w) uint8 RGB on the same device.
@@ -56,8 +57,7 @@ def gpu_augment(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """Return the Triton kernels; None without Triton or without the C compiler that builds its
-    launchers."""
+    """Return the Triton kernels; None without Triton or the C compiler that builds its launchers."""
     if toolchain.missing(gpu=True):
         return None
     try:
@@ -68,7 +68,7 @@ def _kernels() -> ModuleType | None:
 
 
 def by_triton(pixels: Tensor, draws: Sequence[AugmentationParams], kernels: ModuleType) -> Tensor:
-    """Augment by Triton, see ``gpu_augment``; ``kernels`` is the module ``triton_augment``."""
+    """Augment with Triton; see ``gpu_augment``. ``kernels`` is the module ``triton_augment``."""
     weights = iter(box_weights([d.blur_radius for d in draws if d.blur_radius is not None]))
     chains = [
         kernels.Chain(
@@ -92,7 +92,7 @@ def _turn(factor: float) -> int:
 
 
 def by_torch(pixels: Tensor, draws: Sequence[AugmentationParams]) -> Tensor:
-    """Augment by torch alone; see ``gpu_augment``."""
+    """Augment with torch alone; see ``gpu_augment``."""
     pixels = pixels.clone(memory_format=torch.contiguous_format)
     steps = [step for step in _steps(draws) if step.views]
     if not steps:
@@ -142,7 +142,7 @@ def _luma(pixels: Tensor) -> Tensor:
 
 def _blend(start: Tensor | int, pixels: Tensor, factors: Tensor) -> Tensor:
     mixed = start + factors[:, :, None, None] * (pixels.float() - start)
-    return mixed.clamp_(0, 255).to(torch.uint8)  # cut, not rounded
+    return mixed.clamp_(0, 255).to(torch.uint8)  # truncated, not rounded
 
 
 def _brightness(pixels: Tensor, factors: Tensor) -> Tensor:
@@ -171,10 +171,11 @@ def _hue(pixels: Tensor, turns: Tensor) -> Tensor:
 
 @functools.cache
 def _colour_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tables of all 2**24 colours from RGB to HSV and from HSV to RGB as PIL converts them, three bytes to
-    a number.
+    """Return tables of all 2**24 colours from RGB to HSV and from HSV to RGB as PIL converts them, each
+    colour packed into one number.
 
-    64 MB each and a second to make; the formulas would take thirty operations, some in float64, to agree.
+    They take 64 MB each and a second to make. Formulas that agree would need thirty operations, some in
+    float64.
     """
     numbers = np.arange(1 << 24, dtype="<i4").view(np.uint8).reshape(4096, 4096, 4)
     tables = []
@@ -191,10 +192,10 @@ def _grayscale(pixels: Tensor, nothing: Tensor) -> Tensor:
 
 
 def box_weights(radii: Sequence[float]) -> NDArray[np.float32]:
-    """Return the (m, taps) weights, in 2**-24, of the box that PIL passes ``BLUR_PASSES`` times for each
-    Gaussian.
+    """Return the (m, taps) weights, in units of 2**-24, of the box that PIL applies ``BLUR_PASSES`` times
+    for each Gaussian.
 
-    A box has fractional ends (Gwosdek et al., SSVM 2011). As in PIL's BoxBlur.c, float32 included.
+    A box has fractional ends (Gwosdek et al., SSVM 2011). The arithmetic is float32, as in PIL's BoxBlur.c.
     """
     variance = np.array(radii, dtype=np.float32) ** 2 / np.float32(BLUR_PASSES)
     length = np.sqrt(12.0 * variance.astype(np.float64) + 1.0).astype(np.float32)
@@ -212,7 +213,7 @@ def box_weights(radii: Sequence[float]) -> NDArray[np.float32]:
 
 def _blur(pixels: Tensor, weights: Tensor) -> Tensor:
     """Blur along rows, then along columns; each pass repeats the border of its own input."""
-    # float64, in which products and sums of 24-bit weights and 8-bit values are exact.
+    # In float64, products and sums of 24-bit weights and 8-bit values are exact.
     kernels = weights.double()[:, None, None].expand(-1, 3, -1, -1).reshape(-1, 1, 1, weights.shape[1])
     far = weights.shape[1] // 2
     for _ in ("rows", "columns"):

@@ -1,13 +1,13 @@
 """Division of an optimiser step among processes, passes and micro-batches.
 
-The config fixes what the optimiser sees: ``accumulate`` micro-batches of ``groups`` negative groups, each
-micro-batch sharing its BN statistics. A layout spreads that over any number of processes:
+The config fixes what the optimiser sees: ``accumulate`` micro-batches of ``groups`` negative groups, where
+each micro-batch shares its BN statistics. A layout spreads that over any number of processes:
 
-- up to ``groups`` of them share each micro-batch, a whole number of groups each;
-- more of them form teams, which take micro-batches side by side instead of one after the other.
+- up to ``groups`` processes share each micro-batch, with a whole number of groups each;
+- more processes form teams, which work on micro-batches in parallel instead of one after the other.
 
-Either way the step is the same one. Only where a GPU cannot hold its share of a micro-batch
-(``images_per_gpu``) is that cut into passes with BN statistics of their own, and the layout says so.
+Either way the optimiser step is the same. Only if a GPU cannot hold its share of a micro-batch
+(``images_per_gpu``) is the share cut into passes with BN statistics of their own; ``describe`` says so.
 """
 
 from collections.abc import Iterator
@@ -24,20 +24,20 @@ from triplet.pretrain.methods import METHODS, check
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A process's part of a micro-batch: the images of one forward and backward pass."""
+    """One process's part of a micro-batch: the images of one forward and backward pass."""
 
     iteration: int
-    """Number of the whole micro-batch in the run, from 0, whichever processes work on it."""
+    """Number of the whole micro-batch in the run, from 0; the same for all processes that share it."""
     items: tuple[tuple[int, int], ...]
     """(epoch, index) of its images."""
     first: int = 0
-    """Place of the first of these images in the whole micro-batch."""
+    """Position of the first of these images in the whole micro-batch."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The division of work: ``ranks`` processes share a micro-batch, and ``teams`` micro-batches run at a
-    time."""
+    """The division of work: ``ranks`` processes share a micro-batch, and ``teams`` micro-batches run in
+    parallel."""
 
     config: Pretrain
     teams: int
@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def passes(self) -> int:
-        """Images of a process in an optimiser step."""
+        """Passes of a process in an optimiser step."""
         return self.config.optimizer.accumulate // self.teams * self.splits
 
     @property
@@ -57,12 +57,12 @@ class Layout:
 
     @property
     def bn_images(self) -> int:
-        """Images in a pool of BN statistics."""
+        """Images that share BN statistics."""
         grouped = self.config.batch_norm == "group"
         return self.config.loss.group if grouped else self.images * self.ranks
 
     def team(self, rank: int) -> int:
-        """Passes of a process in an optimiser step."""
+        """Return the team of a process."""
         return rank // self.ranks
 
     def describe(self) -> str:
@@ -78,7 +78,7 @@ class Layout:
         return line
 
     def steps(self, order: "Order", rank: int, start: int) -> Iterator[list[MicroBatch]]:
-        """Yield the passes of a process, a list for each optimiser step from ``start`` on."""
+        """Yield the list of a process's passes for each optimiser step from ``start`` on."""
         accumulate = self.config.optimizer.accumulate
         share = self.images * self.splits
         first = rank % self.ranks * share
@@ -96,7 +96,7 @@ def make_layout(config: Pretrain, processes: int) -> Layout:
     """Find the layout for a number of processes.
 
     Raises:
-        KitError: settings that do not fit the method, see ``methods.check``; or the step does not divide
+        KitError: the settings do not fit the method (see ``methods.check``), or the step does not divide
             among the processes.
     """
     check(config)
@@ -125,7 +125,7 @@ def make_layout(config: Pretrain, processes: int) -> Layout:
     return Layout(config, teams=processes // ranks, ranks=ranks, splits=held // fitting)
 
 
-@lru_cache(maxsize=4)  # teams of processes, and what reads ahead, stand on both sides of an epoch's end
+@lru_cache(maxsize=4)  # at an epoch's end, other teams and the loaders that read ahead are in the next one
 def permutation(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the order of an epoch's images: a function of the seed and the epoch alone."""
     drawn = np.random.default_rng((seed, epoch, 0x0DE5)).permutation(images)
@@ -134,10 +134,10 @@ def permutation(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 class Order:
-    """The images of every micro-batch of a run: a function of the seed alone.
+    """The images of every micro-batch of a run, a function of the seed alone.
 
-    Each epoch is a permutation of all images; the remainder that does not fill a micro-batch is
-    left out, another one each epoch. Only whole optimiser steps are taken.
+    Each epoch is a permutation of all images. It drops the remainder that does not fill a micro-batch,
+    which differs from epoch to epoch. A run has whole optimiser steps only.
     """
 
     def __init__(self, images: int, config: Pretrain) -> None:
@@ -161,11 +161,11 @@ class Order:
         return self.steps * self.config.optimizer.accumulate
 
     def epoch(self, steps: int) -> int:
-        """Return the whole epochs in a number of optimiser steps."""
+        """Return how many epochs a number of optimiser steps completes."""
         return steps * self.config.optimizer.accumulate // self.per_epoch
 
     def ends_epoch(self, step: int, every: int) -> bool:
-        """Return whether the ``step``-th optimiser step, from 1, completes an epoch that ``every``
+        """Return whether optimiser step number ``step``, from 1, completes an epoch whose number ``every``
         divides."""
         before, now = self.epoch(step - 1) // every, self.epoch(step) // every
         return now > before or (step == self.steps)

@@ -1,4 +1,4 @@
-"""The former place of the Triplet method's loss, which others import from here."""
+"""Former place of the Triplet method's loss, kept for code that imports it from here."""
 
 from triplet.pretrain.methods.triplet import distances, truncated_triplet_loss
 

@@ -1,4 +1,4 @@
-"""The k-NN accuracy of a pretraining's features, measured every few epochs."""
+"""Measurement of the features' k-NN accuracy every few epochs of a pretraining."""
 
 import contextlib
 
@@ -20,8 +20,8 @@ from triplet.training.loading import load
 
 
 class _Centres(Dataset[Tensor]):
-    """Load n images as (n, 3, size, size) uint8: the shorter side resized to 256/224 of the size, then the
-    centre."""
+    """Load n images as (n, 3, size, size) uint8: resize the shorter side to 256/224 of the size, then crop
+    the centre."""
 
     def __init__(self, images: Images, size: int) -> None:
         self.images, self.size = images, size
@@ -32,20 +32,19 @@ class _Centres(Dataset[Tensor]):
     def _centre(self, index: int) -> Tensor:
         try:
             image = decode(self.images.read(index))
-        except Exception:  # counted where it is trained on; here it is a grey square
+        except Exception:  # training counts unreadable images; here one becomes a grey square
             image = Image.new("RGB", (self.size, self.size), (124, 116, 104))
         pixels = centre_view(image, round(self.size * 256 / 224), self.size)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 class KnnMonitor:
-    """Measures the k-NN accuracy of the backbone's pooled features on a fixed sample of the training
-    images.
+    """Measure the k-NN accuracy of the backbone's pooled features on a fixed sample of the training images.
 
-    Every process extracts a share of the features; the networks are left as they were.
+    Every process extracts a share of the features; the networks stay unchanged.
 
     Raises:
-        KitError: the images have no labels, or too few of them are there.
+        KitError: the images have no labels, or there are too few of them.
     """
 
     def __init__(self, config: Pretrain, images: Images, processes: Processes) -> None:

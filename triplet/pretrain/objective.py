@@ -1,4 +1,4 @@
-"""The networks and the loss of any method as one module, which DistributedDataParallel wraps."""
+"""The networks and the loss of any method as one module, for DistributedDataParallel to wrap."""
 
 import contextlib
 
@@ -17,12 +17,12 @@ from triplet.training.distributed import Processes
 
 
 class Objective(nn.Module):
-    """The networks of the config's method, with a forward pass that ends in a term of its loss.
+    """The networks of the config's method, with a forward pass that returns a term of its loss.
 
     Args:
-        config: of the run.
-        images: in the data set.
-        processes: that train as one.
+        config: the run's config.
+        images: number of images in the data set.
+        processes: the processes that train together.
     """
 
     def __init__(self, config: Pretrain, images: int, processes: Processes) -> None:
@@ -33,13 +33,13 @@ class Objective(nn.Module):
 
     @property
     def method(self) -> PretrainMethod:
-        """The module of the config's method. It is looked up each time, as a module in an attribute could
-        not be copied."""
+        """The module of the config's method. It is looked up each time because an object with a module as
+        attribute could not be copied."""
         return METHODS[self.config.method]
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the values that ``backward`` returns."""
+        """Names of the values that ``backward`` returns, in order."""
         return ("loss", *self.method.TRAITS.measures)
 
     def forward(self, step: Step) -> Tensor:
@@ -52,7 +52,7 @@ class Objective(nn.Module):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.mixed)
 
     def measured(self, step: Step) -> Tensor:
-        """Return the (len(measures) - 1,) detached measures of a step whose terms have all been taken."""
+        """Return the (len(measures) - 1,) detached measures of a step that has yielded all its terms."""
         with self._autocast():
             try:
                 next(step)
@@ -61,12 +61,12 @@ class Objective(nn.Module):
         raise AssertionError(f"{self.config.method} yields more terms than its traits say")
 
     def begin(self, pixels: Tensor, each: MicroBatch, resolutions: InputResolutions | None = None) -> Step:
-        """Begin the step of this process; nothing is computed yet.
+        """Return the step of this process; nothing is computed yet.
 
         Args:
             pixels: (n, views, 3, h, w) uint8.
-            each: says which images these are.
-            resolutions: instead of those that the method draws for this iteration, if it draws any.
+            each: the part of a micro-batch that these images are.
+            resolutions: used instead of those that the method draws for this iteration, if it draws any.
         """
         config = self.config
         dtype = next(self.networks.parameters()).dtype
@@ -99,14 +99,14 @@ def backward(
 ) -> Tensor:
     """Run the forward and backward passes of a step, one term of the loss after the other.
 
-    The gradient of a sum is the sum of the gradients, and a backward pass frees what its term kept.
+    The gradient of a sum is the sum of the gradients, and each backward pass frees its term's tensors.
 
     Args:
-        objective: whose networks get the gradients.
-        step: of its ``begin``.
-        divide: the loss by this before its backward pass: the micro-batches of an optimiser step.
-        model: DistributedDataParallel around the objective, where there are several processes.
-        reduce: the gradients over the processes, in the last term's backward pass.
+        objective: its networks get the gradients.
+        step: the return value of its ``begin``.
+        divide: number of micro-batches in an optimiser step, by which the loss is divided.
+        model: DistributedDataParallel around the objective, if there are several processes.
+        reduce: whether the last term's backward pass averages the gradients over the processes.
 
     Returns:
         The values of ``measures``, detached, in the networks' precision, at least float32.
@@ -127,7 +127,7 @@ def make_objective(config: Pretrain, images: int, layout: Layout, processes: Pro
     """Build the objective of a config on the CPU.
 
     Raises:
-        KitError: a method that looks at a micro-batch as a whole, whose share does not fit a GPU.
+        KitError: the method needs the micro-batch as a whole, and a process's share does not fit a GPU.
     """
     objective = Objective(config, images, processes)
     if objective.method.TRAITS.needs_whole_batch and layout.splits > 1:

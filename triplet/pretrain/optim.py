@@ -1,4 +1,4 @@
-"""The former place of ``triplet.training.optim.LARS``, which others import from here."""
+"""Former place of ``triplet.training.optim.LARS``, kept for code that imports it from here."""
 
 from triplet.training.optim import LARS
 

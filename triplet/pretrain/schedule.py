@@ -1,4 +1,4 @@
-"""The former place of ``triplet.training.schedule``, which others import from here."""
+"""Former place of ``triplet.training.schedule``, kept for code that imports it from here."""
 
 from triplet.training.schedule import ema_momentum, learning_rate
 

@@ -1,4 +1,4 @@
-"""The pretrain stage: a config and a folder of images become a checkpoint."""
+"""The pretrain stage: train a checkpoint from a config and a folder of images."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from triplet.progress import say
 from triplet.training import checkpoint, distributed
 from triplet.training.distributed import Processes, join
 
-# Where these stand does not change the result.
+# Settings that do not change the result.
 NEUTRAL = {"workers", "unreadable", "checkpoint_every", "max_to_keep", "monitor"}
 
 
@@ -32,18 +32,18 @@ def pretrain(
 ) -> None:
     """Pretrain into ``checkpoints/<run>/pretrain``; see ``trainer.pretrain``.
 
-    Under torchrun every process calls this; the first one keeps the record.
+    Under torchrun every process calls this; the main process keeps the record.
 
     Args:
-        run: folder below checkpoints/.
-        config: one of configs/pretrain/.
-        source: of images, see ``images.open_images``.
-        overrides: ``key.sub=value``.
+        run: name of the folder below checkpoints/.
+        config: a file of configs/pretrain/.
+        source: the images, see ``images.open_images``.
+        overrides: settings as ``key.sub=value``.
         weights: file to start from, see ``weights.initial``.
-        force: start over.
+        force: whether to start over.
 
     Raises:
-        KitError: bad settings or data, or processes that do not fit together.
+        KitError: bad settings or data, or processes that disagree.
     """
     settings = load(config, Pretrain, overrides)
     try:
@@ -83,16 +83,16 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
     force: bool,
     seed: int,
 ) -> None:
-    """Perform a pretraining whose processes all call this; the main process keeps the record.
+    """Perform a pretraining; every process calls this, and the main process keeps the record.
 
     Args:
-        folder: of the stage.
+        folder: the stage's folder.
         config: see ``records.perform``.
-        source: of images.
-        train: runs in every process, or in none where it is done already.
-        processes: that train as one.
+        source: the images.
+        train: runs in every process, or in none if the stage is done already.
+        processes: the processes that train together.
         weights: file to start from.
-        force: start over.
+        force: whether to start over.
         seed: for the record.
     """
     inputs = {"images": source, **({"weights": weights} if weights else {})}
@@ -101,7 +101,7 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
     processes.assert_same("set of images", images.names())
     if (said := pixel_formats(images)) and processes.is_main_process:
         say(f"pretrain: {said}")
-    if processes.nodes > 1:  # names may agree where files are cut short
+    if processes.nodes > 1:  # a node's copy may have the right names and truncated files
         processes.assert_same("copy of the images", records.Artifact.of(source).sha256)
     if weights:
         processes.assert_same("file of initial weights", records.Artifact.of(weights).sha256)

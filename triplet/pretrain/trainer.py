@@ -40,7 +40,7 @@ Batches = Generator[tuple[Tensor, list[int]], None, None]
 
 
 def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
-    """Build LARS over all but the target network, in the recipe's two groups, or SGD."""
+    """Build LARS, with the recipe's two groups, or SGD over all networks but the target."""
     settings = config.optimizer
     trained = [(n, p) for n, p in networks.named_parameters() if not n.startswith("target.")]
     if settings.name == "lars":
@@ -63,7 +63,7 @@ def make_optimizer(networks: nn.Module, config: Pretrain) -> Optimizer:
 
 @dataclass
 class TrainState:
-    """Everything that the training loop works with."""
+    """The state that the training loop works with."""
 
     config: Pretrain
     images: Images
@@ -73,7 +73,7 @@ class TrainState:
     order: Order
     objective: Objective
     model: nn.Module
-    """The objective, wrapped in DistributedDataParallel where there are several processes."""
+    """The objective, wrapped in DistributedDataParallel if there are several processes."""
     optimizer: Optimizer
     origin: str
     """Origin of the initial weights, for the record."""
@@ -91,20 +91,20 @@ def pretrain(
 ) -> None:
     """Train from the last checkpoint in the job's folder, or from the start, to the end.
 
-    Leaves ``checkpoint.pth`` (without optimiser), ``metrics.jsonl`` (a line for each optimiser step) and
+    Write ``checkpoint.pth`` (without optimiser), ``metrics.jsonl`` (a line for each optimiser step) and
     ``tensorboard/``.
 
     Args:
-        config: of the run.
-        images: to train on.
-        job: to fill in.
-        processes: that train as one.
-        weights: initial ones, instead of those drawn from the seed.
+        config: the run's config.
+        images: the images to train on.
+        job: the stage's record, to fill in.
+        processes: the processes that train together.
+        weights: initial weights, instead of those drawn from the seed.
 
     Raises:
         KitError: a loss that is not finite, too many unreadable images, a checkpoint that cannot be
             written, a batch that does not divide among the processes, weights that do not fit.
-        Interrupted: stopped by a signal, after saving.
+        Interrupted: a signal stopped the training, after saving.
     """
     cores = processes.use_cores(config.loaders)
     run = prepare(config, images, job, processes, weights)
@@ -140,7 +140,7 @@ def prepare(
         group_batch_norm(objective, layout.images // config.loss.group)
     else:
         pool_batch_norm(objective, processes, layout.ranks)
-    # Tuning kernels for each resolution pays where they are few.
+    # Tuning kernels for each resolution pays off if there are few.
     few = config.views.few_resolutions or not objective.method.TRAITS.draws_resolutions
     torch.backends.cudnn.benchmark = few
     if config.compile:
@@ -164,7 +164,7 @@ def train(
     """Take the remaining optimiser steps, with logs and checkpoints.
 
     Returns:
-        What the log says of the last step.
+        The log line of the last step.
     """
     config, processes, order, layout = run.config, run.processes, run.order, run.layout
     rank, folder = processes.rank, run.job.folder
@@ -217,7 +217,7 @@ def _take_step(
     seen, waited, bad = accumulate(run.objective, run.model, passes, batches)
     rate, momentum = advance(run.networks, run.optimizer, config, order, step)
     own = torch.tensor([float(bool(stop)), unreadable.news(bad), waited], dtype=seen.dtype)
-    # The one place where the host waits for the device.
+    # The only place where the host waits for the device.
     *measured, stopping, news, waited = processes.mean(torch.cat([seen, own.to(processes.device)])).tolist()
     _refuse_not_finite(measured[0], done, run)
     if news:
@@ -248,14 +248,14 @@ def accumulate(
     """Run the forward and backward passes of one optimiser step; gradients are reduced in the last one.
 
     Args:
-        objective: of the run.
-        model: the same, or DistributedDataParallel around it.
-        passes: of this process in this step.
+        objective: the run's objective.
+        model: the objective, or DistributedDataParallel around it.
+        passes: this process's passes in this step.
         batches: one item for each pass, see ``data.load``.
 
     Returns:
         The mean of each of ``measures``, on the device; the seconds spent waiting for data; the indices of
-        images that could not be read.
+        unreadable images.
 
     Raises:
         KitError: a pass does not fit the GPU.
@@ -280,7 +280,7 @@ def accumulate(
 
 
 def average_statistics(networks: nn.Module, processes: Processes) -> None:
-    """Average the running statistics of BN over teams, which see different micro-batches."""
+    """Average BN's running statistics over the teams, which see different micro-batches."""
     for buffer in networks.buffers():
         if buffer.is_floating_point():
             processes.mean(buffer)
@@ -289,10 +289,10 @@ def average_statistics(networks: nn.Module, processes: Processes) -> None:
 def advance(
     networks: Any, optimizer: Optimizer, config: Pretrain, order: Order, step: int
 ) -> tuple[float, float | None]:
-    """End an optimiser step: learning rate, optimiser, then EMA. Both schedules count micro-batches.
+    """Finish an optimiser step: learning rate, optimiser, then EMA. Both schedules count micro-batches.
 
     Returns:
-        The learning rate and the EMA momentum that were used; None for a method that has no EMA here.
+        The learning rate, and the EMA momentum or None if the method's target is not updated here.
     """
     iteration = (step + 1) * config.optimizer.accumulate - 1
     rate = learning_rate(
@@ -339,7 +339,7 @@ def _finish(run: TrainState, last: dict[str, float]) -> None:
 
 
 def _refuse_not_finite(loss: float, step: int, run: TrainState) -> None:
-    """Raise KitError with step, images and last good checkpoint when the loss is not finite."""
+    """Raise KitError naming step, images and last good checkpoint if the loss is not finite."""
     if math.isfinite(loss):
         return
     accumulate = run.config.optimizer.accumulate

@@ -1,9 +1,9 @@
 """Triton kernels of ``gpu_augment``: the chain of colour operations, and a pass of the box blur.
 
-Torch's operators move 28 GB for 392 views of 224 pixels; these read and write them once for the colours and
-once in each of the blur's passes, and read them once for contrast's mean: 0.6 GB. The pixels are the same,
-bit for bit, so that nothing may round otherwise: no fused multiply-add (``enable_fp_fusion=False``), no
-approximate division (``div_rn``).
+Torch's operators move 28 GB for 392 views of 224 pixels. These kernels move 0.6 GB: they read and write the
+views once for the colours and once in each of the blur's passes, and read them once for contrast's mean.
+The pixels are the same bit for bit, so no operation may round differently: no fused multiply-add
+(``enable_fp_fusion=False``), no approximate division (``div_rn``).
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
@@ -25,7 +25,7 @@ VIEWS = 1
 _CONTRAST = tl.constexpr(OPERATIONS.index("contrast"))
 _SATURATION = tl.constexpr(OPERATIONS.index("saturation"))
 _HUE = tl.constexpr(OPERATIONS.index("hue"))
-# Columns of the table; after them a pair for each place in the chain, then the weights of the blur.
+# The table's first columns; a pair for each place in the chain follows, then the weights of the blur.
 _LENGTH, _GRAYSCALE, _SOLARIZE, _SOLARIZE_BLURRED, _BLURRED = map(tl.constexpr, range(5))
 _PAIRS = tl.constexpr(5)
 
@@ -34,11 +34,12 @@ class Chain(NamedTuple):
     """The operations on one view."""
 
     jitter: Sequence[tuple[str, float]]
-    """Names of OPERATIONS, each with its factor; hue's is whole, in 1/256 of the circle."""
+    """Names of OPERATIONS, each with its factor; hue's is an integer, in 1/256 of the circle."""
     grayscale: bool
     solarize: bool
     blur: Sequence[float] | None
-    """Weights of the box in 2**-24, the same odd number for all views; None for no blur."""
+    """Weights of the box in units of 2**-24, None for no blur. All views have the same odd number of
+    weights."""
 
 
 def make_table(chains: Sequence[Chain]) -> tuple[Tensor, int]:
@@ -71,11 +72,11 @@ def augment(pixels: Tensor, table: Tensor, places: int, chains: Sequence[Chain],
     """Run the kernels.
 
     Args:
-        pixels: (n, 3, h, w) uint8 RGB, contiguous; left as they are.
-        table: of ``make_table``, on the same device.
-        places: of ``make_table``.
-        chains: of which the table was made.
-        passes: boxes along the rows, and as many along the columns.
+        pixels: (n, 3, h, w) uint8 RGB, contiguous; not modified.
+        table: made by ``make_table``, on the same device.
+        places: number of places in a chain, from ``make_table``.
+        chains: the chains that the table encodes.
+        passes: number of box filters along the rows, and as many along the columns.
 
     Returns:
         (n, 3, h, w) uint8 RGB.
@@ -117,7 +118,7 @@ def _luma(red, green, blue):
 @triton.jit
 def _blend(start, value, factor):
     mixed = start.to(tl.float32) + factor * (value - start).to(tl.float32)
-    return tl.minimum(tl.maximum(mixed, 0.0), 255.0).to(tl.int32)  # cut, not rounded
+    return tl.minimum(tl.maximum(mixed, 0.0), 255.0).to(tl.int32)  # truncated, not rounded
 
 
 @triton.jit
@@ -163,7 +164,8 @@ def _to_rgb(hue, saturation, value):
 
 @triton.jit
 def _apply(red, green, blue, row, sums, end, size, PLACES: tl.constexpr):
-    """Apply the first ``end`` operations of each view's chain; skip what no view of the tile needs."""
+    """Apply the first ``end`` operations of each view's chain; skip those that no view of the tile
+    needs."""
     for place in range(PLACES):
         operation = tl.load(row + (_PAIRS + 2 * place)).to(tl.int32)
         factor = tl.load(row + (_PAIRS + 2 * place + 1))
@@ -189,11 +191,11 @@ def _apply(red, green, blue, row, sums, end, size, PLACES: tl.constexpr):
 def _tile(
     table, sums, views, columns, size, PLACES: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Return a program's views with their rows and sums, (VIEWS, 1), its pixels, (1, BLOCK), and which of
-    them exist."""
+    """Return a program's views with their table rows and sums, (VIEWS, 1), its pixels, (1, BLOCK), and
+    which of them exist."""
     view = (tl.program_id(0) * VIEWS + tl.arange(0, VIEWS)[:, None]).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    known = tl.minimum(view, views - 1)  # what lies behind the last view is the last one again
+    known = tl.minimum(view, views - 1)  # beyond the last view, repeat it
     return known, table + known * columns, sums + known * PLACES, at, (view < views) & (at < size)
 
 
@@ -263,7 +265,7 @@ def _box(
     place = at // stride % length
     total = tl.full(
         [VIEWS, BLOCK], 1 << 23, tl.uint32
-    )  # a half: 255.5 * 2**24 is the most, less than 2**32
+    )  # plus a half, to round: at most 255.5 * 2**24, less than 2**32
     for tap in range(TAPS):
         near = tl.minimum(tl.maximum(place + (tap - TAPS // 2), 0), length - 1)
         value = tl.load(source + size * view + (at + (near - place) * stride), mask=inside, other=0)

@@ -25,7 +25,7 @@ class Unreadable:
         self.names: list[str] = processes.broadcast_object(known)
 
     def _known(self) -> list[str]:
-        """Read what earlier sessions found; a line that names no image is damaged."""
+        """Read the list of earlier sessions; a line that names no image is damaged."""
         there = self._file.exists()
         content = untrusted.read_bytes(self._file, untrusted.LISTING, "list of images") if there else b""
         lines = {os.fsdecode(line) for line in content.split(b"\n") if line}
@@ -34,11 +34,11 @@ class Unreadable:
         return sorted(names)
 
     def news(self, indices: set[int]) -> int:
-        """Count those of these images that are not known yet."""
+        """Count the images among these that are not yet known."""
         return sum(self._images.name(index) not in self.names for index in indices)
 
     def add(self, indices: set[int]) -> None:
-        """Add what every process found; KitError when there are more than the config allows."""
+        """Add every process's unreadable images; KitError if there are more than the config allows."""
         found = set().union(*self._processes.gather(indices))
         new = sorted({self._images.name(index) for index in found} - {*self.names})
         self.names = sorted([*self.names, *new])

@@ -1,8 +1,8 @@
-"""Two views of an image: first all draws, then the pixels.
+"""Augmented views of an image: sample all random parameters first, then render the pixels.
 
-Draws come from (seed, epoch, image index, view) alone, so they are the same on any number of ranks and
-workers and after a resume. The released code seeds its blur by the worker's number instead, which
-repeats the radii in every epoch; that is a defect and not reproduced.
+The parameters depend on (seed, epoch, image index, view) alone, so they are the same on any number of ranks
+and workers and after a resume. The released code seeds its blur by the worker's number instead, which
+repeats the radii in every epoch; this defect is not reproduced.
 """
 
 import functools
@@ -26,7 +26,7 @@ Pixels = NDArray[Any]
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """PIL's weights of red, green and blue for the luma (ITU-R 601-2)."""
-# ImageNet's, RGB, of values in 0..255.
+# ImageNet's statistics, RGB, for values in 0..255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -58,12 +58,12 @@ class AugmentationParams:
 def sample_augmentation(
     config: Views, size: tuple[int, int], view: int, rng: np.random.Generator
 ) -> AugmentationParams:
-    """Draw one view of an image.
+    """Draw the parameters of one view of an image.
 
     Args:
-        config: of the views.
+        config: augmentation of the views.
         size: (width, height) of the image in pixels.
-        view: 0 or 1; they differ in blur and solarisation.
+        view: 0 or 1; the two differ in blur and solarisation.
         rng: see ``view_rng``.
     """
     box = _crop_box(config, size, rng)
@@ -77,7 +77,7 @@ def sample_augmentation(
         jitter = [jitter[i] for i in rng.permutation(len(jitter))]
     grayscale = rng.random() < config.grayscale
     if grayscale and config.grayscale_first:
-        jitter.insert(0, ("saturation", 0.0))  # which is PIL's way to grey
+        jitter.insert(0, ("saturation", 0.0))  # PIL converts to grey this way
     return AugmentationParams(
         box=box,
         flip=flip,
@@ -119,15 +119,15 @@ def render_view(
 
     Args:
         image: RGB.
-        draws: what to do to it.
-        side: of the view in pixels.
-        backend: ``pil``, the released pixels exactly; or ``opencv``, the same but for rounding and for the
-            blur, which is a Gaussian where PIL approximates one by boxes, several times faster. Both crop,
-            resize and mirror by PIL. The tests state how far they differ.
-        interpolation: ``bicubic`` or ``bilinear``, of the resizing.
+        draws: the parameters of the view.
+        side: side of the view in pixels.
+        backend: ``pil`` gives exactly the released pixels. ``opencv`` is several times faster and differs
+            in rounding and in the blur, a true Gaussian that PIL approximates by boxes. Both crop, resize
+            and mirror with PIL. The tests state how far they differ.
+        interpolation: ``bicubic`` or ``bilinear``, for the resizing.
     """
     left, top, width, height = draws.box
-    # Cropped first: resizing by a box would let pixels outside the crop into its border.
+    # Crop first: resizing with a box would mix pixels outside the crop into its border.
     image = image.crop((left, top, left + width, top + height))
     image = image.resize((side, side), Image.Resampling[interpolation.upper()])
     if draws.flip:
@@ -142,9 +142,9 @@ def augmented_views(
 
     Args:
         image: RGB.
-        config: of the views.
-        rng: from the number of a view to its generator, see ``view_rng``.
-        count: 1 or 2.
+        config: augmentation of the views.
+        rng: maps the number of a view to its generator, see ``view_rng``.
+        count: number of views, 1 or 2.
     """
     drawn = [sample_augmentation(config, image.size, view, rng(view)) for view in range(count)]
     return np.stack(
@@ -165,13 +165,13 @@ def _pil(image: Image.Image, draws: AugmentationParams) -> Pixels:
 
 
 def _opencv(image: Image.Image, draws: AugmentationParams) -> Pixels:
-    cv2.setNumThreads(0)  # one image a process: threads within an image only get in each other's way
+    cv2.setNumThreads(0)  # each process works on one image: threads would only compete with each other
     pixels = np.asarray(image)
     for name, factor in draws.jitter:
         pixels = JITTER[name](pixels, factor)
     if draws.grayscale:
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if draws.blur_radius is not None:  # PIL's radius is the deviation, and it repeats the border
+    if draws.blur_radius is not None:  # PIL's radius is the standard deviation; PIL repeats the border
         pixels = cv2.GaussianBlur(pixels, (0, 0), draws.blur_radius, borderType=cv2.BORDER_REPLICATE)
     if draws.solarize:
         pixels = cv2.LUT(pixels, _SOLARIZE)
@@ -193,7 +193,7 @@ def _contrast(pixels: Pixels, factor: float) -> Pixels:
 
 
 def _saturation(pixels: Pixels, factor: float) -> Pixels:
-    # The offset turns OpenCV's rounding into PIL's cutting; by just 0.5 it would halve ties to even.
+    # The offset turns OpenCV's rounding into PIL's truncation; exactly 0.5 would round ties to even.
     mix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * LUMA
     return cv2.transform(pixels, np.column_stack([mix, np.full(3, -0.499, dtype=np.float32)]))
 
@@ -215,25 +215,25 @@ _SOLARIZE = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256))
 
 
 def centre_view(image: Image.Image, shorter: int, side: int) -> Pixels:
-    """Resize the shorter side to ``shorter`` and cut the centre as torchvision does: (side, side, 3) uint8
+    """Resize the shorter side to ``shorter`` and crop the centre as torchvision does: (side, side, 3) uint8
     RGB."""
     return np.asarray(TF.center_crop(TF.resize(image, shorter), [side, side]))
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normalise (..., 3, h, w) uint8 by ImageNet's mean and deviation, to ``dtype``."""
+    """Normalise (..., 3, h, w) uint8 by ImageNet's mean and standard deviation, to ``dtype``."""
     mean, std = _statistics(dtype, images.device)
     return (images.to(dtype) - mean) / std
 
 
-@functools.cache  # to copy them to a GPU would have the host wait for it each time
+@functools.cache  # copying them to a GPU each time would make the host wait for it
 def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(values, dtype=dtype).view(3, 1, 1).to(device) for values in (MEAN, STD))
     return mean, std
 
 
 def draw_resolutions(config: Views, seed: int, iteration: int) -> InputResolutions:
-    """Draw the four resolutions of one iteration: a function of seed and iteration, equal on all ranks."""
+    """Draw the four resolutions of one iteration from seed and iteration alone, equal on all ranks."""
     rng = np.random.default_rng((seed, iteration, 0x51DE5))
 
     def draw(sides: ResolutionRange) -> int:

@@ -1,1 +1,1 @@
-"""What others have published: methods, tables, released configs, expected AP, and causes of a shortfall."""
+"""Published knowledge: methods, tables, released configs, expected AP, and causes of a shortfall."""

@@ -1,7 +1,7 @@
 """The released configs, resolved (configs/released/), and the settings in which another config differs.
 
-configs/released/ holds detection.json (what differs from Detectron2's defaults, which lie beside it),
-pretrain.json (what the authors' configs fix) and stated.yaml (what README and file names say).
+configs/released/ holds detection.json (the differences from Detectron2's defaults, which lie beside it),
+pretrain.json (the settings of the authors' configs) and stated.yaml (the claims of README and file names).
 """
 
 import functools
@@ -19,7 +19,7 @@ from triplet.paths import CONFIGS
 FOLDER = CONFIGS / "released"
 
 
-# What a key of Detectron2's decides, by how it begins; the first that fits.
+# The kind of a Detectron2 setting by the prefix of its key; the first match counts.
 KINDS = {
     "SOLVER.MAX_ITER": "schedule",
     "SOLVER.STEPS": "schedule",
@@ -40,7 +40,7 @@ KINDS = {
 }
 
 
-# Where files lie and what the machine is; nothing that a result depends on.
+# Keys of paths and of the machine, on which no result depends.
 NEUTRAL = (
     "MODEL.WEIGHTS",
     "MODEL.DEVICE",
@@ -82,7 +82,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def released() -> dict[str, dict[str, Any]]:
-    """The released detection configs, resolved and flat, by ``<authors or openselfsup>/<file>``."""
+    """Return the released detection configs, resolved and flat, by ``<authors or openselfsup>/<file>``."""
     defaults = flat(json.loads((FOLDER / "detectron2_defaults.json").read_text()))
     found = json.loads((FOLDER / "detection.json").read_text())
     return {name: defaults | values for name, values in found.items()}
@@ -90,7 +90,7 @@ def released() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def pretrainings() -> dict[str, dict[str, Any]]:
-    """The released pretraining configs, by file; ``batch`` is what an optimiser step sees."""
+    """Return the released pretraining configs by file; ``batch`` is the images in an optimiser step."""
     found: dict[str, dict[str, Any]] = json.loads((FOLDER / "pretrain.json").read_text())
     for values in found.values():
         values["batch"] = values["loss.group"] * values["optimizer.groups"] * values["optimizer.accumulate"]
@@ -108,12 +108,13 @@ class Statement(Settings):
 
 
 def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]:
-    """Find the released 2x config nearest to a resolved one, and what differs: ``key theirs -> ours``.
+    """Find the released 2x config nearest to a resolved one, and the differences: ``key theirs -> ours``.
 
-    The length of the schedule does not count, nor a learning rate that is scaled with the batch.
+    The length of the schedule does not count as a difference, nor does a learning rate scaled with the
+    batch.
 
     Args:
-        settings: of Detectron2.
+        settings: resolved settings of Detectron2.
         detector: c4 or fpn.
     """
     ours = flat(settings)
@@ -132,9 +133,9 @@ def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Return the keys of both whose values differ; a key that only one version of Detectron2 knows is
-    skipped."""
-    cosine = "WarmupCosineLR"  # which has no steps
+    """Return the keys that both have with different values; a key that only one version of Detectron2
+    knows is skipped."""
+    cosine = "WarmupCosineLR"  # has no steps
     both = ours["SOLVER.LR_SCHEDULER_NAME"] == theirs["SOLVER.LR_SCHEDULER_NAME"] == cosine
     neutral = (*NEUTRAL, "SOLVER.STEPS") if both else NEUTRAL
     return [
@@ -152,7 +153,7 @@ def shown(value: Any) -> str:
 
 @functools.cache
 def recipes() -> dict[str, tuple[str, float]]:
-    """The table's two COCO recipes by scheduler: name, and learning rate for 16 images."""
+    """Return the table's two COCO recipes by scheduler: name, and learning rate for 16 images."""
     found = {}
     for name, who in (("authors", "authors"), ("moco", "openselfsup")):
         settings = released()[f"{who}/coco_R_50_C4_2x_moco"]
@@ -162,6 +163,6 @@ def recipes() -> dict[str, tuple[str, float]]:
 
 
 def statements() -> list[Statement]:
-    """Return what the README and the file names say of a setting of a released pretraining config."""
+    """Return the claims of the README and of file names about settings of released pretraining configs."""
     text = yaml.safe_load((FOLDER / "stated.yaml").read_text())
     return parse_settings(text, RootModel[list[Statement]], "stated.yaml").root

@@ -1,14 +1,14 @@
 """Expected AP of a finetuning, from published points (configs/expected.yaml) and this machine's own runs.
 
 A method's AP after another schedule is its published AP at 2x times the share of it that such a schedule
-reaches. A share is 1 at 2x by definition. For every other published point, what is missing, divided by the
-logarithm of the length in units of 2x, is regressed (scikit-learn's Bayesian ridge) on that logarithm, on
-the method's AP at 2x (stronger weights keep more) and on the detector. Dividing makes the scatter of short
-and long schedules alike, as one regression with one deviation supposes. What begins from random weights
-learns otherwise and has a regression of its own. How good this is: ``leave_one_out``.
+reaches. The share is 1 at 2x by definition. For every other published point, the missing share, divided by
+the logarithm of the length in units of 2x, is regressed (scikit-learn's Bayesian ridge) on that logarithm,
+on the method's AP at 2x (stronger weights keep more) and on the detector. The division makes the scatter of
+short and long schedules alike, as a regression with one standard deviation assumes. Random weights learn
+differently and have a regression of their own. ``leave_one_out`` measures the accuracy.
 
-This machine's own runs of about the wanted length move the expectation half of the way to what they
-reached, and widen its interval; they never move a published point.
+This machine's own runs of about the requested length move the expectation half of the way to their AP, and
+widen its interval; they never move a published point.
 """
 
 import functools
@@ -27,24 +27,24 @@ from triplet.scores import TASKS
 
 PATH = CONFIGS / "expected.yaml"
 NOISE = 0.3
-"""AP by which two runs of the same thing on COCO differ. OpenSelfSup's zoo has listed one MoCo v2 file at
+"""AP by which two runs of the same recipe on COCO differ. OpenSelfSup's zoo has listed one MoCo v2 file at
 40.6/35.3 (commit 892922a) and at 41.0/35.6 (106218c)."""
 FULL = 180_000
 """Iterations of the 2x schedule, of 16 images each."""
 COVERAGE = 0.8
-"""Probability with which an interval should hold what a training reaches."""
+"""Probability with which an interval should contain the AP of a training."""
 QUANTILE = NormalDist().inv_cdf((1 + COVERAGE) / 2)
 WIDER = 1.5
-"""Factor on an interval for each thing that the points cannot tell. A convention: nobody has measured
-it."""
+"""Factor on an interval for each difference that the published points do not cover. It is a convention:
+nobody has measured it."""
 CHAINED = 90_000
-"""Iterations at which curves end that do not reach FULL."""
+"""Iterations at which the curves that do not reach FULL end."""
 IMAGES = 117_266
 """Images of train2017 that have objects, on which the published runs trained."""
 BATCH = 16
-"""Images in a step of the published runs, and in the pool of their BN."""
+"""Images in a step of the published runs, all of which share BN statistics."""
 POOL = 8
-"""Fewest images in the pool of BN of which nothing lost is known."""
+"""Smallest number of images sharing BN statistics for which no loss of AP is known."""
 NEAR = 2.0
 """A local run informs schedules within this factor of its own length."""
 
@@ -66,7 +66,7 @@ class Curve(Settings):
 
 class Speed(Settings):
     seconds: float
-    """Seconds of an iteration of 16 images on 8 V100."""
+    """Seconds per iteration of 16 images on 8 V100."""
 
 
 class PublishedCurves(Settings):
@@ -78,7 +78,7 @@ class PublishedCurves(Settings):
 
 @dataclass(frozen=True)
 class Band:
-    """AP to expect, in percent."""
+    """Expected AP in percent."""
 
     low: float
     mid: float
@@ -91,7 +91,7 @@ class Band:
         return self.low <= value <= self.high
 
     def lowered(self, by: float) -> "Band":
-        """Lower the lower end by what something may cost."""
+        """Lower the lower end by a possible cost in AP."""
         return Band(max(0.0, self.low - by), self.mid, self.high)
 
     def within(self, other: "Band") -> "Band":
@@ -106,12 +106,12 @@ class Expected:
     basis: str
     """Where the expectation comes from, in words."""
     unlike: tuple[str, ...] = ()
-    """What the published points cannot tell, each of which has widened both bands."""
+    """Differences that the published points do not cover, each of which has widened both bands."""
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """AP reached by a finetuning on this machine that differs from the recipe in its length alone."""
+    """AP of a finetuning on this machine that differs from the recipe only in its length."""
 
     run: str
     method: str
@@ -123,7 +123,7 @@ class LocalResult:
 
 @functools.cache
 def published() -> PublishedCurves:
-    """configs/expected.yaml; KitError when it does not fit the schema."""
+    """Read configs/expected.yaml; KitError if it does not fit the schema."""
     return parse_file(PATH, PublishedCurves)
 
 
@@ -148,18 +148,18 @@ def expected(
     own: Sequence[LocalResult] = (),
     unlike: Sequence[str] = (),
 ) -> Expected | None:
-    """Return the AP to expect of a method of the table after a schedule that was compressed as a whole.
+    """Return the expected AP of a method of the table after a schedule that was compressed as a whole.
 
     Args:
         method: its name in methods.yaml.
-        kind: of detector, c4 or fpn.
-        iterations: at batch 16.
+        kind: the detector, c4 or fpn.
+        iterations: length of the schedule at batch 16.
         own: this machine's runs of the C4 detector, see ``runs.local_results``.
-        unlike: what is known to be done otherwise than in the published runs, such as BN over fewer images;
-            each widens the interval.
+        unlike: known differences from the published runs, such as BN over fewer images; each widens the
+            interval.
 
     Returns:
-        None where nothing is published of the method.
+        The expected AP; None if nothing is published for the method.
     """
     full = full_ap(method, kind)
     if not full:
@@ -188,12 +188,12 @@ def expected(
 
 
 def _capped(band: Band, longer: Band) -> Band:
-    """Limit a band to the upper end of that of a longer schedule."""
+    """Limit a band to the upper end of a longer schedule's band."""
     return Band(band.low, band.mid, max(band.mid, min(band.high, longer.high)))
 
 
 def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
-    """Yield what the points cannot tell of a method at such a length."""
+    """Yield what the published points do not cover about a method at this length."""
     lengths = [
         point[0] for curve in alike(method == "random") if curve.detector == kind for point in curve.points
     ]
@@ -207,7 +207,7 @@ def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
 
 
 def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
-    """Move a band half of the way to what own runs reached, and widen it to hold both."""
+    """Move a band half of the way to the AP of this machine's runs, and widen it to contain both."""
     theirs = [(run, expected(run.method, "c4", run.iterations)) for run in runs]
     ratio = fmean(run.reached[task] / (found.box, found.mask)[task].mid for run, found in theirs if found)
     half = (1 + ratio) / 2
@@ -215,7 +215,7 @@ def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
 
 
 def _band(full: Sequence[float], method: str, kind: str, task: int, iterations: float, unlike: int) -> Band:
-    """Return a band around the mean of what the sources give at 2x, wide enough for each of them."""
+    """Return a band around the mean AP of the sources at 2x, wide enough for each of them."""
     shares = [(ap, regression(method == "random", task).share(iterations, ap, kind)) for ap in full]
     low = min(ap * share.mid - share.half(ap, unlike) for ap, share in shares)
     high = max(ap * share.mid + share.half(ap, unlike) for ap, share in shares)
@@ -244,11 +244,11 @@ class Share:
     """Standard deviation of a single training's share."""
 
     def half(self, full: float, unlike: int = 0) -> float:
-        """Return half of the width of the interval around ``mid * full``, in AP.
+        """Return half the width of the interval around ``mid * full``, in AP.
 
         Args:
             full: AP at 2x, in percent.
-            unlike: number of things that the points cannot tell, each of which widens the interval.
+            unlike: number of differences that the published points do not cover; each widens the interval.
         """
         return math.hypot(QUANTILE * self.deviation * full, NOISE) * float(WIDER**unlike)
 
@@ -260,7 +260,7 @@ class Regression:
         """Fit the regression.
 
         Args:
-            curves: of pretrained weights, or of random ones.
+            curves: curves of pretrained weights only, or of random ones only.
             task: 0 box, 1 mask.
         """
         from sklearn.linear_model import BayesianRidge  # a second to import
@@ -285,19 +285,19 @@ class Regression:
         """
         length = math.log(FULL / max(iterations, 1))
         start, slope = self.model.predict([_features(0.0, full, detector)])[0], self.model.coef_[0]
-        # Past its turning point, and past the longest published schedule, nothing more is gained.
+        # Nothing more is gained past the curve's turning point or past the longest published schedule.
         length = max(length, math.log(FULL / self.longest), -start / (2 * slope))
         mean, deviation = self.model.predict([_features(length, full, detector)], return_std=True)
         return Share(max(0.0, 1 - float(mean[0]) * length), float(deviation[0]) * abs(length))
 
 
 def points(curve: Curve, task: int, chain: float) -> Iterator[tuple[int, float, float]]:
-    """Yield iterations, AP, and AP at 2x of a curve; the latter is chained where the curve does not have
-    it."""
+    """Yield iterations, AP, and AP at 2x of a curve; the AP at 2x is derived by ``chain`` if the curve
+    lacks it."""
     full, chained = curve.at(FULL, task), curve.at(CHAINED, task)
     base = full or (chained or 0.0) / chain
     for iterations, *values in curve.points:
-        known = FULL if full else CHAINED  # tells nothing: it is what the others are divided by
+        known = FULL if full else CHAINED  # this point is no evidence: the others are divided by it
         if base and iterations != known:
             yield iterations, values[task], base
 
@@ -335,7 +335,7 @@ def decays(kind: str) -> int:
 def undecayed(kind: str, iterations: float) -> tuple[float, float]:
     """Return the box and mask AP of a training stopped before its rate fell, as shares of its final AP.
 
-    Past the last point before the rate fell it is that point's: nothing is gained there any more.
+    Past the last point before the fall, the AP is that point's, as nothing more is gained there.
     """
     curve = _undecayed(kind)
     grid = np.log([point[0] for point in curve.points[:-1]])

@@ -8,12 +8,12 @@ from triplet.paths import CONFIGS
 
 
 class Effect(Settings):
-    """AP that a mistake costs, at least and at most, in one source."""
+    """Least and most AP that a mistake costs, according to one source."""
 
     cause: str
     kind: Literal["measured", "report"]
     box: Range | None
-    """None where a source describes the mistake and gives no size."""
+    """None if the source describes the mistake without a size."""
     mask: Range | None = None
     setting: str
     source: str
@@ -35,7 +35,7 @@ def size(cause: str, severe: bool | None = None) -> tuple[Range | None, Range | 
     """Return the range of box and of mask AP over the published sizes of a mistake, and their sources.
 
     Args:
-        cause: as configs/causes.yaml names it.
+        cause: its name in configs/causes.yaml.
         severe: True for the severest setting alone, False for the others; by default all of them.
     """
     found = [effect for effect in published() if effect.cause == cause]

@@ -1,23 +1,23 @@
-"""Known facts of a finetuning, whoever ran it, in which causes of a shortfall are looked for."""
+"""Known facts of any finetuning, in which ``causes`` looks for the causes of a shortfall."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What the weights' pixels were: format, first mean, first deviation, stride in the 1x1 convolutions.
+# The input that weights expect: format, first mean, first deviation, stride in the 1x1 convolutions.
 Pixels = tuple[str | None, float | None, float | None, bool | None]
 TORCH: Pixels = ("RGB", 123.675, 58.395, False)
 MSRA: Pixels = ("BGR", 103.53, 1.0, True)
 MSRA_OF_CAFFE2: Pixels = ("BGR", 102.9801, 1.0, True)
-"""MSRA's pixels as Detectron and maskrcnn-benchmark have them."""
+"""Input of MSRA's weights as Detectron and maskrcnn-benchmark use them."""
 
 
 @dataclass
 class Facts:
-    """Facts of a run; None where something is unknown."""
+    """Facts of a run; an unknown fact is None."""
 
     other: str = ""
-    """Name of the detector where it is not Mask R-CNN R50-C4 with COCO's categories."""
+    """Name of the detector if it is not Mask R-CNN R50-C4 with COCO's categories."""
     kind: str | None = None
     """Published curve nearest to the detector: c4 or fpn."""
     masks: bool | None = None
@@ -29,25 +29,25 @@ class Facts:
     rate: float | None = None
     """Base learning rate."""
     steps: tuple[int, ...] | None = None
-    """Iterations after which the config lets the rate fall."""
+    """Iterations after which the config lowers the rate."""
     last_rate: float | None = None
     scheduler: str | None = None
     decay: float | None = None
     """Weight decay."""
     norm: str | None = None
     freeze_at: int | None = None
-    """Frozen stages, counted from the stem: Detectron2's FREEZE_AT."""
+    """Number of frozen stages, counted from the stem: Detectron2's FREEZE_AT."""
     extra_norm: bool | None = None
     """Whether the C4 head has a norm after res5."""
     gpus: int | None = None
     reference_gpus: int | None = None
     """Detectron2's REFERENCE_WORLD_SIZE, relative to which it rescales batch, rate and schedule."""
     pool: int | None = None
-    """Images in the pool of BN, where the log says so."""
+    """Number of images that share BN statistics, if the log shows it."""
     precise_bn: bool | None = None
     """Whether the config enables precise BN."""
     precise_ran: bool | None = None
-    """Whether the log shows that precise BN ran; None where no log would tell."""
+    """Whether the log shows that precise BN ran; None without a log that would show it."""
     pixels: Pixels | None = None
     """Format, first mean, first deviation, stride in the 1x1 convolutions; each may be unknown."""
     sizes: tuple[int, ...] | None = None
@@ -58,49 +58,49 @@ class Facts:
     """Shorter side of the test images."""
     test_longest: int | None = None
     detections: int | None = None
-    """Most detections of an image that are evaluated."""
+    """Most detections per image that are evaluated."""
     test: str | None = None
     """Name of the test set."""
     classes: int | None = None
-    """Classes that the detector predicts."""
+    """Number of classes that the detector predicts."""
     threshold: float | None = None
     """Score below which detections are dropped before they are evaluated."""
     train: str | None = None
     """Name of the training set."""
     images: int | None = None
-    """Training images that the log counts."""
+    """Number of training images, from the log."""
     mixed: bool | None = None
-    """Whether it was trained in mixed precision."""
+    """Whether the training used mixed precision."""
     weights: str | None = None
     """Path or name of the weights; empty for none."""
     folded: bool | None = None
-    """Whether the weights have BN folded into the convolutions, as the file shows."""
+    """Whether the file's weights have BN folded into the convolutions."""
     published_weights: bool = False
     """Whether the file is the published one, by its hash."""
     other_weights: str = ""
-    """Why the weights are not the published ones, as the file shows; empty otherwise."""
+    """Why the file's weights are not the published ones; empty otherwise."""
     unloaded: list[str] = field(default_factory=list)
-    """Backbone tensors that the log says stayed random."""
+    """Backbone tensors that stayed random according to the log."""
     checked: bool = False
     """Whether the log shows that weights were loaded."""
     diverged: str = ""
     """How the training diverged."""
     converged: bool | None = None
-    """Whether the log shows a loss that stayed finite and fell; None where no log would tell."""
+    """Whether the log shows a loss that stayed finite and fell; None without a log that would show it."""
     reached: tuple[float, float | None] | None = None
     """Box and mask AP in percent at the end of the log."""
     notes: list[str] = field(default_factory=list)
-    """Notes on what the files did not tell, or on what was left out of them."""
+    """Notes on facts that are missing from the files, or on parts of the files that were skipped."""
 
     @property
     def length(self) -> float | None:
-        """Iterations trained, converted to 16 images; the planned ones without a log."""
+        """Iterations of 16 images that were trained, or that were planned if there is no log."""
         iterations = self.planned if self.iterations is None else self.iterations
         return None if iterations is None or self.batch is None else iterations * self.batch / 16
 
     @property
     def supervised(self) -> bool | None:
-        """Whether the weights, by their name, were trained on ImageNet's labels."""
+        """Whether the weights' name says that they were trained on ImageNet's labels."""
         if self.weights is None:
             return None
         names = ("imagenetpretrained", "torchvision", "msra", "download.pytorch.org", "://resnet")

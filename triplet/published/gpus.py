@@ -1,4 +1,4 @@
-"""Training speed of cards that are not here, and what free hosts give: configs/gpus.yaml."""
+"""Training speed of other GPU models, and the offers of free hosts: configs/gpus.yaml."""
 
 import functools
 import math
@@ -21,14 +21,14 @@ HALF = ("bfloat16", "float16")
 
 
 class Throughput(Settings):
-    """Throughput in training, for each model of a benchmark."""
+    """Training throughput for each model of a benchmark."""
 
     float32: Annotated[list[float], Field(min_length=1)]
     half: Annotated[list[float], Field(min_length=1)]
 
 
 class SpeedBenchmark(Settings):
-    """Training speeds that one source published for several cards."""
+    """Training speeds of several cards, published by one source."""
 
     models: list[str]
     source: str
@@ -45,9 +45,9 @@ class Card(Settings):
     seconds: dict[Literal["c4", "fpn"], float] = Field(default_factory=dict)
     """Seconds of an iteration of 16 images on 8 such cards in float32, by detector."""
     like: str = ""
-    """Another card whose published speed this one's is derived from."""
+    """Another card, from whose published speed this card's is derived."""
     share: Range = (1.0, 1.0)
-    """Share of that speed that this card reaches, at least and at most."""
+    """Least and most share of that speed that this card reaches."""
     source: str = ""
 
 
@@ -90,7 +90,7 @@ class Timing:
     source: str
 
     def on(self, gpus: int) -> "Timing":
-        """Convert to another number of cards than ``GPUS``, as if they shared the work evenly."""
+        """Convert from ``GPUS`` to another number of cards, assuming that they share the work evenly."""
         factor = GPUS / gpus
         return Timing(self.low * factor, self.mid * factor, self.high * factor, self.source)
 
@@ -102,11 +102,10 @@ def cards() -> Cards:
 
 
 def find_card(name: str) -> tuple[str, Card]:
-    """Find a card by its name in configs/gpus.yaml, in any case and without the maker's or the series'
-    words.
+    """Find a card by its name in configs/gpus.yaml, ignoring case and the words of maker and series.
 
     Raises:
-        KitError: no such card, with the nearest name or all of them.
+        KitError: there is no such card; the message has the nearest name or all of them.
     """
     known = cards().cards
     plain = {_plain(card): card for card in known}
@@ -137,7 +136,7 @@ def find_preset(name: str) -> Preset:
     """Find a host by its name in configs/gpus.yaml.
 
     Raises:
-        KitError: no such host, with the known ones.
+        KitError: there is no such host; the message lists the known ones.
     """
     presets = cards().presets
     if name not in presets:
@@ -148,10 +147,10 @@ def find_preset(name: str) -> Preset:
 
 
 def timing(name: str, detector: str, precision: str) -> Timing:
-    """Return the seconds that ``GPUS`` cards of a name take for 16 images.
+    """Return the seconds that ``GPUS`` cards of one model take for 16 images.
 
     Args:
-        name: of the card in configs/gpus.yaml.
+        name: the card's name in configs/gpus.yaml.
         detector: c4 or fpn.
         precision: one of ``trainer.PRECISIONS``.
     """
@@ -171,10 +170,10 @@ def timing(name: str, detector: str, precision: str) -> Timing:
     wanted = [base / gain / ratio for ratio in _ratios(card, half)]
     mid = _mean(wanted)
     tf32 = card.precision == "bfloat16" and card.benchmark.startswith("lambda")  # measured as float32 there
-    if half and tf32:  # which half precision is not slower than
+    if half and tf32:  # half precision is not slower than TF32
         mid = min(mid, _mean([base / ratio for ratio in _ratios(card, half=False)]))
         wanted.append(mid)
-    elif len(wanted) == 1:  # one model tells no range: take its ratio in the other precision as well
+    elif len(wanted) == 1:  # one model gives no range: use its ratio in the other precision as well
         wanted += [base / gain / ratio for ratio in _ratios(card, not half)]
     benchmark = cards().benchmarks[card.benchmark]
     models = ", ".join(benchmark.models)
@@ -185,7 +184,7 @@ def timing(name: str, detector: str, precision: str) -> Timing:
 
 
 def _mean(values: list[float]) -> float:
-    """Return the geometric mean, between the least and the most whatever rounding does."""
+    """Return the geometric mean, clipped to the range of the values against rounding."""
     mean = math.prod(values) ** (1 / len(values))
     return min(max(values), max(min(values), mean))
 

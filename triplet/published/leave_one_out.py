@@ -1,6 +1,6 @@
-"""Accuracy of the expected AP: each published curve against what the other curves predict of it.
+"""Accuracy of the expected AP: each published curve against the prediction of all other curves.
 
-``python -m triplet.published.leave_one_out`` writes benchmarks/results/expected.json anew.
+``python -m triplet.published.leave_one_out`` rewrites benchmarks/results/expected.json.
 """
 
 import json
@@ -26,7 +26,7 @@ class LeftOut:
     error: float
     """Expected minus published AP."""
     half: float
-    """Half of the width of the interval, in AP."""
+    """Half the width of the interval, in AP."""
 
     @property
     def covered(self) -> bool:
@@ -34,8 +34,8 @@ class LeftOut:
 
 
 def leave_one_out() -> list[LeftOut]:
-    """Predict every point of every curve of pretrained weights with a published AP at 2x without that
-    curve."""
+    """Predict every curve of pretrained weights with a published AP at 2x, point by point, from the other
+    curves."""
     curves, found = alike(random=False), []
     for task in range(len(TASKS)):
         for curve in curves:
@@ -49,7 +49,7 @@ def leave_one_out() -> list[LeftOut]:
 
 
 def summary() -> dict[str, Any]:
-    """Summarise errors and coverage of ``leave_one_out`` by task and length:
+    """Summarise errors and coverage of ``leave_one_out`` by task and length, for
     benchmarks/results/expected.json."""
     left: dict[str, Any] = {}
     everything = leave_one_out()

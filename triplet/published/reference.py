@@ -1,4 +1,4 @@
-"""The published result that a finetuning is compared with, and the AP that it implies at other lengths."""
+"""The published result to compare a finetuning with, and the AP that it implies at other lengths."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from triplet.published.methods import load_methods
 SCHEDULES = {"1x": 90_000, "2x": 180_000, "3x": 270_000}
 """Detectron2's schedules, in iterations of 16 images."""
 STAND_IN = "moco-v2"
-"""Method whose curves tell what share of a published result a shorter schedule keeps."""
+"""Method whose curves show what share of a published result a shorter schedule keeps."""
 RATE = 0.02
 """Base learning rate of Detectron2's and mmdetection's R-CNNs for 16 images."""
 RETINA_RATE = 0.01
@@ -22,7 +22,7 @@ RETINA_RATE = 0.01
 
 @dataclass(frozen=True)
 class Reference:
-    """A published result in percent, and how it was reached as far as that is known."""
+    """A published result in percent, and how it was reached, as far as known."""
 
     label: str
     box: float
@@ -32,13 +32,13 @@ class Reference:
     iterations: int = FULL
     """Iterations of 16 images."""
     method: str = ""
-    """Method of the table; empty where the weights are not those of a method."""
+    """Method of the table; empty if the weights belong to none."""
     of_table: bool = True
-    """Whether box and mask are the table's own, reached by its recipe."""
+    """Whether box and mask AP are the table's own, reached with its recipe."""
 
     @classmethod
     def of_method(cls, method: str) -> "Reference":
-        """Return the result of a method of the table."""
+        """Return the table's result for a method."""
         found = load_methods()[method]
         published = found.of_its_weights
         return cls(found.label, published.box, published.mask, method=method)
@@ -51,9 +51,9 @@ class Reference:
 
         Args:
             target: box and mask AP in percent.
-            facts: of the run that fell short of it.
-            method: of the table, where the weights are one's.
-            names: of config files, which may say 1x, 2x or 3x.
+            facts: facts of the run that fell short of it.
+            method: method of the table that the weights belong to, if any.
+            names: names of config files, which may say 1x, 2x or 3x.
         """
         kind = facts.kind or ("c4" if method else "fpn")
         label = load_methods()[method].label if method else "the target"
@@ -75,7 +75,7 @@ class Reference:
         return found.box, found.mask
 
     def rate(self, facts: Facts) -> float:
-        """Return the base learning rate for 16 images that belongs to a scheduler."""
+        """Return the base learning rate for 16 images that belongs to the run's scheduler."""
         if facts.other.startswith("RetinaNet"):
             return RETINA_RATE
         known = recipes().get(facts.scheduler or "")
@@ -86,7 +86,7 @@ class Reference:
 def _expected(reference: Reference, iterations: float) -> tuple[Band, Band | None]:
     if reference.of_table:
         found = curves.expected(reference.method, "c4", iterations)
-        assert found  # something is published of each method
+        assert found  # every method has a published AP
         return found.box, found.mask
     parts, whole = (
         curves.expected(STAND_IN, reference.kind, min(n, reference.iterations))
@@ -103,8 +103,8 @@ def _scaled(band: Band, by: float) -> Band:
 
 
 def _schedule(facts: Facts, names: str) -> int:
-    """Return the iterations of 16 images behind a published result, as fewer GPUs often change only the
-    batch."""
+    """Return the iterations of 16 images behind a published result. Users with fewer GPUs often change only
+    the batch."""
     if named := re.search(r"(?<![\dx])([123]x)(?![a-z0-9])", names):
         return SCHEDULES[named[1]]
     for planned in (facts.length if facts.iterations is None else None, facts.planned):

@@ -1,4 +1,4 @@
-"""Published results of the methods on other targets than COCO: configs/published.yaml."""
+"""Published results of the methods on targets other than COCO: configs/published.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,9 +20,9 @@ class PublishedTable(Settings):
     """Key of its source in ``sources``."""
     metrics: Annotated[list[str], Field(min_length=1)]
     methods: dict[str, list[float | None]]
-    """A number for each metric, by method."""
+    """One number per metric, by method."""
     files: dict[str, str] = Field(default_factory=dict)
-    """The pretrained file that a method's numbers belong to, where it is not one of its weights."""
+    """Pretrained file that a method's numbers belong to, if it is not one of the method's weights."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -56,11 +56,11 @@ class Value(Settings):
     value: float
     source: str
     file: str = ""
-    """Pretrained file that the number belongs to, where it is not one of the method's weights."""
+    """Pretrained file that the number belongs to, if it is not one of the method's weights."""
 
 
 def load_published(path: Path = PATH) -> list[Value]:
-    """Read all tables in the file's order; KitError when the file does not fit the schema."""
+    """Read all tables in the file's order; KitError if the file does not fit the schema."""
     return [
         Value(
             method=method,

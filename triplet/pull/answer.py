@@ -1,5 +1,5 @@
-"""Interpret a server's headers: the length of a file, which part this is, and whether it is the file
-begun."""
+"""Interpret a server's headers: a file's length, the part that is sent, and whether it is the file begun
+earlier."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 APART = 60
-"""Seconds by which an answer must be later than the file's date, so that the date alone identifies it."""
+"""Seconds by which a response must be later than the file's date for the date alone to identify the
+file."""
 DIGITS = re.compile(r"[0-9]{1,18}")
 SPAN = re.compile(r"(?i:bytes)\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
@@ -25,12 +26,12 @@ class Again(Exception):
 
 
 class Mismatch(Exception):
-    """All bytes have arrived, and they are not the file."""
+    """All bytes have arrived, but they are not the expected file."""
 
 
 @dataclass
 class Answer:
-    """The headers of the last response, and what was made of its body."""
+    """The headers of the last response, and the state of its body."""
 
     url: str
     """URL of this response, after redirects."""
@@ -38,13 +39,13 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     begun: bool = False
     error: Exception | None = None
-    """Error of a callback, which libcurl cannot pass on."""
+    """Error raised in a callback, which libcurl cannot pass on."""
     page: bytearray | None = None
 
     def header(self, line: bytes) -> int | None:
-        """Take a header; returns -1, which ends the transfer, where it leads from https to http."""
+        """Take a header line; return -1, which ends the transfer, if it redirects from https to http."""
         text = line.decode("latin-1").strip()
-        if text.upper().startswith("HTTP/"):  # of each redirect, too
+        if text.upper().startswith("HTTP/"):  # every redirect has a status line too
             code = re.fullmatch(r"\S+\s+([0-9]{3})(\s.*)?", text)
             self.status, self.headers = int(code[1]) if code else 0, {}
             return None
@@ -59,19 +60,19 @@ class Answer:
         return None
 
     def shows_page(self, chunk: bytes) -> bool:
-        """Return whether the response is a web page, by its headers or its first bytes."""
+        """Return whether headers or first bytes show that the response is a web page."""
         head = chunk[:64].lstrip().lower()
         html = "text/html" in self.headers.get("content-type", "")
         return html or head.startswith((b"<!doctype html", b"<html"))
 
     def number(self, name: str) -> int | None:
-        """Return a header that is a number of bytes; None where it is missing or anything else."""
+        """Return a header's number of bytes; None if it is missing or not a number."""
         value = self.headers.get(name, "")
         return int(value) if DIGITS.fullmatch(value) else None
 
     @property
     def span(self) -> tuple[int, int, int | None] | None:
-        """Parse Content-Range into first and last byte, and the length where it is given; None if they do
+        """Parse Content-Range into first byte, last byte, and the length if it is given; None if they do
         not fit."""
         found = SPAN.fullmatch(self.headers.get("content-range", ""))
         if not found:
@@ -83,8 +84,8 @@ class Answer:
 
     @property
     def validator(self) -> str | None:
-        """Return the validator for If-Range: a strong ETag, else the date where the answer is late enough
-        after it."""
+        """Return the validator for If-Range: a strong ETag, else the date if the response is APART
+        later."""
         tag, date = self.headers.get("etag"), self.headers.get("last-modified")
         if tag is not None:
             return tag if re.fullmatch(r'"[!#-~]{0,1000}"', tag) else None
@@ -99,7 +100,7 @@ class Answer:
         return validator is not None and validator == self._of_kind(validator)
 
     def contradicts(self, validator: str | None) -> bool:
-        """Return whether the response names another validator than a file's."""
+        """Return whether the response has a validator other than the file's."""
         return validator is not None and self._of_kind(validator) not in (None, validator)
 
     def _of_kind(self, validator: str) -> str | None:
@@ -112,5 +113,6 @@ def leads_to_plain_text(url: str, target: str) -> bool:
 
 
 def sendable(validator: str | None) -> bool:
-    """Return whether a validator can stand in a header; that of an interrupted download may be damaged."""
+    """Return whether a validator is fit for a header; the stored one of a partial download may be
+    damaged."""
     return validator is not None and validator.isascii() and validator.isprintable() and validator != ""

@@ -8,22 +8,23 @@ from triplet.progress import say
 from triplet.weights import read_backbone
 
 TENSORS = 318
-"""Tensors of a ResNet-50 without its classifier: 53 convolutions, and 5 of each of 53 BN layers."""
+"""Tensors of a ResNet-50 without its classifier: one for each of 53 convolutions, 5 for each of 53 BN
+layers."""
 WIDTH = 64
 
 
 def describe(path: Path, *, untrained: bool) -> dict[str, Any]:
-    """Load a file of weights safely and say what it is.
+    """Load a weights file safely and describe it.
 
     Args:
-        path: in any format that ``triplet.weights`` reads.
-        untrained: whether the method is that of initial weights, whose BN statistics are the default ones.
+        path: file in any format that ``triplet.weights`` reads.
+        untrained: whether the weights should be untrained, with BN statistics at their defaults.
 
     Returns:
-        format, tensors, ignored (names of the file that are not the backbone's), variances (range of BN's).
+        format, tensors, ignored (names in the file that are not the backbone's), variances (range of BN's).
 
     Raises:
-        KitError: no whole, finite ResNet-50 of the usual width; or BN statistics that say the opposite of
+        KitError: not a complete, finite ResNet-50 of the usual width; or BN statistics that contradict
             ``untrained``.
     """
     found = read_backbone(path)

@@ -1,4 +1,4 @@
-"""Checksums of files: published ones, and those recorded at the first download."""
+"""Checksums of files, published or recorded at the first download."""
 
 import hashlib
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,7 @@ CHUNK = 1 << 20
 
 
 def digest(path: Path, kind: str, stop: Stop, *, title: str) -> str:
-    """Checksum (``md5`` or ``sha256``) of a file, with progress; Interrupted when asked to stop."""
+    """Return a file's ``md5`` or ``sha256`` checksum, showing progress; Interrupted if asked to stop."""
     hasher = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file, Bar(title, path.stat().st_size, of_bytes=True) as bar:
         while chunk := file.read(CHUNK):
@@ -25,13 +25,13 @@ def digest(path: Path, kind: str, stop: Stop, *, title: str) -> str:
 
 
 def mismatch(path: Path, checksum: str, stop: Stop, name: str) -> str:
-    """Say how a file differs from a checksum ``md5:...`` or ``sha256:...``; '' where it does not.
+    """Say how a file differs from a checksum ``md5:...`` or ``sha256:...``; '' if it does not.
 
     Args:
-        path: of the file.
-        checksum: what is expected.
+        path: path of the file.
+        checksum: the expected checksum.
         stop: see ``digest``.
-        name: of the file, for the progress.
+        name: name of the file, for the progress.
     """
     kind, _, expected = checksum.partition(":")
     found = digest(path, kind, stop, title=f"pull: verifying {name}")
@@ -39,10 +39,10 @@ def mismatch(path: Path, checksum: str, stop: Stop, name: str) -> str:
 
 
 class Lock:
-    """SHA-256 of files whose publisher gives none, as `sha256sum` writes and checks them.
+    """SHA-256 of files without a published checksum, in the format of `sha256sum`.
 
-    Recorded in ``checkpoints/weights/SHA256SUMS``. The same lines in ``configs/SHA256SUMS``, committed,
-    come first: so a group agrees on the files, and a later visitor gets the same ones or none.
+    They are recorded in ``checkpoints/weights/SHA256SUMS``. Lines committed to ``configs/SHA256SUMS`` take
+    precedence, so that a group agrees on the files, and a later user gets the same ones or none.
     """
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ class Lock:
         self.shared = sources.CONFIGS / "SHA256SUMS"
 
     def find(self, name: str) -> str | None:
-        """Return the checksum of ``<method>/<file>``; None when it was never recorded."""
+        """Return the checksum of ``<method>/<file>``; None if it was never recorded."""
         for path in (self.shared, self.own):
             if name in (known := _read_sums(path)):
                 return f"sha256:{known[name]}"
         return None
 
     def record(self, name: str, sha256: str) -> None:
-        """Write down what the first download was; the methods that others record meanwhile stay.
+        """Record the checksum of the first download; entries that other processes add meanwhile are kept.
 
         Raises:
-            KitError: it is the very file of another method.
+            KitError: it is the same file as another method's.
         """
         with files.locked(self.own.with_name(".SHA256SUMS.lock")):
             known = _read_sums(self.own)

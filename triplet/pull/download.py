@@ -1,10 +1,10 @@
-"""Download one file over HTTP, whole and verified, through all failures of the network.
+"""Download one file over HTTP, completely and verified, despite network failures.
 
-The transport is libcurl (pycurl): as fast as curl, with wheels that need nothing of the system, and with
-redirects, proxies, cookies in memory, tokens that stay with their host, and stalls built in. requests,
-httpx and pooch start a file anew when a connection breaks. What curl's own --continue-at leaves out stands
-here: that the remote file is still the one that was begun (RFC 9110, 8.8 and 13.1.5), that it has the
-published length and checksum, that https is never left for http, and that it is no web page.
+The transport is libcurl (pycurl): it is as fast as curl, its wheels need nothing of the system, and it
+handles redirects, proxies, cookies in memory, tokens that stay with their host, and stalls. requests, httpx
+and pooch restart a file when a connection breaks. This module adds what curl's --continue-at leaves out:
+the remote file is still the one that was begun (RFC 9110, 8.8 and 13.1.5), it has the published length and
+checksum, https never redirects to http, and the file is not a web page.
 """
 
 import os
@@ -30,31 +30,31 @@ from triplet.pull.webpage import WebPage
 from triplet.signals import Stop
 
 STALL = 30
-"""Seconds after which a connection below SLOWEST bytes a second is given up."""
+"""Seconds after which a connection slower than SLOWEST bytes a second is dropped."""
 SLOWEST = 1000
 TRIES = 5
-"""In a row that bring less than LEAST bytes together, before the next URL is tried."""
+"""Number of tries in a row with less than LEAST bytes of progress, after which the next URL is tried."""
 LEAST = 10_000
-"""Least bytes that count as progress: SLOWEST for the longest wait before a next try."""
+"""Least bytes that count as progress: SLOWEST times the longest pause between tries."""
 PAUSE = 1.0
-"""Seconds before the second try; doubled each time."""
+"""Seconds before the second try; the pause doubles each time."""
 LONGEST_PAUSE = 120
 """Longest wait in seconds that a server may ask for before the next URL is tried."""
 BUFFER = 512 * 1024
 """Size of the receive buffer in bytes, libcurl's largest: fewer calls into Python."""
 LARGEST_PAGE = 1 << 20
 RESERVE = 1 << 30
-"""Bytes of the disk that a file of unknown length must leave free."""
+"""Bytes of free disk that a file of unknown length must leave."""
 STRIDE = 64 << 20
-"""Bytes between looks at the free disk."""
+"""Bytes between checks of the free disk."""
 BEARER = 1 << 6
-"""CURLAUTH_BEARER of curl/curl.h, which pycurl does not name."""
+"""CURLAUTH_BEARER of curl/curl.h, which pycurl does not define."""
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class DownloadSpec:
-    """A file to download, and what is known of it."""
+    """A file to download, with its known properties."""
 
     name: str
     """Name of the file in messages."""
@@ -63,7 +63,7 @@ class DownloadSpec:
     """Checksum, as ``md5:...`` or ``sha256:...``."""
     bytes: int | None = None
     token: str | None = None
-    """For the first URL's host alone; the hub's own goes with ``hf://``."""
+    """Token for the first URL's host alone; ``hf://`` uses the hub's own token."""
 
 
 class _Begun(BaseModel):
@@ -75,19 +75,19 @@ class _Begun(BaseModel):
 
 
 def download(wanted: DownloadSpec, path: Path, stop: Stop) -> str:
-    """Fetch a file to ``path``, unless it is there; a part of it is gone on from.
+    """Fetch a file to ``path`` unless it exists, resuming a partial download.
 
     Args:
         wanted: the file; its URLs are tried in order.
-        path: gets the file when it is whole and verified; until then, ``path.part`` has what came.
-        stop: asked all the time.
+        path: where the complete, verified file goes; until then, ``path.part`` holds the received bytes.
+        stop: polled all the time.
 
     Returns:
-        The URL that gave it.
+        The URL that gave the file.
 
     Raises:
-        KitError: no URL gave the file, with each one's reason.
-        Interrupted: stopped; the part stays.
+        KitError: no URL gave the file; the message has each one's reason.
+        Interrupted: a signal stopped the download; the part is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
@@ -107,7 +107,7 @@ def download(wanted: DownloadSpec, path: Path, stop: Stop) -> str:
 
 
 def plain(url: str) -> str:
-    """A URL to show: without what may be a secret in it."""
+    """Return a URL for messages, without any part that may be a secret."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -116,7 +116,7 @@ def speed(url: str, token: str | None, seconds: int) -> float:
     """Measure a URL's bytes per second for some seconds; nothing is kept.
 
     Raises:
-        KitError: it gives nothing.
+        KitError: the URL gives nothing.
     """
     try:
         at = hub.resolve(url, token, None)
@@ -144,7 +144,7 @@ def _curl(url: str, token: str | None) -> pycurl.Curl:
         pycurl.FOLLOWLOCATION: True,
         pycurl.MAXREDIRS: 10,
         pycurl.FAILONERROR: True,
-        pycurl.NOSIGNAL: True,  # threads
+        pycurl.NOSIGNAL: True,  # for threads
         pycurl.COOKIEFILE: "",  # cookies in memory, never on the disk
         pycurl.CONNECTTIMEOUT: STALL,
         pycurl.LOW_SPEED_LIMIT: SLOWEST,
@@ -155,14 +155,14 @@ def _curl(url: str, token: str | None) -> pycurl.Curl:
     }
     for option, value in options.items():
         curl.setopt(option, value)
-    if token:  # libcurl sends it to the URL's own host only, whatever is redirected
+    if token:  # libcurl sends it to the URL's own host only, despite redirects
         curl.setopt(pycurl.HTTPAUTH, BEARER)
         curl.setopt(pycurl.XOAUTH2_BEARER, token)
     return curl
 
 
 class _Transfer:
-    """Everything that is tried with one URL."""
+    """All tries with one URL."""
 
     def __init__(self, wanted: DownloadSpec, url: str, path: Path, stop: Stop) -> None:
         self.wanted, self.url, self.path, self.stop = wanted, url, path, stop
@@ -170,15 +170,15 @@ class _Transfer:
         self.notes = path.with_name(f"{path.name}.part.json")
         self.curl = _curl(url, wanted.token)
         self.limit: int | None = None
-        """Length of the file in bytes, where it is known."""
+        """Length of the file in bytes, if known."""
         self.came = 0
-        """Bytes present while more arrive."""
+        """Number of bytes received so far."""
 
     def close(self) -> None:
         self.curl.close()
 
     def run(self) -> None:
-        """Until the file is whole and verified; Refused when this URL will not give it."""
+        """Try until the file is complete and verified; Refused if this URL does not give it."""
         if self.path.exists():
             return
         failures, furthest, suspect = 0, self.position, self.position > 0
@@ -193,7 +193,7 @@ class _Transfer:
                     self._restart()
                     if not suspect:
                         raise Refused(str(mismatch)) from None
-                    suspect, reason, pause = False, str(mismatch), 0.0  # once more, all from this URL
+                    suspect, reason, pause = False, str(mismatch), 0.0  # retry, all from this URL
                 except Again as again:
                     reason, pause = str(again), again.pause
                 if self.position >= furthest + LEAST:
@@ -208,7 +208,7 @@ class _Transfer:
 
     @property
     def position(self) -> int:
-        """Bytes of the file that are present."""
+        """Number of bytes of the file on disk."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _wait(self, seconds: float, reason: str) -> None:
@@ -228,18 +228,18 @@ class _Transfer:
         self.bar.done = self.bar.start = 0
 
     def _begun(self) -> _Begun | None:
-        """Read the sidecar of the part; None when the download cannot be resumed."""
+        """Read the sidecar of the part; None if the download cannot be resumed."""
         try:
             notes = untrusted.read_bytes(self.notes, untrusted.RECORD, "note")
             begun = _Begun.model_validate_json(notes)
         except (OSError, ValidationError, KitError):
             return None
         same = begun.url == self.url and begun.validator
-        # Bytes from elsewhere are good enough where a checksum decides at last.
+        # Bytes from another URL may be resumed if a checksum decides in the end.
         return begun if same or (self.wanted.checksum and begun.bytes) else None
 
     def _get(self) -> None:
-        """One request, or two when a page asks for a confirmation; returns when all bytes are there."""
+        """Send one request, or two if a page asks for confirmation; return when all bytes are there."""
         self._ask()
         begun = self._begun()
         if begun is None and self.position:
@@ -250,7 +250,7 @@ class _Transfer:
         if answer.page is not None:
             here = self.curl.getinfo(pycurl.EFFECTIVE_URL)
             page = WebPage(bytes(answer.page), here)
-            # Drive's form leads to its own host; and whom a token is for, has no such pages.
+            # Drive's form leads to its own host; a host that takes a token has no such pages.
             elsewhere = urlsplit(page.confirmed or "").hostname != urlsplit(here).hostname
             elsewhere |= leads_to_plain_text(here, page.confirmed or here)
             if page.confirmed is None or elsewhere or self.wanted.token:
@@ -271,7 +271,7 @@ class _Transfer:
             headers.append(f"Range: bytes={start}-")
             if begun and sendable(begun.validator) and begun.url == self.url:
                 headers.append(f"If-Range: {begun.validator}")
-        self.curl.unsetopt(pycurl.HTTPHEADER)  # an empty list would leave the last one
+        self.curl.unsetopt(pycurl.HTTPHEADER)  # setting an empty list would keep the previous headers
         self.curl.setopt(pycurl.HTTPHEADER, headers)
         self.curl.setopt(pycurl.HEADERFUNCTION, answer.header)
         self.curl.setopt(pycurl.NOPROGRESS, False)
@@ -302,16 +302,16 @@ class _Transfer:
             except pycurl.error as error:
                 self._ask()
                 self._explain(error, answer, begun)
-        if not answer.begun:  # nothing in it
+        if not answer.begun:  # the body was empty
             self._first(answer, b"", begun, start)
         return answer
 
     def _explain(self, error: pycurl.error, answer: Answer, begun: _Begun | None) -> None:
-        """Return whether another try is worth while."""
+        """Raise Again if another try may help, else Refused; first of all a callback's error."""
         if answer.error:
             raise answer.error
         status = answer.status
-        if status == 416:  # the remote file is shorter than what is here, or another
+        if status == 416:  # the remote file is shorter than the part, or a different one
             self._restart()
             raise Again("has no more bytes than were fetched already; starting over")
         if status in TRANSIENT:
@@ -328,7 +328,7 @@ class _Transfer:
         raise (Refused if error.args[0] in lasting else Again)(reason)
 
     def _first(self, answer: Answer, chunk: bytes, begun: _Begun | None, start: int) -> None:
-        """Decide by the headers and the first bytes what this is, and note it before any byte is kept."""
+        """Identify the response by its headers and first bytes, and note it before any byte is kept."""
         if answer.shows_page(chunk):
             answer.page = bytearray()
             return
@@ -349,25 +349,25 @@ class _Transfer:
         self._note(answer, total, begun, start)
 
     def _note(self, answer: Answer, total: int | None, begun: _Begun | None, start: int) -> None:
-        """Note which file of which length this is; then its bytes may be kept."""
+        """Note the file and its length in the sidecar, after which its bytes may be kept."""
         self.limit, status = total, answer.status
         self.came = start if status == 206 else 0
         new = _Begun(url=self.url, validator=answer.validator, bytes=total)
         if status == 206 and begun and begun.url == self.url:
-            new = begun  # its validator is the one that the first bytes came with
+            new = begun  # keep the validator that the first bytes came with
         folder, left = self.part.parent, (total or 0) - (start if status == 206 else 0)
         if left > (free := shutil.disk_usage(folder).free):
             raise KitError(f"{folder} has {amount(free)} free, {self.wanted.name} needs {amount(left)}")
-        if status != 206:  # the old bytes go before the new note comes: a kill in between mixes nothing
+        if status != 206:  # delete old bytes before the new note, so that a kill in between mixes nothing
             os.truncate(self.part, 0)
         if new != begun:
             files.write_text(self.notes, new.model_dump_json())
         self.bar.total = total or 0
 
     def _continues(self, answer: Answer, begun: _Begun | None, start: int) -> bool:
-        """Return whether an answer 206 is the rest of the bytes present.
+        """Return whether a 206 response continues the bytes on disk.
 
-        A checksum decides at last; without one the answer must repeat a strong validator.
+        A checksum decides in the end; without one the response must repeat a strong validator.
         """
         if begun is None or answer.span is None or answer.span[0] != start:
             return False
@@ -379,7 +379,7 @@ class _Transfer:
         return begun.url == self.url and answer.repeats(begun.validator)
 
     def _check_room(self, more: int) -> None:
-        """Stop a body that has no end: at the length that is known, else before it fills the disk."""
+        """Stop an endless body: at the known length, else before it fills the disk."""
         before, self.came = self.came, self.came + more
         if self.limit is not None and self.came > self.limit:
             raise Mismatch(f"sent more than the {self.limit} bytes that it has")

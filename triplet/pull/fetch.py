@@ -1,4 +1,4 @@
-"""A source becomes a folder: files found or fetched, verified, unpacked, looked through, then named."""
+"""Turn a source into a folder: find or fetch its files, verify, unpack and check them, then rename."""
 
 import os
 import shutil
@@ -20,21 +20,22 @@ from triplet.pull.verify import problems
 from triplet.signals import Stop
 
 DOWNLOADS = ".downloads"
-"""Folder of partial downloads, and of verified files that are not unpacked yet."""
+"""Folder of partial downloads and of verified files that are not unpacked yet."""
 TAKEN = ".taken"
-"""Files of the user's unpacked data set that have been linked here so far."""
+"""Folder of the files linked so far from the user's unpacked data set."""
 UNPACKING = ".unpacking"
 UNPACKED = ".unpacked"
-"""The same folder once it is whole: what is in it only has to move up. Deleted once the record is there."""
+"""Name of that folder once it is complete, so that its content only has to move up. It is deleted once the
+record exists."""
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """The files that the user has already: ``--from``."""
+    """Files that the user already has: ``--from``."""
 
     path: Path
     sole: bool
-    """A single file for the one file that is wanted, whatever its name."""
+    """Whether the path is a single file for the only wanted file, whatever its name."""
 
     def find(self, file: SourceFile) -> Path | None:
         """Return the user's copy of a file: the path itself, or the file of that name in the folder."""
@@ -47,28 +48,28 @@ class LocalSource:
         return bool(source.provides) and all((self.path / place).exists() for place in source.provides)
 
     def kaggle(self, source: Source) -> Kaggle | None:
-        """Return ImageNet in Kaggle's layout, where that is wanted and given."""
+        """Return ImageNet in Kaggle's layout, if it is both wanted and given."""
         return Kaggle.find(self.path) if source.sort and self.path.is_dir() else None
 
 
 def fetch_dataset(
     name: str, source: Source, folder: Path, given: LocalSource | None, stop: Stop
 ) -> dict[str, Any]:
-    """Make ``datasets/<name>`` whole; what an earlier session did is not done again.
+    """Complete ``datasets/<name>``, without repeating the work of earlier sessions.
 
     Args:
-        name: of the source.
-        source: what is wanted.
-        folder: where to. It shows all of the data set, or nothing.
-        given: what the user has of it.
-        stop: asked all the time.
+        name: name of the source.
+        source: the data set to make.
+        folder: its folder, which shows either all of the data set or nothing.
+        given: the user's own files, if any.
+        stop: polled all the time.
 
     Returns:
         Results for the record.
 
     Raises:
-        KitError: a file that cannot be had or is wrong, too little disk, or something missing at last.
-        Interrupted: stopped; the same call goes on.
+        KitError: a file is unavailable or wrong, the disk is too small, or something is missing in the end.
+        Interrupted: a signal stopped the call; the same call resumes.
     """
     own = given.path if given and given.laid_out(source) else None
     kaggle = given.kaggle(source) if given and not own else None
@@ -87,7 +88,7 @@ def fetch_dataset(
         if own or kaggle:
             if own:
                 _look_through(name, source, own)  # before anything is copied
-            shutil.rmtree(unpacking, ignore_errors=True)  # no file of another origin among the user's
+            shutil.rmtree(unpacking, ignore_errors=True)  # never mix other files with the user's
             shutil.rmtree(downloads, ignore_errors=True)
             if kaggle:
                 _take(kaggle.files(), taken, stop)
@@ -100,37 +101,38 @@ def fetch_dataset(
             shutil.rmtree(taken, ignore_errors=True)
             _unpack_all(name, source, folder, given, stop)
             _look_through(name, source, unpacking)
-            os.sync()  # a million files, before any of them counts as there
+            os.sync()  # flush a million files before any of them counts as present
             files.publish(unpacking, unpacked)
     for entry in list(unpacked.iterdir()):
         entry.replace(folder / entry.name)
     shutil.rmtree(downloads, ignore_errors=True)
-    # The empty folder stays until the record is there: without it, what a killed pull has verified and
-    # moved would be taken for what was put there by hand.
+    # The empty folder stays until the record exists: without it, files that a killed pull has verified and
+    # moved would look as if put there by hand.
     return _results(source, archives=not (own or kaggle))
 
 
 def fetch_weights(
     name: str, source: Source, folder: Path, given: LocalSource | None, stop: Stop, *, untrained: bool
 ) -> dict[str, Any]:
-    """Make ``checkpoints/weights/<name>`` whole: its file, verified, loaded and looked at.
+    """Complete ``checkpoints/weights/<name>``: fetch its file, verify, load and inspect it.
 
     Args:
-        name: of the source.
-        source: what is wanted.
-        folder: where to.
-        given: what the user has of it.
-        stop: asked all the time.
-        untrained: the method is that of initial weights.
+        name: name of the source.
+        source: the weights to fetch.
+        folder: their folder.
+        given: the user's own file, if any.
+        stop: polled all the time.
+        untrained: whether the weights should be untrained.
 
     Returns:
-        Results for the record: what is in the file, see ``describe``.
+        Results for the record: the content of the file, see ``describe``.
 
     Raises:
-        KitError: no such file to be had, another file than published or recorded, or no usable ResNet-50.
-        Interrupted: stopped; the same call goes on.
+        KitError: the file is unavailable, differs from the published or recorded one, or is no usable
+            ResNet-50.
+        Interrupted: a signal stopped the call; the same call resumes.
     """
-    from triplet.pull.backbone import describe  # torch takes seconds that data sets need not wait
+    from triplet.pull.backbone import describe  # imports torch, seconds that data sets need not wait
 
     lock, results = checksums.Lock(), {}
     for file in source.files:
@@ -147,7 +149,7 @@ def fetch_weights(
             verify(found, file, known, stop)
             results[file.name] = describe(found, untrained=untrained)
         except KitError:
-            if found == staged:  # else the next call would find it there, whatever it is given
+            if found == staged:  # otherwise the next call would use this bad file again
                 staged.unlink()
             raise
         if known is None:
@@ -161,7 +163,7 @@ def fetch_weights(
 def left_to_fetch(
     source: Source, folder: Path, given: LocalSource | None = None
 ) -> dict[SourceFile, int | None]:
-    """Return the files that are not there yet, with the missing bytes of each; None where unknown."""
+    """Return the files still to be fetched, with the missing bytes of each; None if unknown."""
     left: dict[SourceFile, int | None] = {}
     for file in source.files:
         staged = folder / DOWNLOADS / file.name
@@ -182,7 +184,7 @@ def _mark(folder: Path, file: SourceFile) -> Path:
 
 
 def _unpack_all(name: str, source: Source, folder: Path, given: LocalSource | None, stop: Stop) -> None:
-    """Fetch the archives side by side, unpack each in the order of the source."""
+    """Fetch the archives in parallel, and unpack them in the order of the source."""
     if missing := [f.name for f in left_to_fetch(source, folder, given) if not source.urls(f)]:
         raise KitError(
             f"{', '.join(missing)} must be fetched by hand: {source.by_hand}; then run: {_from_hand(name)}"
@@ -229,7 +231,7 @@ def _obtain(
     given: LocalSource | None,
     stop: Stop,
 ) -> Path:
-    """Return the path of the file: the user's own, or fetched and verified."""
+    """Return the path of a file: the user's own, or one that is fetched and verified."""
     staged = folder / DOWNLOADS / file.name
     if staged.exists():
         return staged
@@ -259,14 +261,14 @@ def verify(path: Path, file: SourceFile, checksum: str | None, stop: Stop) -> No
 
 
 def _laid_out(source: Source, given: Path) -> Iterator[tuple[Path, str, int]]:
-    """Yield each file of an unpacked data set with its name below the folder and its size in bytes."""
+    """Yield each file of an unpacked data set, its path below the folder, and its size in bytes."""
     for place in source.provides:
         for name, size in files.walk(given / place):
             yield given / place / name, f"{place}/{name}", size
 
 
 def _take(wanted: Iterable[tuple[Path, str, int]], folder: Path, stop: Stop) -> None:
-    """Give files a second name below the folder."""
+    """Link or copy files into the folder."""
     found = list(wanted)
     with Bar("pull: linking or copying files", len(found)) as bar:
         for path, name, size in found:

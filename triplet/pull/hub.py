@@ -1,8 +1,8 @@
 """Files of a model hub, ``hf://owner/name/file@revision``.
 
-huggingface_hub says what a file is: its commit, length and SHA-256, and where its bytes are. They come by
-the kit's own download, which resumes and verifies. The token that huggingface_hub finds (HF_TOKEN, or its
-login) goes to the hub's host only; it is written and printed nowhere.
+huggingface_hub gives a file's commit, length, SHA-256 and location. The kit's own download fetches the
+bytes, as it resumes and verifies. The token that huggingface_hub finds (HF_TOKEN, or its login) goes to the
+hub's host only; it is never written or printed.
 """
 
 import os
@@ -32,12 +32,12 @@ REASONS = {
     "RemoteEntryNotFoundError": "has no such file",
     "OfflineModeIsEnabled": "is not asked: HF_HUB_OFFLINE is set",
 }
-"""Meaning of huggingface_hub's errors, in a phrase each."""
+"""Meaning of each of huggingface_hub's errors in a phrase."""
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """The parts of an address."""
+    """The parts of an ``hf://`` address."""
 
     repository: str
     """``owner/name``."""
@@ -51,21 +51,21 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Location:
-    """Location of a file's bytes, and what is known of them."""
+    """Location of a file's bytes, with their known properties."""
 
     url: str
     token: str | None = None
     checksum: str | None = None
-    """``sha256:...``, which the hub knows of files that Git LFS or Xet holds."""
+    """``sha256:...``, which the hub gives for files in Git LFS or Xet."""
     bytes: int | None = None
     commit: str = ""
 
 
 def parse(address: str) -> HubFile:
-    """Parse an address; without a revision it means the newest of ``main``.
+    """Parse an address; without a revision it means the newest commit of ``main``.
 
     Raises:
-        KitError: it is no such address.
+        KitError: it is not an ``hf://`` address.
     """
     found = _ADDRESS.fullmatch(address)
     if not found:
@@ -74,15 +74,15 @@ def parse(address: str) -> HubFile:
 
 
 def resolve(url: str, token: str | None, checksum: str | None) -> Location:
-    """Return where a URL leads: itself, or what the hub says of an ``hf://`` address.
+    """Return the location of a URL: the URL itself, or the hub's answer for an ``hf://`` address.
 
     Args:
         url: https, http or hf.
-        token: for an https URL's own host.
-        checksum: ``md5:...`` or ``sha256:...`` where one is known.
+        token: token for an https URL's own host.
+        checksum: ``md5:...`` or ``sha256:...``, if known.
 
     Raises:
-        Refused: the hub does not give the file, or has another one under this address.
+        Refused: the hub does not give the file, or has another one at this address.
     """
     if not url.startswith(PREFIX):
         return Location(url, token)
@@ -93,12 +93,12 @@ def resolve(url: str, token: str | None, checksum: str | None) -> Location:
 
 
 def locate(wanted: HubFile) -> Location:
-    """Ask the hub where a file is, at which commit, and what it is known by.
+    """Ask the hub for a file's location, commit and checksum.
 
-    HF_ENDPOINT names another hub than the public one.
+    HF_ENDPOINT selects a hub other than the public one.
 
     Raises:
-        Refused: with the reason in a phrase.
+        Refused: the hub does not give the file; the message has the reason in a phrase.
     """
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url  # takes half a second
 
@@ -109,7 +109,7 @@ def locate(wanted: HubFile) -> Location:
     try:
         url = hf_hub_url(wanted.repository, wanted.file, revision=wanted.revision, endpoint=endpoint)
         found = get_hf_file_metadata(url, token=token, endpoint=endpoint)
-    except Exception as error:  # its own, and those of whichever HTTP library it uses
+    except Exception as error:  # its own errors, and those of whichever HTTP library it uses
         reason = REASONS.get(type(error).__name__) or f"does not answer ({type(error).__name__})"
         raise Refused(f"{reason} ({endpoint})") from None
     commit, tag = found.commit_hash or "", found.etag or ""
@@ -121,15 +121,15 @@ def locate(wanted: HubFile) -> Location:
 
 
 def folder_of(pinned: HubFile) -> Path:
-    """Return the location of a file of a commit, with its record."""
+    """Return the folder of a file at a commit, which also holds its record."""
     return paths.root("checkpoints") / "weights" / "hub" / pinned.repository / pinned.revision / pinned.file
 
 
 def pin(wanted: HubFile) -> HubFile:
-    """The same file with its commit, which the hub is asked where a branch or a tag is named.
+    """Return the same file with its commit; the hub is asked for it if a branch or a tag is named.
 
     Raises:
-        KitError: it does not say.
+        KitError: the hub does not give the commit.
     """
     if _COMMIT.fullmatch(wanted.revision):
         return wanted
@@ -142,6 +142,6 @@ def pin(wanted: HubFile) -> HubFile:
 
 
 def find(pinned: HubFile) -> Path | None:
-    """The file where an earlier pull has left it, None for nowhere; KitError if it has changed since."""
+    """Return the path of a file that was pulled earlier, None if it was not; KitError if it has changed."""
     record = records.read(folder_of(pinned))
     return records.output(record, Path(pinned.file).name) if record else None

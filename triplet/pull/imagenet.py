@@ -1,4 +1,4 @@
-"""ImageNet's validation images in class folders, by its development kit or by Kaggle's table."""
+"""Sorting of ImageNet's validation images into class folders, by the development kit or Kaggle's table."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ def validation_classes(devkit: Path) -> list[str]:
         devkit: the unpacked ``ILSVRC2012_devkit_t12``.
 
     Raises:
-        KitError: it is not what the devkit's readme.txt describes.
+        KitError: the folder differs from the description in the devkit's readme.txt.
     """
     try:
         table = untrusted.read_bytes(devkit / "data" / "meta.mat", untrusted.NAMES, "table of classes")
@@ -42,7 +42,7 @@ def validation_classes(devkit: Path) -> list[str]:
 
 
 def sort_validation(images: Path, devkit: Path) -> None:
-    """Move ``ILSVRC2012_val_00000001.JPEG`` ... into class folders; those that lie there already stay.
+    """Move ``ILSVRC2012_val_00000001.JPEG`` ... into class folders; images already there stay.
 
     Raises:
         KitError: an image is missing.
@@ -59,8 +59,8 @@ def sort_validation(images: Path, devkit: Path) -> None:
 
 @dataclass(frozen=True)
 class Kaggle:
-    """ImageNet as Kaggle's imagenet-object-localization-challenge unpacks: without development kit, with a
-    flat val."""
+    """ImageNet as unpacked from Kaggle's imagenet-object-localization-challenge: without development kit,
+    and with a flat val."""
 
     images: Path
     """Folder that holds train, in class folders, and val."""
@@ -68,7 +68,7 @@ class Kaggle:
 
     @classmethod
     def find(cls, path: Path) -> "Kaggle | None":
-        """Find it at the folder that was unpacked, or at one of those inside."""
+        """Find the layout at an unpacked folder or at one of the folders inside."""
         inside = [path / place for place in ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", ".")]
         images = next(
             (each for each in inside if (each / "train").is_dir() and (each / "val").is_dir()), None
@@ -78,10 +78,10 @@ class Kaggle:
         return cls(images, solution) if images and solution else None
 
     def files(self) -> Iterator[tuple[Path, str, int]]:
-        """Yield each file, its place below ``train``, ``val`` and ``devkit``, and its size in bytes.
+        """Yield each file, its path below ``train``, ``val`` and ``devkit``, and its size in bytes.
 
         Raises:
-            KitError: a table of another form, or one that does not name a validation image.
+            KitError: the table has another form, or lacks a validation image.
         """
         known = self.classes()
         for name, size in files.walk(self.images / "train"):
@@ -98,7 +98,7 @@ class Kaggle:
                 yield path, f"devkit/{path.name}", path.stat().st_size
 
     def classes(self) -> dict[str, str]:
-        """Return the class of each validation image, as a WordNet id, by the image's name without its
+        """Return the class of each validation image, as a WordNet id, by the image's name without
         suffix."""
         try:
             text = untrusted.read_text(self.solution, untrusted.NAMES, "table of classes")

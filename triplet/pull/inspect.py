@@ -1,4 +1,4 @@
-"""Inspect without fetching: ``triplet pull --check`` and ``triplet pull --plan``."""
+"""Inspection without fetching: ``triplet pull --check`` and ``triplet pull --plan``."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from triplet.pull.verify import problems
 from triplet.signals import graceful
 
 PROBE = 5
-"""Seconds for which the speed of a download is measured."""
+"""Seconds for which to measure the speed of a download."""
 
 
 def check(wanted: Sequence[Target]) -> int:
-    """Verify what is there, without the network; one line for everything that is missing or wrong.
+    """Verify the local files without the network; print a line for everything missing or wrong.
 
     Returns:
-        0 when all of it is whole and as recorded, else 2.
+        0 if everything is complete and as recorded, else 2.
 
     Raises:
         Interrupted: stopped by a signal.
@@ -84,7 +84,7 @@ def _wrong_weights(target: Target) -> Iterator[str]:
 
 
 def plan(wanted: Sequence[Target]) -> None:
-    """Print what would be fetched, how large it is, the free disk, and the time at a speed measured now."""
+    """Print what would be fetched, its size, the free disk, and the time at a speed measured now."""
     table = Table(box=None, pad_edge=False)
     for column in ("source", "file", "to fetch", "from"):
         table.add_column(column, overflow="fold")

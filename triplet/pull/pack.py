@@ -1,4 +1,4 @@
-"""The pack stage: images become tar shards, few large files for a shared file system."""
+"""The pack stage: write images into tar shards, a few large files that suit a shared file system."""
 
 import hashlib
 import io
@@ -14,19 +14,19 @@ from triplet.signals import Stop, graceful
 def pack(name: str, source: Path, *, per_shard: int, force: bool = False) -> None:
     """Write the images of a source to ``datasets/<name>/shard-*.tar``, byte for byte.
 
-    Each shard is a plain tar in the order of the source (WebDataset's readers take it), with a JSON file
-    beside it that says where each image lies. It is read back and compared before it gets its name; a
-    pack that was stopped goes on after the last whole shard.
+    Each shard is a plain tar in the order of the source (readable by WebDataset), with a JSON file beside
+    it that gives the position of each image. It is read back and compared before it gets its name; a
+    pack that was stopped resumes after the last complete shard.
 
     Args:
-        name: of the data set that is made.
+        name: name of the new data set.
         source: see ``images.open_images``.
-        per_shard: images in a shard.
-        force: start over.
+        per_shard: number of images in a shard.
+        force: whether to start over.
 
     Raises:
-        KitError: bad source, an image that cannot be read, or shards that do not read back as written.
-        Interrupted: stopped by a signal, after the shard that was whole.
+        KitError: a bad source, an unreadable image, or shards that do not read back as written.
+        Interrupted: a signal stopped the pack; complete shards are kept.
     """
     if per_shard < 1:
         raise KitError(f"--per-shard must be at least 1: found {per_shard}")
@@ -64,7 +64,7 @@ def pack(name: str, source: Path, *, per_shard: int, force: bool = False) -> Non
 
 
 def _whole(path: Path) -> images.Shard | None:
-    """Return the shard that an earlier session finished, if its bytes are unchanged."""
+    """Return a shard that an earlier session finished; None unless its bytes are unchanged."""
     try:
         said = untrusted.read_bytes(images.side_car(path), untrusted.LISTING, "description of a shard")
         shard = images.Shard.model_validate_json(said)

@@ -1,5 +1,4 @@
-"""The schema of configs/sources.yaml: what can be fetched, from where, and what must be there
-afterwards."""
+"""The schema of configs/sources.yaml: what can be fetched, from where, and what it must contain."""
 
 import os
 from typing import Annotated, Literal, Self
@@ -23,7 +22,7 @@ class Unpack(Settings):
 
     into: Inside | Literal["."] = "."
     archives: bool = False
-    """Whether its members are archives, each of which unpacks into a folder of its own name."""
+    """Whether its members are archives themselves, each unpacked into a folder of its own name."""
 
 
 class SourceFile(Settings):
@@ -32,7 +31,7 @@ class SourceFile(Settings):
     """URLs to try in order, the publisher's before its mirrors: https, http, or
     hf://owner/name/file@commit."""
     checksum: Annotated[str | None, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] = None
-    """Published checksum; None where it is recorded at the first download."""
+    """Published checksum; None if it is recorded at the first download instead."""
     bytes: Annotated[int | None, Field(gt=0)] = None
     unpack: Unpack | None = None
     unpacked: int | None = None
@@ -63,14 +62,14 @@ class SourceFile(Settings):
 
 
 class Mirror(Settings):
-    """Names of the environment variables that a user sets to fetch from a mirror of their own."""
+    """Names of the environment variables with which a user sets a mirror of their own."""
 
     url: str
     token: str
 
 
 class Sort(Settings):
-    """A folder of ImageNet's validation images, sorted into classes by the unpacked development kit."""
+    """A folder of ImageNet's validation images to sort into classes by the unpacked development kit."""
 
     images: Inside
     devkit: Inside
@@ -80,12 +79,12 @@ class Expect(Settings):
     """Expected content, by path below the source's folder."""
 
     images: dict[Inside, int] = Field(default_factory=dict)
-    """Image files below a folder."""
+    """Number of image files below a folder."""
     folders: dict[Inside, int] = Field(default_factory=dict)
     annotations: dict[str, int] = Field(default_factory=dict)
     """Number of images of a split in COCO's layout; every listed image must exist."""
     lists: dict[Inside, int] = Field(default_factory=dict)
-    """Lines of a list of VOC's; each names an image and an annotation that must exist."""
+    """Number of lines in a list of VOC's; each names an image and an annotation that must exist."""
 
 
 class Source(Settings):
@@ -101,7 +100,7 @@ class Source(Settings):
     mirror: Mirror | None = None
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that the result depends on, which leave out where the files come from."""
+        """Return the settings that the result depends on, without those that say where files come from."""
         return {
             "files": {file.name: file.checksum for file in self.files},
             "expect": self.expect.model_dump(),
@@ -134,5 +133,5 @@ class Sources(Settings):
 
 
 def load_sources() -> Sources:
-    """Read what can be fetched; KitError when the file does not fit the schema."""
+    """Read configs/sources.yaml; KitError if the file does not fit the schema."""
     return load(CONFIGS / "sources.yaml", Sources)

@@ -1,4 +1,4 @@
-"""The pull stage: each named source becomes a folder below datasets/ or checkpoints/weights/."""
+"""The pull stage: make a folder below datasets/ or checkpoints/weights/ for each named source."""
 
 import contextvars
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from triplet.signals import Stop, graceful
 
 COCO = ("train2017", "val2017", "annotations")
 AT_ONCE = 4
-"""Sources that are fetched side by side: more connections only make the servers refuse some."""
+"""Number of sources that are fetched in parallel; with more connections servers refuse some."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A source and where it goes."""
+    """A source and its destination."""
 
     name: str
     """Name as typed after ``triplet pull``."""
@@ -51,7 +51,7 @@ def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[
     """Return the named sources: data sets, ``weights`` (of some methods, else of all), ``all``.
 
     Raises:
-        KitError: an unknown name.
+        KitError: a name is unknown.
     """
     sources = load_sources()
     known = [*sources.datasets, "weights", "all"]
@@ -79,23 +79,23 @@ def targets(names: Sequence[str], methods: Sequence[str] | None = None) -> list[
 
 
 def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: bool = False) -> None:
-    """Fetch sources side by side, each into its folder and with its record.
+    """Fetch sources in parallel, each into its folder and with its record.
 
     Args:
         wanted: see ``targets``.
-        given: a file or folder of the user's, from which is taken what it holds.
-        force: start over.
+        given: a file or folder of the user's, used instead of fetching as far as it goes.
+        force: whether to start over.
 
     Raises:
-        KitError: one that failed; the others are done first.
-        Interrupted: stopped by a signal; the same call goes on.
+        KitError: a source failed; the others are finished first.
+        Interrupted: a signal stopped the call; the same call resumes.
     """
     own = _given(given, wanted) if given else None
     failures = []
     with graceful() as stop, ThreadPoolExecutor(AT_ONCE) as pool:
         running = {}
         for target in wanted:
-            context = contextvars.copy_context()  # threads do not see what the user typed
+            context = contextvars.copy_context()  # new threads lack the context with the user's command
             running[target.name] = pool.submit(context.run, _pull_source, target, own, stop, force)
         stopped = None
         for name, future in running.items():
@@ -117,7 +117,7 @@ def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: 
 
 def _given(path: Path, wanted: Sequence[Target]) -> LocalSource:
     """Return the user's file or folder; KitError unless it has something that is wanted."""
-    path = path.expanduser()  # make hands ~ on as it is
+    path = path.expanduser()  # make passes ~ on unchanged
     if not path.exists():
         raise KitError(f"nothing at --from {path}")
     if inside := [t.folder for t in wanted if path.resolve().is_relative_to(t.folder.resolve())]:
@@ -156,15 +156,15 @@ def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: b
 def pull_hub(address: str, *, force: bool = False) -> Path:
     """Fetch a file of a model hub, ``hf://owner/name/file@revision``, to ``checkpoints/weights/hub/``.
 
-    What is there and named by its commit needs no network. Several processes may ask at once, as the
-    workers of one command do: one fetches, the others wait.
+    A local file that is named by its commit needs no network. Several processes may call this at once, such
+    as the workers of one command: one fetches, the others wait.
 
     Returns:
-        Its path.
+        The path of the file.
 
     Raises:
-        KitError: it cannot be had, or has changed since it was recorded.
-        Interrupted: stopped by a signal; the same call goes on.
+        KitError: the file is unavailable, or has changed since it was recorded.
+        Interrupted: a signal stopped the call; the same call resumes.
     """
     wanted = hub.parse(address)
     with files.locked(paths.root("checkpoints") / "weights" / "hub" / ".lock"), graceful() as stop:
@@ -195,7 +195,7 @@ def pull_drawn(name: str, config: Drawn, *, force: bool = False) -> None:
 
 
 def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False) -> None:
-    """Take a part of a folder in a known layout into ``datasets/<name>``, laid out as COCO 2017."""
+    """Copy a part of a folder in a known layout into ``datasets/<name>``, in COCO 2017's layout."""
     folder = paths.dataset_folder(name)
     if source.resolve() == folder.resolve():  # before anything is written there
         raise KitError(f"{source} cannot be a subset of itself; give another --name")
@@ -210,7 +210,7 @@ def pull_subset(name: str, source: Path, config: Subset, *, force: bool = False)
 
 
 def _annotations(source: Path) -> dict[str, Path]:
-    """The files that describe a folder in a known layout."""
+    """Return the annotation files of a folder in a known layout."""
     if is_standard(source):
         return {split: coco.annotations(source, split) for split in ("train2017", "val2017")}
     return {part: files.annotations for part, files in find(source)[1].items()}

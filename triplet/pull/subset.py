@@ -1,4 +1,4 @@
-"""A small part of a folder in COCO 2017's layout, for trying things out."""
+"""A small part of a data set in COCO 2017's layout, for trying things out."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from triplet.errors import KitError
 from triplet.progress import Bar
 
 VAL_SHARE = 0.2
-"""Share of the images for validation, where the data is one part."""
+"""Share of the images for validation if the data set has no validation part."""
 
 
 class Subset(Settings):
@@ -25,21 +25,22 @@ class Subset(Settings):
     train: Annotated[int, Field(ge=1)]
     val: Annotated[int, Field(ge=1)]
     classes: Annotated[int, Field(ge=1)] | None = None
-    """The most frequent ones, which alone are kept; None: all."""
+    """Number of most frequent classes to keep; None keeps all."""
 
 
 def take_subset(source: Path, folder: Path, config: Subset) -> None:
-    """Take the first annotated images of each split, with their annotations, as COCO 2017 is laid out.
+    """Take the first annotated images of each split, with their annotations, into COCO 2017's layout.
 
-    Images are hard links where the file system allows it, else copies.
+    Images are hard links if the file system allows it, else copies.
 
     Args:
-        source: with train2017/, val2017/ and annotations/instances_*2017.json, or in another known layout.
-        folder: where to.
-        config: how many; fewer are taken where there are no more.
+        source: folder with train2017/, val2017/ and annotations/instances_*2017.json, or in another known
+            layout.
+        folder: the destination.
+        config: the number of images; fewer are taken if there are no more.
 
     Raises:
-        KitError: another layout, or an annotated image that is missing.
+        KitError: the layout is unknown, or an annotated image is missing.
     """
     counts = {"train2017": config.train, "val2017": config.val}
     contents = _read(source)
@@ -64,7 +65,7 @@ def take_subset(source: Path, folder: Path, config: Subset) -> None:
 
 
 def _read(source: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The folder of images and the content of each split."""
+    """Return the folder of images and the annotations of each split."""
     if is_standard(source):
         return {split: (source / split, coco.read(source, split)) for split in ("train2017", "val2017")}
     parts = read_own(DataSource(source, val_share=VAL_SHARE)).parts
@@ -72,7 +73,7 @@ def _read(source: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
 
 
 def _keep_most_frequent(contents: dict[str, tuple[Path, dict[str, Any]]], count: int) -> None:
-    """Leave out all classes but those with the most objects to train on."""
+    """Drop all classes but those with the most training objects."""
     _, train = contents["train2017"]
     objects = Counter(each["category_id"] for each in train["annotations"])
     kept = {id for id, _ in objects.most_common(count)}

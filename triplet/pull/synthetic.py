@@ -60,7 +60,7 @@ def _random_shape(rng: np.random.Generator, category: int, radii: tuple[float, f
     radius = rng.uniform(*radii)
     margin = radius + 1
     colours = rng.uniform(0, 255, (2, 3))
-    while np.abs(colours[0] - colours[1]).mean() < 70:  # the texture must be visible
+    while np.abs(colours[0] - colours[1]).mean() < 70:  # keep the texture visible
         colours = rng.uniform(0, 255, (2, 3))
     return Shape(
         category=category,
@@ -88,7 +88,7 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, shape: Shape) -> None:
-    """Blend a textured shape into the canvas, its edge antialiased four times."""
+    """Blend a textured shape into the canvas, its edge antialiased by fourfold supersampling."""
     fine = Image.new("L", (SIDE * 4, SIDE * 4))
     ImageDraw.Draw(fine).polygon([tuple(p) for p in shape.outline * 4], fill=255)
     mask = np.asarray(fine.reduce(4), dtype=np.float64)[..., None] / 255
@@ -110,9 +110,9 @@ def draw_image(
     """Draw one SIDE x SIDE RGB image and return it with its shapes, which do not touch.
 
     Args:
-        rng: all randomness.
-        objects: how many to try to place.
-        radii: smallest and largest, in pixels.
+        rng: source of all randomness.
+        objects: number of objects to try to place.
+        radii: smallest and largest radius in pixels.
     """
     canvas, shapes = _ground(rng), list[Shape]()
     for _ in range(objects):
@@ -143,11 +143,11 @@ def _annotation(shape: Shape, image: int, number: int) -> dict[str, object]:
 
 
 class Drawn(Settings):
-    """Numbers of images and of their objects; sizes in pixels of images of SIDE x SIDE."""
+    """Numbers of images and objects; sizes are in pixels of an image of SIDE x SIDE."""
 
     seed: Count = 0
     unlabelled: Positive
-    """Number of images for pretraining; each shows one large object, as ImageNet's do."""
+    """Number of images for pretraining; each shows one large object, like ImageNet's images."""
     train: Positive
     val: Positive
     radii: tuple[Radius, Radius]
@@ -169,7 +169,7 @@ class Drawn(Settings):
 def draw_dataset(folder: Path, config: Drawn) -> None:
     """Draw ``unlabelled/``, and ``train2017/``, ``val2017/``, ``annotations/`` in COCO's layout.
 
-    An image depends on the seed, its split and its number alone.
+    An image depends only on the seed, its split and its number.
     """
     with Bar("pull: drawing", config.unlabelled + config.train + config.val) as bar:
         for i in range(config.unlabelled):

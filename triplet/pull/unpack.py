@@ -1,4 +1,4 @@
-"""Unpack zip and tar archives. A stop or a kill costs nothing, and no member leads out of the folder."""
+"""Unpack zip and tar archives. A stop or a kill loses nothing, and no member can leave the folder."""
 
 import errno
 import gzip
@@ -42,27 +42,27 @@ class _Member:
     name: str
     size: int
     plain: bool
-    """A member of an archive: a file or a folder, never a link or a device."""
+    """Whether it is a file or a folder, not a link or a device."""
     folder: bool
     content: IO[bytes] | None
     position: int
-    """Size in the archive in bytes, for the progress."""
+    """Position in the archive in bytes, for the progress."""
 
 
 def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
-    """Unpack an archive below a folder; files that are already there in full are kept.
+    """Unpack an archive below a folder; complete files that already exist are kept.
 
-    Each file is written under a temporary name first, so what has a name is whole.
+    Each file is written under a temporary name first, so a file with its final name is complete.
 
     Args:
-        archive: zip, tar or compressed tar, by its content.
-        folder: where to; made when it is missing.
-        how: below which folder of it, and whether the members are archives themselves.
-        stop: asked before each file.
+        archive: zip, tar or compressed tar, recognised by its content.
+        folder: the destination; created if missing.
+        how: the folder below the destination, and whether the members are archives themselves.
+        stop: polled before each file.
 
     Raises:
         KitError: no such archive, a path that leads out, a link, a bomb, or too little disk.
-        Interrupted: stopped; what was unpacked stays and is not unpacked again.
+        Interrupted: a signal stopped the call; unpacked files stay and are not unpacked again.
     """
     target = folder / how.into
     target.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,14 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
                     _write(archive, member, target, room, stop)
                 bar.step(count=max(0, member.position - bar.done))
     except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to nowhere
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a bad seek
             raise
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{archive} is damaged, or no archive: {reason}") from None
 
 
 class _Room:
-    """Budget of bytes that may still be written."""
+    """Budget of bytes that unpacking may still write."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.folder, self.used = archive, folder, 0
@@ -150,7 +150,7 @@ def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
 
 def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
     for info in archive.infolist():
-        plain = (info.external_attr >> 28) in (0, 0o4, 0o10)  # the Unix kind, if any: folder or file
+        plain = (info.external_attr >> 28) in (0, 0o4, 0o10)  # Unix file type: none, folder or file
         with archive.open(info) as content:
             yield _Member(
                 info.filename,
@@ -168,4 +168,4 @@ def _of_tar(archive: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(
             info.name, info.size, info.isreg() or info.isdir(), info.isdir(), content, info.offset
         )
-        archive.members = []  # type: ignore[attr-defined]  # or it would remember a million of them
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a million of them

@@ -1,4 +1,4 @@
-"""Verify that a data set is what its source promises: counts, annotated images, images that decode."""
+"""Verify that a data set is complete: counts, annotated images, images that decode."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from triplet.images import SUFFIXES, open_file
 from triplet.pull.sources import Expect
 
 SAMPLE = 64
-"""Number of images of a folder to decode, evenly spread over it."""
+"""Number of images to decode in a folder, evenly spread over it."""
 
 
 def problems(folder: Path, expect: Expect) -> Iterator[str]:
-    """Yield a line for everything that is missing or wrong; nothing for a whole data set.
+    """Yield a line for everything that is missing or wrong.
 
     Args:
         folder: the data set.
-        expect: see Expect.
+        expect: its expected content.
     """
     for place, count in expect.folders.items():
         found = sum(path.is_dir() for path in _entries(folder / place))
@@ -78,7 +78,8 @@ def _annotations(folder: Path, split: str, count: int, images: int | None) -> It
 
 
 def _listed(path: Path, place: str, count: int) -> Iterator[str]:
-    """A list ``VOC2007/ImageSets/Main/test.txt``: a number a line, of an image and an annotation."""
+    """Check a list such as ``VOC2007/ImageSets/Main/test.txt``, where each line is the number of an image
+    and its annotation."""
     if not path.is_file():
         yield f"{place} is missing"
         return

@@ -5,14 +5,14 @@ from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 
 class WebPage(HTMLParser):
-    """Return the text of a page, and the target of its download form.
+    """Parser for the title of a page and the target of its download form.
 
-    Google Drive answers for a large file with a page that warns of the missing virus scan; its form (GET,
-    hidden ``confirm`` and ``uuid``) leads to the file. Quota and sign-in pages have no such form.
+    For a large file, Google Drive sends a page that warns of the missing virus scan; its form (GET, hidden
+    ``confirm`` and ``uuid``) leads to the file. Quota and sign-in pages have no such form.
 
     Attributes:
-        title: of the page, '' for none.
-        confirmed: URL that the form leads to; None where the page has no form with ``confirm``.
+        title: title of the page; '' for none.
+        confirmed: URL that the form leads to; None if the page has no form with ``confirm``.
     """
 
     def __init__(self, page: bytes, url: str) -> None:

@@ -14,16 +14,16 @@ from triplet.scores import TASKS
 
 @dataclass(frozen=True)
 class Sentence:
-    """The result of one run, or of the seeds of one, in a sentence."""
+    """The result of one run, or of all seeds of a run, in a sentence."""
 
     who: str
     text: str
     link: str
-    """Anchor of what it is about."""
+    """Anchor of its subject on the page."""
     kind: str = "plain"
     """good, short or plain."""
     cause: str = ""
-    """The likeliest, where it falls short."""
+    """The likeliest cause, if the result falls short."""
     cause_link: str = ""
 
 
@@ -37,15 +37,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Mark:
-    """An own result on a scale: places in percent of its length."""
+    """One of our results on a scale; positions are in percent of the scale's length."""
 
     at: float
     low: float
     high: float
-    """One standard deviation over seeds to either side; the place itself for one seed."""
+    """Ends of one standard deviation over seeds to either side; equal to ``at`` for one seed."""
     text: str
     full: bool = True
-    """Whether it is of the schedule that the published AP is of."""
+    """Whether it has the schedule of the published AP."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Track:
     """One task of one method on the scale."""
 
     published: float
-    """Of the method's own weights."""
+    """Published AP of the method's own weights."""
     other: float | None
-    """README's or the zoo's, whichever that is not; None where they are equal or there is one alone."""
+    """AP of the other source, README or zoo; None if it is equal or missing."""
     noise: tuple[float, float]
-    """Range around what is published."""
+    """Range of noise around the published AP."""
     marks: tuple[Mark, ...]
     text: str
     """The numbers in words."""
@@ -69,14 +69,14 @@ class Dots:
 
     tasks: tuple[str, ...]
     ticks: dict[str, list[tuple[float, str]]]
-    """Ticks of each task: place in percent, and label."""
+    """Ticks of each task: position in percent, and label."""
     methods: list[tuple[str, list[Track]]]
     of_zoo: str = ""
-    """The methods whose published AP is the zoo's."""
+    """Methods whose published AP comes from the zoo."""
 
     @property
     def shorter(self) -> bool:
-        """Whether any result is of another schedule than the full one."""
+        """Whether any result has a schedule other than the full one."""
         return any(not mark.full for _, tracks in self.methods for each in tracks for mark in each.marks)
 
 
@@ -86,12 +86,12 @@ def sentences(
     experiments: Mapping[str, list[Run]],
     causes: Mapping[str, list[Cause]],
 ) -> list[Sentence]:
-    """One for each own line of COCO's table, method of an experiment, and run that is out of date."""
+    """Return a sentence for each of our results in COCO's table, method of an experiment, and stale run."""
     by_runs: dict[tuple[str, ...], list[CocoRow]] = {}
     for line in lines:
         if line.runs:
             by_runs.setdefault(line.runs, []).append(line)
-    # What the paper is about comes first, and of each method its own run before those of experiments.
+    # The paper's method comes first; a method's own run comes before runs of experiments.
     first = sorted(
         by_runs.values(), key=lambda tasks: (tasks[0].method != "triplet", " (" in tasks[0].label)
     )
@@ -151,7 +151,7 @@ def _of_experiment(name: str, method: str, alike: list[Run]) -> Sentence:
 
 
 def dots(lines: Sequence[CocoRow]) -> Dots:
-    """The figure of COCO's table: published and own AP, and the noise around what was published."""
+    """Return the figure of COCO's table: published AP with its noise, and our AP."""
     tasks = tuple(TASKS.values())
     methods = list(dict.fromkeys(line.method for line in lines))
     labels = {
@@ -176,7 +176,7 @@ def dots(lines: Sequence[CocoRow]) -> Dots:
 
 
 def _scale(lines: Sequence[CocoRow]) -> tuple[float, float]:
-    """Return the range of AP: all that is published, and our results no more than 12 AP below it."""
+    """Return the range of AP on the scale: all published AP, and our results up to 12 AP below it."""
     published = [line.readme for line in lines] + [line.zoo[0] for line in lines if line.zoo[0] is not None]
     own = [line.ours[0].mean for line in lines if line.ours[0] and line.runs]
     low = max(min([*published, *own]), min(published) - 12)
@@ -216,7 +216,7 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
 
 
 def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Unfinished]) -> list[Step]:
-    """Return what to run next, the most useful first; at most four."""
+    """Return at most four steps to run next, the most useful first."""
     found = [Step("Every stage in small, on this machine", "make demo")] if not runs else []
     found += [
         Step(f"{each.run}: its {each.stage} was begun and is not finished", each.command)
@@ -245,10 +245,10 @@ def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Un
 
 
 def all_of(commands: Sequence[tuple[str, str]]) -> str:
-    """One command that runs all of them, in a loop where they differ in nothing but the method.
+    """Return one command that runs all of these, as a loop if they differ only in the method.
 
     Args:
-        commands: (method, command) each.
+        commands: pairs of method and command.
     """
     alike: dict[str, list[str]] = {}
     for method, command in dict.fromkeys(commands):

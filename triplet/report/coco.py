@@ -1,4 +1,4 @@
-"""COCO's table: what was published of each method, what our runs reached and should have reached."""
+"""COCO's table: each method's published AP, and the reached and expected AP of our runs."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from triplet.scores import TASKS
 
 @dataclass(frozen=True)
 class CocoRow:
-    """One task of one method, run one way: AP in percent."""
+    """AP in percent of one task of one method, trained one way."""
 
     method: str
     label: str
@@ -38,36 +38,36 @@ class CocoRow:
     zoo: tuple[float | None, float | None, float | None]
     """AP, AP50, AP75."""
     source: str
-    """README or zoo, whichever has the AP of the method's own weights."""
+    """The source of the AP of the method's own weights: README or zoo."""
     ours: tuple[Score | None, Score | None, Score | None] = (None, None, None)
-    """The same, over seeds."""
+    """Our AP, AP50, AP75, over seeds."""
     expected: Band | None = None
     verdict: str = ""
-    """Verdict on our AP, beside the published one at the full schedule and beside the expected band at a
-    shorter one."""
+    """Verdict on our AP, compared with the published AP at the full schedule and with the expected band at
+    another."""
     recipe: str = ""
     schedule: str = ""
     epochs: float | None = None
     gpus: str = ""
     runs: tuple[str, ...] = ()
     command: str = ""
-    """Command that makes it, where it is missing."""
+    """Command that makes our result, if it is missing."""
     cause: str = ""
-    """Its key in ``causes``, where it falls short."""
+    """Key in ``causes``, if our result falls short."""
 
     @property
     def of_zoo(self) -> bool:
-        """Whether the zoo has the AP of the method's own weights, and README another one."""
+        """Whether the AP of the method's own weights comes from the zoo, and README has another one."""
         return self.source == "zoo" and self.zoo[0] is not None
 
     @property
     def published(self) -> float:
-        """AP of the method's own weights."""
+        """Published AP of the method's own weights."""
         return self.zoo[0] if self.of_zoo and self.zoo[0] is not None else self.readme
 
     @property
     def difference(self) -> float | None:
-        """Our AP less the published one."""
+        """Our AP minus the published one."""
         return self.ours[0].mean - self.published if self.ours[0] else None
 
     @property
@@ -76,7 +76,8 @@ class CocoRow:
 
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
-    """Box and mask lines of every method: one for each way that it was run, or what makes one."""
+    """Return the box and mask rows of every method: one for each way it was trained, or one with the
+    command to run."""
     own = local_results(runs)
     found = []
     for name, method in methods.items():
@@ -143,10 +144,10 @@ def _student(bare: CocoRow, student: PublishedAP) -> CocoRow:
 
 
 def verdict(ours: Score, published: float, band: Band | None, iterations: int) -> str:
-    """Say whether a mean lies where it should.
+    """Say whether our mean agrees with what is published or expected.
 
-    At the full schedule: from the published one by no more than NOISE, which is of a single run, and the
-    standard error of our mean together. At another: within the expected band.
+    At the full schedule it may differ from the published AP by the NOISE of a single run and the standard
+    error of our mean together. At another schedule it must lie within the expected band.
     """
     if iterations == FULL:
         difference = ours.mean - published
@@ -161,22 +162,22 @@ def verdict(ours: Score, published: float, band: Band | None, iterations: int) -
 
 
 def schedule(iterations: int) -> str:
-    """``2x``, ``1/4x``, ... of Detectron2's, for a number of iterations of 16 images."""
+    """Return Detectron2's name (``2x``, ``1/4x``, ...) for a number of iterations of 16 images."""
     part = Fraction(iterations, FULL // 2)
     known = part.numerator == 1 or part.denominator == 1
     return f"{part}x" if known else f"{float(part):.2g}x"
 
 
 def machine(gpus: list[str], processes: int) -> str:
-    """``8 x NVIDIA A100``, or that it was a CPU."""
+    """Describe the machine, as ``8 x NVIDIA A100``, or say that it was a CPU."""
     return f"{processes} x {gpus[0]}" if gpus else "CPU"
 
 
 def missing(name: str, runs: list[Run], method: Method) -> str:
-    """The command that makes what a method of the table lacks."""
+    """Return the command for the next missing stage of a method of the table."""
     there = {stage for run in runs if run.name == name for stage in run.stages}
     left = [stage for stage in STAGES[1:] if stage not in there]
-    if not left:  # evaluated, but on something else
+    if not left:  # evaluated, but on another data set
         return f"make eval METHOD={name} FORCE=1"
     own = "pretrain" in there or "convert" in there
     steps = " ".join(left) if own else f"pull {' '.join(left)} PULL=weights"
@@ -184,11 +185,10 @@ def missing(name: str, runs: list[Run], method: Method) -> str:
 
 
 def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cause]]:
-    """Find what may have made results fall short of what is published by more than noise, the likeliest
-    first.
+    """Find the causes for results that fall short of the published AP by more than noise, likeliest first.
 
-    By the ``cause`` of their lines: the student's, of whom nothing but the numbers is known, and ours, the
-    mean over seeds.
+    The keys are those of ``CocoRow.cause``: one for the student's run, of which only the numbers are known,
+    and one for each group of our runs, as the mean over seeds.
     """
     found = {}
     for name, method in methods.items():
@@ -207,13 +207,13 @@ def _short(ours: Score | None, published: float) -> bool:
 
 
 def _noise(ours: Score) -> float:
-    """NOISE, which is of a single run, and the standard error of our mean together."""
+    """Return the NOISE of a single run and the standard error of our mean together."""
     error = (ours.deviation or 0.0) / math.sqrt(len(ours.values))
     return math.hypot(NOISE, error) + 1e-9
 
 
 def cause_of(group: list[Run]) -> str:
-    """Return the name of a group of runs among the causes."""
+    """Return the key of a group of runs in ``causes``."""
     return f"{group[0].label}, {recipe(group[0])}, {schedule(group[0].iterations)}"
 
 
@@ -223,7 +223,7 @@ def _sorted(known: Facts, method: str, result: tuple[float, float]) -> list[Caus
 
 @dataclass(frozen=True)
 class Pair:
-    """Both recipes of one method at one length: box AP."""
+    """Box AP of one method at one length with both recipes."""
 
     label: str
     schedule: str
@@ -236,7 +236,7 @@ class Pair:
 
 
 def pairs(runs: list[Run], methods: Mapping[str, Method]) -> list[Pair]:
-    """The methods' box AP by recipe: README's own, then this machine's at each length."""
+    """Return the methods' box AP by recipe: README's, then this machine's at each length."""
     found = []
     for name, method in methods.items():
         published = Score((method.readme.box,))

@@ -1,4 +1,5 @@
-"""Two methods side by side: AP by category, size and recall, and whether the images could explain it."""
+"""Two methods side by side: AP by category, size and recall, and whether the choice of images could explain
+the difference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from triplet.runs import Run
 from triplet.scores import LABELS
 
 LIKELY = 95
-"""Percent of the draws that an interval holds."""
+"""Percentage of the draws that an interval contains."""
 MOST = 24
-"""Methods of a comparison: what keeps its numbers below 150 kB."""
+"""Most methods in a comparison, which keeps its numbers below 150 kB."""
 WHAT = (
     "From the evaluator's own arrays; with several seeds, means over them. The interval: AP of both "
     "over the same 1000 draws of images, with replacement, and the middle 95 % of the differences. It "
@@ -32,7 +33,7 @@ OPEN = "the interval holds 0: these images cannot tell the two apart"
 
 @dataclass(frozen=True)
 class Difference:
-    """AP of one method less that of another, with the interval over resampled images."""
+    """AP of one method minus that of another, with its interval over resampled images."""
 
     value: float
     low: float
@@ -58,21 +59,20 @@ class Comparison:
     name: str
     title: str
     methods: dict[str, dict[str, list[TaskAnalysis]]]
-    """Label -> task -> an analysis for each seed."""
+    """Label -> task -> one analysis per seed."""
     first: str
-    """The method that is shown first, and the one that it is compared with."""
+    """The method that the page shows first, compared with ``base``."""
     base: str
     tasks: list[str] = field(default_factory=list)
 
     @property
     def heading(self) -> str:
-        """Description of its methods."""
+        """Title of the group of methods."""
         return "COCO's table" if self.title == "table" else self.title
 
 
 def read(run: Run) -> Analysis | None:
-    """Read what the evaluation of a run kept; None where it kept nothing, or what it kept is gone or
-    damaged."""
+    """Read the analysis that a run's evaluation wrote; None if there is none, or it is gone or damaged."""
     record = run.stages.get("eval")
     if record is None or ANALYSIS not in record.outputs:
         return None
@@ -87,7 +87,7 @@ def read(run: Run) -> Analysis | None:
 
 
 def comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Comparison]:
-    """One for each group of runs of which at least one has an analysis."""
+    """Return a comparison for each group of runs of which at least one has an analysis."""
     found = []
     for title, runs in groups.items():
         known = [(run, analysis.root) for run in runs if (analysis := read(run)) and analysis.root]
@@ -125,7 +125,7 @@ def _key(tasks: Mapping[str, TaskAnalysis]) -> list[Any]:
 
 
 def ap(analyses: Sequence[TaskAnalysis], size: str = "all") -> list[float | None]:
-    """AP by category, the mean over seeds."""
+    """Return AP by category, averaged over seeds."""
     by_seed = zip(*(each.by_size[size] for each in analyses), strict=True)
     return [
         float(np.mean(known)) if (known := [v for v in values if v is not None]) else None
@@ -139,7 +139,8 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def difference(ours: Sequence[TaskAnalysis], theirs: Sequence[TaskAnalysis]) -> Difference | None:
-    """Mean AP over seeds of one method less that of another; None where one has no objects or no draws."""
+    """Return one method's AP minus another's, averaged over seeds; None if one has no objects or no
+    draws."""
     one, other = mean(ap(ours)), mean(ap(theirs))
     drawn = [np.mean([each.resampled for each in analyses], 0) for analyses in (ours, theirs)]
     if one is None or other is None or not drawn[0].size:
@@ -150,12 +151,12 @@ def difference(ours: Sequence[TaskAnalysis], theirs: Sequence[TaskAnalysis]) -> 
 
 
 def curve(analyses: Sequence[TaskAnalysis], iou: str) -> list[float]:
-    """Precision at each of COCO's recalls, the mean over seeds."""
+    """Return the precision at each of COCO's recalls, averaged over seeds."""
     return [float(value) for value in np.mean([each.precision[iou] for each in analyses], 0)]
 
 
 def of_pairs(comparison: Comparison) -> Grid:
-    """Every method compared with the base, boxes and masks."""
+    """Return the table of every method compared with the base, boxes and masks."""
     grid = Grid(
         f"paired-{comparison.name}",
         f"{comparison.heading}: each method less {comparison.base}, on the same images",
@@ -175,7 +176,8 @@ def of_pairs(comparison: Comparison) -> Grid:
 
 
 def of_categories(comparison: Comparison, task: str) -> Grid:
-    """AP of each category: the first method, the base, and the difference, the largest losses first."""
+    """Return each category's AP of the first method and the base, and the difference, largest loss
+    first."""
     ours, theirs = comparison.methods[comparison.first][task], comparison.methods[comparison.base][task]
     names, one, other = ours[0].categories, ap(ours), ap(theirs)
     rows = [
@@ -193,7 +195,7 @@ def of_categories(comparison: Comparison, task: str) -> Grid:
 
 
 def of_sizes(comparison: Comparison, task: str) -> Grid:
-    """AP by the size of the objects."""
+    """Return the table of AP by size of the objects."""
     ours, theirs = comparison.methods[comparison.first][task], comparison.methods[comparison.base][task]
     grid = Grid(
         f"by-size-{comparison.name}",
@@ -209,7 +211,7 @@ def of_sizes(comparison: Comparison, task: str) -> Grid:
 
 
 def sentence(comparison: Comparison, task: str) -> str:
-    """The paired difference of the two methods that are shown, in words."""
+    """Say the paired difference of the two methods that are shown."""
     found = difference(
         comparison.methods[comparison.first][task], comparison.methods[comparison.base][task]
     )
@@ -217,7 +219,7 @@ def sentence(comparison: Comparison, task: str) -> str:
 
 
 def precision(comparison: Comparison) -> Plot:
-    """Precision over recall of every method, boxes and masks, at both IoU."""
+    """Plot precision over recall of every method, boxes and masks, at both IoU."""
     panels = {
         f"{LABELS[task]}, IoU {float(iou):.2f}": {
             label: curve(each[task], iou) for label, each in comparison.methods.items() if task in each
@@ -230,7 +232,7 @@ def precision(comparison: Comparison) -> Plot:
 
 
 def data(comparison: Comparison) -> dict[str, Any]:
-    """Return all methods' numbers, from which the page's script shows any two."""
+    """Return the numbers of all methods, of which the page's script can show any two."""
     labels = list(comparison.methods)
     tasks = {}
     for task in comparison.tasks:

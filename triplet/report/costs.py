@@ -1,4 +1,4 @@
-"""Time, GPU hours and energy of stages."""
+"""Time, GPU hours and energy of the stages."""
 
 import re
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ FORMULA = "GPU hours x thermal design power x utilisation x PUE"
 
 class Power(Settings):
     utilisation: Annotated[float, Field(gt=0, le=1)]
-    """Share of the design power."""
+    """Average power as a share of the thermal design power."""
     pue: Annotated[float, Field(ge=1)]
-    """All of a data centre's power over its computers'."""
+    """Power usage effectiveness: a data centre's whole power divided by that of its computers."""
     tdp: dict[str, float]
-    """Watts, by words of a GPU's name."""
+    """Thermal design power in watts, by words of a GPU's name."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class RunCost:
     run: str
     stage: str
     hours: float
-    """By the clock."""
+    """Wall-clock hours."""
     gpu: str
-    """Its name; '' where a CPU did the work."""
+    """Name of the GPU; '' if a CPU did the work."""
     gpus: int
     energy: float | None
-    """kWh at most; None where the power is not known."""
+    """Upper bound in kWh; None if the GPU's power is not known."""
     measured: float | None = None
-    """kWh that its GPUs took by their own counters; None where one has none."""
+    """kWh measured by the GPUs' own counters; None if one of them has none."""
 
     @property
     def gpu_hours(self) -> float:
@@ -52,14 +52,14 @@ def costs(runs: list[Run], power: Power | None = None) -> list[RunCost]:
 
 
 def is_card(name: str, card: str) -> bool:
-    """Return whether a GPU's own name has the words of a card, and none that make it another one of the
-    series."""
+    """Return whether a GPU's own name is that of a card, without a suffix that makes it another model of
+    the series."""
     return bool(re.search(rf"\b{card}\b(?!.*\b(Ti|SUPER|D|Laptop|Max-Q)\b)", name))
 
 
 def _cost(run: str, stage: str, record: Record, power: Power) -> RunCost:
     names = record.hardware.get("gpus") or [""]
-    # A process has a GPU of its own, on any number of machines; what one alone leaves idle is not counted.
+    # Each process has one GPU, on any number of machines; GPUs that stay idle are not counted.
     count = record.world_size if names[0] else 0
     hours = record.seconds / 3600
     watts = next((watts for card, watts in power.tdp.items() if is_card(names[0], card)), None)

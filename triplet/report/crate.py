@@ -1,7 +1,7 @@
-"""An RO-Crate of the runs: a ZIP with records, the small ones of their outputs, and the report.
+"""An RO-Crate of the runs: a ZIP with the records, their small outputs, and the report.
 
-Follows the RO-Crate Metadata Specification 1.1 (w3id.org/ro/crate/1.1); a stage is a CreateAction. Weights
-are left out: their hashes are in the records.
+It follows the RO-Crate Metadata Specification 1.1 (w3id.org/ro/crate/1.1); a stage is a CreateAction.
+Weights are left out: their hashes are in the records.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from triplet.records import Artifact, Record
 METADATA = "ro-crate-metadata.json"
 CONTEXT = "https://w3id.org/ro/crate/1.1"
 LEFT_OUT = (".pth", ".pkl", ".pt", ".npy")
-"""Weights and features: too large."""
+"""Suffixes of weights and features, which are too large for the crate."""
 OWN = ("predict", "export")
-"""Stages that are not part of a reproduction: of a person's own images, and of weights for other tools."""
+"""Stages that are not part of a reproduction: they serve a person's own images and other tools."""
 TYPES = {
     ".json": "application/json",
     ".jsonl": "application/jsonl",
@@ -38,9 +38,9 @@ TYPES = {
 
 
 def all_records() -> dict[str, Record]:
-    """Every record of this machine's stages, by the portable path of its file."""
+    """Return every record of this machine's stages, by the portable path of its file."""
     found = {}
-    # Data sets have millions of files, and their records above them.
+    # Data sets have millions of files; their records lie in the folders above.
     places = [
         *paths.root("checkpoints").rglob("record.json"),
         *paths.root("datasets").glob("*/record.json"),
@@ -52,10 +52,10 @@ def all_records() -> dict[str, Record]:
 
 
 def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> int:
-    """Write the crate; returns how many files it has besides its metadata.
+    """Write the crate; return the number of its files besides the metadata.
 
     Args:
-        archive: the ZIP.
+        archive: path of the ZIP.
         known: records by the portable path of their file.
         report: files that the report stage wrote.
     """
@@ -67,7 +67,7 @@ def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> i
         if log.is_file():
             members[paths.portable(log)] = log
         for artifact in record.outputs.values():
-            # A data set is named, not copied, and so are weights of others.
+            # Data sets and published weights are named, not copied.
             if artifact.path.startswith("checkpoints/") and record.stage != "pull":
                 members |= _small(paths.local(artifact.path))
     hashes = {name: Artifact.of(path) for name, path in sorted(members.items())}
@@ -85,7 +85,7 @@ def export(archive: Path, known: dict[str, Record], report: Iterable[Path]) -> i
 
 
 def _small(path: Path) -> dict[str, Path]:
-    """The files there that go into a crate: all of an output or nothing."""
+    """Return the files of an output for the crate: all of them, or none if one is too large a kind."""
     inside = [path] if path.is_file() else [path / name for name, _ in files.walk(path)]
     if any(file.suffix in LEFT_OUT for file in inside):
         return {}
@@ -93,7 +93,7 @@ def _small(path: Path) -> dict[str, Path]:
 
 
 def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str, Any]:
-    """The content of ``ro-crate-metadata.json``."""
+    """Return the content of ``ro-crate-metadata.json``."""
     actions = list(_actions(hashes, known))
     graph = [
         {
@@ -137,7 +137,7 @@ def describe(hashes: dict[str, Artifact], known: dict[str, Record]) -> dict[str,
 
 
 def _actions(hashes: dict[str, Artifact], known: dict[str, Record]) -> Iterator[dict[str, Any]]:
-    """Describe what each record says was done: by which command, of what, into what."""
+    """Yield the action of each record: its command, inputs and outputs."""
     for name, record in known.items():
         written = [artifact.path for artifact in record.outputs.values() if artifact.path in hashes]
         yield {

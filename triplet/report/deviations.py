@@ -1,4 +1,4 @@
-"""Deviations of runs from what was released, told from resolved configs key by key."""
+"""Deviations of runs from the released configs, found by comparing resolved configs key by key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ CAUSES = {
     "PreciseBN": "PreciseBN",
     "input": "colour order, mean, stride",
 }
-"""Kind -> the cause in triplet.published.causes that knows its size."""
+"""Kind of deviation -> the cause in triplet.published.causes that gives its size."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """One setting that is not what it is compared with."""
+    """One setting that differs from its reference."""
 
     run: str
-    """'' where a release departs from what is said of it."""
+    """'' if a released config deviates from a published statement."""
     stage: str
     against: str
-    """The file, or whoever said it."""
+    """The reference: a file, or the source of the statement."""
     key: str
     theirs: str
     ours: str
     kind: str
     size: str = ""
-    """Cost in box AP, where that was measured or published."""
+    """Cost in box AP, if it was measured or published."""
 
 
 def stated() -> list[Deviation]:
-    """Find where a released config departs from what README or its own name says."""
+    """Find the settings in which a released config deviates from README or from its own name."""
     found = []
     for said in statements():
         value = pretrainings()[said.config][said.key]
@@ -52,13 +52,14 @@ def stated() -> list[Deviation]:
 
 
 def recipes() -> list[tuple[str, str, str]]:
-    """(key, authors', baselines') wherever the two COCO recipes of the table differ."""
+    """Return (key, authors' value, baselines' value) for each difference of the table's two COCO
+    recipes."""
     ours, theirs = (released()[f"{who}/coco_R_50_C4_2x_moco"] for who in ("authors", "openselfsup"))
     return [(key, shown(ours[key]), shown(theirs[key])) for key in differing(ours, theirs)]
 
 
 def run_deviations(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
-    """All of a run's, of its pretraining and of its finetuning."""
+    """Return all deviations of a run's pretraining and finetuning."""
     found = []
     pretrain = run.stages.get("pretrain")
     if pretrain:
@@ -69,7 +70,7 @@ def run_deviations(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
 
 
 def _pretraining(name: str, ours: dict[str, Any]) -> list[Deviation]:
-    """Against the nearest released config of the same method; none where none is released."""
+    """Compare with the nearest released config of the same method; empty if none is released."""
     of_method = [item for item in pretrainings().items() if item[1]["method"] == ours.get("method")]
     if not of_method:
         return []
@@ -84,10 +85,10 @@ def _pretraining(name: str, ours: dict[str, Any]) -> list[Deviation]:
 
 
 def reference(run: Run, methods: Mapping[str, Method]) -> str:
-    """The released config that a run is compared with.
+    """Return the name of the released config that a run is compared with.
 
-    The one that its method's numbers in the table were reached with, or the nearest one for another kind of
-    detector, data set or method.
+    It is the one behind the method's numbers in the table, or the nearest one for another kind of detector,
+    data set or method.
     """
     ours = flat(run.detectron2)
     method = methods.get(run.method)
@@ -102,7 +103,7 @@ def _finetuning(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
     theirs, sizes = released()[against], _sizes(run, methods)
     differ = {key: (theirs[key], ours[key], kind_of(key)) for key in differing(ours, theirs)}
     config = run.stages["finetune"].config
-    # What a run chooses beside Detectron2's config; theirs ran in float32, their BN over the whole batch.
+    # Settings outside Detectron2's config. The released runs used float32, and BN over the whole batch.
     batch = theirs["SOLVER.IMS_PER_BATCH"]
     beside = (("precision", "float32", "precision"), ("bn_images", batch, "BN statistics"))
     for key, expected, kind in beside:
@@ -124,7 +125,7 @@ def _finetuning(run: Run, methods: Mapping[str, Method]) -> list[Deviation]:
 
 
 def _sizes(run: Run, methods: Mapping[str, Method]) -> dict[str, str]:
-    """Return the costs of the causes that were seen in a run, by their name."""
+    """Return the costs of the causes that were seen in a run, by name of the cause."""
     box, mask = run.value("bbox", "AP"), run.value("segm", "AP")
     if not run.of_the_table or run.method not in methods or box is None or mask is None:
         return {}

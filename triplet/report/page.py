@@ -1,4 +1,4 @@
-"""The HTML page: one file that needs no network, below LARGEST bytes."""
+"""The HTML page: one file of at most LARGEST bytes that needs no network."""
 
 import base64
 import hashlib
@@ -21,24 +21,24 @@ from triplet.runs import Run
 from triplet.scores import TASKS
 
 LARGEST = 2_000_000
-"""Bytes of the page."""
+"""Largest size of the page in bytes."""
 HERE = Path(__file__).parent
 FEW = 4
-"""Runs whose parts of the page are unfolded from the beginning."""
+"""Number of runs up to which their parts of the page start unfolded."""
 
 
 @dataclass(frozen=True)
 class StageCard:
-    """One stage of a run, as a link of its chain."""
+    """One stage of a run, shown as a link of the run's chain."""
 
     name: str
     time: str
     cost: str
     rate: str
     sha: str
-    """Hash of its first output, shortened."""
+    """Shortened hash of the stage's first output."""
     link: str
-    """Anchor of its record."""
+    """Anchor of the stage's record."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class RunPart:
     records: Grid | None
     """Table of the records; None where the page would be too large."""
     plots: list[str]
-    """Names of the figures that have a line of it."""
+    """Names of the figures that show the run."""
     why: str
-    """Anchor of what may explain a shortfall of its."""
+    """Anchor of the causes that may explain the run's shortfall."""
 
 
 def page(
@@ -65,7 +65,8 @@ def page(
     known: Mapping[str, Record],
     compared: Sequence[Comparison] = (),
 ) -> str:
-    """Render the HTML. What does not fit is left out: pictures, then records, single runs, and figures."""
+    """Render the HTML. To fit the size, pictures are left out first, then records, single runs, and
+    figures."""
     shown: list[Picture] = pictures(runs)
     with_records = with_parts = len(runs)
     plots = {plot.name: plot for plot in figures}
@@ -112,7 +113,7 @@ def page(
 def run_part(
     run: Run, content: Mapping[str, Any], figures: Sequence[Plot], known: Mapping[str, Record]
 ) -> RunPart:
-    """One run's chain of stages, deviations, records and figures."""
+    """Collect one run's chain of stages, deviations, records and figures."""
     spent = {cost.stage: cost for cost in content["spent"] if cost.run == run.name}
     numbers = [
         f"{label} AP {value:.1f}"
@@ -152,7 +153,7 @@ def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
 
 
 def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
-    """The page's part on one group of methods: the two that are shown first, and the numbers of all."""
+    """Collect the page's part on one group of methods: the two shown first, and the numbers of all."""
     task = each.tasks[0]
     return {
         "name": each.name,
@@ -171,7 +172,8 @@ def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-    """A template of this folder with the styles and the scripts, which the policy names by their hashes."""
+    """Render a template of this folder with its styles and scripts, whose hashes stand in the page's
+    policy."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=jinja2.select_autoescape(("html.j2",)),

@@ -12,13 +12,13 @@ from triplet.images import open_file
 from triplet.runs import Run
 
 PIXELS = 16 << 20
-"""Pixels of a picture that is shown, of which eval's have some 300 000; others may name any file theirs."""
+"""Most pixels of a picture. Those of eval have some 300 000, but a record may name any file."""
 WIDTH = 320
-"""Pixels of a panel: what eval draws."""
+"""Width in pixels of a panel, as eval draws it."""
 GAP = 4
 """Pixels between the truth and the detections, which eval writes into one file."""
 TOTAL = 700_000
-"""Characters of all pictures together: a third of what the page may have."""
+"""Most characters of all pictures together, a third of the page's size."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image: its truth, and what each method found in it."""
+    """An image with its truth and the detections of each method."""
 
     name: str
     truth: str
@@ -42,9 +42,10 @@ class Picture:
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Return pictures of one seed of each label, the same images of all; fewer where there are many labels.
+    """Return pictures of one seed of each label, with the same images for all; fewer if there are many
+    labels.
 
-    Methods whose images have other names, as those of another data set, are shown apart.
+    Methods evaluated on other images, such as those of another data set, are shown separately.
     """
     first: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.name != run.label, run.name)):
@@ -77,7 +78,7 @@ def _names(run: Run) -> list[str]:
 
 
 def _read(run: Run, name: str) -> tuple[str, str, tuple[int, int]] | None:
-    """Return both halves of a picture as data URIs, truth and detections, and the size of a half."""
+    """Return truth and detections, the two halves of a picture, as data URIs, and the size of a half."""
     path = paths.local(run.stages["eval"].outputs["pictures"].path) / name
     try:
         with open_file(path) as image:
@@ -88,7 +89,7 @@ def _read(run: Run, name: str) -> tuple[str, str, tuple[int, int]] | None:
             whole = image.convert("RGB")
         left, right = whole.crop((0, 0, half, height)), whole.crop((width - half, 0, width, height))
         return _uri(left), _uri(right), (half, height)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # gone, or no picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # missing, or not an image
         return None
 
 

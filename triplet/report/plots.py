@@ -1,4 +1,4 @@
-"""Figures as SVG that takes the page's text colour, as PNG, and as numbers that the page's script draws."""
+"""Figures as SVG in the page's text colour, as PNG, and as numbers that the page's script draws."""
 
 import io
 import math
@@ -19,14 +19,14 @@ from triplet import files, paths
 from triplet.published.curves import expected, published
 from triplet.runs import Run
 
-# Okabe and Ito's colours, told apart with any colour vision, and lines that differ in more than colour.
+# Okabe and Ito's colours, which any colour vision can tell apart; the line styles differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
 POINTS = 6_000
 """Most points of all lines of a figure together, which keeps its SVG below some 150 kB, and its numbers
 below 80 kB."""
 NAMED = 6
-"""Lines of a panel whose last value the alternative text says."""
+"""Most lines of a panel whose last value the alternative text gives."""
 PRETRAIN = {
     "loss": "loss",
     "positive_cosine": "cosine of positives",
@@ -47,22 +47,22 @@ FINETUNE = {
 }
 CLASSIFY = {"loss": "loss", "top1": "top-1 (%)", "learning_rate": "learning rate"}
 TICKS = {11_250: "1/8x", 22_500: "1/4x", 45_000: "1/2x", 90_000: "1x", 180_000: "2x"}
-"""Iterations of 16 images -> what Detectron2 calls a schedule of that length."""
+"""Iterations of 16 images -> Detectron2's name for a schedule of that length."""
 DRAWN = 1e30
 """Largest value that is drawn: beyond it, matplotlib overflows on an axis."""
 SHOWN = 12
-"""Categories at either end of the plot of differences."""
+"""Number of categories at either end of the plot of differences."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or points."""
+    """One line, or a set of points."""
 
     label: str
     x: np.ndarray
     y: np.ndarray
     run: str = ""
-    """Whose it is, where it is one run's."""
+    """The run that it belongs to, if it is a single run's."""
     kind: str = "line"
     """line, points, both, faint (both, in gray), low or high (the edges of a band)."""
 
@@ -75,32 +75,32 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: ``<svg>`` for paper and readers without scripts, a PNG for elsewhere, and its numbers."""
+    """A figure: ``<svg>`` for paper and for browsers without scripts, a PNG, and its numbers."""
 
     name: str
     caption: str
     svg: str
     png: bytes
     words: str = ""
-    """Content of the figure in words, with the numbers."""
+    """Description of the figure with its numbers."""
     live: dict[str, Any] | None = None
-    """Panels of series that the page's script draws; None for a figure without."""
+    """Panels of series that the page's script draws; None for a static figure."""
 
 
 def curves(
     runs: Sequence[Run], stage: str, panels: Mapping[str, str], name: str, caption: str
 ) -> Plot | None:
-    """Lines over iterations, a panel for each quantity and a line for each run; seeds share a colour.
+    """Draw lines over iterations, a panel for each quantity and a line for each run; seeds share a colour.
 
     Args:
-        runs: to compare.
-        stage: whose ``metrics`` output (JSON lines with ``iteration``) is drawn.
-        panels: key in those lines -> title; those that no line has are left out.
-        name: of the figure.
-        caption: what it shows.
+        runs: the runs to compare.
+        stage: the stage whose ``metrics`` output (JSON lines with ``iteration``) is drawn.
+        panels: key in those lines -> title; keys that no line has are left out.
+        name: name of the figure.
+        caption: description of the figure.
 
     Returns:
-        None when no run has such metrics.
+        The figure; None if no run has such metrics.
     """
     logs = [(run, lines) for run in runs if (lines := _read(run, stage))]
     there = {key for _, lines in logs for line in lines for key in line}
@@ -120,13 +120,13 @@ def _series(logs: list[tuple[Run, list[dict[str, float]]]], key: str, most: int)
 
 
 def draw(panels: list[Panel], name: str, caption: str, across: str) -> Plot:
-    """Panels of lines that share their legend.
+    """Draw panels of lines that share their legend.
 
     Args:
         panels: at least one.
-        name: of the figure.
-        caption: what it shows.
-        across: what is on the horizontal axes.
+        name: name of the figure.
+        caption: description of the figure.
+        across: label of the horizontal axes.
     """
     labels = list(dict.fromkeys(each.label for panel in panels for each in panel.series))
     columns = min(4, len(panels))
@@ -165,7 +165,7 @@ def draw(panels: list[Panel], name: str, caption: str, across: str) -> Plot:
 
 
 def _in_words(panels: Sequence[Panel]) -> str:
-    """The last value of each line, the mean where several share a label."""
+    """Say the last value of each line, averaged over lines that share a label."""
     said = []
     for panel in panels:
         last: dict[str, list[float]] = {}
@@ -179,7 +179,7 @@ def _in_words(panels: Sequence[Panel]) -> str:
 
 
 def _live(panels: Sequence[Panel], across: str, **more: Any) -> dict[str, Any]:
-    """Plain values of what is drawn; the same x of several lines stand there once."""
+    """Return the drawn series as plain values; lines with the same x share one copy of it."""
     xs: list[list[float]] = []
     found = []
     for panel in panels:
@@ -197,12 +197,12 @@ def _live(panels: Sequence[Panel], across: str, **more: Any) -> dict[str, Any]:
 
 
 def _short(values: np.ndarray) -> list[float]:
-    """Four digits of each: more than a screen can show."""
+    """Round each to four digits, more than a screen can show."""
     return [int(value) if float(value).is_integer() else float(f"{value:.4g}") for value in values]
 
 
 def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
-    """Box AP against the length of the finetuning: published points, the expected band, our runs."""
+    """Plot box AP over the length of the finetuning: published points, the expected band, our runs."""
     grid = np.geomspace(6_000, 240_000, 40)
     bands = [found.box for n in grid if (found := expected(method, "c4", n))]
     series = [
@@ -263,12 +263,12 @@ def _draw_budget(series: Sequence[Series], method: str, caption: str) -> Plot:
 
 
 def precision(lines_of: Mapping[str, Mapping[str, Sequence[float]]], name: str, caption: str) -> Plot:
-    """Precision over recall.
+    """Plot precision over recall.
 
     Args:
         lines_of: title of a panel -> label -> precision in percent at the recalls 0, 0.01, ... 1.
-        name: of the figure.
-        caption: what it shows.
+        name: name of the figure.
+        caption: description of the figure.
     """
     recalls = np.linspace(0, 100, 101)
     panels = [
@@ -284,7 +284,7 @@ def precision(lines_of: Mapping[str, Mapping[str, Sequence[float]]], name: str, 
 
 
 def categories(name: str, ours: Run, base: Run) -> Plot | None:
-    """Box AP of each category: a run's less another's, the largest differences at both ends."""
+    """Plot a run's box AP minus another's by category, for the largest differences at both ends."""
     theirs = _categories(base)
     both = {
         category: value - other
@@ -321,7 +321,7 @@ def _categories(run: Run) -> dict[str, float | None]:
 def _style(name: str) -> Any:
     return plt.rc_context(
         {
-            "text.parse_math": False,  # names of others are not formulas
+            "text.parse_math": False,  # a "$" in a user's name starts no formula
             "svg.fonttype": "none",
             "svg.hashsalt": name,
             "font.family": "sans-serif",
@@ -352,7 +352,7 @@ def _finish(
 
 
 def _thin(points: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 2) -> x and y of at most ``most`` points, each the mean of its neighbours."""
+    """Return x and y of (n, 2) points, thinned to at most ``most`` means of neighbours."""
     size = math.ceil(len(points) / most)
     parts = [points[first : first + size].mean(0) for first in range(0, len(points), size)]
     means = np.array(parts)
@@ -360,7 +360,7 @@ def _thin(points: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(run: Run, stage: str) -> list[dict[str, float]]:
-    """The lines of a stage's metrics; Detectron2's with images/s beside the time of an iteration."""
+    """Read the lines of a stage's metrics; to Detectron2's, add images/s from the time of an iteration."""
     record = run.stages.get(stage)
     if record is None or "metrics" not in record.outputs:
         return []
@@ -379,7 +379,7 @@ def _read(run: Run, stage: str) -> list[dict[str, float]]:
 
 
 def save(plots: Sequence[Plot], folder: Path) -> None:
-    """Write each as ``<name>.svg`` and ``<name>.png``."""
+    """Write each figure as ``<name>.svg`` and ``<name>.png``."""
     for plot in plots:
         files.write_text(folder / f"{plot.name}.svg", plot.svg.replace("currentColor", "#000000"))
         with files.atomic(folder / f"{plot.name}.png") as temporary:

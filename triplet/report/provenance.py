@@ -1,4 +1,4 @@
-"""For every number the way back: records that lead to it, each with what it read."""
+"""Provenance of every number: the records that led to it, each with its inputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from triplet.records import Record
 
 
 def chain(name: str, known: Mapping[str, Record]) -> list[str]:
-    """The records that one goes back to, itself first: each made something that a former one read.
+    """Return the record and all records that it depends on, as each made an input of an earlier one.
 
     Args:
-        name: portable path of its file.
+        name: portable path of the record's file.
         known: records by that path.
     """
     makers = {
@@ -31,13 +31,14 @@ def chain(name: str, known: Mapping[str, Record]) -> list[str]:
 
 
 def log_of(name: str) -> str:
-    """Portable path of the log beside a record; '' for none."""
+    """Return the portable path of the log beside a record; '' if there is none."""
     path = paths.local(name).with_name("log.txt")
     return paths.portable(path) if path.is_file() else ""
 
 
 def document(numbers: list[dict[str, Any]], known: Mapping[str, Record]) -> dict[str, Any]:
-    """All of it as plain values: the numbers, each with its chain, and the records with their logs."""
+    """Return the provenance as plain values: the numbers with their chains, and the records with their
+    logs."""
     chains = {name: chain(name, known) for name in {number["record"] for number in numbers}}
     return {
         "numbers": [{**number, "chain": chains[number["record"]]} for number in numbers],

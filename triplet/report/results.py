@@ -1,4 +1,4 @@
-"""Every measured number, flat: for results.json and results.csv."""
+"""Every measured number as a flat list, for results.json and results.csv."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ COLUMNS = ("run", "experiment", "method", "seed", "table", "task", "metric", "va
 
 
 def flat(runs: list[Run]) -> list[dict[str, Any]]:
-    """A line for each number, with the path of the record that it is from."""
+    """Return one entry per number, with the path of the record that it comes from."""
     return [*_detections(runs), *_others(runs)]
 
 
@@ -43,7 +43,7 @@ def _number(run: Run, stage: str, table: str, task: str, metric: str, value: flo
 
 
 def _plain(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
+    """Return a cell that no spreadsheet takes for a formula."""
     return (
         f"'{value}"
         if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
 
 
 def as_csv(lines: list[dict[str, Any]]) -> str:
-    """The same as a table; text that a spreadsheet would execute begins with an apostrophe."""
+    """Format the entries as CSV; text that a spreadsheet would execute begins with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The report stage: records in; a page, Markdown, CSV, JSON and plots out."""
+"""The report stage: turn records into a page, Markdown, CSV, JSON and plots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ from triplet.report.plots import Plot
 from triplet.runs import Run, Unfinished, collect, unfinished
 
 BASES = ("supervised", "random")
-"""Methods whose categories others are compared with, the first that is there."""
+"""Methods with which others are compared by category; the first one that was run is taken."""
 
 
 def report(export: Path | None = None) -> None:
-    """Write ``reports/`` from every record below the checkpoints, with none, some or all methods there.
+    """Write ``reports/`` from every record below the checkpoints, for any number of methods.
 
     Args:
-        export: where to write all of it as an RO-Crate (ZIP), too.
+        export: path at which to write everything as an RO-Crate (ZIP) as well.
     """
     folder = paths.root("reports")
     runs = collect(paths.root("checkpoints"))
@@ -68,15 +68,15 @@ def report(export: Path | None = None) -> None:
 def documents(
     runs: list[Run], known: Mapping[str, Record], *, drawn: bool = True
 ) -> tuple[dict[str, tuple[str, str]], list[Plot]]:
-    """The texts of the report, each with the name of its file, and the figures.
+    """Return the texts of the report, each with the name of its file, and the figures.
 
     Args:
-        runs: of this machine.
+        runs: this machine's runs.
         known: their records, by portable path.
-        drawn: whether figures are made, which takes seconds.
+        drawn: whether to make the figures, which takes seconds.
 
     Raises:
-        KitError: a record holds something else than its stage writes: it says whose.
+        KitError: a record has other content than its stage writes; the message names the run.
     """
     try:
         return _documents(runs, known, drawn)
@@ -113,7 +113,7 @@ def _documents(
 
 
 def check(archive: Path | None) -> int:
-    """Verify this machine's records, or an archive's; returns the exit code, 2 where something is wrong."""
+    """Verify this machine's records, or an archive's; return the exit code, 2 if something is wrong."""
     found = verify.archived(archive) if archive else verify.local()
     for finding in found:
         if finding.verdict != verify.OK:
@@ -134,10 +134,10 @@ def contents(
     compared: Sequence[Comparison] = (),
     begun: Sequence[Unfinished] = (),
 ) -> dict[str, Any]:
-    """Collect what the page and the Markdown show.
+    """Collect the content of the page and the Markdown.
 
     Args:
-        runs: of this machine.
+        runs: this machine's runs.
         methods: the table's methods.
         known: the runs' records, by portable path.
         compared: see ``compare.comparisons``.
@@ -173,7 +173,7 @@ def contents(
 
 
 def experiments(runs: list[Run]) -> dict[str, list[Run]]:
-    """Evaluated runs that no published table holds, by what they may be compared within."""
+    """Group the evaluated runs that belong to no published table by what they may be compared with."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         if "eval" in run.stages and not run.of_the_table and not run.of_voc:
@@ -182,13 +182,13 @@ def experiments(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def groups(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs within which methods are compared: COCO's table, and each experiment."""
+    """Return the groups in which methods are compared: COCO's table, and each experiment."""
     table = [run for run in runs if run.of_the_table]
     return ({"table": table} if table else {}) | experiments(runs)
 
 
 def draw(runs: list[Run], compared: Sequence[Comparison] = ()) -> list[Plot]:
-    """All figures."""
+    """Draw all figures."""
     found: list[Plot | None] = [plots.budget(runs)]
     found.append(
         plots.curves(

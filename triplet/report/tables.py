@@ -1,4 +1,4 @@
-"""Tables of text, which the page and the Markdown show alike."""
+"""Tables of text for the page and the Markdown."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from triplet.scores import TASKS
 
 NONE = "–"
 EXTRA = ("epochs", "GPUs", "ours AP50", "zoo AP50", "ours AP75", "zoo AP75")
-"""Columns of COCO's table that are shown when asked for."""
+"""Columns of COCO's table that are hidden until the reader asks for them."""
 
 
 @dataclass(frozen=True)
 class Cell:
     text: str = NONE
     value: float | None = None
-    """By which it is sorted, where that is not the text."""
+    """Key for sorting, if it is not the text."""
     kind: str = ""
     """command, code, prose, text (of a few words), word or ours."""
     link: str = ""
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The first cell of each row names it."""
+    """A table; the first cell of each row names the row."""
 
     name: str
     title: str
@@ -40,10 +40,10 @@ class Grid:
     columns: Sequence[str]
     rows: list[list[Cell]] = field(default_factory=list)
     extra: Sequence[str] = ()
-    """Columns that the page shows when asked to."""
+    """Columns that the page hides until the reader asks for them."""
 
     def part(self, *, missing: bool) -> "Grid":
-        """Its rows that have results, or those that have what makes them instead."""
+        """Return the rows that have results, or those that have a command to make them instead."""
         lacks = [any(cell.kind == "command" and cell.text != NONE for cell in row) for row in self.rows]
         rows = [row for row, lack in zip(self.rows, lacks, strict=True) if lack == missing]
         if not missing:
@@ -51,24 +51,24 @@ class Grid:
         return replace(self, name=f"{self.name}-missing", title=f"{self.title}, not run yet", rows=rows)
 
     def of(self, run: str) -> "Grid":
-        """The rows of one run, which their first cells name."""
+        """Return the rows whose first cell names a run."""
         rows = [row[1:] for row in self.rows if row[0].text == run]
         own = {"name": f"{self.name}-{slug(run)}", "title": f"{self.title}: {run}"}
         return replace(self, **own, rows=rows, columns=self.columns[1:])
 
 
 def anchor(run: str) -> str:
-    """Return the table of a run's records on the page."""
+    """Return the anchor of a run's records on the page."""
     return f"run-{slug(run)}"
 
 
 def slug(text: str) -> str:
-    """A text as a part of an anchor, or of a file's name."""
+    """Return a text in a form fit for an anchor or a file name."""
     return re.sub(r"[^0-9A-Za-z]+", "-", text)
 
 
 def why(cause: str) -> str:
-    """Anchor of what could have made a result fall short."""
+    """Return the anchor of the causes of a result that falls short."""
     return f"why-{anchor(cause)}"
 
 
@@ -76,18 +76,18 @@ def number(value: float | None, form: str = ".1f", kind: str = "") -> Cell:
     if value is None:
         return Cell(kind=kind)
     text = format(value, form)
-    return Cell(text if float(text) else text.replace("-", "+"), value, kind)  # there is no -0.0
+    return Cell(text if float(text) else text.replace("-", "+"), value, kind)  # never show -0.0
 
 
 def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -> Cell:
-    """Ours, with the way to its records."""
+    """Return the cell of our score, with a link to its records."""
     if value is None:
         return Cell(kind="ours")
     return Cell(value.text(form), value.mean, "ours", anchor(runs[0]) if runs else "")
 
 
 def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
-    """Boxes, then masks; the verdict of a shortfall leads to its causes."""
+    """Return COCO's tables, boxes then masks; the verdict on a shortfall links to its causes."""
     columns = (
         "Method",
         "README AP",
@@ -147,7 +147,7 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
 
 
 def of_causes(name: str, causes: list[Cause]) -> Grid:
-    """Return the table of what could have made a result fall short, as ``triplet explain`` says it."""
+    """Return the table of what could have made a result fall short, in the words of ``triplet explain``."""
     first = causes[0]
     likeliest = "none of these" if first.verdict == EXCLUDED else f"the likeliest is {first.name}"
     return Grid(
@@ -171,7 +171,7 @@ def of_causes(name: str, causes: list[Cause]) -> Grid:
 
 
 def of_recipes(pairs: list[coco.Pair]) -> list[Grid]:
-    """Both recipes' results by method, and the settings in which they differ."""
+    """Return the tables of both recipes' results by method, and of the settings in which they differ."""
     results = Grid(
         "recipes",
         "The two recipes side by side: box AP",
@@ -229,13 +229,14 @@ def of_target(table: targets.TargetTable) -> Grid:
 
 
 def commands(grids: Sequence[Grid]) -> str:
-    """One command that runs all that these tables say what makes."""
+    """Join all commands in these tables into one."""
     each = [cell.text for grid in grids for row in grid.rows for cell in row if cell.kind == "command"]
     return " && ".join(dict.fromkeys(text for text in each if text != NONE))
 
 
 def of_experiment(name: str, runs: list[Run]) -> Grid:
-    """Methods that were trained alike, random first, with each one's gain over random in the same seed."""
+    """Return the table of methods trained alike, random first, with their gains over random in the same
+    seed."""
     columns = ["Method", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS)]
     grid = Grid(
         f"experiment-{slug(name)}",
@@ -259,7 +260,7 @@ def of_experiment(name: str, runs: list[Run]) -> Grid:
 
 
 def gains(runs: list[Run], method: str, base: str = "random") -> Score | None:
-    """Box AP of a method less that of the base in the same seed, over the seeds that have both."""
+    """Return a method's box AP minus the base's in the same seed, over the seeds that have both."""
     by_name = {run.name: run.value("bbox", "AP") for run in runs}
     found: list[float | None] = []
     for run in runs:
@@ -270,7 +271,7 @@ def gains(runs: list[Run], method: str, base: str = "random") -> Score | None:
 
 
 def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
-    """The sums of each stage, and a line for each stage of each run."""
+    """Return the tables of costs: the sum for each stage, and a row for each stage of each run."""
     energies = ("energy (kWh, at most)", "measured (kWh, GPUs alone)")
     columns = ("stage", "runs", "hours", "GPU hours", *energies)
     sums = Grid("costs", "Time, GPU hours and energy of all runs", formula, columns)
@@ -304,7 +305,7 @@ def of_costs(costs: list[RunCost], formula: str) -> list[Grid]:
 
 
 def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
-    """Return the deviations of the releases, then of each run."""
+    """Return the table of deviations: those of the released configs, then those of each run."""
     found = [
         *deviations.stated(),
         *(each for run in runs for each in deviations.run_deviations(run, methods)),
@@ -333,8 +334,8 @@ def of_deviations(runs: list[Run], methods: Mapping[str, Method]) -> Grid:
 
 
 def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
-    """Return the records that a run's numbers come from: its stages', and those of others that they go back
-    to."""
+    """Return the table of the records behind a run's numbers: those of its stages, and those that they
+    depend on."""
     names = [f"checkpoints/{run.name}/{stage}/record.json" for stage in run.stages]
     back = [name for first in names for name in provenance.chain(first, known)]
     shown = {name: known[name] for name in dict.fromkeys([*names, *back]) if name in known}
@@ -343,7 +344,7 @@ def of_records(run: Run, known: Mapping[str, Record]) -> Grid:
 
 
 def of_others(runs: Sequence[Run], known: Mapping[str, Record]) -> Grid:
-    """The records that no run has: of data sets and weights."""
+    """Return the table of the records of data sets and weights, which belong to no run."""
     own = {f"checkpoints/{run.name}/{stage}/record.json" for run in runs for stage in run.stages}
     others = {name: record for name, record in known.items() if name not in own}
     return _records("records-others", "Data sets, weights, and what no run has", "", others)

@@ -1,4 +1,4 @@
-"""The tables besides COCO's: ImageNet by a linear layer, neighbours and few labels; VOC."""
+"""The tables besides COCO's: ImageNet (linear layer, nearest neighbours, few labels) and VOC."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from triplet.report.coco import missing
 from triplet.runs import Run, Score, recipe, score
 
 SHOTS = ("1", "2", "4", "8", "16", "32", "64", "96")
-# name -> title, metrics, what it is, the command that makes it
+# name -> title, metrics, description, the command that makes it
 BENCHMARKS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "linear": (
         "ImageNet, linear layer on the frozen backbone",
@@ -61,20 +61,20 @@ VOC = "DETECTION=configs/detection/voc_r50_c4_24k_moco.yaml COCO=voc"
 
 @dataclass(frozen=True)
 class TargetRow:
-    """A method by one protocol: published numbers and ours, by metric."""
+    """A method's published numbers and ours with one protocol, by metric."""
 
     method: str
     label: str
     protocol: str
     published: dict[tuple[str, str], float]
-    """By (source, metric)."""
+    """Published numbers by (source, metric)."""
     ours: dict[str, Score | None]
     runs: tuple[str, ...] = ()
     command: str = ""
 
     @property
     def difference(self) -> tuple[str, float] | None:
-        """(source, ours less the source's) of the first metric; README's where there is one."""
+        """(source, ours minus the source's) for the first metric; the source is README if it has one."""
         metric = next(iter(self.ours))
         ours = self.ours[metric]
         for source in ("readme", "zoo"):
@@ -95,7 +95,7 @@ class TargetTable:
 
 
 def tables(runs: list[Run], methods: Mapping[str, Method]) -> list[TargetTable]:
-    """All of them, each with every method that is published or was measured."""
+    """Return all tables, each with every method that has a published or measured number."""
     files = {name: source.files[0].name for name, source in load_sources().weights.items()}
     values = load_published()
     return [_table(name, runs, methods, values, files) for name in BENCHMARKS]
@@ -138,7 +138,7 @@ def _table(
 
 
 def _labels(methods: Mapping[str, Method]) -> dict[str, str]:
-    """Name -> label, of the table's methods and of the other weights that they have."""
+    """Return name -> label of the table's methods and of their other weights."""
     found = {}
     for name, method in methods.items():
         for weights in method.weights:
@@ -148,7 +148,7 @@ def _labels(methods: Mapping[str, Method]) -> dict[str, str]:
 
 
 def measured(name: str, runs: list[Run]) -> Iterator[tuple[Run, str, str, dict[str, Any]]]:
-    """(run, stage, protocol, values by metric) of everything that was measured of a benchmark."""
+    """Yield (run, stage, protocol, values by metric) for every measurement of a benchmark."""
     for run in runs:
         if name == "voc-detection" and run.of_voc:
             yield run, "eval", _prefixed(run, recipe(run)), run.stages["eval"].results["bbox"]
@@ -160,7 +160,7 @@ def measured(name: str, runs: list[Run]) -> Iterator[tuple[Run, str, str, dict[s
 def _of_stage(
     name: str, stage: str, config: str, results: dict[str, Any]
 ) -> tuple[str, dict[str, Any]] | None:
-    """(protocol, values) that a stage's results have for a benchmark."""
+    """Return the (protocol, values) of a stage's results for a benchmark."""
     best = results.get("best") or results.get("last") or {}
     if stage == name == "linear":
         fast = results.get("protocol") == "fast"
@@ -185,7 +185,7 @@ def _prefixed(run: Run, protocol: str) -> str:
 def _command(
     method: str, stage: str, methods: Mapping[str, Method], runs: list[Run], files: Mapping[str, str]
 ) -> str:
-    """Return the command that measures a method, from its own pretraining or the published weights."""
+    """Return the command that measures a method, with its own pretraining or the published weights."""
     if not stage:
         known = methods.get(method) or next(each for each in methods.values() if method in each.weights)
         steps = missing(f"voc/{method}", runs, known).replace("METHOD=voc/", "METHOD=")

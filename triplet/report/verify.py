@@ -1,4 +1,4 @@
-"""Whether what was recorded is still so: hashes, and numbers computed anew from stored predictions."""
+"""Verification of records: hashes of the files, and numbers recomputed from stored predictions."""
 
 import contextlib
 import hashlib
@@ -25,12 +25,12 @@ from triplet.scores import ENGINES, FASTEST, NUMBERS, CocoGroundTruth
 
 OK, WRONG, ABSENT = "matches", "DOES NOT MATCH", "cannot be checked"
 TOLERANCE = 1e-6
-"""AP in percent: of the rounding of the last place, should an engine add in another order."""
+"""Difference of AP in percent that rounding may cause if an engine adds in another order."""
 RESULTS = "reports/results.json"
 ODD = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
-"""Errors that reading well-formed JSON of another shape raises."""
+"""Errors raised by reading well-formed JSON of an unexpected shape."""
 SLACK = 10 << 20
-"""Bytes beyond its share that a file of a crate, or all of them, may have."""
+"""Bytes by which a file of a crate, or all of them together, may exceed the limit."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Finding:
 
 
 def local() -> list[Finding]:
-    """Check every record of this machine, with its own data sets."""
+    """Check every record of this machine, against its own data sets."""
     known = crate.all_records()
     found: list[Finding] = []
     with Bar("verify", len(known)) as bar:
@@ -56,10 +56,10 @@ def local() -> list[Finding]:
 
 
 def archived(path: Path) -> list[Finding]:
-    """Check an exported crate, nothing of which is written to the disk.
+    """Check an exported crate without writing any of it to the disk.
 
     Raises:
-        KitError: no such archive, or one that was not made by ``triplet report --export``.
+        KitError: there is no such archive, or it was not made by ``triplet report --export``.
     """
     try:
         with untrusted.open_zip(path) as archive:
@@ -101,7 +101,7 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:
 
 
 def _files(archive: zipfile.ZipFile, said: dict[str, str]) -> Iterator[Finding]:
-    """Check that an archive holds the listed files, by their SHA-256, and no others."""
+    """Check that an archive holds exactly the listed files, by their SHA-256."""
     names = set(archive.namelist())
     for name in sorted(said.keys() | names - {crate.METADATA}):
         if name not in said:
@@ -119,7 +119,7 @@ def _files(archive: zipfile.ZipFile, said: dict[str, str]) -> Iterator[Finding]:
 def _recorded(
     archive: zipfile.ZipFile, name: str, record: Record, said: dict[str, str], sizes: dict[str, int]
 ) -> Iterator[Finding]:
-    """Check what a record in an archive says of the files beside it."""
+    """Check the files in an archive against a record in it."""
     for output, artifact in record.outputs.items():
         there: Artifact | None = None
         if artifact.path in said:
@@ -133,12 +133,12 @@ def _recorded(
             yield _compare(f"{name}: {output}", artifact, there)
     if "predictions" in record.outputs:
         path = record.outputs["predictions"].path
-        # What an archive says is not followed out of this machine's data sets.
+        # Paths that an archive names are not followed outside this machine's data sets.
         yield from _again(name, record, archive.open(path) if path in sizes else None, anywhere=False)
 
 
 def _walked(name: str) -> list[tuple[bool, str]]:
-    """Sorts names as ``files.walk`` does: a folder's files before its folders."""
+    """Return the key that sorts names as ``files.walk`` does: a folder's files before its folders."""
     *folders, file = name.split("/")
     return [*((True, folder) for folder in folders), (False, file)]
 
@@ -157,7 +157,7 @@ def _compare(what: str, recorded: Artifact, there: Artifact | None) -> Finding:
 def _again(
     name: str, record: Record, predictions: IO[bytes] | None, *, anywhere: bool
 ) -> Iterator[Finding]:
-    """Evaluate stored predictions and compare every number with the record's."""
+    """Evaluate stored predictions and compare every number with the one in the record."""
     what = f"{name}: numbers"
     truth = next((a for key, a in record.inputs.items() if key.endswith("annotations")), None)
     if predictions is None or truth is None:
@@ -195,7 +195,7 @@ def _same(value: float | None, recorded: Any) -> bool:
 
 
 def _safe(info: zipfile.ZipInfo, path: Path) -> str:
-    """The name of a member; KitError for one that would not lie inside a folder, or is not a plain file."""
+    """Return the name of a member; KitError if it leads out of the folder or is not a plain file."""
     name = PurePosixPath(info.filename)
     kind = stat.S_IFMT(info.external_attr >> 16)
     odd = name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename
@@ -206,7 +206,7 @@ def _safe(info: zipfile.ZipInfo, path: Path) -> str:
 
 
 def _check_sizes(path: Path, sizes: dict[str, int], recorded: list[str]) -> None:
-    """KitError when the files together, or the records, are larger than those of any crate."""
+    """Raise KitError if the files together, or the records, are larger than those of any crate."""
     most = untrusted.CRATE_EXPANSION * path.stat().st_size + SLACK
     if (total := sum(sizes.values())) > most:
         raise KitError(

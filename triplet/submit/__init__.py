@@ -1,1 +1,1 @@
-"""Stages on a cluster: one frozen description of jobs, which three small modules write down and submit."""
+"""Stages on a cluster: one frozen description of jobs, which three small modules write and submit."""

@@ -14,15 +14,15 @@ from triplet.submit.jobs import DISTRIBUTED, OF_NO_RUN, Job, Resources, ask, fol
 
 
 class Way(NamedTuple):
-    """A way to submit jobs."""
+    """A scheduler, and how to submit jobs to it."""
 
     program: str
     advice: str
-    """How to install the program."""
+    """Advice on how to install the program."""
     write: Callable[[Sequence[Job]], dict[str, str]]
-    """Returns the files of jobs by their names."""
+    """Return the files for jobs, by name."""
     queued: Callable[[Sequence[Job]], list[str]]
-    """Returns what the queue has of these jobs already."""
+    """Return the entries for these jobs that the queue already has."""
 
 
 WAYS = {
@@ -53,9 +53,9 @@ ONLY = {
     "card": ("sky",),
     "bucket": ("sky",),
 }
-"""Resources that not every way knows -> the ways that do."""
+"""Resources that not every scheduler supports -> the schedulers that do."""
 OPTIONS = {"card": "GPU"}
-"""Resources whose variable of make has another name."""
+"""Resource -> make variable, if the names differ."""
 
 
 def submit(
@@ -64,15 +64,15 @@ def submit(
     """Write the files of jobs, show and submit them.
 
     Args:
-        jobs: in the order in which they follow each other.
+        jobs: jobs in the order in which they run.
         on: one of WAYS.
-        asked: the resources as the user gave them.
-        dry: show the files and the commands, and submit nothing.
-        force: submit what is in the queue already.
+        asked: the resources that the user asked for.
+        dry: whether to show the files and the commands without submitting.
+        force: whether to submit even if the queue already has the same jobs.
 
     Raises:
-        KitError: a resource that this way does not know, or needs and was not given; its program is
-            missing or refuses; the same is in the queue.
+        KitError: the scheduler does not support a resource, or needs one that was not given; its program is
+            missing or refuses; or the queue already has the same jobs.
     """
     _check(jobs, on, asked)
     written = _write(jobs, on)
@@ -96,7 +96,7 @@ def submit(
 
 
 def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
-    """Refuse what a way cannot do."""
+    """Refuse jobs and resources that the scheduler does not support."""
     for name, ways in ONLY.items():
         if getattr(asked, name) and on not in ways:
             raise KitError(
@@ -117,8 +117,8 @@ def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
 
 
 def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
-    """Refuse, except on Slurm, stages that wait for all runs of another: the others have a job for each
-    run."""
+    """Refuse, except on Slurm, stages that wait for all runs of another stage: other schedulers have one
+    job per run."""
     names = [job.stage for job in jobs]
     if len(jobs[0].runs) > 1 and (once := [name for name in names if name in OF_NO_RUN]):
         raise KitError(
@@ -135,7 +135,7 @@ def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
 
 
 def _write(jobs: Sequence[Job], on: str) -> dict[str, Path]:
-    """Write and show the files, in a folder of this submission's name."""
+    """Write the files into a folder named after this submission, and show them."""
     place = folder() / label(title(jobs), "-".join(jobs[0].runs))
     written = {}
     for name, text in WAYS[on].write(jobs).items():
@@ -146,7 +146,7 @@ def _write(jobs: Sequence[Job], on: str) -> dict[str, Path]:
 
 
 def _shown(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: bool) -> list[str]:
-    """The commands, as one would type them."""
+    """Return the commands as a user would type them."""
     commands = _commands(jobs, on, written, force=force)
     if on != "slurm":
         return [shlex.join(words) for words in commands]

@@ -1,4 +1,4 @@
-"""YAML as people read it: keys in the order that was meant, scripts as blocks."""
+"""Write readable YAML: keys in the given order, scripts as blocks."""
 
 from collections.abc import Iterable
 from typing import Any

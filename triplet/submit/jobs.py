@@ -1,4 +1,4 @@
-"""The description of what is submitted: stages, their commands for each run, and what they need."""
+"""The description of jobs: stages, their commands for each run, and their resources."""
 
 import hashlib
 import os
@@ -16,17 +16,17 @@ from triplet.pull.sources import load_sources
 
 KIT = paths.CONFIGS.parent
 CHAIN = ("pull", "convert", "finetune", "eval", "report")
-"""The stages of a method, from its weights to the page; ``chain`` for short."""
+"""The stages of a method from its weights to the report, ``chain`` for short."""
 DISTRIBUTED = ("pretrain", "finetune", "eval", "linear", "knn", "semi")
-"""Stages of a process a GPU, on as many nodes as they are given."""
+"""Stages with one process per GPU, on any number of nodes."""
 ONE_PROCESS = ("svm", "demo")
-"""Stages of one process that uses one GPU."""
+"""Stages with a single process that uses one GPU."""
 NO_GPU = ("pull", "pack", "convert", "report")
 OF_NO_RUN = ("pull", "pack", "report", "demo")
-"""Stages that are done once, however many runs there are."""
+"""Stages that run once, for any number of runs."""
 STAGES = (*DISTRIBUTED, *ONE_PROCESS, *NO_GPU)
 CPUS_PER_GPU = 8
-"""Loading and augmenting for one GPU keeps about as many cores busy."""
+"""Number of cores that loading and augmentation for one GPU keep busy, approximately."""
 CPUS_WITHOUT_GPU = 4
 
 
@@ -37,20 +37,20 @@ class Resources:
     gpus: int = 1
     nodes: int = 1
     hours: float | None = None
-    """None: 24 on Slurm, which must have a limit, and none elsewhere."""
+    """Time limit; None for 24 hours on Slurm, which needs a limit, and for no limit elsewhere."""
     cpus: int | None = None
     memory: int | None = None
     """Memory in GB; None for the cluster's default."""
     card: str | None = None
-    """Name of the GPU, by which SkyPilot finds a machine."""
+    """Name of the GPU, with which SkyPilot finds a machine."""
     partition: str | None = None
     account: str | None = None
     extra: tuple[str, ...] = ()
     """Further options of sbatch."""
     container: str | None = None
-    """Slurm: a .sif file, which Apptainer runs. Kubernetes: the image in a registry."""
+    """Slurm: a .sif file for Apptainer. Kubernetes: the image in a registry."""
     bucket: str | None = None
-    """SkyPilot: where data, checkpoints and reports lie."""
+    """SkyPilot: bucket for data, checkpoints and reports."""
 
     @property
     def cores(self) -> int:
@@ -59,13 +59,13 @@ class Resources:
 
     @property
     def processes(self) -> int:
-        """Processes of each node, one a GPU."""
+        """Processes of each node, one per GPU."""
         return max(1, self.gpus)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, and the seed that its finetuning gets; None for the stage's own default."""
+    """A run, and the seed of its finetuning; None for the stage's default."""
 
     name: str
     seed: int | None = None
@@ -75,8 +75,8 @@ class Run:
 class Job:
     """One stage for all runs.
 
-    ``commands`` holds the words behind ``triplet``: one command for each run, or a single one for a stage
-    that is done once.
+    ``commands`` holds the words after ``triplet``: one command for each run, or a single one for a stage
+    that runs once.
     """
 
     stage: str
@@ -85,17 +85,17 @@ class Job:
     resources: Resources
 
     def command(self, run: int) -> tuple[str, ...]:
-        """The command for the run of this index."""
+        """Return the command for the run with this index."""
         return self.commands[run if len(self.commands) > 1 else 0]
 
 
 def name_runs(
     methods: Sequence[str], run: str | None, seeds: Sequence[int], stages: Iterable[str]
 ) -> list[Run]:
-    """The runs that were asked for: of methods or of one name, each once for each seed.
+    """Return the requested runs, of methods or of one name, one for each seed.
 
-    ``all`` stands for the table's ten methods; where the stages begin with pretraining, for those that are
-    pretrained here. KitError for a method that the table does not have.
+    ``all`` stands for the table's ten methods or, if the stages begin with pretraining, for those that are
+    pretrained here. KitError for a method that the table lacks.
     """
     table = load_methods()
     pretrained = "pretrain" in stages
@@ -113,13 +113,13 @@ def name_runs(
 
 
 def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: Resources) -> list[Job]:
-    """Describe the job of each stage, in the order in which they follow each other.
+    """Describe the job of each stage, in the order in which the jobs run.
 
     Args:
-        stages: words of each, as behind ``triplet``: the stage, then its own options.
-        runs: what each stage is done for.
-        resources: what was asked for; a stage of one process takes one node of it, and a stage that needs
-            no GPU takes none.
+        stages: words of each stage as after ``triplet``: the stage, then its own options.
+        runs: the runs for each stage.
+        resources: the requested resources; a stage with one process uses one node of them, and a stage that
+            needs no GPU uses none.
 
     Raises:
         KitError: an unknown stage, ``--force``, no stage that can use several nodes, a bad name of a run.
@@ -184,14 +184,14 @@ def _share(stage: str, asked: Resources) -> Resources:
 
 
 def title(jobs: Sequence[Job]) -> str:
-    """``finetune``, or ``chain`` for several stages."""
+    """Return the title of jobs: ``finetune``, or ``chain`` for several stages."""
     return jobs[0].stage if len(jobs) == 1 else "chain"
 
 
 def label(stage: str, run: str) -> str:
-    """A name for this run in these checkpoints that Kubernetes and the clouds allow: at most 52 characters.
+    """Return a name for a run in these checkpoints that Kubernetes and clouds allow: at most 52 characters.
 
-    Pods add to it, and all of it is the name of a host, which has 63 at most.
+    Pods append to it, and the result is a host name, which has at most 63 characters.
     """
     words = re.sub("[^a-z0-9]+", "-", f"triplet-{stage}-{run}".lower())[:43].rstrip("-")
     whole = os.fsencode(paths.root("checkpoints") / run)
@@ -199,16 +199,16 @@ def label(stage: str, run: str) -> str:
 
 
 def folder() -> Path:
-    """Return the folder of job files and their logs: below the checkpoints, which all nodes see."""
+    """Return the folder of job files and their logs, below the checkpoints, which all nodes share."""
     return paths.root("checkpoints") / "jobs"
 
 
 def ask(words: Sequence[str], failing: str = "does not answer") -> str:
-    """Run a scheduler's program and return what it prints; KitError with its reason where it fails.
+    """Run a scheduler's program and return its output; KitError with its reason if it fails.
 
     Args:
-        words: of the command.
-        failing: what the message says that the program does.
+        words: words of the command.
+        failing: the verb of the error message.
     """
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
@@ -217,5 +217,5 @@ def ask(words: Sequence[str], failing: str = "does not answer") -> str:
 
 
 def programs() -> Path:
-    """Folder of the environment's programs."""
-    return Path(sys.executable).absolute().parent  # not resolved: that would leave the environment
+    """Return the folder of the environment's programs."""
+    return Path(sys.executable).absolute().parent  # resolving would leave the environment

@@ -1,8 +1,8 @@
-"""Kubernetes: an Indexed Job for each run, with a headless service by which its pods find each other.
+"""Kubernetes: an Indexed Job for each run, with a headless service through which its pods find each other.
 
-It needs no operator: what JobSet and Kubeflow's TrainJob add to it is several groups of unlike pods, and
-torchrun starts alike ones. The stages before the last are init containers: they run one after the other,
-each gets its signals itself, and in a pod that is made anew they find that they are done.
+It needs no operator: JobSet and Kubeflow's TrainJob only add groups of different pods, and torchrun's are
+all alike. The stages before the last are init containers: they run one after the other, each gets its own
+signals, and in a recreated pod they find that they are done.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from triplet.submit.jobs import Job, Resources, ask, label, title
 
 PORT = 29400
 USER = 10001
-"""The image's own."""
+"""User id of the image."""
 STOPPED = 143
-"""Exit code of a stage that was stopped, and saved."""
+"""Exit code of a stage that was stopped and has saved."""
 WRONG = 2
-"""Exit code of a stage that finds something wrong, which no second start mends."""
+"""Exit code of a stage that finds an error, which a restart cannot fix."""
 RETRIES = 10
 """Further starts of each pod after other ends: when one is lost, those that it trained with end as well."""
 
@@ -37,7 +37,7 @@ def write(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _service(name: str) -> dict[str, Any]:
-    """The pods' names in DNS, also while they are not ready."""
+    """Return the service that gives pods DNS names even before they are ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -80,7 +80,7 @@ def _job(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]
 
 
 def _rules() -> list[dict[str, Any]]:
-    """Say what the end of a pod means; needs Kubernetes 1.31 or later."""
+    """Return the rules for failed pods, which need Kubernetes 1.31 or later."""
     return [
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [WRONG]}},
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [STOPPED]}},
@@ -89,7 +89,7 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def _pod(name: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The pod; the same bounds as in compose.yaml."""
+    """Return the pod, with the same limits as in compose.yaml."""
     volumes: list[dict[str, Any]] = [
         {"name": place, "persistentVolumeClaim": {"claimName": f"triplet-{place}"}}
         for place in paths.PLACES
@@ -98,7 +98,7 @@ def _pod(name: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
         "subdomain": name,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 300,
-        "shareProcessNamespace": True,  # so that a stage is not process 1, which signals do not end
+        "shareProcessNamespace": True,  # so that a stage is not process 1, which ignores signals
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER},
         **({"initContainers": containers[:-1]} if containers[1:] else {}),
@@ -120,7 +120,7 @@ def _container(name: str, job: Job, index: int) -> dict[str, Any]:
     return {
         "name": job.stage,
         "image": resources.container,
-        # Kubernetes puts variables in for $(NAME), and takes $$ for a dollar.
+        # Kubernetes replaces $(NAME) by a variable, and $$ by a dollar.
         "command": ["scripts/launch.sh", *(word.replace("$", "$$") for word in job.command(index))],
         "env": [{"name": key, "value": str(value)} for key, value in settings.items()],
         "resources": _amounts(resources),
@@ -142,12 +142,12 @@ def _amounts(resources: Resources) -> dict[str, Any]:
 
 
 def submissions(files: Sequence[Path], *, force: bool) -> list[list[str]]:
-    """The command that submits the file; with ``force``, what has the same names is replaced."""
+    """Return the command that submits the file; ``force`` replaces objects of the same names."""
     way = ["replace", "--force"] if force else ["create"]
     return [["kubectl", *way, "--filename", str(file)] for file in files]
 
 
 def queued(jobs: Sequence[Job]) -> list[str]:
-    """The jobs of the same stages and runs that Kubernetes knows."""
+    """Return the jobs of the same stages and runs that Kubernetes already has."""
     names = [label(title(jobs), run) for run in jobs[0].runs]
     return ask(["kubectl", "get", "jobs", *names, "--ignore-not-found", "--output=name"]).split()

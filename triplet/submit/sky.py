@@ -1,7 +1,7 @@
 """SkyPilot: a managed job for each run, on spot machines; several stages are its pipeline.
 
 Data, checkpoints and reports lie in a bucket that every machine mounts, so a task that lost its machine
-goes on from its last checkpoint on the next one.
+resumes from its last checkpoint on the next one.
 """
 
 import json
@@ -49,14 +49,14 @@ def _task(name: str, job: Job, index: int) -> dict[str, Any]:
         "name": name,
         "num_nodes": resources.nodes,
         "resources": {
-            # Has Python 3.12, whatever the cloud's own image has.
+            # It has Python 3.12, unlike the images of some clouds.
             "image_id": "docker:ubuntu:24.04",
             **({"accelerators": f"{resources.card}:{resources.gpus}"} if resources.gpus else {}),
             "cpus": f"{resources.cores}+",
             **({"memory": f"{resources.memory}+"} if resources.memory else {}),
             "disk_size": 500,
             "use_spot": True,
-            "job_recovery": "EAGER_NEXT_REGION",  # where machines are taken away, few are free
+            "job_recovery": "EAGER_NEXT_REGION",  # a region that reclaims machines has few free ones
         },
         "workdir": str(KIT),
         "file_mounts": {"/data": {"source": resources.bucket, "mode": "MOUNT_CACHED"}},
@@ -71,12 +71,12 @@ def _task(name: str, job: Job, index: int) -> dict[str, Any]:
 
 
 def submissions(files: Sequence[Path]) -> list[list[str]]:
-    """The commands that submit the files."""
+    """Return the commands that submit the files."""
     return [["sky", "jobs", "launch", "--yes", "--detach-run", str(file)] for file in files]
 
 
 def queued(jobs: Sequence[Job]) -> list[str]:
-    """The managed jobs of the same stages and runs that have not ended."""
+    """Return the unfinished managed jobs of the same stages and runs."""
     said = ask(["sky", "jobs", "queue", "--skip-finished", "--output=json"])
     try:
         listed = json.loads(said[said.index("[") :])

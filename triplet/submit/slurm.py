@@ -16,11 +16,11 @@ from triplet.submit.jobs import KIT, Job, Resources, ask, folder, programs
 NOTICE = 300
 """Seconds before the time limit at which a stage is told to stop and save."""
 HOURS = 24.0
-"""Time limit where none is asked for."""
+"""Default time limit."""
 
 
 def write(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return the batch scripts, by the names of their files."""
+    """Return the batch scripts by file name."""
     return {f"{job.stage}.slurm": _script(job) for job in jobs}
 
 
@@ -46,7 +46,7 @@ def _script(job: Job) -> str:
 
 
 def _directive(option: str) -> str:
-    """One line of sbatch's options; it reads quotes as a shell does, but a line has one end."""
+    """Return one line of sbatch's options; sbatch reads quotes like a shell, but only within a line."""
     if not option.isprintable():
         raise KitError(f"a line of a job file cannot hold {option!r}")
     name, sign, value = option.partition("=")
@@ -85,22 +85,23 @@ def _options(job: Job) -> list[str]:
 
 
 def _minutes(resources: Resources) -> int:
-    """The time limit; Slurm counts whole minutes."""
+    """Return the time limit in whole minutes, as Slurm counts them."""
     return math.ceil((resources.hours or HOURS) * 60)
 
 
 def _notice(resources: Resources) -> int:
-    """Seconds between the notice and the limit: of a short job, half of what it has."""
+    """Return the seconds between the notice and the limit; for a short job, half of the limit."""
     return min(NOTICE, _minutes(resources) * 30)
 
 
 def _launcher(job: Job) -> list[str]:
-    """Return what starts the stage on a node: the kit's launcher, in a container where one is named."""
+    """Return the command that starts the stage on a node: the kit's launcher, in a container if one is
+    named."""
     container = job.resources.container
     if container is None:
         return [str(KIT / "scripts" / "launch.sh")]
     binds = {str(paths.root(name)): f"/{name}" for name in paths.PLACES}
-    binds[str(paths.CONFIGS)] = "/kit/configs:ro"  # the user's own, as in compose.yaml
+    binds[str(paths.CONFIGS)] = "/kit/configs:ro"  # the user's own configs, as in compose.yaml
     named = [word for command in job.commands for word in command if word.startswith("/")]
     binds |= {word: f"{word}:ro" for word in named if Path(word).exists()}
     for path in binds:
@@ -121,7 +122,7 @@ def _launcher(job: Job) -> list[str]:
 
 
 def submissions(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[list[str]]:
-    """The commands that submit the jobs; ``$STAGE`` stands for the number of the job of that stage."""
+    """Return the commands that submit the jobs; ``$STAGE`` stands for that stage's job number."""
     commands: list[list[str]] = []
     before = None
     for job in jobs:
@@ -134,18 +135,18 @@ def submissions(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[list[str
 
 
 def _kind(before: Job, job: Job) -> str:
-    """Return a job's dependency: each run waits for its own, and what sums up several runs for all, failed
-    ones as well."""
+    """Return a job's kind of dependency: each run waits for its own predecessor, and a summary of several
+    runs waits for all of them, even failed ones."""
     if len(before.commands) == 1:
         return "afterok"
     return "aftercorr" if len(job.commands) > 1 else "afterany"
 
 
 def send(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[str]:
-    """Submit the jobs; returns a line for each.
+    """Submit the jobs; return a line for each.
 
     Raises:
-        KitError: what sbatch says where it refuses one; those before it are withdrawn.
+        KitError: sbatch refuses a job, with its reason; the jobs before it are cancelled.
     """
     numbers: dict[str, str] = {}
     for job, command in zip(jobs, submissions(jobs, files), strict=True):
@@ -156,7 +157,7 @@ def send(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[str]:
             if numbers:
                 subprocess.run(["scancel", *numbers.values()], capture_output=True)
             raise
-        numbers[job.stage] = said.partition(";")[0]  # behind it, the cluster's name
+        numbers[job.stage] = said.partition(";")[0]  # the cluster's name may follow
     return [f"{stage}: job {number}" for stage, number in numbers.items()]
 
 
@@ -166,7 +167,7 @@ def _fill(word: str, numbers: Mapping[str, str]) -> str:
 
 
 def queued(jobs: Sequence[Job]) -> list[str]:
-    """The jobs in the queue that do the same stage of the same run, such as ``finetune (job 12)``."""
+    """Return the jobs in the queue for the same stage of the same run, such as ``finetune (job 12)``."""
     known = ask(["squeue", "--me", "--noheader", "--format=%i|%j|%k"])
     mine = {f"triplet-{job.stage}": job for job in jobs}
     found = []
@@ -183,7 +184,7 @@ def queued(jobs: Sequence[Job]) -> list[str]:
 
 
 def _same(told: object, job: Job) -> bool:
-    """Return whether a comment is that of a job for one of the same runs."""
+    """Return whether a comment belongs to a job for one of the same runs."""
     return (
         isinstance(told, dict)
         and told.get("checkpoints") == str(paths.root("checkpoints"))

@@ -2,9 +2,8 @@
 
 ``PooledBatchNorm`` is one operator for pretraining and detection, eager and compiled, on CPU and GPU.
 Its forward pass takes one all-gather (mean, sum of squared deviations and count of each process), its
-backward pass one all-reduce. Neither waits for the device nor breaks a compiled graph, as torch's
-SyncBatchNorm does in each layer. Between them stand plain operations, which torch.compile fuses with their
-neighbours.
+backward pass one all-reduce. Unlike torch's SyncBatchNorm, neither waits for the device nor breaks a
+compiled graph. All other operations are plain ones, which torch.compile fuses with their neighbours.
 """
 
 from datetime import timedelta
@@ -19,11 +18,11 @@ from triplet.training.distributed import PATIENCE, Processes
 
 @torch.library.custom_op("triplet::pool_statistics", mutates_args=())
 def pool_statistics(own: Tensor, group: str) -> Tensor:
-    """Combine the statistics of every process (Chan et al., 1979), by one all-gather.
+    """Combine the statistics of every process (Chan et al., 1979) with one all-gather.
 
     Args:
         own: (2 C + 1,) mean and sum of squared deviations of each channel, and the number of values in
-            one; the sums are 0 where that is 0.
+            one channel; mean and sum are 0 if that number is 0.
         group: name of the process group.
 
     Returns:
@@ -47,10 +46,10 @@ def _(own: Tensor, group: str) -> Tensor:
 
 @torch.library.custom_op("triplet::sum_over_processes", mutates_args=())
 def sum_over_processes(own: Tensor, group: str) -> Tensor:
-    """Add up the tensors of every process, by one all-reduce.
+    """Add up the tensors of every process with one all-reduce.
 
     Args:
-        own: of any shape, the same everywhere.
+        own: tensor of any shape, the same shape on every process.
         group: name of the process group.
     """
     total = own.clone()
@@ -68,12 +67,12 @@ def _group(name: str) -> dist.ProcessGroup:
 
 
 def _by_kernels(x: Tensor) -> bool:
-    """Return whether torch's SyncBatchNorm kernels do the local part: in eager mode on a GPU."""
+    """Return whether to use torch's SyncBatchNorm kernels for the local part: in eager mode on a GPU."""
     return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """Return the memory layout that the kernels take: channels last where ``x`` has it, else contiguous."""
+    """Return the memory layout for the kernels: channels last if ``x`` has it, else contiguous."""
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -85,7 +84,7 @@ class _Pooled(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: str
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalise (N, C, ...) values, in float32 where they are shorter.
+        """Normalise (N, C, ...) values, in float32 if their dtype is shorter.
 
         Returns:
             The result in the input's dtype; (C,) mean, (C,) biased variance and (1,) count over all
@@ -114,7 +113,7 @@ class _Pooled(torch.autograd.Function):
             return torch.batch_norm_elemt(x, weight, bias, mean, inverse, eps), mean, variance, total
         scale = (inverse * weight).view(shape)
         result = (x.to(wide) - mean.view(shape)) * scale + bias.view(shape)
-        # torch 2.11 compiles a cast to the same dtype that ends a forward pass to one without a gradient.
+        # If a forward pass ends in a cast to the same dtype, torch 2.11 compiles it without a gradient.
         result = result if result.dtype == x.dtype else result.to(x.dtype)
         return result, mean, variance, total
 
@@ -157,7 +156,7 @@ def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 class _AnyBatchNorm(nn.BatchNorm2d):
-    """Base class that takes (N, C) as well as (N, C, H, W); layers for either become one of its
+    """Base class for (N, C) as well as (N, C, H, W) inputs; layers for either become one of its
     subclasses."""
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -168,7 +167,8 @@ class _AnyBatchNorm(nn.BatchNorm2d):
 class PooledBatchNorm(_AnyBatchNorm):
     """Batch normalisation over the values of several processes, which may have different numbers of them.
 
-    (N, C) or (N, C, H, W) in any floating dtype; statistics in float32, or float64 where the input is.
+    Inputs are (N, C) or (N, C, H, W) in any floating dtype; statistics are float32, or float64 for float64
+    inputs.
     """
 
     group: str
@@ -201,10 +201,10 @@ def pool_batch_norm(
     """Make BN layers, in place, take their statistics over ``ranks`` consecutive processes.
 
     Args:
-        module: whose layers they are.
-        processes: all of them; each must call this.
-        ranks: how many share the statistics; divides the number of processes.
-        kinds: of the layers.
+        module: the module whose layers are changed.
+        processes: all processes; each must call this.
+        ranks: number of processes that share statistics; divides the number of processes.
+        kinds: classes of the layers to change.
     """
     if ranks == 1:
         return
@@ -222,15 +222,15 @@ def pool_batch_norm(
 
 
 class GroupBatchNorm(_AnyBatchNorm):
-    """Batch normalisation of each of ``groups`` equal parts of the batch alone, as on GPUs of their own.
+    """Batch normalisation of each of ``groups`` equal parts of the batch, as if each had its own GPU.
 
-    The running statistics are those of the first part, as a GPU's that writes the checkpoint.
+    The running statistics are those of the first part, like those of the GPU that writes the checkpoint.
     """
 
     groups: int
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each part by its own statistics while training, by the running ones otherwise."""
+        """Normalise each part by its own statistics while training, else by the running ones."""
         if self.training and len(input) % self.groups:
             raise ValueError(f"{len(input)} rows do not divide into {self.groups} parts")
         first, *others = input.chunk(self.groups) if self.training else (input,)
@@ -242,7 +242,7 @@ class GroupBatchNorm(_AnyBatchNorm):
 
 
 def group_batch_norm(module: nn.Module, groups: int) -> None:
-    """Make every BN layer, in place, normalise each of this many parts of a batch alone."""
+    """Make every BN layer, in place, normalise each of ``groups`` parts of a batch separately."""
     for layer in module.modules() if groups > 1 else ():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.__class__ = GroupBatchNorm  # keeps names and tensors

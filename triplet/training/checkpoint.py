@@ -19,7 +19,7 @@ from triplet.weights import torch_file
 from triplet.weights.read import FORMAT
 
 FINALS = ("checkpoint.pth", "model_final.pth")
-"""Files that finished runs leave."""
+"""Final files of finished runs."""
 _BROKEN = (
     KitError,
     OSError,
@@ -43,14 +43,14 @@ def save(
 ) -> None:
     """Write a checkpoint atomically, and its SHA-256 beside it as sha256sum does.
 
-    Its keys: ``format``; ``step`` (of the optimiser) and ``epoch``, both counting what is done;
-    ``networks``, of a pretraining with ``online.backbone.*``, ``online.projector.*`` and what else the
-    method has (``predictor.*``, ``target.*``, ``queue``, ``bank``); ``optimizer`` (None in a finished
-    run's); ``plan``, see ``write``.
+    Its keys are ``format``; ``step`` (of the optimiser) and ``epoch``, the numbers of finished ones;
+    ``networks``, in a pretraining with ``online.backbone.*``, ``online.projector.*`` and the method's other
+    parts (``predictor.*``, ``target.*``, ``queue``, ``bank``); ``optimizer`` (None for a finished run);
+    ``plan``, see ``write``.
 
     Raises:
-        KitError: a tensor is not finite, or it cannot be written (a full disk); what was there before is
-            untouched.
+        KitError: a tensor is not finite, or the file cannot be written (a full disk); an earlier file is
+            left untouched.
     """
     refuse_not_finite(networks.state_dict(), path.parent, step)
     state = {
@@ -64,7 +64,7 @@ def save(
 
 
 def refuse_not_finite(state: dict[str, Tensor], folder: Path, step: int) -> None:
-    """Raise KitError with the last good checkpoint in ``folder`` when a tensor holds a NaN or infinity."""
+    """Raise KitError naming the last good checkpoint in ``folder`` if a tensor holds a NaN or infinity."""
     if odd := [name for name, value in state.items() if not value.isfinite().all()]:
         good = next((found.name for found in checkpoints(folder)), "none")
         raise KitError(
@@ -77,19 +77,19 @@ def write(path: Path, state: dict[str, Any], plan: Plan | None = None) -> None:
     """Write tensors and plain values atomically, and their SHA-256 beside them as sha256sum does.
 
     Args:
-        path: of the file.
+        path: path of the file.
         state: tensors and plain values by name.
-        plan: what the stage sets out to do, kept as ``plan``: nothing of another plan goes on from it.
+        plan: the stage's plan, stored as ``plan``; a stage with another plan does not resume from the file.
 
     Raises:
-        KitError: it cannot be written (a full disk); what was there before is untouched.
+        KitError: the file cannot be written (a full disk); an earlier file is left untouched.
     """
     if plan:
         state = {**state, "plan": plan.model_dump_json()}
     try:
         with files.atomic(path) as temporary:
             torch.save(state, temporary)
-            # First, so that no checkpoint is without.
+            # Write the SHA-256 first, so that no checkpoint is without one.
             files.write_text(_digest(path), f"{files.sha256(temporary)}  {path.name}\n")
     except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
         reason = " ".join(str(error).split())[:160]
@@ -110,16 +110,16 @@ SCRATCH = (
     ".step_*.tmp",
     ".checkpoint.pth*.tmp",
 )
-"""Patterns of the files that an unfinished run keeps; see ``records.perform``."""
+"""Patterns of the files of an unfinished run; see ``records.perform``."""
 
 
 def step_of(path: Path) -> int:
-    """Return the step in a checkpoint's name, which need not be that of its content."""
+    """Return the step in a checkpoint's name, which may differ from that in its content."""
     return int(path.stem.removeprefix("step_"))
 
 
 def step_in(state: Any) -> int:
-    """Return the optimiser step in a checkpoint's content; ValueError where there is none."""
+    """Return the optimiser step in a checkpoint's content; ValueError if it has none."""
     step = state["step"] if isinstance(state, dict) else None
     if type(step) is not int or step < 0:
         raise ValueError(f"it says no number of steps: {step!r:.40}")
@@ -127,7 +127,7 @@ def step_in(state: Any) -> int:
 
 
 def trained(folder: Path, unit: str = "steps") -> str:
-    """Say how far the checkpoints of a folder are, by their content; '' without any."""
+    """Say how far a training is by the content of its checkpoints; '' if there are none."""
     done = reached(folder)
     return f"with {done} {unit} trained" if done else ""
 
@@ -138,7 +138,7 @@ def reached(folder: Path) -> int:
 
 
 def planned(folder: Path) -> Plan | None:
-    """The plan that the newest checkpoint of a folder names, or the final one; None where none does."""
+    """Return the plan in a folder's newest or final checkpoint; None if neither has one."""
     for path in (*checkpoints(folder), *(folder / name for name in FINALS)):
         try:
             if found := plan_in(torch_file.read(path, checksums=False, mapped=True)):
@@ -149,14 +149,14 @@ def planned(folder: Path) -> Plan | None:
 
 
 def plan_in(state: Any) -> Plan | None:
-    """The plan in the content of a checkpoint, None for one of before there were any; ValueError for a
-    damaged one."""
+    """Return the plan in a checkpoint's content, None if it is too old to have one; ValueError if it is
+    damaged."""
     said = state.get("plan") if isinstance(state, dict) else None
     return None if said is None else Plan.model_validate_json(said)
 
 
 def _check_plan(state: Any, plan: Plan | None) -> None:
-    """ValueError where the content of a checkpoint is of another plan than this one."""
+    """Raise ValueError if a checkpoint's content has a different plan."""
     theirs = plan_in(state)
     if plan and theirs and (changes := theirs.changes(plan)):
         raise ValueError(f"it is of another plan: {changes[0]}")
@@ -181,21 +181,21 @@ def resume(
     final: Path | None = None,
     plan: Plan | None = None,
 ) -> int:
-    """Load the newest whole checkpoint in place on every process; return the optimiser steps done.
+    """Load the newest intact checkpoint in place on every process; return the optimiser steps done.
 
-    The first process alone reads: nodes need not share a file system. Momenta that are missing are zero.
+    Only the main process reads, so nodes need not share a file system. Missing momenta become zero.
 
     Args:
-        folder: of the run.
-        networks: to load into.
-        optimizer: to load into.
-        processes: all of them; each must call this.
-        steps: of the whole run.
-        final: a finished run's checkpoint that may be there instead, where its record is damaged.
-        plan: of the run; see ``newest``.
+        folder: folder of the run.
+        networks: networks to fill.
+        optimizer: optimiser to fill.
+        processes: all processes; each must call this.
+        steps: number of steps of the whole run.
+        final: a finished run's checkpoint, which may exist instead if the record is damaged.
+        plan: plan of the run; see ``newest``.
 
     Raises:
-        KitError: see ``newest``; or only another process than the first one finds checkpoints.
+        KitError: see ``newest``; or only a process other than the main one finds checkpoints.
     """
     found = None
     if processes.is_main_process:
@@ -225,7 +225,7 @@ def restore(
     final: Path | None = None,
     plan: Plan | None = None,
 ) -> int:
-    """Load the newest whole checkpoint in place; return the optimiser steps done, 0 without one.
+    """Load the newest intact checkpoint in place; return the optimiser steps done, 0 without one.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -233,7 +233,7 @@ def restore(
 
     def load(path: Path, state: dict[str, Any]) -> None:
         networks.load_state_dict(state["networks"])
-        if state["optimizer"] is not None:  # that of a finished run has none
+        if state["optimizer"] is not None:  # a finished run's checkpoint has none
             optimizer.load_state_dict(state["optimizer"])
 
     if final and steps and (state := finished(final, steps, plan)):
@@ -249,15 +249,15 @@ def newest(
     steps: int | None = None,
     plan: Plan | None = None,
 ) -> int:
-    """Load the newest checkpoint that is whole; return its optimiser step, 0 if there is none.
+    """Load the newest intact checkpoint; return its optimiser step, 0 if there is none.
 
-    What is inside decides which is the newest, see ``_rename_by_content``.
+    The content decides which one is the newest, see ``_rename_by_content``.
 
     Args:
-        folder: of the run.
-        load: takes a checkpoint's path and content.
-        steps: of the whole run; a checkpoint of more is of another.
-        plan: of the run; a checkpoint that names another one is not taken.
+        folder: folder of the run.
+        load: called with a checkpoint's path and content.
+        steps: number of steps of the whole run; a checkpoint with more belongs to another run.
+        plan: plan of the run; a checkpoint with another plan is not used.
 
     Raises:
         KitError: there are checkpoints and none of them can be used.
@@ -285,15 +285,15 @@ def newest(
 
 
 def _rename_by_content(folder: Path) -> None:
-    """Rename each checkpoint to the step that is in it, and say so where it had another name.
+    """Rename each checkpoint to the step in its content, and say so if its name was another.
 
-    A copy of another one is put aside: it would take the place of one that ``keep`` keeps.
+    A duplicate is put aside, as it would count among the checkpoints that ``keep`` keeps.
     """
     for path in checkpoints(folder):
         if (step := _peek(path)) not in (None, step_of(path)):
             say(f"{folder.name}: {path.name} holds step {step}: that counts, and not its name")
             _rename(path, path.with_name(f"{path.name}{ASIDE}{step}"))
-    # In two passes: the names may have been exchanged.
+    # Two passes are needed, as names may have been exchanged.
     for path in folder.glob(f"step_*.pth{ASIDE}*"):
         if path.suffix != ".sha256":
             target = path.with_name(f"step_{int(path.name.rpartition(ASIDE)[2]):07d}.pth")
@@ -302,7 +302,7 @@ def _rename_by_content(folder: Path) -> None:
 
 
 def _rename(path: Path, target: Path) -> None:
-    """Rename a checkpoint, its SHA-256 first: a kill in between leaves nothing unchecked."""
+    """Rename a checkpoint, its SHA-256 first, so that a kill in between leaves nothing unchecked."""
     if digest := _recorded(path):
         files.write_text(_digest(target), f"{digest}  {target.name}\n")
     path.replace(target)
@@ -310,8 +310,8 @@ def _rename(path: Path, target: Path) -> None:
 
 
 def finished(path: Path, steps: int, plan: Plan | None = None) -> dict[str, Any] | None:
-    """Return the whole final checkpoint of a run of so many steps; None for none, or while others are
-    left."""
+    """Return the intact final checkpoint of a run of ``steps`` steps; None if there is none, or if other
+    checkpoints are left."""
     if checkpoints(path.parent) or _peek(path) != steps:
         return None
     try:
@@ -335,12 +335,12 @@ def whole(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: its SHA-256 differs.
-        KitError: a checksum inside differs, or it is not a checkpoint; see there.
+        KitError: a checksum inside differs, or it is not a checkpoint; see ``torch_file.read``.
     """
     digest = _recorded(path)
     if digest and digest != files.sha256(path):
         raise ValueError("its SHA-256 is another one")
-    state: dict[str, Any] = torch_file.read(path, checksums=not digest)  # a copy may come without
+    state: dict[str, Any] = torch_file.read(path, checksums=not digest)  # a copy may lack the digest
     return state
 
 

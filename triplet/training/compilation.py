@@ -1,4 +1,4 @@
-"""torch.compile, as every training here uses it."""
+"""Compilation of networks with torch.compile, in the way that every training here uses it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,15 +11,15 @@ from triplet.errors import KitError
 
 
 def compile_networks(networks: Iterable[nn.Module], **options: Any) -> None:
-    """torch.compile each network in place; names and tensors stay.
+    """Compile each network in place; names and tensors stay.
 
     Args:
-        networks: that are to be a graph each, at least one.
-        options: of torch.compile. ``dynamic=True`` compiles for any resolution (two graphs a network, for
-            even and odd maps), not for each resolution anew, which pays where they are few.
+        networks: at least one network, each to become one graph.
+        options: options of torch.compile. ``dynamic=True`` compiles once for all resolutions (two graphs
+            per network, for even and odd maps). Compiling for each resolution pays off if there are few.
 
     Raises:
-        KitError: no C compiler or no headers of Python, which torch.compile builds its launchers with.
+        KitError: there is no C compiler or there are no Python headers, which torch.compile needs.
     """
     networks = list(networks)
     if lacking := toolchain.missing(gpu=next(networks[0].parameters()).is_cuda):
@@ -28,7 +28,7 @@ def compile_networks(networks: Iterable[nn.Module], **options: Any) -> None:
             "calls them), or add compile=false"
         )
     toolchain.keep_compiled_code(paths.root("checkpoints") / ".compiled")
-    torch._dynamo.config.optimize_ddp = False  # else graphs are split at DDP's buckets
-    torch._dynamo.config.recompile_limit = 64  # the default, 8, may be fewer than there are resolutions
+    torch._dynamo.config.optimize_ddp = False  # otherwise graphs are split at DDP's buckets
+    torch._dynamo.config.recompile_limit = 64  # there may be more resolutions than the default of 8
     for network in networks:
         network.compile(**options)

@@ -1,4 +1,4 @@
-"""Processes that train as one: joining, agreeing, exchanging tensors."""
+"""Processes that train together: joining, agreeing, exchanging tensors."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ PATIENCE = 1800.0
 """Seconds to wait for processes that have joined."""
 DEVICES = Path("/dev")
 OWN_THREADS = "TRIPLET_OWN_THREADS"
-"""Environment variable that is set where OMP_NUM_THREADS is not the user's choice."""
+"""Environment variable that is set if OMP_NUM_THREADS is not the user's choice."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Processes:
         """Copy the main process's tensors to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
-                plain = tensor.contiguous()  # NCCL takes no channels-last
+                plain = tensor.contiguous()  # NCCL does not accept channels-last
                 dist.broadcast(plain, src=0)
                 tensor.copy_(plain)
 
@@ -92,8 +92,8 @@ class Processes:
         return found
 
     def all_gather(self, own: Tensor) -> Tensor:
-        """Gather (n, ...) of each process to (size * n, ...), in order. The gradient goes to the own rows
-        alone."""
+        """Gather each process's (n, ...) into (size * n, ...), in order. The gradient flows into this
+        process's rows alone."""
         if self.size == 1:
             return own
         parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.size)]
@@ -130,18 +130,18 @@ class Processes:
 
 @contextmanager
 def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes]:
-    """Find the other processes that torchrun started, or be alone.
+    """Join the other processes that torchrun started, or run alone.
 
-    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which make sets to the number
-    that it was asked for.
+    This reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK, and TRIPLET_PROCESSES, which make sets to the
+    requested number.
 
     Args:
-        timeout: seconds to wait here for the others.
-        patience: seconds to wait for them later: while one of them saves, compiles, or lists a million
+        timeout: seconds to wait for the others to join.
+        patience: seconds to wait for them later, while one of them saves, compiles, or lists a million
             images on a slow disk.
 
     Raises:
-        KitError: another number of processes than asked for, one that never came, or too few GPUs.
+        KitError: a wrong number of processes, one that did not join, or too few GPUs.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -179,14 +179,14 @@ def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes
         ) from None
     try:
         yield Processes(rank, size, device)
-    except Interrupted:  # all of them agreed on that; after an error others may wait in a collective
+    except Interrupted:  # all processes agreed on it; after an error others may wait in a collective
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
 def _card() -> Path | None:
-    """Return the device file of a GPU of this process; None where CUDA_VISIBLE_DEVICES hides all."""
+    """Return the device file of a GPU of this process; None if CUDA_VISIBLE_DEVICES hides all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
         return None
     cards = sorted(DEVICES.glob("nvidia[0-9]*"))
@@ -196,17 +196,17 @@ def _card() -> Path | None:
 def perform(
     processes: Processes, stage: str, folder: Path, work: Callable[[records.Job], None], **plan: Any
 ) -> None:
-    """Perform a stage by several processes: all of them work, the main process keeps the record.
+    """Perform a stage with several processes: all of them work, and the main process keeps the record.
 
     Args:
-        processes: each of them calls this.
-        stage: see ``records.perform``, as for the rest.
-        folder: of the stage.
-        work: of every process; only the first one's Job is kept.
+        processes: all processes; each calls this.
+        stage: name of the stage, see ``records.perform``.
+        folder: folder of the stage.
+        work: run by every process; only the main process's Job is kept.
         plan: further arguments of ``records.perform``.
 
     Raises:
-        KitError: on the first process, see there; on all of them what ``work`` raises.
+        KitError: on the main process, see ``records.perform``; on all processes, if ``work`` raises it.
     """
     if not processes.is_main_process:
         if processes.broadcast_object() == "work":
@@ -221,12 +221,12 @@ def perform(
     try:
         records.perform(stage, folder, work=all_work, world_size=processes.size, **plan)
     finally:
-        if not told:  # done already, or refused: let the others go
+        if not told:  # done already, or refused: release the other processes
             processes.broadcast_object("nothing to do")
 
 
 def _measured(processes: Processes, work: Callable[[records.Job], None], job: records.Job) -> None:
-    """Work, and fill in the energy that all processes took for it."""
+    """Run ``work``, and fill in the energy that all processes used for it."""
     spent = energy.measure()
 
     def sum_up() -> None:

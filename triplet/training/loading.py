@@ -1,4 +1,4 @@
-"""Data loading whose processes end in every case: the end of the data, an error, a signal, a killed
+"""Data loading whose processes always end: at the end of the data, an error, a signal or a killed
 worker."""
 
 import contextlib
@@ -17,7 +17,7 @@ from triplet.errors import KitError
 from triplet.signals import Stop, ignore_in_worker
 
 PREFETCHED = 8 * 2**30
-"""Most bytes of batches that a process holds ready, as long as each of its loaders has one."""
+"""Most bytes of prefetched batches in a process, except that each of its loaders may hold one."""
 
 
 def load(
@@ -32,20 +32,20 @@ def load(
 ) -> Generator[Any, None, None]:
     """Yield items of a data set in an order; close the generator to end its processes.
 
-    When a worker process is killed, as the kernel does where memory is short, ``stop`` is set and the items
-    that follow are loaded in this process: the caller ends its step as always, saves, and stops.
+    If a worker process is killed, for example by the kernel when memory is short, ``stop`` is set and this
+    process loads the remaining items: the caller ends its step as usual, saves, and stops.
 
     Args:
-        dataset: gives an item (a batch, say) for each key of the order.
-        order: keys; it can be iterated more than once.
-        workers: processes that load, 0 for this one.
-        stop: of the caller's loop.
-        prefetch: items that each worker has ready.
-        pin: copy tensors to pinned memory.
+        dataset: gives an item, such as a batch, for each key of the order.
+        order: keys of the items; it can be iterated more than once.
+        workers: number of worker processes; 0 loads in this process.
+        stop: flag that the caller's loop polls.
+        prefetch: number of items that each worker prepares in advance.
+        pin: whether to copy tensors to pinned memory.
         start_worker: called in each worker with its number.
 
     Raises:
-        KitError: one of the data set's own, in whatever process, as it was raised there.
+        KitError: raised by the data set, in this process or in a worker.
     """
     if workers == 0:
         yield from (dataset[key] for key in order)
@@ -56,7 +56,7 @@ def load(
         batch_size=None,
         collate_fn=_unchanged,
         num_workers=workers,
-        # Python 3.14's own choice would start Python anew for each, and pickle the data set.
+        # Python 3.14's default would start a new Python for each worker, and pickle the data set.
         multiprocessing_context="fork" if sys.platform == "linux" else None,
         worker_init_fn=start_worker,
         pin_memory=pin,
@@ -70,12 +70,12 @@ def load(
 
 
 def _from_workers(loader: DataLoader[Any]) -> Generator[Any, None, int | None]:
-    """Yield the loader's items; return how many there were when a worker was killed, else None."""
+    """Yield the loader's items; return the number yielded if a worker was killed, else None."""
     done, lost = 0, False
     before = signal.getsignal(signal.SIGCHLD)
     iterator: Any = iter(loader)
-    with contextlib.suppress(ValueError):  # in another thread than the main one
-        # Torch's handler would raise in the middle of whatever runs when a worker dies.
+    with contextlib.suppress(ValueError):  # raised outside the main thread
+        # Torch's handler would raise at an arbitrary place when a worker dies.
         signal.signal(signal.SIGCHLD, before)
     try:
         while not lost:
@@ -85,8 +85,8 @@ def _from_workers(loader: DataLoader[Any]) -> Generator[Any, None, int | None]:
                 return None
             except KitError as error:
                 raise from_worker(error) from None
-            except Exception:  # torch's own, or a connection that ended
-                # They end with their parent only: an end is a death.
+            except Exception:  # torch's own, or a closed connection
+                # Workers end only with their parent, so one that has ended was killed.
                 lost = bool(wait([worker.sentinel for worker in iterator._workers], timeout=1))
                 if not lost:
                     raise
@@ -95,13 +95,13 @@ def _from_workers(loader: DataLoader[Any]) -> Generator[Any, None, int | None]:
                 yield item
     finally:
         iterator._shutdown_workers()
-        for worker in iterator._workers:  # they ignore SIGTERM, and Python's exit would wait for them
+        for worker in iterator._workers:  # workers ignore SIGTERM, and Python's exit would wait for them
             worker.kill()
     return done
 
 
 def from_worker(error: KitError) -> KitError:
-    """Return the error as the worker raised it; torch puts the worker's traceback into the message."""
+    """Return the error as the worker raised it, without the traceback that torch adds to the message."""
     return KitError(str(error).rpartition("KitError: ")[2].strip())
 
 
@@ -110,8 +110,8 @@ def _unchanged(item: Any) -> Any:
 
 
 def prefetched(loaders: int, size: int) -> int:
-    """Return the batches of ``size`` bytes that each loader process makes ahead: 4, or fewer where all
-    would exceed PREFETCHED."""
+    """Return how many batches of ``size`` bytes each loader process prefetches: 4, or fewer to stay below
+    PREFETCHED."""
     return max(1, min(4, PREFETCHED // max(1, loaders * size)))
 
 
@@ -137,16 +137,16 @@ def stream(
     """Yield batches of a data set, the first part on ``device``; close the generator to end its processes.
 
     Args:
-        dataset: of items that can be loaded in any order.
-        batches: which items, a list for each batch.
+        dataset: data set whose items can be loaded in any order.
+        batches: list of item keys for each batch.
         collate: makes a batch of its items.
-        loaders: processes that load, 0 for this one.
-        device: where to.
+        loaders: number of worker processes; 0 loads in this process.
+        device: device of the first part.
         stop: see ``loading.load``.
-        size: bytes of a batch, so that fewer are prefetched where they are large.
+        size: bytes of a batch; fewer large batches are prefetched.
 
     Raises:
-        KitError: one of the data set's own, in whatever process.
+        KitError: raised by the data set, in this process or in a worker.
     """
     loaded = load(
         _Batched(dataset, collate),

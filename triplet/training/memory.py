@@ -1,4 +1,4 @@
-"""The tensors that a forward pass keeps for the backward pass."""
+"""Measurement of the tensors that a forward pass keeps for the backward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 @contextmanager
 def kept_for_backward(network: nn.Module, size: Callable[[Tensor], int]) -> Iterator[dict[int, int]]:
-    """Collect the bytes that forward passes inside keep for the backward pass, by storage.
+    """Collect the bytes, by storage, that forward passes in the context keep for the backward pass.
 
     The network's own parameters are left out, and a storage that several tensors share counts once.
 
     Args:
-        network: whose passes are counted, on any device (``meta`` as well).
-        size: bytes that a kept tensor is counted as.
+        network: the network that runs, on any device (including ``meta``).
+        size: returns the bytes to count for a kept tensor.
     """
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     kept: dict[int, int] = {}
-    alive = []  # a freed storage's address may come again
+    alive = []  # keeps storages alive, as a freed one's address may be reused
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -16,12 +16,12 @@ from triplet.progress import duration
 
 
 class MetricLogger:
-    """Writes ``metrics.jsonl`` and ``tensorboard/`` of a run, on the main process alone.
+    """Write ``metrics.jsonl`` and ``tensorboard/`` of a run, on the main process alone.
 
     Args:
-        folder: of the run.
-        start: optimiser steps done; later lines of an earlier session are cut off.
-        iterations: micro-batches in a step.
+        folder: folder of the run.
+        start: number of optimiser steps done; later lines of an earlier session are deleted.
+        iterations: number of micro-batches in a step.
         is_main_process: whether to write at all.
     """
 
@@ -52,7 +52,7 @@ class MetricLogger:
         self._stack.close()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log one optimiser step, whole at once so that a reader never sees half a line."""
+        """Log one optimiser step in a single write, so that a reader never sees half a line."""
         self.last = values
         if not self._writes:
             return
@@ -63,17 +63,17 @@ class MetricLogger:
 
 
 class ThroughputMeter:
-    """Measures the throughput of a run and estimates its end.
+    """Measure the throughput of a run and estimate its end.
 
     Args:
         batch: images in an optimiser step, over all processes.
-        steps: of the whole run.
-        start: of them done already.
+        steps: number of steps of the whole run.
+        start: number of steps done already.
     """
 
     SETTLED, KNOWN = 10, 20
-    """Steps of a session before timing begins, and then before it is printed: the first steps compile, tune
-    and fill caches."""
+    """Steps of a session before timing begins, and before the forecast is printed: the first steps compile,
+    tune and fill caches."""
 
     def __init__(self, batch: int, steps: int, start: int) -> None:
         self.batch, self.steps, self.start = batch, steps, start
@@ -81,8 +81,7 @@ class ThroughputMeter:
         self._done, self._settled = 0, 0.0
 
     def step(self, waited: float) -> dict[str, float]:
-        """Return the log entries of a step that ends now, of which ``waited`` seconds were spent without
-        data."""
+        """Return the log entries of a step that ends now and waited ``waited`` seconds for data."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._done += 1
@@ -95,7 +94,7 @@ class ThroughputMeter:
         }
 
     def pause(self) -> None:
-        """Leave the time since the end of the last step out of the next one."""
+        """Exclude the time since the end of the last step from the next one."""
         self._last = time.monotonic()
 
     def forecast(self, done: int) -> str | None:
@@ -107,7 +106,7 @@ class ThroughputMeter:
         return f"{self.batch / step:.1f} images/s: about {left} to go, {whole} in all"
 
     def average(self) -> float | None:
-        """Images per second of this session; None if it did nothing."""
+        """Images per second of this session; None if it took no steps."""
         seconds = time.monotonic() - self._began
         return round(self._done * self.batch / seconds, 2) if self._done else None
 

@@ -14,7 +14,7 @@ EXCLUDED = re.compile(r"(bn|gn)(\d+)?.(weight|bias)|bias")
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) as OpenSelfSup writes it.
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) as in OpenSelfSup.
 
     For a tensor w with gradient g::
 
@@ -23,13 +23,13 @@ class LARS(Optimizer):
         w = w - buffer
 
     The learning rate is inside the buffer, so a change of it acts through the momentum. Groups with
-    ``lars_exclude=True`` use ratio 1. A tensor with zero gradient and no decay stays as it is where
+    ``lars_exclude=True`` use ratio 1. A tensor with zero gradient and no decay stays unchanged, whereas
     the released code divides by zero.
 
     Args:
         params: tensors or groups; a group may carry ``lars_exclude``.
         lr: learning rate.
-        momentum: of the buffer.
+        momentum: momentum of the buffer.
         weight_decay: L2 penalty.
         eta: trust coefficient.
 
@@ -91,8 +91,8 @@ def parameter_groups(
     """Return the recipe's two parameter groups: adapted and decayed, or neither (biases and BN).
 
     Args:
-        named_parameters: as ``module.named_parameters()`` gives them; frozen ones are left out.
-        weight_decay: of the adapted group.
+        named_parameters: ``module.named_parameters()``; frozen ones are left out.
+        weight_decay: weight decay of the adapted group.
     """
     adapted: list[nn.Parameter] = []
     excluded: list[nn.Parameter] = []
@@ -107,7 +107,7 @@ def parameter_groups(
 
 @torch.no_grad()
 def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Set ``target = momentum * target + (1 - momentum) * online`` for parameters, never for BN's
+    """Set ``target = momentum * target + (1 - momentum) * online`` for parameters, not for BN's
     statistics."""
     kept: list[Tensor] = list(target.parameters())
     torch._foreach_mul_(kept, momentum)

@@ -17,19 +17,19 @@ def learning_rate(
     warmup_ratio: float = 1e-4,
     steps: Sequence[int] = (),
 ) -> float:
-    """Return the learning rate: a cosine to zero or steps, changed once an epoch, under a linear warm-up
-    that changes each iteration.
+    """Return the learning rate: a cosine to zero or steps, changed once per epoch, times a linear warm-up
+    that changes in each iteration.
 
-    During warm-up the factor multiplies the epoch's value, as mmcv 0.x does it.
+    During warm-up a factor multiplies the epoch's value, as in mmcv 0.x.
 
     Args:
-        iteration: from 0.
+        iteration: number of the iteration, from 0.
         peak: the configured learning rate.
-        iterations_per_epoch: micro-batches in an epoch.
-        epochs: of the whole run.
+        iterations_per_epoch: number of micro-batches in an epoch.
+        epochs: number of epochs of the whole run.
         warmup_epochs: length of the warm-up.
         warmup_ratio: factor at iteration 0.
-        steps: epochs from which on the rate is a tenth of what it was; none for the cosine.
+        steps: epochs at which the rate falls to a tenth; empty for the cosine.
     """
     epoch = iteration // iterations_per_epoch
     annealed = 0.5 * peak * (1 + cos(pi * epoch / epochs))
@@ -42,14 +42,14 @@ def learning_rate(
 
 
 def ema_momentum(iteration: int, *, iterations: int, base: float = 0.99) -> float:
-    """Return the share of the target network that an EMA update keeps: a cosine from the base to 1.
+    """Return the share of the target network that an EMA update keeps, a cosine from the base to 1.
 
-    The authors recompute it only on the iterations that step the optimiser (iteration + 1 divisible
-    by the accumulation count); at those iterations this is their value.
+    The authors recompute it only in iterations that step the optimiser (iteration + 1 divisible by the
+    accumulation count); in those iterations this is their value.
 
     Args:
-        iteration: from 0.
-        iterations: of the whole run.
+        iteration: number of the iteration, from 0.
+        iterations: number of iterations of the whole run.
         base: momentum at iteration 0.
     """
     return 1 - (1 - base) * (cos(pi * iteration / iterations) + 1) / 2

@@ -1,4 +1,4 @@
-"""Checkpoint formats in, a plain backbone out."""
+"""Read a plain backbone from checkpoints of many formats."""
 
 from triplet.weights.read import Backbone, read_backbone
 

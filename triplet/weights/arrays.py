@@ -1,4 +1,4 @@
-"""Pickles of numpy arrays, read without running what may be in them."""
+"""Read pickles of numpy arrays without running code in them."""
 
 import mmap
 import pickle
@@ -11,16 +11,16 @@ from triplet.weights import pickles
 
 
 class _Array:
-    """Stand-in for numpy.ndarray, which a pickle names and must not call: it could allocate any memory."""
+    """Stand-in for numpy.ndarray: a pickle that called the real one could allocate any amount of memory."""
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """The empty array that numpy's pickles begin with; its content follows as its state."""
+    """Return the empty array with which numpy's pickles begin; the content follows as its state."""
     return np.ndarray((0,), np.dtype("b"))
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Encode as Python 3 writes bytes for Python 2; other codecs could grow what they are given."""
+    """Encode as Python 3 pickles bytes for Python 2; other codecs could expand their input."""
     if encoding not in pickles.LATIN1:
         raise pickle.UnpicklingError(f"the codec {encoding!r:.20} is not allowed in a weight file")
     return text.encode("latin1")
@@ -30,7 +30,7 @@ _INSTEAD: dict[str, object] = {"ndarray": _Array, "_reconstruct": _reconstruct, 
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays and plain values and nothing that could run code."""
+    """Unpickler that accepts numpy arrays and plain values, and nothing that could run code."""
 
     ALLOWED = frozenset(
         (
@@ -54,12 +54,12 @@ def read(path: Path, encoding: str = "ASCII") -> Any:
     """Load a pickle of arrays and plain values.
 
     Args:
-        path: of the file.
-        encoding: of its strings: latin1 where Python 2 wrote it.
+        path: path of the file.
+        encoding: encoding of its strings; latin1 if Python 2 wrote it.
 
     Raises:
-        pickle.UnpicklingError: damaged, more than arrays and plain values, or it asks for more memory than
-            its file can hold.
+        pickle.UnpicklingError: it is damaged, has more than arrays and plain values, or asks for more
+            memory than its file can hold.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -67,5 +67,5 @@ def read(path: Path, encoding: str = "ASCII") -> Any:
             return ArraysOnly(file, encoding=encoding).load()
     except (pickle.UnpicklingError, OSError):
         raise
-    except Exception as error:  # a damaged pickle raises whatever it likes; so does an empty file
+    except Exception as error:  # a damaged pickle or an empty file may raise anything
         raise pickle.UnpicklingError(f"{type(error).__name__} {error}"[:160]) from None

@@ -1,6 +1,6 @@
-"""ImageNet's ResNets as Caffe2 named them: MSRA's R-50.pkl, which Detectron2 starts its baselines from.
+"""Read ImageNet's ResNets with Caffe2's names: MSRA's R-50.pkl, from which Detectron2's baselines start.
 
-They were trained on BGR images of which only a mean was subtracted, with the stride in a block's first 1x1
+They were trained on BGR images with only the mean subtracted, and with the stride in a block's first 1x1
 convolution; their BN is folded into a scale and an offset (Detectron2's MODEL_ZOO.md, "ImageNet Pretrained
 Models").
 """
@@ -30,7 +30,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     """Rename the tensors to torchvision's names and fill in BN's statistics.
 
     Raises:
-        KitError: damaged, more than arrays and plain values, or other names.
+        KitError: the file is damaged, has more than arrays and plain values, or has other names.
     """
     try:
         content = arrays.read(path, encoding="latin1")  # written by Python 2
@@ -49,7 +49,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
         key = wrappers.text(name)
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not key.endswith("_momentum"):
             state[_name(key)] = torch.from_numpy(np.array(value, dtype=np.float32))
-    state.pop("conv1.bias", None)  # Detectron2 has no place for it either: BN's offset follows
+    state.pop("conv1.bias", None)  # Detectron2 ignores it too, as BN's offset follows
     for name in [name for name in state if re.search(r"(bn\d|downsample\.1)\.weight$", name)]:
         stem, like = name.removesuffix("weight"), state[name]
         state[f"{stem}running_mean"] = torch.zeros_like(like)

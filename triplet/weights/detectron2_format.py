@@ -25,8 +25,8 @@ def detectron2_name(name: str) -> str:
 def write(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a backbone as the .pkl that Detectron2 loads by matching suffixes of names.
 
-    (It matches suffixes only with ``matching_heuristics`` and only in a .pkl: without either it loads
-    nothing and says so in a warning.)
+    Detectron2 matches suffixes only with ``matching_heuristics`` and only in a .pkl; without either it
+    loads nothing and only warns.
     """
     model = {detectron2_name(name): value.numpy() for name, value in state.items()}
     content = {"model": model, "__author__": "triplet-kit", "matching_heuristics": True}
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a Detectron2 .pkl by name.
 
     Raises:
-        pickle.UnpicklingError: damaged, or it holds more than arrays by name and plain values.
+        pickle.UnpicklingError: the file is damaged, or has more than arrays by name and plain values.
     """
     content = arrays.read(path)
     model = content.get("model") if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""Recognise files that should hold weights and do not."""
+"""Recognise files that should hold weights but do not."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ def is_page(path: Path) -> bool:
 
 
 def describe(path: Path) -> str:
-    """Say what a file that torch cannot read is, by its first bytes, and what to do; '' where they do not
-    tell."""
+    """Say by its first bytes what kind of file torch could not read, and what to do; '' if they do not
+    show it."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:

@@ -1,4 +1,4 @@
-"""Start a pretraining from weights that were trained before."""
+"""Start a pretraining from existing weights."""
 
 from pathlib import Path
 
@@ -23,11 +23,12 @@ AUTHORS = {
 def load_initial(path: Path, networks: Networks) -> str:
     """Load a file into the networks; return a phrase about what was in it.
 
-    A whole file (the kit's own checkpoint, the authors' raw epoch) fills all of them. Anything else that
-    ``read_backbone`` reads fills the online and the target backbone; projector and predictor stay as drawn.
+    A complete file (the kit's own checkpoint, the authors' raw epoch) fills all networks. Any other file
+    that ``read_backbone`` reads fills the online and the target backbone; projector and predictor keep
+    their random weights.
 
     Raises:
-        KitError: the file is something else, or of another architecture. Nothing was filled then.
+        KitError: the file is something else, or has another architecture; nothing is filled.
     """
     backbone = read_backbone(path)  # whole, finite, the right names
     if backbone.caffe2:
@@ -60,7 +61,7 @@ def load_initial(path: Path, networks: Networks) -> str:
 
 
 def _whole(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Return all networks under our names; None when the file holds no more than a backbone."""
+    """Return all networks under the kit's names; None if the file has only a backbone."""
     if any(key.startswith("online.projector.") for key in state):
         return dict(state)
     prefix = next((key.partition("online_net.")[0] for key in state if "online_net." in key), None)

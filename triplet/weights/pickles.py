@@ -1,7 +1,8 @@
-"""Survey others' pickles before anything in them is built: a pickle of ten bytes may ask for any memory.
+"""Survey others' pickles before building anything from them: ten bytes may ask for any amount of memory.
 
-``survey`` runs a pickle with stand-ins for everything that it names. It checks what the pickle would make
-against the size of its file, and collects how large the tensors' storages are said to be.
+``survey`` runs a pickle with stand-ins for everything that it names. It compares the size of the objects
+that the pickle would make with the size of its file, and collects the stated sizes of the tensors'
+storages.
 """
 
 import io
@@ -17,7 +18,7 @@ import torch
 from triplet import untrusted
 
 LONG = 1 << 16
-"""Bytes of an argument beyond which a survey skips it: the content of an array."""
+"""Bytes of an argument beyond which a survey skips it as the content of an array."""
 VIEWS = (
     "_rebuild_tensor",
     "_rebuild_tensor_v2",
@@ -30,7 +31,7 @@ LATIN1 = ("latin1", "latin-1", "latin_1", "iso-8859-1")
 
 
 class StandIn:
-    """Stand-in for an object; it remembers nothing and does nothing."""
+    """Stand-in for an object, without state or behaviour."""
 
     depth = 0
     name = ""
@@ -69,7 +70,7 @@ class _Tuple(tuple[Any, ...]):
 
 
 class _File:
-    """Counts reads, and skips what is long."""
+    """File that counts reads, and skips long ones."""
 
     def __init__(self, content: io.BytesIO | mmap.mmap) -> None:
         self.content, self.reads = content, 0
@@ -95,12 +96,12 @@ class Survey(pickle._Unpickler):
     """Unpickler that runs one pickle with stand-ins.
 
     Args:
-        file: of the pickle.
-        size: bytes of the whole file that it came in: what its objects may have.
+        file: file that contains the pickle.
+        size: bytes of the whole file, the limit on the size of its objects.
 
     Attributes:
-        storages: bytes that each storage of a tensor is said to have, by key.
-        names: of the classes and functions in it.
+        storages: stated bytes of each storage of a tensor, by key.
+        names: names of the classes and functions in the pickle.
     """
 
     def __init__(self, file: _File, size: int) -> None:
@@ -119,7 +120,7 @@ class Survey(pickle._Unpickler):
         return self.names[full]
 
     def persistent_load(self, saved: Any) -> StandIn:
-        """Note a storage of torch's: ('storage', class, key, device, number of elements, ...)."""
+        """Note one of torch's storages: ('storage', class, key, device, number of elements, ...)."""
         if not isinstance(saved, tuple) or len(saved) < 5:
             raise pickle.UnpicklingError("a reference that torch never writes")
         kind, key, count = saved[1], str(saved[2]), saved[4]
@@ -134,14 +135,14 @@ class Survey(pickle._Unpickler):
         raise pickle.UnpicklingError("an extension of pickle's")
 
     def _call(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Check a call against what the file may ask for."""
+        """Check a call against the limits of the file."""
         if name == "_codecs.encode" and (len(arguments) != 2 or arguments[1] not in LATIN1):
             raise pickle.UnpicklingError("an encoding that no writer of weights uses")
         asked = _product(arguments)
         for each in arguments:
             if isinstance(each, tuple | list) and each and all(isinstance(part, int) for part in each):
                 asked = max(asked, _product(each))
-                break  # the first such is the size, the second one the strides
+                break  # the first one is the size, the second one the strides
         if asked > self.most:
             raise pickle.UnpicklingError(f"{name} of {asked:.2g} elements in a file of {self.most} bytes")
         if name.rpartition(".")[2] not in VIEWS:
@@ -189,18 +190,18 @@ class Survey(pickle._Unpickler):
 
 
 def survey(content: io.BytesIO | mmap.mmap, size: int, count: int = 1) -> Survey:
-    """Survey the pickles that stand one after another in a file.
+    """Survey a sequence of pickles in a file.
 
     Args:
-        content: positioned at the first.
+        content: content of the file, positioned at the first pickle.
         size: bytes of the whole file.
-        count: how many there are.
+        count: number of pickles.
 
     Returns:
-        The survey of the last one.
+        The survey of the last pickle.
 
     Raises:
-        pickle.UnpicklingError: damaged, or it asks for more than its file can hold.
+        pickle.UnpicklingError: a pickle is damaged, or asks for more than its file can hold.
     """
     file = _File(content)
     try:
@@ -209,7 +210,7 @@ def survey(content: io.BytesIO | mmap.mmap, size: int, count: int = 1) -> Survey
             found.load()
     except pickle.UnpicklingError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever it likes
+    except Exception as error:  # a damaged pickle may raise anything
         raise pickle.UnpicklingError(f"{type(error).__name__} {error}"[:160]) from None
     return found
 

@@ -1,4 +1,4 @@
-"""Read the backbone out of any checkpoint that the table's methods come in."""
+"""Read the backbone from a checkpoint in any format that the table's methods have."""
 
 import re
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
 
 FORMAT = "triplet-kit/1"
-"""Format that the kit's own checkpoints name."""
-# OpenSelfSup saves the backbone of every method under this name, whatever else holds a copy.
+"""Value of ``format`` in the kit's own checkpoints."""
+# OpenSelfSup saves the backbone of every method under this name, besides any copies.
 OPENSELFSUP = "backbone."
 OWN = re.compile(r"(conv|bn|layer)\d")
-"""Prefixes of the names of a ResNet's layers; others put their heads under the same prefix."""
+"""Names of a ResNet's own layers; some projects put their heads under the same prefix."""
 BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
-"""Parts of the name of a tensor that may be the backbone's."""
+"""Pattern in the names of tensors that may belong to the backbone."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Backbone:
     depth: int
     width: int
     format: str
-    """Kind of file that the backbone came from."""
+    """Kind of file that the backbone comes from."""
     ignored: list[str]
     """Names of the file's tensors that are not part of the backbone."""
     untrained: bool
-    """Whether the file itself says that it holds initial weights."""
+    """Whether the file itself says that it holds untrained weights."""
     widened: int
-    """Number of tensors in half precision."""
+    """Number of tensors that were in half precision."""
     caffe2: bool
-    """Whether it is for BGR images and strides in the 1x1 convolutions: see ``triplet.weights.caffe2``."""
+    """Whether it expects BGR images and strides in the 1x1 convolutions; see ``triplet.weights.caffe2``."""
     choice: str
-    """A phrase on which of several networks of the file this is (``'teacher' is taken, not 'student'``); ''
-    for only one."""
+    """A phrase that says which of the file's networks this is (``'teacher' is taken, not 'student'``); ''
+    if there is only one."""
 
     @property
     def default_statistics(self) -> bool:
@@ -58,17 +58,19 @@ class Backbone:
 
 
 def read_backbone(path: Path) -> Backbone:
-    """Read one of: the authors' raw epoch file, their extracted release, a file of OpenSelfSup's zoo,
-    torchvision's ResNet, MSRA's for Detectron2 (.pkl), our own checkpoint, safetensors; also inside what
-    others wrap around it.
+    """Read the backbone from a checkpoint of any known format.
 
-    The file is unpickled as tensors and plain values only. Exactly one backbone must be in it (or
-    equal copies), whole, of the right shapes, finite, with positive BN variances.
+    These are the authors' raw epoch file, their extracted release, a file of OpenSelfSup's zoo,
+    torchvision's ResNet, MSRA's for Detectron2 (.pkl), the kit's own checkpoint and safetensors, each also
+    inside other projects' wrappers.
+
+    The file is unpickled as tensors and plain values only. It must have exactly one backbone (or equal
+    copies), complete, of the right shapes, finite, with positive BN variances.
 
     Raises:
-        KitError: what was found instead.
+        KitError: the file has something else; the message says what.
     """
-    caffe2 = path.suffix == ".pkl"  # as Detectron2 tells them apart
+    caffe2 = path.suffix == ".pkl"  # Detectron2 recognises them the same way
     state, untrained, choice = (read_caffe2(_there(path)), False, "") if caffe2 else _read_state(path)
     prefix, kind, among = _prefix(state, path)
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
@@ -102,21 +104,19 @@ def read_backbone(path: Path) -> Backbone:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """Read the tensors of a checkpoint of any format by name, and whether it says that they are initial
-    weights.
+    """Read the tensors of a checkpoint of any format by name, and whether it says that they are untrained.
 
-    What others wrap around a state dict is looked into: see ``triplet.weights.wrappers``.
+    Other projects' wrappers around a state dict are opened: see ``triplet.weights.wrappers``.
 
     Raises:
-        KitError: no such file, not one of tensors, none in it, or tensors of a backbone that hold no
-            values.
+        KitError: the file does not exist, has no tensors, or has backbone tensors without values.
     """
     state, untrained, _ = _read_state(path)
     return state, untrained
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
-    """The same, and which of several dicts was taken."""
+    """Read the same as ``read_state``, and also return which of several dicts was taken."""
     content, choice = _load(path), ""
     untrained = False
     if isinstance(content, dict) and content.get("format") == FORMAT:
@@ -141,7 +141,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
 
 
 def _odd(value: Tensor) -> str:
-    """Say why a tensor cannot be used; '' where it can."""
+    """Say why a tensor cannot be used; '' if it can."""
     if value.is_meta:
         return "is on the meta device and holds no values"
     if value.is_nested or value.layout != torch.strided:
@@ -150,7 +150,7 @@ def _odd(value: Tensor) -> str:
 
 
 def _there(path: Path) -> Path:
-    """Return the path of a file that is not a web page."""
+    """Return the path of a file; KitError if there is none, or it is a web page."""
     if not path.is_file():
         raise KitError(f"no weights at {path}")
     if filetype.is_page(path):
@@ -163,16 +163,16 @@ def _load(path: Path) -> Any:
 
 
 def _prefix(state: dict[str, Tensor], path: Path) -> tuple[str, str, str]:
-    """Return the prefix of the backbone's names, the kind of file that it tells, and which of several
+    """Return the prefix of the backbone's names, the kind of file that it shows, and which of several
     networks it is."""
     stem = "conv1.weight"
     found = sorted(k[: -len(stem)] for k in state if k == stem or k.endswith("." + stem))
-    # A block's own conv1 is not a stem.
+    # Ignore the conv1 of a block, which is not a stem.
     every = [p for p in found if f"{p}layer1.0.conv1.weight" in state]
     found = wrappers.without_copies(every)
     if not found:
         raise KitError(f"{path}: no ResNet in it; its tensors begin with {', '.join(list(state)[:3])}")
-    if "online.backbone." in found:  # ours: the target network holds the other one
+    if "online.backbone." in found:  # the kit's: the target network has the other backbone
         return "online.backbone.", "kit", ""
     base = [p for p in found if f".{p}".endswith(f".{OPENSELFSUP}")]
     if len(base) == 1:
@@ -220,7 +220,7 @@ def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> T
         raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}")
     try:
         value = value.to(reference.dtype).contiguous()
-    except RuntimeError:  # types of few bits have no conversion
+    except RuntimeError:  # dtypes of few bits have no conversion
         raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}") from None
     if not torch.isfinite(value).all():
         raise KitError(f"{path}: {key} holds NaN or infinite values")

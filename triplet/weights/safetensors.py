@@ -1,7 +1,6 @@
-"""The safetensors format: a JSON header of names, types, shapes and places, then the tensors' bytes.
+"""Read the safetensors format: a JSON header of names, types, shapes and offsets, then the tensors' bytes.
 
-Follows the description of the format in github.com/huggingface/safetensors; its own library is not needed
-to read.
+This follows the format's description in github.com/huggingface/safetensors, without its library.
 """
 
 import math
@@ -30,7 +29,7 @@ TYPES = {
 
 
 def looks_like(path: Path) -> bool:
-    """Return whether a file begins as one of the format: with the length of a header and the header's
+    """Return whether a file begins like this format, with the length of the header and the header's
     brace."""
     with path.open("rb") as file:
         head = file.read(9)
@@ -41,8 +40,8 @@ def read(path: Path) -> dict[str, Tensor]:
     """Read the tensors by name, in the order of the header.
 
     Raises:
-        KitError: cut short or damaged; a tensor of a type that torch has not, or that lies outside of the
-            file or on another one.
+        KitError: the file is truncated or damaged; or a tensor has a type that torch lacks, lies outside
+            the file, or overlaps another one.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -75,7 +74,7 @@ def _length(head: bytes) -> int:
 
 
 def _place(path: Path, name: str, entry: Any, room: int) -> tuple[int, int, torch.dtype, list[int]]:
-    """Place of a tensor in the data, with its type and shape."""
+    """Return the begin and end of a tensor in the data, with its type and shape."""
     try:
         kind, shape, (begin, end) = entry["dtype"], list(entry["shape"]), entry["data_offsets"]
         whole = all(type(number) is int and 0 <= number <= room for number in (begin, end, *shape))

@@ -1,5 +1,5 @@
-"""PyTorch's own files, read as tensors and plain values once they are known to take no more than they
-have."""
+"""Read PyTorch's own files as tensors and plain values, after checking that they claim no more memory than
+they have bytes."""
 
 import argparse
 import io
@@ -18,38 +18,39 @@ from triplet.errors import KitError
 from triplet.weights import filetype, pickles
 
 LEGACY = 4
-"""Pickles at the beginning of a file of the old form: magic number, protocol, machine, content."""
+"""Number of pickles at the beginning of a file in the old form: magic number, protocol, machine,
+content."""
 
 
 def read(path: Path, *, checksums: bool = True, mapped: bool = False) -> Any:
     """Load a file of ``torch.save``.
 
     Args:
-        path: of the file.
-        checksums: whether those inside are compared, for which all of it is read.
-        mapped: leave the tensors in the file until they are looked at; not for the old form.
+        path: path of the file.
+        checksums: whether to compare the checksums inside, which reads the whole file.
+        mapped: whether to leave the tensors in the file until they are used; not for the old form.
 
     Raises:
-        KitError: no such file, or another type of file (it says which), a class that may not be unpickled
-            (it says which), damage, or more memory asked for than its file can hold. OSError: it cannot be
-            read.
+        KitError: there is no such file; or it is of another type, has a class that may not be unpickled,
+            is damaged, or asks for more memory than it can hold; the message says which.
+        OSError: it cannot be read.
     """
     try:
         if zipfile.is_zipfile(path):
             _check_zip(path, checksums=checksums)
         else:
             _check_legacy(path)
-        # DINO, torchvision's references and others save their arguments with the weights: plain values.
+        # DINO, torchvision's references and others save their arguments, plain values, with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (KitError, OSError):
         raise
-    except Exception as error:  # torch raises whatever a damaged file makes it
+    except Exception as error:  # torch may raise anything on a damaged file
         raise KitError(_explain(path, error)) from None
 
 
 def _check_zip(path: Path, *, checksums: bool) -> None:
-    """Compare what the pickle inside says of the storages with what there is of them."""
+    """Compare the storage sizes that the pickle inside states with the real ones."""
     size = path.stat().st_size
     with untrusted.open_zip(path) as archive:
         found = {info.filename.partition("/")[2]: info for info in untrusted.members(archive, size)}
@@ -87,7 +88,7 @@ def _stored(path: Path, member: zipfile.ZipInfo) -> bytes:
 
 
 def _check_legacy(path: Path) -> None:
-    """Load a file of the form before PyTorch 1.6, which has no checksums."""
+    """Check a file of the form before PyTorch 1.6, which has no checksums."""
     if meaning := filetype.describe(path):
         raise KitError(f"{path} is not a PyTorch file of tensors: it is {meaning}")
     size = path.stat().st_size

@@ -1,9 +1,9 @@
 """Wrappers that other projects put around a backbone's state dict, and their names for its parts.
 
-Looked into: any dicts in dicts, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
-``classy_state_dict``; the ``nn.Sequential`` of a ResNet's children that lightly makes. Prefixes such as
-DDP's ``module.`` and heads beside the backbone need no entry here. Where a file holds several ResNets, the
-one that its own project evaluates is taken, and the caller is told which were left out.
+All nested dicts are opened, such as ``state_dict``, ``model``, DINO's ``teacher`` and VISSL's
+``classy_state_dict``, and lightly's ``nn.Sequential`` of a ResNet's children. Prefixes such as DDP's
+``module.`` and heads beside the backbone need no entry here. If a file holds several ResNets, the one that
+its own project evaluates is taken, and the caller learns which were left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ COPIES = {
     "key_backbone.": ("query_backbone.", "backbone."),  # lightly's benchmarks: MoCo
     "query_backbone.": ("backbone.",),
     "teacher_backbone.": ("backbone.",),  # lightly's benchmarks: BYOL evaluates the network that is trained
-    "student_backbone.": ("teacher_backbone.", "backbone."),  # DINO the teacher, there `backbone`
+    "student_backbone.": ("teacher_backbone.", "backbone."),  # DINO evaluates the teacher, `backbone`
     "student.": ("teacher.",),
     "target_encoder.": ("online_encoder.",),
     "target_network.": ("online_network.",),
@@ -37,7 +37,7 @@ COPIES = {
     "encoder_k.module.0.": ("backbone.",),
     "momentum_encoder.module.0.": ("backbone.",),
 }
-"""A part of a name, and the parts for which it is left out where a network of such a name is there, too."""
+"""A prefix -> the prefixes of networks that are preferred to it if the file has one of them."""
 ALTERNATIVES = {
     "student": "teacher",  # DINO evaluates the teacher
     "model": "model_ema",  # torchvision's references publish the average, such as IMAGENET1K_V2
@@ -45,7 +45,7 @@ ALTERNATIVES = {
     "target_network_state_dict": "online_network_state_dict",  # BYOL
     "loss": "classy_state_dict",  # VISSL keeps the copy by momentum in the loss
 }
-"""The same of dicts by key: the first is left out for the second."""
+"""Key of a dict -> key of the dict that is preferred to it."""
 
 
 def text(key: object) -> str:
@@ -54,15 +54,16 @@ def text(key: object) -> str:
 
 
 def unwrap(content: Any, path: Path) -> tuple[Any, str]:
-    """The dict in which a backbone is, or ``content`` (its ``state_dict``, where there is one) if none is
-    found; and, where there were several, a phrase on which was taken.
+    """Return the dict that holds a backbone, and a phrase on the choice if there were several.
+
+    If no dict holds one, return ``content``, or its ``state_dict`` if it has one.
 
     Args:
-        content: of a file.
-        path: of the file, for the message.
+        content: content of a file.
+        path: path of the file, for the message.
 
     Raises:
-        KitError: several dicts hold a ResNet and none is known to be the one; their keys are named.
+        KitError: several dicts hold a ResNet and none is known to be preferred; the message has their keys.
     """
     if not isinstance(content, dict) or holds_resnet(content):
         return content, ""
@@ -81,7 +82,7 @@ def unwrap(content: Any, path: Path) -> tuple[Any, str]:
 
 
 def _is_alternative(trail: Sequence[str], trails: Iterable[Sequence[str]]) -> bool:
-    """Return whether a dict is left out for another one beside it."""
+    """Return whether another dict beside this one is preferred to it."""
     return any(
         other[: place + 1] == (*trail[:place], ALTERNATIVES.get(key))
         for place, key in enumerate(trail)
@@ -90,7 +91,7 @@ def _is_alternative(trail: Sequence[str], trails: Iterable[Sequence[str]]) -> bo
 
 
 def describe_choice(taken: str, all_of_them: Iterable[str]) -> str:
-    """A phrase on which of several networks of a file was taken; '' for only one."""
+    """Say which of several networks in a file was taken; '' if there is only one."""
     others = [each for each in all_of_them if each != taken]
     return (
         f"{taken.rstrip('.')!r} is taken, not {', '.join(repr(o.rstrip('.')) for o in others)}"
@@ -102,7 +103,7 @@ def describe_choice(taken: str, all_of_them: Iterable[str]) -> str:
 def _inside(
     content: Mapping[Any, Any], trail: tuple[str, ...], seen: list[int]
 ) -> Iterator[tuple[Any, Any]]:
-    """Return the dicts inside a dict that hold a ResNet, by the keys that lead there."""
+    """Yield the dicts inside a dict that hold a ResNet, with the keys that lead there."""
     seen[0] += 1
     if len(trail) > DEPTH or seen[0] > MOST:
         return
@@ -127,7 +128,7 @@ def holds_resnet(state: Mapping[Any, Any]) -> bool:
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the parts of an ``nn.Sequential`` of a ResNet's children their names back."""
+    """Restore the names of a ResNet's children that an ``nn.Sequential`` has numbered."""
     stems = [name[: -len("0.weight")] for name in state if name == "0.weight" or name.endswith(".0.weight")]
     for prefix in (p for p in stems if f"{p}4.0.conv1.weight" in state and f"{p}1.running_mean" in state):
         renamed = {}
@@ -140,7 +141,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_copies(prefixes: Sequence[str]) -> list[str]:
-    """The prefixes of ResNets without those that are left out for another one there: see ``COPIES``."""
+    """Return the prefixes of ResNets without those to which another one is preferred; see ``COPIES``."""
 
     def is_copy(prefix: str) -> bool:
         return any(

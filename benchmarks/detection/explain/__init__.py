@@ -1,4 +1,4 @@
-"""``triplet explain``: what could have made a result fall short, the likeliest first, and what to do."""
+"""``triplet explain``: the causes of a result that falls short, the likeliest first, and what to do."""
 
 from benchmarks.detection.explain.command import ExplainOptions, explain
 from benchmarks.detection.explain.reading import read

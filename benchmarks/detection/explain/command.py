@@ -1,5 +1,5 @@
-"""The output of explain: a headline with the answer, aligned facts, the causes, and the next command
-last."""
+"""The output of ``triplet explain``: the answer as a headline, aligned facts, the causes, the next
+command."""
 
 import json
 import shutil
@@ -25,42 +25,42 @@ from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
 METHOD = "triplet"
-"""The method that is explained unless the user names one, or a target."""
+"""Method to explain if the user names neither a method nor a target."""
 FRACTION = 0.7
-"""Most that is taken for a fraction of 1: no detector reaches 70 on COCO."""
+"""Largest number that is read as a fraction of 1: no detector reaches 70 on COCO."""
 CAUSE = ("", "cause", "verdict", "costs", "why")
 """Columns of the table of causes."""
 STYLES = {SEEN: "bold", EXCLUDED: "dim"}
-"""Style in which a terminal shows a row with such a verdict."""
+"""Style of a row on a terminal, by verdict."""
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """The options of explain."""
+    """The options of ``triplet explain``."""
 
     result: tuple[float, ...] | None = None
     """Box and mask AP on COCO val2017, in percent, or box AP alone; by default the log's or the run's."""
     method: str | None = None
-    """Method of the table that the weights are of."""
+    """Method of the table that the weights belong to."""
     target: tuple[float, ...] | None = None
-    """The published AP that the result is compared with, where it is not the method's in the table."""
+    """Published AP to compare the result with, if it is not the method's in the table."""
     config: Path | None = None
     """The run's config: Detectron2's YAML or mmdetection's .py."""
     log: Path | None = None
-    """Its ``log.txt`` or ``metrics.json``."""
+    """The run's ``log.txt`` or ``metrics.json``."""
     weights: Path | None = None
-    """The backbone that it began with."""
+    """The backbone that the run began with."""
     gpus: int | None = None
-    """Number of GPUs of the training, where neither config nor log says so."""
+    """Number of GPUs of the training, if neither config nor log gives it."""
     run: str | None = None
-    """A finished run of the kit's, whose records tell all of this."""
+    """A finished run of the kit's, whose records have all of this."""
     as_json: bool = False
     """Whether to print one JSON object for programs."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The answer."""
+    """The answer of ``triplet explain``."""
 
     reference: Reference
     result: Result
@@ -73,7 +73,7 @@ def explain(options: ExplainOptions) -> None:
     """Print what could have made a result fall short.
 
     Raises:
-        KitError: an unknown method, a result that is none, or files that tell nothing.
+        KitError: an unknown method, an impossible result, or files without information.
     """
     found = explanation(options)
     if options.as_json:
@@ -88,7 +88,7 @@ def explain(options: ExplainOptions) -> None:
 
 
 def explanation(options: ExplainOptions) -> Explanation:
-    """The answer; KitError as of ``explain``."""
+    """Return the answer; KitError as in ``explain``."""
     methods = load_methods()
     if options.method is not None and options.method not in methods:
         raise KitError(f"no method {options.method!r} in the table; it has {', '.join(methods)}")
@@ -138,7 +138,7 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
     """Return box and mask AP in percent; fractions are converted, and this is noted.
 
     Raises:
-        KitError: numbers that are not AP, or of which one is a fraction and one is not.
+        KitError: the numbers are not AP, or only one of them is a fraction.
     """
     if len(values) > 2 or not all(0 <= value <= 100 for value in values):
         raise KitError(
@@ -218,7 +218,7 @@ def _headline(found: Explanation) -> str:
 
 
 def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
-    """Yield what is known of the run, aligned under the headline."""
+    """Yield the known facts of the run, aligned under the headline."""
     facts = found.facts
     trained = []
     if facts.length is not None:
@@ -243,7 +243,7 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> Table:
-    """Rows as a table for a terminal, each text wrapped in its column; the verdict tells a row's style."""
+    """Return a table for a terminal, with texts wrapped in their columns and rows styled by verdict."""
     table = Table(box=None, pad_edge=False, show_header=bool(head))
     for number in range(len(rows[0]) if rows else 0):
         table.add_column(head[number] if head else "", overflow="fold")
@@ -254,7 +254,7 @@ def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> Table
 
 
 def _as_json(found: Explanation) -> dict[str, Any]:
-    """The same for programs."""
+    """Return the answer as plain values for programs."""
     facts = {name: value for name, value in asdict(found.facts).items() if name != "notes"}
     return {
         "method": found.reference.method or None,

@@ -1,6 +1,6 @@
-"""Configs of any version of Detectron2, of maskrcnn-benchmark and Detectron, and mmdetection's .py.
+"""Read configs of any version of Detectron2, of maskrcnn-benchmark and Detectron, and mmdetection's .py.
 
-No config is executed, and keys that nothing here reads may be anything.
+No config is executed, and unknown keys may have any value.
 """
 
 import ast
@@ -20,9 +20,9 @@ from triplet.published.configs import FOLDER, flat, released
 from triplet.published.facts import Facts, of_config
 
 LIMIT = 64 << 10
-"""Most bytes of a config; a whole one of Detectron2's has 10 kB."""
+"""Most bytes of a config; a complete one of Detectron2's has 10 kB."""
 KEYS, DEPTH, BASES = 5000, 20, 10
-"""The most settings, their deepest nesting, and the longest chain of ``_BASE_``."""
+"""Limits on the number of settings, their nesting, and the chain of ``_BASE_``."""
 BLOCK = 3000
 """Most lines of a config in a log."""
 Values = dict[str, Any]
@@ -30,17 +30,17 @@ _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, with tuples as lists, nothing for other objects of Python's, and no merging of mappings.
+    """Safe loader that reads tuples as lists, ignores other Python objects, and does not merge mappings.
 
-    Mappings that are merged into each other grow without bound.
+    Mappings that are merged into each other could grow without bound.
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Leave ``<<`` a key like any other."""
+        """Treat ``<<`` as a key like any other."""
 
 
 def _sequence(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
-    """Construct a tuple of Python's as a list."""
+    """Construct a Python tuple as a list."""
     return loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
 
 
@@ -51,10 +51,10 @@ _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 def of_file(facts: Facts, path: Path) -> str:
-    """Fill in what a config file tells; returns its names, and those of its bases, which may say 1x or 2x.
+    """Fill in the facts from a config file; return its name and its bases', which may say 1x or 2x.
 
     Raises:
-        KitError: no such file, one that cannot be read, or one that has no setting of a detector.
+        KitError: the file does not exist, cannot be read, or has no setting of a detector.
     """
     if not path.is_file():
         raise KitError(f"no detection config at {path}; see configs/detection/")
@@ -75,7 +75,7 @@ def of_file(facts: Facts, path: Path) -> str:
 
 
 def _of_python(facts: Facts, text: str, source: str) -> None:
-    """Fill in what a Python file of Detectron2's or mmdetection's tells; KitError for anything else."""
+    """Fill in the facts from a Python config of Detectron2 or mmdetection; KitError for anything else."""
     if lazy.is_lazy(text):
         _fill(facts, lazy.of_text(text, source))
     else:
@@ -83,15 +83,15 @@ def _of_python(facts: Facts, text: str, source: str) -> None:
 
 
 def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
-    """Fill in what the last config in a log tells; return whether there was one.
+    """Fill in the facts from the last config in a log; return whether there was one.
 
     Raises:
-        KitError: there is one that cannot be read.
+        KitError: the log has a config that cannot be read.
     """
     start, python = None, False
     for number, line in enumerate(found):
         if "Running with full config:" in line.text or "Running with config:" in line.text:
-            start, python = number, False  # of the latest session
+            start, python = number, False  # keep the latest session's
         elif line.text.rstrip() in ("Config:", "Training with config:"):
             start, python = number, True
     arguments = _arguments(found)
@@ -117,13 +117,13 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
 
 
 def _arguments(found: Sequence[Line]) -> Values:
-    """Return the overrides on the command line that a log of Detectron2 shows: ``opts=['KEY', 'value',
+    """Return the command line's overrides that a log of Detectron2 shows: ``opts=['KEY', 'value',
     ...]``."""
     for line in found[:2000]:
         if match := re.search(r"opts=(\[[^\[\]]{0,4000}\])", line.text):
             words = _literal(match[1])
             if isinstance(words, list) and all(isinstance(word, str) for word in words):
-                if any("=" in word for word in words):  # of a LazyConfig
+                if any("=" in word for word in words):  # a LazyConfig's overrides
                     pairs = (word.partition("=") for word in words)
                     return lazy.of_values({key: _literal(value) for key, _, value in pairs})
                 return dict(zip(words[::2], map(_literal, words[1::2]), strict=False))
@@ -131,7 +131,7 @@ def _arguments(found: Sequence[Line]) -> Values:
 
 
 def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> bool:
-    """Fill in what a log shows of a config file and the command line where it has no whole config."""
+    """Fill in the facts from the config file and overrides named in a log without a complete config."""
     start = next((n for n, line in enumerate(found) if "Contents of args.config_file=" in line.text), None)
     values: Values = {}
     if start is not None:
@@ -167,7 +167,7 @@ def _chain(path: Path, names: list[str], facts: Facts) -> Values:
 
 
 def _whole(path: Path) -> str:
-    """Read the text of a config; KitError for one that is longer than any config is."""
+    """Read the text of a config; KitError if it is longer than any real config."""
     text, whole = read_text(path, LIMIT)
     if not whole:
         raise KitError(f"{path}: has more than {LIMIT >> 10} kB; expected a config")
@@ -175,7 +175,7 @@ def _whole(path: Path) -> str:
 
 
 def _base(path: Path, base: str, names: list[str], facts: Facts) -> Values:
-    """Return the settings of a base, from beside its config or from the released one of that name."""
+    """Return the settings of a base: the file beside its config, or the released base of that name."""
     beside = path.parent / base
     if "\0" not in base and "://" not in base and beside.is_file():
         return _chain(beside, names, facts)
@@ -216,7 +216,7 @@ _GENERAL: dict[str, Values] = {
         "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
     },
 }
-"""Settings of the bases that Detectron2 and MoCo ship, as far as they are read here."""
+"""Settings of the bases that Detectron2 and MoCo ship, as far as this module reads them."""
 
 
 def _parse(text: str, source: str) -> Values:
@@ -235,8 +235,8 @@ def _parse(text: str, source: str) -> Values:
 
 
 def _flat(content: Mapping[Any, Any], source: str) -> Values:
-    """Flatten nested settings to dotted names, decoded as Detectron2 does; KitError for too many of
-    them."""
+    """Flatten nested settings to dotted names, decoded as Detectron2 does; KitError if there are too
+    many."""
     found: Values = {}
     stack: list[tuple[str, Mapping[Any, Any], int]] = [("", content, 0)]
     while stack:
@@ -253,7 +253,8 @@ def _flat(content: Mapping[Any, Any], source: str) -> Values:
 
 
 def _literal(value: str) -> Any:
-    """Return what a string stands for, as yacs reads it: ``(640, 672)``, ``1e-4``; else the string."""
+    """Return the value of a string as yacs reads it, such as ``(640, 672)`` or ``1e-4``; else the
+    string."""
     if len(value) > 1000 or value[:1] not in "([-.'\"0123456789TFN":
         return value
     try:
@@ -269,7 +270,7 @@ def _knows_detectors(values: Values) -> bool:
 
 
 def _dialect(values: Values) -> str:
-    """Return the code base of a config, where it is not Detectron2."""
+    """Return the code base of a config if it is not Detectron2."""
     if "MODEL.WEIGHT" in values or "MODEL.BACKBONE.CONV_BODY" in values or "INPUT.TO_BGR255" in values:
         return "maskrcnn-benchmark"
     caffe2 = "TRAIN.WEIGHTS" in values or "TRAIN.IMS_PER_BATCH" in values or "MODEL.CONV_BODY" in values
@@ -277,7 +278,7 @@ def _dialect(values: Values) -> str:
 
 
 def _fill(facts: Facts, values: Values) -> None:
-    """Fill in the facts, whichever code base the config is of."""
+    """Fill in the facts from a config of any code base."""
     dialect = _dialect(values)
     if dialect == "maskrcnn-benchmark":
         values = _of_maskrcnn_benchmark(values)
@@ -290,7 +291,7 @@ def _fill(facts: Facts, values: Values) -> None:
 
 
 def _of_maskrcnn_benchmark(values: Values) -> Values:
-    """Return its settings under Detectron2's names, with its defaults."""
+    """Return maskrcnn-benchmark's settings under Detectron2's names, with its own defaults."""
     body = str(values.get("MODEL.BACKBONE.CONV_BODY", ""))
     mean, deviation = (values.get(f"INPUT.PIXEL_{name}") for name in ("MEAN", "STD"))
     bgr = values.get("INPUT.TO_BGR255", True)

@@ -1,4 +1,4 @@
-"""The cheapest next experiment, which tells the two likeliest causes apart."""
+"""Choice of the cheapest next experiment that tells the two likeliest causes apart."""
 
 import shlex
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
 PROOF = 120.0
-"""Seconds of a conversion with its proof, on a CPU."""
+"""Seconds for a conversion with its proof, on a CPU."""
 EVALUATION = 1200.0
-"""Seconds of an evaluation on 5000 images with PreciseBN left to the training, on one V100."""
+"""Seconds for an evaluation on 5000 images, without PreciseBN, on one V100."""
 PROBE = 500
 """Iterations that show whether a loss falls or diverges."""
 EIGHTH = 11_250
@@ -50,7 +50,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment, and what it tells."""
+    """An experiment, and what its result shows."""
 
     command: str
     seconds: float
@@ -64,16 +64,16 @@ class Experiment:
 
 
 def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Given) -> Experiment | None:
-    """Return what to run next: a file to add where one would tell, else the shortest run that would.
+    """Return the next experiment: a file to add if that would decide, else the shortest run that would.
 
     Args:
-        causes: ranked.
-        facts: what is known.
-        reference: what the result is compared with.
-        given: what explain was given.
+        causes: the ranked causes.
+        facts: the known facts of the run.
+        reference: the published result.
+        given: the arguments of explain.
 
     Returns:
-        None where every cause is excluded.
+        The experiment; None if every cause is excluded.
     """
     first = [cause for cause in causes if cause.verdict != EXCLUDED][:2]
     if not first:

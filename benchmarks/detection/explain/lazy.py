@@ -1,4 +1,4 @@
-"""Detectron2's LazyConfig: Python files that are read as text and never run, and their copies as YAML."""
+"""Read Detectron2's LazyConfig: Python files, which are parsed and never run, and their copies as YAML."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ _COMMON: Values = {
     "MODEL.PIXEL_STD": [1.0],
     "INPUT.FORMAT": "BGR",
 }
-"""What Detectron2's configs/common sets, as far as it is read here (commit 02478d2e)."""
+"""Settings of Detectron2's configs/common, as far as this module reads them (commit 02478d2e)."""
 _FPN = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.ROI_HEADS.NAME": "StandardROIHeads"}
 _MODELS: dict[str, Values] = {
     "mask_rcnn_c4": {"MODEL.MASK_ON": True, "MODEL.ROI_HEADS.NAME": "Res5ROIHeads"},
@@ -53,14 +53,14 @@ _MODELS: dict[str, Values] = {
 
 
 def is_lazy(text: str) -> bool:
-    """Return whether Python text is such a config and not mmdetection's."""
+    """Return whether Python text is a LazyConfig and not a config of mmdetection's."""
     return bool(
         re.search(r"\bLazyCall\b|\b(?:train\.max_iter|train\.init_checkpoint|optimizer\.lr)\b", text)
     )
 
 
 def of_text(text: str, source: str) -> Values:
-    """Return the settings of a file under their names in YAML; KitError where it is no Python."""
+    """Return the settings of a file under their names in YAML; KitError if it is not Python."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -93,7 +93,7 @@ def of_values(values: Values) -> Values:
 
 
 def _assigned(tree: ast.Module) -> Iterator[tuple[str, Any]]:
-    """Yield what is assigned to dotted names, and what ``name.update(key=value)`` sets."""
+    """Yield the values assigned to dotted names, or set by ``name.update(key=value)``."""
     for node in tree.body:
         if isinstance(node, ast.Assign):
             for target in node.targets:

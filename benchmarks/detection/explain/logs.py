@@ -40,14 +40,14 @@ _LOADED = re.compile(
     r"\b(?:Loading(?: checkpoint)?|load checkpoint|Loads? checkpoint)(?: by \w+ backend)? from", re.I
 )
 _CHECKPOINT = re.compile(r"\b(?:(model_|epoch_|iter_)(\d{1,9})|model_final|latest|last)\.pth\b")
-"""Names that Detectron2 and mmdetection give the checkpoints of a training."""
+"""Names of checkpoints that Detectron2 and mmdetection write during a training."""
 _RANDOM = re.compile(
     r"not (?:found )?in the checkpoint:|missing keys in source state_dict:|missing_keys=\[(?=[^\]])"
 )
-"""Words before a list of tensors that were not loaded: fvcore's, mmcv's and torch's."""
+"""Words of fvcore, mmcv and torch before a list of tensors that were not loaded."""
 _MMDETECTION = re.compile(r" - (?:mmdet|mmengine|root) - [A-Z]{4,8} - |\bmmdet\b.{0,20}: \d")
 FEW = 10
-"""Fewest steps with a loss from which a log shows whether it falls."""
+"""Fewest steps with a loss that show whether it falls."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class Step:
     """One logged step of a training."""
 
     number: int
-    """Iteration, from 0, as the log counts."""
+    """Iteration as in the log, from 0."""
     rate: float | None
     loss: float | None
 
 
 def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
-    """Fill in what a log tells; its own copy of the config counts where none is given.
+    """Fill in the facts from a log; its own copy of the config counts if none is given.
 
-    What it did not tell is noted in the facts.
+    The notes of the facts name what the log lacks.
 
     Raises:
-        KitError: a file that cannot be read.
+        KitError: the file cannot be read.
     """
     text, whole = read_text(path)
     if not whole:
@@ -95,7 +95,7 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
 def _say_what_was_missing(
     facts: Facts, path: Path, found: list[Line], steps: list[Step], told: list[str], *, config_given: bool
 ) -> None:
-    """Note what a log did not tell, and by what program it may be."""
+    """Note what a log lacks, and which program may have written it."""
     if not told and facts.gpus is None and not facts.diverged and facts.reached is None:
         facts.notes.append(
             f"{path} told nothing: no config, iteration, weights or evaluation of Detectron2, "
@@ -154,9 +154,9 @@ def _of_json(text: str) -> tuple[int | None, Step] | None:
         ):
             return None
         rate = values.get("lr")
-        if rate is None and loss is None:  # an evaluation
+        if rate is None and loss is None:  # a line of an evaluation
             return None
-        epoch = None if "step" in values else values.get("epoch")  # mmengine counts them through
+        epoch = None if "step" in values else values.get("epoch")  # mmengine's steps count across epochs
         if not 0 <= number < 10**12:
             return None
         return (epoch if isinstance(epoch, int) and 0 < epoch < 10**6 else None), Step(
@@ -184,19 +184,19 @@ def _value(pattern: re.Pattern[str], text: str) -> float | None:
 
 
 def _of_steps(facts: Facts, steps: list[Step]) -> None:
-    """Fill in where the training ended, and at what rate."""
-    last = steps[-1]  # a resumed run goes on in the same file
+    """Fill in the last iteration of the training, and its rate."""
+    last = steps[-1]  # a resumed run appends to the same file
     facts.iterations = last.number + 1
     rates = [step.rate for step in steps if step.rate is not None and math.isfinite(step.rate)]
     facts.last_rate = rates[-1] if rates else None
     if facts.rate is None and rates and steps[0].number < 5000:
-        facts.rate = max(rates)  # its warm-up is in it
+        facts.rate = max(rates)  # the log includes the warm-up
     if facts.planned and abs(facts.planned - facts.iterations) < max(21, facts.planned // 1000):
-        facts.iterations = facts.planned  # a log's lines are 20 to 100 apart
+        facts.iterations = facts.planned  # a log's lines are 20 to 100 iterations apart
 
 
 def _settings(facts: Facts, text: str) -> None:
-    """Fill in the GPUs, BN's images and the size of the training set."""
+    """Fill in the number of GPUs, BN's images and the size of the training set."""
     if world := _WORLD.search(text):
         facts.gpus = int(next(group for group in world.groups() if group)) or None
     if pools := _POOL.findall(text):
@@ -212,7 +212,7 @@ _SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
 
 
 def _evaluated(facts: Facts, found: list[Line], steps: list[Step]) -> None:
-    """Fill in which checkpoint the log evaluates, where it is not the last one of the training."""
+    """Note which checkpoint the log evaluates, if it is not the last one of the training."""
     match, last = None, 0
     for number, line in enumerate(found):
         if ".pth" in line.text and _LOADED.search(line.text):
@@ -237,7 +237,7 @@ def _is_step(text: str) -> bool:
 
 
 def _weights(facts: Facts, found: list[Line]) -> list[str]:
-    """Fill in what a log says of the loading of weights; return what it told."""
+    """Fill in the facts on the loading of weights; return what the log told."""
     names: list[str] = []
     listing, told, scratch = False, False, False
     for line in found:
@@ -252,7 +252,7 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
         elif skipped := _SKIPPED.search(line.text):
             told = True
             names += _NAMES.findall(skipped[1])
-        elif _LOADED.search(line.text):  # a checkpoint of the training's own says nothing of its start
+        elif _LOADED.search(line.text):  # the training's own checkpoint shows nothing about its start
             told = True
             facts.checked = facts.checked or not _CHECKPOINT.search(line.text)
         elif "Initializing model from scratch" in line.text:
@@ -281,5 +281,5 @@ def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
 
 
 def _only_json(found: list[Line]) -> bool:
-    """Return whether it is a metrics.json, which does not tell what ran beside the training."""
+    """Return whether the log is a metrics.json, which does not show what ran besides the training."""
     return all(line.text.lstrip().startswith("{") for line in found if line.text.strip())

@@ -1,4 +1,4 @@
-"""mmdetection's configs: Python files of ``dict(...)`` that are read as text and never run."""
+"""Read mmdetection's configs: Python files of ``dict(...)``, which are parsed and never run."""
 
 import ast
 import json
@@ -11,16 +11,16 @@ from triplet.published.curves import IMAGES
 from triplet.published.facts import Facts
 
 GPUS, EACH = 8, 2
-"""GPUs, and images on each, that mmdetection's configs are written for."""
+"""GPUs, and images per GPU, for which mmdetection's configs are written."""
 EPOCHS = {"1x": 12, "2x": 24, "20e": 20, "3x": 36}
 STEPS = {"1x": [8, 11], "2x": [16, 22], "20e": [16, 19], "3x": [24, 33]}
 """Epochs after which the rate falls in mmdetection's schedules."""
 DEPTH = 40
-"""The deepest nesting that is read."""
+"""Deepest nesting that is read."""
 
 
 def unpacked(text: str) -> str:
-    """Unpack the machine and the config that the first line of mmdetection's .log.json has as strings."""
+    """Unpack the machine and the config from the strings in the first line of mmdetection's .log.json."""
     start = text.find('{"env_info"', 0, 1000)
     if start < 0:
         return text
@@ -41,15 +41,15 @@ def count_gpus(text: str) -> int | None:
 
 
 def of_config(facts: Facts, text: str, source: str) -> None:
-    """Fill in what a config of mmdetection's tells.
+    """Fill in the facts from a config of mmdetection's.
 
     Args:
-        facts: to fill in.
-        text: of the file, or of its copy in a log.
-        source: of the text, for the message of the KitError.
+        facts: the facts to fill in.
+        text: text of the file, or of its copy in a log.
+        source: origin of the text, for the message of the KitError.
 
     Raises:
-        KitError: it is not Python, or sets nothing.
+        KitError: the text is not Python, or sets nothing.
     """
     try:
         tree = ast.parse(text)
@@ -114,7 +114,7 @@ def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
     frozen = _first(backbone, "norm_eval")
     norm = str(_first(_first(backbone, "norm_cfg"), "type") or "BN")
     trains = frozen is False or (norm == "SyncBN" and frozen is None)
-    facts.norm = norm if trains else "FrozenBN"  # as shipped BN does not train: norm_eval=True
+    facts.norm = norm if trains else "FrozenBN"  # BN does not train by default: norm_eval=True
     stages = _first(backbone, "frozen_stages")
     facts.freeze_at = max(stages + 1, 0) if isinstance(stages, int) and stages < 10 else 2
     weights = _first(model, "pretrained") or _first(_first(backbone, "init_cfg"), "checkpoint")
@@ -138,7 +138,7 @@ def _model(facts: Facts, values: dict[str, Any], bases: str) -> None:
 
 
 def _pipelines(facts: Facts, values: dict[str, Any]) -> None:
-    """Fill in the sizes of training and test images, where the file has the pipelines itself."""
+    """Fill in the sizes of training and test images, if the file itself has the pipelines."""
     for part in ("train", "test"):
         data = _first(values.get("data"), part)
         found = [values.get(f"{part}_pipeline"), data, values.get(f"{part}_dataloader")]
@@ -170,7 +170,7 @@ def _scales(values: Any, depth: int) -> Iterator[tuple[int, int]]:
 
 
 def _value(node: ast.AST, depth: int) -> Any:
-    """Return the plain value of an expression; None for whatever would have to be run."""
+    """Return the plain value of an expression; None for an expression that would have to be run."""
     if depth > DEPTH:
         return None
     if isinstance(node, ast.Constant):
@@ -190,7 +190,7 @@ def _value(node: ast.AST, depth: int) -> Any:
 
 
 def _first(values: Any, *names: str) -> Any:
-    """Return the first of these settings that exists."""
+    """Return the first of the named settings that exists."""
     if not isinstance(values, dict):
         return None
     return next((values[name] for name in names if values.get(name) is not None), None)

@@ -1,4 +1,4 @@
-"""Everything that explain is given, read into the facts of a run."""
+"""Read everything that explain is given into the facts of a run."""
 
 from pathlib import Path
 
@@ -12,25 +12,25 @@ from triplet.published.facts import Facts
 from triplet.runs import Run, facts_of_run
 
 HEAD = 1 << 18
-"""Bytes of a log in which the machine is named."""
+"""Bytes at the beginning of a log that name the machine."""
 
 
 def read(
     config: Path | None, log: Path | None, names: list[str] | None = None, gpus: int | None = None
 ) -> Facts:
-    """Read what a config and a log tell; the log's own copy of the config counts when none is given.
+    """Read the facts from a config and a log; the log's own copy of the config counts if none is given.
 
     Args:
         config: the run's Detectron2 YAML, or mmdetection's .py.
-        log: its ``log.txt`` or ``metrics.json``.
+        log: the run's ``log.txt`` or ``metrics.json``.
         names: filled with the names of the config and its bases.
-        gpus: on which it was trained, where the user knows it.
+        gpus: number of GPUs of the training, if the user knows it.
 
     Raises:
-        KitError: files that cannot be read; with no config, a log that tells nothing.
+        KitError: a file cannot be read; or there is no config and the log has no information.
     """
     facts = Facts(gpus=gpus)
-    if log and not gpus:  # which mmdetection's config needs for the batch
+    if log and not gpus:  # mmdetection's config needs them to give the batch
         facts.gpus = mmdetection.count_gpus(mmdetection.unpacked(read_text(log, HEAD)[0]))
     if config:
         said = configs.of_file(facts, config)
@@ -52,7 +52,7 @@ def of_run(run: str) -> tuple[Facts, Result, str]:
         run: its name below checkpoints/, or the path of its folder.
 
     Raises:
-        KitError: it has no such records.
+        KitError: the run has no such records.
     """
     folder = Path(run) if Path(run).is_dir() else paths.stage_folder(run, "eval").parent
     stages = {}

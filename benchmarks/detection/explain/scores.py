@@ -1,4 +1,4 @@
-"""Read the box and mask AP that a log, or a file of results, ends with."""
+"""Read the box and mask AP at the end of a log or a file of results."""
 
 import re
 from collections.abc import Iterator
@@ -7,22 +7,22 @@ from benchmarks.detection.explain.text import Line
 from triplet.published.facts import Facts
 
 BRIEF = 50
-"""Lines of a file of results that are read as one."""
+"""Number of lines of a file of results that are read as one."""
 TASKS = {"bbox": "bbox", "box": "bbox", "segm": "segm", "mask": "segm"}
 _NUMBER = r"(\d[\d.]{0,20})"
 _HEAD = re.compile(r"(?:Evaluation results for|copypaste: Task:) (bbox|segm|box|mask)\b")
-"""Detectron2 writes percent after ``bbox``, Detectron fractions after ``box``."""
+"""Heading of results: Detectron2 writes percent after ``bbox``, Detectron fractions after ``box``."""
 _CELL = re.compile(rf"(?:.{{0,80}}copypaste: )?\|? *{_NUMBER}[|, ]")
 _TYPE = re.compile(r"(?:Evaluate annotation type \*|Evaluating )(bbox|segm)\b")
 _SUMMARY = re.compile(
     r"Average Precision {1,4}\(AP\) @\[ IoU=0\.50:0\.95 \| area= {0,4}all \| maxDets= {0,4}\d+ \] = "
     + _NUMBER
 )
-"""pycocotools writes fractions."""
+"""Summary of pycocotools, in fractions."""
 _PERCENT = re.compile(rf"['\"]?\b(bbox|segm)(?:/AP\"|['\"](?:: |, )\{{ *['\"]AP['\"]): {_NUMBER}")
-"""Detectron2's metrics.json, and the dictionary that it returns."""
+"""Results in Detectron2's metrics.json, or in the dictionary that it returns."""
 _FRACTION = re.compile(rf"\b(bbox|segm)(?:_mAP\"?: |['\"], OrderedDict\(\[\(['\"]AP['\"], ){_NUMBER}")
-"""mmdetection, as text and as JSON, and maskrcnn-benchmark."""
+"""Results of mmdetection, as text and as JSON, and of maskrcnn-benchmark."""
 
 
 def of_evaluation(facts: Facts, found: list[Line]) -> None:

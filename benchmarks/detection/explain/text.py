@@ -1,4 +1,4 @@
-"""Read the text of logs and configs as people have it: of any encoding and length, coloured, wrapped."""
+"""Read logs and configs as users have them: in any encoding and length, coloured, or wrapped."""
 
 import codecs
 import gzip
@@ -13,13 +13,13 @@ from triplet import untrusted
 from triplet.errors import KitError
 
 HEAD, TAIL = 4 << 20, 12 << 20
-"""Bytes that are read from both ends of a longer file; a log of 180k iterations has 3 MB."""
+"""Bytes to read from the two ends of a longer file; a log of 180k iterations has 3 MB."""
 MOST = 256 << 20
-"""Most bytes of a compressed log that are unpacked."""
+"""Most bytes to unpack of a compressed log."""
 LINE = 20_000
-"""Characters of a line that are kept."""
+"""Most characters to keep of a line."""
 LINES = 100_000
-"""Lines that are kept of each end of a longer log."""
+"""Most lines to keep at each end of a longer log."""
 PREFIXES = (
     r"\[\d+,(?P<rank>\d+)\]<\w+>:",  # mpirun --tag-output
     r"\[?(?:rank|default|worker)[ _-]?(?P<rank>\d+)\]?:",  # torchrun, accelerate
@@ -38,25 +38,25 @@ LOGGER = re.compile(
     rf"(?:\d{{4}}[-/])?\d\d[-/]\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?"
     rf"(?: (?:- )?[\w.]{{1,60}} (?:- )?{_LEVEL}(?:: | - ))?(?: - )? ?|"
     rf"[IWEF]\d{{4}} \d\d:\d\d:\d\d[^\]]{{0,80}}\] |"  # glog
-    rf"{_LEVEL} [\w.]{{1,60}}: *\d+: |{_LEVEL}:[\w.]{{1,60}}:"  # Detectron, and logging as it comes
+    rf"{_LEVEL} [\w.]{{1,60}}: *\d+: |{_LEVEL}:[\w.]{{1,60}}:"  # Detectron, and logging's default
 )
-"""Beginning of a line that is a message of its own."""
+"""Beginning of a line with which a message begins."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]{0,4}[@-~]|\x1b[()][A-Z0-9]|[\x00\x07\x08]")
 
 
 @dataclass(frozen=True)
 class Line:
-    """Return a line of a log without the prefixes of launchers and loggers."""
+    """A line of a log without the prefixes of launchers and loggers."""
 
     text: str
     begins: bool
-    """Return whether a logger began a message with the line."""
+    """Whether a message of a logger begins with the line."""
 
 
 def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
-    """Read the text of a file, the beginning and end of a long one; return also whether all was read.
+    """Read the text of a file, or the two ends of a long one; also return whether all was read.
 
-    UTF-8 and UTF-16, with or without a byte order mark, are known; other bytes are replaced.
+    UTF-8 and UTF-16 are recognised with or without a byte order mark; other bytes are replaced.
 
     Raises:
         KitError: the file cannot be read, or is not text.
@@ -65,7 +65,7 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
         with open(path, "rb", opener=untrusted.unblocked) as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             data, whole = _unpacked(file, limit) if packed else _ends(file, limit)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+    except (OSError, ValueError) as error:  # a name with a null byte raises ValueError
         raise KitError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     encoding = _encoding(data)
     if encoding == "utf-8" and data[:4096].count(0) > len(data[:4096]) // 50:
@@ -74,7 +74,7 @@ def read_text(path: Path, limit: int = HEAD + TAIL) -> tuple[str, bool]:
 
 
 def _ends(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
-    """Read the beginning and the end of a file; return also whether that is all of it."""
+    """Read the beginning and the end of a file; also return whether that is all of it."""
     data = file.read(limit + 1)
     if len(data) <= limit:
         return data, True
@@ -84,7 +84,7 @@ def _ends(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
 
 
 def _unpacked(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
-    """Do the same with what gzip has packed, of which the end may be missing."""
+    """Read the beginning and the end of a gzip file, whose end may be missing; see ``_ends``."""
     head, tail, size = b"", b"", 0
     with gzip.GzipFile(fileobj=file) as stream:
         try:
@@ -100,7 +100,7 @@ def _unpacked(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
 def _encoding(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    start = data[:400]  # what PowerShell writes without a mark has a null beside each letter
+    start = data[:400]  # PowerShell's UTF-16 without a mark has a null byte beside each letter
     if len(start) > 20 and start[1::2].count(0) > 0.8 * len(start[1::2]):
         return "utf-16-le"
     if len(start) > 20 and start[::2].count(0) > 0.8 * len(start[::2]):
@@ -109,12 +109,12 @@ def _encoding(data: bytes) -> str:
 
 
 def lines(text: str) -> list[Line]:
-    """Return the lines of a log that are not blank, of a single rank where several wrote it."""
+    """Return the non-blank lines of a log, of a single rank if several wrote it."""
     plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     found = [line[:LINE] for line in plain.split("\n") if line and not line.isspace()]
     if len(found) > 2 * LINES:
         found = found[:LINES] + found[-LINES:]
-    for _ in range(3):  # a launcher in a launcher
+    for _ in range(3):  # launchers may be nested
         shorter = _without_prefix(found)
         if shorter is found:
             break
@@ -123,8 +123,8 @@ def lines(text: str) -> list[Line]:
 
 
 def _without_prefix(found: list[str]) -> list[str]:
-    """Return the lines of the lowest rank, without a prefix that nearly all have; the same list for
-    none."""
+    """Return the lines of the lowest rank without a prefix that nearly all lines have; the same list if
+    there is none."""
     sample = found[:2000]
     if not sample:
         return found

@@ -1,4 +1,4 @@
-"""Read a weights file: whether it holds a trained backbone, with BN of its own, and whose."""
+"""Read a weights file: whether it holds a trained backbone, with its own BN, and of which method."""
 
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from triplet.weights.read import Backbone
 
 
 def of_weights(facts: Facts, path: Path, method: str) -> None:
-    """Fill in what a checkpoint of any format that the kit reads tells.
+    """Fill in the facts from a checkpoint in any format that the kit reads.
 
     Args:
-        facts: to fill in.
-        path: of the checkpoint.
-        method: of the table, empty for none.
+        facts: the facts to fill in.
+        path: path of the checkpoint.
+        method: method of the table, or empty.
 
     Raises:
-        KitError: no whole backbone is in the file; this says what is.
+        KitError: the file has no complete backbone; the message says what it has.
     """
     backbone = read_backbone(path)
     facts.folded = backbone.caffe2 or (backbone.default_statistics and _scaled(backbone))
@@ -58,7 +58,7 @@ def _scaled(backbone: Backbone) -> bool:
 
 
 def _published(method: str) -> list[dict[str, Any]]:
-    """Return the published files of a method, as configs/sources.yaml has them."""
+    """Return the published files of a method from configs/sources.yaml."""
     if not method:
         return []
     weights = read(CONFIGS / "sources.yaml")["weights"]

@@ -1,4 +1,4 @@
-"""The methods of the table, a file each. Everything else in the package is the same for all of them."""
+"""The methods of the table, one file each. The rest of the package is the same for all of them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -12,32 +12,32 @@ from triplet.pretrain.methods.common import Batch, Step, Traits, Work
 
 
 class PretrainMethod(Protocol):
-    """The interface of a method's module."""
+    """Interface of a method's module."""
 
     TRAITS: Traits
-    """The method's needs of views, trainer and layout."""
+    """What the method needs from views, trainer and layout."""
 
     def build(self, config: Pretrain, images: int) -> nn.Module:
         """Build the networks on the default device, initialised from torch's global generator.
 
-        ``networks.online.backbone`` is what is finetuned later. Where ``TRAITS.ema_target`` is set,
-        ``networks.target`` has the parameters of ``networks.online``.
+        ``networks.online.backbone`` is finetuned later. If ``TRAITS.ema_target`` is set,
+        ``networks.target`` starts with the parameters of ``networks.online``.
 
         Args:
-            config: of the run.
-            images: in the data set.
+            config: the run's config.
+            images: number of images in the data set.
         """
 
     def step(self, networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
-        """Run the forward passes of one micro-batch, under autocast where the config asks for bfloat16.
+        """Run the forward passes of one micro-batch, under autocast if the config asks for bfloat16.
 
         Args:
-            networks: of ``build``, in train mode.
+            networks: made by ``build``, in train mode.
             views: ``TRAITS.views`` tensors (n, 3, h, w), normalised and channels-last.
-            batch: which images these are, of what run.
+            batch: the images' numbers, their place in the micro-batch, and the run's config.
 
         Returns:
-            What yields the ``TRAITS.terms`` terms of the loss, then returns the measures.
+            A generator that yields the ``TRAITS.terms`` terms of the loss, then returns the measures.
         """
 
     def work(self, config: Pretrain) -> Work:
@@ -56,7 +56,7 @@ METHODS: dict[str, PretrainMethod] = {
 
 
 def check(config: Pretrain) -> None:
-    """Raise KitError for a config whose parts each are right but do not fit its method."""
+    """Raise KitError for a config whose parts are valid on their own but do not fit its method."""
     traits = METHODS[config.method].TRAITS
     traits.check(config)
     if traits.needs_whole_batch and config.optimizer.accumulate > 1:

@@ -16,18 +16,18 @@ TRAITS = Traits(measures=("positive_cosine",), terms=2, ema_target=True)
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Return ``-2 * mean cosine`` of (n, d) predictions and targets.
 
-    The paper's is larger by 2, which has no gradient.
+    The paper's loss is larger by the constant 2.
     """
     return -2 * (unit(prediction) * unit(target)).sum(1).mean()
 
 
 def build(config: Pretrain, images: int) -> Networks:
-    """The online encoder, the predictor and the target encoder."""
+    """Build the online encoder, the predictor and the target encoder."""
     return Networks(**config.model.model_dump())
 
 
 def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Take two (n, 3, h, w) views, predict each one's target projection from the other, and sum both
+    """Predict the target projection of each of two (n, 3, h, w) views from the other, and sum both
     losses."""
     with torch.no_grad():
         target_1, target_2 = networks.target(views[0]), networks.target(views[1])
@@ -39,5 +39,5 @@ def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """Count both views' passes through both networks."""
+    """Count the passes of both views through both networks."""
     return Work.at(config.views.size, online=2, target=2, more_flop=2 * predictor_flop(config.model))

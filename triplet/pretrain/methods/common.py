@@ -1,4 +1,4 @@
-"""The description of a method, the input of its step, and what several methods share."""
+"""The description of a method, the input of its step, and parts that several methods share."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
 
 Step = Generator[Tensor, None, Sequence[Tensor]]
 """The forward passes of one micro-batch. A step yields each term of the loss, a scalar with its gradient.
-It computes the next term only when asked for it, after the backward pass of this one, so that at most one
-term's tensors are kept. It returns detached scalars, one for each of ``Traits.measures``."""
+It computes the next term only after the backward pass of the last one, so that the tensors of at most one
+term are kept. It returns detached scalars, one for each of ``Traits.measures``."""
 
 
 def needs_hidden_layer(config: Pretrain) -> None:
@@ -28,40 +28,40 @@ def needs_hidden_layer(config: Pretrain) -> None:
 
 
 def side_of_views(config: Views) -> int:
-    """Side of a whole view in pixels."""
+    """Return the side of a whole view in pixels."""
     return config.size
 
 
 @dataclass(frozen=True)
 class Traits:
-    """The differences between methods that the rest of a training must know."""
+    """The differences between methods that the rest of a training must know about."""
 
     measures: tuple[str, ...]
     """Names of the values that a step returns for the log, besides the loss."""
     views: int = 2
-    """Number of views of an image in a step."""
+    """Number of views of each image in a step."""
     terms: int = 1
     """Number of terms of the loss that a step yields."""
     needs_whole_batch: bool = False
     """Whether the loss compares all images of a micro-batch, so that it cannot be cut into passes."""
     ema_target: bool = False
-    """Whether the trainer updates ``networks.target`` by EMA after each optimiser step; False for a method
-    whose step does so itself."""
+    """Whether the trainer updates ``networks.target`` by EMA after each optimiser step; False if the
+    method's step does so itself."""
     draws_resolutions: bool = False
     """Whether each network sees each view at a resolution that is drawn for the iteration; see
     ``Batch``."""
     negatives_in_group: bool = False
-    """Whether an image's negatives are those of its group, so that ``loss.group`` is part of the method;
-    to others it is only how many images a GPU had."""
+    """Whether an image's negatives come from its group, so that ``loss.group`` is part of the method. For
+    other methods it is only the number of images on a GPU."""
     check: Callable[[Pretrain], None] = needs_hidden_layer
     """Raise KitError for settings that do not fit the method."""
     sample_views: Callable[[Image.Image, Views, Callable[[int], np.random.Generator], int], Pixels] = (
         augmented_views
     )
-    """Render the (views, side, side, 3) uint8 views of an RGB image from the config, the generator of each
-    view and the number of views. Runs in the loader processes."""
+    """Render the (views, side, side, 3) uint8 views of an RGB image; the arguments are the image, the
+    config, a generator for each view and the number of views. Runs in the loader processes."""
     view_side: Callable[[Views], int] = side_of_views
-    """Side of these views in pixels."""
+    """Return the side of these views in pixels."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Work:
     """Range of sides in pixels of the online encoder's input."""
     target_sides: ResolutionRange
     more_flop: float = 0.0
-    """FLOP beyond the encoders, forward and backward; a multiply-add counts 2."""
+    """FLOP outside the encoders, forward and backward; a multiply-add counts 2."""
     more_kept: float = 0.0
-    """Bytes kept for the backward pass beyond the encoder's."""
+    """Bytes kept for the backward pass besides the encoder's."""
 
     @classmethod
     def at(cls, side: int, online: int, target: int = 0, **more: float) -> Self:
@@ -88,7 +88,8 @@ class Work:
 
 
 def predictor_flop(model: Model) -> float:
-    """FLOP of one forward and backward pass of the predictor: two matrix products, three times each."""
+    """Return the FLOP of one forward and backward pass of the predictor: two matrix products, three times
+    each."""
     return 3 * 2 * 2 * model.outputs * model.hidden
 
 
@@ -102,9 +103,9 @@ class Batch:
     indices: Tensor
     """(n,) int64 numbers of the images, on the device."""
     first: int
-    """Place of the first of them in the micro-batch."""
+    """Position of the first image in the micro-batch."""
     gather: Callable[[Tensor], Tensor]
-    """Gather (n, ...) of each process to (N, ...) of all, in order; the gradient goes to the own part
+    """Gather each process's (n, ...) into (N, ...), in order; the gradient flows into this process's part
     alone."""
     processes: int
     resolutions: InputResolutions | None = None
@@ -112,12 +113,12 @@ class Batch:
 
     @property
     def own(self) -> slice:
-        """The slice of this pass's rows in what is gathered."""
+        """The rows of this pass in a gathered tensor."""
         return slice(self.first, self.first + len(self.indices))
 
     def generators(self) -> Iterator[torch.Generator]:
-        """Return one generator on the device for each group of images. Draws depend on seed, iteration and
-        place in the micro-batch, not on the process; on a GPU they differ from those on the CPU."""
+        """Yield one generator on the device for each group of images. Draws depend on seed, iteration and
+        position in the micro-batch, not on the process; a GPU's differ from a CPU's."""
         end = self.first + len(self.indices)
         for first in range(self.first, end, self.config.loss.group):
             sequence = np.random.SeedSequence((self.config.seed, self.iteration, first))
@@ -129,9 +130,9 @@ class BaselineEncoder(nn.Module):
     """An encoder: backbone, global average pooling, projector.
 
     Args:
-        config: of the run; for depth and width.
-        projector: of the number of the backbone's channels; its linear layers are initialised as
-            OpenSelfSup's: kaiming normal by fan-in, bias 0.
+        config: the run's config, which gives depth and width.
+        projector: builds the projector for a number of backbone channels. Its linear layers are
+            initialised as OpenSelfSup's: kaiming normal by fan-in, bias 0.
     """
 
     def __init__(self, config: Pretrain, projector: Callable[[int], nn.Module]) -> None:
@@ -145,7 +146,7 @@ class BaselineEncoder(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, d)."""
+        """Map (n, 3, h, w) images to (n, d) projections."""
         result: Tensor = self.projector(self.backbone(images).mean((2, 3)))
         return result
 
@@ -160,12 +161,12 @@ def contrastive_loss(positive: Tensor, negative: Tensor, temperature: float) -> 
 
     Args:
         positive: (n,) similarity of each row to its positive.
-        negative: (n, k) to its negatives.
+        negative: (n, k) similarities of each row to its negatives.
         temperature: divides both.
 
     Returns:
-        Mean cross-entropy of picking the positive among all; and the share of rows
-        whose positive is the most similar.
+        The mean cross-entropy of picking the positive among all, and the share of rows whose positive is
+        the most similar.
     """
     logits = torch.cat([positive[:, None], negative], dim=1) / temperature
     first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
@@ -182,9 +183,9 @@ def spread_and_rank(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return scalars that show whether (n, d) features collapse, without waiting for the device.
 
     Returns:
-        The deviation of the normalised features times sqrt(d): 1 when they spread evenly over the sphere, 0
-        after a collapse to a point. And their participation ratio ``(sum of eigenvalues)^2 / sum of squared
-        eigenvalues`` of the covariance, between 1 (collapsed to a line) and d.
+        The standard deviation of the normalised features times sqrt(d): 1 when they spread evenly over the
+        sphere, 0 after a collapse to a point. Then the participation ratio of their covariance, ``(sum of
+        eigenvalues)^2 / sum of squared eigenvalues``, between 1 (collapsed to a line) and d.
     """
     with torch.autocast(features.device.type, enabled=False):
         z = F.normalize(features.float(), dim=1)

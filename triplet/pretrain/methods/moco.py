@@ -30,7 +30,7 @@ def queue_holds_whole_batches(config: Pretrain) -> None:
         raise KitError(f"contrastive.queue must be a multiple of the batch, {config.micro_batch}")
 
 
-# The key encoder moves within the step, before it is used.
+# ema_target is False: the step updates the key encoder itself, before using it.
 TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True, check=queue_holds_whole_batches)
 
 
@@ -58,15 +58,16 @@ class Moco(nn.Module):
 
 
 def build(config: Pretrain, images: int) -> Moco:
-    """Build the networks; see Moco."""
+    """Build the encoders and the queue; see Moco."""
     return Moco(config)
 
 
 def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> Step:
-    """The first (n, 3, h, w) view asks, the second is the key; then all processes' keys join the queue.
+    """Match first views (queries) to second views (keys), (n, 3, h, w) each; then enqueue all processes'
+    keys.
 
-    Keys are computed on images shuffled over the groups that share BN statistics, so that those tell
-    nothing.
+    Keys are computed on images shuffled over the groups that share BN statistics, so that the statistics
+    give nothing away.
     """
     settings = batch.config.contrastive
     query = unit(networks.online(views[0]))
@@ -91,7 +92,7 @@ def step(networks: Moco, views: Sequence[Tensor], batch: Batch) -> Step:
 def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     """Replace the oldest keys of a (d, length) queue, in place, by (N, d) new ones; N divides the length.
 
-    Without a look at the pointer's value, for which the host would wait.
+    The host never reads the pointer's value, as it would have to wait for the device.
     """
     places = (pointer + torch.arange(len(keys), device=queue.device)) % queue.shape[1]
     queue[:, places] = keys.T.to(queue.dtype)
@@ -99,5 +100,5 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
 
 
 def work(config: Pretrain) -> Work:
-    """One view asks, the other one is the key."""
+    """Count the query and the key, one view each."""
     return Work.at(config.views.size, online=1, target=1)

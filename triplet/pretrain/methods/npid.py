@@ -1,4 +1,4 @@
-"""NPID (Wu et al., arXiv 1805.01978) as in OpenSelfSup: each image against a memory of all others'
+"""NPID (Wu et al., arXiv 1805.01978) as in OpenSelfSup: each image against a memory of all images'
 features."""
 
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ class Npid(nn.Module):
 
 
 def build(config: Pretrain, images: int) -> Npid:
-    """See Npid."""
+    """Build the encoder and the memory; see Npid."""
     return Npid(config, images)
 
 
 def draw(images: int, batch: Batch) -> Tensor:
-    """Draw (n, negatives) numbers of images: the own one and repetitions are possible, as in
-    OpenSelfSup."""
+    """Draw (n, negatives) numbers of images as negatives. As in OpenSelfSup, they may repeat or be the
+    image itself."""
     shape, device = (batch.config.loss.group, batch.config.contrastive.negatives), batch.indices.device
     return torch.cat(
         [torch.randint(images, shape, generator=each, device=device) for each in batch.generators()]
@@ -48,8 +48,8 @@ def draw(images: int, batch: Batch) -> Tensor:
 
 
 def step(networks: Npid, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Take one (n, 3, h, w) view and find its own entry among drawn ones; then update all processes'
-    entries."""
+    """Tell the memory entry of each image of an (n, 3, h, w) view from drawn ones; then update the entries
+    of all processes' images."""
     settings, bank = batch.config.contrastive, networks.bank
     feature, drawn = unit(networks.online(views[0])), draw(len(bank), batch)
     with torch.autocast(feature.device.type, enabled=False):

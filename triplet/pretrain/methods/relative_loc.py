@@ -17,8 +17,8 @@ CENTRE = 4
 
 
 def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) -> np.ndarray:
-    """Cut a 3 x 3 grid of an RGB image, by rows, into (9, side, side, 3) uint8 patches, each moved in its
-    cell."""
+    """Cut an RGB image into a 3 x 3 grid of patches, each at a random place in its cell: (9, side, side, 3)
+    uint8, by rows."""
     image = TF.resize(image, config.resize)
     left, top = (int(rng.integers(0, side - config.crop + 1)) for side in image.size)
     image = image.crop((left, top, left + config.crop, top + config.crop))
@@ -36,7 +36,7 @@ def draw_patches(image: Image.Image, config: Patches, rng: np.random.Generator) 
 def sample_patches(
     image: Image.Image, config: Views, rng: Callable[[int], np.random.Generator], count: int
 ) -> np.ndarray:
-    """Render the (9, side, side, 3) patches of an image, all by the first view's generator."""
+    """Render the (9, side, side, 3) patches of an image, all from the first view's generator."""
     return draw_patches(image, config.patches, rng(0))
 
 
@@ -51,7 +51,7 @@ TRAITS = Traits(measures=("accuracy",), views=9, sample_views=sample_patches, vi
 class RelativeLoc(nn.Module):
     """The backbone, a hidden layer on the features of two patches, and a classifier of eight positions.
 
-    BN's running statistics move slowly (0.003), as released.
+    BN's running statistics have a momentum of 0.003, as in the released code.
     """
 
     def __init__(self, config: Pretrain) -> None:
@@ -68,12 +68,12 @@ class RelativeLoc(nn.Module):
 
 
 def build(config: Pretrain, images: int) -> RelativeLoc:
-    """See RelativeLoc."""
+    """Build the networks; see RelativeLoc."""
     return RelativeLoc(config)
 
 
 def dropped(share: float, width: int, batch: Batch) -> Tensor:
-    """Draw the (8n, width) mask of what dropout leaves out."""
+    """Draw the (8n, width) mask of the values that dropout zeroes."""
     shape, device = (8 * batch.config.loss.group, width), batch.indices.device
     return torch.cat(
         [torch.rand(shape, generator=each, device=device) < share for each in batch.generators()]
@@ -81,10 +81,9 @@ def dropped(share: float, width: int, batch: Batch) -> Tensor:
 
 
 def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Take nine (n, 3, side, side) patches and classify where each of the outer ones lies, seen from the
-    centre.
+    """Classify the position of each of eight outer patches relative to the centre, (n, 3, side, side) each.
 
-    The centre is computed once for each, as released: BN counts it that often.
+    As in the released code, the centre is computed once for each outer patch; BN counts it eight times.
     """
     around = torch.stack([view for i, view in enumerate(views) if i != CENTRE], dim=1).flatten(0, 1)
     centre = views[CENTRE].repeat_interleave(8, dim=0)
@@ -103,5 +102,5 @@ def step(networks: RelativeLoc, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """Count eight patches, and the centre for each of them."""
+    """Count the eight outer patches, and the centre once for each of them."""
     return Work.at(config.views.patches.side, online=16)

@@ -14,18 +14,18 @@ TRAITS = Traits(measures=("accuracy",), views=1)
 
 
 def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn (n, 3, h, h) by 0, 90, 180, 270 degrees to the left: (4n, 3, h, h), and the (4n,) labels."""
+    """Rotate (n, 3, h, h) by 0, 90, 180 and 270 degrees to the left: (4n, 3, h, h), and (4n,) labels."""
     turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)], dim=1).flatten(0, 1)
     return turned, torch.arange(4, device=images.device).repeat(len(images))
 
 
 def build(config: Pretrain, images: int) -> nn.Module:
-    """The backbone and a classifier of four rotations."""
+    """Build the backbone and a classifier of four rotations."""
     return nn.ModuleDict({"online": BaselineEncoder(config, lambda channels: nn.Linear(channels, 4))})
 
 
 def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Take one (n, 3, h, h) view, turn it four ways, and classify by how much it was turned."""
+    """Rotate one (n, 3, h, h) view four ways and classify the rotation."""
     turned, angle = rotations(views[0])
     logits = networks.online(turned.contiguous(memory_format=torch.channels_last))
     yield F.cross_entropy(logits, angle)
@@ -33,5 +33,5 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
 
 
 def work(config: Pretrain) -> Work:
-    """Count one view, turned four ways."""
+    """Count one view, rotated four ways."""
     return Work.at(config.views.size, online=4)

@@ -15,11 +15,11 @@ TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True)
 
 
 def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of finding the other view among (2n, d) unit rows, an image's two views in a
-    row.
+    """Return the cross-entropy of finding each view's partner among (2n, d) unit rows, where an image's two
+    views are adjacent.
 
     Returns:
-        The loss, in float32 or wider, and the share of views that find theirs.
+        The loss, in float32 or wider, and the share of views that find their partner.
     """
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -29,7 +29,7 @@ def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def build(config: Pretrain, images: int) -> nn.Module:
-    """An encoder whose linear layers have no bias and whose last layer is BN."""
+    """Build an encoder whose linear layers have no bias and whose last layer is BN."""
     hidden, outputs = config.model.hidden, config.model.outputs
 
     def projector(channels: int) -> nn.Module:
@@ -50,9 +50,9 @@ def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:
     """Pass two (n, 3, h, w) views through the encoder at once, and compare them with those of all
     processes.
 
-    With OpenSelfSup's 8 GPUs each of them takes the gradient of the whole loss by its own images, and
-    their mean is stepped: an eighth of the loss's gradient. It matters where LARS does not adapt (BN), so
-    it is kept, on any number of GPUs: the gradient is divided by the config's number of groups.
+    Each of OpenSelfSup's 8 GPUs computes the gradient of the whole loss for its own images alone, and their
+    mean is an eighth of the loss's gradient. This matters where LARS does not adapt the rate (BN), so it is
+    reproduced on any number of GPUs: the gradient is divided by the config's number of groups.
     """
     both = torch.stack([*views], dim=1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     z = networks.online(both)

@@ -1,7 +1,7 @@
 """Triplet (Wang et al., ICCV 2021, arXiv 2104.08760, section 3): two networks, two views, a truncated loss.
 
-The online network predicts, from one view of an image, what the target network makes of the other view.
-The loss pulls the prediction to its target and pushes it from the targets of similar other images.
+The online network predicts the target network's projection of one view of an image from the other view.
+The loss pulls each prediction to its target and pushes it away from the targets of similar other images.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ TRAITS = Traits(
 
 
 def build(config: Pretrain, images: int) -> Networks:
-    """The online encoder, the predictor and the target encoder."""
+    """Build the online encoder, the predictor and the target encoder."""
     return Networks(**config.model.model_dump())
 
 
 def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
-    """Take two (n, 3, h, w) views and predict each one's target projection from the other one.
+    """Predict the target projection of each of two (n, 3, h, w) views from the other.
 
-    Each network sees each view at a resolution of its own, drawn anew in each iteration. The losses of both
-    directions are summed, which the authors do not halve.
+    Each network sees each view at a resolution of its own, drawn anew in each iteration. The loss is the
+    sum of both directions, not their mean, as in the authors' code.
     """
     (view_1, view_2), sides, config = views, batch.resolutions, batch.config.loss
     assert sides is not None
@@ -75,11 +75,11 @@ def truncated_triplet_loss(
     skip: int = 1,
     group_size: int | None = None,
 ) -> Tensor:
-    """Pull each prediction to its own target, push it from a deputy of its hard negatives.
+    """Pull each prediction to its own target and push it away from a deputy of its hard negatives.
 
     Row i of both inputs comes from image i. The distance is ``d(i, j) = -2 cos(p_i, z_j)``, the
     positive is ``d(i, i)``, and the negative deputy is the mean distance of the negatives ranked
-    ``skip + 1 .. nearest`` (the very nearest are likely false negatives and are skipped)::
+    ``skip + 1 .. nearest`` (the very nearest are skipped as likely false negatives)::
 
         loss = mean_i relu(gamma * d(i, i) - deputy(i) + margin)
 
@@ -87,11 +87,11 @@ def truncated_triplet_loss(
         prediction: (n, d) predictor outputs of the online network, any floating dtype.
         target: (n, d) projector outputs of the target network for the other view.
         gamma: weight of the positive.
-        margin: of the hinge, which the released 100 never lets switch off: distances lie in [-2, 2].
-        nearest: how many of the most similar negatives are looked at.
+        margin: margin of the hinge. Distances lie in [-2, 2], so at the released 100 it is always active.
+        nearest: number of most similar negatives to consider.
         skip: how many of those are left out of the deputy, most similar first.
         group_size: the negatives of a row come from its own group of this many consecutive rows; None
-            takes all n rows as one group. The authors' is the micro-batch of one GPU (196).
+            takes all n rows as one group. The authors' group is the micro-batch of one GPU (196).
 
     Returns:
         Scalar loss, computed in float32, or float64 where an input is (fp16 has steps of 0.0625 near 100).
@@ -118,8 +118,8 @@ def truncated_triplet_loss(
 def distances(
     prediction: Tensor, target: Tensor, nearest: int, skip: int, group: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the (n,) distances to the positive and to the negative deputy; the arguments are the
-    loss's."""
+    """Return the (n,) distances to the positive and to the negative deputy; the arguments are those of the
+    loss."""
     d = prediction.shape[1]
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     with torch.autocast(prediction.device.type, enabled=False):
@@ -134,13 +134,13 @@ def distances(
 
 @torch.no_grad()
 def measure(predictions: Tensor, targets: Tensor, config: Loss) -> list[Tensor]:
-    """Scalars of (n, d) predictions and targets: mean cosine of each prediction with its own target and
-    with the hard negatives that the loss takes; then see ``spread_and_rank``."""
+    """Return scalars of (n, d) predictions and targets: each prediction's mean cosine with its own target
+    and with the hard negatives of the loss, then those of ``spread_and_rank``."""
     positive, deputy = distances(predictions, targets, config.nearest, config.skip, config.group)
     return [-positive.mean() / 2, -deputy.mean() / 2, *spread_and_rank(targets)]
 
 
 def work(config: Pretrain) -> Work:
-    """Count both views' passes through both networks."""
+    """Count the passes of both views through both networks."""
     views = config.views
     return Work(2, 2, views.online, views.target, more_flop=2 * predictor_flop(config.model))

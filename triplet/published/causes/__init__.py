@@ -1,9 +1,9 @@
-"""Causes that may have made a result fall short of the published one, ranked by what they would explain.
+"""Causes that may have made a result fall short of the published one, ranked by how much they explain.
 
-Each check looks for a cause in what is known of a run and gives it a verdict: seen, possible or excluded.
-The ranking then asks how much of the shortfall each is expected to explain. What was seen explains as much
-as its published size allows. The rest is shared among what is possible, in proportion to how often such a
-cause was the answer in the threads of docs/explain.md, times how well its size fits what is left.
+Each check looks for a cause in the known facts of a run and gives it a verdict: seen, possible or excluded.
+The ranking then estimates how much of the shortfall each cause explains. A seen cause explains as much as
+its published size allows. Possible causes share the rest, in proportion to how often each was the answer in
+the threads of docs/explain.md, times how well its size fits the rest.
 """
 
 import math
@@ -70,29 +70,29 @@ PRIOR = {
     "BN folded into the weights": 0.03,
     "mixed precision": 0.02,
 }
-"""Relative likelihood of a cause before anything is known, by how often it was the answer in the threads of
-docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
+"""Relative likelihood of a cause before anything is known of the run: how often it was the answer in the
+threads of docs/explain.md, rounded by hand. Causes that are not named here have OTHER."""
 OTHER = 0.03
 PLANNED = 0.3
-"""Factor on the likelihood of a short training once the config plans a whole one."""
+"""Factor on the likelihood of a short training if the config plans a full one."""
 NEVER = 0.1
-"""Factor on the likelihood of a short training where nothing was learned; 900 iterations give 5 AP."""
+"""Factor on the likelihood of a short training if nothing was learned; 900 iterations give 5 AP."""
 MOST = 0.65
-"""Fraction of the AP up to which too short a training costs anything; an eighth of 1x costs a third."""
+"""Largest fraction of the AP that a short training may cost; an eighth of 1x costs a third."""
 HINTED = 4.0
 """Factor on the likelihood of a cause that the run is known to have, whether or not it matters there."""
 KNOWN = 1.0
-"""Likelihood of a cause without a published size that the run is known to have."""
+"""Likelihood of a cause that the run is known to have but that has no published size."""
 MILD = ("PreciseBN", "norm after res5", "another recipe")
-"""Causes with which others came within a few AP of what is published."""
+"""Causes with which others came within a few AP of the published result."""
 MILD_UP_TO = 3.0
-"""Shortfall in AP up to which such a cause is as likely as others that are known."""
+"""Shortfall in AP up to which a mild cause is as likely as other known causes."""
 FIRST = ("divergence", "masks alone", "another detector")
-"""Causes that, once they are seen, leave nothing to be explained otherwise."""
+"""Causes that explain the whole shortfall once they are seen."""
 UNSIZED = 1 / 20
 """Probability density of a cause without a published size: uniform up to 20 AP."""
 WIDER = (0.7, 1.4)
-"""Factors that widen a published size, which was measured on another detector or schedule."""
+"""Factors that widen a published size, as it was measured on another detector or schedule."""
 
 
 def find(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -105,9 +105,9 @@ def ranked(facts: Facts, reference: Reference, result: Result) -> list[Cause]:
     """Sort every cause by the part of the shortfall that it is expected to explain; divergence comes first.
 
     Args:
-        facts: what is known of the run.
+        facts: the known facts of the run.
         reference: the published result.
-        result: what was reached.
+        result: the AP that the run reached.
     """
     found = list(find(facts, reference, result))
     short = max(max(each or 0.0 for each in amount(reference, result)), NOISE)
@@ -145,8 +145,8 @@ def ranked(facts: Facts, reference: Reference, result: Result) -> list[Cause]:
 
 
 def _explained(box: tuple[float, float] | None, short: float) -> float:
-    """Return how much of a shortfall an observed cause explains, and less where it costs more than is
-    lacking."""
+    """Return how much of a shortfall an observed cause explains; less if it costs more than the
+    shortfall."""
     if box is None:
         return 0.0
     low, high = box
@@ -154,10 +154,10 @@ def _explained(box: tuple[float, float] | None, short: float) -> float:
 
 
 def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float, float]) -> float:
-    """Return the relative likelihood that a cause explains the rest: its prior times the fit of its
-    size."""
+    """Return the relative likelihood that a cause explains the rest: its prior times how well its size
+    fits."""
     prior = PRIOR.get(cause.name, OTHER) * (HINTED if cause.hinted else 1.0)
-    if cause.verdict == SEEN:  # there, of unknown size
+    if cause.verdict == SEEN:  # it is present, but its size is unknown
         return (0.3 if cause.name in MILD and left[0] > MILD_UP_TO else KNOWN) * UNSIZED
     if cause.name in ("schedule", "undecayed stop"):
         if reference.box - left[0] < network.NOTHING_LEARNED:
@@ -173,7 +173,7 @@ def _likely(cause: Cause, facts: Facts, reference: Reference, left: tuple[float,
 
 
 def _density(box: tuple[float, float], left: float) -> float:
-    """Return the probability density of a loss of AP under a published size, which is uncertain."""
+    """Return the probability density of a loss of AP, given an uncertain published size."""
     low, high = box[0] * WIDER[0] - NOISE, box[1] * WIDER[1] + NOISE
     away = max(low - left, left - high, 0.0)
     return math.exp(-((away / (2 * NOISE)) ** 2) / 2) / (high - low)

@@ -1,4 +1,4 @@
-"""One thing that may have made a result fall short, with its verdict and what it costs."""
+"""A cause that may have made a result fall short, with its verdict and its cost."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ NOTHING: Range = (0.0, 0.0)
 
 @dataclass(frozen=True)
 class Cause:
-    """One thing that could explain a shortfall."""
+    """A possible explanation of a shortfall."""
 
     name: str
     verdict: str
     text: str
     box: Range | None = None
-    """Box AP lost to it, at least and at most; None where nothing was published."""
+    """Least and most box AP lost to it; None if nothing was published."""
     mask: Range | None = None
     sizes: tuple[Range, ...] = ()
-    """The single published sizes behind ``box``, where there are several."""
+    """The single published sizes behind ``box``, if there are several."""
     hinted: bool = False
     """Whether the run is known to have it, though not whether it matters there."""
     part: float = 0.0
@@ -36,7 +36,7 @@ Check = Callable[[Facts, Reference, Result], Iterator[Cause]]
 
 
 def excluded(name: str, text: str) -> Cause:
-    """Return a cause that what is known excludes."""
+    """Return a cause that the known facts exclude."""
     return Cause(name, EXCLUDED, text, NOTHING, NOTHING)
 
 

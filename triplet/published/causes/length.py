@@ -1,4 +1,4 @@
-"""Too short a training: compressed as a whole, or stopped before the learning rate fell."""
+"""Checks for a training that was too short: compressed as a whole, or stopped before the rate fell."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from triplet.published.facts import Facts
 from triplet.published.reference import Reference
 
 ALMOST = 0.97
-"""Fraction of a schedule that counts as all of it."""
+"""Fraction of a schedule that counts as the full schedule."""
 NEAR = 1.0
-"""Largest distance in AP at which a published point is called near a result."""
+"""Largest distance in AP at which a published point counts as near a result."""
 
 
 def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Check for a schedule that is shorter than the published one and ends with a decayed rate."""
+    """Check for a schedule shorter than the published one that ends with a decayed rate."""
     name, length, full = "schedule", facts.length, reference.iterations
     possible = (0.0, max(0.0, reference.box - result[0]))
     if length is None:
@@ -79,7 +79,7 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
     cost = (max(0.0, expected.low - reached), max(0.0, expected.high - reached))
     text = f"the last learning rate was {facts.last_rate:g}, {left:.0%} of its peak"
     text += ": compress the schedule instead of cutting it short"
-    if left < 0.5:  # the published curve ends where the rate falls first
+    if left < 0.5:  # the published curve ends at the first fall of the rate
         yield Cause(name, SEEN, f"{text}; a stop before it fell costs {span(cost)}", None)
     else:
         yield Cause(name, SEEN, text, cost)
@@ -93,7 +93,7 @@ def _never_falls(facts: Facts) -> bool:
 
 
 def unknown_batch(facts: Facts) -> str:
-    """Say why the length is unknown though a log shows iterations; empty where it shows none."""
+    """Say why the length is unknown although the log shows iterations; empty if it shows none."""
     if facts.iterations is None:
         return ""
     return f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
@@ -128,11 +128,11 @@ def stopped_like(reference: Reference, result: Result) -> tuple[list[int], list[
 
 
 def ratio(reference: Reference, result: Result) -> str:
-    """Say which of the two ways to train too briefly the ratio of box to mask AP favours; empty without
+    """Say which of the two kinds of short training the ratio of box to mask AP favours; empty without
     masks.
 
-    The ratio grows with training, and more once the learning rate has fallen. Each AP is uncertain by
-    noise, so a ratio is by about 0.02 at 25 AP.
+    The ratio grows with training, and faster after the learning rate has fallen. The noise of each AP makes
+    the ratio uncertain by about 0.02 at 25 AP.
     """
     if not result[1] or not reference.mask:
         return ""
@@ -181,7 +181,8 @@ def _fits(found: tuple[list[int], list[int]], words: str, none: str = "no length
 
 
 def _lengths(reference: Reference) -> list[int]:
-    """Return the schedules to try: from 1/128 of the published length to all of it, eight per doubling."""
+    """Return the schedules to try: from 1/128 of the published length to the full one, eight per
+    doubling."""
     return [round(reference.iterations * 2 ** (-step / 8)) for step in range(8 * 7)][::-1]
 
 

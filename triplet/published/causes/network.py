@@ -12,11 +12,11 @@ from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, Pixels
 from triplet.published.reference import Reference
 
 ANY = "moco-v2"
-"""Method whose ratio of box to mask AP stands for all: they differ less than the two detectors do."""
+"""Method whose ratio of box to mask AP stands for all: methods differ less than the two detectors do."""
 NOTHING_LEARNED = 2.0
 """Box AP below which hardly anything was learned, or the evaluation is wrong; 900 iterations give 5."""
 LEAST_RATIO = 0.7
-"""Fraction of the box AP below which no published mask AP lies: the lowest is 0.83."""
+"""Smallest plausible ratio of mask AP to box AP; the lowest published one is 0.83."""
 VAL_SETS = ("coco_2017_val", "coco_2014_minival")
 """Names of the 5000 images on which the published runs were evaluated."""
 FROZEN = ("FrozenBN", "")
@@ -28,7 +28,7 @@ ANOTHER = {
     "moco_v2_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
     "moco_v1_200ep_pretrain.pth.tar": "MoCo's own release, where the table has OpenSelfSup's",
 }
-"""Files that bear the name of a method but are not the weights of the table's method."""
+"""Files named after a method that are not the weights of that method in the table."""
 
 
 def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -57,7 +57,7 @@ def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Caus
 
 
 def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Check for a file of the right format that is not the one behind the published result."""
+    """Check for a file of the right format other than the one behind the published result."""
     name = "other weights"
     cost, masks, source = effects.size("other-weights")
     if reference.method == "random":
@@ -205,7 +205,7 @@ def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
 
 
 def _alike(known: Pixels, right: Pixels) -> bool:
-    """Return whether what is known of the input agrees with what the weights expect."""
+    """Return whether the known facts of the input agree with what the weights expect."""
     return all(found is None or _same(found, due) for found, due in zip(known, right, strict=True))
 
 
@@ -277,7 +277,7 @@ def another_detector(facts: Facts, reference: Reference, result: Result) -> Iter
 
 
 def _known(cause: str) -> tuple[Range, Range | None, str]:
-    """Return a size that configs/causes.yaml is known to have."""
+    """Return the size of a cause for which configs/causes.yaml always has one."""
     box, mask, source = effects.size(cause)
     assert box
     return box, mask, source

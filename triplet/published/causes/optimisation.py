@@ -12,11 +12,11 @@ from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
 SMALL = 1.5
-"""Largest shortfall in AP that noise, or a rate tuned for the published result, may explain."""
+"""Largest shortfall in AP that may be explained by noise, or by a rate tuned for the published result."""
 DECAY = 1e-4
 """Weight decay of Detectron2's and mmdetection's R-CNNs."""
 WHOLE_SETS = ("coco_2017_train", "coco_2014_train, coco_2014_valminusminival")
-"""Names of what the published runs trained on."""
+"""Names of the training sets of the published runs."""
 
 
 def divergence(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -58,7 +58,7 @@ def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
 
 
 def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Check for the other one of the table's two recipes."""
+    """Check for a run that used the other one of the table's two recipes."""
     known = recipes().get(facts.scheduler or "")
     if known is None or not reference.of_table:
         return
@@ -69,14 +69,14 @@ def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
 
 
 def decay(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Check for a weight decay that is far from what all published runs had."""
+    """Check for a weight decay far from that of all published runs."""
     if facts.decay is not None and not DECAY / 4 < facts.decay < 4 * DECAY:
         text = f"{facts.decay:g}, in the published runs {DECAY:g}; no published size"
         yield Cause("weight decay", SEEN, text)
 
 
 def tuned_rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Check whether the published result had its rate and weight decay tuned."""
+    """Check whether rate and weight decay were tuned for the published result."""
     if max(each or 0.0 for each in amount(reference, result)) > SMALL:
         return
     box, mask, source = effects.size("rate-tuned")
@@ -106,7 +106,7 @@ def rescaled(facts: Facts, reference: Reference, result: Result) -> Iterator[Cau
 
 
 def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
-    """Check for a training set that is a part of the published one, or another one."""
+    """Check for a training set that is only a part of the published one, or a different one."""
     name = "training data"
     _, _, source = effects.size("data")
     if facts.images is not None and facts.images < 0.97 * IMAGES:
@@ -138,7 +138,7 @@ def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[
             name, SEEN, f"longer sides of {facts.longest} at most, the recipe's 1200 or 1333; {source}"
         )
     elif len(set(facts.sizes)) == 1:
-        verdict = SEEN if reference.method else POSSIBLE  # elsewhere it is the custom
+        verdict = SEEN if reference.method else POSSIBLE  # outside the table it is common practice
         yield Cause(
             name,
             verdict,
