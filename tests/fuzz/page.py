@@ -21,15 +21,15 @@ PAGE = ROOT / "docs" / "robustness.md"
 
 INTRODUCTION = """# What files of others may do
 
-Weights, archives, annotations, configs, records and logs come from others, by mistake or by intent not as
-they should be. The kit reads them without running anything in them, and within bounds: a small file cannot
-take much memory or time, whatever it says of itself, and a large honest one is read. What is refused gets
-one line (what was found, where, the bound, what to do) and exit code 2.
+Weights, archives, annotations, configs, records and logs come from others, and some are damaged or hostile.
+The kit runs nothing that is in them and reads them within bounds: a small file cannot take much memory or
+time, whatever it says of itself, and a large honest file is read. A file that is refused gets one line (what
+was found, where, the bound, what to do) and exit code 2.
 
 - **Pickles** (PyTorch's files, `.pkl`) are surveyed first, with stand-ins for everything that they name
-  (`triplet/weights/pickles.py`): a tensor, an array or a storage is not larger than the file that it is in.
-  Only then torch or numpy makes the tensors, as tensors and plain values alone. CRCs inside are checked.
-- **safetensors** are read without a library; tensors lie inside the file, and on no other one.
+  (`triplet/weights/pickles.py`): no tensor, array or storage may be larger than the file. Only then does
+  torch or numpy build tensors and plain values, and nothing else. CRCs inside the file are checked.
+- **safetensors** are read without a library; each tensor must lie inside the file and overlap no other.
 - **Archives** unpack to at most 20 times their size, below their folder, without links and devices.
 - **YAML** is counted with its aliases written out before it is built; **JSON** has bounds of size and
   depth.
@@ -44,8 +44,8 @@ TRIED = """
 ## What was tried
 
 `make fuzz MINUTES=60` changes honest files at random and gives them to each reader, each in a process with
-{seconds_a_case} s and {gigabytes} GB. It may return a result or refuse in one line. Everything else (a
-traceback, a hang, too much memory, a crash) is a failure. `.ci/run` does it for two minutes.
+{seconds_a_case} s and {gigabytes} GB. The reader may return a result, or refuse in one line. Everything else (a
+traceback, a hang, too much memory, a crash) is a failure. `.ci/run` includes two minutes of this.
 
 Of {cases} cases in {minutes:g} minutes (seed {seed}, version {kit}) {failed} failed:
 
@@ -53,16 +53,16 @@ Of {cases} cases in {minutes:g} minutes (seed {seed}, version {kit}) {failed} fa
 |---|---|--:|--:|--:|--:|--:|--:|"""
 
 KILLED = """
-## What may end it
+## Kills
 
-A stage may be killed at any moment: what is trained, unpacked or computed by then is gone on from, and the
-end is the same as of a stage that was never killed. What only an unfinished stage needs is deleted once its
-record is on the disk. Checkpoints say which settings and inputs they are of, so that nothing goes on from
-those of others, even where what the stage set out to do is damaged. A file of the data that is replaced
-while a stage works is noticed when it ends: by its content, in a folder by its size and time of writing.
+A stage may be killed at any moment. The same command continues from what was trained, unpacked or computed
+by then, and ends as if the stage had never been killed. Files that only an unfinished stage needs are deleted
+after its record is on the disk. A checkpoint names the settings and inputs that it belongs to, so no other
+run continues from it. If a data file is replaced while a stage works, the stage notices when it ends: by the
+file's content, and in a folder by its size and time of writing.
 
-Two kills in a pretraining, and one at an end, are among the slow tests. With 50 at random moments, and 20
-aimed at the ends of the stages:
+The slow tests kill a pretraining twice, and a stage once at its end. This command kills at 50 random moments,
+and at 20 moments near the ends of stages:
 
 ```sh
 KILLS=50 FAILPOINTS=20 .venv/bin/pytest -n 0 tests/test_kills.py tests/linear/test_kills.py
