@@ -15,8 +15,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 SCREENS = KIT / "artifacts" / "report"
 """Where the screenshots of these tests stay to be looked at; git ignores it."""
 WIDTHS = (380, 768, 1280, 1920)
-SHOWN = (380, 1280)
-"""The widths of screenshots."""
 CUT = """() => {
   const parts = document.querySelectorAll('.scroll, td, th, dd, pre, li, summary, figcaption, .frame');
   return [...parts]
@@ -73,7 +71,7 @@ def test_nothing_is_cut_or_small_at_any_width(shown, browser, scheme):
     page.goto(address)
     page.evaluate(DRAW)
     SCREENS.mkdir(parents=True, exist_ok=True)
-    for width in SHOWN:
+    for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         path = SCREENS / f"{state}-{width}-{scheme}.jpg"
         page.screenshot(path=path, full_page=True, type="jpeg", quality=60)
