@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.conftest import KIT, placed
 from tests.support import run_records
@@ -173,12 +174,12 @@ def test_a_picture_opens_large_beside_the_truth(shown, browser):
     page.goto(address)
     page.locator(".pictures button", has=page.locator(".found")).first.click()
     dialog = page.locator("dialog")
-    assert dialog.locator(".large img").count() == 2
+    expect(dialog.locator(".large img")).to_have_count(2, timeout=30_000)
     before = dialog.locator(".said").inner_text()
     page.keyboard.press("ArrowRight")
-    assert dialog.locator(".said").inner_text() != before
+    expect(dialog.locator(".said")).not_to_have_text(before, timeout=30_000)
     page.keyboard.press("Escape")
-    assert dialog.is_hidden()
+    expect(dialog).to_be_hidden(timeout=30_000)
     page.close()
 
 
