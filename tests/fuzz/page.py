@@ -23,8 +23,8 @@ INTRODUCTION = """# What files of others may do
 
 Weights, archives, annotations, configs, records and logs come from others, and some are damaged or hostile.
 The kit runs nothing that is in them and reads them within bounds: a small file cannot take much memory or
-time, whatever it says of itself, and a large honest file is read. A file that is refused gets one line (what
-was found, where, the bound, what to do) and exit code 2.
+time, whatever it says of itself, and a large honest file is read. A file that is refused gets one line
+(what was found, where, the bound, what to do) and exit code 2.
 
 - **Pickles** (PyTorch's files, `.pkl`) are surveyed first, with stand-ins for everything that they name
   (`triplet/weights/pickles.py`): no tensor, array or storage may be larger than the file. Only then does
@@ -44,8 +44,8 @@ TRIED = """
 ## What was tried
 
 `make fuzz MINUTES=60` changes honest files at random and gives them to each reader, each in a process with
-{seconds_a_case} s and {gigabytes} GB. The reader may return a result, or refuse in one line. Everything else (a
-traceback, a hang, too much memory, a crash) is a failure. `.ci/run` includes two minutes of this.
+{seconds_a_case} s and {gigabytes} GB. The reader may return a result, or refuse in one line. Everything
+else (a traceback, a hang, too much memory, a crash) is a failure. `.ci/run` includes two minutes of this.
 
 Of {cases} cases in {minutes:g} minutes (seed {seed}, version {kit}) {failed} failed:
 
@@ -56,13 +56,13 @@ KILLED = """
 ## Kills
 
 A stage may be killed at any moment. The same command continues from what was trained, unpacked or computed
-by then, and ends as if the stage had never been killed. Files that only an unfinished stage needs are deleted
-after its record is on the disk. A checkpoint names the settings and inputs that it belongs to, so no other
-run continues from it. If a data file is replaced while a stage works, the stage notices when it ends: by the
-file's content, and in a folder by its size and time of writing.
+by then, and ends as if the stage had never been killed. Files that only an unfinished stage needs are
+deleted after its record is on the disk. A checkpoint names the settings and inputs that it belongs to, so
+no other run continues from it. If a data file is replaced while a stage works, the stage notices when it
+ends: by the file's content, and in a folder by its size and time of writing.
 
-The slow tests kill a pretraining twice, and a stage once at its end. This command kills at 50 random moments,
-and at 20 moments near the ends of stages:
+The slow tests kill a pretraining twice, and a stage once at its end. This command kills at 50 random
+moments, and at 20 moments near the ends of stages:
 
 ```sh
 KILLS=50 FAILPOINTS=20 .venv/bin/pytest -n 0 tests/test_kills.py tests/linear/test_kills.py
