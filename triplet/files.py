@@ -16,6 +16,8 @@ from triplet import untrusted
 from triplet.errors import KitError
 from triplet.progress import say
 
+LEFT_BEHIND = ".*.[0-9]*.tmp"
+"""Pattern of the temporary files of ``atomic``, which a killed process leaves."""
 TEMPORARY = 230
 """Bytes of a name to keep in that of its temporary file; file systems allow 255."""
 

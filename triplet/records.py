@@ -356,7 +356,7 @@ class _DamagedError(KitError):
 def _tidy(folder: Path, scratch: Sequence[str]) -> None:
     """Delete the files that a recorded stage no longer needs."""
     # A killed process leaves its temporary files, see ``files.atomic``.
-    for pattern in ("started.json", ".*.[0-9]*.tmp", *scratch):
+    for pattern in ("started.json", files.LEFT_BEHIND, *scratch):
         for path in folder.glob(pattern):
             path.rmdir() if path.is_dir() else path.unlink()
 

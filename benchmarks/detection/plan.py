@@ -141,12 +141,14 @@ class FinetunePlan:
         if 0 < self.bn_images < curves.BATCH:
             unlike.append(f"BN over {self.bn_images} images")
         found = curves.expected(self.method, kind, self.iterations * self.batch / 16, runs, unlike)
-        if not found or not 0 < self.bn_images < curves.POOL:
+        if not found or not (cost := self._cost_of_bn()):
             return found
+        return replace(found, box=found.box.lowered(cost[0]), mask=found.mask.lowered(cost[1]))
+
+    def _cost_of_bn(self) -> tuple[float, float] | None:
+        """Return the most box and mask AP that so small a BN pool has cost; None for a larger one."""
         box, mask, _ = effects.size("bn-batch")
-        assert box
-        assert mask
-        return replace(found, box=found.box.lowered(box[1]), mask=found.mask.lowered(mask[1]))
+        return (box[1], mask[1]) if 0 < self.bn_images < curves.POOL and box and mask else None
 
     @property
     def detector(self) -> str | None:
@@ -215,11 +217,8 @@ class FinetunePlan:
         if not changes:
             return ""
         text = f"that is for {config}; not known is what this costs: {', '.join(changes)}"
-        if 0 < self.bn_images < curves.POOL:
-            box, mask, _ = effects.size("bn-batch")
-            assert box
-            assert mask
-            text += f"; BN over 2 images cost {box[1]} / {mask[1]} AP from scratch"
+        if cost := self._cost_of_bn():
+            text += f"; BN over 2 images cost {cost[0]} / {cost[1]} AP from scratch"
             text += ", by which the lower ends are lower"
         return text
 

@@ -111,7 +111,7 @@ def predict(
         inputs={"model": weights, "config": config},
         seen=seen,
         force=force,
-        scratch=(DONE, "pictures/**/.*.[0-9]*.tmp"),
+        scratch=(DONE, f"pictures/**/{files.LEFT_BEHIND}"),
     )
 
 

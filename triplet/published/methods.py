@@ -41,12 +41,12 @@ class Method(Settings):
     @property
     def source(self) -> Literal["README", "zoo"]:
         """The source of the AP of the method's own weights: README, unless README's is of another file."""
-        return "zoo" if self.readme.file and self.zoo else "README"
+        return "README" if self.of_its_weights is self.readme else "zoo"
 
     @property
     def of_its_weights(self) -> PublishedAP:
         """The published AP of the method's own weights."""
-        return self.zoo if self.source == "zoo" and self.zoo else self.readme
+        return self.zoo if self.readme.file and self.zoo else self.readme
 
 
 class Methods(RootModel[dict[str, Method]]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from triplet.published.causes import EXCLUDED, Cause
 from triplet.published.curves import NOISE
-from triplet.report.coco import CocoRow
+from triplet.report.coco import CocoRow, of_zoo
 from triplet.report.tables import anchor, gains, slug, why
 from triplet.runs import STAGES, Run, Unfinished, score
 from triplet.scores import TASKS
@@ -171,8 +171,7 @@ def dots(lines: Sequence[CocoRow]) -> Dots:
         if tracks:
             found.append((labels[method], tracks))
     ticks = {task: _ticks(*scales[task]) for task in tasks}
-    of_zoo = [labels[method] for method in dict.fromkeys(line.method for line in lines if line.of_zoo)]
-    return Dots(tasks, ticks, found, " and ".join(of_zoo))
+    return Dots(tasks, ticks, found, of_zoo(lines))
 
 
 def _scale(lines: Sequence[CocoRow]) -> tuple[float, float]:
@@ -205,7 +204,7 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
             marks.append(Mark(at, least, most, text, line.schedule == "2x"))
     own = sorted((line for line in lines if line.ours[0]), key=lambda line: " (" in line.label)
     best = own[0].ours[0].text() if own and own[0].ours[0] else ""
-    other = first.readme if first.of_zoo else first.zoo[0]
+    other = first.readme if first.source == "zoo" else first.zoo[0]
     return Track(
         _place(first.published, low, high),
         None if other in (None, first.published) else _place(other, low, high),

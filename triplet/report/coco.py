@@ -1,7 +1,7 @@
 """COCO's table: each method's published AP, and the reached and expected AP of our runs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +37,8 @@ class CocoRow:
     readme: float
     zoo: tuple[float | None, float | None, float | None]
     """AP, AP50, AP75."""
+    published: float
+    """AP of the method's own weights."""
     source: str
     """The source of the AP of the method's own weights: README or zoo."""
     ours: tuple[Score | None, Score | None, Score | None] = (None, None, None)
@@ -54,16 +56,6 @@ class CocoRow:
     """Command that makes our result, if it is missing."""
     cause: str = ""
     """Key in ``causes``, if our result falls short."""
-
-    @property
-    def of_zoo(self) -> bool:
-        """Whether the AP of the method's own weights comes from the zoo, and README has another one."""
-        return self.source == "zoo" and self.zoo[0] is not None
-
-    @property
-    def published(self) -> float:
-        """Published AP of the method's own weights."""
-        return self.zoo[0] if self.of_zoo and self.zoo[0] is not None else self.readme
 
     @property
     def difference(self) -> float | None:
@@ -98,8 +90,14 @@ def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
 def _published(name: str, method: Method, column: str) -> CocoRow:
     zoo = method.zoo
     ap, ap50, ap75 = (getattr(zoo, column + end) if zoo else None for end in ("", "50", "75"))
-    readme = getattr(method.readme, column)
-    return CocoRow(name, method.label, column, readme, (ap, ap50, ap75), method.source)
+    readme, own = (getattr(each, column) for each in (method.readme, method.of_its_weights))
+    return CocoRow(name, method.label, column, readme, (ap, ap50, ap75), own, method.source)
+
+
+def of_zoo(lines: Sequence[CocoRow]) -> str:
+    """The methods whose published AP is the zoo's, since README's belongs to other weights."""
+    found = dict.fromkeys(line.label.partition(" (")[0] for line in lines if line.source == "zoo")
+    return " and ".join(found)
 
 
 def _with(line: CocoRow, **changes: object) -> CocoRow:

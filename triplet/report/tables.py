@@ -108,13 +108,13 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
     )
     found = []
     for task in TASKS.values():
-        others = " and ".join(dict.fromkeys(line.label for line in lines if line.source == "zoo"))
         note = (
             "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from. "
-            f"Published: README's, but of {others or 'none'} the zoo's, because README's belong to other "
-            f"weights. Two runs of the same thing differ by about {NOISE} AP; with several seeds ours is "
-            "mean ± standard deviation. At the full schedule (2x) the verdict compares ours with the "
-            "published AP, at a shorter one with what published curves let one expect of that length."
+            f"Published: README's, but of {coco.of_zoo(lines) or 'none'} the zoo's, because README's "
+            f"belong to other weights. Two runs of the same thing differ by about {NOISE} AP; with several "
+            "seeds ours is mean ± standard deviation. At the full schedule (2x) the verdict compares ours "
+            "with the published AP, at a shorter one with what published curves let one expect of that "
+            "length."
         )
         title = f"COCO val2017, Mask R-CNN R50-C4: {task} AP"
         grid = Grid(f"coco-{task}", title, note, columns, extra=EXTRA)
