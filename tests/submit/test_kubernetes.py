@@ -118,9 +118,10 @@ def test_stages_of_several_sizes_are_a_job_set_link_by_link(places):
         assert len(f"{name}-{link['name']}-0-11-abcde") <= 63  # a pod
 
 
-def test_a_job_of_a_set_is_what_it_is_alone(places):
+def test_a_job_of_a_set_is_what_it_is_alone_but_for_its_name(places):
     _, alone = documents("finetune", gpus=8, nodes=2)
     (job_set,) = documents("convert", "finetune", gpus=8, nodes=2)
+    assert job_set["metadata"]["name"] != documents("convert", "finetune")[0]["metadata"]["name"]
     (together,) = [each["template"] for each in job_set["spec"]["replicatedJobs"][1:]]
     for job in (alone, together):
         pod(job).pop("subdomain")

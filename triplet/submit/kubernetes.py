@@ -29,7 +29,7 @@ def write(jobs: Sequence[Job]) -> dict[str, str]:
     """Return one file for all runs."""
     documents = []
     for run, name in enumerate(jobs[0].runs):
-        named = label(title(jobs), name)
+        named = _name(jobs, name)
         if _alike(jobs):
             documents += [_service(named), _job(named, name, jobs, run)]
         else:
@@ -43,6 +43,12 @@ def write(jobs: Sequence[Job]) -> dict[str, str]:
 def _alike(jobs: Sequence[Job]) -> bool:
     """Return whether all stages take the same number of nodes."""
     return len({job.resources.nodes for job in jobs}) == 1
+
+
+def _name(jobs: Sequence[Job], run: str) -> str:
+    """Return the name of a run's Job or JobSet, which differ: a JobSet would take the service that an
+    earlier Job of its name left for its own."""
+    return label(title(jobs) if _alike(jobs) else f"{title(jobs)}-set", run)
 
 
 def _service(name: str) -> dict[str, Any]:
@@ -182,5 +188,5 @@ def submissions(files: Sequence[Path], *, force: bool) -> list[list[str]]:
 def queued(jobs: Sequence[Job]) -> list[str]:
     """Return the jobs of the same stages and runs that Kubernetes already has."""
     kind = "jobs" if _alike(jobs) else "jobsets"
-    names = [label(title(jobs), run) for run in jobs[0].runs]
+    names = [_name(jobs, run) for run in jobs[0].runs]
     return ask(["kubectl", "get", kind, *names, "--ignore-not-found", "--output=name"]).split()
