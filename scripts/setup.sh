@@ -18,7 +18,8 @@ case $(uname -s)-$(uname -m) in
   Linux-*) echo "setup: Linux on $(uname -m): the lock has packages for ARM64; nothing has been run on one" ;;
   Darwin-arm64) echo "setup: macOS: untested; packages exist for macOS 14 and later, and the stages would run on the CPU" ;;
   Darwin-*) die "PyTorch has no packages for Macs with Intel processors; take Linux, or a Mac with Apple's" ;;
-  *) die "on Windows the kit runs inside WSL2: wsl --install, then make setup in the Ubuntu that it brings" ;;
+  MINGW* | MSYS* | CYGWIN*) die "on Windows the kit runs inside WSL2: wsl --install, then make setup in the Ubuntu that it brings" ;;
+  *) die "the kit runs on Linux, and its CPU stages on macOS: found $(uname -s)" ;;
 esac
 
 usable='import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'

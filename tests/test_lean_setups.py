@@ -70,6 +70,12 @@ def locked(commands):
     ("system", "machine", "message", "refused"),
     [
         ("MINGW64_NT-10.0-22631", "x86_64", "setup: on Windows the kit runs inside WSL2: ", True),
+        (
+            "FreeBSD",
+            "amd64",
+            "setup: the kit runs on Linux, and its CPU stages on macOS: found FreeBSD",
+            True,
+        ),
         ("Darwin", "x86_64", "setup: PyTorch has no packages for Macs with Intel processors", True),
         ("Darwin", "arm64", "setup: macOS: untested; packages exist for macOS 14 and later", False),
         ("Linux", "aarch64", "setup: Linux on aarch64: the lock has packages for ARM64; nothing", False),

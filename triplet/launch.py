@@ -20,6 +20,8 @@ def main() -> int:
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun would choose the same, with a long message
         os.environ |= {"OMP_NUM_THREADS": "1", "TRIPLET_OWN_THREADS": "1"}  # see Processes.use_cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    # Torchrun's own, and the signal by which jobs in Apptainer are stopped.
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGURG")
     logging.disable(logging.ERROR)
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException

@@ -1,4 +1,4 @@
-"""Turn SIGTERM, SIGINT and SIGHUP into a flag that long work polls between two steps."""
+"""Turn SIGTERM, SIGINT, SIGHUP and SIGURG into a flag that long work polls between two steps."""
 
 import os
 import signal
@@ -9,9 +9,9 @@ from types import FrameType
 from triplet.errors import Interrupted, WorkerKilled
 from triplet.progress import first_here, leave_terminal, say
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that ask for a stop: from a scheduler or Docker, from Ctrl-C, and from a closed terminal or
-ssh."""
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGURG)
+"""Signals that ask for a stop: from a scheduler or Docker, from Ctrl-C, from a closed terminal or ssh, and
+from a job in Apptainer, where the others would also end the process that serves the image's files."""
 
 
 class Stop:

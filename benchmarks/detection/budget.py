@@ -115,9 +115,22 @@ def part(schedule: str, cfg: CfgNode) -> float:
     """Return the fraction of a config's own schedule that the user asks for.
 
     Args:
+        schedule: see ``length``.
+        cfg: config with its full schedule.
+
+    Raises:
+        KitError: ``schedule`` is no length.
+    """
+    value, in_1x = length(schedule)
+    return value * SCHEDULE_1X / (cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH) if in_1x else value
+
+
+def length(schedule: str) -> tuple[float, bool]:
+    """Return the length of a schedule, and whether its unit is Detectron2's 1x.
+
+    Args:
         schedule: ``2x``, ``1x``, ``1/2x``, ``0.3x`` in units of Detectron2's 1x (1.44 million images), or
             ``1/2``, ``0.3``, ``1`` as a fraction of the config's own.
-        cfg: config with its full schedule.
 
     Raises:
         KitError: ``schedule`` has none of these forms.
@@ -125,10 +138,11 @@ def part(schedule: str, cfg: CfgNode) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?|\d+/\d+)(x?)", schedule)
     value = float(Fraction(match[1])) if match and not match[1].endswith("/0") else 0.0
     if not match or value <= 0:
-        raise KitError(f"--schedule is 2x, 1x, 1/2x, 1/4x, 1/8x or a part such as 1/2: found {schedule!r}")
-    if not match[2]:
-        return value
-    return float(value * SCHEDULE_1X / (cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH))
+        raise KitError(
+            "the length of a schedule is 2x, 1x, 1/2x, 1/4x, 1/8x or a part such as 1/2: "
+            f"found {schedule!r}"
+        )
+    return value, bool(match[2])
 
 
 def compress(cfg: CfgNode, fraction: float) -> CfgNode:

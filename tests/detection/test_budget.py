@@ -24,7 +24,7 @@ def test_schedules(schedule, part):
 
 @pytest.mark.parametrize("schedule", ["", "x", "0x", "1/0", "-1x", "2 x", "two", "1e3"])
 def test_no_schedules(schedule):
-    with pytest.raises(KitError, match="--schedule is 2x, 1x"):
+    with pytest.raises(KitError, match="a schedule is 2x, 1x"):
         budget.part(schedule, MOCO)
 
 

@@ -177,10 +177,15 @@ def test_nothing_is_no_budget(capsys, option, value):
     assert f"argument {option}: found {value}, expected" in capsys.readouterr().err
 
 
+def test_no_length_of_a_schedule_is_no_budget(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--schedule", "much"])
+    assert "argument --schedule: the length of a schedule is 2x, 1x, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--schedule", "much"], "--schedule is 2x, 1x"),
         (["--schedule", "1/400"], "1 iterations are left of 400: too few"),
         (["--images-per-gpu", "3"], "--images-per-gpu may be 1, 2, 4"),
     ],

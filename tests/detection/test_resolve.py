@@ -57,7 +57,7 @@ def test_a_resumed_run_keeps_the_schedule_that_hours_made(cfg):
     [
         (FinetuneOptions(hours=1, schedule="1x"), "both say how long to train"),
         (FinetuneOptions(images_per_gpu=3), "--images-per-gpu may be 1, 2"),
-        (FinetuneOptions(schedule="0x"), "--schedule is 2x, 1x"),
+        (FinetuneOptions(schedule="0x"), "a schedule is 2x, 1x"),
     ],
 )
 def test_options_that_cannot_be_are_refused(cfg, options, message):

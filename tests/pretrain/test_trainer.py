@@ -116,6 +116,7 @@ def assert_same_run(folder, whole):
         pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGURG, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),
     ],
 )

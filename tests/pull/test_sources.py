@@ -102,3 +102,6 @@ def test_the_page_on_hosts_is_the_file_of_sources():
         for row, source in load_sources().weights.items()
         for file in source.files
     ]
+    published = [row for row, source in load_sources().weights.items() if source.files[0].checksum]
+    assert "only torchvision's has a published checksum" in page
+    assert published == ["supervised-torchvision"]

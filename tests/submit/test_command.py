@@ -132,6 +132,16 @@ def test_kubernetes_creates_and_with_force_replaces(said, capsys, monkeypatch):
     assert "kubectl replace --force --filename " in said.read_text()
 
 
+def test_kubernetes_asks_for_the_kind_that_it_makes(said, capsys, monkeypatch):
+    chosen = ("convert", "eval", "--on", "k8s", "--container", "registry/kit:1")
+    asked = said.with_name("asked")
+    kubectl = said.with_name("bin") / "kubectl"
+    kubectl.write_text(kubectl.read_text().replace("else for", f'else echo "$2" >> {asked}; for'))
+    assert submit(*chosen) == 0
+    assert submit(*chosen, "--nodes", 2) == 0
+    assert asked.read_text().split() == ["jobs", "jobsets"]
+
+
 def test_sky_launches_a_managed_job_for_each_run(said, capsys):
     chosen = (
         "convert",
@@ -180,7 +190,6 @@ K8S_ASKED = ["--on", "k8s", "--container", "registry/kit:1"]
         (["eval", "--on", "slurm", "--container", "/tmp"], "found no file /tmp"),
         (["convert", "eval", "--on", "sky", "--bucket", "s3://b"], "ON=sky needs GPU=card"),
         (["eval", *K8S_ASKED, "--partition", "x"], "PARTITION is for ON=slurm: found ON=k8s"),
-        (["convert", "eval", *K8S_ASKED, "--nodes", 2], "convert knows one process only"),
         (["pull", "eval", *K8S_ASKED, "--seeds", 0, 1], "pull is done once for all 2 runs"),
         (["eval", "--on", "sky", "--bucket", "s3://b"], "ON=sky needs GPU=card"),
         (["eval", "--on", "sky", "--gpu", "T4"], "ON=sky needs BUCKET=s3://name"),
@@ -199,6 +208,7 @@ def test_what_cannot_be_is_said_in_one_line(places, capsys, arguments, message):
     ("arguments", "message"),
     [
         (["finetune --schedul 1x", "--on", "slurm"], "unrecognized arguments: --schedul;"),
+        (["finetune --schedule much", "--on", "slurm"], "the length of a schedule is 2x, 1x, 1/2x"),
         (["eval", "--on", "slurm", "--hours", "0"], "argument --hours: found 0, expected a number above 0"),
         (["eval", "--on", "slurm", "--hours", "-1"], "argument --hours: found -1"),
         (["eval", "--on", "lsf"], "argument --on: invalid choice: 'lsf'"),

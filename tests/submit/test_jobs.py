@@ -99,7 +99,7 @@ def test_a_method_that_is_none_and_a_bad_name_are_refused():
 def test_a_label_is_a_name_of_hosts_and_differs_from_run_to_run(places, monkeypatch):
     names = {label(stage, run) for stage in STAGES for run in ("a b", "a_b", "A" * 80, "seed0/é")}
     assert len(names) == 4 * len(STAGES)
-    assert all(len(name) <= 52 and name.strip("-") == name for name in names)
+    assert all(len(name) <= 43 and name.strip("-") == name for name in names)
     here = label("eval", "moco")
     monkeypatch.setenv("TRIPLET_CHECKPOINTS", str(places / "others"))
     assert label("eval", "moco") != here

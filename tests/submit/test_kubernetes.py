@@ -1,5 +1,6 @@
 """The Jobs of Kubernetes: what they say; test_schemas.py holds them against Kubernetes's own schemas."""
 
+import itertools
 import re
 
 import pytest
@@ -94,6 +95,39 @@ def test_a_chain_is_init_containers_and_its_last_stage(places):
     each = {container["name"]: environment(container) for container in [*pod(job)["initContainers"], last]}
     assert [each[name]["GPUS"] for name in ("convert", "finetune")] == ["1", "4"]
     assert {values["RDZV"] for values in each.values()} == {"localhost:0"}
+
+
+def test_stages_of_several_sizes_are_a_job_set_link_by_link(places):
+    (job_set,) = documents("pull coco", "convert", "finetune", "eval", "report", gpus=8, nodes=12, hours=2)
+    name, links = job_set["metadata"]["name"], job_set["spec"]["replicatedJobs"]
+    assert (job_set["apiVersion"], job_set["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert [link["name"] for link in links] == ["pull", "convert", "finetune", "eval", "report"]
+    for before, link in itertools.pairwise(links):
+        assert link["dependsOn"] == [{"name": before["name"], "status": "Complete"}]
+    assert "dependsOn" not in links[0]
+    assert [link["template"]["spec"]["completions"] for link in links] == [1, 1, 12, 12, 1]
+    for link in links:
+        pods = pod(link["template"])
+        (container,) = pods["containers"]  # each holds what its own stage needs, while that runs
+        distributed = link["name"] in ("finetune", "eval")
+        assert ("limits" in container["resources"]) == distributed
+        first = f"{name}-{link['name']}-0-0.{pods['subdomain']}:29400"
+        assert environment(container)["RDZV"] == (first if distributed else "localhost:0")
+        assert pods["subdomain"] == name  # of the service that the set's controller makes
+        assert link["template"]["spec"]["activeDeadlineSeconds"] == 7200
+        assert len(f"{name}-{link['name']}-0-11-abcde") <= 63  # a pod
+
+
+def test_a_job_of_a_set_is_what_it_is_alone_but_for_its_name(places):
+    _, alone = documents("finetune", gpus=8, nodes=2)
+    (job_set,) = documents("convert", "finetune", gpus=8, nodes=2)
+    assert job_set["metadata"]["name"] != documents("convert", "finetune")[0]["metadata"]["name"]
+    (together,) = [each["template"] for each in job_set["spec"]["replicatedJobs"][1:]]
+    for job in (alone, together):
+        pod(job).pop("subdomain")
+        (rendezvous,) = [each for each in pod(job)["containers"][0]["env"] if each["name"] == "RDZV"]
+        rendezvous.pop("value")
+    assert together["spec"] == alone["spec"]
 
 
 def test_a_container_is_bound_as_composes_are(places):

@@ -1,6 +1,6 @@
-"""The files of Kubernetes and SkyPilot as their own schemas and parser read them.
+"""The files of Kubernetes and SkyPilot as their own schemas, models and parser read them.
 
-Both are installed in an environment of their own: together they are 450 MB, which no user of the kit needs.
+All are installed in an environment of their own: together they are 450 MB, which no user of the kit needs.
 """
 
 import os
@@ -10,15 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import KIT
 from triplet import cli
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = ("kubernetes-validate==1.37.0", "skypilot==0.14.1")
+PACKAGES = ("kubernetes-validate==1.37.0", "kubeflow-trainer-api==2.3.0", "skypilot==0.14.1")
 KUBERNETES = ("1.37.0", "1.31.0")
 """The newest, and the oldest that the page names."""
+READ_JOB_SET = """
+import sys, yaml
+from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
+for path in sys.argv[1:]:
+    written = yaml.safe_load(open(path))
+    read = JobsetV1alpha2JobSet.from_dict(written).to_dict()
+    assert read == written, read
+"""
 READ_TASKS = """
 import sys
 from sky.utils import dag_utils
@@ -41,7 +50,7 @@ def readers(tmp_path_factory):
         [uv, "pip", "install", "--quiet", "--python", python, *PACKAGES], capture_output=True, text=True
     )
     if made.returncode or installed.returncode:
-        reason = f"found no way to {' and '.join(PACKAGES)}: {installed.stderr.strip()[-200:]}"
+        reason = f"found no way to {', '.join(PACKAGES)}: {installed.stderr.strip()[-200:]}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     return python.parent
 
@@ -64,6 +73,25 @@ def test_kubernetes_knows_every_field(readers, places, capsys):
     wrong = places / "wrong.yaml"
     wrong.write_text(Path(files[0]).read_text().replace("restartPolicy", "restartPolcy"))
     assert subprocess.run([*command, wrong], capture_output=True).returncode != 0
+
+
+def test_the_models_of_job_sets_know_every_field(readers, places, capsys):
+    chosen = ("--on", "k8s", "--container", "registry/kit:1", "--gpus", "8", "--hours", "12")
+    (file,) = written(capsys, "chain", *chosen, "--memory", "64", "--nodes", "2")
+    command = [readers / "python", "-c", READ_JOB_SET]
+    done = subprocess.run([*command, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    jobs = [
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": each["name"]}, **each["template"]}
+        for each in yaml.safe_load(Path(file).read_text())["spec"]["replicatedJobs"]
+    ]
+    (places / "jobs.yaml").write_text(yaml.safe_dump_all(jobs))
+    command_of_jobs = [readers / "kubernetes-validate", "-k", KUBERNETES[-1], "--strict"]
+    done = subprocess.run([*command_of_jobs, places / "jobs.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for right, wrong in (("dependsOn", "dependOn"), ("restartPolicy", "restartPolcy")):
+        (places / "wrong.yaml").write_text(Path(file).read_text().replace(right, wrong))
+        assert subprocess.run([*command, places / "wrong.yaml"], capture_output=True).returncode != 0
 
 
 def test_skypilot_reads_every_task(readers, places, capsys):

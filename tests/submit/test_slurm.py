@@ -26,12 +26,12 @@ STAND_INS = {
         echo $$ > "$SAID.step"
         echo "GPUS=$GPUS NODES=$NODES RDZV=$RDZV" >> "$SAID"
         printf '%s|' "$@" >> "$SAID"; echo >> "$SAID"
-        trap 'echo saved >> "$SAID"; exit 143' TERM
+        trap 'echo saved >> "$SAID"; exit 143' TERM ${HEARS:-}
         for i in $(seq "$TENTHS"); do sleep 0.1; done
         exit "$CODE" """,
     "scancel": """
         echo "scancel $*" >> "$SAID"
-        kill -TERM "$(cat "$SAID.step")" """,
+        kill -s "${1#--signal=}" "$(cat "$SAID.step")" """,
 }
 LAUNCH = str(KIT / "scripts" / "launch.sh")
 
@@ -105,6 +105,22 @@ def test_before_its_time_limit_a_job_saves_and_is_queued_again(started):
     assert "300 seconds before the time limit" in out
     assert said.read_text().splitlines()[2:] == [
         "scancel --signal=TERM 41.0",
+        "saved",
+        "scontrol requeue 41",
+    ]
+
+
+@pytest.mark.parametrize("hears", ["URG", ""])
+def test_in_apptainer_a_stage_is_stopped_alone_at_first(started, hears):
+    """TERM ends the process that serves the files of the image, too."""
+    start, said = started
+    job = start(whole(container="image.sif").replace("sleep 150", "sleep 0.2"), 600, HEARS=hears)
+    begun(job, said)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 0
+    assert said.read_text().splitlines()[2:] == [
+        "scancel --signal=URG 41.0",
+        *([] if hears else ["scancel --signal=TERM 41.0"]),
         "saved",
         "scontrol requeue 41",
     ]

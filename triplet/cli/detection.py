@@ -18,6 +18,7 @@ from triplet.cli.options import (
     weights_path,
     whole,
 )
+from triplet.errors import KitError
 
 
 def add_commands(add: Add) -> None:
@@ -152,7 +153,9 @@ def _add_length(command: argparse.ArgumentParser) -> None:
     length = command.add_mutually_exclusive_group()
     length.add_argument("--hours", type=positive, help="compress the schedule so that it ends in this time")
     length.add_argument(
-        "--schedule", help="compress it: 2x, 1x, 1/2x, 1/4x, 1/8x of Detectron2's, or 1/2 of its own"
+        "--schedule",
+        type=_schedule,
+        help="compress it: 2x, 1x, 1/2x, 1/4x, 1/8x of Detectron2's, or 1/2 of its own",
     )
     command.add_argument(
         "--images-per-gpu", type=count, metavar="N", help="at once; by default the most that fit"
@@ -162,6 +165,17 @@ def _add_length(command: argparse.ArgumentParser) -> None:
         choices=("float32", "tf32", "bfloat16", "float16"),
         help="by default bfloat16 on GPUs that have it; float32 is that of all operations",
     )
+
+
+def _schedule(text: str) -> str:
+    """Return the length of a schedule; argparse's error for what is none."""
+    from benchmarks.detection.budget import length
+
+    try:
+        length(text)
+    except KitError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _convert(a: argparse.Namespace) -> None:

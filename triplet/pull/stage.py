@@ -110,7 +110,8 @@ def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: 
     if len(failures) > 1:
         for failure in failures:
             say(f"pull {failure}")
-        raise KitError(f"{len(failures)} of {len(wanted)} failed, see above; the others are done")
+        others = "; the others are done" if len(failures) < len(wanted) else ""
+        raise KitError(f"{len(failures)} of {len(wanted)} failed, see above{others}")
     if failures:
         raise KitError(failures[0])
 

@@ -10,7 +10,7 @@ from triplet import files
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.submit import kubernetes, sky, slurm
-from triplet.submit.jobs import DISTRIBUTED, OF_NO_RUN, Job, Resources, ask, folder, label, title
+from triplet.submit.jobs import OF_NO_RUN, Job, Resources, ask, folder, label, title
 
 
 class Way(NamedTuple):
@@ -124,13 +124,6 @@ def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
         raise KitError(
             f"{', '.join(once)} is done once for all {len(jobs[0].runs)} runs, and ON={on} makes a job for "
             "each: submit it by itself, with one METHOD, before or after the other stages"
-        )
-    nodes = {job.resources.nodes for job in jobs}
-    if on == "k8s" and len(nodes) > 1:
-        alone = [name for name in names if name not in DISTRIBUTED]
-        raise KitError(
-            f"{', '.join(alone)} knows one process only, and a job of Kubernetes has NODES={max(nodes)} "
-            "for all of its stages: submit it by itself, with NODES=1"
         )
 
 

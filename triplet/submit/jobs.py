@@ -189,11 +189,12 @@ def title(jobs: Sequence[Job]) -> str:
 
 
 def label(stage: str, run: str) -> str:
-    """Return a name for a run in these checkpoints that Kubernetes and clouds allow: at most 52 characters.
+    """Return a name for a run in these checkpoints that Kubernetes and clouds allow: at most 43 characters.
 
-    Pods append to it, and the result is a host name, which has at most 63 characters.
+    Pods append up to 20, as in ``-finetune-0-12-abcde``, and the result is a host name, which has at most
+    63 characters.
     """
-    words = re.sub("[^a-z0-9]+", "-", f"triplet-{stage}-{run}".lower())[:43].rstrip("-")
+    words = re.sub("[^a-z0-9]+", "-", f"triplet-{stage}-{run}".lower())[:34].rstrip("-")
     whole = os.fsencode(paths.root("checkpoints") / run)
     return f"{words}-{hashlib.sha256(whole).hexdigest()[:8]}"
 

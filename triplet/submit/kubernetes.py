@@ -1,8 +1,9 @@
 """Kubernetes: an Indexed Job for each run, with a headless service through which its pods find each other.
 
-It needs no operator: JobSet and Kubeflow's TrainJob only add groups of different pods, and torchrun's are
-all alike. The stages before the last are init containers: they run one after the other, each gets its own
-signals, and in a recreated pod they find that they are done.
+It needs no operator. The stages before the last are init containers: they run one after the other, each
+gets its own signals, and in a recreated pod they find that they are done. All pods of a Job are alike, so
+stages that take different numbers of nodes are a JobSet: an Indexed Job for each stage, which waits for
+the one before it.
 """
 
 from collections.abc import Sequence
@@ -28,12 +29,26 @@ def write(jobs: Sequence[Job]) -> dict[str, str]:
     """Return one file for all runs."""
     documents = []
     for run, name in enumerate(jobs[0].runs):
-        named = label(title(jobs), name)
-        documents += [_service(named), _job(named, name, jobs, run)]
+        named = _name(jobs, name)
+        if _alike(jobs):
+            documents += [_service(named), _job(named, name, jobs, run)]
+        else:
+            documents.append(_job_set(named, name, jobs, run))
     comment = (
         "Written by `triplet submit`. A pod that is evicted is made anew and goes on from its checkpoint."
     )
     return {f"{title(jobs)}.k8s.yaml": dump(comment, documents)}
+
+
+def _alike(jobs: Sequence[Job]) -> bool:
+    """Return whether all stages take the same number of nodes."""
+    return len({job.resources.nodes for job in jobs}) == 1
+
+
+def _name(jobs: Sequence[Job], run: str) -> str:
+    """Return the name of a run's Job or JobSet, which differ: a JobSet would take the service that an
+    earlier Job of its name left for its own."""
+    return label(title(jobs) if _alike(jobs) else f"{title(jobs)}-set", run)
 
 
 def _service(name: str) -> dict[str, Any]:
@@ -51,30 +66,52 @@ def _service(name: str) -> dict[str, Any]:
     }
 
 
+def _metadata(name: str, run: str, jobs: Sequence[Job]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "labels": {"app.kubernetes.io/name": "triplet", "app.kubernetes.io/component": title(jobs)},
+        "annotations": {"triplet/run": run},
+    }
+
+
 def _job(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]:
-    largest = jobs[-1].resources
-    nodes = max(job.resources.nodes for job in jobs)
-    containers = [_container(name, job, index) for job in jobs]
-    limit = {"activeDeadlineSeconds": round(largest.hours * 3600)} if largest.hours else {}
+    containers = [_container(f"{name}-0.{name}", job, index) for job in jobs]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": name,
-            "labels": {"app.kubernetes.io/name": "triplet", "app.kubernetes.io/component": title(jobs)},
-            "annotations": {"triplet/run": run},
-        },
-        "spec": {
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
-            "backoffLimit": RETRIES * nodes,
-            **limit,
-            "podFailurePolicy": {"rules": _rules()},
-            "template": {
-                "metadata": {"labels": {"app.kubernetes.io/name": "triplet"}},
-                "spec": _pod(name, containers),
-            },
+        "metadata": _metadata(name, run, jobs),
+        "spec": _job_spec(name, jobs[-1].resources, containers),
+    }
+
+
+def _job_set(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]:
+    """Return a JobSet, whose controller makes the headless service and the Jobs ``<name>-<stage>-0``."""
+    stages: list[dict[str, Any]] = []
+    for job in jobs:
+        container = _container(f"{name}-{job.stage}-0-0.{name}", job, index)
+        after = {"dependsOn": [{"name": stages[-1]["name"], "status": "Complete"}]} if stages else {}
+        spec = _job_spec(name, job.resources, [container])
+        stages.append({"name": job.stage, "replicas": 1, **after, "template": {"spec": spec}})
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": _metadata(name, run, jobs),
+        "spec": {"replicatedJobs": stages},
+    }
+
+
+def _job_spec(subdomain: str, resources: Resources, containers: list[dict[str, Any]]) -> dict[str, Any]:
+    limit = {"activeDeadlineSeconds": round(resources.hours * 3600)} if resources.hours else {}
+    return {
+        "completionMode": "Indexed",
+        "completions": resources.nodes,
+        "parallelism": resources.nodes,
+        "backoffLimit": RETRIES * resources.nodes,
+        **limit,
+        "podFailurePolicy": {"rules": _rules()},
+        "template": {
+            "metadata": {"labels": {"app.kubernetes.io/name": "triplet"}},
+            "spec": _pod(subdomain, containers),
         },
     }
 
@@ -88,14 +125,14 @@ def _rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod(name: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
+def _pod(subdomain: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the pod, with the same limits as in compose.yaml."""
     volumes: list[dict[str, Any]] = [
         {"name": place, "persistentVolumeClaim": {"claimName": f"triplet-{place}"}}
         for place in paths.PLACES
     ]
     return {
-        "subdomain": name,
+        "subdomain": subdomain,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 300,
         "shareProcessNamespace": True,  # so that a stage is not process 1, which ignores signals
@@ -111,10 +148,11 @@ def _pod(name: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _container(name: str, job: Job, index: int) -> dict[str, Any]:
+def _container(first: str, job: Job, index: int) -> dict[str, Any]:
+    """Return the container of a stage; ``first`` is the host name of the first pod."""
     resources = job.resources
     mounts = {place: f"/{place}" for place in paths.PLACES} | {"tmp": "/tmp", "shm": "/dev/shm"}
-    meeting = f"{name}-0.{name}:{PORT}" if resources.nodes > 1 else "localhost:0"
+    meeting = f"{first}:{PORT}" if resources.nodes > 1 else "localhost:0"
     settings = {"GPUS": resources.processes, "NODES": resources.nodes, "RDZV": meeting}
     settings["TRIPLET_IMAGE"] = str(resources.container)
     return {
@@ -149,5 +187,6 @@ def submissions(files: Sequence[Path], *, force: bool) -> list[list[str]]:
 
 def queued(jobs: Sequence[Job]) -> list[str]:
     """Return the jobs of the same stages and runs that Kubernetes already has."""
-    names = [label(title(jobs), run) for run in jobs[0].runs]
-    return ask(["kubectl", "get", "jobs", *names, "--ignore-not-found", "--output=name"]).split()
+    kind = "jobs" if _alike(jobs) else "jobsets"
+    names = [_name(jobs, run) for run in jobs[0].runs]
+    return ask(["kubectl", "get", kind, *names, "--ignore-not-found", "--output=name"]).split()
