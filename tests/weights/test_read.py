@@ -320,10 +320,9 @@ def test_safetensors_are_read(tmp_path, state):
 
 def test_safetensors_of_every_type_are_read_as_by_its_library(tmp_path):
     random = torch.Generator().manual_seed(0)
-    content = {
-        str(kind): (torch.randn(2, 3, generator=random) * 50).abs().to(kind)
-        for kind in safetensors.TYPES.values()
-    }
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool]
+    kinds += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+    content = {str(kind): (torch.randn(2, 3, generator=random) * 50).abs().to(kind) for kind in kinds}
     content |= {"empty": torch.empty(0, 4), "one": torch.tensor(2.5)}
     library.save_file(content, tmp_path / "w.safetensors")
     found = safetensors.read(tmp_path / "w.safetensors")
