@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_image
 from tests.conftest import KIT, placed
 from tests.support.backbones import see_images
 from triplet import cli, files, paths, records
+from triplet.export import export
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
 from triplet.pretrain.views import normalize
@@ -132,6 +133,14 @@ def test_the_header_says_where_it_comes_from(exported):
     assert metadata["record_sha256"] == files.sha256(source / "record.json")
     assert (metadata["method"], metadata["epochs"], metadata["run"]) == ("triplet", "3", "triplet")
     assert (metadata["architecture"], metadata["width"], metadata["format"]) == ("ResNet-50", "64", "pt")
+    record = records.read(source)
+    assert (metadata["stage"], metadata["commit"]) == ("pretrain", record.commit)
+    exported_record = records.read(folder / "checkpoints" / "triplet" / "export" / "safetensors")
+    assert exported_record.results["tensors"] == 318
+    mean, deviation = re.findall(r"(?:mean|deviation) ([\d. ]+)", metadata["images"])
+    values = [torch.tensor([*map(float, each.split())])[:, None, None] for each in (mean, deviation)]
+    pixels = torch.arange(3 * 4, dtype=torch.uint8).reshape(1, 3, 2, 2) * 20
+    torch.testing.assert_close(normalize(pixels), (pixels / 255 - values[0]) / values[1])
 
 
 def test_it_is_read_back_as_it_was(exported):
@@ -140,6 +149,43 @@ def test_it_is_read_back_as_it_was(exported):
         state = read_backbone(path).state
         assert list(state) == list(network.state_dict())
         assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    path = folder / "checkpoints" / "triplet" / "export" / "pth" / "backbone.pth"
+    assert torch.load(path, weights_only=True).keys() == network.state_dict().keys()
+
+
+def written(stage, folder, config):
+    """A small backbone as the output of a stage, and beside it one that is no output."""
+
+    def work(job):
+        torch.save(ResNet(18, 8).state_dict(), folder / "w.pth")
+        torch.save(ResNet(18, 16).state_dict(), folder / "other.pth")
+        job.outputs["weights"] = folder / "w.pth"
+
+    records.perform(stage, folder, config=config, inputs={}, work=work)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "expected"),
+    [
+        ("pull", {"method": "of the pull"}, {"stage": "pull", "method": "moco"}),
+        (
+            "pretrain",
+            {"schedule": {"epochs": 200}},
+            {"stage": "pretrain", "method": "moco", "epochs": "200"},
+        ),
+        ("pretrain", {"method": "byol"}, {"stage": "pretrain", "method": "byol", "epochs": "unknown"}),
+    ],
+)
+def test_each_origin_is_told_as_far_as_its_record_goes(places, stage, config, expected):
+    """Other weights replace what was exported before; one that is no output has no record."""
+    folder = places / "checkpoints" / "given"
+    written(stage, folder, config)
+    for name, width, known in (("w.pth", "8", expected), ("other.pth", "16", {})):
+        export("seed1/moco", folder / name)
+        results = records.read(paths.stage_folder("seed1/moco", "export") / "safetensors").results
+        told = {key: results[key] for key in ("stage", "method", "epochs") if key in results}
+        assert (told, results["width"]) == (known, width)
+        assert ("record_sha256" in results) == bool(known)
 
 
 def test_any_weights_are_exported_again_without_their_head(places, tmp_path, capsys):

@@ -37,6 +37,7 @@ def test_all_engines_find_the_same_numbers(file, seed, images, crowds, detection
         return
     before = json.dumps(found)
     truths = {engine: scores.CocoGroundTruth(file, engine) for engine in scores.ENGINES}
+    assert len({type(truth.coco) for truth in truths.values()}) == 3
     for task in ("bbox", "keypoints") if people else ("bbox", "segm"):
         one, *others = (asdict(truth.score(found, task)) for truth in truths.values())
         assert len(one["numbers"]) == (10 if task == "keypoints" else 12)
@@ -87,3 +88,26 @@ def test_they_are_detectron2s(file, people):
         by_category = {f"AP-{name}": value for name, value in ours.categories.items()}
         mine = ours.numbers | (by_category if len(ids) > 1 else {})
         assert {key: mine[key] for key in theirs} == theirs
+
+
+AREAS = {"s": "small", "m": "medium", "l": "large"}
+
+
+@pytest.mark.parametrize("people", [False, True])
+def test_each_number_is_the_mean_that_its_name_says(file, people):
+    """Of COCO's arrays over thresholds, recalls, categories, areas and numbers of detections."""
+    content, found = world(0, 12, 0.2, 100, people)
+    file.write_text(json.dumps(content))
+    truth = scores.CocoGroundTruth(file, "pycocotools")
+    for task in ("bbox", "keypoints") if people else ("bbox", "segm"):
+        evaluated = truth.evaluate(found, task)
+        params, numbers = evaluated.params, truth.numbers(evaluated).numbers
+        assert len({*numbers.values()}) == len(numbers), "no two are alike"
+        for name, value in numbers.items():
+            kind, of = name[:2], name[2:]
+            each = evaluated.eval["precision"] if kind == "AP" else evaluated.eval["recall"][:, None]
+            each = each[..., params.areaRngLbl.index(AREAS.get(of, "all")), :]
+            each = each[..., params.maxDets.index(int(of)) if of in ("1", "10", "100") else -1]
+            if of in ("50", "75"):
+                each = each[np.isclose(params.iouThrs, int(of) / 100)]
+            assert value == pytest.approx(100 * each[each > -1].mean()), (task, name)

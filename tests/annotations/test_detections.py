@@ -205,6 +205,8 @@ def truth(tmp_path_factory):
 def test_an_engine_takes_what_the_check_takes(truth, detections, engine, capfd):
     """Whatever is changed: a result, or one line."""
     judge, chance, taken = scores.CocoGroundTruth(truth, engine), random.Random(7), 0
+    for task in TASKS:
+        judge.score(detections, task)
     for number in range(150):
         changed = mutate_json(detections, chance)
         with contextlib.suppress(KitError):
@@ -220,3 +222,13 @@ def test_truth_that_an_engine_would_misread_is_refused(truth, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(KitError, match="annotation 2 has a run-length mask"):
         scores.CocoGroundTruth(path)
+
+
+@pytest.mark.parametrize("engine", scores.ENGINES)
+def test_half_a_character_that_nobody_reads_is_no_matter(truth, detections, tmp_path, engine):
+    content = json.loads(truth.read_text())
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps({**content, "info": {"description": "half \ud800"}}))
+    for task in TASKS:
+        expected = scores.CocoGroundTruth(truth, engine).score(detections, task)
+        assert scores.CocoGroundTruth(path, engine).score(detections, task) == expected

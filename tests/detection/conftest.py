@@ -1,6 +1,7 @@
 """The drawn validation images in other data sets' layouts, and a small model that detects something."""
 
 import json
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from benchmarks.detection import model
 from tests.conftest import KIT, placed
-from triplet import cli
+from triplet import cli, paths, records
 from triplet.models.networks import Networks
 from triplet.training import checkpoint
 
@@ -96,5 +97,26 @@ def untrained(tmp_path):
         weights = tmp_path / "model.pth"
         torch.save({"model": model.build(model.load_config(config)).state_dict()}, weights)
         return ["--model", str(weights), "--config", str(config)]
+
+    return make
+
+
+@pytest.fixture
+def finished(places, untrained):
+    """Makes a run whose finetuning is done: that of a random model on a data set, with classes of these
+    names and ids."""
+
+    def make(run, dataset, classes, ids, test=(), **changes):
+        weights, config = (Path(each) for each in untrained(**changes)[1::2])
+
+        def work(job):
+            job.outputs.update(model=job.folder / "model.pth", config=job.folder / "config.yaml")
+            (job.folder / "model.pth").write_bytes(weights.read_bytes())
+            (job.folder / "config.yaml").write_text(model.load_config(config).dump())
+            job.results.update(classes=list(classes), category_ids=list(ids))
+
+        folder = paths.stage_folder(run, "finetune")
+        settings = {"dataset": paths.portable(dataset), "detectron2": {"DATASETS": {"TEST": [*test]}}}
+        records.perform("finetune", folder, config=settings, inputs={}, work=work, seed=5)
 
     return make

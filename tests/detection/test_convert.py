@@ -13,6 +13,7 @@ from tests.conftest import KIT
 from triplet import cli, records
 from triplet.errors import KitError
 from triplet.models.networks import Networks
+from triplet.models.resnet import ResNet
 from triplet.training import checkpoint
 from triplet.weights import detectron2_format, read_backbone
 
@@ -59,6 +60,13 @@ def test_convert_leaves_a_record_with_the_proof(places, weights, capsys):
     assert "318 tensors, all equal" in capsys.readouterr().out
     arrays = detectron2_format.read(records.output(record, "weights"))
     state = torch.load(weights, weights_only=True)["networks"]
+    assert record.results["ignored"] == len(state) - 318
+    assert (record.results["untrained"], record.results["format"]) == (False, "kit")
+    assert record.config == {
+        "model": "GeneralizedRCNN",
+        "backbone": "build_resnet_backbone",
+        **proof.pixel_path(detection.load_config(DEMO)),
+    }
     for name, key in [
         ("conv1.weight", "stem.conv1.weight"),
         ("bn1.running_var", "stem.conv1.norm.running_var"),
@@ -119,6 +127,22 @@ def test_default_statistics_are_refused_in_trained_weights(places, tmp_path, cap
     checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
     assert convert(tmp_path / "c.pth", "--force") == 0
     assert records.require("method", "convert").results["untrained"]
+    state = ResNet(50, 16).state_dict()
+    torch.save({"student": state, "teacher": state}, tmp_path / "w.pth")
+    given = [
+        "convert",
+        "--run",
+        "seed1/random",
+        "--config",
+        str(DEMO),
+        "--weights",
+        str(tmp_path / "w.pth"),
+    ]
+    assert cli.main(given) == 0, "the method says that they are untrained, the file does not"
+    assert records.require("seed1/random", "convert").results["untrained"]
+    assert "convert: w.pth: 'teacher' is taken, not 'student'" in capsys.readouterr().out
+    assert cli.main([*given[:-1], str(tmp_path / "c.pth")]) == 2
+    assert "input weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

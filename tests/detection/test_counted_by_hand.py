@@ -257,6 +257,21 @@ def test_what_a_detector_does_differently_shows_in_its_features(loaded):
     assert proof.feature_difference(detector, backbone, "RGB") < 1e-4
 
 
+@torch.no_grad()
+def test_a_difference_is_the_largest_and_relative(weights):
+    """Features a thousand times as large differ no more; those of one channel of 512 as much as all."""
+    backbone = read_backbone(weights)
+    for part in ("weight", "bias"):
+        backbone.state[f"layer4.2.bn3.{part}"] *= 1000
+    detector = model.build(model.load_config(DEMO))
+    path = weights.with_name("large.pkl")
+    detectron2_format.write(path, backbone.state)
+    proof.load_and_check(detector, path)
+    assert proof.feature_difference(detector, backbone, "RGB") < 1e-4
+    detector.roi_heads.res5[2].conv3.norm.bias[7] += 1e7
+    assert proof.feature_difference(detector, backbone, "RGB") > 0.1
+
+
 @pytest.mark.parametrize("key", ["width", "stride_in_1x1", "format", "pixel_mean", "pixel_std"])
 def test_each_part_of_the_pixels_path_is_compared(key):
     cfg = model.load_config(DEMO)

@@ -1,6 +1,7 @@
 """Real models, untrained, on a few drawn images, by the command line."""
 
 import json
+import os
 import pickle
 import signal
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as masks
 
-from benchmarks.detection import data, model, visualize
+from benchmarks.detection import data, evaluate, model, visualize
 from tests.conftest import KIT, TINY
 from tests.detection.conftest import DEMO
 from tests.support.processes import launch, wait_until
@@ -18,6 +20,7 @@ from triplet.errors import KitError
 from triplet.pull.synthetic import draw_dataset
 
 from detectron2.data import DatasetCatalog
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 SMALL_FPN = {
     "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
@@ -70,7 +73,73 @@ def test_voc_has_its_own_numbers(places, voc, untrained):
     found = results("voc")
     assert list(found["bbox"]) == ["AP", "AP50", "AP75"]
     assert (found["engine"], found["images"]) == ("voc", 6)
-    assert "list" in records.require("voc", "eval").inputs
+    record = records.require("voc", "eval")
+    assert "list" in record.inputs
+    assert record.config["detectron2"]["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 20
+
+
+def test_a_finished_run_is_evaluated_on_what_its_record_names(voc, drawn, finished, capsys, monkeypatch):
+    numbers = {"AP": 23.45, "AP50": 45.67, "AP75": None}
+    monkeypatch.setattr(evaluate, "_voc", lambda summary: {"bbox": numbers})  # a random model has none
+    twenty = {"ROI_HEADS": {"NUM_CLASSES": 20}}
+    finished("own", voc, CLASS_NAMES, range(20), ["voc_2007_test"], MODEL=twenty)
+    assert cli.main(["eval", "--run", "own"]) == 0
+    record = records.require("own", "eval")
+    assert (record.results["engine"], record.results["images"], record.seed) == ("voc", 6, 5)
+    assert record.config == {"dataset": paths.portable(voc)}
+    assert record.inputs["list"].path.endswith("VOC2007/ImageSets/Main/test.txt")
+    pictures = records.output(record, "pictures")
+    assert sorted(each.name for each in pictures.iterdir()) == sorted(record.results["pictures"])
+    assert record.results["bbox"] == numbers
+    assert "eval: box AP 23.4 (AP50 45.7)\n" in capsys.readouterr().out
+    assert cli.main(["eval", "--run", "own", "--data", str(drawn)]) == 2
+    assert str(drawn) in capsys.readouterr().err
+    finished("other", voc, reversed(CLASS_NAMES), range(20), ["voc_2007_test"], MODEL=twenty)
+    assert cli.main(["eval", "--run", "other"]) == 2
+    assert "has other categories (aeroplane, bicycle, bird, ...) than the model" in capsys.readouterr().err
+
+
+PACKED = masks.encode(np.eye(128, dtype=np.uint8, order="F"))
+DIAGONAL = {**PACKED, "counts": PACKED["counts"].decode()}
+FOUND = [
+    {"image_id": image, "category_id": 2, "bbox": [8.0, 9, 30, 20], "score": 0.5, "segmentation": DIAGONAL}
+    for image in (2, 5)
+]
+"""Detections in two of the six drawn images."""
+
+
+def test_all_images_count_and_the_detections_of_all_processes(places, drawn, untrained, monkeypatch):
+    """Each of two processes has found something in one image."""
+    monkeypatch.setattr(evaluate, "_detect", lambda *_: FOUND[:1])
+    monkeypatch.setattr(evaluate.comm, "gather", lambda found: [found, FOUND[1:]])
+    command = ["eval", "--run", "any", *untrained(), "--data", str(drawn), "--engine", "ultrafast"]
+    assert cli.main(command) == 0
+    record = records.require("any", "eval")
+    assert (record.results["images"], record.results["engine"]) == (6, "ultrafast")
+    assert record.config["engine"] == "ultrafast"
+    predictions = json.loads(records.output(record, "predictions").read_text())
+    assert [(each["image_id"], each["category_id"]) for each in predictions] == [(2, 3), (5, 3)]
+    assert cli.main(command[:-2]) == 2, "another engine is another evaluation"
+
+
+def test_a_stop_while_detecting_leaves_no_numbers(places, drawn, untrained, monkeypatch, capsys):
+    def stopped(network, images, voc, bar, stop):
+        bar.step()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return FOUND
+
+    monkeypatch.setattr(evaluate, "_detect", stopped)
+    assert cli.main(["eval", "--run", "any", *untrained(), "--data", str(drawn)]) == 143
+    assert "stopped by SIGTERM: 1 of 6 images evaluated" in capsys.readouterr().err
+    assert records.read(paths.stage_folder("any", "eval")) is None
+
+
+def test_where_nothing_counts_there_is_no_number(places, drawn, untrained, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "_detect", lambda *_: FOUND)
+    monkeypatch.setattr(evaluate, "_coco", lambda *_: {"bbox": {"AP": None}})
+    assert cli.main(["eval", "--run", "any", *untrained(), "--data", str(drawn)]) == 2
+    assert f"{drawn}: nothing is annotated that counts" in capsys.readouterr().err
+    assert records.read(paths.stage_folder("any", "eval")) is None
 
 
 def test_keypoints(places, keypoints, untrained):

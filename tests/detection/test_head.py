@@ -109,6 +109,34 @@ def test_twenty_steps_are_those_of_detectron2s_head(start, expected, tmp_path):
         assert task == "segm" or numbers["AP"] > 0
 
 
+@pytest.mark.parametrize("objects", [(True, True), (True, False), (False, False)])
+def test_losses_of_several_images_are_those_of_detectron2s_head(start, objects):
+    """Some of which may show no object."""
+    cfg, found = start[0], []
+    for change in (stock, lambda network: None):
+        network = copy.deepcopy(start[1])
+        change(network)
+        images = synthetic.images(cfg, 2, seed=3)
+        for image, some in zip(images, objects, strict=True):
+            image["instances"] = image["instances"] if some else image["instances"][:0]
+        torch.manual_seed(0)
+        with EventStorage():
+            losses = network(images)
+        sum(losses.values()).backward()
+        gradient = network.roi_heads.res5[0].conv1.weight.grad
+        found.append(({name: value.item() for name, value in losses.items()}, gradient))
+    (theirs, expected), (ours, gradient) = found
+    assert ours == theirs
+    assert torch.equal(gradient, expected)
+
+
+def test_without_masks_it_is_detectron2s_head(start):
+    cfg = model.load_config(KIT / "configs/detection/demo.yaml", [*TINY, "MODEL.MASK_ON=False"])
+    with EventStorage():
+        losses = model.build(cfg).train()(synthetic.images(cfg, 1, seed=0))
+    assert losses.keys() == {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
+
+
 @pytest.mark.slow
 def test_compiled_too_by_one_graph_for_any_number_of_rois(start, expected):
     torch._dynamo.reset()

@@ -250,6 +250,7 @@ def test_a_resumed_runs_finish_counts_what_is_left():
             1,
             "BN over 16 images -> 8",
         ),
+        ("coco_r50_fpn_2x_moco", [], 2, ""),
         ("coco_r50_fpn_2x_moco", ["MODEL.RESNETS.NORM=FrozenBN"], 2, "NORM SyncBN -> FrozenBN"),
     ],
 )

@@ -28,16 +28,20 @@ def truth(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     name = f"numbers {tmp_path}"
-    MetadataCatalog.get(name).set(
-        thing_dataset_id_to_contiguous_id=IDS, json_file=str(path), image_ids=None, category_ids=None
-    )
+    MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id=IDS, json_file=str(path))
     yield name, boxes
     MetadataCatalog.remove(name)
 
 
-def test_coco_is_told_the_ids_of_its_own_file(truth, tmp_path):
-    """All of the first category is found, of the second nothing: its box lies elsewhere."""
+@pytest.mark.parametrize(
+    ("images", "categories"),
+    [({}, {}), ({1: "one", 2: "two"}, {}), ({}, {17: 2, 3: 1}), ({1: 17, 2: 3}, {17: 2, 3: 1})],
+)
+def test_coco_is_told_the_ids_of_its_own_file(truth, tmp_path, images, categories):
+    """All of the first category is found, of the second nothing: its box lies elsewhere. The predictions
+    have the ids that the user's file had before they were changed for Detectron2."""
     name, boxes = truth
+    MetadataCatalog.get(name).set(image_ids=images, category_ids=categories)
     given = [
         {"image_id": i, "category_id": IDS[c], "bbox": b if c == 17 else [0, 90, 5, 5], "score": 0.9}
         for i, c, b in boxes
@@ -51,7 +55,12 @@ def test_coco_is_told_the_ids_of_its_own_file(truth, tmp_path):
     assert found["bbox"]["AP"] == found["bbox"]["AP50"] == pytest.approx(50)
     assert found["bbox"]["APs"] is None, "no object is small"
     predictions = json.loads(job.outputs["predictions"].read_text())
-    assert [each["category_id"] for each in predictions] == [c for _, c, _ in boxes]
+    assert [(each["image_id"], each["category_id"]) for each in predictions] == [
+        (images.get(i, i), categories.get(c, c)) for i, c, _ in boxes
+    ]
+    analysed = json.loads(job.outputs["analysis"].read_text())["bbox"]
+    assert analysed["categories"] == ["three", "seventeen", "ninety"]
+    assert analysed["by_size"]["all"] == [0.0, pytest.approx(100), None]
     assert json.dumps(given) == before
 
 

@@ -106,6 +106,21 @@ def test_without_a_val_part_there_is_nothing_to_evaluate(exported, places):
     assert len(DatasetCatalog.get(data.testing(config(), folder)[0])) == 12
 
 
+def test_an_evaluation_takes_the_order_of_the_models_classes(exported, places, finished):
+    """Its data get a folder of their own, beside those of the finetuning."""
+    _, classes = data.training(config(), own_data.place("other", DataSource(exported / "YOLO"), ALONE))
+    backward = classes[::-1]
+    finished("method", exported / "YOLO", backward, range(6))
+    assert cli.main(["eval", "--run", "method"]) == 0
+    assert records.require("method", "eval-data").results["classes"] == backward
+    assert not paths.stage_folder("method", "data").exists()
+    record = records.require("method", "eval")
+    assert record.results["images"] == 6
+    folder = paths.stage_folder("method", "eval-data")
+    assert record.config == {"dataset": paths.portable(folder)}
+    assert list(record.results["categories"]["bbox"]) == backward
+
+
 def test_the_number_of_classes_is_that_of_the_data(drawn, capsys):
     cfg = config("MODEL.ROI_HEADS.NUM_CLASSES=80")
     names = ["a", "b"]

@@ -69,12 +69,80 @@ def test_steps_in_passes_are_those_of_a_plain_loop(images):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+class Second(Processes):
+    """A process whose means are those with another one, which has other losses and may be told to stop."""
+
+    other = torch.tensor([2.0, 5.0, 0.5, 1.0])
+
+    def mean(self, values):
+        return (values + self.other[: values.numel()].reshape(values.shape)) / 2
+
+
+@pytest.mark.parametrize("stop", [0.0, 1.0])
+def test_losses_times_and_stops_are_those_of_all_processes(monkeypatch, stop):
+    monkeypatch.setattr(Second, "other", torch.tensor([2.0, 5.0, 0.5, stop]))
+    network = Two()
+    optimizer = torch.optim.SGD(network.parameters(), 0.07)
+    steps = GradAccumTrainer(network, iter(batches(1)), optimizer, Second(0, 2, ALONE.device), 4, "float32")
+    own = {name: value.item() for name, value in Two()(batches(1)[0]).items()}
+    with EventStorage() as steps.storage:
+        steps.iter = 0
+        steps.run_step()
+    assert steps.latest == pytest.approx(
+        {"loss_a": (own["loss_a"] + 2) / 2, "loss_b": (own["loss_b"] + 5) / 2}
+    )
+    assert steps.stopping == bool(stop)
+    assert 0.25 <= steps.storage.latest()["data_time"][0] < 1
+
+
+def test_gradients_of_all_passes_go_once_through_all_processes(tmp_path):
+    """In place of a sum over processes, twice the own gradients."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    plain, network = Two(), nn.parallel.DistributedDataParallel(Two())
+
+    def done(value):
+        future = torch.futures.Future()
+        future.set_result(value)
+        return future
+
+    network.register_comm_hook(None, lambda _, bucket: done(2 * bucket.buffer()))
+    steps = GradAccumTrainer(
+        network, iter(()), torch.optim.SGD(network.parameters(), 1), ALONE, 4, "float32"
+    )
+    steps.backward(batches(1)[0])
+    dist.destroy_process_group()
+    sum(plain(batches(1)[0]).values()).backward()
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, 2 * theirs.grad)
+
+
+def test_float16_scales_the_loss_alone_and_lowers_a_scale_that_overflows():
+    given = [[{"x": image["x"].float()} for image in batch] for batch in batches(2)]
+    network, plain = Two().float(), Two().float()
+    steps = GradAccumTrainer(
+        network, iter(given), torch.optim.SGD(network.parameters(), 0.07), ALONE, 4, "float16"
+    )
+    steps.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sum(plain(given[0]).values()).backward()
+    with EventStorage() as steps.storage:
+        steps.iter = 0
+        steps.run_step()
+        for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs - 0.07 * theirs.grad, rtol=0.01, atol=0.002)
+        before = [each.clone() for each in network.parameters()]
+        steps.scaler.update(new_scale=2.0**30)
+        steps.run_step()
+    assert steps.scaler.get_scale() == 2.0**29
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))
+
+
 def test_training_equals_a_plain_loop_over_detectron2s_model(tmp_path, monkeypatch):
     """Warm-up, decay of the rate, two passes a step, BN of each pass: every tensor after three steps."""
     more = ["SOLVER.MAX_ITER=3", "SOLVER.STEPS=(2,)", "SOLVER.WARMUP_ITERS=1", "SOLVER.BASE_LR=0.01"]
     cfg = model.load_config(DEMO, [*TINY, *more, f"OUTPUT_DIR={tmp_path}"])
     given = [synthetic.images(cfg, 2, seed=step) for step in range(3)]
-    monkeypatch.setattr(trainer, "batches", lambda *_: iter(given))
+    started = []
+    monkeypatch.setattr(trainer, "batches", lambda *asked: started.append(asked[3]) or iter(given))
     torch.manual_seed(5)
     ours = Trainer(cfg, ALONE, 1, "float32", 0, Stop())
     torch.manual_seed(5)
@@ -101,6 +169,7 @@ def test_training_equals_a_plain_loop_over_detectron2s_model(tmp_path, monkeypat
     state = ours.state_dict()
     assert state["optimizer"]["param_groups"][0]["lr"] == optimizer.param_groups[0]["lr"]
     again = Trainer(cfg, ALONE, 1, "float32", 3, Stop())
+    assert (started, again.start_iter, again.max_iter) == ([0, 3], 3, 3)
     again.restore({"model": ours.network.state_dict(), "trainer": state})
     for name, value in ours.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value)
@@ -121,16 +190,29 @@ def test_every_norm_of_a_c4_detector_is_the_configs(norm):
     assert type(extra).__name__ == names[norm]
 
 
-def test_processes_without_a_gpu_pool_bn_all_the_same(monkeypatch, tmp_path):
-    monkeypatch.setattr(trainer, "DistributedDataParallel", lambda network, **_: network)
-    cfg = model.load_config(DEMO, ["MODEL.RESNETS.NORM=SyncBN"])
+@pytest.mark.parametrize(("norm", "kind"), [("SyncBN", "PooledBatchNorm"), ("BN", "BatchNorm2d")])
+def test_processes_without_a_gpu_pool_bn_if_the_config_does(tmp_path, norm, kind):
+    cfg = model.load_config(DEMO, [f"MODEL.RESNETS.NORM={norm}"])
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     built = trainer.build(cfg, Processes(0, 2, torch.device("cpu")), "float32")
     dist.destroy_process_group()
-    kinds = {type(m).__name__ for m in built.modules() if "BatchNorm" in type(m).__name__}
-    assert kinds == {"PooledBatchNorm"}
-    assert cfg.MODEL.RESNETS.NORM == "SyncBN"
+    assert isinstance(built, nn.parallel.DistributedDataParallel)
+    assert not built.broadcast_buffers, "statistics of BN are each process's own, or pooled"
+    assert {type(m).__name__ for m in built.modules() if "BatchNorm" in type(m).__name__} == {kind}
+    assert norm == cfg.MODEL.RESNETS.NORM
+
+
+@pytest.mark.parametrize("precision", trainer.PRECISIONS)
+@pytest.mark.parametrize("search", [True, False])
+def test_the_switches_of_cuda_are_the_configs_and_the_precisions(precision, search):
+    cfg = model.load_config(DEMO, [f"CUDNN_BENCHMARK={search}"])
+    before = torch.backends.cudnn.benchmark
+    trainer.build(cfg, ALONE, precision)
+    found = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.benchmark = before
+    model.allow_tf32(False)
+    assert found == (search, precision != "float32")
 
 
 @pytest.fixture
@@ -141,7 +223,7 @@ def hooked(tmp_path, monkeypatch):
     said = []
     hook = CheckpointHook(SimpleNamespace(step=said.append), Job(tmp_path), 4)
     hook.trainer = SimpleNamespace(
-        start_iter=0,
+        start_iter=2,
         max_iter=10,
         iter=0,
         latest={"a": 1.25, "b": 0.5},
@@ -161,6 +243,7 @@ def saved(hook):
 
 def test_a_training_saves_by_period_by_time_and_at_its_end(hooked):
     hook, clock, said = hooked
+    assert hook.reached == 2
     seconds = {2: 650.0, 3: 300.0}
     kept = {}
     for iteration in range(10):
@@ -233,6 +316,10 @@ def test_precise_bn_takes_the_mean_of_all_passes(monkeypatch):
     assert done.done in (20, 21)
     assert bare_trainer(Normed(), 2, **chosen | {"TEST.PRECISE_BN.ENABLED": False}).precise_passes == 0
     assert bare_trainer(Two(), 2, **chosen).precise_passes == 0, "there is no BN"
+    made.processes = Second(0, 3, ALONE.device)
+    assert made.precise_passes == 7 * 1, "a third of the batch"
+    with pytest.raises(Interrupted, match="precise BN was at 0 of 7"):  # another process is told to stop
+        made.precise_bn(SimpleNamespace(done=0, step=lambda: None))
     stopped = bare_trainer(Normed(), 2, stop=Stop(), **chosen)
     stopped.stop.signal = signal.SIGTERM
     with pytest.raises(Interrupted, match="precise BN was at 0 of 21"):

@@ -1,13 +1,14 @@
 """What a plan says and records, where processes, images, passes and lengths all differ."""
 
 import dataclasses
+from datetime import datetime, timedelta
 
 import pytest
 
-from benchmarks.detection import model
+from benchmarks.detection import budget, model
 from benchmarks.detection.plan import FinetunePlan
 from tests.conftest import KIT
-from triplet.published import curves
+from triplet.published import curves, effects
 
 CONFIG = KIT / "configs/detection/coco_r50_c4_2x_moco.yaml"
 
@@ -53,6 +54,8 @@ def test_what_is_done_otherwise_widens_the_expectation(overrides, processes, ima
     assert bool(made.unknown_costs()) == bool(unlike)
     if processes * images < 16:
         assert f"BN over 16 images -> {processes * images}" in made.unknown_costs() or made.bn_images == 0
+    if "SOLVER.BASE_LR=0.03" in overrides:
+        assert "SOLVER.BASE_LR 0.02 -> 0.03" in made.unknown_costs()
 
 
 def test_what_is_expected_is_of_the_images_that_are_seen():
@@ -63,6 +66,20 @@ def test_what_is_expected_is_of_the_images_that_are_seen():
     assert shorter.expected([]).box.mid == pytest.approx(basis.box.mid)
     assert plan(dataset_images=1000).expected([]) is None
     assert plan(dataset_images=None).expected([]) is None
+
+
+def test_a_small_pool_of_bn_lowers_the_lower_ends(monkeypatch):
+    """By the most box and mask AP that one has cost; from eight images on it is not known to cost any."""
+    sizes = {"bn-batch": ((1.0, 3.5), (0.5, 2.25), "where it was measured")}
+    monkeypatch.setattr(effects, "size", sizes.__getitem__)
+    small, enough = plan(processes=2, images=2), plan(processes=4, images=2)
+    found, usual = small.expected([]), enough.expected([])
+    for ours, theirs, cost in ((found.box, usual.box, 3.5), (found.mask, usual.mask, 2.25)):
+        assert ours.low == pytest.approx(theirs.low - cost)
+        assert (ours.mid, ours.high) == (theirs.mid, theirs.high)
+    said = "; BN over 2 images cost 3.5 / 2.25 AP from scratch, by which the lower ends are lower"
+    assert small.unknown_costs().endswith(said)
+    assert "from scratch" not in enough.unknown_costs()
 
 
 def test_the_lines_count_what_is_left_and_what_was_cut():
@@ -83,10 +100,22 @@ def test_the_lines_count_what_is_left_and_what_was_cut():
     assert said["whole"].endswith("compressed to 33.3%")
     assert "whole" not in plan(seconds=0.5).facts()
     assert "cosine" not in said["schedule"]
+    cosine = plan("SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR").facts()["schedule"]
+    assert cosine.endswith("warm-up 1000, cosine to 0")
     frozen = plan("MODEL.RESNETS.NORM=FrozenBN", processes=4).facts()["batch"]
     assert frozen == "16 images an iteration = 4 x 4, tf32; BN frozen"
     own = plan("MODEL.RESNETS.NORM=BN").facts()["batch"]
     assert own.endswith("tf32; BN over 4")
+
+
+def test_the_end_is_what_is_left_from_now_on():
+    made = plan(seconds=0.5, iterations_done=20_000, peak=3e9, peak_source="counted")
+    left = timedelta(seconds=budget.lasts(0.5, made.cfg, 20_000))
+    before = datetime.now().astimezone()
+    said = made.facts()["time"]
+    ends = [f"until {now + left:%a %d %b %H:%M}" for now in (before, datetime.now().astimezone())]
+    assert said.endswith(tuple(ends))
+    assert " counted on the fullest GPU: " in said
 
 
 def test_neither_config_of_a_plan_changes():

@@ -72,7 +72,7 @@ def test_it_finds_what_an_evaluation_finds(predicted, truth):
     folder, evaluated = predicted
     names = {image["id"]: image["file_name"] for image in read(folder, "images.json")["images"]}
     ids = {image["file_name"]: image["id"] for image in truth["images"]}
-    assert set(names.values()) == set(ids)
+    assert [*names.values()] == sorted(ids)
     found = [{**each, "image_id": ids[names[each["image_id"]]]} for each in read(folder, "results.json")]
 
     def key(each):
@@ -81,6 +81,30 @@ def test_it_finds_what_an_evaluation_finds(predicted, truth):
     expected = read(evaluated, "coco_instances_results.json")
     assert len(expected) > 20
     assert sorted(found, key=key) == sorted(expected, key=key)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--score", "0.06"], "config.score 0.05 -> 0.06"),
+        (["--most", "3"], "config.most None -> 3"),
+        (["--every", "2"], "config.every 1 -> 2"),
+        (["--show", "class 2"], "config.show [] -> ['class 2']"),
+        (["--images", "0*"], "config.images."),
+        (["--model", "other.pth"], "input model "),
+    ],
+)
+def test_what_changes_the_result_is_another_prediction(predicted, drawn, options, said, capsys):
+    folder, _ = predicted
+    root = folder.parents[3]
+    (root / "other.pth").write_bytes((root / "model.pth").read_bytes() + b"more")
+    options = [str(root / each) if each == "other.pth" else each for each in options]
+    options = [str(drawn / "val2017" / "*[1-5].*") if each == "0*" else each for each in options]
+    command = ["predict", "--run", "method", "--model", str(root / "model.pth"), "--config", str(DEMO)]
+    usual = ["--images", str(drawn / "val2017"), "--score", "0.05", "--name", "val2017"]
+    with placed(root):
+        assert cli.main([*command, *usual, *options]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_coco_reads_the_results(predicted):
@@ -140,11 +164,17 @@ def test_photographs_of_every_kind_are_read_and_others_named(places, photographs
     drawn = {path.relative_to(folder / "pictures").as_posix() for path in folder.rglob("pictures/**/*.jpg")}
     assert drawn == {*predict.picture_names(sorted(expected)).values()}
     assert Image.open(folder / "pictures" / "turned.jpg").size == (64, 96)
+    places_of = (folder / "pictures", photographs)
+    shown, plain = (np.asarray(Image.open(place / "plain.jpg"), int) for place in places_of)
+    assert np.median(np.abs(shown - plain)) < 10 < np.median(np.abs(shown - plain[..., ::-1]))
     record = records.read(folder)
     assert record.results == {"images": 5, "detections": record.results["detections"], "unreadable": 2}
     assert 0 < record.results["detections"] <= 25
     assert cli.main([*given, "--images", str(photographs)]) == 0
     assert "done already" in capsys.readouterr().out
+    (photographs / "plain.jpg").write_bytes((photographs / "plain.jpg").read_bytes() + b"more")
+    assert cli.main([*given, "--images", str(photographs)]) == 2
+    assert "config.images" in capsys.readouterr().err
 
 
 def test_images_are_read_as_for_training(photographs):
@@ -162,10 +192,12 @@ def test_images_are_read_as_for_training(photographs):
 
 
 def test_a_stop_is_clean_and_the_next_call_goes_on(places, drawn, given, monkeypatch, capsys):
-    draw, done = visualize.panel, []
+    draw, done, written = visualize.panel, [], []
+    folder = paths.stage_folder("method", "predict") / "mine"
 
     def interrupting(*arguments):
         done.append(arguments)
+        written.append(len((folder / "done.jsonl").read_text().splitlines()))
         if len(done) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return draw(*arguments)
@@ -173,13 +205,13 @@ def test_a_stop_is_clean_and_the_next_call_goes_on(places, drawn, given, monkeyp
     monkeypatch.setattr(visualize, "panel", interrupting)
     command = [*given, "--images", str(drawn / "val2017" / "0*"), "--name", "mine"]
     assert cli.main(command) == 143
-    folder = paths.stage_folder("method", "predict") / "mine"
     assert "stopped by SIGTERM: 2 of 6 images are done" in capsys.readouterr().err
     assert not (folder / "results.json").exists()
     with (folder / "done.jsonl").open("a") as lines:
         lines.write('{"name": "0000')  # as a kill would leave it
     assert cli.main(command) == 0
     assert len(done) == 6
+    assert written == [0, 1, 2, 3, 4, 5], "each image is kept before the next one is drawn"
     assert "going on after 2 images" in capsys.readouterr().out
     assert len(read(folder, "images.json")["images"]) == 6
     assert not (folder / "done.jsonl").exists()
@@ -214,16 +246,8 @@ def test_every_so_many_frames_of_a_video(places, tmp_path, given, capsys):
     assert np.abs(middle - expected).max() < 12
 
 
-def test_a_finished_run_tells_its_classes(places, drawn, untrained, capsys):
-    weights = Path(untrained()[1])
-
-    def work(job):
-        job.outputs.update(model=job.folder / "model.pth", config=job.folder / "config.yaml")
-        (job.folder / "model.pth").write_bytes(weights.read_bytes())
-        (job.folder / "config.yaml").write_text(model.load_config(DEMO).dump())
-        job.results.update(classes=list("abcdef"), category_ids=[3, 5, 7, 9, 11, 13])
-
-    records.perform("finetune", paths.stage_folder("own", "finetune"), config={}, inputs={}, work=work)
+def test_a_finished_run_tells_its_classes(drawn, finished, capsys):
+    finished("own", drawn, "abcdef", [3, 5, 7, 9, 11, 13])
     picture = str(sorted((drawn / "val2017").iterdir())[0])
     command = ["predict", "--run", "own", "--images", picture, "--score", "0.05"]
     assert cli.main([*command, "--name", "all"]) == 0
@@ -292,7 +316,15 @@ def test_names_and_files_of_every_kind_end_no_prediction(places, photographs, gi
     deep = (photographs / "deep.png").read_bytes()
     folder = photographs.with_name("odd")
     folder.mkdir()
-    odd = [b"caf\xe9.jpg", b"a.png", b"a.png.jpg", b"x" * 250 + b".png", b"\x1b[2J.jpg", b"a\nb.jpg"]
+    odd = [
+        b"caf\xe9.jpg",
+        b"a.png",
+        b"a.png.jpg",
+        b"x" * 250 + b".png",
+        "\xe9".encode() * 125 + b".png",
+        b"\x1b[2J.jpg",
+        b"a\nb.jpg",
+    ]
     for name in odd:
         content = deep if name.endswith(b".png") else plain
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(content)
@@ -309,6 +341,25 @@ def test_names_and_files_of_every_kind_end_no_prediction(places, photographs, gi
     assert len(list((result / "pictures").iterdir())) == len(odd)
     addresses = [each["data"]["image"] for each in read(result, "label_studio.json")]
     assert "/data/local-files/?d=caf%E9.jpg" in addresses
+
+
+def test_a_video_goes_on_after_its_last_frame(places, tmp_path, given, monkeypatch, capsys):
+    video(tmp_path / "clip.avi", 14)
+    draw, drawn_frames = visualize.panel, []
+
+    def interrupting(*arguments):
+        drawn_frames.append(arguments)
+        if len(drawn_frames) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*arguments)
+
+    monkeypatch.setattr(visualize, "panel", interrupting)
+    command = [*given, "--images", str(tmp_path / "clip.avi"), "--every", "4", "--name", "clip"]
+    assert cli.main(command) == 143
+    assert cli.main(command) == 0
+    assert len(drawn_frames) == 4
+    images = read(paths.stage_folder("method", "predict") / "clip", "images.json")["images"]
+    assert [each["file_name"] for each in images] == [f"clip.avi/{n:06d}.jpg" for n in (0, 4, 8, 12)]
 
 
 def test_masks_of_a_large_image_are_not_all_held_at_once(given, tmp_path, monkeypatch):

@@ -85,12 +85,13 @@ def test_the_loss_scale_is_kept_in_a_checkpoint():
     assert second.scaler.get_scale() == 1024.0
 
 
-def test_a_loss_that_is_not_finite_changes_nothing():
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_changes_nothing(value):
     network = Toy()
     before = [p.clone() for p in network.parameters()]
     with torch.no_grad():
         before_two = network.two.weight.clone()
-        network.two.bias.fill_(float("nan"))
+        network.two.bias.fill_(value)
     with pytest.raises(FloatingPointError, match="at iteration 0"):
         toy_steps(ALONE, 8, 1, network)
     assert torch.equal(network.one.weight, before[0])
@@ -145,6 +146,7 @@ def test_boxes_reach_the_pooling_exactly(demo, precision, monkeypatch):
     assert torch.equal(seen[0][:, 1:], box)
     assert pooled.dtype == features.dtype
     exact = pooler([features.float()], [Boxes(box)])
+    assert exact.dtype == torch.float32, "as without autocast"
     torch.testing.assert_close(pooled.float(), exact, rtol=1e-2, atol=1e-2)
 
 

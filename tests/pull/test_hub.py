@@ -134,6 +134,36 @@ def test_a_known_checksum_decides_before_a_byte_is_fetched(lab, monkeypatch, tmp
     assert lab.asked("/cdn/") == []
 
 
+@pytest.mark.parametrize("known", [BODY, BODY[:-1], None])
+def test_a_file_whose_sum_the_hub_does_not_know_is_compared(lab, monkeypatch, tmp_path, known):
+    """Of a small file that is in Git itself the hub tells Git's own hash, which is no SHA-256."""
+    lab.headers = {"X-Linked-Etag": f'"{hashlib.sha1(BODY).hexdigest()}"'}
+    monkeypatch.setattr("triplet.pull.sources.CONFIGS", tmp_path)
+    if known:
+        line = f"{hashlib.sha256(known).hexdigest()}  lab/resnet/weights/model.bin@{COMMIT}\n"
+        (tmp_path / "SHA256SUMS").write_text(line)
+    if known in (BODY, None):
+        assert stage.pull_hub(ADDRESS).read_bytes() == BODY
+    else:
+        with pytest.raises(KitError, match="gave a file whose sha256 is"):
+            stage.pull_hub(ADDRESS)
+
+
+def test_a_location_is_that_of_the_commit_with_all_that_is_known(lab, monkeypatch):
+    """Even where a branch is named, which may be another one when the bytes are asked for."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_ENDPOINT", lab.server.url("/"))
+    checksum = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
+    url = lab.server.url(f"lab/resnet/resolve/{COMMIT}/weights/model.bin")
+    expected = hub.Location(url, TOKEN, checksum, len(BODY), COMMIT)
+    address = "hf://lab/resnet/weights/model.bin"
+    assert hub.locate(hub.parse(address)) == expected
+    for known in (None, checksum, f"md5:{hashlib.md5(BODY).hexdigest()}"):
+        assert hub.resolve(address, "of the mirror", known) == expected
+    plain = hub.Location("https://mirror.example/file", "of the mirror")
+    assert hub.resolve(plain.url, plain.token, checksum) == plain
+
+
 def test_the_token_goes_to_the_hub_alone_and_is_written_nowhere(lab, places, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     stage.pull_hub(ADDRESS)
@@ -149,7 +179,11 @@ def test_a_token_is_not_sent_in_plain_text(lab, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     with pytest.raises(KitError, match="HF_ENDPOINT must be https"):
-        stage.pull_hub(ADDRESS)
+        stage.pull_hub("hf://lab/resnet/weights/model.bin")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.2:9")  # without a token it is asked
+    with pytest.raises(KitError, match="does not answer"):
+        stage.pull_hub("hf://lab/resnet/weights/model.bin")
 
 
 @pytest.mark.parametrize(
@@ -161,13 +195,22 @@ def test_a_token_is_not_sent_in_plain_text(lab, monkeypatch):
         ("hf://lab/gated/model.bin", "wants its terms accepted"),
         ("hf://lab/model.bin", "hf://owner/name/file@revision: found 'hf://lab/model.bin'"),
         ("hf://lab/resnet/../model.bin", "hf://owner/name/file@revision: found"),
+        ("hf://lab/resnet/weights/model.bin?download=true", "hf://owner/name/file@revision: found"),
     ],
 )
 def test_what_the_hub_does_not_have_is_one_line(lab, capsys, address, message):
     assert cli.main(["pull", address]) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert address in error
     assert error.count("\n") == 1
+
+
+def test_offline_the_hub_is_not_asked(lab, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(KitError, match=r"model\.bin@main is not asked: HF_HUB_OFFLINE is set"):
+        stage.pull_hub("hf://lab/resnet/weights/model.bin")
+    assert lab.server.asked == []
 
 
 def test_an_answer_without_a_commit_is_refused(lab):

@@ -15,8 +15,8 @@ from triplet import cli, records
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
-from triplet.weights import detectron2_format, read_backbone
-from triplet.weights.caffe2 import EPSILON
+from triplet.weights import arrays, detectron2_format, read_backbone
+from triplet.weights.caffe2 import EPSILON, read_caffe2
 from triplet.weights.initial import load_initial
 
 from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
@@ -77,6 +77,35 @@ def test_all_tensors_arrive_under_torchvisions_names(file, state, wrap):
     assert found.ignored == ["fc.bias", "fc.weight"]
     for name, value in state.items():
         assert torch.equal(found.state[name], value), name
+    assert found.state["layer1.0.bn1.running_var"][0] == torch.tensor(1 - 1e-5)
+
+
+def test_texts_of_python_2_are_latin_1(tmp_path):
+    (tmp_path / "R-50.pkl").write_bytes(b"\x80\x02}U\x04caf\xe9K\x01s.")
+    assert read_caffe2(tmp_path / "R-50.pkl") == {}
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_arrays_of_every_protocol_are_read(tmp_path, protocol):
+    content = {"a": np.arange(6.0).reshape(2, 3), "b": [np.array([7, 200], np.uint8), "caf\xe9", None]}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol))
+    found = arrays.read(tmp_path / "w.pkl", "latin1")
+    assert np.array_equal(found["a"], content["a"])
+    assert found["b"][0].tolist() == [7, 200]
+    assert found["b"][1:] == ["caf\xe9", None]
+
+
+def test_a_name_is_allowed_of_its_own_module_alone(tmp_path):
+    (tmp_path / "w.pkl").write_bytes(b"cos\ndtype\n.")
+    with pytest.raises(pickle.UnpicklingError, match=r"os\.dtype is not allowed"):
+        arrays.read(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("model", [{3: np.ones(2)}, {"a": "text"}, {"a": np.array(["x"])}, [np.ones(2)]])
+def test_a_file_for_detectron2_has_numbers_by_name(tmp_path, model):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": model}))
+    with pytest.raises(pickle.UnpicklingError, match=r"array of numbers by name|no .model. in it"):
+        detectron2_format.read(tmp_path / "w.pkl")
 
 
 def test_the_names_are_detectron2s(file):

@@ -1,5 +1,6 @@
 """Each format that a row of the table comes in, and each way in which a file can be wrong."""
 
+import bz2
 import fractions
 import gzip
 import json
@@ -8,6 +9,7 @@ import struct
 import zipfile
 
 import pytest
+import safetensors.torch as library
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
 from triplet.training import checkpoint
-from triplet.weights import read_backbone
+from triplet.weights import read_backbone, safetensors
 from triplet.weights.read import FORMAT
 
 
@@ -69,6 +71,7 @@ def test_authors_raw_epoch_file(file, state):
     assert same(found, state)
     assert (found.format, found.depth, found.width) == ("openselfsup raw", 50, 8)
     assert "head.predictor.fc0.weight" in found.ignored
+    assert found.choice == "'backbone' is taken, not 'online_net.0', 'target_net.0'"
 
 
 def test_raw_file_saved_under_ddp(file, state):
@@ -89,6 +92,7 @@ def test_zoo_file_without_batch_counters(file, state):
     old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     found = read_backbone(file({"state_dict": old}))
     assert found.state.keys() == state.keys()
+    assert not any(v for k, v in found.state.items() if k.endswith("num_batches_tracked"))
 
 
 def test_torchvision(file):
@@ -108,9 +112,27 @@ def test_own_checkpoint(tmp_path, iteration):
     assert (found.format, found.untrained) == ("kit", iteration == 0)
 
 
-def test_half_precision_is_widened(file, state):
-    found = read_backbone(file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}))
-    assert found.state["conv1.weight"].dtype == torch.float32
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_and_counted(file, state, half):
+    narrow = {k: v.to(half) if v.is_floating_point() else v for k, v in state.items()}
+    found = read_backbone(file({**narrow, "fc.weight": torch.ones(2, 2, dtype=half)}))
+    assert found.widened == sum(v.is_floating_point() for v in state.values())
+    for name, value in state.items():
+        assert torch.equal(found.state[name], narrow[name].to(value.dtype)), name
+
+
+def test_any_layout_of_memory_is_read_as_the_usual_one(file, state):
+    last = {k: v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in state.items()}
+    found = read_backbone(file(last))
+    assert same(found, state)
+    assert all(value.is_contiguous() for value in found.state.values())
+
+
+def test_statistics_are_the_default_until_one_of_them_moves(file):
+    state = ResNet(18, 8).state_dict()
+    assert read_backbone(file(state)).default_statistics
+    for name in ("bn1.running_mean", "layer4.1.bn2.running_mean", "layer2.0.downsample.1.running_var"):
+        assert not read_backbone(file(damaged(state, name, 0.75))).default_statistics
 
 
 def without(state, name):
@@ -128,6 +150,15 @@ def damaged(state, name, value):
     [
         (lambda s: without(s, "layer3.4.bn2.bias"), r"layer3\.4\.bn2\.bias is missing"),
         (lambda s: damaged(s, "layer1.0.conv1.weight", float("nan")), "holds NaN or infinite"),
+        (lambda s: damaged(s, "layer4.2.conv3.weight", float("inf")), "holds NaN or infinite"),
+        (
+            lambda s: {**s, "bn1.weight": torch.ones(2, 4)},
+            r"bn1\.weight has shape \(2, 4\), expected \(8,\)",
+        ),
+        (
+            lambda s: prefixed(s, "module.") | {"module.bn1.bias": torch.empty(8, device="meta")},
+            r"module\.bn1\.bias is on the meta device",
+        ),
         (lambda s: damaged(s, "bn1.running_var", 0.0), r"bn1\.running_var must be positive"),
         (lambda s: {**s, "layer2.0.conv2.weight": torch.ones(2, 2)}, r"has shape \(2, 2\), expected"),
         (lambda s: {**s, "bn1.weight": torch.ones(8, dtype=torch.int8)}, r"is torch\.int8, expected"),
@@ -135,6 +166,10 @@ def damaged(state, name, value):
         (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, "nor a whole ResNet-50"),
         (lambda s: prefixed(s, "q.", "k."), r"holds 2 ResNets \('k\.', 'q\.'\)"),
         (lambda s: {"a.weight": torch.ones(1)}, "no ResNet in it; its tensors begin with a.weight"),
+        (
+            lambda s: {"epoch": 1, "state_dict": {"b.weight": torch.ones(1)}},
+            "its tensors begin with b.weight",
+        ),
         (lambda s: {"state_dict": {}}, "holds no tensors"),
         (lambda s: [1, 2], "expected a state dict, found a list"),
     ],
@@ -283,6 +318,20 @@ def test_safetensors_are_read(tmp_path, state):
     assert same(read_backbone(tmp_path / "model.safetensors"), state)
 
 
+def test_safetensors_of_every_type_are_read_as_by_its_library(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool]
+    kinds += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+    content = {str(kind): (torch.randn(2, 3, generator=random) * 50).abs().to(kind) for kind in kinds}
+    content |= {"empty": torch.empty(0, 4), "one": torch.tensor(2.5)}
+    library.save_file(content, tmp_path / "w.safetensors")
+    found = safetensors.read(tmp_path / "w.safetensors")
+    assert found.keys() == content.keys()
+    for name, value in content.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value), name
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -307,6 +356,8 @@ def test_safetensors_that_do_not_add_up_are_refused(tmp_path, state, entry, mess
         (gzip.compress(b"weights", mtime=0), "compressed by gzip; unpack it first: tar xf"),
         (b"", "it is empty; fetch it again"),
         (b'{"error": "no"}', "it is JSON"),
+        (bz2.compress(b"weights"), "compressed by bzip2; unpack it first: tar xf /.*/w.p.., or bunzip2"),
+        (b"\0" * 257 + b"ustar\x0000" + b"\0" * 247, "a tar archive; unpack it first: tar xf /.*/w.p"),
         (b"PK\x03\x04 cut", "a ZIP, as torch writes, that is cut short"),
         (b"\x80\x04N\x94r\xff\xff\xff\x1f.", "an object numbered 536870911"),
         (b"\x80\x04\x8e\xff\xff\xff\xff\x01\x00\x00\x00.", "damaged"),
@@ -325,6 +376,12 @@ def test_a_zip_of_something_else_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("images/1.jpg", b"")
     with pytest.raises(KitError, match=r"a ZIP that torch\.save did not write \(in it: images/1\.jpg\)"):
+        read_backbone(tmp_path / "w.pth")
+
+
+def test_a_program_is_named(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "w.pth")
+    with pytest.raises(KitError, match="is a TorchScript archive, a program; save its state_dict"):
         read_backbone(tmp_path / "w.pth")
 
 

@@ -89,6 +89,10 @@ ALONE = {
             "online_classifier.classification_head.weight": ONES,
         }
     },
+    "a head with names like a backbone's": lambda s: {
+        **prefixed("module.", s),
+        "module.projector.bn1.weight": ONES,
+    },
     "swav": lambda s: {**prefixed("module.", s), "module.projection_head.0.weight": ONES},
     "mmpretrain's simsiam": lambda s: {
         "meta": {"mmengine_version": "0.10"},
@@ -103,6 +107,12 @@ ALONE = {
     "parameters": lambda s: {
         k: torch.nn.Parameter(v) if v.is_floating_point() else v for k, v in s.items()
     },
+    "shapes by name": lambda s: {"model": s, "shapes": {k: tuple(v.shape) for k, v in s.items()}},
+    "six dicts": lambda s: {"a": {"b": {"c": {"d": {"e": {"f": s}}}}}},
+    "numbered children, and a numbered head": lambda s: {
+        "state_dict": {**prefixed("backbone.", children(s)), "0.weight": ONES, "1.weight": ONES}
+    },
+    "keys in bytes": lambda s: {k.encode(): v for k, v in s.items()},
     "odd keys": lambda s: {**s, 3: torch.ones(1), b"bytes": torch.ones(1), ("a", None): 1},
 }
 """Files with one network."""
@@ -181,6 +191,26 @@ SEVERAL = {
         lambda s: {"state_dict": two("backbone.", s, "key_backbone.")},
         "'backbone' is taken, not 'key_backbone'",
     ),
+    "lightly's benchmarks, moco with two networks of queries": (
+        lambda s: {"state_dict": two("backbone.", s, "query_backbone.")},
+        "'backbone' is taken, not 'query_backbone'",
+    ),
+    "a query and a key": (
+        lambda s: {"state_dict": two("query_backbone.", s, "key_backbone.")},
+        "'query_backbone' is taken, not 'key_backbone'",
+    ),
+    "a student and a teacher in one dict": (
+        lambda s: {"state_dict": two("teacher.", s, "student.")},
+        "'teacher' is taken, not 'student'",
+    ),
+    "openselfsup without the copy": (
+        lambda s: {"state_dict": two("online_net.0.", s, "target_net.0.")},
+        "'online_net.0' is taken, not 'target_net.0'",
+    ),
+    "a state dict and another one": (
+        lambda s: {"ema": other(s), "state_dict": s},
+        "'state_dict' is taken, not 'ema'",
+    ),
     "solo-learn": (
         lambda s: {"state_dict": {**two("backbone.", s, "momentum_backbone."), "classifier.weight": ONES}},
         "'backbone' is taken, not 'momentum_backbone'",
@@ -245,6 +275,15 @@ def test_of_several_networks_the_one_that_is_evaluated_is_taken(file, state, wra
 def test_several_wrapped_backbones_are_named(file, state):
     with pytest.raises(KitError, match=r"holds ResNets in 'a', 'b\.c'; save the one"):
         read_backbone(file({"a": state, "b": {"c": other(state)}}))
+    with pytest.raises(KitError, match=r"in 'a\.student', 'b\.teacher'; save"):  # of two trainings
+        read_backbone(file({"a": {"student": state}, "b": {"teacher": other(state)}}))
+
+
+def test_what_lies_beside_numbered_children_is_told(file, state):
+    found = read_backbone(
+        file({"state_dict": {**prefixed("backbone.", children(state)), "x.weight": ONES}})
+    )
+    assert found.ignored == ["x.weight"]
 
 
 def test_the_choice_is_said_where_weights_come_in(file, capsys):
