@@ -69,8 +69,8 @@ words-report = $(call option,export,$(EXPORT))
 words-svm = $(call option,config,$(SVM)) $(call option,data,$(VOC)) $(call option,weights,$(WEIGHTS))
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
-	  while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+):.*## ([^(]*)( \((.*)\))?$$/\1|\2|\4/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text words; do \
+	  printf '  make %-17s %s\n' "$$name" "$$text"; [ -z "$$words" ] || printf '%25s%s\n' '' "$$words"; done
 
 # Asking for another Python or other packages makes the environment anew.
 .venv/complete: docker/requirements.lock docker/versions.env scripts/setup.sh scripts/packages.sh pyproject.toml \
@@ -82,51 +82,51 @@ ready:
 
 always:
 
-setup: .venv/complete ## make .venv with every package at its pinned version (DALI=1|0, TORCH=cpu, WHEELHOUSE=folder, PYTHON=program)
+setup: .venv/complete ## make .venv with every package at its pinned version (PYTHON=program, TORCH=cpu, DALI=1|0, DETECTRON2=git|pypi, WHEELHOUSE=folder)
 
-wheelhouse: .venv/complete ## put what `make setup` installs into a folder, for a machine without network (OUTPUT=folder, FOR=3.12, MACHINE=aarch64)
+wheelhouse: .venv/complete ## collect what `make setup` installs, for a machine without network (OUTPUT=folder, FOR=3.12, MACHINE=aarch64)
 	@.venv/bin/python -m scripts.wheelhouse "$(or $(OUTPUT),artifacts/wheelhouse)" $(call option,python,$(FOR)) \
 	  $(call option,machine,$(MACHINE)) $(ARGS)
 
-demo: $(environment) ## the whole pipeline in small (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
+demo: $(environment) ## run the whole pipeline on a small scale (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(words-demo) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-test: .venv/complete ## the fast tests, two at a time
+test: .venv/complete ## run the fast tests
 	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-check: lint ## the quick loop: lint, types, and the fast tests that the changes since the last check can affect
+check: lint ## lint, check types, and run the fast tests that the changes since the last check can affect
 	@.venv/bin/pytest --testmon -m "not slow" $(ARGS)
 
-test-slow: .venv/complete ## the slow ones, two at a time: several processes, stops and resumes, the whole chain
+test-slow: .venv/complete ## run the slow tests: several processes, stops and resumes, the whole chain
 	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
 	@.venv/bin/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
-fuzz: .venv/complete ## give changed files to every reader for MINUTES (2), each with 30 s and 2 GB (ARGS="--reader weights --seed 1")
+fuzz: .venv/complete ## give damaged files to every reader (MINUTES=2, ARGS="--reader weights --seed 1")
 	@.venv/bin/python -m tests.fuzz.run $(call option,minutes,$(MINUTES)) $(ARGS)
 
 # On a machine without network, by its own Python: make test-gpu PYTHON=python3 (what that lacks: scripts/wheels.sh).
-test-gpu: $(if $(PYTHON),,.venv/complete) ## those that need a GPU; the others leave it alone (PYTHON=python3: without .venv)
+test-gpu: $(if $(PYTHON),,.venv/complete) ## run the tests that need a GPU (PYTHON=python3 does without .venv)
 	@TEST_GPU=1 $(or $(PYTHON),.venv/bin/python) -m pytest -m gpu \
 	  $$(grep -rlE '(mark|pytest)\.gpu' tests --include='test_*.py') $(ARGS)
 
-mutants: .venv/complete ## which plausible mistakes in MODULE=triplet/x.py its tests do not see (TESTS="files", MOST=number)
+mutants: .venv/complete ## list the plausible mistakes in a file that its tests miss (MODULE=triplet/x.py, TESTS="files", MOST=number)
 	@.venv/bin/python -m tests.mutants $(MODULE) $(if $(TESTS),--tests $(TESTS)) $(call option,most,$(MOST)) $(ARGS)
 
-lint: .venv/complete ## ruff and mypy
+lint: .venv/complete ## run ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-format: .venv/complete ## let ruff format and mend the code
+format: .venv/complete ## format the code, and mend what ruff can mend
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
-lock: .venv/complete ## derive docker/requirements.lock anew from docker/versions.env and pyproject.toml
+lock: .venv/complete ## derive docker/requirements.lock from docker/versions.env and pyproject.toml
 	@scripts/lock.sh $(ARGS)
 
 audit: .venv/complete ## look for known vulnerabilities and for licences that are not allowed (AUDIT_DB=all.zip of OSV, without network)
 	@$(call extra,audit)
 	@.venv/bin/python -m scripts.audit $(call option,database,$(AUDIT_DB)) $(ARGS)
 
-doctor: ## what this machine has, and what to run for what is missing (JSON=1)
+doctor: ## say what this machine has, and what to run for what is missing (JSON=1)
 	@if [ $(RUNTIME) = docker ]; then scripts/ready.sh && $(call triplet,doctor) $(json) $(ARGS); \
 	 elif [ -x .venv/bin/triplet ]; then .venv/bin/triplet doctor $(json) $(ARGS); \
 	 else echo "doctor: no environment yet ($$(python3 --version 2>&1)); run: make setup" >&2; exit 1; fi
@@ -137,7 +137,7 @@ pull: $(environment) ## fetch and verify data sets and weights (PULL="coco weigh
 
 pull-data: pull  # its former name
 
-pack: $(environment) ## put IMAGES into tar shards below datasets/ (NAME=folder), for shared file systems
+pack: $(environment) ## put images into tar shards, for shared file systems (IMAGES=folder, NAME=folder)
 	@$(call triplet,pack) $(words-pack) $(force) $(ARGS)
 
 # Annotated images: a folder, or JSONs in COCO's format and the folders of their images
@@ -145,59 +145,59 @@ annotated = $(call option,data,$(or $(DATA),$(COCO))) $(call option,train,$(TRAI
   $(call option,val,$(VAL)) $(call option,val-images,$(VAL_IMAGES)) \
   $(call option,val-share,$(VAL_SHARE)) $(call option,split-seed,$(SPLIT_SEED))
 
-data: $(environment) ## look at annotated images before a training does: what is in them, what is odd, a picture (DATA=folder)
+data: $(environment) ## look at annotated images before training: what is in them, what is odd, a picture (DATA=folder, or TRAIN=file TRAIN_IMAGES=folder VAL=file VAL_IMAGES=folder)
 	@$(call triplet,data) $(annotated) $(ARGS)
 
-pretrain: $(environment) ## pretrain by METHOD=name (GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, ENGINE=kit|openselfsup)
+pretrain: $(environment) ## pretrain a backbone (METHOD=name, GPUS=n, NODES=n RDZV=host:port, IMAGES=folder, WEIGHTS=file, ENGINE=kit|openselfsup)
 	@$(call launch,pretrain) $(run) $(words-pretrain) $(force) $(ARGS)
 
-export: $(environment) ## write the backbone for other libraries (METHOD=name, WEIGHTS=file, FORMAT=safetensors, pth or onnx)
+export: $(environment) ## write the backbone for other libraries (METHOD=name, WEIGHTS=file, FORMAT=safetensors|pth|onnx)
 ifeq ($(RUNTIME)$(FORMAT),localonnx)
 	@$(call extra,onnx)
 endif
 	@$(call triplet,export) $(run) $(call option,weights,$(WEIGHTS)) $(call option,format,$(FORMAT)) $(force) $(ARGS)
 
-convert: $(environment) ## turn the pretraining, the pulled weights or WEIGHTS=file into Detectron2's weights, with proof
+convert: $(environment) ## convert a backbone to Detectron2's format, with proof (METHOD=name, WEIGHTS=file, DETECTION=config)
 	@$(call triplet,convert) $(run) $(words-convert) $(force) $(ARGS)
 
-finetune: $(environment) ## train Mask R-CNN on COCO or DATA=folder of yours (METHOD=name, GPUS=n, HOURS=h or SCHEDULE=1/4x, DETECTION=config, SEED=n)
+finetune: $(environment) ## train a detector on COCO, or on your own data (METHOD=name, GPUS=n, HOURS=of training or SCHEDULE=1/4x, DATA=folder, DETECTION=config, SEED=n)
 	@$(call launch,finetune) $(run) $(words-finetune) $(call option,hours,$(HOURS)) $(force) $(ARGS)
 
-plan: $(environment) ## how long a finetuning takes and what AP to expect (GPU=card or PRESET=kaggle, GPUS=n, NODES=n, MEMORY=GB of each, HOURS=h or SCHEDULE=1/4x, METHOD=name)
-	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) \
+plan: $(environment) ## say what a finetuning takes and what AP to expect, before it begins (METHOD=name, GPU=card or PRESET=kaggle, GPUS=n, MEMORY=GB, HOURS=h or SCHEDULE=1/4x, DATA=folder)
+	@$(call triplet,plan) $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(annotated) \
 	  $(if $(filter-out file,$(origin GPUS) $(origin NODES)),--gpus "$(processes)") $(call option,memory,$(MEMORY)) \
 	  $(call option,gpu,$(GPU)) $(call option,preset,$(PRESET)) $(call option,hours,$(HOURS)) \
 	  $(call option,schedule,$(SCHEDULE)) $(json) $(ARGS)
 
-explain: $(environment) ## what could have made a result fall short (RESULT="25.1 22.3", METHOD=name or TARGET="37.9 34.5", DETECTION=config, LOG=log.txt, WEIGHTS=file, GPUS=n, RUN=name, JSON=1)
+explain: $(environment) ## rank what could have made a result fall short (RESULT="25.1 22.3", METHOD=name or TARGET="37.9 34.5", DETECTION=config, LOG=file, RUN=name)
 	@$(call triplet,explain) $(if $(RESULT),--result $(RESULT)) $(if $(TARGET),--target $(TARGET)) \
 	  $(call option,method,$(METHOD)) $(call option,config,$(DETECTION)) $(call option,log,$(LOG)) \
 	  $(call option,weights,$(WEIGHTS)) $(call option,run,$(RUN)) \
 	  $(if $(filter-out file,$(origin GPUS)),--gpus "$(GPUS)") $(json) $(ARGS)
 
-seeds: $(environment) ## convert, finetune and eval once for each of SEEDS="0 1 2 3 4", as runs seed<n>/METHOD
+seeds: $(environment) ## convert, finetune and evaluate a method once for each seed (METHOD=name, SEEDS="0 1 2 3 4")
 	@for seed in $(or $(SEEDS),0 1 2 3 4); do \
 	  run="--no-print-directory RUN=seed$$seed/$(METHOD) SEED=$$seed"; \
 	  $(MAKE) convert ARGS= $$run && $(MAKE) finetune $$run && $(MAKE) eval ARGS= $$run || exit; done
 
-eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures
+eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures (METHOD=name, GPUS=n)
 	@$(call launch,eval) $(run) $(force) $(ARGS)
 
-predict: $(environment) ## detect in your own IMAGES=folder, pattern or video (METHOD=name or MODEL=file DETECTION=config, NAME, SCORE=0.5, SHOW="dog,cat", MOST=n, EVERY=frames)
+predict: $(environment) ## detect in your own images (IMAGES=folder, METHOD=name or MODEL=file DETECTION=config, SCORE=0.5, SHOW="dog,cat", MOST=n)
 	@$(call triplet,predict) $(run) $(call option,images,$(IMAGES)) $(call option,model,$(MODEL)) \
 	  $(call option,config,$(DETECTION)) $(call option,name,$(NAME)) $(call option,score,$(SCORE)) \
 	  $(call option,show,$(SHOW)) $(call option,most,$(MOST)) $(call option,every,$(EVERY)) $(force) $(ARGS)
 
-linear: $(environment) ## classify ImageNet by a linear layer (LINEAR=config, GPUS=n, WEIGHTS=file, CLASSES=file)
+linear: $(environment) ## judge a backbone by a linear classifier on ImageNet (METHOD=name, GPUS=n, WEIGHTS=file, LINEAR=config, CLASSES=file)
 	@$(call launch,linear) $(run) $(words-linear) $(force) $(ARGS)
 
-knn: $(environment) ## the same by nearest neighbours (GPUS=n, WEIGHTS=file)
+knn: $(environment) ## judge a backbone by nearest neighbours on ImageNet (METHOD=name, GPUS=n, WEIGHTS=file)
 	@$(call launch,knn) $(run) $(words-knn) $(force) $(ARGS)
 
-semi: $(environment) ## finetune on PERCENT=1 or 10 of ImageNet's labels (LIST=file or DRAW=1, GPUS=n)
+semi: $(environment) ## finetune on a part of ImageNet's labels (METHOD=name, PERCENT=1|10, LIST=file or DRAW=1, GPUS=n)
 	@$(call launch,semi) $(run) $(words-semi) $(force) $(ARGS)
 
-svm: $(environment) ## VOC07 by support vector machines, all images and a few (VOC=folder)
+svm: $(environment) ## judge a backbone by support vector machines on VOC 2007 (METHOD=name, VOC=folder)
 	@$(call triplet,svm) $(run) $(words-svm) $(force) $(ARGS)
 
 # ARGS are of the stage that trains: of the only one, or of finetune, or of the first. Quotes keep a stage together.
@@ -208,7 +208,7 @@ told = $(1) $(if $(filter pull,$(1)),$(chained)) $(words-$(1)) $(if $(filter $(a
 quote = '$(subst ','\'',$(strip $(1)))'
 set-by-user = $(if $(filter-out file,$(origin $(1))),$($(1)))
 
-submit: .venv/complete ## put stages into a cluster's queue (STAGE=finetune or chain or "convert finetune", ON=slurm|sky|k8s, METHOD=name or all, SEEDS="0 1", GPUS=n, NODES=n, HOURS=h, DRY=1)
+submit: .venv/complete ## put stages into a cluster's queue (STAGE=chain, ON=slurm|sky|k8s, METHOD=name or all, GPUS=n, NODES=n, HOURS=limit of a job, DRY=1)
 	@.venv/bin/triplet submit $(foreach stage,$(stages),$(call quote,$(call told,$(stage)))) $(call option,on,$(ON)) \
 	  $(if $(RUN),$(call option,run,$(RUN)),$(if $(METHOD),--method $(METHOD))) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(call option,gpus,$(call set-by-user,GPUS)) $(call option,nodes,$(call set-by-user,NODES)) \
@@ -217,14 +217,14 @@ submit: .venv/complete ## put stages into a cluster's queue (STAGE=finetune or c
 	  $(if $(EXTRA),--extra="$(EXTRA)") $(call option,container,$(CONTAINER)) $(call option,bucket,$(BUCKET)) \
 	  $(if $(call on,$(DRY)),--dry) $(force)
 
-speed: .venv/complete ## measure the kit's speed beside the released code's; on a GPU, all of the probe (OUTPUT=file.json)
+speed: .venv/complete ## measure the kit's speed beside the released code's; on a GPU, run the whole probe (OUTPUT=file.json)
 	@.venv/bin/python -m benchmarks.speed.run $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
 report: $(environment) ## put every number beside the paper's: reports/index.html (VERIFY=1 or VERIFY=file.zip, EXPORT=file.zip)
 	@$(call triplet,report) $(if $(call on,$(VERIFY)),--verify $(if $(filter-out 1 yes true,$(VERIFY)),"$(VERIFY)")) \
 	  $(call option,export,$(if $(EXPORT),$(if $(filter docker,$(RUNTIME)),/reports/$(shell basename "$(EXPORT)"),$(EXPORT)))) $(ARGS)
 
-tensorboard: $(environment) ## the curves of all runs as they grow (PORT=number)
+tensorboard: $(environment) ## show the curves of all runs as they grow (PORT=number)
 ifeq ($(RUNTIME),docker)
 	@PORT="$(PORT)" docker compose run --rm --service-ports tensorboard
 else
@@ -235,24 +235,24 @@ endif
 extra = .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes \
   -r pyproject.toml --extra $(1) --constraints docker/requirements.lock
 
-docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while you write, UPDATE=1 runs its commands anew)
+docs: .venv/complete ## build the documentation in site/ (SERVE=1 shows it while you write, UPDATE=1 runs its commands again)
 	@$(call extra,docs)
 	@$(if $(call on,$(UPDATE)),.venv/bin/python -m tests.support.blocks &&) \
 	  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs $(if $(call on,$(SERVE)),serve,build --strict --quiet --site-dir site) $(ARGS)
 
-build: ## build the image (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder; other CUDA: docs/containers.md)
+build: ## build the image; for another CUDA, see docs/containers.md (DETECTRON2=git|pypi, OPENSELFSUP=1|0, *_SOURCE=folder)
 	@scripts/build.sh
 
 image-tar: ready ## write the image into one file, for a machine without network (OUTPUT=file)
 	@scripts/image_tar.sh $(OUTPUT)
 
-shell: ready ## a shell in the image, with the volumes
+shell: ready ## open a shell in the image, with the volumes
 	@docker compose run --rm --entrypoint bash pull
 
-clean-datasets: ## delete the data sets, after asking (YES=1 does not ask); RUNTIME=docker: their volume
+clean-datasets: ## delete the data sets, after asking (YES=1 does not ask, RUNTIME=docker for their volume)
 	@scripts/clean.sh $(RUNTIME) datasets
 
-clean-checkpoints: ## delete every run, after asking
+clean-checkpoints: ## delete all runs, after asking
 	@scripts/clean.sh $(RUNTIME) checkpoints
 
 clean-reports: ## delete the reports, after asking
@@ -261,6 +261,6 @@ clean-reports: ## delete the reports, after asking
 clean-image: ## delete the image, after asking
 	@scripts/clean.sh docker image
 
-test-containers: .venv/complete ## build the image and run the stages in it; installs an engine where it may
+test-containers: .venv/complete ## build the image and run the stages in it; this installs a container engine where it may
 	@$(call extra,containers)
 	@env -u ARGS -u MAKEFLAGS .venv/bin/pytest tests/containers --timeout 3600 $(ARGS)  # the make in the tests has its own

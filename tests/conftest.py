@@ -26,10 +26,11 @@ TINY = Drawn(unlabelled=48, train=12, val=6, radii=(18, 30), large=(28, 50), obj
 def pytest_configure(config: pytest.Config) -> None:
     """Workers of pytest-xdist share one fork server.
 
-    What `make test ARGS=...` was told is not for the make of a test. SIGHUP and SIGINT are heard, under
+    What `make test ARGS=...` was told is not for the make of a test, and messages name commands as without
+    make. SIGHUP and SIGINT are heard, under
     nohup and in the background as well.
     """
-    for name in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS"):
+    for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "RUNTIME", "ARGS"):
         os.environ.pop(name, None)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

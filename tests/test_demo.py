@@ -41,7 +41,7 @@ def test_few_images_without_weights_are_called_hopeless_first(places, own, capsy
     said = capsys.readouterr().out
     assert "Expect a box AP near 0: a small network learns from nothing but these" in said
     assert said.index("Expect") < said.index("$ triplet pretrain")
-    assert f"in earnest: make finetune METHOD=triplet DATA={own}" in said
+    assert f"in earnest: triplet finetune --run triplet --data {own} --schedule 1/8x" in said
     content = coco.read(places / "datasets" / "demo-mine", "train2017")
     names = {each["name"] for each in content["categories"]}
     assert len(names) == 3

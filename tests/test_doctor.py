@@ -32,14 +32,14 @@ def test_doctor_looks_at_everything(places, capsys):
     assert headline.startswith("doctor: the demo runs here; before a finetuning on COCO, see to: ")
     assert headline.endswith("coco, weights, converted weights")
     assert all(len(line.split()[0]) <= len("needs") and line[9] != " " == line[8] for line in facts)
-    assert last == f"  next   {'make demo' if 'GPU,' in headline else 'triplet pull coco'}"
+    assert last == f"  next   {'triplet demo' if 'GPU,' in headline else 'triplet pull coco'}"
 
 
 def test_the_same_for_programs(places, capsys):
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["demo"], found["finetune"]) == (True, False)
-    assert found["next"] in ("make demo", "triplet pull coco")
+    assert found["next"] in ("triplet demo", "triplet pull coco")
     assert {each["what"]: each for each in found["findings"]}["coco"] == {
         "what": "coco",
         "found": "-",
@@ -66,7 +66,7 @@ def test_with_a_gpu_the_next_step_leads_to_a_finetuning():
     torch = doctor.Diagnosis("torch", "-", False, "make setup", required=True)
     assert doctor._next([torch], lacking("GPU")) == "make setup"
     assert doctor._next([], lacking("coco", "weights")) == "get coco"
-    assert doctor._next([], []) == "make finetune METHOD=triplet"
+    assert doctor._next([], []) == "triplet finetune --run triplet"
     assert doctor._headline([], []) == "the demo and a finetuning on COCO run here"
 
 

@@ -239,7 +239,7 @@ def test_a_missing_package_is_named(places, capsys, monkeypatch):
 
 def test_nothing_to_export_is_one_line(places, capsys):
     assert cli.main(["export"]) == 2
-    assert "run first: make pretrain RUN=triplet, or: make pull" in capsys.readouterr().err
+    assert "run first: triplet pretrain --run triplet, or: triplet pull" in capsys.readouterr().err
 
 
 def test_the_pages_calls_are_all_run():

@@ -100,7 +100,9 @@ def test_a_stopped_pack_goes_on_after_its_last_whole_shard(classes, places):
     assert "are whole; run the same command to go on" in error
     assert not (folder / images.INDEX).exists()
     assert not list(folder.glob(".*.tmp"))
-    with pytest.raises(KitError, match=r"shard-\d+\.tar but no shards\.json; make its shards with"):
+    with pytest.raises(
+        KitError, match=r"shard-\d+\.tar but no shards\.json; make its shards by the same command"
+    ):
         open_images(folder)
     first = (folder / "shard-000000.tar").stat().st_mtime_ns
     (folder / "shard-000001.tar").write_bytes(b"damaged meanwhile")
@@ -146,7 +148,7 @@ def test_archives_alone_are_to_be_unpacked(tmp_path):
     assert "triplet pack" not in str(caught.value)
     (tmp_path / "shard-000004.tar").touch()
     with pytest.raises(
-        KitError, match=r"holds shard-000004\.tar but no shards\.json; make its shards with"
+        KitError, match=r"holds shard-000004\.tar but no shards\.json; make its shards by the same command"
     ):
         open_images(tmp_path)
 
@@ -187,7 +189,7 @@ def test_a_cut_shard_is_refused_and_a_read_beyond_it_fails(classes, places):
     shard = folder / "shard-000000.tar"
     found = open_images(folder)
     os.truncate(shard, shard.stat().st_size - 6000)
-    with pytest.raises(KitError, match=r"expected \d+; make it again with: triplet pack"):
+    with pytest.raises(KitError, match=r"expected \d+; make it again: triplet pack"):
         open_images(folder)
     os.truncate(shard, 600)
     with pytest.raises(OSError, match=r"photo 9.jpg: found 0 bytes, expected"):

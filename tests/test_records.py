@@ -225,7 +225,7 @@ def test_folders_are_described_by_names_and_sizes(places):
 
 
 def test_require_says_what_to_run(places):
-    with pytest.raises(KitError, match="run first: make convert RUN=triplet"):
+    with pytest.raises(KitError, match="run first: triplet convert --run triplet"):
         records.require("triplet", "convert")
 
 

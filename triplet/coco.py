@@ -4,18 +4,24 @@ from pathlib import Path
 from typing import Any
 
 from triplet.annotations.coco import check
+from triplet.commands import typed
 from triplet.errors import KitError
 
 
 def annotations(folder: Path, split: str, kind: str = "instances") -> Path:
     """Return the path of a split's annotations; KitError when the folder has another layout."""
+    if not folder.exists():
+        raise KitError(
+            f"nothing at {folder}, expected a folder of annotated images; COCO 2017 comes by: "
+            f"{typed('pull', 'coco')}"
+        )
     path = folder / "annotations" / f"{kind}_{split}.json"
     for needed in (path, folder / split):
         if not needed.exists():
             raise KitError(
                 f"{folder} is not in COCO 2017's layout: {needed.relative_to(folder)} is missing "
                 f"(expected train2017/, val2017/ and annotations/{kind}_*2017.json); "
-                "see: triplet pull --help"
+                f"see: {typed('pull', '--help')}"
             )
     return path
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from triplet import paths, records
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.paths import kit_config
 from triplet.published.methods import load_methods
@@ -35,7 +36,8 @@ def weights_of(run: str) -> Path:
     if (record := records.read(folder)) is None:
         raise KitError(
             f"run {run!r} has no pretrain stage, and the published weights of {name} are not here; "
-            f"run first: make pretrain RUN={run}, or: make pull PULL=weights METHOD={name}"
+            f"run first: {typed('pretrain', '--run', run)}, "
+            f"or: {typed('pull', 'weights', '--method', name)}"
         )
     return records.output(record, next(iter(record.outputs)))
 
@@ -55,7 +57,7 @@ def detection_config(run: str, weights: Path | None = None) -> Path:
     if method is None:
         raise KitError(
             f"run {run!r} is not a method of the table ({', '.join(methods)}), so no config is "
-            "its default; add --config FILE, one of configs/detection/ (make: DETECTION=FILE)"
+            "its default; add --config FILE, one of configs/detection/"
         )
     if weights is not None:
         caffe2 = weights.suffix == ".pkl"

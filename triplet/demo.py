@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ import torch
 from pydantic import Field
 
 from triplet import coco, paths
+from triplet.commands import typed
 from triplet.config import Settings, load
 from triplet.environment import usable_cores
 from triplet.progress import say
@@ -133,7 +133,8 @@ def _pulled(settings: Demo) -> str | None:
 def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | None) -> str:
     """Say in advance what to expect from so few images."""
     have = f"demo: {images} images of {data.name} with {', '.join(classes)}"
-    real = f"make finetune METHOD={pulled or 'triplet'} DATA={data}"
+    real = typed("finetune", "--run", pulled or "triplet", "--data", str(data), "--schedule", "1/8x")
+    pull = typed("pull", "weights", "--method", "triplet")
     if pulled:
         return (
             f"{have}; from the pulled weights of {pulled}. Expect a low AP of so few images and steps: "
@@ -142,7 +143,7 @@ def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | 
     return (
         f"{have}. Expect a box AP near 0: a small network learns from nothing but these, for minutes "
         "(128 photographs of COCO came to 0.1). It shows that everything runs on your data. With "
-        f"pretrained weights it starts from more: make pull PULL=weights METHOD=triplet; in earnest: {real}"
+        f"pretrained weights it starts from more: {pull}; in earnest: {real}"
     )
 
 
@@ -231,5 +232,5 @@ def _method(call: Command, chain: list[list[str]], output: int, cores: int, meth
 
 
 def _call(call: Command, command: list[str]) -> int:
-    say(f"\n$ triplet {shlex.join(command)}")
+    say(f"\n$ {typed(*command)}")
     return call(command)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triplet import paths, toolchain
+from triplet.commands import typed
 from triplet.progress import harmless, say
 from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
@@ -92,8 +93,8 @@ def _next(required: list[Diagnosis], lacking: list[Diagnosis]) -> str:
     if required:
         return required[0].advice
     if not lacking:
-        return "make finetune METHOD=triplet"
-    return "make demo" if lacking[0].what == "GPU" else lacking[0].advice
+        return typed("finetune", "--run", "triplet")
+    return typed("demo") if lacking[0].what == "GPU" else lacking[0].advice
 
 
 def _print_table(findings: list[Diagnosis]) -> None:
@@ -257,12 +258,13 @@ def _room() -> list[Diagnosis]:
 
 def _data() -> list[Diagnosis]:
     found = []
-    advice = {"imagenet": "only to pretrain: triplet pull imagenet, or put or link the images at {}/train"}
+    imagenet = f"only to pretrain: {typed('pull', 'imagenet')}, or put or link the images at {{}}/train"
+    advice = {"imagenet": imagenet}
     for name, source in load_sources().datasets.items():
         folder = paths.root("datasets") / name
         there = all((folder / item).exists() for item in source.provides)
         there |= name == "imagenet" and (folder / "train").is_dir()  # enough for pretraining
-        to_do = advice.get(name, "triplet pull {0.name}").format(folder)
+        to_do = advice.get(name, typed("pull", name)).format(folder)
         found.append(Diagnosis(name, str(folder) if there else "-", there, to_do))
     pulled = [
         name
@@ -271,7 +273,10 @@ def _data() -> list[Diagnosis]:
     ]
     found.append(
         Diagnosis(
-            "weights", ", ".join(pulled) or "-", bool(pulled), "triplet pull weights --method triplet"
+            "weights",
+            ", ".join(pulled) or "-",
+            bool(pulled),
+            typed("pull", "weights", "--method", "triplet"),
         )
     )
     converted = [
@@ -282,7 +287,7 @@ def _data() -> list[Diagnosis]:
             "converted weights",
             ", ".join(converted) or "-",
             bool(converted),
-            "make convert METHOD=triplet, after pulling weights or make pretrain",
+            f"{typed('convert', '--run', 'triplet')}, after the weights are pulled or pretrained",
         )
     )
     return found

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from triplet import files, untrusted
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.progress import say
 
@@ -180,7 +181,7 @@ def open_images(source: Path) -> Images:
     if (source / INDEX).exists():
         return Shards(source, read_shards(source))
     if not source.is_dir():
-        raise KitError(f"no folder or list of images at {source}; draw or fetch one with: triplet pull")
+        raise KitError(f"no folder or list of images at {source}; draw or fetch one with: {typed('pull')}")
     names = [name for name, _ in files.walk(source) if Path(name).suffix.lower() in SUFFIXES]
     archives = sorted(path.name for path in source.iterdir() if path.suffix.lower() in ARCHIVES)
     if not names:
@@ -219,8 +220,8 @@ def _no_images(source: Path, archives: Sequence[str]) -> KitError:
     """Say what a folder holds instead of images, and what to do."""
     if own := next((name for name in archives if _OWN_SHARD.fullmatch(name)), None):
         return KitError(
-            f"{source} holds {own} but no {INDEX}; make its shards with: triplet pack, the same command as "
-            "before"
+            f"{source} holds {own} but no {INDEX}; make its shards by the same command as before: "
+            f"{typed('pack')}"
         )
     if archives:
         return KitError(f"{source} holds {_some(archives)} and no image; unpack it first (tar, unzip)")
@@ -240,7 +241,9 @@ def read_shards(folder: Path) -> list[Shard]:
         shards = [Shard.model_validate_json(_described(side_car(folder / name))) for name in index.shards]
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise KitError(f"{folder}: its shards cannot be read ({reason}); run triplet pack again") from None
+        raise KitError(
+            f"{folder}: its shards cannot be read ({reason}); make them again: {typed('pack')}"
+        ) from None
     for name, shard in zip(index.shards, shards, strict=True):
         path = folder / name
         counts = {
@@ -250,11 +253,11 @@ def read_shards(folder: Path) -> list[Shard]:
         low, largest = min([*shard.offsets, *shard.sizes, 0]), max([*shard.sizes, 0])
         fits = max(ends) <= shard.bytes and largest <= untrusted.IMAGE
         if shard.name != name or len(counts) > 1 or low < 0 or not fits:
-            raise KitError(f"{side_car(path)} does not fit its shard; make it again with: triplet pack")
+            raise KitError(f"{side_car(path)} does not fit its shard; make it again: {typed('pack')}")
         found = path.stat().st_size if path.is_file() else 0
         if found != shard.bytes:
             raise KitError(
-                f"{path} has {found} bytes, expected {shard.bytes}; make it again with: triplet pack"
+                f"{path} has {found} bytes, expected {shard.bytes}; make it again: {typed('pack')}"
             )
     return shards
 

@@ -6,6 +6,7 @@ and atomically, so its presence means that the stage is done.
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from triplet.artifacts import Artifact as Artifact
 from triplet.artifacts import Job as Job
 from triplet.artifacts import Plan as Plan
 from triplet.artifacts import Record as Record
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.inputs import Inputs
 from triplet.inputs import identities as identities
@@ -89,7 +91,9 @@ def require(run: str, stage: str) -> Record:
     """Read the record of a stage that must be done; if it is not, raise KitError saying what to run."""
     record = read(stage_folder(run, stage))
     if record is None:
-        raise KitError(f"run {run!r} has no finished {stage} stage; run first: make {stage} RUN={run}")
+        raise KitError(
+            f"run {run!r} has no finished {stage} stage; run first: {typed(stage, '--run', run)}"
+        )
     return record
 
 
@@ -99,7 +103,8 @@ def output(record: Record, name: str) -> Path:
     path = local(artifact.path)
     if not path.exists() or Artifact.of(path).sha256 != artifact.sha256:
         what = "changed since" if path.exists() else "gone though"
-        raise KitError(f"{path} is {what} it was recorded; run again: {record.command} --force")
+        again = typed(*shlex.split(record.command)[1:], "--force")
+        raise KitError(f"{path} is {what} it was recorded; run again: {again}")
     return path
 
 
@@ -328,7 +333,7 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
     article = "an" if stage[0] in "aeiou" else "a"
     return KitError(
         f"{portable(folder)} holds {article} {stage} of something else ({shown}){holds and f', {holds}'}; "
-        f"add --force to {'delete that and start over' if holds else 'replace it'} (make: FORCE=1), or "
+        f"add --force to {'delete that and start over' if holds else 'replace it'}, or "
         "choose another --run"
     )
 

@@ -1,7 +1,7 @@
 """Bounds on reading files made by others: size, depth and count, which limit time and memory.
 
 Each bound is a constant here, with its reason. A small file must not take much, whatever it claims, and a
-large file of an honest user must be readable: if a file's own size is the right measure, the bound is
+large file of an honest user must be readable; where a file's own size is the right measure, the bound is
 relative to it. A file beyond a bound is refused with a KitError of one line: what, where, the bound, what
 to do.
 """
@@ -155,7 +155,7 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
         return values
     except RecursionError:
         raise KitError(
-            f"{where}: is nested more deeply than the {JSON_DEPTH} levels of any real file"
+            f"{where}: is nested more deeply than the {JSON_DEPTH} levels that any real file has"
         ) from None
     except ValueError as error:  # includes UnicodeDecodeError and JSONDecodeError
         reason = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)

@@ -122,6 +122,6 @@ def _advice(config: Path, caffe2: bool) -> str:
     sibling = config.with_name(f"{stem}{MSRA if caffe2 else ''}{config.suffix}")
     if sibling != config and sibling.exists():
         images = "BGR images (MSRA's normalisation)" if caffe2 else "RGB images (ImageNet's normalisation)"
-        use = f"--config {sibling} --force (make: DETECTION={sibling} FORCE=1)"
+        use = f"--config {sibling} --force"
         return f"the file is for {images}: use {use}"
     return "check INPUT.FORMAT, MODEL.PIXEL_MEAN, PIXEL_STD and RESNETS.STRIDE_IN_1X1"

@@ -20,6 +20,7 @@ from triplet.annotations.findings import Findings
 from triplet.annotations.image_files import AnnotatedImage
 from triplet.annotations.shapes import Uses
 from triplet.annotations.voc import VocImage
+from triplet.commands import typed
 from triplet.datasets import source
 from triplet.errors import KitError
 from triplet.progress import first_here, say
@@ -183,7 +184,7 @@ def _find(folder: Path, declared: str) -> Part:
         if not path.exists():
             raise KitError(
                 f"{folder} is not in PASCAL VOC's layout: {path.relative_to(folder)} is missing; "
-                "run: make pull PULL=voc"
+                f"run: {typed('pull', 'voc')}"
             )
     return part
 

@@ -11,6 +11,12 @@ from triplet.progress import first_here, say
 from triplet.training.distributed import Processes, perform
 
 
+def in_place(source: DataSource) -> Path | None:
+    """Return the user's own folder if ``data.parts`` reads it as it is; None if it must be converted."""
+    folder = source.folder
+    return folder if folder and (is_standard(folder) or datasets.written(folder)) else None
+
+
 def place(
     run: str,
     source: DataSource,
@@ -39,8 +45,8 @@ def place(
     Raises:
         KitError: an unknown layout, unusable annotations, or other data than those of the begun finetuning.
     """
-    if source.folder and (is_standard(source.folder) or datasets.written(source.folder)):
-        return source.folder
+    if folder := in_place(source):
+        return folder
     own = datasets.read(source, "train" if stage == "data" else "val", classes)
     if first_here():
         say(f"{stage}: {own.line()}")

@@ -201,13 +201,17 @@ class FinetunePlan:
 
     def _expected_lines(self, runs: Sequence[curves.LocalResult]) -> Iterator[str]:
         expected = self.expected(runs)
+        yield self.expectation(expected) + (f"; this rests on {expected.basis}" if expected else "")
         if not expected:
-            yield f"to expect of {self.method}: nothing is published for this detector, data and method"
             return
-        ap = f"box AP {expected.box}, mask AP {expected.mask}"
-        yield f"to expect of {self.method}: {ap}; from {expected.basis}"
         if costs := self.unknown_costs():
             yield costs
+
+    def expectation(self, expected: curves.Expected | None) -> str:
+        """Say which AP to expect."""
+        if expected is None:
+            return f"expected AP of {self.method}: none is published for this detector, data set and method"
+        return f"expected AP of {self.method}: box {expected.box}, mask {expected.mask}"
 
     def unknown_costs(self) -> str:
         """Say which of the plan's differences from the published runs have an unknown cost; '' if none."""
@@ -216,10 +220,10 @@ class FinetunePlan:
             changes = [*changes, f"BN over {curves.BATCH} images -> {self.bn_images}"]
         if not changes:
             return ""
-        text = f"that is for {config}; not known is what this costs: {', '.join(changes)}"
+        text = f"the expected AP is for {config}; what these changes cost is unknown: {', '.join(changes)}"
         if cost := self._cost_of_bn():
-            text += f"; BN over 2 images cost {cost[0]} / {cost[1]} AP from scratch"
-            text += ", by which the lower ends are lower"
+            text += f"; trained from scratch, BN over 2 images cost {cost[0]} / {cost[1]} AP"
+            text += ", and the lower ends of the ranges are lower by that much"
         return text
 
 

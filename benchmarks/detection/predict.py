@@ -84,7 +84,7 @@ def predict(
         Interrupted: a signal stopped the prediction; the same call resumes after the last finished image.
     """
     if not wanted:
-        raise KitError("name the images: --images photos/ (make: IMAGES=photos/)")
+        raise KitError("name the images: --images FOLDER")
     weights, config, categories = _trained(run, weights, config)
     seen = records.identities({"config": config})
     cfg = model.load_config(config)
@@ -135,7 +135,7 @@ def _trained(
     if weights and config:
         return weights, config, []
     if weights or config:
-        raise KitError("--model needs --config, which says what it is (make: MODEL=file DETECTION=config)")
+        raise KitError("--model needs --config, which says what it is")
     finetuned = records.require(run, "finetune")
     told = zip(finetuned.results["category_ids"], finetuned.results["classes"], strict=True)
     categories = [{"id": number, "name": name} for number, name in told]

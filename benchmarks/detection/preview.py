@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,10 +15,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import budget, calibration, model, trainer
+from benchmarks.detection import budget, calibration, data, loading, model, own_data, trainer
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
-from benchmarks.detection.resolve import ResolvedOptions, fit_hours, known_size, resolve_options
+from benchmarks.detection.resolve import (
+    ResolvedOptions,
+    fit_hours,
+    known_size,
+    require_length,
+    resolve_options,
+)
+from triplet.commands import spoken, typed
+from triplet.datasets import source as datasets
+from triplet.datasets.source import DataSource
 from triplet.defaults import detection_config
 from triplet.errors import KitError
 from triplet.progress import duration, say
@@ -80,6 +90,8 @@ class Preview:
     hardware: Hardware
     options: FinetuneOptions
     config: Path | None
+    source: DataSource | None
+    """The user's data; None for those that the config names."""
     timing: gpus.Timing | None
     """Range of the seconds, if they are published ones."""
     notes: dict[str, str]
@@ -107,23 +119,22 @@ class Preview:
     def next(self) -> str:
         """The command that runs the plan."""
         options = self.options
-        words = ["make finetune", f"METHOD={self.plan.method}", f"GPUS={self.hardware.count}"]
-        words += [f"DETECTION={self.config}"] if self.config else []
-        words += [f"HOURS={options.hours:g}"] if options.hours else []
-        words += [f"SCHEDULE={options.schedule}"] if options.schedule else []
-        more = [f"--precision {options.precision}"] if options.precision else []
-        more += [f"--images-per-gpu {options.images_per_gpu}"] if options.images_per_gpu else []
-        return " ".join([*words, *([f'ARGS="{" ".join(more)}"'] if more else [])])
+        words = ["--run", self.plan.method, *(self.source.words if self.source else ())]
+        for option, value in (
+            ("--config", self.config),
+            ("--hours", options.hours and f"{options.hours:g}"),
+            ("--schedule", options.schedule),
+            ("--precision", options.precision),
+            ("--images-per-gpu", options.images_per_gpu),
+        ):
+            words += [option, str(value)] if value else []
+        return typed("finetune", *words, gpus=self.hardware.count)
 
     def lines(self) -> Iterator[str]:
         """Yield a headline with the answer, aligned facts, and the next command."""
         takes = f" in {duration(self.remaining)}" if self.remaining else ""
         where = f"{self.plan.iterations} iterations{takes} on {self.hardware}"
-        method = self.plan.method
-        ap = "nothing is published for this detector, data and method"
-        if self.expected:
-            ap = f"box AP {self.expected.box}, mask AP {self.expected.mask}"
-        yield f"plan: to expect of {method}: {ap}; after {where}"
+        yield f"plan: {where}; {self.plan.expectation(self.expected)}"
         yield from (_fact(word, text) for word, text in self.facts().items())
 
     def facts(self) -> dict[str, str]:
@@ -138,9 +149,9 @@ class Preview:
         if self.expected:
             found["basis"] = self.expected.basis
             if costs := self.plan.unknown_costs():
-                found["unlike"] = costs
+                found["caveat"] = costs
         again = (
-            " (the same in each session: it goes on where it stopped)" if (self.sessions or 1) > 1 else ""
+            " (again in each session: it continues where it stopped)" if (self.sessions or 1) > 1 else ""
         )
         return found | {"next": self.next + again}
 
@@ -150,9 +161,7 @@ class Preview:
         text = f"{count} of at most {host.session_hours:g} h"
         if count > 1:
             lost = duration(trainer.SAVE_EVERY)
-            text += (
-                f"; the finetuning resumes from its last checkpoint, at most {lost} old: keep checkpoints/"
-            )
+            text += f"; each resumes from the last checkpoint, at most {lost} old, so keep checkpoints/"
         if host.week_hours and self.remaining and self.remaining > host.week_hours * 3600:
             weeks = math.ceil(self.remaining / 3600 / host.week_hours)
             text += f"; {weeks} weeks at {host.week_hours:g} h a week"
@@ -196,6 +205,7 @@ def preview(
     config: Path | None,
     options: FinetuneOptions,
     hardware: Hardware | None = None,
+    source: DataSource | None = None,
     *,
     as_json: bool = False,
 ) -> FinetunePlan:
@@ -206,24 +216,37 @@ def preview(
         config: Detectron2's YAML; by default that of the method.
         options: the user's options.
         hardware: the GPUs to plan for; by default one GPU of this machine.
+        source: the user's data; by default those that the config names, which need not be here.
         as_json: whether to print one JSON object instead of lines for people.
 
     Raises:
-        KitError: options or GPUs that do not fit.
+        KitError: options, GPUs or data that do not fit.
     """
     hardware = (hardware or Hardware()).completed()
     with contextlib.redirect_stdout(sys.stderr):  # progress messages are not part of the answer
-        found = _preview(method, config, options, hardware)
+        found = _preview(method, config, options, hardware, source)
     if as_json:
         say(json.dumps(found.values()))
     else:
         for line in found.lines():
-            say(line)
+            say(spoken("plan", line))
     return found.plan
 
 
-def _preview(method: str, config: Path | None, options: FinetuneOptions, hardware: Hardware) -> Preview:
+def _preview(
+    method: str,
+    config: Path | None,
+    options: FinetuneOptions,
+    hardware: Hardware,
+    source: DataSource | None,
+) -> Preview:
     cfg = model.load_config(config or detection_config(method), options.overrides)
+    kind = curves.detector(cfg)  # before it is fitted: the number of classes hardly changes the speed
+    images = known_size(cfg)
+    if source:
+        written_for = images
+        cfg, images = _fit(cfg, source)
+        require_length(cfg, options, images, written_for)
     resolved = resolve_options(cfg, hardware.count, options, hardware.best_precision)
     measured = hardware.memory is None and torch.cuda.is_available()
     timing, notes = None, {}
@@ -232,13 +255,13 @@ def _preview(method: str, config: Path | None, options: FinetuneOptions, hardwar
         name = calibration.gpu_name()
         notes["measured"] = f"on one {name} with synthetic images; loading and other GPUs may slow it"
     else:
-        timing, notes = _published_timing(resolved, hardware)
+        timing, notes = _published_timing(resolved, hardware, kind)
         if options.hours and hardware.gpu and not (timing or hardware.seconds):
             raise KitError(
-                "--hours needs the seconds of an iteration, which nobody has published for this detector: "
-                "give --seconds"
+                "--hours needs the seconds of an iteration, and none are published for this detector; "
+                "give yours as --seconds"
             )
-        found = _estimate(resolved, hardware, timing, notes)
+        found = _estimate(resolved, hardware, timing, notes, kind)
     seconds = hardware.seconds or found.seconds
     final = fit_hours(resolved.cfg, options.hours, seconds) if options.hours else resolved.cfg
     plan = FinetunePlan(
@@ -253,28 +276,43 @@ def _preview(method: str, config: Path | None, options: FinetuneOptions, hardwar
         seconds=seconds,
         peak=found.peak,
         peak_source="measured" if measured else "counted",
-        dataset_images=known_size(cfg),
+        dataset_images=images,
         seed=options.seed,
     )
     expected = plan.expected(of_this_machine())
-    return Preview(plan, hardware, options, config, timing, notes, expected)
+    return Preview(plan, hardware, options, config, source, timing, notes, expected)
+
+
+def _fit(cfg: CfgNode, source: DataSource) -> tuple[CfgNode, int]:
+    """Fit a config to the user's data as the finetuning does; also return the number of training images."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = own_data.in_place(source) or Path(place)
+        if folder == Path(place):
+            datasets.write(datasets.read(source), folder)
+        cfg = data.fit_masks(cfg, folder)
+        names, classes = data.training(cfg, folder)
+        cfg = data.fit_classes(cfg, folder, classes, ())
+        placed = cfg.clone()
+        placed.DATASETS.TRAIN = names
+        return cfg, loading.data_size(placed)
 
 
 def _published_timing(
-    resolved: ResolvedOptions, hardware: Hardware
+    resolved: ResolvedOptions, hardware: Hardware, kind: str | None
 ) -> tuple[gpus.Timing | None, dict[str, str]]:
     """Return published seconds for the user's cards, with a fact naming their source or why there are
     none."""
-    kind = curves.detector(resolved.cfg)
     if hardware.seconds:
         return None, {}
     if not kind:
-        return None, {"speed": "nobody has published one of this detector; give yours as --seconds"}
+        return None, {
+            "speed": "none is published for this detector; give the seconds of an iteration as --seconds"
+        }
     if hardware.gpu:
         return gpus.timing(hardware.gpu, kind, resolved.precision).on(hardware.count), {}
     return None, {
-        "speed": "those of V100s in Detectron2's model zoo (float32, frozen BN); "
-        "give your --gpu or --seconds"
+        "speed": "that of V100s in Detectron2's model zoo (float32, frozen BN); name your card as --gpu "
+        "CARD, or give the seconds of an iteration as --seconds"
     }
 
 
@@ -294,23 +332,26 @@ def _measure_share(resolved: ResolvedOptions, count: int) -> Calibration:
 
 
 def _estimate(
-    resolved: ResolvedOptions, hardware: Hardware, timing: gpus.Timing | None, notes: dict[str, str]
+    resolved: ResolvedOptions,
+    hardware: Hardware,
+    timing: gpus.Timing | None,
+    notes: dict[str, str],
+    kind: str | None,
 ) -> Calibration:
     """Count the memory and take published times, for GPUs that this machine lacks."""
     alone, images, peak = _share(resolved, hardware.count), resolved.images, None
     share = alone.SOLVER.IMS_PER_BATCH
     if hardware.memory is not None:
-        say("plan: counting the tensors that backward keeps, on the CPU; some half a minute")
+        say("plan: counting on the CPU how much memory a step needs, which takes about half a minute")
         need = calibration.count_memory(alone, resolved.precision)
         images = images or budget.images_in_a_pass(share, need, hardware.memory * 1e9)
         peak = need.peak(images)
-        which = f"{peak / 1e9:.1f} of {hardware.memory:g} GB, counted, with {images} images in a pass"
+        which = f"{peak / 1e9:.1f} of {hardware.memory:g} GB (counted) with {images} images in a pass"
         notes["memory"] = which
     elif images is None:
         notes["memory"] = (
-            "what fits the GPU is not known here; give its memory as --memory GB (make: MEMORY=)"
+            "not known, so neither is how many images fit in a pass; give each GPU's as --memory GB"
         )
-    kind = curves.detector(resolved.cfg)
     seconds = hardware.seconds or (timing.mid if timing else None)
     if seconds is None and kind and not hardware.gpu:
         seconds = curves.published().speed[kind].seconds * gpus.GPUS / hardware.count

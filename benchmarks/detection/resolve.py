@@ -10,6 +10,7 @@ from benchmarks.detection import budget, calibration, data, loading, model, proo
 from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan, record_config
 from triplet import paths, records
+from triplet.commands import typed
 from triplet.defaults import detection_config
 from triplet.errors import KitError
 from triplet.progress import say
@@ -55,6 +56,8 @@ class RunSources:
     """Files and folders that the record hashes, by name; ``weights`` are the converted ones."""
     seen: Mapping[str, tuple[int, ...]]
     """``records.identities`` of the inputs before any of them was read."""
+    written_for: int | None
+    """See ``require_length``."""
 
     def settings(self, solver: CfgNode) -> dict[str, Any]:
         """Return the user's config with the given schedule, as plain values for a record."""
@@ -99,6 +102,8 @@ def resolve(
     )
     if begun:  # refuse changes before measuring
         _refuse_changes(run, sources, options, resolved, begun, processes)
+    else:
+        require_length(cfg, options, loading.data_size(cfg), sources.written_for)
     found = calibrate(run, sources, options, resolved, processes, resumed=bool(begun))
     cfg = resolved.cfg
     if options.hours and not begun:
@@ -160,6 +165,29 @@ def resolve_options(
     elif begun and options.hours:
         cfg = budget.with_schedule(cfg, before["detectron2"]["SOLVER"])
     return ResolvedOptions(cfg, precision, images, inherited=kept is not None)
+
+
+def require_length(cfg: CfgNode, options: FinetuneOptions, images: int, written_for: int | None) -> None:
+    """Refuse other data than the config's schedule is written for, unless the user says how long to train.
+
+    Args:
+        cfg: config with its own schedule.
+        options: the user's options.
+        images: number of training images.
+        written_for: number of training images for which the config has its schedule; None if unknown.
+
+    Raises:
+        KitError: the user gives no length, and the data are others.
+    """
+    named = any(override.startswith("SOLVER.MAX_ITER=") for override in options.overrides)
+    if options.hours or options.schedule or named or written_for in (images, None):
+        return
+    passes = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / images
+    raise KitError(
+        f"the config's {cfg.SOLVER.MAX_ITER} iterations are meant for {written_for} images and would be "
+        f"{passes:.0f} passes over these {images}: add --schedule 1/8x, or --hours H; to see first what it "
+        f"takes: {typed('plan', '--data', 'FOLDER', '--schedule', '1/8x')}"
+    )
 
 
 def calibrate(
@@ -236,6 +264,7 @@ def _sources(
     asked = (options.hours, options.schedule, options.images_per_gpu, options.precision, options.seed)
     processes.assert_same("converted weights", records.Artifact.of(weights).sha256)
     processes.assert_same("settings", [model.plain(cfg), *asked])
+    written_for = known_size(model.load_config(config))
     inputs = {"weights": weights, **data.inputs(cfg, dataset, train=True)}
     seen = records.identities(inputs)
     cfg = data.fit_masks(cfg, dataset)
@@ -246,7 +275,7 @@ def _sources(
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))
     placed.MODEL.WEIGHTS, placed.SEED = str(weights), options.seed
-    return RunSources(cfg, placed, dataset, classes, data.category_ids(names[0]), inputs, seen)
+    return RunSources(cfg, placed, dataset, classes, data.category_ids(names[0]), inputs, seen, written_for)
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:

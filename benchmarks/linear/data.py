@@ -14,14 +14,13 @@ from torch.utils.data import Dataset
 from benchmarks.linear.config import ImageSettings as Config
 from benchmarks.linear.config import Training
 from triplet import untrusted
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.images import Images, decode, open_images, pixel_formats
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import permutation
 from triplet.pretrain.views import Pixels, centre_view, render_view, sample_augmentation, view_rng
 from triplet.progress import first_here, say
-
-SORT = "make pull PULL=imagenet FROM=folder-of-your-tars sorts ImageNet's by its development kit"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def _labelled(path: Path, wanted: list[str] | None, listed: Path | None) -> Labe
     if images.labels is None:
         raise KitError(
             f"{path} has images of no class, or of one: expected a folder for each class, or a list of "
-            f"lines 'path class'; {SORT}"
+            f"lines 'path class'; {typed('pull', 'imagenet', '--from', 'FOLDER')} sorts your tars of "
+            "ImageNet by its development kit"
         )
     if wanted is None:
         return Labelled(images, np.arange(len(images)), images.labels, images.classes)

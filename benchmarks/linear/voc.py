@@ -16,6 +16,7 @@ from torchvision.transforms import functional as TF
 from triplet import untrusted
 from triplet.annotations.image_files import missing
 from triplet.annotations.voc import read_list
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.images import decode
 from triplet.models.resnet import ResNet
@@ -47,7 +48,8 @@ def read_split(folder: Path, split: str) -> Split:
     lists = sorted(path for path in main.glob(f"*_{split}.txt") if path.name.count("_") == 1)
     if not lists or not (main / f"{split}.txt").exists():
         raise KitError(
-            f"{folder} has no ImageSets/Main/{split}.txt with a list for each class; run: triplet pull voc"
+            f"{folder} has no ImageSets/Main/{split}.txt with a list for each class; run: "
+            f"{typed('pull', 'voc')}"
         )
     names = sorted(read_list(main / f"{split}.txt"))
     places = {name: place for place, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Probes of correctness: the device against the CPU in float64, and the recolouring."""
+"""Probes of correctness: the device compared with the CPU in float64, and recolouring."""
 
 import copy
 from typing import Any
@@ -22,7 +22,7 @@ from triplet.training.optim import ema_update
 
 
 def correctness(context: Context) -> None:
-    """Recolouring; loss and gradients; LARS and EMA; batch normalisation: relative errors."""
+    """Measure the relative errors of recolouring, loss and gradients, LARS and EMA, and BN."""
     torch.backends.cudnn.allow_tf32 = False
     pixels, draws = _views(8 if context.tiny else 64, 32 if context.tiny else 224)
     there = gpu_augment.gpu_augment(pixels.to(context.device), draws).cpu()

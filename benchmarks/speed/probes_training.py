@@ -31,11 +31,11 @@ KERNELS = {
     "convolutions": r"conv|gemm|xmma|cutlass|wgrad|dgrad|nvjet|mm\b",
     "copies": r"memcpy|memset|copy|catarray|aten::cat",
 }
-"""Kinds of kernels by their names; the first match counts."""
+"""Kind of kernel -> pattern of its name; the first match counts."""
 
 
 def _setup(context: Context, passes: int = 8, groups: int = 1) -> Setup:
-    """Steps of 196 images of the full ResNet-50; tiny ones otherwise."""
+    """Set up steps of 196 images with the full ResNet-50, or tiny ones."""
     tiny = context.tiny or not context.cuda
     passes = 1 if tiny else passes
     accumulate = 1 if tiny else min(4, passes)
@@ -55,7 +55,7 @@ def _measure(context: Context, repetition: Variant) -> Timing:
 
 
 def _mean_sizes(config: Pretrain, passes: int) -> list[InputResolutions]:
-    """One set of resolutions, of about the fast recipe's mean arithmetic: compiling all takes minutes."""
+    """Return one set of resolutions of about the fast recipe's mean FLOP: compiling all takes minutes."""
     online, target = (
         min(each.largest, side) for each, side in ((config.views.online, 160), (config.views.target, 192))
     )
@@ -63,7 +63,7 @@ def _mean_sizes(config: Pretrain, passes: int) -> list[InputResolutions]:
 
 
 def _tell(context: Context, name: str, timing: Timing) -> str:
-    """Keep a step's numbers under a name, and say them in a few words."""
+    """Save a step's numbers under a name, and summarise them in a few words."""
     speed, share = timing.rate(timing.variant.images), results.mfu(timing, context.device)
     numbers = dict(
         images_per_second=speed,
@@ -78,7 +78,7 @@ def _tell(context: Context, name: str, timing: Timing) -> str:
 
 
 def eager(context: Context) -> None:
-    """Time the kit's step uncompiled, and where a GPU spends it."""
+    """Time the kit's step uncompiled, and profile it by kind of kernel on a GPU."""
     setup = _setup(context)
     kit = Kit(setup.fast, context.device, "eager")
     repetition = _repetition(context, kit, _mean_sizes(kit.config, setup.passes))
@@ -109,7 +109,7 @@ def eager(context: Context) -> None:
 
 
 def kernel_kinds(times: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by kind of kernel, from seconds by name."""
+    """Sum seconds by kernel name into seconds by kind of kernel."""
     found = dict.fromkeys([*KERNELS, "other"], 0.0)
     for name, seconds in times.items():
         kind = next((k for k, pattern in KERNELS.items() if re.search(pattern, name.lower())), "other")

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed.report``: the report of more runs than anybody has, of drawn records."""
+"""``python -m benchmarks.speed.report``: time the report of very many runs, with synthetic records."""
 
 import argparse
 import json
@@ -22,18 +22,18 @@ from triplet.report.stage import report
 from triplet.scores import TASKS
 
 SEEDS, CATEGORIES, LINES = 3, 80, 900
-"""Seeds of each method and recipe; COCO's categories; lines of a run's metrics, as of a full schedule."""
+"""Seeds per method and recipe; COCO's categories; lines of a run's metrics, as in a full schedule."""
 RECIPES = {
     "": "openselfsup/coco_R_50_C4_2x_moco",
     "authors-recipe": "authors/coco_R_50_C4_2x_moco",
 }
-"""Folder of the runs -> the released config that they were finetuned by."""
+"""Folder of the runs -> the released config that they were finetuned with."""
 GOAL = 20.0
-"""Seconds that the page of all of them may take on 2 cores."""
+"""Seconds that the page with all runs may take on 2 cores."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw, make the report, print, write JSON; returns 1 where the page is too large or too slow."""
+    """Draw records, make and time the report; return 1 if the page is too large or takes too long."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.report", description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there as JSON")
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw(seeds: int) -> int:
-    """Leave the records of every method, seed and recipe; returns how many runs those are."""
+    """Write records for every method, seed and recipe; return the number of runs."""
     rng, count = np.random.default_rng(0), 0
     for folder, config in RECIPES.items():
         for name, method in load_methods().items():
@@ -85,7 +85,7 @@ def _draw(seeds: int) -> int:
 
 
 def _run(name: str, seed: int, config: str, ap: dict[str, float], rng: np.random.Generator) -> None:
-    """The finetune and the eval stage of one run."""
+    """Write the records of one run's finetune and eval stages."""
     detectron2 = nested(released()[config])
     length = detectron2["SOLVER"]["MAX_ITER"]
     iterations = range(0, length, length // LINES)
@@ -127,7 +127,7 @@ def _run(name: str, seed: int, config: str, ap: dict[str, float], rng: np.random
 
 
 def _analysis(ap: float, rng: np.random.Generator) -> analysis.TaskAnalysis:
-    """One task's analysis, drawn around an AP."""
+    """Return one task's analysis, drawn around an AP."""
     by_category = np.clip(ap + rng.normal(0, 12, CATEGORIES), 0, 100).round(5)
     shifts = {"all": 0, "small": -15, "medium": 2, "large": 12}
     recalls = np.linspace(0, 1, 101)

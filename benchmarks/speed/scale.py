@@ -1,9 +1,9 @@
-"""``python -m benchmarks.speed.scale``: scale on paper, images a second and MFU of 1 to 1024 GPUs.
+"""``python -m benchmarks.speed.scale``: a model of images per second and MFU on 1 to 1024 GPUs.
 
-Nothing is measured. A step is the slower of its arithmetic and its memory traffic. Then come the
-collectives of BN, which nothing hides, and what the backward pass cannot hide of the gradients' all-reduce.
-All wait for the slowest GPU. What loads the images is left out, so the model errs on the fast side.
-``CHECKS`` are published ResNet-50 results beside it; tests hold it within ``ERROR`` of each.
+Nothing is measured. A step takes as long as its arithmetic or its memory traffic, whichever is slower. BN's
+collectives are added, which nothing overlaps, and the part of the gradients' all-reduce that does not fit
+under the backward pass. Every GPU waits for the slowest. Loading images is left out, so the model is
+optimistic. ``CHECKS`` holds published ResNet-50 results; tests keep the model within ``ERROR`` of each.
 """
 
 import argparse
@@ -23,13 +23,13 @@ ERROR = 0.15
 """Largest relative error of images per second against each published result."""
 GPUS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
 FLOP, TRAFFIC = 37.7e9, 560e6
-"""FLOP and bytes of an image in the fast recipe's step: counted, and by inductor's count of the compiled
-step."""
+"""FLOP per image in the fast recipe's step, counted, and bytes per image, as inductor counts them in the
+compiled step."""
 REACHED = 0.9 * 0.72
-"""Share of a card's bandwidth that a copy reaches of the data sheet's, times the step's of that.
+"""Fraction of the data sheet's bandwidth that a copy reaches, times the step's fraction of a copy.
 Estimated."""
 BUSY = 0.5
-"""Largest share of a card's dense bfloat16 peak for convolutions of ResNet-50's shapes. Assumed."""
+"""Largest fraction of a card's dense bfloat16 peak in convolutions of ResNet-50's shapes. Assumed."""
 BANDWIDTHS = {
     "H100 80GB HBM3": 3.35e12,
     "H200": 4.8e12,
@@ -37,12 +37,12 @@ BANDWIDTHS = {
     "RTX 4090": 1.008e12,
     "RTX 3090": 0.936e12,
 }
-"""Bandwidth of the memory in bytes per second by NVIDIA's data sheets; the A100's is that of 40 GB."""
+"""Memory bandwidth in bytes per second from NVIDIA's data sheets; for the A100, that of the 40 GB card."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Servers of equal GPUs. Bandwidths in bytes a second and one direction, of all GPUs in a server."""
+    """Servers with equal GPUs. Bandwidths are in bytes per second, one way, for all GPUs of a server."""
 
     within: float = 150e9
     """Bytes per second of an all-reduce inside a server (NVLink)."""
@@ -50,7 +50,7 @@ class Cluster:
     """Bytes per second of a server's network: 4 adapters of 100 Gbit/s."""
     in_server: int = 8
     launch: float = 10e-6
-    """Seconds of a collective of no bytes, before its hops."""
+    """Seconds of an empty collective, without its hops."""
     hop: float = 3e-6
     """Seconds of a message inside a server."""
     far_hop: float = 10e-6
@@ -59,9 +59,10 @@ class Cluster:
     """Relative deviation of the GPUs' step times; all wait for the slowest."""
 
     def all_reduce(self, size: float, gpus: int) -> float:
-        """Seconds of an all-reduce of ``size`` bytes: rings carry them, and a ring or a tree the latency.
+        """Return the seconds of an all-reduce of ``size`` bytes.
 
-        An all-gather of ``size`` bytes in all takes no longer.
+        Rings carry the bytes; the latency is that of a ring or a tree, whichever is lower. An all-gather of
+        ``size`` bytes in all takes no longer.
         """
         if gpus == 1:
             return 0.0
@@ -73,7 +74,7 @@ class Cluster:
         return self.launch + carried + 2 * min(ring, tree)
 
     def waiting(self, gpus: int) -> float:
-        """Slowest of so many equal normal step times over their mean, by its usual bound."""
+        """Return the expected slowest of normal step times over their mean, by the usual bound."""
         return 1 + self.deviation * math.sqrt(2 * math.log(gpus))
 
 
@@ -85,20 +86,20 @@ class Step:
     """Seconds of the step on one GPU alone."""
     images: int
     gradients: float
-    """Bytes of an all-reduce once a step."""
+    """Bytes of the all-reduce at the end of each step."""
     norms: int = 0
-    """Forward passes through BN layers that are pooled, an all-gather each."""
+    """Forward passes through pooled BN layers, each with an all-gather."""
     norms_back: int = 0
-    """The same backward, an all-reduce each."""
+    """Backward passes through them, each with an all-reduce."""
     pool: int = 1
-    """GPUs over which BN is taken."""
+    """Number of GPUs over which BN pools its statistics."""
     backward: float = 2 / 3
-    """Share of the time during which the gradients come, and travel in buckets."""
+    """Fraction of the step in which gradients become available and travel in buckets."""
     bucket: float = 25 * 2**20
-    """Bytes of DDP's buckets; the last has nothing to hide behind."""
+    """Bytes of a DDP bucket; the last one is not overlapped."""
 
     def on(self, gpus: int, cluster: Cluster) -> float:
-        """Seconds of a step on so many GPUs, each with these images."""
+        """Return the seconds of a step on ``gpus`` GPUs, each with ``images`` images."""
         statistics = (2 * 512 + 1) * 4.0  # a layer's mean, squares and count; 512 channels in the mean
         pool = min(self.pool, gpus)
         norms = self.norms * cluster.all_reduce(statistics * pool, pool)
@@ -109,17 +110,17 @@ class Step:
         return (self.seconds + norms) * cluster.waiting(gpus) + travel - hidden
 
     def rate(self, gpus: int, cluster: Cluster) -> float:
-        """Images a second of all GPUs together."""
+        """Return the images per second of all GPUs together."""
         return gpus * self.images / self.on(gpus, cluster)
 
 
 RESNET50 = 25.557e6 * 4
-"""Bytes of its gradients in float32."""
+"""Bytes of ResNet-50's gradients in float32."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Two published speeds of one training: at ``base`` GPUs, which the model is told, and at more."""
+    """Two published speeds of one training: at ``base`` GPUs, which the model is given, and at more."""
 
     name: str
     source: str
@@ -128,14 +129,14 @@ class Check:
     gpus: int
     rate: float
     images: int
-    """Images of a GPU in a step."""
+    """Images per GPU and step."""
     cluster: Cluster
 
     def predicted(self) -> float:
-        """Images a second at ``gpus``, from the speed at ``base``."""
+        """Predict the images per second at ``gpus`` from the speed at ``base``."""
         seconds = self.base * self.images / self.base_rate
         low, high = 0.0, seconds
-        for _ in range(60):  # the step's own time is what makes the base as slow as it is
+        for _ in range(60):  # find the step time that gives the speed at the base
             middle = (low + high) / 2
             slow = Step(middle, self.images, RESNET50).on(self.base, self.cluster) > seconds
             low, high = (low, middle) if slow else (middle, high)
@@ -147,11 +148,11 @@ DGX1 = Cluster(within=60e9, between=12.5e9)  # 100 Gbit/s of InfiniBand; NVLink 
 NVIDIA = "github NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5, commit 291f0d02"
 DLPERF = "github Oneflow-Inc/DLPerf, NVIDIADeepLearningExamples/PyTorch/resnet50v1.5, commit 038634b9"
 EPOCHS = 90 * 1_281_167
-"""Images of 90 epochs of ImageNet."""
+"""Number of images in 90 epochs of ImageNet."""
 CHECKS = (
     Check(
         "P100, float32",
-        "Goyal et al., arXiv 1706.02677: 1 hour on 256 GPUs, 29 on 8; developer.nvidia.com tells both",
+        "Goyal et al., arXiv 1706.02677: 1 hour on 256 GPUs, 29 on 8; developer.nvidia.com gives both",
         8,
         EPOCHS / (29 * 3600),
         256,
@@ -179,13 +180,13 @@ CHECKS = (
 
 
 def step_of(card: str, images: int = 196) -> Step:
-    """The fast recipe's step on a card: gradients of ResNet-50 and both heads, BN over 8 GPUs."""
+    """Return the fast recipe's step on a card: gradients of ResNet-50 and both heads, BN over 8 GPUs."""
     seconds = images * max(TRAFFIC / (REACHED * BANDWIDTHS[card]), FLOP / (BUSY * PEAKS[card]))
     return Step(seconds, images, gradients=35.1e6 * 4, norms=217, norms_back=109, pool=8)
 
 
 def cards() -> dict[str, list[dict[str, float]]]:
-    """Images a second, MFU and efficiency of each card at each number of GPUs."""
+    """Return images per second, MFU and efficiency for each card and number of GPUs."""
     found = {}
     for card in BANDWIDTHS:
         consumer = card.startswith("RTX")  # PCIe 4 in place of NVLink, one adapter
@@ -236,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def error(check: Check) -> float:
-    """Relative error of the prediction; above 0 where it is too fast."""
+    """Return the prediction's relative error, which is positive if it is too fast."""
     return check.predicted() / check.rate - 1
 
 

@@ -1,13 +1,13 @@
-"""BYOL's step as lightly and solo-learn write it, where they are installed.
+"""BYOL's training step as implemented by lightly and solo-learn, if they are installed.
 
-Neither is a dependency of the kit. Their step is built from their own parts (heads, loss, LARS, EMA) around
-the kit's backbone, in the order of their training code, without their logging and linear probe; BYOL's loss
-takes the place of the triplet one. They train at 224 pixels: here they get the same resized views as the
-others, so that a ratio is one of code, not of resolutions. On a GPU both run in float16 with a scaled loss
-(``precision: 16-mixed`` in their configs).
+Neither is a dependency of the kit. Each step uses the library's own parts (heads, loss, LARS, EMA) around
+the kit's backbone, in the order of its training code, without its logging and linear probe. BYOL's loss
+takes the place of the triplet loss. The libraries train at 224 pixels; here they get the same resized views
+as the other contestants, so that ratios compare code and not resolutions. On a GPU both run in float16 with
+a scaled loss (``precision: 16-mixed`` in their configs).
 
-PyPI's newest solo-learn, 1.0.2, requires torch 1.9.1 and does not install beside the kit's torch; 1.0.6,
-which they publish on GitHub alone, does (tried with torch 2.11 and lightning 2.1.2).
+The newest solo-learn on PyPI, 1.0.2, requires torch 1.9.1 and cannot be installed beside the kit's torch.
+Version 1.0.6, published only on GitHub, can (tried with torch 2.11 and lightning 2.1.2).
 """
 
 import copy
@@ -31,7 +31,7 @@ INSTALL = {
 
 
 class _Byol:
-    """Base of both contestants. A subclass makes the parts and names its loss and its EMA."""
+    """Base class of both contestants; a subclass builds the parts and defines the loss and the EMA."""
 
     name: str
     wants: str
@@ -52,30 +52,30 @@ class _Byol:
         self.optimizer = self.make_optimizer()
 
     def build(self) -> None:
-        """Make the other modules, on the CPU."""
+        """Build the modules besides the backbone, on the CPU."""
         raise NotImplementedError
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """LARS over what is trained."""
+        """Return LARS over the trained parameters."""
         raise NotImplementedError
 
     def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """Return the loss of the two views' (n, d) predictions and targets."""
+        """Return the loss for the (n, d) predictions and targets of both views."""
         raise NotImplementedError
 
     def ema(self) -> None:
-        """Move the target network."""
+        """Update the target network."""
         raise NotImplementedError
 
     def encode(self, backbone: str, projector: str, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, d) projections, by the networks of these names."""
+        """Project (n, 3, h, w) images to (n, d) with the networks of these names."""
         if self.channels_last:
             images = images.to(memory_format=torch.channels_last)
         result: Tensor = self.networks[projector](self.networks[backbone](images).mean((2, 3)))
         return result
 
     def micro_batch(self, views: Tensor, sizes: InputResolutions) -> None:
-        """Forward and backward of (n, 2, 3, h, w) normalised float views that lie on the host."""
+        """Run forward and backward on (n, 2, 3, h, w) normalised float views in host memory."""
         images = views.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.float16, enabled=self.mixed):
             view_1, view_2 = images[:, 0], images[:, 1]
@@ -92,7 +92,7 @@ class _Byol:
         self.scaler.scale(total / self.config.optimizer.accumulate).backward()
 
     def update(self) -> None:
-        """Optimiser and EMA."""
+        """Run the optimiser and the EMA."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -100,7 +100,7 @@ class _Byol:
 
 
 class Lightly(_Byol):
-    """benchmarks/imagenet/resnet50/byol.py and main.py of lightly (its loader does not pin)."""
+    """The step of lightly's benchmarks/imagenet/resnet50/byol.py and main.py (its loader does not pin)."""
 
     name, wants = "lightly", "float32"
 
@@ -142,7 +142,7 @@ class Lightly(_Byol):
 
 
 class SoloLearn(_Byol):
-    """solo/methods/byol.py, solo/methods/base.py and main_pretrain.py of solo-learn."""
+    """The step of solo-learn's solo/methods/byol.py, solo/methods/base.py and main_pretrain.py."""
 
     name, wants, channels_last = "solo-learn", "pinned float32", True
 
@@ -197,13 +197,13 @@ class SoloLearn(_Byol):
 
 
 def installed(config: Pretrain, device: torch.device) -> tuple[list[_Byol], list[str]]:
-    """The steps that can be built here, and a line for each that cannot."""
+    """Return the steps that can be built here, and a line for each that cannot."""
     steps: list[_Byol] = []
     missing = []
     for kind in (Lightly, SoloLearn):
         try:
             with warnings.catch_warnings(action="ignore"):
                 steps.append(kind(config, device))
-        except (ImportError, AttributeError) as error:  # not there, or of another time than torch
+        except (ImportError, AttributeError) as error:  # missing, or incompatible with this torch
             missing.append(f"{kind.name} is left out ({error}); to compare: {INSTALL[kind.name]}")
     return steps, missing

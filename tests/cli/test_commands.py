@@ -103,16 +103,16 @@ def test_version_and_list_of_stages():
         (["pretrain", "--run", "../r", "--config", "configs/pretrain/demo.yaml"], "--run names a folder"),
         (
             ["convert", "--run", "r", "--config", "configs/detection/demo.yaml"],
-            "run first: make pretrain RUN=r",
+            "run first: triplet pretrain --run r",
         ),
         (
             ["finetune", "--run", "r", "--config", "configs/detection/demo.yaml"],
-            "run first: make convert RUN=r",
+            "run first: triplet convert --run r",
         ),
-        (["eval", "--run", "r"], "run first: make finetune RUN=r"),
-        (["eval", "--run", "seed1/"], "run first: make finetune RUN=seed1/triplet"),
-        (["eval"], "run first: make finetune RUN=triplet"),
-        (["demo", "--data", "/nonexistent"], "is not in COCO 2017's layout"),
+        (["eval", "--run", "r"], "run first: triplet finetune --run r"),
+        (["eval", "--run", "seed1/"], "run first: triplet finetune --run seed1/triplet"),
+        (["eval"], "run first: triplet finetune --run triplet"),
+        (["demo", "--data", "/nonexistent"], "nothing at /nonexistent, expected a folder"),
         (["pack", "one", "two"], "found 2 sources (one two), expected one"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import KIT
-from triplet import cli
+from triplet import cli, commands
 from triplet.submit.jobs import STAGES
 
 FORMER = {"pull-data": "pull", "download": "pull"}
@@ -77,6 +77,14 @@ def test_each_command_is_a_target_and_a_service():
         assert SERVICES[name]["entrypoint"] in (["triplet", name], ["scripts/launch.sh", name])
 
 
+def test_the_help_has_short_whole_lines():
+    helped = subprocess.run(["make", "help"], cwd=KIT, capture_output=True, text=True, check=True).stdout
+    texts = [line[25:] for line in helped.splitlines()]
+    assert max(map(len, texts)) <= 100
+    assert [text for text in texts if text.endswith((".", ",")) or not text] == []
+    assert "# " not in helped
+
+
 def test_former_names_still_work():
     assert SERVICES["download"] == SERVICES["pull"]
     assert "bin/triplet pull coco" in " ".join(
@@ -99,6 +107,16 @@ def test_make_and_compose_pass_on_options_that_exist(command):
     for words in (made(command, **SET), *composes):
         assert options(words) <= known
         assert REQUIRED.get(command, set()) <= options(words)
+
+
+@pytest.mark.parametrize("command", commands.OPTIONS)
+def test_make_passes_on_what_messages_name(command):
+    named = commands._variables(command)
+    assert named.keys() <= {word[2:] for word in COMMANDS[command]._option_string_actions}
+    for option, variable in named.items():
+        assert f"--{option}" in made(command, **{variable: "1"}), variable
+    if variable := commands.WORDS.get(command):
+        assert "one" in made(command, **{variable: "one"})
 
 
 @pytest.mark.parametrize("command", SERVED)

@@ -99,7 +99,7 @@ def test_bad_data_is_one_line(places, capsys):
             ["data", "check", str(places / "empty")],
             "empty is in no layout that is known: it holds nothing;",
         ),
-        (["data", "check", "a", "b"], "found check a b, expected one folder: triplet data check PATH"),
+        (["data", "check", "a", "b"], "found check a b, expected one folder: triplet data PATH"),
         (["data", "--train", "/nonexistent.json"], "nothing at /nonexistent.json"),
         (["data", "--data", "x", "--train", "y"], "data is named by a folder (--data), or by its files"),
     ):

@@ -112,7 +112,7 @@ def test_keypoints(keypoints):
         (
             "ImageSets/Main/test.txt",
             None,
-            r"Main/test\.txt is missing; run: make pull PULL=voc",
+            r"Main/test\.txt is missing; run: triplet pull voc",
         ),
     ],
 )

@@ -45,7 +45,7 @@ def metrics(tmp_path, last, rate):
 def test_the_first_user_with_nothing_but_the_numbers(capsys):
     code, out, _ = run(capsys)
     assert code == 0
-    assert "is +16.6 / +13.9 away" in out
+    assert "that is 16.6 / 13.9 below the paper's 41.7 / 36.2" in out
     assert list(verdicts(out))[:2] == ["schedule", "undecayed stop"]
     assert set(verdicts(out).values()) == {"possible"}
     assert "3.65k to 11.2k iterations" in out
@@ -86,8 +86,8 @@ def test_a_stop_at_35k_is_seen(capsys, tmp_path):
     )
     assert "91% of its peak" in out
     assert found["PreciseBN"] == "seen"  # it would have run at the end
-    sizes = "what was seen costs 8.8 to 16.1 box AP if it adds up"
-    assert f"{sizes}; whether that of PreciseBN makes up 16.6 nobody has published" in out
+    sizes = "the causes seen cost 8.8 to 16.1 box AP together"
+    assert f"{sizes}; what PreciseBN costs, and so whether it explains 16.6, is not published" in out
 
 
 def test_a_stop_late_but_undecayed_costs_what_is_published(capsys, tmp_path):
@@ -115,7 +115,7 @@ def test_a_stop_after_the_first_step_has_no_size(capsys, tmp_path):
 
 def test_iterations_of_an_unknown_batch_ask_for_the_config(capsys, tmp_path):
     _, out, _ = run(capsys, "--log", metrics(tmp_path, 34_999, 0.0455))
-    assert "the log shows 35000 iterations, not of how many images: add --config FILE" in out
+    assert "the log shows 35000 iterations, but not of how many images: add --config FILE" in out
 
 
 def test_frozen_bn_needs_no_precise_bn(capsys, tmp_path):
@@ -174,19 +174,21 @@ def test_a_slightly_high_rate_does_not_cost_what_a_huge_one_does(capsys, tmp_pat
 
 def test_a_seen_cause_without_a_size_may_be_enough(capsys, tmp_path):
     _, out, _ = run(capsys, "--config", config(tmp_path, "TEST.PRECISE_BN.ENABLED=False"))
-    assert "what was seen; whether that of PreciseBN makes up 16.6 nobody has published" in out
+    assert (
+        "no published size; what PreciseBN costs, and so whether it explains 16.6, is not published" in out
+    )
     both = config(tmp_path, "TEST.PRECISE_BN.ENABLED=False", "MODEL.RESNETS.NORM=FrozenBN")
     _, out, _ = run(capsys, "--config", both)
-    assert "costs 0.1 to 10.2 box AP if it adds up: not enough for 16.6" in out  # frozen needs none
+    assert "cost 0.1 to 10.2 box AP together: not enough for 16.6" in out  # frozen needs none
     _, out, _ = run(capsys, "--config", config(tmp_path, "MODEL.RESNETS.NORM=FrozenBN"))
-    assert "costs 0.1 to 10.2 box AP if it adds up: not enough for 16.6" in out
+    assert "cost 0.1 to 10.2 box AP together: not enough for 16.6" in out
 
 
 @pytest.mark.parametrize("name", ["coco_r50_fpn_2x_authors.yaml", "voc_r50_c4_24k_authors.yaml"])
 def test_other_detectors_are_not_judged_by_this_ones_numbers(capsys, name):
     code, _, err = run(capsys, "--config", AUTHORS.with_name(name))
     assert code == 2
-    assert "Mask R-CNN R50-C4 on COCO: there is none to compare GeneralizedRCNN" in err
+    assert "Mask R-CNN R50-C4 on COCO, and this run is of GeneralizedRCNN" in err
 
 
 @pytest.mark.parametrize(

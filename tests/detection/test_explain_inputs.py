@@ -134,11 +134,11 @@ def test_fractions_are_converted_and_said(capsys):
 def test_box_and_mask_are_fitted_together(capsys):
     cli.main(["explain", "--result", "25.1", "22.3"])
     out = capsys.readouterr().out
-    assert "14.6k to 18.9k of 180k by its box, 12.3k to 14.6k by its mask: both fit 14.6k to 14.6k" in out
+    assert "14.6k to 18.9k of 180k iterations by its box AP, 12.3k to 14.6k by its mask AP, " in out
     assert "box/mask    1.126 +- 0.020; a compressed schedule of" in out
     assert "fits a compressed schedule" in out
     cli.main(["explain", "--result", "25.1", "20.0"])
-    assert "neither alone gives it" in capsys.readouterr().out
+    assert "neither alone explains it" in capsys.readouterr().out
 
 
 def test_what_fits_the_ratio_is_said(capsys):
@@ -149,7 +149,7 @@ def test_what_fits_the_ratio_is_said(capsys):
 def test_the_answer_stands_first_and_the_command_last(capsys):
     cli.main(["explain", "--result", "25.1", "22.3"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "likeliest: schedule (possible), then undecayed stop (possible)"
+    assert lines[1] == "most likely: schedule (possible), then undecayed stop (possible)"
     assert lines[-1].startswith("next: triplet explain --result 25.1 22.3 --config FILE  (seconds; ")
 
 
@@ -259,6 +259,6 @@ def test_a_run_of_the_kit_is_explained_by_its_records(places, capsys):
     assert cli.main(["explain", "--run", "short/moco-v2"]) == 0
     out = capsys.readouterr().out
     assert "MoCo v2: box 33.0, mask 29.5" in out
-    assert "likeliest: schedule (seen)" in out
+    assert "most likely: schedule (seen)" in out
     assert cli.main(["explain", "--run", "none/moco-v2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

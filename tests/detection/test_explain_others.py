@@ -5,12 +5,14 @@ import json
 import re
 
 import pytest
+import yaml
 
 from benchmarks.detection import explain
 from benchmarks.detection.explain.command import ExplainOptions, explanation
 from tests.conftest import KIT
 from tests.support import explain_cases
 from triplet import cli
+from triplet.published.configs import nested, released
 
 LOGS = KIT / "tests/detection/cases/logs"
 PLAIN = (LOGS / "detectron2_log.txt").read_text()
@@ -70,8 +72,38 @@ def test_one_mistake_in_a_config_is_among_the_first_two(tmp_path, change, result
 
 
 def test_the_other_recipe_is_seen(tmp_path):
-    config = ("config.yaml", "_BASE_: coco_R_50_C4_2x_moco.yaml\n")
+    config = ("config.yaml", f"_BASE_: {KIT}/configs/detection/coco_r50_c4_2x_moco.yaml\n")
     assert "another recipe" in first(tmp_path, (39.9, 34.8), method="triplet", config=config)
+
+
+@pytest.mark.parametrize(
+    ("owner", "whose", "ours", "method"),
+    [
+        ("authors", "the authors' file", "authors", "moco"),
+        ("openselfsup", "OpenSelfSup's", "moco", "triplet"),
+    ],
+)
+def test_a_released_config_is_known_by_its_settings(tmp_path, owner, whose, ours, method):
+    """Both have a file of this name; for the other one's method, it is another recipe."""
+    path = tmp_path / "coco_R_50_C4_2x_moco.yaml"
+    path.write_text(yaml.safe_dump(nested(released()[f"{owner}/{path.stem}"])))
+    found = explanation(ExplainOptions((36.0, 31.5), method, config=path))
+    note = (
+        f"{path.name}: by its settings it is {whose} of that name, and in the kit it is configs/detection/"
+    )
+    assert f"{note}coco_r50_c4_2x_{ours}.yaml" in found.facts.notes
+    assert {cause.name: cause.verdict for cause in found.causes}["another recipe"] == "seen"
+
+
+@pytest.mark.parametrize(("method", "taken"), [("triplet", "the authors' file"), ("moco", "OpenSelfSup's")])
+def test_a_missing_base_is_no_other_recipe(tmp_path, method, taken):
+    path = tmp_path / "coco_R_50_C4_2x_moco.yaml"
+    path.write_text("_BASE_: coco_R_50_C4_2x.yaml\nINPUT: {FORMAT: RGB}\n")
+    found = explanation(ExplainOptions((36.0, 31.5), method, config=path))
+    assert "another recipe" not in [cause.name for cause in found.causes]
+    (said,) = [note for note in found.facts.notes if "is not there" in note]
+    assert f"was taken for {taken}; " in said
+    assert "SOLVER.BASE_LR" in said
 
 
 def test_a_target_of_another_detector_is_seen_by_its_ratio(tmp_path):

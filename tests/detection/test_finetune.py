@@ -46,7 +46,7 @@ def command(drawn, *overrides, stage="finetune"):
 
 def test_finetune_then_eval(run, drawn, capsys):
     assert cli.main(["eval", "--run", "method"]) == 2
-    assert "run first: make finetune RUN=method" in capsys.readouterr().err
+    assert "run first: triplet finetune --run method" in capsys.readouterr().err
     # So short a training is sure of nothing; without a threshold it finds something all the same.
     assert cli.main(command(drawn, *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0")) == 0
     record = records.require("method", "finetune")

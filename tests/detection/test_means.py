@@ -125,7 +125,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
         found = solver[key][0] if key == "STEPS" else solver[key]
         assert abs(found - part * value) <= 1
     assert re.search(r"all 400 iterations would take [^;]+; the schedule is compressed to", out)
-    assert "nothing is published for this detector, data and method" in out
+    assert "none is published for this detector, data set and method" in out
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.count("done already") == 2
     assert cli.main([*arguments[:-1], "1"]) == 2
@@ -199,13 +199,13 @@ def test_plan_before_there_is_data(places, capsys):
     assert cli.main(["plan", "--gpus", "8", "--schedule", "1/4x", "--seconds", "0.4"]) == 0
     out = capsys.readouterr().out
     assert "16 images an iteration = 8 x 2, float32; BN over 16" in out
-    assert "what fits the GPU is not known here; give its memory as --memory GB" in out
+    assert "so neither is how many images fit in a pass; give each GPU's as --memory GB" in out
     assert "22500 iterations = 3.07 epochs of 117266 images, learning rate 0.05, warm-up 1250" in out
     assert "0.4 s an iteration: 2.6 h" in out
-    assert "to expect of triplet: box AP 33.0 (" in out
+    assert "expected AP of triplet: box 33.0 (" in out
     assert cli.main(["plan", "--gpus", "8", "--hours", "2", "--method", "byol"]) == 0
     out = capsys.readouterr().out
-    assert "those of V100s in Detectron2's model zoo" in out
+    assert "that of V100s in Detectron2's model zoo" in out
     assert "the schedule is compressed to 6.5%" in out
     assert "learning rate 0.02" in out
     assert cli.main(["plan", "--gpus", "5"]) == 2
@@ -226,8 +226,8 @@ def described(cfg, **changes):
 def test_a_part_of_coco_is_not_expected_to_reach_its_ap():
     cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml")
     told = {n: described(cfg, dataset_images=n) for n in (curves.IMAGES, 1000)}
-    assert "to expect of triplet: box AP 41.7" in told[curves.IMAGES]
-    assert "nothing is published for this detector, data and method" in told[1000]
+    assert "expected AP of triplet: box 41.7" in told[curves.IMAGES]
+    assert "none is published for this detector, data set and method" in told[1000]
 
 
 def test_a_resumed_runs_finish_counts_what_is_left():
@@ -241,8 +241,13 @@ def test_a_resumed_runs_finish_counts_what_is_left():
     [
         ("coco_r50_c4_2x_authors", [], 2, ""),
         ("coco_r50_c4_1x_moco", [], 2, ""),
-        ("coco_r50_c4_2x_authors", ["SOLVER.BASE_LR=1.0"], 2, "this costs: SOLVER.BASE_LR 0.05 -> 1"),
-        ("coco_r50_c4_2x_authors", [], 1, "this costs: BN over 16 images -> 8"),
+        (
+            "coco_r50_c4_2x_authors",
+            ["SOLVER.BASE_LR=1.0"],
+            2,
+            "these changes cost is unknown: SOLVER.BASE_LR 0.05 -> 1",
+        ),
+        ("coco_r50_c4_2x_authors", [], 1, "these changes cost is unknown: BN over 16 images -> 8"),
         ("coco_r50_c4_2x_moco", ["SOLVER.IMS_PER_BATCH=24", "SOLVER.BASE_LR=0.03"], 3, ""),
         (
             "coco_r50_c4_2x_moco",
@@ -257,9 +262,9 @@ def test_a_resumed_runs_finish_counts_what_is_left():
 def test_a_runs_deviations_stand_beside_the_ap_to_expect(name, overrides, images, said):
     cfg = model.load_config(KIT / f"configs/detection/{name}.yaml", overrides)
     told = described(cfg, method="supervised", images=images, dataset_images=curves.IMAGES)
-    assert "to expect of supervised: box AP" in told
+    assert "expected AP of supervised: box" in told
     assert said in told
-    assert ("not known is what this costs" in told) == bool(said)
+    assert ("what these changes cost is unknown" in told) == bool(said)
 
 
 @pytest.mark.parametrize(

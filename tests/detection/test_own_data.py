@@ -96,6 +96,36 @@ def test_a_split_stays_and_other_data_are_refused_later(exported, places):
     assert records.require("method", "data").results["images"] == {"train": 12, "val": 6}
 
 
+def test_other_data_than_cocos_need_a_length(converted, places, drawn, tmp_path, capsys):
+    shutil.copytree(converted / "checkpoints", places / "checkpoints")
+    config = tmp_path / "coco.yaml"
+    config.write_text(f"_BASE_: {DEMO}\nMODEL: {{ROI_HEADS: {{NUM_CLASSES: 80}}}}\n")
+    asked = ["finetune", "--run", "method", "--config", str(config), "--data", str(drawn)]
+    assert cli.main(asked) == 2
+    said = capsys.readouterr().err
+    assert "400 iterations are meant for 117266 images and would be 133 passes over these 12" in said
+    assert "add --schedule 1/8x, or --hours H; " in said
+    assert said.endswith("takes: triplet plan --data FOLDER --schedule 1/8x\n")
+    assert not (paths.stage_folder("method", "finetune") / "started.json").exists()
+    assert cli.main([*asked, *SHORT]) == 0  # a length, too
+
+
+def test_a_plan_counts_the_users_images(exported, places, capsys):
+    asked = ["plan", "--data", str(exported / "YOLO")]
+    assert cli.main(asked) == 2
+    assert "180000 iterations are meant for 117266 images" in capsys.readouterr().err
+    assert cli.main([*asked, "--schedule", "1/8x", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["iterations"], found["expected"]) == (11_250, None)
+    assert found["hours"] > 10  # of V100s, as published for this detector
+    assert "15000.00 epochs of 12 images" in found["facts"]["schedule"]
+    wanted = f"triplet finetune --run triplet --data {exported / 'YOLO'} --schedule 1/8x"
+    assert found["next"] == wanted
+    assert not (places / "checkpoints").exists()
+    assert cli.main(["plan", "--data", "nowhere"]) == 2
+    assert "nothing at " in capsys.readouterr().err
+
+
 def test_without_a_val_part_there_is_nothing_to_evaluate(exported, places):
     folder = own_data.place("method", DataSource(exported / "Label"), ALONE)
     assert len(data.training(config(), folder)[1]) == 6

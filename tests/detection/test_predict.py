@@ -273,7 +273,7 @@ def test_a_model_that_names_no_classes_has_those_of_its_number():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name the images: --images photos/ (make: IMAGES=photos/)"),
+        ([], "name the images: --images FOLDER"),
         (["--images", "nowhere/*.jpg"], "nothing at --images nowhere/*.jpg"),
         (["--images", "configs"], "no image or video in --images configs"),
         (["--images", "README.md"], "none of 1 images can be read: README.md (UnidentifiedImageError"),

@@ -28,9 +28,10 @@ def planned(capsys, *options):
 def test_people_get_the_answer_first_and_the_next_command_last(places, capsys):
     assert cli.main(["plan", "--gpus", "8", "--seconds", "0.4", "--schedule", "1/4x"]) == 0
     first, *facts, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("plan: to expect of triplet: box AP 33.0 (30.7 to 35.3), mask AP 29.1 (")
-    assert first.endswith("after 22500 iterations in 2.6 h on 8 GPUs")
-    assert last.split(maxsplit=1) == ["next", "make finetune METHOD=triplet GPUS=8 SCHEDULE=1/4x"]
+    assert first.startswith(
+        "plan: 22500 iterations in 2.6 h on 8 GPUs; expected AP of triplet: box 33.0 (30.7 "
+    )
+    assert last.split(maxsplit=1) == ["next", "make finetune METHOD=triplet SCHEDULE=1/4x GPUS=8"]
     assert len({len(line) - len(line[2:].split(" ", 1)[1].lstrip()) for line in [*facts, last]}) == 1
 
 
@@ -43,15 +44,15 @@ def test_a_card_gives_speed_memory_and_precision(counted, capsys):
     assert found["peak_bytes"] == 13e9
     assert "BN over 8 images" in found["expected"]["unlike"]
     assert found["hours"] == pytest.approx(30, abs=0.1)
-    assert found["next"] == "make finetune METHOD=triplet GPUS=2 HOURS=30"
+    assert found["next"] == "make finetune METHOD=triplet HOURS=30 GPUS=2"
 
 
 def test_a_host_counts_its_sessions(counted, capsys):
     found = planned(capsys, "--preset", "kaggle", "--schedule", "1/4x")
     assert (found["gpu"], found["gpus"]) == ("T4", 2)
     assert found["sessions"] == math.ceil(found["hours"] / (12 - 1 / 6)) > 1
-    assert "resumes from its last checkpoint" in found["facts"]["sessions"]
-    assert found["facts"]["next"].endswith("(the same in each session: it goes on where it stopped)")
+    assert "resumes from the last checkpoint" in found["facts"]["sessions"]
+    assert found["facts"]["next"].endswith("(again in each session: it continues where it stopped)")
     short = planned(capsys, "--preset", "kaggle", "--hours", "11")
     assert short["sessions"] == 1
     assert "week" in planned(capsys, "--preset", "kaggle", "--schedule", "1x")["facts"]["sessions"]
@@ -70,7 +71,7 @@ def test_what_the_user_knows_counts_more_than_what_was_published(counted, capsys
         (["--preset", "azure"], "known here: kaggle, kaggle-p100, colab"),
         (
             ["--gpu", "L4", "--hours", "3", "--config", RETINANET],
-            "--hours needs the seconds of an iteration, which nobody has published for this detector",
+            "--hours needs the seconds of an iteration, and none are published for this detector",
         ),
     ],
 )
@@ -84,7 +85,7 @@ def test_what_is_not_known_is_one_line(counted, capsys, options, message):
 def test_a_detector_without_a_published_speed_says_so(counted, capsys):
     found = planned(capsys, "--gpu", "L4", "--config", RETINANET)
     assert found["seconds_per_iteration"] is found["hours"] is None
-    assert "nobody has published one of this detector" in found["facts"]["speed"]
+    assert "none is published for this detector" in found["facts"]["speed"]
 
 
 def test_a_card_of_derived_speed_has_the_same_ap_to_expect(counted, capsys):

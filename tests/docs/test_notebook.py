@@ -130,7 +130,7 @@ def test_the_notebook_runs_from_top_to_bottom_and_goes_on(drawn, tmp_path):
     environment = {"TRIPLET_DATASETS": str(tmp_path / "datasets"), "IPYTHONDIR": str(tmp_path / "ipython")}
     first = nbformat.read(PATH, as_version=4)
     said, pages = execute(first, tmp_path, environment, **parameters, STORAGE=str(tmp_path / "one"))
-    assert "plan: to expect of triplet" in said
+    assert "expected AP of triplet" in said
     assert "2 x T4" in said
     assert "convert: 318 tensors, all equal in Detectron2's model" in said
     assert "finetune: 4/4" in said

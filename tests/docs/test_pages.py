@@ -19,6 +19,7 @@ PAGES = blocks.pages()
 README = (KIT / "README.md").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (KIT / "Makefile").read_text(), re.M))
 NAV = yaml.load((KIT / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)["nav"]
+FORMS = KIT / ".github" / "ISSUE_TEMPLATE"
 MADE = {"commands.md", "configs.md", "contributing.md", "changelog.md"}
 """Pages that exist on the site alone."""
 
@@ -153,6 +154,35 @@ def test_workflows_call_what_exists():
         for command in [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]:
             for line in command.splitlines():
                 blocks.check(line)
+
+
+@pytest.mark.parametrize("form", sorted({path.name for path in FORMS.glob("*.yml")} - {"config.yml"}))
+def test_an_issue_form_is_one_that_github_takes(form):
+    content = yaml.safe_load((FORMS / form).read_text())
+    assert {"name", "description", "body"} <= content.keys() <= {"name", "description", "labels", "body"}
+    assert all(type(content[key]) is str for key in ("name", "description"))
+    asked = [field for field in content["body"] if field["type"] != "markdown"]
+    ids = [field["id"] for field in asked]
+    assert len({*ids}) == len(ids) > 0
+    for field in content["body"]:
+        assert field["type"] in ("markdown", "textarea", "input", "dropdown", "checkboxes")
+        if field["type"] == "markdown":
+            assert type(field["attributes"]["value"]) is str
+        else:
+            assert type(field["attributes"]["label"]) is str
+            assert field.get("validations", {"required": True}) == {"required": True}
+
+
+def test_templates_name_targets_and_pages_that_exist():
+    files = [*FORMS.glob("*.yml"), FORMS.parent / "pull_request_template.md"]
+    text = "\n".join(path.read_text() for path in files)
+    commands = set(re.findall(r"`(make [^`]+)`", text))
+    assert {"make doctor", "make check"} <= commands
+    for command in commands:
+        blocks.check(command)
+    named = re.findall(r"[\w/]+\.md|benchmarks/\w+", text)
+    assert "docs/student.md" in named
+    assert [path for path in named if not (KIT / path).exists()] == []
 
 
 def test_actionlint_finds_nothing_in_the_workflows(tmp_path):

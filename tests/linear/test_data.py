@@ -44,7 +44,7 @@ def test_the_hundred_classes_are_a_hundred_of_imagenets():
 def test_a_flat_folder_and_other_classes_are_refused(imagenet, tmp_path):
     for i in range(3):
         (tmp_path / f"ILSVRC2012_val_0000000{i}.JPEG").write_bytes(b"")
-    with pytest.raises(KitError, match=r"images of no class.*make pull PULL=imagenet FROM"):
+    with pytest.raises(KitError, match=r"images of no class.*triplet pull imagenet --from"):
         open_sets(imagenet / "train", tmp_path)
     draw(tmp_path / "val", 1, 0)
     (tmp_path / "val" / NAMES[1]).rename(tmp_path / "val" / "n99")

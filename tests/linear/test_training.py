@@ -309,4 +309,4 @@ def test_without_weights_the_runs_pretraining_is_asked_for(places, run, capsys):
     arguments = run("linear", PROBE)
     del arguments[arguments.index("--weights") : arguments.index("--weights") + 2]
     assert cli.main(arguments) == 2
-    assert "run first: make pretrain RUN=run" in capsys.readouterr().err
+    assert "run first: triplet pretrain --run run" in capsys.readouterr().err

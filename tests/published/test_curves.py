@@ -68,8 +68,8 @@ def test_what_the_points_lack_widens_the_interval_and_is_said():
     assert other.box.high - other.box.mid == pytest.approx(curves.WIDER * (plain.box.high - plain.box.mid))
     assert plain.unlike == ()
     assert other.unlike == ("BN over 16 images -> 4",)
-    assert "the points cannot tell: BN over 16 images -> 4" in other.basis
-    assert "a cosine at 0.05" in curves.expected("triplet", "c4", 22_500).basis
+    assert "which no curve covers: BN over 16 images -> 4" in other.basis
+    assert "a cosine from 0.05" in curves.expected("triplet", "c4", 22_500).basis
 
 
 def test_a_shorter_schedule_is_not_expected_to_reach_more():
@@ -89,7 +89,7 @@ def test_where_sources_differ_both_are_within():
 def test_what_is_not_published_is_not_expected():
     assert curves.expected("triplet", "fpn", 90_000) is None
     assert curves.expected("mine", "c4", 90_000) is None
-    assert "nothing was published of such a length" in curves.expected("moco", "c4", 300).basis
+    assert "this length (the published curves" in curves.expected("moco", "c4", 300).basis
     assert curves.expected("moco", "c4", 300).box.low == 0
 
 
@@ -102,7 +102,7 @@ def test_an_own_run_moves_what_is_expected_half_of_the_way():
     assert after.mask.mid == pytest.approx(at[45_000].mask.mid)
     assert after.box.low < at[45_000].box.low
     assert after.box.high == at[45_000].box.high
-    assert "moved by 1 of your runs (moco)" in after.basis
+    assert "adjusted by 1 of your runs (moco)" in after.basis
     # of another length it tells nothing
     assert curves.expected("triplet", "c4", 180_000, [own]) == at[180_000]
 

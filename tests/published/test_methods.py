@@ -67,13 +67,13 @@ def test_no_method_no_default(places, tmp_path, capsys):
     assert cli.main(["finetune", "--run", "mine"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert "is not a method of the table" in errors[0]
-    assert "run first: make convert RUN=mine" in errors[1]
+    assert "run first: triplet convert --run mine" in errors[1]
 
 
 def test_nothing_to_convert_says_which_two_commands_help(places, capsys):
     assert cli.main(["convert", "--run", "seed1/byol"]) == 2
     error = capsys.readouterr().err
-    assert "run first: make pretrain RUN=seed1/byol, or: make pull PULL=weights METHOD=byol" in error
+    assert "run first: triplet pretrain --run seed1/byol, or: triplet pull weights --method byol" in error
     assert error.count("\n") == 1
 
 

@@ -46,7 +46,7 @@ def test_pull_subset(places, small_demo, drawn, capsys):
     ("arguments", "message"),
     [
         (["pull", "subset"], "subset needs --from PATH"),
-        (["pull", "subset", "--from", "/nonexistent"], "is not in COCO 2017's layout"),
+        (["pull", "subset", "--from", "/nonexistent"], "nothing at /nonexistent, expected a folder"),
         (
             ["pull", "cocoo"],
             "unknown source 'cocoo'; known: demo, subset, coco, voc, imagenet, w",

@@ -87,7 +87,7 @@ def test_a_number_that_its_predictions_do_not_give_is_flagged(places):
 def test_without_the_annotations_it_says_so(places):
     run_records.evaluated(places).unlink()
     (found,) = [finding for finding in verify.local() if finding.verdict == verify.ABSENT]
-    assert "make pull" in found.why
+    assert "triplet pull" in found.why
 
 
 def test_an_archive_is_a_crate_that_verifies(archive, world, capsys):
@@ -120,7 +120,7 @@ def test_another_machine_verifies_it(archive, monkeypatch, tmp_path):
     monkeypatch.setenv("TRIPLET_DATASETS", str(tmp_path / "none"))
     found = verify.archived(archive)
     assert wrong(found) == again(found) == []
-    assert any("make pull" in finding.why for finding in found)
+    assert any("triplet pull" in finding.why for finding in found)
 
 
 def test_the_weights_are_not_in_it(places):

@@ -80,6 +80,17 @@ def test_dry_submits_nothing_and_shows_what_would_be(said, capsys):
     assert "--dependency=afterok:101" in said.read_text()
 
 
+def test_the_hours_of_a_job_are_told_from_those_of_a_training(places, capsys):
+    assert submit("finetune", "--on", "slurm", "--hours", 12, "--dry") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == (
+        "submit: 12 h is the limit of a job; the training has its full schedule. "
+        "To compress it, give finetune --schedule 1/4x"
+    )
+    assert submit("finetune --schedule 1/4x", "--on", "slurm", "--hours", 12, "--dry") == 0
+    assert "limit of a job" not in capsys.readouterr().out
+
+
 def test_dry_needs_no_scheduler(places, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     for on in ("slurm", "sky", "k8s"):

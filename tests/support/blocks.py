@@ -202,6 +202,9 @@ def run(command: str, folder: Path) -> str:
 
     Its data sets, runs and reports are below ``folder``.
     """
+    places = {
+        f"TRIPLET_{name.upper()}": str(folder / name) for name in ("datasets", "checkpoints", "reports")
+    }
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         expanded = expand_make(tuple(words[1:]))
@@ -209,10 +212,8 @@ def run(command: str, folder: Path) -> str:
         if not found:
             return subprocess.run(words, cwd=KIT, capture_output=True, text=True, check=True).stdout
         words = ["triplet", *shlex.split(found[1])]
+        places["MAKELEVEL"] = "1"
     assert words[0] in ("triplet", ".venv/bin/triplet"), f"only triplet and make can be run: {command}"
-    places = {
-        f"TRIPLET_{name.upper()}": str(folder / name) for name in ("datasets", "checkpoints", "reports")
-    }
     said = io.StringIO()
     with (
         mock.patch.dict(os.environ, {**places, "COLUMNS": "110"}),

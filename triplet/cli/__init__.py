@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from triplet import __version__, records, toolchain
 from triplet.cli import data, detection, linear, pretrain, pull, report, submit
 from triplet.cli.options import Act, Parser
+from triplet.commands import spoken
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
 
@@ -51,7 +52,7 @@ def _run(argv: Sequence[str]) -> int:
         # The main process usually prints the same, and torchrun ends this one meanwhile.
         if isinstance(error, KitError) and not first_here():
             time.sleep(5)
-        print(f"triplet {arguments.stage}: {reason}", file=sys.stderr)
+        print(f"triplet {arguments.stage}: {spoken(arguments.stage, reason)}", file=sys.stderr)
         return 2
 
 

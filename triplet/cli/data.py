@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triplet.cli.options import Add, data_path
+from triplet.commands import typed
 from triplet.errors import KitError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _data(a: argparse.Namespace) -> None:
 
     words = a.what[1:] if a.what[:1] == [CHECK] else a.what
     if len(words) > 1 or (words and a.data):
-        raise KitError(f"found {' '.join(a.what)}, expected one folder: triplet data check PATH")
+        raise KitError(f"found {' '.join(a.what)}, expected one folder: {typed('data', 'PATH')}")
     a.data = words[0] if words else a.data
     source = data_source(a, COCO)
     assert source

@@ -60,6 +60,8 @@ def _add_plan(add: Add) -> None:
         "--memory", type=positive, metavar="GB", help="of each GPU; by default this machine's is measured"
     )
     plan.add_argument("--seconds", type=positive, help="of an iteration of 16 images, where you know it")
+    add_source(plan)
+    add_split(plan)
     plan.add_argument("--json", action="store_true", help="print one JSON object for programs")
     _add_length(plan)
 
@@ -151,7 +153,9 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 def _add_length(command: argparse.ArgumentParser) -> None:
     """Add the options for the length and the settings of a training."""
     length = command.add_mutually_exclusive_group()
-    length.add_argument("--hours", type=positive, help="compress the schedule so that it ends in this time")
+    length.add_argument(
+        "--hours", type=positive, help="of training: compress the schedule so that it ends in this time"
+    )
     length.add_argument(
         "--schedule",
         type=_schedule,
@@ -202,7 +206,7 @@ def _plan(a: argparse.Namespace) -> None:
 
     options = FinetuneOptions(a.hours, a.schedule, a.images_per_gpu, a.precision)
     hardware = Hardware(a.gpus, a.memory, a.seconds, a.gpu, a.preset)
-    preview(a.method, a.config, options, hardware, as_json=a.json)
+    preview(a.method, a.config, options, hardware, data_source(a), as_json=a.json)
 
 
 def _explain(a: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triplet import paths
+from triplet.commands import spoken, typed
 
 Act = Callable[[argparse.Namespace], int | None]
 """A function that runs a command and returns its exit code, None for 0."""
@@ -29,7 +30,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        command = "".join(self.prog.split()[1:])
+        told = (
+            f"{spoken(command, message)}; see {typed(command, '--help') if command else 'triplet --help'}"
+        )
+        self.exit(2, f"{self.prog}: {told}\n")
 
 
 def positive(text: str) -> float:

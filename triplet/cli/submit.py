@@ -4,9 +4,13 @@ import argparse
 import shlex
 
 from triplet.cli.options import METHOD, Add, add_force, count, positive
+from triplet.commands import spoken
 from triplet.errors import KitError
+from triplet.progress import say
 
 WHERE = ("slurm", "sky", "k8s")
+LENGTH = {"--hours", "--schedule"}
+"""Options of finetune that say how long to train."""
 
 
 def add_commands(add: Add) -> None:
@@ -44,7 +48,8 @@ def _add_resources(submit: argparse.ArgumentParser) -> None:
     submit.add_argument(
         "--hours",
         type=positive,
-        help="after which a job is stopped; on Slurm it is queued again (default: 24 there, else none)",
+        help="time limit of a job, not the length of a training (that is 'finetune --schedule 1/4x'); on "
+        "Slurm the job is then queued again (default: 24 there, else none)",
     )
     submit.add_argument("--cpus", type=count, help="of each node (default: 8 for each GPU)")
     submit.add_argument("--memory", type=count, metavar="GB", help="of each node (default: the cluster's)")
@@ -87,6 +92,11 @@ def _submit(a: argparse.Namespace) -> None:
         for command in job.commands:
             a.parse(command)  # exits if the stage would, before anything waits in a queue
     submit(described, a.on, resources, dry=a.dry, force=a.force)
+    if a.hours and any(words[0] == "finetune" and not LENGTH.intersection(words) for words in stages):
+        say(
+            f"submit: {a.hours:g} h is the limit of a job; the training has its full schedule. "
+            f"To compress it, give finetune {spoken('finetune', '--schedule 1/4x')}"
+        )
 
 
 def _stages(a: argparse.Namespace, chain: tuple[str, ...]) -> list[list[str]]:

@@ -50,7 +50,7 @@ def find(folder: Path) -> tuple[DataLayout, dict[str, PartFiles]]:
     known = "; ".join(f"{layout.name} ({layout.signs})" for layout in LAYOUTS)
     raise KitError(
         f"{folder} is in no layout that is known: {_listing(folder)}; known are {known}; a COCO "
-        "JSON anywhere else is named by TRAIN=file TRAIN_IMAGES=folder (--train, --train-images)"
+        "JSON anywhere else is named by --train FILE --train-images FOLDER"
     )
 
 
@@ -176,7 +176,7 @@ def _by_part(folder: Path, files: Mapping[str, PartFiles]) -> dict[str, PartFile
     if rest or (found and "train" not in found):
         raise KitError(
             f"{folder} has the parts {', '.join(sorted(files))}, expected train and val; name them by "
-            "TRAIN=file and VAL=file (--train, --val)"
+            "--train FILE and --val FILE"
         )
     return found if "val" in found else dict(zip(["all"], found.values(), strict=False))
 

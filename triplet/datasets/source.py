@@ -43,6 +43,18 @@ class DataSource:
     def __str__(self) -> str:
         return str(self.folder or self.train or self.val)
 
+    @property
+    def words(self) -> list[str]:
+        """The options of the command line that name this data."""
+        named = {
+            "--data": self.folder,
+            "--train": self.train,
+            "--train-images": self.train_images,
+            "--val": self.val,
+            "--val-images": self.val_images,
+        }
+        return [word for option, path in named.items() if path for word in (option, str(path))]
+
 
 @dataclass(frozen=True)
 class OwnData:
@@ -137,7 +149,7 @@ def split_images(part: AnnotatedPart, val_share: float, seed: int) -> dict[str, 
     if not 0 < count < len(images):
         raise KitError(
             f"{part.source}: {val_share:g} of its {len(images)} images are {count}, expected some for "
-            "training and some for validation; give another VAL_SHARE (--val-share), or VAL"
+            "training and some for validation; give another --val-share, or --val FILE"
         )
     ranked = sorted(
         images, key=lambda each: hashlib.sha256(f"{seed} {each['file_name']}".encode()).digest()

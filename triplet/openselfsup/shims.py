@@ -91,7 +91,7 @@ def mixed_precision() -> None:
 
 
 class SharedBatchNorm(PooledBatchNorm):
-    """The kit's BN over all processes, which replaces torch's SyncBatchNorm as that has no CPU kernel."""
+    """The kit's BN over all processes, in place of torch's SyncBatchNorm, which has no CPU kernel."""
 
     @property
     def group(self) -> str:  # type: ignore[override]
@@ -104,10 +104,9 @@ class SharedBatchNorm(PooledBatchNorm):
 
 
 def cpu() -> None:
-    """Let their code run without the GPU that it requires everywhere: ``.cuda()``, device numbers, SyncBN,
-    NCCL's kind of DDP.
+    """Let OpenSelfSup run without a GPU: it calls ``.cuda()``, device numbers, SyncBN and DDP on NCCL.
 
-    For tests and the demo's data. Can go with a successor that takes a device.
+    This serves tests and the demo's data. Can go with a successor that takes a device.
     """
     from mmcv.parallel import MMDistributedDataParallel
 
@@ -126,11 +125,10 @@ def cpu() -> None:
 
 
 def workers() -> None:
-    """Protect loader processes, which datasets/loader/build_loader.py lets a signal to the whole group
-    kill.
+    """Make loader processes ignore signals, which datasets/loader/build_loader.py lets kill them.
 
-    torchrun sends such a signal, and without loaders the parent would fail before it has saved. Can go with
-    a successor that takes a worker_init_fn.
+    torchrun signals the whole process group, and without its loaders the parent would fail before it has
+    saved. Can go with a successor that takes a worker_init_fn.
     """
     loader: Any = importlib.import_module("openselfsup.datasets.loader.build_loader")
     seeded = loader.worker_init_fn
@@ -143,10 +141,9 @@ def workers() -> None:
 
 
 def keep_memory_bank(model: nn.Module) -> None:
-    """Put NPID's features into checkpoints; models/memories/simple_memory.py keeps them where none holds
-    them.
+    """Put NPID's features into checkpoints, from which models/memories/simple_memory.py leaves them out.
 
-    As a buffer they are saved, and a run that goes on has them. Can go where upstream registers them.
+    A registered buffer is saved, so a resumed run has the features. Can go once upstream registers them.
     """
     bank = getattr(model, "memory_bank", None)
     if bank is not None:

@@ -175,14 +175,14 @@ def expected(
         box, mask = _capped(box, longer.box), _capped(mask, longer.mask)
     sources = sorted({curve.source for curve in used})
     whole = " and ".join(f"{box:.1f} / {mask:.1f}" for box, mask in full)
-    basis = f"its published {whole} at 2x, and a regression over {len(used)} published curves"
+    basis = f"the published {whole} at 2x, and a regression over {len(used)} published curves"
     basis += f" ({', '.join(sources)})"
     near = [run for run in own if kind == "c4" and 1 / NEAR <= run.iterations / iterations <= NEAR]
     if near:
         box, mask = (_moved(band, near, task) for task, band in enumerate((box, mask)))
-        basis += f"; moved by {len(near)} of your runs ({', '.join(run.run for run in near)})"
+        basis += f"; adjusted by {len(near)} of your runs ({', '.join(run.run for run in near)})"
     doubts = [curve.doubt for curve in used if curve.doubt]
-    wider = [f"the interval is wider, by half for each, as the points cannot tell: {'; '.join(unlike)}"]
+    wider = [f"the range is widened by half for each of these, which no curve covers: {'; '.join(unlike)}"]
     mask = mask.within(box)  # far from all points the two regressions may cross
     return Expected(box, mask, "; ".join([basis, *doubts, *(wider if unlike else [])]), tuple(unlike))
 
@@ -199,11 +199,11 @@ def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
     ]
     if not min(lengths) <= iterations <= max(lengths):
         yield (
-            f"nothing was published of such a length on this detector "
-            f"({min(lengths)} to {max(lengths)} iterations)"
+            "this length (the published curves of this detector have "
+            f"{min(lengths)} to {max(lengths)} iterations)"
         )
     if load_methods()[method].detection.endswith("authors") and abs(math.log(FULL / iterations)) > 0.05:
-        yield "every point is of steps at 0.02, and the method's AP at 2x of a cosine at 0.05"
+        yield "this recipe (a cosine from 0.05, where the curves have steps from 0.02)"
 
 
 def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:

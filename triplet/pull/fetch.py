@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triplet import files
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.progress import Bar, amount, say
 from triplet.pull import checksums
@@ -176,7 +177,7 @@ def left_to_fetch(
 
 
 def _from_hand(name: str) -> str:
-    return f"triplet pull {name} --from FOLDER"
+    return typed("pull", *name.split(), "--from", "FOLDER")
 
 
 def _mark(folder: Path, file: SourceFile) -> Path:
@@ -289,7 +290,8 @@ def _look_through(name: str, source: Source, folder: Path) -> None:
         say(f"pull: {name}: {line}")
     if wrong:
         raise KitError(
-            f"{folder} is not {source.about}: {wrong[0]}; start over with: triplet pull {name} --force"
+            f"{folder} is not {source.about}: {wrong[0]}; start over with: "
+            f"{typed('pull', *name.split(), '--force')}"
         )
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from triplet import paths, records
+from triplet.commands import spoken, typed
 from triplet.errors import KitError
 from triplet.progress import amount, duration, say
 from triplet.pull import checksums
@@ -40,7 +41,8 @@ def check(wanted: Sequence[Target]) -> int:
             say(f"pull: {target.name}: whole ({paths.portable(target.folder)})")
         wrong += bool(found)
     if wrong:
-        say(f"pull: {wrong} of {len(wanted)} not whole; to start one over: triplet pull NAME --force")
+        again = typed("pull", "NAME", "--force")
+        say(f"pull: incomplete or wrong: {wrong} of {len(wanted)}; to start one over: {again}")
     return 2 if wrong else 0
 
 
@@ -54,12 +56,12 @@ def _wrong(target: Target) -> Iterator[str]:
     if missing:
         came = sum(path.stat().st_size for path in (target.folder / DOWNLOADS).glob("*") if path.is_file())
         begun = f" ({amount(came)} came so far)" if came else ""
-        yield f"{', '.join(missing)} not there{begun}; run: triplet pull {target.name}"
+        yield f"{', '.join(missing)} not there{begun}; run: {_pull(target)}"
         return
     if record is None:
-        yield f"no pull has verified it; run: triplet pull {target.name}"
+        yield f"no pull has verified it; run: {_pull(target)}"
     elif record.config != {"source": target.source.identity()}:
-        yield f"it was pulled by another configs/sources.yaml; run: triplet pull {target.name} --force"
+        yield f"it was pulled by another configs/sources.yaml; run: {_pull(target, '--force')}"
     recorded = record.outputs if record else {}
     for name, path in target.outputs.items():
         if name in recorded and records.Artifact.of(path).sha256 != recorded[name].sha256:
@@ -68,6 +70,10 @@ def _wrong(target: Target) -> Iterator[str]:
         yield from _wrong_weights(target)
     else:
         yield from problems(target.folder, target.source.expect)
+
+
+def _pull(target: Target, *more: str) -> str:
+    return typed("pull", *target.name.split(), *more)
 
 
 def _wrong_weights(target: Target) -> Iterator[str]:
@@ -101,7 +107,7 @@ def plan(wanted: Sequence[Target]) -> None:
                 target.name,
                 file.name,
                 "unknown" if left is None else amount(left),
-                plain(urls[0]) if urls else "by hand, then --from",
+                plain(urls[0]) if urls else spoken("pull", "by hand, then --from PATH"),
             )
             total += (left or 0) if urls else 0
             if urls and left and (largest is None or left > largest[0]):

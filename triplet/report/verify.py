@@ -15,6 +15,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from triplet import paths, untrusted
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.progress import Bar, amount
 from triplet.records import Artifact, Record
@@ -167,7 +168,7 @@ def _again(
         inside = truth.path.startswith("datasets/") and ".." not in PurePosixPath(truth.path).parts
         path = paths.local(truth.path) if inside or anywhere else None
         if path is None or not path.is_file():
-            yield Finding(what, ABSENT, f"{truth.path} is not here; run: make pull")
+            yield Finding(what, ABSENT, f"{truth.path} is not here; run: {typed('pull')}")
             return
         if Artifact.of(path).sha256 != truth.sha256:
             yield Finding(what, ABSENT, f"{truth.path} is another file here")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
 from benchmarks.detection.explain.reading import of_run, read
+from triplet.commands import spoken
 from triplet.errors import KitError
 from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
@@ -84,7 +85,7 @@ def explain(options: ExplainOptions) -> None:
             width = max(60, shutil.get_terminal_size().columns)
             Console(markup=False, highlight=False, width=width).print(line)
         else:
-            say(line)
+            say(spoken("explain", line))
 
 
 def explanation(options: ExplainOptions) -> Explanation:
@@ -97,7 +98,8 @@ def explanation(options: ExplainOptions) -> Explanation:
     if options.run:
         facts, reached, method = of_run(options.run)
     else:
-        facts, method = read(options.config, options.log, names, options.gpus), ""
+        judged = options.method or ("" if options.target else METHOD)
+        facts, method = read(options.config, options.log, names, options.gpus, judged), ""
         reached = facts.reached
     method = options.method or (method if method in methods else "")
     if options.weights:
@@ -106,17 +108,17 @@ def explanation(options: ExplainOptions) -> Explanation:
         of_weights(facts, options.weights, method)
     result = _percent(options.result, "--result", facts) if options.result else reached
     if result is None and facts.diverged:
-        facts.notes.append("there is no result: none was given, and the training diverged")
+        facts.notes.append("no result was given, and the training diverged")
         result = 0.0, None
     if result is None:
-        raise KitError("what was reached is not known: add --result BOX MASK, in percent")
+        raise KitError("no result: add --result BOX MASK, in percent")
     if options.target:
         target = _percent(options.target, "--target", facts)
         reference = Reference.of_target(target, facts, method, " ".join(names))
     elif facts.other:
         raise KitError(
-            "the table's numbers are those of Mask R-CNN R50-C4 on COCO: there is none to compare "
-            f"{facts.other} with; give the published AP as --target BOX MASK"
+            "the table's numbers are for Mask R-CNN R50-C4 on COCO, and this run is of "
+            f"{facts.other}; give the published AP to compare with as --target BOX MASK"
         )
     else:
         reference = Reference.of_method(method or METHOD)
@@ -167,7 +169,7 @@ def lines(found: Explanation, options: ExplainOptions) -> Iterator[str | Table]:
     short, masks = amount(reference, result)
     yield _headline(found)
     if short <= NOISE and (masks or 0.0) <= NOISE:
-        yield "nothing to explain: not below the paper's by more than noise"
+        yield "nothing to explain: the result is not below the published one by more than two runs differ"
         for note in found.facts.notes:
             yield f"note: {note}"
         return
@@ -191,9 +193,7 @@ def lines(found: Explanation, options: ExplainOptions) -> Iterator[str | Table]:
     if seen:
         yield enough(seen, short)
     if not (options.config or options.log or options.run):
-        yield (
-            "nothing is known of the run: --config FILE and --log FILE turn possible into seen or excluded"
-        )
+        yield "only the result is known: with --config FILE and --log FILE, fewer causes stay possible"
     if found.next:
         yield f"next: {found.next}"
 
@@ -201,20 +201,24 @@ def lines(found: Explanation, options: ExplainOptions) -> Iterator[str | Table]:
 def _headline(found: Explanation) -> str:
     reference, result = found.reference, found.result
     short, masks = amount(reference, result)
-    published = f"the {'paper' if reference.of_table else 'target'}'s {reference.box:.1f}"
     mask = f", mask {result[1]:.1f}" if result[1] is not None else ""
-    away = f"{short:+.1f}"
+    lacks, published = [short], f"{reference.box:.1f}"
     if masks is not None and reference.mask is not None:
-        published += f" / {reference.mask:.1f}"
-        away += f" / {masks:+.1f}"
+        lacks, published = [short, masks], f"{published} / {reference.mask:.1f}"
+    sides = ["below" if each >= 0 else "above" for each in lacks]
+    away = " / ".join(f"{abs(each):.1f} {side}" for each, side in zip(lacks, sides, strict=True))
+    if len({*sides}) == 1:
+        away = away.replace(f" {sides[0]} /", " /")
+    whose = "paper" if reference.of_table else "target"
     line = (
-        f"{reference.label}: box {result[0]:.1f}{mask}; {published} is {away} away; noise is about {NOISE}"
+        f"{reference.label}: box {result[0]:.1f}{mask}; that is {away} the {whose}'s {published} "
+        f"(two runs alike differ by about {NOISE})"
     )
     if short <= NOISE and (masks or 0.0) <= NOISE:
         return line
     likely = [cause for cause in found.causes if cause.verdict != EXCLUDED][:2]
     names = ", then ".join(f"{cause.name} ({cause.verdict})" for cause in likely)
-    return f"{line}\nlikeliest: {names or 'none of the known causes'}"
+    return f"{line}\nmost likely: {names or 'none of the known causes'}"
 
 
 def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
@@ -223,8 +227,8 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
     trained = []
     if facts.length is not None:
         trained.append(
-            f"{count(facts.length)} iterations of 16 images, "
-            f"the published {count(found.reference.iterations)}"
+            f"{count(facts.length)} iterations of 16 images (published: "
+            f"{count(found.reference.iterations)})"
         )
     for name, value in (
         ("batch", facts.batch),
@@ -249,7 +253,7 @@ def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> Table
         table.add_column(head[number] if head else "", overflow="fold")
     for row in rows:
         style = next((style for word, style in STYLES.items() if word in row[1:3]), "")
-        table.add_row(*map(harmless, row), style=style)
+        table.add_row(*(harmless(spoken("explain", cell)) for cell in row), style=style)
     return table
 
 

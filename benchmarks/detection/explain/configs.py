@@ -26,6 +26,8 @@ KEYS, DEPTH, BASES = 5000, 20, 10
 BLOCK = 3000
 """Most lines of a config in a log."""
 Values = dict[str, Any]
+OWNERS = {"authors": "the authors' file", "moco": "OpenSelfSup's"}
+"""Recipe of the kit -> whose released configs have it."""
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
@@ -50,8 +52,13 @@ _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix
 _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
-def of_file(facts: Facts, path: Path) -> str:
+def of_file(facts: Facts, path: Path, recipe: str) -> str:
     """Fill in the facts from a config file; return its name and its bases', which may say 1x or 2x.
+
+    Args:
+        facts: the facts to fill in.
+        path: the config.
+        recipe: the kit's name for the recipe that a missing base is taken from.
 
     Raises:
         KitError: the file does not exist, cannot be read, or has no setting of a detector.
@@ -62,7 +69,7 @@ def of_file(facts: Facts, path: Path) -> str:
         _of_python(facts, _whole(path), str(path))
         return path.name
     names: list[str] = []
-    values = _chain(path, names, facts)
+    values = _chain(path, names, facts, recipe)
     if "MODEL.META_ARCHITECTURE" in values and not _dialect(values):
         values = flat(json.loads((FOLDER / "detectron2_defaults.json").read_text())) | values
     if not _knows_detectors(values):
@@ -70,6 +77,7 @@ def of_file(facts: Facts, path: Path) -> str:
             f"{path}: no setting of a detector in it; expected Detectron2's YAML (SOLVER, MODEL, ...) "
             "or LazyConfig, or mmdetection's .py"
         )
+    _note_recipe(facts, path, values)
     _fill(facts, values)
     return " ".join(names)
 
@@ -152,7 +160,7 @@ def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> boo
     return True
 
 
-def _chain(path: Path, names: list[str], facts: Facts) -> Values:
+def _chain(path: Path, names: list[str], facts: Facts, recipe: str) -> Values:
     """Return the settings of a config and its bases, by dotted name."""
     if len(names) >= BASES:
         raise KitError(f"{path}: more than {BASES} configs in a chain of _BASE_")
@@ -161,7 +169,7 @@ def _chain(path: Path, names: list[str], facts: Facts) -> Values:
     bases = content.pop("_BASE_", None)
     values: Values = {}
     for base in bases if isinstance(bases, list) else [bases] if bases else []:
-        values |= _base(path, str(base), names, facts)
+        values |= _base(path, str(base), names, facts, recipe)
     found = _flat(content, str(path))
     return values | (lazy.of_values(found) if "train.max_iter" in found else found)
 
@@ -174,20 +182,52 @@ def _whole(path: Path) -> str:
     return text
 
 
-def _base(path: Path, base: str, names: list[str], facts: Facts) -> Values:
+def _base(path: Path, base: str, names: list[str], facts: Facts, recipe: str) -> Values:
     """Return the settings of a base: the file beside its config, or the released base of that name."""
     beside = path.parent / base
     if "\0" not in base and "://" not in base and beside.is_file():
-        return _chain(beside, names, facts)
+        return _chain(beside, names, facts, recipe)
     name = PurePosixPath(base).stem
     names.append(name)
-    for who in ("openselfsup", "authors"):
-        if known := released().get(f"{who}/{name}"):
-            return dict(known)
+    if both := _namesakes(name):
+        if unlike := _unlike(both):
+            other = next(each for each in OWNERS if each != recipe)
+            facts.notes.append(
+                f"{path}: its base {name}.yaml is not there and was taken for {OWNERS[recipe]}; "
+                f"{OWNERS[other]} of that name differs in {', '.join(unlike)}: put the right one beside it"
+            )
+        return both[recipe]
     if known := _GENERAL.get(name):
         return dict(known)
-    facts.notes.append(f"{path}: its base {base[:100]} is not there; what stands in it is not known")
+    facts.notes.append(f"{path}: its base {base[:100]} is not there, so its settings are unknown")
     return {}
+
+
+def _namesakes(name: str) -> dict[str, Values]:
+    """Return the released configs of a name, by the recipe that the kit's config of this name has."""
+    owners = {"authors": "authors", "moco": "openselfsup"}
+    known = {recipe: released().get(f"{who}/{name}") for recipe, who in owners.items()}
+    return {recipe: dict(values) for recipe, values in known.items() if values}
+
+
+def _unlike(both: Mapping[str, Values]) -> list[str]:
+    """Return the settings in which configs of the same name differ."""
+    first, *others = both.values()
+    return [key for key in first if any(other[key] != first[key] for other in others)]
+
+
+def _note_recipe(facts: Facts, path: Path, values: Values) -> None:
+    """Note whose file a config is, if the authors and OpenSelfSup both have one of its name."""
+    both = _namesakes(path.stem)
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    told = [key for key in _unlike(both) if found.get(key) is not None] if both else []
+    for recipe, known in both.items():
+        if told and all(found[key] == known[key] for key in told):
+            ours = f"{path.stem.lower().replace('r_50', 'r50').removesuffix('_moco')}_{recipe}"
+            facts.notes.append(
+                f"{path.name}: by its settings it is {OWNERS[recipe]} of that name, and in the kit it is "
+                f"configs/detection/{ours.removeprefix('pascal_')}.yaml"
+            )
 
 
 _RCNN: Values = {

@@ -1,9 +1,9 @@
 """Choice of the cheapest next experiment that tells the two likeliest causes apart."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from triplet.commands import typed
 from triplet.progress import duration
 from triplet.published import curves
 from triplet.published.causes import EXCLUDED, SEEN, Cause
@@ -82,13 +82,11 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     pair = " from ".join(names)
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
     if any(name in BY_CONFIG for name in open_names) and not given.config and facts.rate is None:
-        return Experiment(_again(given, "--config FILE"), 0.5, f"the run's config tells {pair}")
+        return Experiment(_again(given, "--config"), 0.5, f"the run's config tells {pair}")
     if any(name in BY_LOG for name in open_names) and not given.log:
-        return Experiment(
-            _again(given, "--log FILE"), 0.5, f"the run's log.txt or metrics.json tells {pair}"
-        )
+        return Experiment(_again(given, "--log"), 0.5, f"the run's log.txt or metrics.json tells {pair}")
     if any(name in BY_WEIGHTS for name in open_names) and not given.weights:
-        return Experiment(_again(given, "--weights FILE"), 10, f"the weights' file tells {pair}")
+        return Experiment(_again(given, "--weights"), 10, f"the weights' file tells {pair}")
     return _to_run(names[0], reference, facts, pair)
 
 
@@ -99,35 +97,39 @@ def _to_run(name: str, reference: Reference, facts: Facts, pair: str) -> Experim
     machine = f"{gpus} V100"
     seconds = curves.published().speed[reference.kind].seconds * 8 / gpus
     bgr = next(iter(load_methods()[method].weights.values())) == "caffe2"
-    config = f" --config {FPN.format('_msra' * bgr)}" if reference.kind == "fpn" else ""
+    config = ["--config", FPN.format("_msra" * bgr)] if reference.kind == "fpn" else []
     if name in BY_WEIGHTS:
         return Experiment(
-            f"triplet convert --run {method}", PROOF, "its proof shows which tensors were loaded, exactly"
+            typed("convert", "--run", method), PROOF, "its proof shows which tensors were loaded, exactly"
         )
     if name == "divergence":
-        half = f" SOLVER.BASE_LR={facts.rate / 2:g}" if facts.rate else ""
+        probe = ["--run", f"probe/{method}", *config]
+        half = [f"SOLVER.BASE_LR={facts.rate / 2:g}"] if facts.rate else []
         return Experiment(
-            f"triplet convert --run probe/{method}{config} && "
-            f"triplet finetune --run probe/{method}{config} SOLVER.MAX_ITER={PROBE}{half}",
+            f"{typed('convert', *probe)} && {typed('finetune', *probe, f'SOLVER.MAX_ITER={PROBE}', *half)}",
             PROOF + PROBE * seconds,
             "a loss that falls at half the rate says that the rate was too high",
             machine,
         )
     if name in ("evaluation", "PreciseBN", "masks alone") and "mmdetection" not in facts.other:
         return Experiment(
-            f"triplet eval --run {method} --model model_final.pth --config config.yaml",
+            typed("eval", "--run", method, "--model", "model_final.pth", "--config", "config.yaml"),
             EVALUATION / gpus,
             f"the same model, evaluated as the published ones: tells {pair}",
             machine,
         )
-    seed, run = "", f"probe/{method}"
+    seed, run = list[str](), f"probe/{method}"
     tells = f"the AP to expect is printed first; reaching it by the kit's recipe tells {pair}"
     if name in ("noise", "rate tuned for the target"):
-        seed, run = " --seed 1", f"seed1/{method}"
+        seed, run = ["--seed", "1"], f"seed1/{method}"
         tells = "a second seed at an eighth of 1x shows the noise"
-    steps = [f"convert --run {run}{config}", f"finetune --run {run}{config}{seed} --schedule 1/8x"]
+    steps = [
+        typed("convert", "--run", run, *config),
+        typed("finetune", "--run", run, *config, *seed, "--schedule", "1/8x"),
+        typed("eval", "--run", run),
+    ]
     return Experiment(
-        " && ".join(f"triplet {step}" for step in [*steps, f"eval --run {run}"]),
+        " && ".join(steps),
         PROOF + EIGHTH * seconds + EVALUATION / gpus,
         tells,
         machine,
@@ -135,9 +137,9 @@ def _to_run(name: str, reference: Reference, facts: Facts, pair: str) -> Experim
 
 
 def _again(given: Given, more: str) -> str:
-    """Return the command of explain with one more option."""
-    words = ["triplet", "explain", *given.arguments]
+    """Return the command of explain with one more file."""
+    words = [*given.arguments]
     for option, path in (("--config", given.config), ("--log", given.log), ("--weights", given.weights)):
         if path:
             words += [option, str(path)]
-    return f"{shlex.join(words)} {more}"
+    return typed("explain", *words, more, "FILE")

@@ -6,9 +6,11 @@ from benchmarks.detection.explain import configs, mmdetection
 from benchmarks.detection.explain.logs import of_log
 from benchmarks.detection.explain.text import read_text
 from triplet import paths, records
+from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.published.causes.cause import Result
 from triplet.published.facts import Facts
+from triplet.published.methods import load_methods
 from triplet.runs import Run, facts_of_run
 
 HEAD = 1 << 18
@@ -16,7 +18,11 @@ HEAD = 1 << 18
 
 
 def read(
-    config: Path | None, log: Path | None, names: list[str] | None = None, gpus: int | None = None
+    config: Path | None,
+    log: Path | None,
+    names: list[str] | None = None,
+    gpus: int | None = None,
+    method: str = "",
 ) -> Facts:
     """Read the facts from a config and a log; the log's own copy of the config counts if none is given.
 
@@ -25,6 +31,7 @@ def read(
         log: the run's ``log.txt`` or ``metrics.json``.
         names: filled with the names of the config and its bases.
         gpus: number of GPUs of the training, if the user knows it.
+        method: method of the table, by whose recipe a missing base of the config is read.
 
     Raises:
         KitError: a file cannot be read; or there is no config and the log has no information.
@@ -33,7 +40,9 @@ def read(
     if log and not gpus:  # mmdetection's config needs them to give the batch
         facts.gpus = mmdetection.count_gpus(mmdetection.unpacked(read_text(log, HEAD)[0]))
     if config:
-        said = configs.of_file(facts, config)
+        known = load_methods().get(method)
+        recipe = known.detection.rpartition("_")[2] if known else "moco"
+        said = configs.of_file(facts, config, recipe)
         if names is not None:
             names.append(said)
     if log:
@@ -59,7 +68,7 @@ def of_run(run: str) -> tuple[Facts, Result, str]:
     for stage in ("finetune", "eval"):
         record = records.read(folder / stage)
         if record is None:
-            raise KitError(f"{folder} has no {stage} that is done; run: triplet {stage} --run {run}")
+            raise KitError(f"{folder} has no {stage} that is done; run: {typed(stage, '--run', run)}")
         stages[stage] = record
     done = Run(folder.name, stages)
     box, mask = done.value("bbox", "AP"), done.value("segm", "AP")

@@ -184,9 +184,13 @@ def enough(seen: list[Cause], short: float) -> str:
     sized = [cause.box for cause in seen if cause.box]
     low, high = sum(box[0] for box in sized), sum(box[1] for box in sized)
     unknown = ", ".join(cause.name for cause in seen if cause.box is None)
-    costs = f"what was seen costs {span((low, high))} if it adds up" if sized else "what was seen"
+    costs = (
+        f"the causes seen cost {span((low, high))} together"
+        if sized
+        else "the causes seen have no published size"
+    )
     if high + NOISE >= short:
         return f"{costs}: enough for {short:.1f}"
     if unknown:
-        return f"{costs}; whether that of {unknown} makes up {short:.1f} nobody has published"
+        return f"{costs}; what {unknown} costs, and so whether it explains {short:.1f}, is not published"
     return f"{costs}: not enough for {short:.1f}"

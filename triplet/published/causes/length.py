@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from triplet.commands import typed
 from triplet.published import curves
 from triplet.published.causes.cause import EXCLUDED, NOTHING, POSSIBLE, SEEN, Cause, Result, excluded, span
 from triplet.published.curves import FULL
@@ -20,7 +21,7 @@ def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cau
     possible = (0.0, max(0.0, reference.box - result[0]))
     if length is None:
         text = unknown_batch(facts) or (
-            f"trained on fewer images than {count(full)} iterations of 16; this result is expected of "
+            f"trained for less than {count(full)} iterations of 16 images; this result fits "
             f"{_fits(compressed_like(reference, result), 'a compressed schedule of {} to {} iterations')}"
         )
         yield Cause(name, POSSIBLE, text, possible)
@@ -33,35 +34,34 @@ def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cau
         yield Cause(name, EXCLUDED, f"trained for {trained}", NOTHING, NOTHING)
     else:
         box, mask = reference.expected(length)
-        again = "make finetune SCHEDULE=2x, or HOURS= for what your time allows, with the AP to expect"
+        again = f"train it in full, or ask what your hours allow: {typed('plan', '--hours', '12')}"
         if not reference.of_table:
             again = "a batch that is smaller by a factor needs as many more iterations, in SOLVER.STEPS too"
         cost = (max(0.0, reference.box - box.high), max(0.0, reference.box - box.low))
         masks = None
         if mask and reference.mask:
             masks = (max(0.0, reference.mask - mask.high), max(0.0, reference.mask - mask.low))
-        yield Cause(name, SEEN, f"trained for {trained}: {box} was to expect; {again}", cost, masks)
+        yield Cause(name, SEEN, f"trained for {trained}: {box} was to be expected; {again}", cost, masks)
 
 
 def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     """Check for a training that was stopped before its learning rate fell."""
     name, length = "undecayed stop", facts.length
     possible = (0.0, max(0.0, reference.box - result[0]))
-    near = _fits(
-        stopped_like(reference, result), f"a stop after {{}} to {{}} of {count(FULL)}", "no such stop"
-    )
+    stop = f"a stop after {{}} to {{}} of {count(FULL)} iterations"
+    near = _fits(stopped_like(reference, result), stop, "no such stop")
     if length is None:
-        text = f"stopped before the learning rate fell; this result is near {near}"
+        text = f"stopped before the learning rate fell; this result fits {near}"
         yield Cause(name, POSSIBLE, unknown_batch(facts) or text, possible)
         return
     if facts.last_rate is None and _never_falls(facts):
         expected, reached = reference.expected(length)[0], curves.undecayed(reference.kind, length)[0]
         cost = tuple(max(0.0, end - reached * reference.box) for end in (expected.low, expected.high))
-        text = f"the rate falls first after {min(facts.steps or (0,))} iterations, and there are"
+        text = f"the rate would fall first after {min(facts.steps or (0,))} iterations, and there are only"
         yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", (cost[0], cost[1]))
         return
     if facts.last_rate is None or not facts.rate:
-        text = f"only a log shows where it stopped; this result is near {near}"
+        text = f"only a log shows where it stopped; this result fits {near}"
         yield Cause(name, POSSIBLE, text, possible)
         return
     left = facts.last_rate / facts.rate
@@ -70,7 +70,7 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         return
     if facts.planned and facts.iterations and facts.iterations >= ALMOST * facts.planned:
         # Steps of 1/10 may end at a hundredth of the peak, and a plan may have none.
-        text = f"all of its plan was trained, and the last learning rate was {left:.0%} of its peak"
+        text = f"the whole plan was trained, and the last learning rate was {left:.0%} of its peak"
         if left < 0.2:
             yield excluded(name, text)
             return
@@ -96,7 +96,7 @@ def unknown_batch(facts: Facts) -> str:
     """Say why the length is unknown although the log shows iterations; empty if it shows none."""
     if facts.iterations is None:
         return ""
-    return f"the log shows {facts.iterations} iterations, not of how many images: add --config FILE"
+    return f"the log shows {facts.iterations} iterations, but not of how many images: add --config FILE"
 
 
 def compressed_like(reference: Reference, result: Result) -> tuple[list[int], list[int]]:
@@ -140,22 +140,24 @@ def ratio(reference: Reference, result: Result) -> str:
     doubt = measured * curves.NOISE * (1 / max(result[0], 1) ** 2 + 1 / max(result[1], 1) ** 2) ** 0.5
     parts = []
     for what, found in (
-        ("a compressed schedule", compressed_like(reference, result)),
-        ("a stop before the rate fell", stopped_like(reference, result)),
+        ("a compressed schedule of", compressed_like(reference, result)),
+        ("an undecayed stop after", stopped_like(reference, result)),
     ):
         lengths = sorted({*found[0], *found[1]})
         if lengths:
             values = [_ratio(reference, n, compressed=what.startswith("a comp")) for n in lengths]
             parts.append((what, lengths, min(values), max(values)))
     said = [
-        f"{what} of {count(lengths[0])} to {count(lengths[-1])} gives {low:.2f} to {high:.2f}"
+        f"{what} {_range(lengths)} iterations gives {low:.2f} to {high:.2f}"
         for what, lengths, low, high in parts
     ]
     if not said:
         return f"{measured:.3f} +- {doubt:.3f}"
-    alike = [what for what, _, low, high in parts if low - doubt <= measured <= high + doubt]
-    verdict = f"fits {' and '.join(alike)}" if alike else "neither alone gives it"
-    return f"{measured:.3f} +- {doubt:.3f}; {', '.join(said)}: {verdict}"
+    alike = [
+        what.rpartition(" ")[0] for what, _, low, high in parts if low - doubt <= measured <= high + doubt
+    ]
+    verdict = f"this fits {' and '.join(alike)}" if alike else "neither alone explains it"
+    return f"{measured:.3f} +- {doubt:.3f}; {', '.join(said)}; {verdict}"
 
 
 def _ratio(reference: Reference, length: int, *, compressed: bool) -> float:
@@ -175,9 +177,14 @@ def _fits(found: tuple[list[int], list[int]], words: str, none: str = "no length
     text = words.format(count(box[0]), count(box[-1]))
     if mask and (mask[0], mask[-1]) != (box[0], box[-1]):
         both = [length for length in box if length in mask]
-        shared = f"both fit {count(both[0])} to {count(both[-1])}" if both else "no length fits both"
-        text += f" by its box, {count(mask[0])} to {count(mask[-1])} by its mask: {shared}"
+        shared = f"{_range(both)} by both" if both else "no length by both"
+        text += f" by its box AP, {_range(mask)} by its mask AP, {shared}"
     return text
+
+
+def _range(lengths: list[int]) -> str:
+    first, last = count(lengths[0]), count(lengths[-1])
+    return first if first == last else f"{first} to {last}"
 
 
 def _lengths(reference: Reference) -> list[int]:

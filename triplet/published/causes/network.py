@@ -35,7 +35,7 @@ def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Caus
     """Check for a backbone that stayed random, wholly or in part."""
     name = "weights not loaded"
     if reference.method == "random":
-        yield excluded(name, "random weights are what this method is of")
+        yield excluded(name, "the method itself has random weights")
         return
     length = facts.length or reference.iterations
     box, mask = reference.random(length)
@@ -49,11 +49,11 @@ def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Caus
     elif facts.checked:
         yield excluded(name, "the log names no backbone tensor that stayed random")
     elif facts.length is None and result[0] < box.low:
-        yield Cause(name, POSSIBLE, f"{at}, more than this: so it cannot be the only cause", cost)
+        yield Cause(name, POSSIBLE, f"{at}, which is more, so this cannot be the only cause", cost)
     elif result[0] > box.high + 1:
-        yield excluded(name, f"{at}, less than this")
+        yield excluded(name, f"{at}, which is less")
     else:
-        yield Cause(name, POSSIBLE, f"{at}; triplet convert and finetune prove the loading", cost)
+        yield Cause(name, POSSIBLE, f"{at}; the kit's convert and finetune prove the loading", cost)
 
 
 def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -68,14 +68,14 @@ def other_weights(facts: Facts, reference: Reference, result: Result) -> Iterato
         yield Cause(name, SEEN, f"{text}; {source}", cost, masks)
     elif reference.self_supervised and facts.supervised:
         yield Cause(
-            name, SEEN, f"the config has ImageNet's labels' ({facts.weights}); {source}", cost, masks
+            name, SEEN, f"the config names supervised weights ({facts.weights}); {source}", cost, masks
         )
     elif facts.published_weights:
         yield excluded(name, "the file is the published one")
     elif facts.supervised and not reference.method:
-        yield excluded(name, f"an official file by its name: {facts.weights}")
+        yield excluded(name, f"by its name an official file: {facts.weights}")
     else:
-        text = "another file of the method, or pretrained again: --weights FILE shows what is in it"
+        text = "another file of the method, or weights pretrained anew; --weights FILE shows what is in it"
         yield Cause(name, POSSIBLE, f"{text}; {source}", cost, masks, effects.sizes("other-weights"))
 
 
@@ -85,7 +85,7 @@ def folded(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     cost, masks, source = effects.size("bn-folded")
     msra = "msra" in (facts.weights or "").lower()
     if reference.of_table and reference.method == "supervised":
-        yield excluded(name, "its own are such weights")
+        yield excluded(name, "the method's own weights are such")
     elif facts.norm in FROZEN:
         yield excluded(name, "BN is frozen")
     elif facts.folded or (msra and facts.norm):
@@ -122,16 +122,16 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
 
 def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
     if not reference.method and facts.supervised:
-        return excluded(name, "frozen, as Detectron2 does with ImageNet's labels' weights")
+        return excluded(name, "frozen, as Detectron2 has it with supervised weights")
     (low, high), masks, source = _known("bn-frozen")
     if reference.method != "supervised":
         (_, high), _, more = _known("bn-frozen-self-supervised")
         source = f"{source}; {more}"
     if not reference.method:
-        text = f"BN is frozen; not known is whether it was so for the target, and whose weights; {source}"
+        text = f"BN is frozen; whether the target's was, and with which weights, is unknown; {source}"
         each = effects.sizes("bn-frozen", "bn-frozen-self-supervised")
         return Cause(name, POSSIBLE, text, (low, high), masks, each, hinted=True)
-    text = f"BN is frozen, the recipe trains it over 16 images; {source}"
+    text = f"BN is frozen, where the recipe trains it over 16 images; {source}"
     return Cause(name, SEEN, text, (low, high), masks)
 
 
@@ -143,7 +143,7 @@ def precise_bn(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         return
     cut = bool(facts.iterations and facts.planned and facts.iterations < facts.planned)
     absent = facts.precise_ran is False or facts.precise_bn is False or cut
-    known = "it did not run" if absent else "left out by a run that is stopped early"
+    known = "it did not run" if absent else "a run that is stopped early leaves it out"
     text = f"{known}: BN then evaluates with running averages; {source}"
     yield Cause("PreciseBN", SEEN if absent else POSSIBLE, text)
 
@@ -159,7 +159,7 @@ def frozen_stages(facts: Facts, reference: Reference, result: Result) -> Iterato
     elif not reference.method:
         yield Cause(name, POSSIBLE, f"FREEZE_AT is {facts.freeze_at}; {source}", cost, masks, hinted=True)
     else:
-        text = f"FREEZE_AT is {facts.freeze_at}, the recipe's 0; {source}"
+        text = f"FREEZE_AT is {facts.freeze_at}, the recipe's is 0; {source}"
         yield Cause(name, SEEN, text, (0.0, cost[1]) if cost else None, masks)
 
 
@@ -191,7 +191,7 @@ def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     elif facts.supervised and "msra" in (facts.weights or "").lower():
         right = (MSRA, MSRA_OF_CAFFE2)
     shown = "format {}, first mean {}, first deviation {}, stride in the 1x1 convolutions {}"
-    words = [("not known" if each is None else each) for each in known]
+    words = [("unknown" if each is None else each) for each in known]
     words = [f"{each:g}" if isinstance(each, float) else str(each) for each in words]
     if any(_alike(known, each) for each in right):
         if None in known:
@@ -223,19 +223,19 @@ def evaluation(facts: Facts, reference: Reference, result: Result) -> Iterator[C
     if facts.threshold is not None and facts.threshold > 0.05:
         found.append(f"SCORE_THRESH_TEST is {facts.threshold:g}, 0.05 by default")
     if facts.test_size is not None and facts.test_size not in (0, 800):
-        found.append(f"test images have shorter sides of {facts.test_size}, the published ones 800")
+        found.append(f"test images have shorter sides of {facts.test_size}, where published runs have 800")
     if facts.test_longest is not None and 0 < facts.test_longest < 1333:
         found.append(
-            f"test images have longer sides of {facts.test_longest} at most, the published ones 1333"
+            f"test images have longer sides of {facts.test_longest} at most, where published ones have 1333"
         )
     if facts.detections is not None and 0 < facts.detections < 100:
-        found.append(f"{facts.detections} detections of an image, COCO counts 100")
+        found.append(f"{facts.detections} detections per image, where COCO counts 100")
     if facts.test and facts.test not in VAL_SETS:
         found.append(f"on {facts.test}, which is not val2017")
     if found:
         yield Cause(name, SEEN, f"{'; '.join(found)}; {source}")
     elif result[0] < NOTHING_LEARNED:
-        text = "numbers near 0 are often those of other annotations, category ids or image sizes"
+        text = "numbers near 0 often come from other annotations, category ids or image sizes"
         yield Cause(name, POSSIBLE, f"{text}; {source}", hinted=True)
     elif facts.threshold is None or facts.test_size is None:
         yield Cause(name, POSSIBLE, source)
@@ -248,13 +248,13 @@ def masks(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]
     if facts.masks is False and reference.mask:
         box, _, source = _known("mask-head")
         yield Cause(
-            "mask head", SEEN, f"MASK_ON is False, the published run trained masks too; {source}", box
+            "mask head", SEEN, f"MASK_ON is False, and the published run trained masks too; {source}", box
         )
     learned = result[0] > NOTHING_LEARNED
     if learned and result[1] is not None and reference.mask and result[1] < LEAST_RATIO * result[0]:
         text = (
-            f"mask AP is {result[1] / result[0]:.0%} of box AP, in published runs 80 to 100 %: the "
-            "masks alone are wrong, by INPUT.MASK_FORMAT, the annotations' polygons or the head's weights"
+            f"mask AP is {result[1] / result[0]:.0%} of box AP, where published runs have 80 to 100 %: the "
+            "masks are wrong, through INPUT.MASK_FORMAT, the annotations' polygons or the head's weights"
         )
         yield Cause("masks alone", SEEN, f"{text}; no published size")
 

@@ -50,7 +50,7 @@ def rate(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     text = f"{facts.rate:g} for {facts.batch} images; the recipe's, scaled with the batch, is {right:.3g}"
     if times >= 1.5:
         cost, _, source = effects.size("lr-too-high", severe=times >= 4)
-        yield Cause(name, SEEN, f"{text}, {times:.1f} times less; {source}", cost)
+        yield Cause(name, SEEN, f"{text}, which is {times:.1f} times less; {source}", cost)
     elif times > 0.6:
         yield excluded(name, text)
     else:
@@ -64,14 +64,14 @@ def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
         return
     theirs = load_methods()[reference.method].detection.rpartition("_")[2]
     if known[0] != theirs:
-        text = f"{facts.scheduler} is of the recipe {known[0]}, the published AP of {theirs}"
+        text = f"{facts.scheduler} belongs to the recipe {known[0]}, the published AP to {theirs}"
         yield Cause("another recipe", SEEN, f"{text}; no published size")
 
 
 def decay(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     """Check for a weight decay far from that of all published runs."""
     if facts.decay is not None and not DECAY / 4 < facts.decay < 4 * DECAY:
-        text = f"{facts.decay:g}, in the published runs {DECAY:g}; no published size"
+        text = f"{facts.decay:g}, where the published runs have {DECAY:g}; no published size"
         yield Cause("weight decay", SEEN, text)
 
 
@@ -93,7 +93,7 @@ def rescaled(facts: Facts, reference: Reference, result: Result) -> Iterator[Cau
     elif not facts.reference_gpus or facts.gpus == facts.reference_gpus:
         yield excluded(name, f"REFERENCE_WORLD_SIZE is {facts.reference_gpus}")
     elif facts.gpus is None:
-        text = f"REFERENCE_WORLD_SIZE is {facts.reference_gpus}; on how many GPUs it ran is not known"
+        text = f"REFERENCE_WORLD_SIZE is {facts.reference_gpus}; on how many GPUs it ran is unknown"
         yield Cause(name, POSSIBLE, f"{text}; {source}")
     else:
         by = facts.gpus / facts.reference_gpus
@@ -110,9 +110,9 @@ def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     name = "training data"
     _, _, source = effects.size("data")
     if facts.images is not None and facts.images < 0.97 * IMAGES:
-        yield Cause(name, SEEN, f"{facts.images} images, the published runs had {IMAGES}; {source}")
+        yield Cause(name, SEEN, f"{facts.images} images, where the published runs had {IMAGES}; {source}")
     elif facts.classes not in (80, None):
-        yield Cause(name, SEEN, f"the head has {facts.classes} classes, COCO has 80; {source}")
+        yield Cause(name, SEEN, f"the head has {facts.classes} classes, and COCO has 80; {source}")
     elif facts.images is not None:
         yield excluded(name, f"{facts.images} images")
     elif facts.train is None:
@@ -131,18 +131,20 @@ def image_sizes(facts: Facts, reference: Reference, result: Result) -> Iterator[
         yield Cause(name, POSSIBLE, source, cost)
     elif max(facts.sizes) < 700:
         yield Cause(
-            name, SEEN, f"shorter sides up to {max(facts.sizes)}, the recipe's 640 to 800; {source}"
+            name, SEEN, f"shorter sides up to {max(facts.sizes)}, where the recipe has 640 to 800; {source}"
         )
     elif facts.longest is not None and 0 < facts.longest < 1000:
         yield Cause(
-            name, SEEN, f"longer sides of {facts.longest} at most, the recipe's 1200 or 1333; {source}"
+            name,
+            SEEN,
+            f"longer sides up to {facts.longest}, where the recipe has 1200 or 1333; {source}",
         )
     elif len(set(facts.sizes)) == 1:
         verdict = SEEN if reference.method else POSSIBLE  # outside the table it is common practice
         yield Cause(
             name,
             verdict,
-            f"shorter sides of {facts.sizes[0]} only, the recipe's 640 to 800; {source}",
+            f"shorter sides of {facts.sizes[0]} only, where the recipe has 640 to 800; {source}",
             cost,
         )
     else:
