@@ -269,7 +269,7 @@ def test_a_difference_is_the_largest_and_relative(weights):
     proof.load_and_check(detector, path)
     assert proof.feature_difference(detector, backbone, "RGB") < 1e-4
     detector.roi_heads.res5[2].conv3.norm.bias[7] += 1e7
-    assert proof.feature_difference(detector, backbone, "RGB") > 0.1
+    assert 0.1 < proof.feature_difference(detector, backbone, "RGB") < 10
 
 
 @pytest.mark.parametrize("key", ["width", "stride_in_1x1", "format", "pixel_mean", "pixel_std"])
