@@ -22,7 +22,7 @@ DETECTION = (TINY / "detection.yaml").read_text().replace("../detection", "/kit/
 
 @pytest.fixture(scope="module")
 def sif(kit, tmp_path_factory, pytestconfig) -> Iterator[Path]:
-    """What docs/clusters.md says, but for the compression: gzip's takes many times as long as all the rest."""
+    """What docs/clusters.md says, except for the compression: gzip takes many times longer."""
     folder = tmp_path_factory.mktemp("apptainer")
     archive, sif = folder / "triplet-kit.tar", folder / "triplet-kit.sif"
     (folder / "apptainer").symlink_to(HERE / "apptainer.sh")
