@@ -56,7 +56,7 @@ def test_killed_at_any_change_once_all_is_unpacked(kit):
     while not done:
         shutil.rmtree(kit.folder, ignore_errors=True)
         number += 1
-        # With the slash: the mark of an archive ends with the same word while others are still being fetched.
+        # With the slash: the mark of an archive ends with the same word while others are still fetched.
         done = os.waitpid(in_child(Killer(f"/{UNPACKED}", number)), 0)[1] == 0
         kit.server.asked.clear()
         assert os.waitpid(in_child(), 0)[1] == 0, number
