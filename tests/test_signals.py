@@ -91,6 +91,18 @@ def test_where_no_flag_is_polled_a_signal_raises_once(number):
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_after_the_last_poll_is_not_forgotten():
+    """The work whose flag it set is whole; the next work of the command does not begin."""
+    done = []
+    with pytest.raises(Stopped, match=r"^stopped by SIGHUP"), raising():
+        with graceful() as stop:
+            assert not stop
+            os.kill(os.getpid(), signal.SIGHUP)
+            done.append("first")
+        done.append("second")
+    assert done == ["first"]
+
+
 def test_a_fork_of_a_command_ends_as_by_default():
     with raising():
         if (child := os.fork()) == 0:

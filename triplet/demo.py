@@ -173,7 +173,7 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
         cores: number of this machine's cores, which the methods share.
 
     Returns:
-        The exit code of the method that failed first, 128 + n after signal n, else 0.
+        The exit code of the method that failed first, else 0.
     """
     sys.stdout.flush()
     context = multiprocessing.get_context("fork")
@@ -200,9 +200,9 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
                 told = True
                 for process in left:
                     process.terminate()
-    for reader in readers:
-        reader.join()
-    return 128 + stop.signal if stop.signal else code
+        for reader in readers:
+            reader.join()
+    return code
 
 
 def _relay(descriptor: int, prefix: str) -> None:

@@ -146,7 +146,6 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
     Raises:
         KitError: see ``_find`` and ``Inputs``; or another process works in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):
         given = Inputs(inputs, seen)
         plan = Plan(stage=stage, config=_plain(config), inputs=given.artifacts)

@@ -60,6 +60,7 @@ def under_nohup(number: signal.Signals) -> bool:
 def graceful() -> Iterator[Stop]:
     """Yield a Stop that the signals of ``STOPPING`` set; repeated signals do no harm.
 
+    A signal that arrives after the work has last polled the flag is handed on to ``raising`` at the end.
     ``docker compose run`` sends SIGTERM twice when it is stopped. SIGHUP stays ignored under ``nohup``.
     """
     stop = Stop()
@@ -75,6 +76,10 @@ def graceful() -> Iterator[Stop]:
 
     with _handled(ask):
         yield stop
+    if stop.signal:
+        later = signal.getsignal(stop.signal)
+        if callable(later) and later is not signal.default_int_handler:
+            later(stop.signal, None)
 
 
 @contextmanager
