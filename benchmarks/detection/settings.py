@@ -87,6 +87,12 @@ SHARES = [
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
 ]
 """Settings that are numbers from 0 to 1, or lists of them."""
+WEIGHTS = (
+    "MODEL.RPN.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+)
+"""Settings that weigh a box's four offsets."""
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 CHOICES = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
@@ -205,18 +211,30 @@ def _lists(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
         yield "INPUT.MIN_SIZE_TRAIN", sides, "sides in pixels, 0 for the images' own"
     elif cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(each) != 2:
         yield "INPUT.MIN_SIZE_TRAIN", sides, "two sides, of which INPUT.MIN_SIZE_TRAIN_SAMPLING=range draws"
+    yield from _numbers(cfg)
+
+
+def _numbers(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
+    """Yield the same as ``_problems`` for settings that are lists of numbers, nearly all above 0."""
     for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
         value = list(_get(cfg, key))
         rows = value if any(isinstance(row, list | tuple) for row in value) else [value]
-        if not all(isinstance(row, list | tuple) and row for row in rows) or not all(
-            _is_number(item) and item > 0 for row in rows for item in row
-        ):
+        if not all(_are_positive(row) for row in rows):
             yield key, value, "numbers above 0, in one list or in one for each feature map"
-    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
-        value = list(_get(cfg, key))
-        positive = key.endswith("MEAN") or all(_is_number(item) and item > 0 for item in value)
-        if len(value) != 3 or not all(_is_number(item) for item in value) or not positive:
-            yield key, value, "three numbers" + ("" if key.endswith("MEAN") else " above 0")
+    for key in WEIGHTS:
+        if not _are_positive(value := _get(cfg, key)) or len(value) != 4:
+            yield key, value, "four numbers above 0"
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != 3 or not all(map(_is_number, mean)):
+        yield "MODEL.PIXEL_MEAN", mean, "three numbers"
+    if len(std) != 3 or not _are_positive(std):
+        yield "MODEL.PIXEL_STD", std, "three numbers above 0"
+
+
+def _are_positive(values: Any) -> bool:
+    """Return whether this is a list of numbers above 0, at least one."""
+    listed = isinstance(values, list | tuple) and len(values) > 0
+    return listed and all(_is_number(item) and item > 0 for item in values)
 
 
 def _not_finite(node: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:

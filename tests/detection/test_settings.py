@@ -44,6 +44,8 @@ SENSELESS = [
     "MODEL.RESNETS.DEPTH=51",
     "MODEL.ANCHOR_GENERATOR.SIZES=[[-16]]",
     "MODEL.ANCHOR_GENERATOR.SIZES=[]",
+    "MODEL.RPN.BBOX_REG_WEIGHTS=(0.0,1.0,1.0,1.0)",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS=(1.0,)",
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS=[[0.5,0]]",
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS=[[1.0],2.0]",
     "MODEL.PIXEL_STD=[1.0,0.0,1.0]",
@@ -85,6 +87,23 @@ def test_a_number_that_is_none_is_found_anywhere(tmp_path, value):
         KitError, match=r"MODEL\.ANCHOR_GENERATOR\.SIZES\.0\.1 is .*, expected a finite number"
     ):
         model.load_config(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "MODEL.ANCHOR_GENERATOR.OFFSET=1.0",
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE='Foo'",
+        "MODEL.RESNETS.OUT_FEATURES=['res9']",
+        "MODEL.RPN.IN_FEATURES=['p2']",
+        "MODEL.ROI_MASK_HEAD.NAME='Foo'",
+        "MODEL.RPN.IOU_LABELS=[0,1]",
+    ],
+)
+def test_a_model_that_detectron2_cannot_build_is_one_line(override):
+    with pytest.raises(KitError, match=r"Detectron2 cannot build the config's model \(\w+Error") as caught:
+        model.build(model.load_config(DEMO, [override]))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_kits_own_settings_make_sense():
