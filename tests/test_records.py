@@ -282,6 +282,15 @@ def test_a_data_set_may_be_a_link_to_another_disk(stage, places):
     assert records.perform("pull", folder, config={}, inputs={}, work=work) == records.read(folder)
 
 
+@pytest.mark.parametrize("kind", ["file", "dangling link", "file above it"])
+def test_what_stands_in_place_of_a_folder_is_named(stage, kind):
+    place = stage.folder.parent if kind == "file above it" else stage.folder
+    place.parent.mkdir(parents=True)
+    place.symlink_to("nowhere") if kind == "dangling link" else place.touch()
+    with pytest.raises(KitError, match="is a file or a link to nothing, expected a folder; move it away"):
+        stage.perform()
+
+
 def test_force_does_not_empty_what_another_stage_has_made(stage):
     stage.perform()
     other = dict(config={}, inputs={}, work=lambda job: None, force=True)

@@ -1,5 +1,6 @@
 """Stops: by a signal, and by a terminal that is gone."""
 
+import hashlib
 import os
 import pty
 import signal
@@ -7,8 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from triplet.signals import STOPPING, graceful
+from tests.support.processes import killed_at, run
+from triplet.models.resnet import ResNet
+from triplet.signals import STOPPING, Stopped, graceful, raising
 
 WORK = """
 import sys, time
@@ -24,6 +28,87 @@ with graceful() as stop, Bar("work", 10**6) as bar:
     print("nor this", file=sys.stderr, flush=True)
     Path(sys.argv[1]).write_text(f"saved after {stop.signal.name}")
 """
+
+
+MOMENTS = {
+    "pack": (".shard-000001.tar", 143),
+    "data": (".tiny.png", 143),
+    "export": (".backbone.pth", 130),
+    "report": (".report.md", 129),
+}
+"""For each command the file at whose first writing it is stopped, and the exit code."""
+
+
+@pytest.fixture(scope="module")
+def commands(drawn, tmp_path_factory):
+    """Commands that end within seconds, of which only the first one polls the flag of ``graceful``."""
+    weights = tmp_path_factory.mktemp("weights") / "r18.pth"
+    torch.manual_seed(0)
+    torch.save(ResNet(18, 8).state_dict(), weights)
+    return {
+        "pack": ["pack", drawn / "unlabelled", "--per-shard", "20"],
+        "data": ["data", "check", drawn],
+        "export": ["export", "--run", "run", "--weights", weights, "--format", "pth"],
+        "report": ["report"],
+    }
+
+
+def made(places):
+    """Hashes of what a command has written, without what differs from run to run."""
+    found = [
+        path for path in places.rglob("*") if path.is_file() and path.suffix in (".tar", ".pth", ".png")
+    ]
+    return {str(p.relative_to(places)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_a_stopped_command_says_so_and_can_be_repeated(places, commands, name):
+    at, code = MOMENTS[name]
+    stopped = killed_at(at, 1, *commands[name], by=code - 128)
+    assert stopped.returncode == code, stopped.stderr
+    assert stopped.stderr.startswith(f"triplet {name}: stopped by {signal.Signals(code - 128).name}")
+    assert stopped.stderr.endswith("run the same command to go on\n")
+    assert stopped.stderr.count("\n") == 1
+    assert not list(places.rglob(".*.tmp"))
+    assert run(*commands[name]).returncode == 0
+    first = made(places)
+    assert run(*commands[name]).returncode == 0
+    assert made(places) == first
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_where_no_flag_is_polled_a_signal_raises_once(number):
+    """What is cleaned up is not disturbed by a second one, and afterwards the old handler is there."""
+    before, cleaned = signal.getsignal(number), []
+    with pytest.raises(Stopped, match=f"^stopped by {number.name}; run the same") as caught, raising():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)
+            cleaned.append(True)
+    assert caught.value.code == 128 + number
+    assert cleaned
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_after_the_last_poll_is_not_forgotten():
+    """The work whose flag it set is whole; the next work of the command does not begin."""
+    done = []
+    with pytest.raises(Stopped, match=r"^stopped by SIGHUP"), raising():
+        with graceful() as stop:
+            assert not stop
+            os.kill(os.getpid(), signal.SIGHUP)
+            done.append("first")
+        done.append("second")
+    assert done == ["first"]
+
+
+def test_a_fork_of_a_command_ends_as_by_default():
+    with raising():
+        if (child := os.fork()) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", STOPPING)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from triplet.environment import usable_cores
 from triplet.progress import say
 from triplet.pull.subset import Subset
 from triplet.pull.synthetic import Drawn
-from triplet.signals import STOPPING, graceful, under_nohup
+from triplet.signals import graceful
 
 Command = Callable[[list[str]], int]
 """A function that runs a command of the kit, given its arguments, and returns its exit code."""
@@ -175,7 +174,7 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
         cores: number of this machine's cores, which the methods share.
 
     Returns:
-        The exit code of the method that failed first, 143 after a signal, else 0.
+        The exit code of the method that failed first, else 0.
     """
     sys.stdout.flush()
     context = multiprocessing.get_context("fork")
@@ -202,9 +201,9 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
                 told = True
                 for process in left:
                     process.terminate()
-    for reader in readers:
-        reader.join()
-    return 128 + stop.signal if stop.signal else code
+        for reader in readers:
+            reader.join()
+    return code
 
 
 def _relay(descriptor: int, prefix: str) -> None:
@@ -218,9 +217,6 @@ def _method(call: Command, chain: list[list[str]], output: int, cores: int, meth
     start."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
-    for number in STOPPING:
-        if not under_nohup(number):
-            signal.signal(number, signal.default_int_handler)
     chosen = "OMP_NUM_THREADS" not in os.environ
     for command in chain:
         if chosen:

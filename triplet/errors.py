@@ -10,6 +10,7 @@ class Interrupted(Exception):
     """The stage was asked to stop and saved its work; it resumes when run again."""
 
     code = 143
+    """Exit code: 128 and the signal's number, SIGTERM's unless another is known."""
 
 
 class WorkerKilled(Interrupted):

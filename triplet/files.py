@@ -221,7 +221,13 @@ def cut_lines(path: Path, key: str, last: int) -> dict[str, Any]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold the lock of a stage's folder; KitError if another process holds it."""
+    """Make a stage's folder and hold its lock; KitError if another process holds it, or there is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise KitError(
+            f"{error.filename} is a file or a link to nothing, expected a folder; move it away"
+        ) from None
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -220,8 +220,8 @@ def _no_images(source: Path, archives: Sequence[str]) -> KitError:
     """Say what a folder holds instead of images, and what to do."""
     if own := next((name for name in archives if _OWN_SHARD.fullmatch(name)), None):
         return KitError(
-            f"{source} holds {own} but no {INDEX}; make its shards by the same command as before: "
-            f"{typed('pack')}"
+            f"{source} holds {own} but no {INDEX}: it was not packed completely; run {typed('pack')} "
+            "again on the images that it is made from"
         )
     if archives:
         return KitError(f"{source} holds {_some(archives)} and no image; unpack it first (tar, unzip)")

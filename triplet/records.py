@@ -40,6 +40,8 @@ OLD_FORM = re.compile(r"0\.1(\.|$)")
 """Versions of the kit whose records have other names for settings; see CHANGELOG.md."""
 SAME_FORM = ("pull", "pack")
 """Stages whose records have not changed since those versions."""
+NAMED = ("pull", "pack", "predict")
+"""Stages whose results each have a name of their own, besides or instead of the run's."""
 LITTER = re.compile(
     r"\.lock|started\.json|record\.json|tensorboard|log(\.\d+)?\.txt|metrics\.jsonl?|unreadable\.txt|"
     r"not_finite\.txt|\..*\.tmp"
@@ -149,7 +151,6 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
     Raises:
         KitError: see ``_find`` and ``Inputs``; or another process works in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with files.claimed(folder):
         given = Inputs(inputs, seen)
         plan = Plan(stage=stage, config=_plain(config), inputs=given.artifacts)
@@ -331,10 +332,11 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
     """
     shown = "; ".join(changes[:3]) + (f"; {len(changes) - 3} more" if changes[3:] else "")
     article = "an" if stage[0] in "aeiou" else "a"
+    option = "--name" if stage in NAMED else "--run"
     return KitError(
         f"{portable(folder)} holds {article} {stage} of something else ({shown}){holds and f', {holds}'}; "
         f"add --force to {'delete that and start over' if holds else 'replace it'}, or "
-        "choose another --run"
+        f"choose another {option}"
     )
 
 

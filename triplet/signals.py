@@ -1,8 +1,10 @@
-"""Turn SIGTERM, SIGINT, SIGHUP and SIGURG into a flag that long work polls between two steps."""
+"""Turn SIGTERM, SIGINT, SIGHUP and SIGURG into a flag that long work polls, or into an exception."""
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -36,7 +38,17 @@ class Stop:
                 f"it, or take fewer loader processes; {what}; run the same command to go on"
             )
         name = self.signal.name if self.signal else "a request"
-        return Interrupted(f"stopped by {name}: {what}; run the same command to go on")
+        error = Interrupted(f"stopped by {name}: {what}; run the same command to go on")
+        error.code = 128 + self.signal if self.signal else error.code
+        return error
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked for a stop where no flag is polled."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; run the same command to go on")
+        self.code = 128 + number
 
 
 def under_nohup(number: signal.Signals) -> bool:
@@ -48,6 +60,7 @@ def under_nohup(number: signal.Signals) -> bool:
 def graceful() -> Iterator[Stop]:
     """Yield a Stop that the signals of ``STOPPING`` set; repeated signals do no harm.
 
+    A signal that arrives after the work has last polled the flag is handed on to ``raising`` at the end.
     ``docker compose run`` sends SIGTERM twice when it is stopped. SIGHUP stays ignored under ``nohup``.
     """
     stop = Stop()
@@ -61,12 +74,50 @@ def graceful() -> Iterator[Stop]:
         if not known and first and os.getpid() == owner:  # loader processes inherit this handler
             say(f"{stop.signal.name}: saving, then stopping")
 
-    before = {number: signal.signal(number, ask) for number in STOPPING if not under_nohup(number)}
-    try:
+    with _handled(ask):
         yield stop
+    if stop.signal:
+        later = signal.getsignal(stop.signal)
+        if callable(later) and later is not signal.default_int_handler:
+            later(stop.signal, None)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Raise Stopped on the signals of ``STOPPING`` wherever ``graceful`` does not turn them into a flag.
+
+    A second signal within a second is ignored: it would disturb what the first one's exception cleans up.
+    Forked processes end as by default, and so do torchrun's, which may wait for each other in C.
+    """
+    if "LOCAL_RANK" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner, last = os.getpid(), -1.0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() > last + 1:
+            last = time.monotonic()
+            if number == signal.SIGHUP:
+                leave_terminal()
+            raise Stopped(number)
+
+    with _handled(stop):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals of ``STOPPING``, except for SIGHUP under ``nohup``, and then as before."""
+    before = {number: signal.signal(number, handler) for number in STOPPING if not under_nohup(number)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def ignore_in_worker(worker: int) -> None:

@@ -292,8 +292,8 @@ def _directory(file: IO[bytes]) -> int:
     return min(size, end)
 
 
-def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """Return the members of an uncompressed zip, such as torch writes.
+def check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Check that the members of an uncompressed zip, such as torch writes, are not larger than its file.
 
     Args:
         archive: the open zip.
@@ -313,7 +313,6 @@ def members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
         raise KitError(
             f"{archive.filename}: its members are larger than the file: they overlap; fetch it again"
         )
-    return found
 
 
 class _Header(tarfile.TarInfo):

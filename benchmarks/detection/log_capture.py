@@ -12,7 +12,11 @@ LOGGERS = ("detectron2", "fvcore", "benchmarks", "py.warnings")
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append the output of Detectron2, fvcore, pycocotools and warnings to a file."""
-    with path.open("a") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
+    with (
+        path.open("a", encoding="utf-8", errors="backslashreplace") as file,  # names of files are bytes
+        contextlib.redirect_stdout(file),
+        warnings.catch_warnings(),
+    ):
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
         logging.captureWarnings(True)

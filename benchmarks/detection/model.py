@@ -81,8 +81,19 @@ def allow_tf32(yes: bool) -> None:
 
 
 def build(cfg: CfgNode) -> nn.Module:
-    """Build a config's model with random weights on the config's device."""
-    result: nn.Module = build_model(cfg)
+    """Build a config's model with random weights on the config's device.
+
+    Raises:
+        KitError: Detectron2 has no such parts, or they do not fit together.
+    """
+    try:
+        result: nn.Module = build_model(cfg)
+    except (LookupError, ValueError, AssertionError, AttributeError, TypeError, ArithmeticError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise KitError(
+            f"Detectron2 cannot build the config's model ({reason:.200}); compare its MODEL with a config "
+            "of configs/detection/"
+        ) from None
     return result
 
 

@@ -274,6 +274,7 @@ class _Task:
         unreadable = sorted(name for name, line in done.items() if "unreadable" in line)
         read = [done[name] for name in sorted(done.keys() - {*unreadable})]
         if not read:
+            (job.folder / DONE).unlink()  # nothing is done: a mended image starts anew
             reason = done[unreadable[0]]["unreadable"] if unreadable else "no frame"
             raise KitError(
                 f"none of {len(done)} images can be read: {', '.join(unreadable[:1])} ({reason})"

@@ -87,6 +87,12 @@ SHARES = [
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
 ]
 """Settings that are numbers from 0 to 1, or lists of them."""
+WEIGHTS = (
+    "MODEL.RPN.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+)
+"""Settings that weigh a box's four offsets."""
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 CHOICES = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
@@ -115,7 +121,7 @@ def local_bases(path: Path) -> Iterator[None]:
 
     Raises:
         KitError: a base is remote, not a file, part of too long a chain, or beyond a bound of
-            ``untrusted.check_yaml``.
+            ``untrusted.load_yaml``; or it is not a config.
     """
     opened: list[str] = []
 
@@ -130,7 +136,10 @@ def local_bases(path: Path) -> Iterator[None]:
         if not Path(name).is_file():
             raise KitError(f"{path}: _BASE_ names {name!r}, which is not a file")
         text = untrusted.read_text(Path(name), untrusted.CONFIG, "detection config")
-        untrusted.check_yaml(text, name)
+        values = untrusted.load_yaml(text, name)
+        base = values.get("_BASE_", "") if isinstance(values, dict) else None
+        if not all(isinstance(each, str) for each in (base if isinstance(base, list) else [base])):
+            raise KitError(f"{name} is not a config: expected settings by name, and _BASE_ as file names")
         return io.StringIO(text)
 
     before = CfgNode.__dict__["_open_cfg"]
@@ -161,6 +170,7 @@ def _problems(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
     rules: tuple[tuple[Any, Callable[[Any], bool], str], ...] = (
         (ONE_OR_MORE, lambda value: value >= 1, "at least 1"),
         (ZERO_OR_MORE, lambda value: value >= 0, "at least 0"),
+        (["DATALOADER.NUM_WORKERS"], lambda value: value <= 1024, "at most 1024"),
         (POSITIVE, lambda value: value > 0, "a number above 0"),
         (SHARES, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     )
@@ -201,11 +211,30 @@ def _lists(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
         yield "INPUT.MIN_SIZE_TRAIN", sides, "sides in pixels, 0 for the images' own"
     elif cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(each) != 2:
         yield "INPUT.MIN_SIZE_TRAIN", sides, "two sides, of which INPUT.MIN_SIZE_TRAIN_SAMPLING=range draws"
-    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+    yield from _numbers(cfg)
+
+
+def _numbers(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
+    """Yield the same as ``_problems`` for settings that are lists of numbers, nearly all above 0."""
+    for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
         value = list(_get(cfg, key))
-        positive = key.endswith("MEAN") or all(_is_number(item) and item > 0 for item in value)
-        if len(value) != 3 or not all(_is_number(item) for item in value) or not positive:
-            yield key, value, "three numbers" + ("" if key.endswith("MEAN") else " above 0")
+        rows = value if any(isinstance(row, list | tuple) for row in value) else [value]
+        if not all(_are_positive(row) for row in rows):
+            yield key, value, "numbers above 0, in one list or in one for each feature map"
+    for key in WEIGHTS:
+        if not _are_positive(value := _get(cfg, key)) or len(value) != 4:
+            yield key, value, "four numbers above 0"
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != 3 or not all(map(_is_number, mean)):
+        yield "MODEL.PIXEL_MEAN", mean, "three numbers"
+    if len(std) != 3 or not _are_positive(std):
+        yield "MODEL.PIXEL_STD", std, "three numbers above 0"
+
+
+def _are_positive(values: Any) -> bool:
+    """Return whether this is a list of numbers above 0, at least one."""
+    listed = isinstance(values, list | tuple) and len(values) > 0
+    return listed and all(_is_number(item) and item > 0 for item in values)
 
 
 def _not_finite(node: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:

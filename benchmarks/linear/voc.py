@@ -55,8 +55,7 @@ def read_split(folder: Path, split: str) -> Split:
     places = {name: place for place, name in enumerate(names)}
     targets = np.zeros((len(names), len(lists)), dtype=np.int64)
     for number, path in enumerate(lists):
-        said = untrusted.read_bytes(path, untrusted.NAMES, "list of labels")
-        words = said.decode("utf-8", "replace").split()
+        words = untrusted.read_text(path, untrusted.NAMES, "list of labels").split()
         labels = set(words[1::2])
         if len(words) != 2 * len(names) or sorted(words[::2]) != names or not labels <= {"-1", "0", "1"}:
             raise KitError(f"{path} does not list 1, 0 or -1 for each image of {split}.txt")

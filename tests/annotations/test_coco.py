@@ -1,6 +1,8 @@
 """What the checker refuses and in which words, what it tolerates, and what it brings into one form."""
 
+import gzip
 import json
+import lzma
 import random
 import time
 
@@ -317,6 +319,8 @@ def test_other_encodings_are_read(table, write, encoding):
         (b"[" * 100_000, "not in COCO's annotation format: is nested more deeply"),
         (b'{"images": [%s]}' % (b"1" * 5000), "is not JSON .a number of more than 4300 digits"),
         (b"[]", r"it holds \[\], expected an object with"),
+        (gzip.compress(b"{}", mtime=0), "is compressed, expected JSON; unpack it first"),
+        (lzma.compress(b"{}"), "is compressed, expected JSON; unpack it first"),
     ],
 )
 def test_what_is_no_annotation_file_is_named(write, content, message):

@@ -30,8 +30,9 @@ def test_vocs_decimals_and_gaps_are_read_as_its_toolkit_does(tmp_path, encoding)
     found = read(tmp_path, page().encode(encoding))
     assert (found.width, found.height) == (60, 40)
     assert found.objects == [VocObject("cat", (8.5, 12.0, 35.25, 40.0), True)]
-    plain = page(SIZE + OBJECT.replace("<difficult>1</difficult>", "").replace("<pose>Left</pose>", ""))
-    assert read(tmp_path, plain.encode(encoding)).objects[0].difficult is False
+    for said in ("", "<difficult/>", "<difficult>0</difficult>"):
+        text = OBJECT.replace("<difficult>1</difficult>", said).replace("<pose>Left</pose>", "")
+        assert read(tmp_path, page(SIZE + text).encode(encoding)).objects[0].difficult is False
 
 
 @pytest.mark.parametrize(
@@ -75,14 +76,14 @@ def test_the_first_of_each_kind_is_named_and_the_rest_counted(tmp_path):
         (b"a\nb\na\n", "lists 'a' more than once"),
         (b"a 1\nb -1\n", "has the line 'a 1', expected the name of an image"),
         (b"../a\n", r"has the line '\.\./a'"),
-        (b"caf\xe9\n", "is not a list of names in UTF-8"),
-        (b"\xef\xbb\xbfa\n", "has the line"),
+        (b"caf\xe9\n", "is no list of names in UTF-8: byte 3 is not; save it as UTF-8"),
     ],
 )
 def test_lists_of_images_are_checked(tmp_path, content, message):
     path = tmp_path / "test.txt"
-    path.write_bytes(b"a\n\nb\n")
-    assert read_list(path) == ["a", "b"]
+    for written in (b"a\n\nb\n", b"\xef\xbb\xbfa\r\nb"):
+        path.write_bytes(written)
+        assert read_list(path) == ["a", "b"]
     path.write_bytes(content)
     with pytest.raises(KitError, match=message):
         read_list(path)

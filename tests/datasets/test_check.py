@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from benchmarks.detection.visualize import draw_sheet
 from tests.support import photographs
 from triplet import cli
 from triplet.annotations.image_files import upright_size
+from triplet.datasets import check
 from triplet.errors import KitError
 
 
@@ -90,6 +92,38 @@ def test_every_odd_thing_is_named_once(photos, places, capsys):
     ):
         assert odd.count(line) == 1, (line, odd)
     assert (places / "p.png").is_file()
+
+
+@pytest.fixture
+def plain(photos, places):
+    """The photographs in Roboflow's layout, all of which can be read."""
+    folder = places / "plain"
+    for part, inner in (("train", "train"), ("val", "valid")):
+        shutil.copytree(photos / part, folder / inner)
+        shutil.copy(photos / f"{part}.json", folder / inner / "_annotations.coco.json")
+    return folder
+
+
+@pytest.mark.parametrize("total", [0, 1000], ids=["headers alone", "decoded"])
+@pytest.mark.parametrize("kind", ["cut", "floats", "16 bits"])
+def test_images_that_no_training_reads_are_named(plain, capsys, monkeypatch, kind, total):
+    """Also where the header of the file is right, and nothing of it is drawn."""
+    monkeypatch.setattr(check, "THOROUGH", total)
+    path = plain / "train" / "china_plain.jpg"
+    with Image.open(path) as image:
+        gray = np.asarray(image.convert("L"))
+    wide = {"cut": np.uint8, "floats": np.float32, "16 bits": np.uint16}[kind]
+    Image.fromarray(gray.astype(wide)).save(path, "PNG" if kind == "cut" else "TIFF")
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-400])
+    _, facts = page(capsys, plain)
+    line = {
+        "cut": "images that cannot be read: 1 (china_plain.jpg (OSError))",
+        "floats": "images that cannot be read: 1 (china_plain.jpg (has pixels of mode F (32 bits), "
+        "expected 8 or 16 bits; convert it))",
+        "16 bits": "images with pixels of 16 bits, scaled to 8: 1 (china_plain.jpg)",
+    }[kind]
+    assert line in facts["odd"]
 
 
 def test_bad_data_is_one_line(places, capsys):

@@ -1,6 +1,7 @@
 """Real models, untrained, on a few drawn images, by the command line."""
 
 import json
+import logging
 import os
 import pickle
 import signal
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as masks
 
-from benchmarks.detection import data, evaluate, model, visualize
+from benchmarks.detection import data, evaluate, log_capture, model, visualize
 from tests.conftest import KIT, TINY
 from tests.detection.conftest import DEMO
 from tests.support.processes import launch, wait_until
@@ -163,6 +164,13 @@ def test_a_stop_is_clean(places, tmp_path, untrained):
     assert error.count("stopped by SIGTERM") == 1
     assert "Traceback" not in error
     assert not (folder / "record.json").exists()
+
+
+def test_the_log_takes_names_that_are_bytes(tmp_path, capsys):
+    with log_capture.log_to(tmp_path / "log.txt"):
+        logging.getLogger("detectron2").info("Loaded %s", os.fsdecode(b"caf\xe9/val.json"))
+    assert r"Loaded caf\udce9/val.json" in (tmp_path / "log.txt").read_text()
+    assert capsys.readouterr().err == ""
 
 
 def test_models_that_do_not_fit_are_named(places, drawn, untrained, capsys):

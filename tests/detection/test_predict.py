@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -287,6 +288,15 @@ def test_what_cannot_be_done_is_one_line(places, given, capsys, arguments, messa
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_image_that_was_the_only_one_can_be_mended(places, given, drawn):
+    command = [*given, "--images", str(places / "a.jpg"), "--name", "mine"]
+    (places / "a.jpg").write_bytes(b"cut")
+    assert cli.main(command) == 2
+    shutil.copy(next((drawn / "val2017").iterdir()), places / "a.jpg")
+    assert cli.main(command) == 0
+    assert len(read(paths.stage_folder("method", "predict") / "mine", "images.json")["images"]) == 1
 
 
 def test_a_model_needs_its_config(places, given, capsys):

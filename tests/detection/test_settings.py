@@ -28,6 +28,7 @@ SENSELESS = [
     "SOLVER.WARMUP_METHOD='none'",
     "SOLVER.LR_SCHEDULER_NAME='WarmupCosinLR'",
     "DATALOADER.NUM_WORKERS=-1",
+    "DATALOADER.NUM_WORKERS=100000",
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE=0",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=-512",
     "MODEL.ROI_HEADS.NUM_CLASSES=0",
@@ -41,6 +42,12 @@ SENSELESS = [
     "MODEL.ROI_HEADS.NAME='Res5Heads'",
     "MODEL.RESNETS.NORM='BatchNorm'",
     "MODEL.RESNETS.DEPTH=51",
+    "MODEL.ANCHOR_GENERATOR.SIZES=[[-16]]",
+    "MODEL.ANCHOR_GENERATOR.SIZES=[]",
+    "MODEL.RPN.BBOX_REG_WEIGHTS=(0.0,1.0,1.0,1.0)",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS=(1.0,)",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS=[[0.5,0]]",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS=[[1.0],2.0]",
     "MODEL.PIXEL_STD=[1.0,0.0,1.0]",
     "MODEL.PIXEL_MEAN=[1.0]",
     "TEST.DETECTIONS_PER_IMAGE=-1",
@@ -80,6 +87,23 @@ def test_a_number_that_is_none_is_found_anywhere(tmp_path, value):
         KitError, match=r"MODEL\.ANCHOR_GENERATOR\.SIZES\.0\.1 is .*, expected a finite number"
     ):
         model.load_config(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "MODEL.ANCHOR_GENERATOR.OFFSET=1.0",
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE='Foo'",
+        "MODEL.RESNETS.OUT_FEATURES=['res9']",
+        "MODEL.RPN.IN_FEATURES=['p2']",
+        "MODEL.ROI_MASK_HEAD.NAME='Foo'",
+        "MODEL.RPN.IOU_LABELS=[0,1]",
+    ],
+)
+def test_a_model_that_detectron2_cannot_build_is_one_line(override):
+    with pytest.raises(KitError, match=r"Detectron2 cannot build the config's model \(\w+Error") as caught:
+        model.build(model.load_config(DEMO, [override]))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_kits_own_settings_make_sense():
@@ -132,8 +156,9 @@ def test_nothing_is_fetched(tmp_path, base, monkeypatch):
         ("_BASE_: nowhere.yaml", "nowhere.yaml', which is not a file"),
         ("_BASE_: /dev/zero", "'/dev/zero', which is not a file"),
         ("_BASE_: .", "which is not a file"),
-        ("_BASE_: 3", "Detectron2 refuses it"),
-        ("_BASE_: {a: 1}", "Detectron2 refuses it"),
+        ("_BASE_: 3", r"config\.yaml is not a config: expected settings by name, and _BASE_ as file names"),
+        ("_BASE_: {a: 1}", r"config\.yaml is not a config"),
+        ("_BASE_: text.yaml", r"text\.yaml is not a config"),
         ("_BASE_: latin.yaml", r"latin\.yaml is no detection config in UTF-8"),
         ("_BASE_: laughs.yaml", r"laughs\.yaml: has more than 10000 values, aliases written out"),
         ("_BASE_: [empty.yaml, deep.yaml]", r"deep\.yaml: has more than 32 levels"),
@@ -144,6 +169,7 @@ def test_a_base_is_a_file_and_no_circle(tmp_path, text, message):
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "other.yaml").write_text("_BASE_: config.yaml")
     (tmp_path / "twice.yaml").write_text("_BASE_: [config.yaml, config.yaml]")
+    (tmp_path / "text.yaml").write_text("localhost")
     (tmp_path / "latin.yaml").write_bytes(b"OUTPUT_DIR: caf\xe9")
     laughs = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
     (tmp_path / "laughs.yaml").write_text("\n".join(["a0: &a0 [x]", *laughs]))

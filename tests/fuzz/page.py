@@ -61,8 +61,12 @@ deleted after its record is on the disk. A checkpoint names the settings and inp
 no other run continues from it. If a data file is replaced while a stage works, the stage notices when it
 ends: by the file's content, and in a folder by its size and time of writing.
 
+SIGTERM, Ctrl-C and a closed terminal stop every command at its next step, with one line that says how to
+go on, and exit code 143, 130 or 129. A signal that comes after the last step of some work is not forgotten:
+the command stops before its next work.
+
 The slow tests kill a pretraining twice, and a stage once at its end. This command kills at 50 random
-moments, and at 20 moments near the ends of stages:
+moments, and kills or stops at 20 moments near the ends of stages:
 
 ```sh
 KILLS=50 FAILPOINTS=20 .venv/bin/pytest -n 0 tests/test_kills.py tests/linear/test_kills.py

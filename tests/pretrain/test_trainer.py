@@ -136,7 +136,7 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, w
     if number == signal.SIGKILL:
         assert process.returncode == -9
     else:
-        assert process.returncode == 143, error
+        assert process.returncode == 128 + number, error
         assert f"stopped by {number.name}" in error
         assert "Traceback" not in error
         assert out.count("saving, then stopping") == 1

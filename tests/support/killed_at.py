@@ -1,8 +1,8 @@
-"""The kit's command line, killed at one of its changes to files.
+"""The kit's command line, killed or stopped at one of its changes to files.
 
-``python killed_at.py NAME NUMBER ARGUMENTS``: from the first time on that a file whose name contains NAME
-is opened for writing, or something gets such a name, each opening for writing, renaming and removal counts;
-before the one of that NUMBER the process kills itself.
+``python killed_at.py NAME NUMBER SIGNAL ARGUMENTS``: from the first time on that a file whose name contains
+NAME is opened for writing, or something gets such a name, each opening for writing, renaming and removal
+counts; before the one of that NUMBER the process sends itself the SIGNAL.
 """
 
 import os
@@ -16,8 +16,8 @@ CHANGES = ("os.rename", "os.truncate", "os.link", *REMOVALS)
 
 
 class Killer:
-    def __init__(self, name: str, number: int) -> None:
-        self.name, self.left, self.begun = name, number, False
+    def __init__(self, name: str, number: int, by: int = signal.SIGKILL) -> None:
+        self.name, self.left, self.by, self.begun = name, number, by, False
 
     def __call__(self, event: str, arguments: tuple) -> None:
         writes = (
@@ -29,9 +29,9 @@ class Killer:
         self.begun = self.begun or (event not in REMOVALS and self.name in str(named))
         self.left -= self.begun
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
 
 
 if __name__ == "__main__":
-    sys.addaudithook(Killer(sys.argv[1], int(sys.argv[2])))
-    sys.exit(cli.main(sys.argv[3:]))
+    sys.addaudithook(Killer(sys.argv[1], *map(int, sys.argv[2:4])))
+    sys.exit(cli.main(sys.argv[4:]))

@@ -162,10 +162,12 @@ def _completed(process: Process) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.wait(), out, error)
 
 
-def killed_at(name: str, number: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run ``triplet ARGUMENTS``, killed at a change to files; see ``killed_at.py``."""
+def killed_at(
+    name: str, number: int, *arguments: object, by: int = signal.SIGKILL
+) -> subprocess.CompletedProcess[str]:
+    """Run ``triplet ARGUMENTS``, killed or stopped at a change to files; see ``killed_at.py``."""
     program = Path(__file__).with_name("killed_at.py")
-    return _completed(Process(program, name, number, *arguments, environment=_with({})))
+    return _completed(Process(program, name, number, int(by), *arguments, environment=_with({})))
 
 
 def run_module(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -359,6 +359,7 @@ def test_safetensors_that_do_not_add_up_are_refused(tmp_path, state, entry, mess
         (bz2.compress(b"weights"), "compressed by bzip2; unpack it first: tar xf /.*/w.p.., or bunzip2"),
         (b"\0" * 257 + b"ustar\x0000" + b"\0" * 247, "a tar archive; unpack it first: tar xf /.*/w.p"),
         (b"PK\x03\x04 cut", "a ZIP, as torch writes, that is cut short"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model; save the state dict"),
         (b"\x80\x04N\x94r\xff\xff\xff\x1f.", "an object numbered 536870911"),
         (b"\x80\x04\x8e\xff\xff\xff\xff\x01\x00\x00\x00.", "damaged"),
         (b"\x80\x02)" + b"\x85" * 200 + b".", "tuples in tuples, more than 100 deep"),
@@ -370,6 +371,27 @@ def test_what_is_no_weights_is_named(tmp_path, content, message):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(KitError, match=message if name == "w.pth" else "damaged"):
             read_backbone(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torchs_under_another_suffix_is_named(tmp_path, state, zipped):
+    torch.save(state, tmp_path / "w.pkl", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(KitError, match=r"is a file of torch\.save, not a pickle of arrays; name it \.pth"):
+        read_backbone(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_pickle_of_arrays_under_another_suffix_is_named(tmp_path, state, protocol):
+    arrays = {name: value.numpy() for name, value in state.items()}
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(arrays, protocol))
+    with pytest.raises(KitError, match=r"a pickle of another program.*name it \.pkl if it holds arrays"):
+        read_backbone(tmp_path / "w.pth")
+
+
+def test_a_program_is_named_although_parts_are_compressed(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pth")
+    with pytest.raises(KitError, match=r"is a TorchScript archive, a program; save its state_dict\(\)"):
+        read_backbone(tmp_path / "w.pth")
 
 
 def test_a_zip_of_something_else_is_named(tmp_path):

@@ -68,15 +68,7 @@ def check_images(images: Sequence[AnnotatedImage], total: int | None = None) -> 
 def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
     """Return the kind of an image's problem, and the rest of a sentence on it; ('', '') for none."""
     try:
-        with open_file(annotated.path) as image:
-            mode, ((width, height), turned) = image.mode, upright(image)
-            if decode or not _ends_well(annotated.path, image.format):
-                image.load()
-            if mode in SIXTEEN_BITS:
-                kind = "16 bits"
-            else:
-                kind = ""
-                to_eight_bits(image)
+        mode, (width, height), turned = look(annotated.path, decode=decode)
     except KitError as error:
         return "mode", str(error)
     except Exception as error:  # Pillow's plug-ins may raise anything
@@ -86,7 +78,29 @@ def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
         how = f" as its EXIF orientation {turned} turns it" if turned > 1 else ""
         said = f"{annotated.width} x {annotated.height}"
         return "size", f"has {width} x {height} pixels{how}, its annotations say {said}"
-    return kind, f"has pixels of 16 bits (mode {mode}), scaled to 8" if kind else ""
+    wide = mode in SIXTEEN_BITS
+    return ("16 bits", f"has pixels of 16 bits (mode {mode}), scaled to 8") if wide else ("", "")
+
+
+def look(path: str | Path, *, decode: bool) -> tuple[str, tuple[int, int], int]:
+    """Return an image's mode, width and height as ``upright`` does, and its orientation.
+
+    Args:
+        path: path of the image.
+        decode: whether to decode its pixels in any case, not only if its last bytes do not show that it is
+            whole.
+
+    Raises:
+        KitError: its pixels cannot be converted to 8 bits.
+        Exception: Pillow's plug-ins may raise anything on a damaged file.
+    """
+    with open_file(path) as image:
+        mode, (size, turned) = image.mode, upright(image)
+        if decode or not _ends_well(path, image.format):
+            image.load()
+        if mode not in SIXTEEN_BITS:
+            to_eight_bits(image)
+    return mode, size, turned
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -120,7 +134,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _ends_well(path: str, format: str | None) -> bool:
+def _ends_well(path: str | Path, format: str | None) -> bool:
     """Return whether a JPEG or PNG file has its last bytes; False for other formats, as it is unknown."""
     with open(path, "rb") as file:  # noqa: PTH123 - faster for a hundred thousand files
         file.seek(max(0, os.fstat(file.fileno()).st_size - 12))

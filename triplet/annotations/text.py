@@ -10,6 +10,9 @@ from typing import Any
 from triplet import untrusted
 from triplet.errors import KitError
 
+COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")
+"""First bytes of files by gzip, zip, bzip2 and xz."""
+
 
 def read_json(path: Path) -> tuple[Any, bool]:
     """Read a JSON file; return its content, and whether it is plain UTF-8, as other readers expect.
@@ -21,6 +24,8 @@ def read_json(path: Path) -> tuple[Any, bool]:
         raw = untrusted.read_bytes(path, untrusted.ANNOTATIONS, "file of annotations")
     except OSError as error:
         raise KitError(f"{path} cannot be read ({error.strerror})") from None
+    if raw.startswith(COMPRESSED):
+        raise KitError(f"{path} is compressed, expected JSON; unpack it first, by gunzip, unzip or tar xf")
     encoding = json.detect_encoding(raw)
     try:
         text = raw.decode(encoding)

@@ -40,11 +40,9 @@ def read_list(path: Path) -> list[str]:
         KitError: the list is missing or has another form.
     """
     try:
-        lines = untrusted.read_bytes(path, untrusted.NAMES, "list of names").decode().splitlines()
+        lines = untrusted.read_text(path, untrusted.NAMES, "list of names").splitlines()
     except OSError as error:
         raise KitError(f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise KitError(f"{path} is not a list of names in UTF-8") from None
     names = [line.strip() for line in lines if line.strip()]
     for name in names:
         if len(name.split()) != 1 or "/" in name or "\0" in name or not name.isprintable():
@@ -133,7 +131,7 @@ def _object(element: ET.Element, classes: Sequence[str], size: tuple[int, int]) 
 def _number(element: ET.Element, path: str, default: float | None = None) -> float:
     """Return the finite number at a path; VOC's toolkit reads all numbers as decimals."""
     text = element.findtext(path)
-    if text is None and default is not None:
+    if default is not None and not (text or "").strip():  # some tools write an empty element
         return default
     if text is None:
         raise _OddError(

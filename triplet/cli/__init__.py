@@ -7,6 +7,7 @@ commands, and ``options`` for shared ones.
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from triplet.cli.options import Act, Parser
 from triplet.commands import spoken
 from triplet.errors import Interrupted, KitError, WorkerKilled
 from triplet.progress import first_here
+from triplet.signals import raising
 
 # Commands import their modules only when they run: `triplet doctor` must work even if torch does not.
 LONGEST = 2000
@@ -25,8 +27,10 @@ GROUPS = (pull, data, pretrain, detection, linear, report, submit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 2 for a KitError, 143 if stopped by a signal."""
+    """Run one command; return the exit code: 0, 2 for a KitError, 128 + n if signal n stopped it."""
     code = _run(sys.argv[1:] if argv is None else argv)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else a traceback while the interpreter ends
     if code and "LOCAL_RANK" in os.environ:
         # Several processes are still in their group: if another one ends first, gloo's threads would abort
         # a regular exit and change the exit code.
@@ -41,11 +45,12 @@ def _run(argv: Sequence[str]) -> int:
     arguments = _parse(argv)
     records.command.set(shlex.join(["triplet", *argv]))
     try:
-        return arguments.act(arguments) or 0
+        with raising():
+            return arguments.act(arguments) or 0
     except (Interrupted, KeyboardInterrupt) as error:
         if first_here() or isinstance(error, WorkerKilled):
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
-        return getattr(error, "code", 143)
+        return getattr(error, "code", 130)
     except (KitError, RuntimeError, OSError) as error:
         if (reason := explain(error)) is None:
             raise

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from triplet import files
-from triplet.annotations.image_files import upright
+from triplet.annotations.image_files import THOROUGH, look
 from triplet.datasets.source import DataSource, OwnData, read
 from triplet.errors import KitError
-from triplet.images import open_file
+from triplet.images import SIXTEEN_BITS
 from triplet.paths import portable, root
 from triplet.progress import say
 
@@ -64,11 +64,11 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
         KitError: an unknown layout, or unusable annotations.
     """
     own = read(source)
-    images = look(own)
+    images = look_at(own)
     say(f"data: {own.line()}")
     for word, text in facts(own, images):
         say(f"  {word:<10}{text}")
-    shown = _chosen(images)
+    shown = [each for each in _chosen(images) if _look(each, decode=True).size]
     if not shown:
         where = " and ".join(dict.fromkeys(portable(part.images) for part in own.parts.values()))
         raise KitError(f"{source}: none of its {len(images)} annotated images can be read in {where}")
@@ -86,8 +86,8 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
     say(f"  {'picture':<10}{portable(path)}, {len(shown)} of the images with their annotations")
 
 
-def look(own: OwnData) -> list[LookedAt]:
-    """Read the header of every image."""
+def look_at(own: OwnData) -> list[LookedAt]:
+    """Read every image; if there are more than THOROUGH, mostly headers and last bytes alone."""
     found = []
     for part, annotated in own.parts.items():
         objects: dict[int, list[Mapping[str, Any]]] = {}
@@ -98,17 +98,18 @@ def look(own: OwnData) -> list[LookedAt]:
             name = image["file_name"]
             found.append(LookedAt(part, annotated.images / name, name, size, objects.get(image["id"], [])))
     with ThreadPoolExecutor(THREADS) as pool:
-        return [*pool.map(_look, found)]
+        return [*pool.map(lambda each: _look(each, decode=len(found) <= THOROUGH), found)]
 
 
-def _look(image: LookedAt) -> LookedAt:
+def _look(image: LookedAt, *, decode: bool) -> LookedAt:
     if not image.path.is_file():
         return replace(image, error="missing")
     try:
-        with open_file(image.path) as file:
-            size, turned = upright(file)
-            length = image.path.stat().st_size
-            return replace(image, size=size, turned=turned > 1, mode=file.mode, bytes=length)
+        mode, size, turned = look(image.path, decode=decode)
+        length = image.path.stat().st_size
+        return replace(image, size=size, turned=turned > 1, mode=mode, bytes=length)
+    except KitError as error:
+        return replace(image, error=str(error))
     except Exception as error:  # Pillow's plug-ins may raise anything
         return replace(image, error=type(error).__name__)
 
@@ -174,6 +175,8 @@ def _odd_files(images: Sequence[LookedAt]) -> Iterator[str]:
     yield from _some("images of another size than annotated", other)
     for mode, what in (("L", "greyscale images"), ("CMYK", "CMYK images, read as RGB")):
         yield from _some(what, [each.name for each in images if each.mode == mode])
+    wide = [each.name for each in images if each.mode in SIXTEEN_BITS]
+    yield from _some("images with pixels of 16 bits, scaled to 8", wide)
     twice, both = _same_files(images)
     yield from _some("images that a part has twice", twice)
     yield from _some("images of val that are in train, too", both)

@@ -105,8 +105,8 @@ def pull_sources(wanted: Sequence[Target], given: Path | None = None, *, force: 
                 stopped = interrupted
             except (KitError, OSError) as error:
                 failures.append(f"{name}: {error}")
-    if stopped:
-        raise stopped
+        if stopped:
+            raise stopped
     if len(failures) > 1:
         for failure in failures:
             say(f"pull {failure}")

@@ -32,6 +32,8 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     Raises:
         KitError: the file is damaged, has more than arrays and plain values, or has other names.
     """
+    if filetype.is_torch(path):
+        raise KitError(f"{path} is a file of torch.save, not a pickle of arrays; name it .pth")
     try:
         content = arrays.read(path, encoding="latin1")  # written by Python 2
     except pickle.UnpicklingError as error:

@@ -1,6 +1,9 @@
 """Recognise files that should hold weights but do not."""
 
+import zipfile
 from pathlib import Path
+
+import torch
 
 HEADS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run there: git lfs pull",
@@ -21,12 +24,20 @@ HEADS = {
     b"{": "JSON, perhaps a server's answer; look at it, and fetch it again",
 }
 PAGES = (b"<!doctype", b"<html", b"<head", b"<body")
+MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+"""The number, as pickles hold it, with which a file of ``torch.save`` in the old form begins."""
 
 
 def is_page(path: Path) -> bool:
     """Return whether the bytes are a web page."""
     with path.open("rb") as file:
         return file.read(512).lstrip().lower().startswith(PAGES)
+
+
+def is_torch(path: Path) -> bool:
+    """Return whether the bytes are a whole ZIP, as ``torch.save`` writes, or begin as in its old form."""
+    with path.open("rb") as file:
+        return MAGIC in file.read(32) or zipfile.is_zipfile(path)
 
 
 def describe(path: Path) -> str:
@@ -41,4 +52,6 @@ def describe(path: Path) -> str:
             return meaning.replace("FILE", str(path))
     if head[257:262] == b"ustar":
         return f"a tar archive; unpack it first: tar xf {path}"
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # its version, then the name of its writer
+        return "an ONNX model; save the state dict of the network that it was made from by torch.save"
     return ""

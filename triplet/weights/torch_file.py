@@ -53,17 +53,17 @@ def _check_zip(path: Path, *, checksums: bool) -> None:
     """Compare the storage sizes that the pickle inside states with the real ones."""
     size = path.stat().st_size
     with untrusted.open_zip(path) as archive:
-        # First, as the code inside is compressed.
-        if any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist()):
-            raise KitError(
-                f"{path} is a TorchScript archive, a program; save its state_dict() by torch.save"
-            )
-        found = {info.filename.partition("/")[2]: info for info in untrusted.members(archive, size)}
+        found = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "data.pkl" not in found:
             names = ", ".join(archive.namelist()[:3])
             raise KitError(
                 f"{path} is a ZIP that torch.save did not write (in it: {names:.100}); unpack it first"
             )
+        if "constants.pkl" in found:
+            raise KitError(
+                f"{path} is a TorchScript archive, a program; save its state_dict() by torch.save"
+            )
+        untrusted.check_members(archive, size)
         if found["data.pkl"].file_size > untrusted.STRUCTURE:
             raise KitError(f"{path}: its pickle is larger than {untrusted.STRUCTURE} bytes; fetch it again")
         if checksums and (damage := files.damage(path)):
@@ -97,6 +97,12 @@ def _check_legacy(path: Path) -> None:
         if content[:1] != b"\x80":
             raise KitError(
                 f"{path} is not a PyTorch file of tensors: it begins with {content[:12]!r}; fetch it again"
+            )
+        if not filetype.is_torch(path):
+            pickles.survey(content, size)
+            raise KitError(
+                f"{path} is not a PyTorch file of tensors: it is a pickle of another program; save its "
+                "state dict by torch.save, or name it .pkl if it holds arrays by name"
             )
         needed = sum(pickles.survey(content, size, LEGACY).storages.values())
     if needed > size:
