@@ -89,8 +89,11 @@ def test_several_bars_share_a_terminal(monkeypatch):
     assert Bar._screen is None
     monkeypatch.setattr("sys.stdout", Terminal())
     with Bar("three", 0, start=3) as three:  # after an earlier session, of a length not known yet
+        (drawn,) = Bar._screen.tasks
+        assert (drawn.completed, drawn.total) == (3, 0)
         three.total = 8
         three.step(count=2)
+        assert (drawn.completed, drawn.total) == (5, 8)
     assert "5/8" in sys.stdout.getvalue()
     assert "one" not in sys.stdout.getvalue()
 
