@@ -109,14 +109,18 @@ def test_patches_lie_in_their_cells_and_move():
 def test_batch_norm_of_groups_is_that_of_each_alone(shape):
     make = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    ours, alone = nn.Sequential(make(3)), [make(3) for _ in range(3)]
+    ours, *alone = (nn.Sequential(make(3, eps=0.04, momentum=0.3)) for _ in range(4))
+    for (layer,) in (ours, *alone):
+        nn.init.constant_(layer.weight[:2], 1.5)
+        nn.init.constant_(layer.bias[1:], -0.7)
     group_batch_norm(ours, 3)
     expected = torch.cat([layer(part) for layer, part in zip(alone, x.chunk(3), strict=True)])
     torch.testing.assert_close(ours(x), expected)
-    torch.testing.assert_close(ours[0].running_var, alone[0].running_var)
+    for name, value in alone[0].state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
     with pytest.raises(ValueError, match="do not divide into 3 parts"):
         ours(x[:11])
-    torch.testing.assert_close(ours.eval()(x), alone[0].eval()(x))
+    torch.testing.assert_close(ours.eval()(x[:11]), alone[0].eval()(x[:11]))
 
 
 def test_a_stepped_learning_rate_falls_to_a_tenth():
