@@ -72,6 +72,59 @@ def test_simclr_takes_the_groups_share_of_the_whole_gradient():
         torch.testing.assert_close(gradient, plain.weight.grad * processes / 3)
 
 
+def test_simclr_compares_with_the_images_of_all_processes():
+    """The second of three processes, with two images of six; the gradient is that of its own."""
+    config = settings("simclr", optimizer={"groups": 4, "accumulate": 1}, contrastive={"temperature": 0.3})
+    views, encoder = pictures(2, 6), Linear()
+    both = torch.stack([*views], 1).flatten(0, 1)
+    others = F.normalize(encoder(both), dim=1).detach()
+    rows = torch.cat([others[:4], F.normalize(encoder(both[4:8]), dim=1), others[8:]])
+    logits = (rows @ rows.T / 0.3).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
+    expected = F.cross_entropy(logits, torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]))
+    (gradient,) = torch.autograd.grad(expected, encoder.weight)
+
+    def gather(own):
+        return torch.cat([others[:4], own, others[8:]])
+
+    networks, own = nn.ModuleDict({"online": encoder}), [view[2:4] for view in views]
+    loss, _ = whole(simclr.step(networks, own, batch(config, 2, first=2, gather=gather, processes=3)))
+    assert loss.item() == pytest.approx(expected.item())
+    torch.testing.assert_close(torch.autograd.grad(loss, encoder.weight)[0], 0.75 * gradient)
+
+
+class Scaled(nn.Module):
+    """An encoder without a product that bfloat16 would round: (n, 3, 4, 4) -> (n, 48)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 2, 48))
+
+    def forward(self, images):
+        return images.flatten(1) * self.weight
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco", "npid"])
+def test_bfloat16_is_for_the_networks_and_not_for_the_loss(method):
+    """The same loss to the last bit."""
+    config = settings(
+        method,
+        contrastive={"momentum": 0.5, "queue": 48, "negatives": 10},
+        model={"depth": 18, "width": 8, "hidden": 16, "outputs": 48},
+    )
+    losses = []
+    for mixed in (False, True):
+        torch.manual_seed(0)
+        networks = METHODS[method].build(config, 12)
+        networks.online = Scaled()
+        networks.target = Scaled()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            losses.append(
+                whole(METHODS[method].step(networks, pictures(2, 12).float(), batch(config, 12)))[0]
+            )
+    assert losses[0].dtype == losses[1].dtype == torch.float
+    assert losses[0] == losses[1]
+
+
 def test_npids_memory_moves_only_for_the_images_seen():
     config = settings("npid", contrastive={"momentum": 0.3, "negatives": 7, "temperature": 0.2})
     networks = npid.Npid(config, 40).double()
@@ -144,6 +197,7 @@ def test_mocos_keys_are_shuffled_over_the_groups_and_put_back(first):
     networks = moco.Moco(config).double()
     networks.online, networks.target = Linear(8, seed=1), Linear(8, seed=2)
     queue, everyone = networks.queue.clone(), pictures(12, seed=3)
+    assert queue.norm(dim=0).tolist() == pytest.approx([1] * 24)
     asked = pictures(12)[first : first + 4]
     target = 0.9 * networks.target.weight + 0.1 * networks.online.weight
     keys = F.normalize(everyone.mean((2, 3)) @ target, dim=1).detach()
