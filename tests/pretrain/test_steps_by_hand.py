@@ -212,6 +212,7 @@ def test_mocos_keys_are_shuffled_over_the_groups_and_put_back(first):
     views = [asked, everyone[first : first + 4]]
     loss, (found,) = whole(moco.step(networks, views, batch(config, 4, first=first, gather=gather)))
     torch.testing.assert_close(networks.target.weight, target)
+    assert torch.equal(gathered[0], views[1])
     assert torch.equal(shown[0], everyone[order[first : first + 4]])
     assert order.tolist() != [*range(12)]
     torch.testing.assert_close(gathered[1], keys[order[first : first + 4]])
