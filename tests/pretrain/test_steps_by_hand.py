@@ -125,18 +125,25 @@ def test_bfloat16_is_for_the_networks_and_not_for_the_loss(method):
     assert losses[0] == losses[1]
 
 
-def test_npids_memory_moves_only_for_the_images_seen():
+def test_npids_memory_moves_for_the_images_of_all_processes():
     config = settings("npid", contrastive={"momentum": 0.3, "negatives": 7, "temperature": 0.2})
     networks = npid.Npid(config, 40).double()
     networks.online = Linear(8)
     before, views, seen = networks.bank.clone(), [pictures(12)], [*range(5, 29, 2)]
     assert networks.bank.norm(dim=1).tolist() == pytest.approx([1] * 40)
-    loss, _ = whole(npid.step(networks, views, batch(config, 12, indices=seen)))
+    elsewhere, features = [39, 0], F.normalize(torch.randn(2, 8, dtype=torch.double), dim=1)
+
+    def gather(rows):
+        others = features if rows.is_floating_point() else torch.tensor(elsewhere)
+        return torch.cat([others, rows])
+
+    loss, _ = whole(npid.step(networks, views, batch(config, 12, first=2, indices=seen, gather=gather)))
     feature = F.normalize(networks.online(views[0]), dim=1)
     expected = before.clone()
+    expected[elsewhere] = F.normalize(0.7 * before[elsewhere] + 0.3 * features, dim=1)
     expected[seen] = F.normalize(0.7 * before[seen] + 0.3 * feature.detach(), dim=1)
     torch.testing.assert_close(networks.bank, expected)
-    drawn = npid.draw(40, batch(config, 12, indices=seen))
+    drawn = npid.draw(40, batch(config, 12, first=2, indices=seen))
     rows = [
         torch.cat([before[i][None], before[row]]) @ f
         for i, row, f in zip(seen, drawn, feature, strict=True)
