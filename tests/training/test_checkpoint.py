@@ -54,6 +54,7 @@ def test_a_renamed_checkpoint_is_of_the_step_in_it(run, capsys, name, digest):
     sum_of = run.path(8).with_suffix(".pth.sha256")
     sum_of.rename(run.folder / f"{name}.sha256") if digest else sum_of.unlink()
     assert checkpoint.trained(run.folder) == "with 8 steps trained"
+    assert checkpoint.trained(run.folder, "iterations") == "with 8 iterations trained"
     assert run.resume() == 8
     said = capsys.readouterr().out
     assert said == f"pretrain: {name} holds step 8: that counts, and not its name\n"
@@ -148,13 +149,17 @@ def plan(rate=0.5, sha256="aa", path="a"):
     return Plan(stage="pretrain", config={"rate": rate, "pair": [1, 2]}, inputs={"images": images})
 
 
-@pytest.mark.parametrize("other", [plan(rate=0.25), plan(sha256="bb")], ids=["config", "input"])
-def test_a_checkpoint_of_another_plan_is_not_taken(run, capsys, other):
+@pytest.mark.parametrize(
+    ("other", "change"),
+    [(plan(rate=0.25), "config.rate 0.25 -> 0.5"), (plan(sha256="bb"), "input images bb -> aa")],
+    ids=["config", "input"],
+)
+def test_a_checkpoint_of_another_plan_is_not_taken(run, capsys, other, change):
     """As a copy from another run's folder is, whose steps and tensors fit."""
     run.save(4, plan=plan(path="elsewhere"))
     run.save(8, plan=other)
     assert run.resume(plan=plan()) == 4
-    assert "step_0000008.pth is damaged (it is of another plan: " in capsys.readouterr().out
+    assert f"step_0000008.pth is damaged (it is of another plan: {change}" in capsys.readouterr().out
     final = run.folder / "checkpoint.pth"
     for path in run.folder.glob("step_*"):
         path.unlink()
