@@ -98,6 +98,7 @@ def test_exchanged_names_lose_nothing(run):
 def test_a_checkpoint_of_a_longer_run_is_not_taken(run, capsys):
     run.save(4, 48)
     assert run.resume(steps=12) == 4
+    assert run.resume(steps=48) == 48  # killed after its last step
     assert "it is of another run: it has 48 steps behind it, this one has 12" in capsys.readouterr().out
 
 

@@ -167,38 +167,33 @@ def test_nodes_that_share_no_folder_resume_from_the_first(tmp_path):
     assert checkpoint.resume(tmp_path, network, optimizer, First(0, 1, torch.device("cpu")), 10**8) == 4
 
 
-class Heard(Processes):
-    """One of two processes, the first of which has spoken before the second one asks."""
-
-    said = []
-
-    def gather(self, value):
-        return [True, False]
-
-    def broadcast_object(self, value=None):
-        if self.is_main_process:
-            self.said.append(value)
-        return value if self.is_main_process else self.said.pop(0)
-
-    def broadcast(self, tensors):
-        if self.is_main_process:
-            self.said.append([tensor.clone() for tensor in tensors])
-        else:
-            for ours, theirs in zip(tensors, self.said.pop(0), strict=True):
-                ours.data.copy_(theirs)
-
-
 @pytest.mark.parametrize("steps", [0, 3], ids=["without momenta", "with momenta"])
 def test_what_the_first_process_reads_every_process_has(tmp_path, steps):
     """Weights, statistics and momenta, those that the file lacks as zeros; the second one reads nothing."""
     network, optimizer = make("sgd", seed=4)
     train(network, optimizer, 0, steps)
     checkpoint.save(tmp_path / "step_0000003.pth", network, optimizer, 3, 1)
-    found = []
-    for rank in (0, 1):
+    said, found = [], []
+
+    class Pair(Processes):
+        def gather(self, value):
+            return [True, False]
+
+        def broadcast_object(self, value=None):
+            if self.is_main_process:
+                said.append(value)
+            return value if self.is_main_process else said.pop(0)
+
+        def broadcast(self, tensors):
+            if self.is_main_process:
+                said.append([tensor.clone() for tensor in tensors])
+            else:
+                for ours, theirs in zip(tensors, said.pop(0), strict=True):
+                    ours.data.copy_(theirs)
+
+    for rank, folder in enumerate((tmp_path, tmp_path / "elsewhere")):
         fresh, theirs = make("sgd", seed=5 + rank)
-        folder = tmp_path if rank == 0 else tmp_path / "elsewhere"
-        assert checkpoint.resume(folder, fresh, theirs, Heard(rank, 2, torch.device("cpu")), 10**8) == 3
+        assert checkpoint.resume(folder, fresh, theirs, Pair(rank, 2, torch.device("cpu")), 10**8) == 3
         found.append((fresh.state_dict(), [theirs.state[p]["momentum_buffer"] for p in fresh.parameters()]))
     for state, momenta in found:
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
