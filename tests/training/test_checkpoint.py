@@ -59,6 +59,7 @@ def test_a_renamed_checkpoint_is_of_the_step_in_it(run, capsys, name, digest):
     said = capsys.readouterr().out
     assert said == f"pretrain: {name} holds step 8: that counts, and not its name\n"
     assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+    assert not (run.folder / f"{name}.sha256").exists()
     if digest:
         assert sum_of.read_text().endswith("  step_0000008.pth\n")
     assert run.resume() == 8
