@@ -72,6 +72,8 @@ def test_a_copy_takes_nobodys_place(run):
     assert run.resume() == 8
     checkpoint.keep(run.folder, 2)
     assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+    for path in (run.path(12), run.folder / "checkpoint.pth"):  # a kill while they are written
+        (run.folder / f".{path.name}.{os.getpid()}.tmp").touch()
     for pattern in checkpoint.SCRATCH:
         for path in run.folder.glob(pattern):
             path.unlink()
@@ -128,6 +130,9 @@ def test_a_finished_run_resumes_only_where_its_record_is_damaged(run):
     run.save(12, optimizer=False, path=final)
     assert run.resume() == 0
     assert run.resume(final=final) == 12
+    run.save(4)  # of another run that was begun over it
+    assert run.resume(final=final) == 4
+    run.path(4).unlink()
     assert run.resume(final=final, steps=24) == 0
     os.truncate(final, final.stat().st_size // 2)
     assert run.resume(final=final) == 0
