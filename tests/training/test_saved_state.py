@@ -169,7 +169,9 @@ def test_nodes_that_share_no_folder_resume_from_the_first(tmp_path):
 
 @pytest.mark.parametrize("steps", [0, 3], ids=["without momenta", "with momenta"])
 def test_what_the_first_process_reads_every_process_has(tmp_path, steps):
-    """Weights, statistics and momenta, those that the file lacks as zeros; the second one reads nothing."""
+    """Weights, statistics and momenta, those that the file lacks as zeros. The second one reads nothing."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "step_0000009.pth").write_text("damaged")
     network, optimizer = make("sgd", seed=4)
     train(network, optimizer, 0, steps)
     checkpoint.save(tmp_path / "step_0000003.pth", network, optimizer, 3, 1)
