@@ -216,3 +216,13 @@ def test_the_centre_is_cut_after_the_shorter_side_is_resized():
     image = Image.fromarray(pixels)
     expected = image.resize((32, 20), Image.Resampling.BILINEAR).crop((8, 2, 24, 18))
     assert np.array_equal(centre_view(image, 20, 16), np.asarray(expected))
+
+
+def test_sizes_are_of_the_seed_and_the_iteration():
+    found = [
+        [draw_resolutions(Views(), seed, iteration) for iteration in first]
+        for seed, first in ((0, range(8)), (1, range(8)), (0, range(1, 9)), (0, range(8)))
+    ]
+    assert found[0] == found[3]
+    assert found[0] != found[1]
+    assert found[0] != found[2]
