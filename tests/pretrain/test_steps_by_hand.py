@@ -332,10 +332,14 @@ def test_a_step_is_told_which_images_of_what_micro_batch_it_has(spied):
     assert each.indices.tolist() == [index for _, index in items]
     assert each.own == slice(12, 24)
     assert each.resolutions == draw_resolutions(config.views, 5, 7)
+    assert each.gather == made.processes.all_gather
     for number, view in enumerate(views):
         torch.testing.assert_close(view, normalize(pixels[:, number]))
         assert view.is_contiguous(memory_format=torch.channels_last)
     assert values.tolist() == pytest.approx([made.networks.predictor.fc0.weight.sum().item(), 1, 2, 3, 4])
+    given = draw_resolutions(config.views, 6, 8)
+    objective.backward(made, made.begin(pixels, MicroBatch(7, items, 12), given))
+    assert spied.seen[1][1].resolutions == given
 
 
 def test_a_steps_losses_and_measures_are_means_over_its_passes(spied):
