@@ -3,8 +3,10 @@
 import ast
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.conftest import KIT
 from tests.support.processes import Process, launch
@@ -35,6 +37,7 @@ def counters(library, *gpus, **environment):
 def test_only_a_whole_card_with_a_counter_is_read(library):
     gpus = ("GPU-a", "GPU-b", "GPU-a", "GPU-pascal", "GPU-divided", "MIG-part", "GPU-unknown")
     assert counters(library, *gpus) == [KWH + 7, 2 * KWH, 2 * KWH + 7, None, None, None, None]
+    assert counters(library, "GPU-soon") == [4 * KWH]  # divided from its next reset on
 
 
 def test_a_driver_that_does_not_answer_is_no_counter(library):
@@ -45,6 +48,40 @@ def test_a_machine_without_nvml_or_gpu_measures_nothing():
     assert energy.read_counter("GPU-of-nobody") is None
     assert energy.own_gpu() is None
     assert energy.measure()() is None
+
+
+def test_a_card_is_known_by_its_own_name_once_it_is_used(monkeypatch):
+    """Whatever the number that CUDA gives it; only a look at a GPU must not take memory on one."""
+    names = [SimpleNamespace(uuid="aa-0"), SimpleNamespace(uuid="bb-1")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: names[number])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert energy.own_gpu() is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert energy.own_gpu() == "GPU-bb-1"
+
+
+@pytest.mark.parametrize(
+    ("counted", "used"),
+    [
+        ((7, 7 + 3 * KWH, 7 + 5 * KWH), [3, 5]),
+        ((None, KWH, KWH), [None] * 2),
+        ((7, None, KWH + 7), [None, 1]),
+    ],
+)
+def test_energy_is_the_growth_of_the_counter(monkeypatch, counted, used):
+    looks = iter(counted)
+    monkeypatch.setattr(energy, "own_gpu", lambda: "GPU-a")
+    monkeypatch.setattr(energy, "read_counter", lambda gpu: next(looks))
+    spent = energy.measure()
+    assert [spent(), spent()] == used
+
+
+def test_a_sum_with_a_part_that_is_not_known_is_not_known():
+    assert energy.total(iter([1.5, 0.25, 2.0])) == 3.75
+    assert energy.total(iter([1.5, None, 2.0])) is None
+    assert energy.total([None, None]) is None
 
 
 def test_sessions_add_up_unless_one_was_not_measured(library, tmp_path):
@@ -72,8 +109,6 @@ def test_processes_add_up_each_by_its_own_card(library, tmp_path):
 @pytest.mark.gpu
 def test_the_counter_of_this_gpu_grows():
     """Real CUDA, real NVML; a card without a counter has no energy."""
-    import torch
-
     torch.cuda.init()
     if energy.read_counter(energy.own_gpu()) is None:
         pytest.skip("this GPU has no counter of its own")

@@ -31,8 +31,12 @@ def keep_compiled_code(folder: Path) -> None:
     Their default is the machine's /tmp, which a container loses, so that each restart would compile again
     in every process. The user's own settings are kept.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    unset = (None, default_cache_dir())  # torch itself sets the variable when torchvision imports its parts
     for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
-        os.environ.setdefault(variable, str(folder / str(os.getuid()) / name))
+        if os.environ.get(variable) in unset:
+            os.environ[variable] = str(folder / str(os.getuid()) / name)
 
 
 def expandable_segments() -> None:

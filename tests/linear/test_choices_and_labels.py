@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +19,8 @@ from benchmarks.linear.data import Crops, EpochOrder, Labelled, open_sets
 from benchmarks.linear.semi import drawn, from_list
 from benchmarks.linear.stage import Task
 from benchmarks.linear.sweep import Heads, hold_out, score
-from triplet.errors import KitError
+from triplet.errors import Interrupted, KitError
+from triplet.knn import nearest
 from triplet.models.resnet import ResNet
 from triplet.pretrain.views import normalize
 from triplet.records import Job
@@ -219,15 +222,24 @@ def test_held_out_images_are_drawn_by_the_seed():
         hold_out(np.array([0, 0, 1]), 0.3, 0)
 
 
-def test_neighbours_vote_by_the_configs_temperature(tmp_path, monkeypatch):
-    """By hand: exp(cosine / 0.5) of the nearest k."""
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_neighbours_vote_by_the_configs_temperature(tmp_path, monkeypatch, processes):
+    """By hand: exp(cosine / 0.5) of the nearest k, however the queries are shared and cut."""
     rng = np.random.default_rng(4)
     ours, theirs = labelled(rng.integers(0, 3, 30)), labelled(rng.integers(0, 3, 61))
     bank, queries = (rng.normal(size=(n, 4)).astype(np.float16) for n in (30, 61))
     given(monkeypatch, knn, bank, queries)
-    job = Job(tmp_path)
+    monkeypatch.setattr(knn, "QUERIES", 8)
+    job, shares = Job(tmp_path), []
+
+    class Several(Processes):
+        def gather(self, value):
+            shares.append(value)
+            return shares
+
     config = KnnConfig(neighbours=(3, 17), temperature=0.5)
-    knn._classify(config, Task("run", ours, theirs, {}, ALONE, job))
+    for rank in range(processes):
+        knn._classify(config, Task("run", ours, theirs, {}, Several(rank, processes, CPU), job))
     unit = [
         x.astype(float) / np.linalg.norm(x.astype(float), axis=1, keepdims=True) for x in (bank, queries)
     ]
@@ -244,12 +256,31 @@ def test_neighbours_vote_by_the_configs_temperature(tmp_path, monkeypatch):
     assert [job.results[key] for key in ("images", "test_images", "classes")] == [30, 61, 3]
 
 
+def test_a_stop_between_two_parts_says_how_many_are_classified(tmp_path, monkeypatch):
+    rng = np.random.default_rng(4)
+    ours, theirs = labelled(rng.integers(0, 3, 9)), labelled(rng.integers(0, 3, 61))
+    given(monkeypatch, knn, rng.normal(size=(9, 4)), rng.normal(size=(61, 4)))
+    monkeypatch.setattr(knn, "QUERIES", 8)
+    asked = []
+
+    def nearest_of_a_stopped_process(*arguments):
+        asked.append(arguments)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return nearest(*arguments)
+
+    monkeypatch.setattr(knn, "nearest", nearest_of_a_stopped_process)
+    task = Task("run", ours, theirs, {}, ALONE, Job(tmp_path))
+    with pytest.raises(Interrupted, match="the features are kept, 16 of 61 images are classified"):
+        knn._classify(KnnConfig(neighbours=(3,)), task)
+
+
 def test_a_part_of_the_labels_is_the_same_share_of_each_class():
     train = labelled([0] * 40 + [1] * 10 + [2] * 3)
-    found = drawn(train, semi(percent=20))
-    assert np.bincount(found.labels).tolist() == [8, 2, 1]
+    found = drawn(train, semi(percent=16))  # 6.4, 1.6 and 0.48 images
+    assert np.bincount(found.labels).tolist() == [6, 2, 1]
     assert found.indices.tolist() == sorted(found.indices)
-    assert found.indices.tolist() != drawn(train, semi(percent=20, seed=1)).indices.tolist()
+    assert found.indices.tolist() != drawn(train, semi(percent=16, seed=1)).indices.tolist()
     assert np.bincount(drawn(train, semi(percent=100)).labels).tolist() == [40, 10, 3]
 
 
@@ -262,6 +293,8 @@ def test_a_list_names_images_in_its_own_order(tmp_path):
     (tmp_path / "list").write_text("n02_4.JPEG\n\nn00/n00_1.JPEG 0\nsomewhere/n01_2.JPEG 7\n")
     found = from_list(train, tmp_path / "list")
     assert (found.indices.tolist(), found.labels.tolist()) == ([4, 1, 2], [2, 0, 1])
+    some = from_list(train.only([4, 2, 1]), tmp_path / "list")  # as after --classes
+    assert (some.indices.tolist(), some.labels.tolist()) == ([4, 1, 2], [2, 0, 1])
     for text, message in (
         ("n00_1.JPEG\nn00_1.JPEG\n", "lists 2 images, 1 different"),
         ("", "lists 0 images, 0 different"),

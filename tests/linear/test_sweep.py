@@ -190,8 +190,9 @@ def test_the_kept_features_are_the_backbones(places, run, imagenet, weights, cap
 def test_shuffled_labels_have_no_neighbours(places, run, tmp_path):
     draw(tmp_path / "train", 15, 0, shuffled=True)
     draw(tmp_path / "val", 30, 1, shuffled=True)
-    assert cli.main(run("knn", KNN, data=tmp_path)) == 0
+    assert cli.main(run("knn", KNN, "temperature=0.3", data=tmp_path)) == 0
     assert record(places, "knn")["results"]["top1_20"] < 55
+    assert record(places, "knn")["config"]["temperature"] == 0.3
 
 
 def test_whole_shards_survive_a_stop(places, run, monkeypatch, capsys):

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.linear.backbone import Classifier, Head, load_backbone
+from benchmarks.linear.backbone import Classifier, Head, load_backbone, pooled
 from benchmarks.linear.config import Linear, Semi
-from benchmarks.linear.data import CenterCrops, Crops, EpochOrder, open_sets
+from benchmarks.linear.data import CenterCrops, Crops, EpochOrder, collate, open_sets
+from benchmarks.linear.semi import drawn
 from benchmarks.linear.stage import Task
 from benchmarks.linear.training import correct, evaluate, fit, make_optimizer, rate
 from tests.conftest import KIT
-from tests.linear.conftest import PROBE, draw
+from tests.linear.conftest import IMAGES, PROBE, draw
 from tests.support.processes import DOUBLE, children, group_is_gone, launch, start, wait_until
 from triplet import cli
 from triplet.config import load
@@ -168,7 +169,7 @@ def test_finetuning_moves_the_backbone_and_the_probe_does_not(places, run, weigh
     text = PROBE.replace("learning_rate: 0.5", "learning_rate: 0.01, head: 10, evaluate_every: 8")
     assert cli.main(run("semi", text + "percent: 1\n", "--list", str(names))) == 0
     found = record(places, "semi")
-    assert found["results"]["images"] == 4
+    assert (found["results"]["images"], found["results"]["drawn"]) == (4, False)
     assert found["results"]["best"]["epoch"] == 8
     assert found["inputs"]["list"]["sha256"]
     state = head(places, stage="semi")
@@ -178,6 +179,30 @@ def test_finetuning_moves_the_backbone_and_the_probe_does_not(places, run, weigh
     assert not torch.equal(state["backbone.bn1.running_mean"], before["bn1.running_mean"])
     assert cli.main(run("linear", PROBE)) == 0
     assert head(places).keys() == {"weight", "bias", "history"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_seed_and_precision_give_a_few_labels_their_network(places, run, imagenet, weights, precision):
+    """One step without a learning rate, beside a plain forward pass of the same images."""
+    text = IMAGES + f"seed: 5\npercent: 20\nprecision: {precision}\n"
+    text += "training: {num_replicas: 1, batch: 64, learning_rate: 1.0e-12, epochs: 1}\n"
+    assert cli.main(run("semi", text, "--draw")) == 0
+    settings = load(places / "semi.yaml", Semi)
+    train = drawn(open_sets(imagenet / "train", imagenet / "val")[0], settings)
+    backbone, _ = load_backbone(weights)
+    torch.manual_seed(5)
+    head_of_seed = Head(backbone.channels, 3, 1)
+    crops = Crops(train, settings.images, 5)
+    order = next(EpochOrder(len(train), settings.training, 5).batches(0, 0, 1))
+    pixels, _ = collate([crops[item] for item in order])
+    pooled(backbone.train(), pixels, mixed=precision == "bfloat16")
+    found = head(places, stage="semi")
+    torch.testing.assert_close(found["head.weight"], head_of_seed.weight, atol=1e-9, rtol=0)
+    mean = found["backbone.layer4.1.bn2.running_mean"]
+    torch.testing.assert_close(mean, backbone.layer4[1].bn2.running_mean, atol=1e-6, rtol=1e-5)
+    results = record(places, "semi")["results"]
+    counts = [results[key] for key in ("images", "test_images", "classes", "percent", "drawn")]
+    assert counts == [9, 15, 3, 20, True]
 
 
 LONG = PROBE.replace("epochs: 8", "epochs: 16, checkpoint_every: 3, evaluate_every: 4")

@@ -65,6 +65,12 @@ def test_a_crop_reaches_every_border():
     assert found == {(left, top) for left in range(4) for top in range(4)}
 
 
+def test_a_crop_that_does_not_fit_is_drawn_again():
+    """Half of these do not, ten in a row hardly ever; then the whole square is taken."""
+    boxes = [each.box for each in drawn_views(1000, scale=(0.7, 0.7), ratio=(0.5, 2.0))]
+    assert boxes.count((0, 0, 3000, 3000)) < 5
+
+
 @pytest.mark.parametrize(
     ("size", "box"),
     [((1000, 100), (433, 0, 133, 100)), ((90, 1000), (0, 440, 90, 120)), ((50, 50), (0, 0, 50, 50))],

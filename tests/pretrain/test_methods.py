@@ -59,6 +59,8 @@ def test_simclrs_loss_is_its_formula():
         expected.append(-torch.log(s[other] / sum(s[k] for k in range(6) if k != i)))
     assert nt_xent(z, t)[0].item() == pytest.approx(torch.stack(expected).mean().item())
     assert nt_xent(unit(3, 4).repeat_interleave(2, 0), 0.1)[1] == 1
+    short = z.bfloat16()
+    assert nt_xent(short, t)[0] == nt_xent(short.float(), t)[0]
 
 
 def test_the_contrastive_loss_is_its_formula():
@@ -109,14 +111,18 @@ def test_patches_lie_in_their_cells_and_move():
 def test_batch_norm_of_groups_is_that_of_each_alone(shape):
     make = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    ours, alone = nn.Sequential(make(3)), [make(3) for _ in range(3)]
+    ours, *alone = (nn.Sequential(make(3, eps=0.04, momentum=0.3)) for _ in range(4))
+    for (layer,) in (ours, *alone):
+        nn.init.constant_(layer.weight[:2], 1.5)
+        nn.init.constant_(layer.bias[1:], -0.7)
     group_batch_norm(ours, 3)
     expected = torch.cat([layer(part) for layer, part in zip(alone, x.chunk(3), strict=True)])
     torch.testing.assert_close(ours(x), expected)
-    torch.testing.assert_close(ours[0].running_var, alone[0].running_var)
+    for name, value in alone[0].state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
     with pytest.raises(ValueError, match="do not divide into 3 parts"):
         ours(x[:11])
-    torch.testing.assert_close(ours.eval()(x), alone[0].eval()(x))
+    torch.testing.assert_close(ours.eval()(x[:11]), alone[0].eval()(x[:11]))
 
 
 def test_a_stepped_learning_rate_falls_to_a_tenth():
@@ -175,10 +181,19 @@ def test_every_method_gives_what_its_protocol_says(method):
     for ours, theirs in zip(objective.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
     assert objective.networks.online.backbone.conv1.weight.grad is not None
-    if traits.ema_target:
-        online, target = objective.networks.online, objective.networks.target
-        assert [p.shape for p in online.parameters()] == [p.shape for p in target.parameters()]
-        assert all(p.grad is None for p in target.parameters())
+    online, target = objective.networks.online, getattr(objective.networks, "target", None)
+    assert (target is not None) == (method in ("triplet", "byol", "moco"))
+    if target is not None:  # no optimiser and no process waits for its gradient
+        assert not any(p.requires_grad for p in target.parameters())
+        assert target.state_dict().keys() == online.state_dict().keys()
+        begins = make_objective(config, 24, make_layout(config, 1), ALONE).networks
+        pairs = zip(begins.online.parameters(), begins.target.parameters(), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_mocos_first_version_projects_by_one_layer():
+    first = METHODS["moco"].build(settings("moco", model={"depth": 18, "width": 8, "hidden": 0}), 24)
+    assert type(first.online.projector) is nn.Linear
 
 
 def test_the_log_says_over_what_bn_goes():

@@ -72,18 +72,78 @@ def test_simclr_takes_the_groups_share_of_the_whole_gradient():
         torch.testing.assert_close(gradient, plain.weight.grad * processes / 3)
 
 
-def test_npids_memory_moves_only_for_the_images_seen():
+def test_simclr_compares_with_the_images_of_all_processes():
+    """The second of three processes, with two images of six; the gradient is that of its own."""
+    config = settings("simclr", optimizer={"groups": 4, "accumulate": 1}, contrastive={"temperature": 0.3})
+    views, encoder = pictures(2, 6), Linear()
+    both = torch.stack([*views], 1).flatten(0, 1)
+    others = F.normalize(encoder(both), dim=1).detach()
+    rows = torch.cat([others[:4], F.normalize(encoder(both[4:8]), dim=1), others[8:]])
+    logits = (rows @ rows.T / 0.3).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
+    expected = F.cross_entropy(logits, torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]))
+    (gradient,) = torch.autograd.grad(expected, encoder.weight)
+
+    def gather(own):
+        return torch.cat([others[:4], own, others[8:]])
+
+    networks, own = nn.ModuleDict({"online": encoder}), [view[2:4] for view in views]
+    loss, _ = whole(simclr.step(networks, own, batch(config, 2, first=2, gather=gather, processes=3)))
+    assert loss.item() == pytest.approx(expected.item())
+    torch.testing.assert_close(torch.autograd.grad(loss, encoder.weight)[0], 0.75 * gradient)
+
+
+class Scaled(nn.Module):
+    """An encoder without a product that bfloat16 would round: (n, 3, 4, 4) -> (n, 48)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 2, 48))
+
+    def forward(self, images):
+        return images.flatten(1) * self.weight
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco", "npid"])
+def test_bfloat16_is_for_the_networks_and_not_for_the_loss(method):
+    """The same loss to the last bit."""
+    config = settings(
+        method,
+        contrastive={"momentum": 0.5, "queue": 48, "negatives": 10},
+        model={"depth": 18, "width": 8, "hidden": 16, "outputs": 48},
+    )
+    losses = []
+    for mixed in (False, True):
+        torch.manual_seed(0)
+        networks = METHODS[method].build(config, 12)
+        networks.online = Scaled()
+        networks.target = Scaled()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            losses.append(
+                whole(METHODS[method].step(networks, pictures(2, 12).float(), batch(config, 12)))[0]
+            )
+    assert losses[0].dtype == losses[1].dtype == torch.float
+    assert losses[0] == losses[1]
+
+
+def test_npids_memory_moves_for_the_images_of_all_processes():
     config = settings("npid", contrastive={"momentum": 0.3, "negatives": 7, "temperature": 0.2})
     networks = npid.Npid(config, 40).double()
     networks.online = Linear(8)
     before, views, seen = networks.bank.clone(), [pictures(12)], [*range(5, 29, 2)]
     assert networks.bank.norm(dim=1).tolist() == pytest.approx([1] * 40)
-    loss, _ = whole(npid.step(networks, views, batch(config, 12, indices=seen)))
+    elsewhere, features = [39, 0], F.normalize(torch.randn(2, 8, dtype=torch.double), dim=1)
+
+    def gather(rows):
+        others = features if rows.is_floating_point() else torch.tensor(elsewhere)
+        return torch.cat([others, rows])
+
+    loss, _ = whole(npid.step(networks, views, batch(config, 12, first=2, indices=seen, gather=gather)))
     feature = F.normalize(networks.online(views[0]), dim=1)
     expected = before.clone()
+    expected[elsewhere] = F.normalize(0.7 * before[elsewhere] + 0.3 * features, dim=1)
     expected[seen] = F.normalize(0.7 * before[seen] + 0.3 * feature.detach(), dim=1)
     torch.testing.assert_close(networks.bank, expected)
-    drawn = npid.draw(40, batch(config, 12, indices=seen))
+    drawn = npid.draw(40, batch(config, 12, first=2, indices=seen))
     rows = [
         torch.cat([before[i][None], before[row]]) @ f
         for i, row, f in zip(seen, drawn, feature, strict=True)
@@ -144,6 +204,7 @@ def test_mocos_keys_are_shuffled_over_the_groups_and_put_back(first):
     networks = moco.Moco(config).double()
     networks.online, networks.target = Linear(8, seed=1), Linear(8, seed=2)
     queue, everyone = networks.queue.clone(), pictures(12, seed=3)
+    assert queue.norm(dim=0).tolist() == pytest.approx([1] * 24)
     asked = pictures(12)[first : first + 4]
     target = 0.9 * networks.target.weight + 0.1 * networks.online.weight
     keys = F.normalize(everyone.mean((2, 3)) @ target, dim=1).detach()
@@ -158,6 +219,7 @@ def test_mocos_keys_are_shuffled_over_the_groups_and_put_back(first):
     views = [asked, everyone[first : first + 4]]
     loss, (found,) = whole(moco.step(networks, views, batch(config, 4, first=first, gather=gather)))
     torch.testing.assert_close(networks.target.weight, target)
+    assert torch.equal(gathered[0], views[1])
     assert torch.equal(shown[0], everyone[order[first : first + 4]])
     assert order.tolist() != [*range(12)]
     torch.testing.assert_close(gathered[1], keys[order[first : first + 4]])
@@ -270,10 +332,14 @@ def test_a_step_is_told_which_images_of_what_micro_batch_it_has(spied):
     assert each.indices.tolist() == [index for _, index in items]
     assert each.own == slice(12, 24)
     assert each.resolutions == draw_resolutions(config.views, 5, 7)
+    assert each.gather == made.processes.all_gather
     for number, view in enumerate(views):
         torch.testing.assert_close(view, normalize(pixels[:, number]))
         assert view.is_contiguous(memory_format=torch.channels_last)
     assert values.tolist() == pytest.approx([made.networks.predictor.fc0.weight.sum().item(), 1, 2, 3, 4])
+    given = draw_resolutions(config.views, 6, 8)
+    objective.backward(made, made.begin(pixels, MicroBatch(7, items, 12), given))
+    assert spied.seen[1][1].resolutions == given
 
 
 def test_a_steps_losses_and_measures_are_means_over_its_passes(spied):

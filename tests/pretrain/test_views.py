@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 from triplet.pretrain.config import ResolutionRange, Views
 from triplet.pretrain.views import (
     AugmentationParams,
+    centre_view,
     draw_resolutions,
     normalize,
     render_view,
@@ -192,3 +193,36 @@ def test_sizes_cover_their_ranges_and_repeat():
     assert {s.target_1 for s in drawn} == set(range(128, 225))
     assert drawn == [draw_resolutions(config, 0, i) for i in range(2000)]
     assert np.corrcoef([s.target_1 for s in drawn], [s.target_2 for s in drawn])[0, 1] < 0.1
+
+
+@pytest.mark.parametrize("backend", ["pil", "opencv"])
+def test_a_view_is_solarised_after_its_blur_and_greyed_to_its_rounded_mean(backend):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    plain = dict(box=(0, 0, 40, 40), flip=False, jitter=(), grayscale=False)
+    image = Image.fromarray(pixels)
+    blurred, both = (
+        render_view(image, AugmentationParams(**plain, blur_radius=1.5, solarize=solarize), 40, backend)
+        for solarize in (False, True)
+    )
+    assert np.array_equal(both, np.where(blurred < 128, blurred, 255 - blurred))
+    steps = np.full((40, 40, 3), 11, dtype=np.uint8)
+    steps[:, :16] = 10
+    flat = AugmentationParams(**{**plain, "jitter": (("contrast", 0.0),)}, blur_radius=None, solarize=False)
+    assert (render_view(Image.fromarray(steps), flat, 40, backend) == 11).all()  # of a mean of 10.6
+
+
+def test_the_centre_is_cut_after_the_shorter_side_is_resized():
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 48, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    expected = image.resize((32, 20), Image.Resampling.BILINEAR).crop((8, 2, 24, 18))
+    assert np.array_equal(centre_view(image, 20, 16), np.asarray(expected))
+
+
+def test_sizes_are_of_the_seed_and_the_iteration():
+    found = [
+        [draw_resolutions(Views(), seed, iteration) for iteration in first]
+        for seed, first in ((0, range(8)), (1, range(8)), (0, range(1, 9)), (0, range(8)))
+    ]
+    assert found[0] == found[3]
+    assert found[0] != found[1]
+    assert found[0] != found[2]

@@ -3,7 +3,7 @@
 #include <string.h>
 
 enum { SUCCESS = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6 };
-enum { NO_COUNTER = -1, NO_MIG = -1 };
+enum { NO_COUNTER = -1, NO_MIG = -1, SOON = 2 };
 
 typedef struct { const char *uuid; int kwh, mig; unsigned long long counted; } Card;
 
@@ -12,6 +12,7 @@ static Card cards[] = {
   {"GPU-b", 2, NO_MIG, 0},
   {"GPU-pascal", NO_COUNTER, NO_MIG, 0},
   {"GPU-divided", 1, 1, 0},
+  {"GPU-soon", 4, SOON, 0},
 };
 
 int nvmlInitWithFlags(unsigned flags) { return getenv("NVML_FAILS") ? 9 : SUCCESS; }
@@ -25,7 +26,7 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, Card **found) {
 
 int nvmlDeviceGetMigMode(Card *card, unsigned *now, unsigned *later) {
   if (card->mig == NO_MIG) return NOT_SUPPORTED;
-  return *now = *later = card->mig, SUCCESS;
+  return *now = card->mig == 1, *later = card->mig != 0, SUCCESS;
 }
 
 int nvmlDeviceGetTotalEnergyConsumption(Card *card, unsigned long long *millijoules) {

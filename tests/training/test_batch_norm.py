@@ -37,12 +37,12 @@ def alone(tmp_path):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_pooled_layers_are_plain_ones_on_the_whole_batch(processes):
-    """To 1e-12 in float64, with equal and unequal numbers of images, and with none on one process."""
+    """To 1e-12 in float64, with equal and unequal numbers of images, with none on one process, in teams."""
     process = launch(processes, program=PROGRAM)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     found = json.loads(out)
-    assert len(found) == 6 * 6
+    assert len(found) == 7 * 8
     assert {name: value for name, value in found.items() if not value < 1e-12} == {}
 
 
@@ -175,9 +175,20 @@ def test_torchs_kernels_give_what_plain_operations_give(tmp_path, monkeypatch, l
         dist.destroy_process_group()
 
 
+def test_only_layers_of_the_kinds_are_pooled(alone):
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(2))
+    pool_batch_norm(network, TWO, 2, kinds=(nn.BatchNorm2d,))
+    assert [type(layer) for layer in network] == [nn.BatchNorm1d, PooledBatchNorm]
+    pool_batch_norm(network, TWO, 2)
+    assert [type(layer) for layer in network] == [PooledBatchNorm] * 2
+    with pytest.raises(ValueError, match=r"expected \(N, C\) or \(N, C, H, W\): found \(4, 2, 3\)"):
+        network[0](torch.randn(4, 2, 3))
+
+
 def test_one_group_needs_no_groups():
     layer = nn.Sequential(nn.BatchNorm2d(3))
     batch_norm.group_batch_norm(layer, 1)
+    pool_batch_norm(layer, Processes(0, 1, torch.device("cpu")), 1)
     assert type(layer[0]) is nn.BatchNorm2d
     batch_norm.group_batch_norm(layer, 2)
     assert type(layer[0]) is batch_norm.GroupBatchNorm

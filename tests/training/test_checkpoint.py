@@ -54,10 +54,12 @@ def test_a_renamed_checkpoint_is_of_the_step_in_it(run, capsys, name, digest):
     sum_of = run.path(8).with_suffix(".pth.sha256")
     sum_of.rename(run.folder / f"{name}.sha256") if digest else sum_of.unlink()
     assert checkpoint.trained(run.folder) == "with 8 steps trained"
+    assert checkpoint.trained(run.folder, "iterations") == "with 8 iterations trained"
     assert run.resume() == 8
     said = capsys.readouterr().out
     assert said == f"pretrain: {name} holds step 8: that counts, and not its name\n"
     assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+    assert not (run.folder / f"{name}.sha256").exists()
     if digest:
         assert sum_of.read_text().endswith("  step_0000008.pth\n")
     assert run.resume() == 8
@@ -70,6 +72,8 @@ def test_a_copy_takes_nobodys_place(run):
     assert run.resume() == 8
     checkpoint.keep(run.folder, 2)
     assert run.names() == ["step_0000004.pth", "step_0000008.pth"]
+    for path in (run.path(12), run.folder / "checkpoint.pth"):  # a kill while they are written
+        (run.folder / f".{path.name}.{os.getpid()}.tmp").touch()
     for pattern in checkpoint.SCRATCH:
         for path in run.folder.glob(pattern):
             path.unlink()
@@ -97,6 +101,7 @@ def test_exchanged_names_lose_nothing(run):
 def test_a_checkpoint_of_a_longer_run_is_not_taken(run, capsys):
     run.save(4, 48)
     assert run.resume(steps=12) == 4
+    assert run.resume(steps=48) == 48  # killed after its last step
     assert "it is of another run: it has 48 steps behind it, this one has 12" in capsys.readouterr().out
 
 
@@ -125,6 +130,9 @@ def test_a_finished_run_resumes_only_where_its_record_is_damaged(run):
     run.save(12, optimizer=False, path=final)
     assert run.resume() == 0
     assert run.resume(final=final) == 12
+    run.save(4)  # of another run that was begun over it
+    assert run.resume(final=final) == 4
+    run.path(4).unlink()
     assert run.resume(final=final, steps=24) == 0
     os.truncate(final, final.stat().st_size // 2)
     assert run.resume(final=final) == 0
@@ -148,13 +156,17 @@ def plan(rate=0.5, sha256="aa", path="a"):
     return Plan(stage="pretrain", config={"rate": rate, "pair": [1, 2]}, inputs={"images": images})
 
 
-@pytest.mark.parametrize("other", [plan(rate=0.25), plan(sha256="bb")], ids=["config", "input"])
-def test_a_checkpoint_of_another_plan_is_not_taken(run, capsys, other):
+@pytest.mark.parametrize(
+    ("other", "change"),
+    [(plan(rate=0.25), "config.rate 0.25 -> 0.5"), (plan(sha256="bb"), "input images bb -> aa")],
+    ids=["config", "input"],
+)
+def test_a_checkpoint_of_another_plan_is_not_taken(run, capsys, other, change):
     """As a copy from another run's folder is, whose steps and tensors fit."""
     run.save(4, plan=plan(path="elsewhere"))
     run.save(8, plan=other)
     assert run.resume(plan=plan()) == 4
-    assert "step_0000008.pth is damaged (it is of another plan: " in capsys.readouterr().out
+    assert f"step_0000008.pth is damaged (it is of another plan: {change}" in capsys.readouterr().out
     final = run.folder / "checkpoint.pth"
     for path in run.folder.glob("step_*"):
         path.unlink()

@@ -148,11 +148,56 @@ def test_without_a_checkpoint_nothing_changes(tmp_path):
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
-def test_a_checkpoint_of_another_node_alone_is_refused(tmp_path):
-    class Second(Processes):
-        def gather(self, value):
-            return [False, True]
+class First(Processes):
+    """The first of two processes, of which only one finds checkpoints."""
 
+    def gather(self, value):
+        return [value, not value]
+
+
+def test_a_checkpoint_of_another_node_alone_is_refused(tmp_path):
     network, optimizer = make("sgd")
     with pytest.raises(KitError, match=r"process 1 finds checkpoints in .* where process 0 finds none"):
-        checkpoint.resume(tmp_path, network, optimizer, Second(0, 1, torch.device("cpu")), 10**8)
+        checkpoint.resume(tmp_path, network, optimizer, First(0, 1, torch.device("cpu")), 10**8)
+
+
+def test_nodes_that_share_no_folder_resume_from_the_first(tmp_path):
+    network, optimizer = make("sgd")
+    checkpoint.save(tmp_path / "step_0000004.pth", network, optimizer, 4, 1)
+    assert checkpoint.resume(tmp_path, network, optimizer, First(0, 1, torch.device("cpu")), 10**8) == 4
+
+
+@pytest.mark.parametrize("steps", [0, 3], ids=["without momenta", "with momenta"])
+def test_what_the_first_process_reads_every_process_has(tmp_path, steps):
+    """Weights, statistics and momenta, those that the file lacks as zeros. The second one reads nothing."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "step_0000009.pth").write_text("damaged")
+    network, optimizer = make("sgd", seed=4)
+    train(network, optimizer, 0, steps)
+    checkpoint.save(tmp_path / "step_0000003.pth", network, optimizer, 3, 1)
+    said, found = [], []
+
+    class Pair(Processes):
+        def gather(self, value):
+            return [True, False]
+
+        def broadcast_object(self, value=None):
+            if self.is_main_process:
+                said.append(value)
+            return value if self.is_main_process else said.pop(0)
+
+        def broadcast(self, tensors):
+            if self.is_main_process:
+                said.append([tensor.clone() for tensor in tensors])
+            else:
+                for ours, theirs in zip(tensors, said.pop(0), strict=True):
+                    ours.data.copy_(theirs)
+
+    for rank, folder in enumerate((tmp_path, tmp_path / "elsewhere")):
+        fresh, theirs = make("sgd", seed=5 + rank)
+        assert checkpoint.resume(folder, fresh, theirs, Pair(rank, 2, torch.device("cpu")), 10**8) == 3
+        found.append((fresh.state_dict(), [theirs.state[p]["momentum_buffer"] for p in fresh.parameters()]))
+    for state, momenta in found:
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        for p, momentum in zip(network.parameters(), momenta, strict=True):
+            assert torch.equal(momentum, optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)))
