@@ -8,7 +8,7 @@ import argparse
 import pytest
 import torch
 
-from tests.support.backbones import see_images
+from tests.support.backbones import same, see_images
 from triplet.errors import KitError
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
@@ -42,12 +42,6 @@ def prefixed(prefix, state):
 
 def other(state):
     return {k: v + 1 for k, v in state.items()}
-
-
-def same(backbone, state):
-    return backbone.state.keys() == state.keys() and all(
-        torch.equal(backbone.state[k], v) for k, v in state.items()
-    )
 
 
 def children(state):
