@@ -130,7 +130,7 @@ def read_text(path: Path, most: int, what: str = "file") -> str:
         return read_bytes(path, most, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = f"byte {error.start} is not"
-        raise KitError(f"{path} is no {what} in UTF-8: {where}; save it as UTF-8") from None
+        raise KitError(f"{path} is not a {what} in UTF-8: {where}; save it as UTF-8") from None
 
 
 def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: bool = True) -> Any:

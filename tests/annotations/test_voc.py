@@ -76,7 +76,7 @@ def test_the_first_of_each_kind_is_named_and_the_rest_counted(tmp_path):
         (b"a\nb\na\n", "lists 'a' more than once"),
         (b"a 1\nb -1\n", "has the line 'a 1', expected the name of an image"),
         (b"../a\n", r"has the line '\.\./a'"),
-        (b"caf\xe9\n", "is no list of names in UTF-8: byte 3 is not; save it as UTF-8"),
+        (b"caf\xe9\n", "is not a list of names in UTF-8: byte 3 is not; save it as UTF-8"),
     ],
 )
 def test_lists_of_images_are_checked(tmp_path, content, message):

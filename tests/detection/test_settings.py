@@ -159,7 +159,7 @@ def test_nothing_is_fetched(tmp_path, base, monkeypatch):
         ("_BASE_: 3", r"config\.yaml is not a config: expected settings by name, and _BASE_ as file names"),
         ("_BASE_: {a: 1}", r"config\.yaml is not a config"),
         ("_BASE_: text.yaml", r"text\.yaml is not a config"),
-        ("_BASE_: latin.yaml", r"latin\.yaml is no detection config in UTF-8"),
+        ("_BASE_: latin.yaml", r"latin\.yaml is not a detection config in UTF-8"),
         ("_BASE_: laughs.yaml", r"laughs\.yaml: has more than 10000 values, aliases written out"),
         ("_BASE_: [empty.yaml, deep.yaml]", r"deep\.yaml: has more than 32 levels"),
         ("_BASE_: large.yaml", r"large\.yaml has more than 262 kB, the most of a detection config"),

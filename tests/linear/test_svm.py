@@ -97,7 +97,7 @@ def test_labels_are_read_and_difficult_ones_set_apart(voc, tmp_path):
     ("path", "content", "message"),
     [
         ("JPEGImages/test003.jpg", None, r"JPEGImages: 1 of 9 images are missing, test003\.jpg first"),
-        ("ImageSets/Main/test.txt", b"a\xe9\n", r"test\.txt is no list of names in UTF-8"),
+        ("ImageSets/Main/test.txt", b"a\xe9\n", r"test\.txt is not a list of names in UTF-8"),
         (
             "ImageSets/Main/test.txt",
             b"../a\n",
@@ -107,7 +107,7 @@ def test_labels_are_read_and_difficult_ones_set_apart(voc, tmp_path):
         (
             "ImageSets/Main/cat_test.txt",
             b"\xe9 1\n",
-            r"cat_test\.txt is no list of labels in UTF-8",
+            r"cat_test\.txt is not a list of labels in UTF-8",
         ),
         ("ImageSets/Main/cat_test.txt", b"test000 1 test001", r"cat_test\.txt does not list 1, 0 or -1"),
     ],
