@@ -80,7 +80,7 @@ def test_finetune_then_eval(run, drawn, capsys):
     assert facts.precise_ran
     assert facts.unloaded == []
     assert cli.main(["explain", "--result", "25.1", "22.3", "--log", str(folder / "log.txt")]) == 2
-    assert "there is none to compare GeneralizedRCNN" in capsys.readouterr().err
+    assert "and this run is of GeneralizedRCNN" in capsys.readouterr().err
 
 
 def test_a_model_that_finds_nothing_is_no_result(run, drawn, capsys):
