@@ -77,8 +77,7 @@ def test_a_small_pool_of_bn_lowers_the_lower_ends(monkeypatch):
     for ours, theirs, cost in ((found.box, usual.box, 3.5), (found.mask, usual.mask, 2.25)):
         assert ours.low == pytest.approx(theirs.low - cost)
         assert (ours.mid, ours.high) == (theirs.mid, theirs.high)
-    said = "; BN over 2 images cost 3.5 / 2.25 AP from scratch, by which the lower ends are lower"
-    assert small.unknown_costs().endswith(said)
+    assert "; trained from scratch, BN over 2 images cost 3.5 / 2.25 AP, and" in small.unknown_costs()
     assert "from scratch" not in enough.unknown_costs()
 
 
