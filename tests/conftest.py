@@ -27,8 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Workers of pytest-xdist share one fork server.
 
     What `make test ARGS=...` was told is not for the make of a test, and messages name commands as without
-    make. SIGHUP and SIGINT are heard, under
-    nohup and in the background as well.
+    make. SIGHUP and SIGINT are heard, under nohup and in the background as well.
     """
     for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "RUNTIME", "ARGS"):
         os.environ.pop(name, None)

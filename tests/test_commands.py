@@ -32,6 +32,11 @@ def by_make(monkeypatch):
             "triplet finetune --run moco --hours 3 --precision tf32 SOLVER.BASE_LR=0.1",
             'make finetune METHOD=moco HOURS=3 ARGS="--precision tf32 SOLVER.BASE_LR=0.1"',
         ),
+        (
+            "pull --force weights --method moco",
+            "triplet pull --force weights --method moco",
+            "make pull FORCE=1 ARGS=weights METHOD=moco",
+        ),
         ("submit --dry", "triplet submit --dry", "triplet submit --dry"),
     ],
 )
@@ -67,6 +72,9 @@ def test_what_a_shell_or_make_would_read_is_quoted(by_make):
         ("explain", "add --result BOX MASK, in percent", 'add RESULT="BOX MASK", in percent'),
         ("plan", "give yours as --seconds", "give yours as --seconds"),
         ("explain", 'make eval ARGS="--config c.yaml"', 'make eval ARGS="--config c.yaml"'),
+        ("explain", """make eval ARGS='--config "c"'""", """make eval ARGS='--config "c"'"""),
+        ("data", "nothing at a/b--data or --data/c", "nothing at a/b--data or --data/c"),
+        ("plan", "FORCE by --json RESULT", "FORCE by JSON=1 RESULT"),
     ],
 )
 def test_options_are_makes_variables(by_make, monkeypatch, command, text, make):

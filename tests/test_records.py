@@ -317,7 +317,7 @@ def test_what_a_killed_process_was_writing_is_deleted_in_the_end(stage):
 
 def test_force_does_not_empty_a_folder_of_other_stages(stage, places):
     stage.perform()
-    with pytest.raises(KitError, match=r"run is no stage's folder but holds checkpoints/run/copy"):
+    with pytest.raises(KitError, match=r"run is not a stage's folder but holds checkpoints/run/copy"):
         records.perform(
             "copy", stage.folder.parent, config={}, inputs={}, work=lambda job: None, force=True
         )

@@ -156,7 +156,7 @@ def test_a_directory_of_a_zip_has_a_bound(tmp_path, monkeypatch):
     with untrusted.open_zip(path) as archive:
         assert len(archive.namelist()) == 100
     monkeypatch.setattr(untrusted, "DIRECTORY", 1000)
-    with pytest.raises(KitError, match="that is no data set"), untrusted.open_zip(path):
+    with pytest.raises(KitError, match="that is not a data set"), untrusted.open_zip(path):
         pass
 
 

@@ -12,7 +12,7 @@ def annotations(folder: Path, split: str, kind: str = "instances") -> Path:
     """Return the path of a split's annotations; KitError when the folder has another layout."""
     if not folder.exists():
         raise KitError(
-            f"nothing at {folder}, expected a folder of annotated images; COCO 2017 comes by: "
+            f"nothing at {folder}, expected a folder of annotated images; to fetch COCO 2017, run: "
             f"{typed('pull', 'coco')}"
         )
     path = folder / "annotations" / f"{kind}_{split}.json"

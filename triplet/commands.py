@@ -5,7 +5,7 @@ import re
 import shlex
 
 WORDS = {"pull": "PULL", "pack": "IMAGES", "data": "DATA"}
-"""Command -> make's variable for the words that are no options."""
+"""Command -> make's variable for the words that are not options."""
 DATA = "data train train-images val val-images val-share split-seed"
 IMAGENET = "data=IMAGES val weights classes force"
 OPTIONS = {
@@ -30,9 +30,11 @@ OPTIONS = {
 }
 """Command -> its options that make has a variable for, of the same name unless another one stands here."""
 OPTION = re.compile(
-    r'ARGS="[^"]*"|--(?P<option>[a-z]+(-[a-z]+)*)( (?P<value>[A-Z]+( [A-Z]+)*\b|[\w./-]*/[\w./-]*\w))?'
+    r"""ARGS=("[^"]*"|'[^']*'|\S*)|(?<![\w/.-])--(?P<option>[a-z]+(-[a-z]+)*)(?![\w/-])"""
+    r"( (?P<value>[A-Z]+( [A-Z]+)*\b|[\w./-]*/[\w./-]*\w))?"
 )
-"""An option in a sentence, with its value if that is a word such as FILE, or a path. ARGS stays as is."""
+"""An option in a sentence, with its value if that is a word such as FILE, or a path; ARGS and the names of
+files stay as they are."""
 FLAGS = ("force", "json", "check", "plan", "draw")
 """Options without a value, which make turns on by 1."""
 
@@ -55,7 +57,7 @@ def typed(command: str, *words: str, gpus: int = 1) -> str:
             name = "RUN" if "/" in words[words.index(word) + 1] else "METHOD"
         elif word.startswith("--"):
             name = named.get(word[2:], "ARGS")
-        elif "=" in word and not before.startswith("--"):  # an override of the config
+        elif before[2:] in FLAGS or ("=" in word and not before.startswith("--")):  # or an override
             name = "ARGS"
         values = variables.setdefault(name, [])
         if name == "ARGS" or not word.startswith("--"):
@@ -80,8 +82,9 @@ def spoken(command: str, text: str) -> str:
     def replaced(found: re.Match[str]) -> str:
         if (option := found["option"]) not in named:
             return found[0]
-        value = "1" if option in FLAGS else found["value"]
-        return named[option] + (f"={_quoted(value)}" if value else "")
+        if option in FLAGS:
+            return f"{named[option]}=1{found[0].removeprefix(f'--{option}')}"
+        return named[option] + (f"={_quoted(found['value'])}" if found["value"] else "")
 
     return OPTION.sub(replaced, text)
 

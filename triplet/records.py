@@ -233,7 +233,7 @@ def _enter(
         )
     if not ours and (inner := next((each.parent for name in MARKERS for each in folder.rglob(name)), None)):
         raise KitError(
-            f"{portable(folder)} is no stage's folder but holds {portable(inner)}, which --force would "
+            f"{portable(folder)} is not a stage's folder but holds {portable(inner)}, which --force would "
             "delete; choose another name, or delete it by hand"
         )
     if ours or exclusive:

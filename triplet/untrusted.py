@@ -270,7 +270,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         size = _directory(file)
     if size > DIRECTORY:
         raise KitError(
-            f"{path}: its directory has {_amount(size)}, over {_amount(DIRECTORY)}: that is no data set"
+            f"{path}: its directory has {_amount(size)}, over {_amount(DIRECTORY)}: that is not a data set"
         )
     with zipfile.ZipFile(path) as archive:
         yield archive

@@ -119,7 +119,7 @@ def part(schedule: str, cfg: CfgNode) -> float:
         cfg: config with its full schedule.
 
     Raises:
-        KitError: ``schedule`` is no length.
+        KitError: see ``length``.
     """
     value, in_1x = length(schedule)
     return value * SCHEDULE_1X / (cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH) if in_1x else value

@@ -47,7 +47,7 @@ def test_every_stage_explains_itself(stage, capsys):
         (["plan", "--gpus", "1.5"], "found 1.5, expected a whole number from 1 on; see triplet plan"),
         (["plan", "--gpus", "9" * 30], "expected a whole number from 1 on and at most 1000000000; see"),
         (["plan", "--memory", "1e308"], "expected a number above 0 and at most 1000000000; see"),
-        (["eval", "--run=--"], "triplet: --run=--: -- is no value; see triplet --help"),
+        (["eval", "--run=--"], "triplet: --run=--: -- is not a value; see triplet --help"),
         (
             ["explain", "--result", "x"],
             "--result: found x, expected a number, such as 25.1; see triplet explain --help",

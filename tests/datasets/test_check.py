@@ -126,6 +126,18 @@ def test_images_that_no_training_reads_are_named(plain, capsys, monkeypatch, kin
     assert line in facts["odd"]
 
 
+def test_an_image_that_fails_only_while_it_is_drawn_is_left_out(plain, capsys, monkeypatch):
+    """Among so many that their headers and last bytes alone were looked at."""
+    monkeypatch.setattr(check, "THOROUGH", 0)
+    monkeypatch.setattr(check, "SHOWN", 15)
+    path = plain / "train" / "china_plain.jpg"
+    Image.open(path).save(path, "PNG")
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + bytes(1000) + content[2000:])
+    _, facts = page(capsys, plain)
+    assert facts["picture"] == ["reports/data/plain.png, 14 of the images with their annotations"]
+
+
 def test_bad_data_is_one_line(places, capsys):
     (places / "empty").mkdir()
     for arguments, message in (

@@ -119,8 +119,12 @@ def test_a_plan_counts_the_users_images(exported, places, capsys):
     assert (found["iterations"], found["expected"]) == (11_250, None)
     assert found["hours"] > 10  # of V100s, as published for this detector
     assert "15000.00 epochs of 12 images" in found["facts"]["schedule"]
-    wanted = f"triplet finetune --run triplet --data {exported / 'YOLO'} --schedule 1/8x"
-    assert found["next"] == wanted
+    wanted = f"triplet finetune --run triplet --data {exported / 'YOLO'}"
+    assert found["next"] == f"{wanted} --schedule 1/8x"
+    split = ["--val-share", "0", "--split-seed", "3"]
+    assert cli.main([*asked, *split, "--schedule", "1/8x", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["next"] == f"{wanted} {' '.join(split)} --schedule 1/8x"
     assert not (places / "checkpoints").exists()
     assert cli.main(["plan", "--data", "nowhere"]) == 2
     assert "nothing at " in capsys.readouterr().err

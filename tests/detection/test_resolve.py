@@ -194,6 +194,13 @@ def test_without_a_gpu_nothing_is_measured_for_no_hours(images, taken):
     assert found == Calibration(1, taken, "tf32")
 
 
+def test_coco_needs_no_length_with_or_without_its_empty_images(cfg):
+    for images in (117_266, 118_287):
+        resolve.require_length(cfg, FinetuneOptions(), images, resolve.known_size(cfg))
+    with pytest.raises(KitError, match="meant for 117266 images and would be 25 passes over these 115000"):
+        resolve.require_length(cfg, FinetuneOptions(), 115_000, resolve.known_size(cfg))
+
+
 def test_batch_and_norm_both_decide_on_the_pool_to_keep(cfg):
     for key, value in (("SOLVER.IMS_PER_BATCH", 32), ("MODEL.RESNETS.NORM", "BN")):
         other = model.load_config(AUTHORS, [f"{key}={value}"])

@@ -23,10 +23,10 @@ STAND_INS = {
         if [ "$1" = show ]; then printf 'node7\\nnode8\\n'; else echo "scontrol $*" >> "$SAID"; fi""",
     "srun": """
         [ "$1 $2" = "--cpus-per-task=64 --kill-on-bad-exit=1" ] && shift 2
+        trap 'echo saved >> "$SAID"; exit 143' TERM ${HEARS:-}
         echo $$ > "$SAID.step"
         echo "GPUS=$GPUS NODES=$NODES RDZV=$RDZV" >> "$SAID"
         printf '%s|' "$@" >> "$SAID"; echo >> "$SAID"
-        trap 'echo saved >> "$SAID"; exit 143' TERM ${HEARS:-}
         for i in $(seq "$TENTHS"); do sleep 0.1; done
         exit "$CODE" """,
     "scancel": """
@@ -114,7 +114,8 @@ def test_before_its_time_limit_a_job_saves_and_is_queued_again(started):
 def test_in_apptainer_a_stage_is_stopped_alone_at_first(started, hears):
     """TERM ends the process that serves the files of the image, too."""
     start, said = started
-    job = start(whole(container="image.sif").replace("sleep 150", "sleep 0.2"), 600, HEARS=hears)
+    patience = "sleep 5" if hears else "sleep 0.2"
+    job = start(whole(container="image.sif").replace("sleep 150", patience), 600, HEARS=hears)
     begun(job, said)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(20) == 0

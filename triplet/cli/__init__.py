@@ -88,7 +88,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser()
     if odd := next((word for word in argv if word.startswith("--") and word.endswith("=--")), None):
-        parser.error(f"{odd}: -- is no value")  # argparse would take it for no value at all
+        parser.error(f"{odd}: -- is not a value")  # argparse would take it for no value at all
     arguments, rest = parser.parse_known_args(argv)
     words = getattr(arguments, "words", "")
     if any(word.startswith("-") for word in rest) or (rest and not words):

@@ -172,7 +172,7 @@ def _add_length(command: argparse.ArgumentParser) -> None:
 
 
 def _schedule(text: str) -> str:
-    """Return the length of a schedule; argparse's error for what is none."""
+    """Return the text; argparse's error if it is not the length of a schedule."""
     from benchmarks.detection.budget import length
 
     try:

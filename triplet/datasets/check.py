@@ -68,7 +68,7 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
     say(f"data: {own.line()}")
     for word, text in facts(own, images):
         say(f"  {word:<10}{text}")
-    shown = [each for each in _chosen(images) if _look(each, decode=True).size]
+    shown = [each for each in _chosen(images) if not _look(each, decode=True).error]
     if not shown:
         where = " and ".join(dict.fromkeys(portable(part.images) for part in own.parts.values()))
         raise KitError(f"{source}: none of its {len(images)} annotated images can be read in {where}")

@@ -99,7 +99,7 @@ class _Room:
         self.used += max(size, untrusted.SMALLEST)
         if self.used > self.most:
             raise KitError(
-                f"{self.archive} unpacks to more than {MOST} times its size: that is no data set"
+                f"{self.archive} unpacks to more than {MOST} times its size: that is not a data set"
             )
 
     def check(self, size: int) -> None:

@@ -104,7 +104,7 @@ def name_runs(
     if unknown := [name for name in methods if name not in table]:
         raise KitError(
             f"not in the table of methods: {', '.join(unknown)}; take one of {', '.join(table)}, or all; "
-            "a run of another name is --run NAME (RUN=NAME)"
+            "a run of another name is --run NAME"
         )
     names = [run] if run else methods
     if not seeds:
