@@ -92,6 +92,13 @@ def test_missing_empty_and_damaged_folders_are_named(tmp_path):
             batches(open_images(tmp_path), config)
 
 
+def test_the_first_of_many_unreadable_images_is_named(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i:02d}.jpg").write_bytes(b"not a picture")
+    with pytest.raises(KitError, match=r"^10 images in a row cannot be read, from 07\.jpg on$"):
+        ViewPairs(open_images(tmp_path), Views(size=32), seed=0)[(0, 7)]
+
+
 def test_16_bits_are_trained_on_as_8_and_floats_are_refused(tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
     for folder, pixels in (("narrow", gray), ("wide", gray.astype(np.uint16) * 257)):
