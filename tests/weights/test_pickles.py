@@ -11,7 +11,7 @@ import torch
 
 from triplet import untrusted
 from triplet.errors import KitError
-from triplet.weights import pickles, torch_file
+from triplet.weights import arrays, pickles, torch_file
 
 
 class Call:
@@ -80,6 +80,12 @@ MUCH = 1 << 20
 def test_a_pickle_that_asks_for_too_much_is_refused(content, message):
     with pytest.raises(pickle.UnpicklingError, match=message):
         survey(content)
+
+
+def test_a_pickle_of_arrays_is_surveyed_before_it_is_loaded(tmp_path):
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02)" + b"\x85" * (untrusted.PICKLE_DEPTH + 1) + b".")
+    with pytest.raises(pickle.UnpicklingError, match="tuples in tuples"):
+        arrays.read(tmp_path / "w.pkl")
 
 
 def test_a_pickle_has_no_more_instructions_than_allowed(monkeypatch):
