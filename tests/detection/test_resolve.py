@@ -60,13 +60,15 @@ def test_a_resumed_run_keeps_the_schedule_that_hours_made(cfg):
     options = FinetuneOptions(hours=3)
     assert resolve_options(cfg, 8, options, "float32", begun(shorter)).cfg.SOLVER.MAX_ITER == 5000
     assert resolve_options(cfg, 8, options, "float32").cfg.SOLVER.MAX_ITER == 180_000
+    unlimited = resolve_options(cfg, 8, FinetuneOptions(), "float32", begun(shorter))
+    assert unlimited.cfg.SOLVER.MAX_ITER == 180_000  # which is refused as another schedule
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (FinetuneOptions(hours=1, schedule="1x"), "both say how long to train"),
-        (FinetuneOptions(images_per_gpu=3), "--images-per-gpu may be 1, 2"),
+        (FinetuneOptions(images_per_gpu=4), "--images-per-gpu may be 1, 2"),
         (FinetuneOptions(schedule="0x"), "a schedule is 2x, 1x"),
     ],
 )

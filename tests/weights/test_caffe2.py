@@ -236,8 +236,8 @@ def test_the_config_for_the_other_colour_order_is_named(places, file, state, tmp
 
 
 def test_the_weights_choose_the_colour_order_of_the_config(places, file, capsys):
-    """By default the method's config; this file is too narrow for it."""
-    assert cli.main(["convert", "--run", "supervised", "--weights", str(file())]) == 2
+    """Of a method that is of RGB images otherwise; this file is too narrow for its config."""
+    assert cli.main(["convert", "--run", "triplet", "--weights", str(file())]) == 2
     assert re.search(r"R-50\.pkl for \S+_msra\.yaml\n", capsys.readouterr().out)
 
 
