@@ -77,6 +77,12 @@ def test_options_that_cannot_be_are_refused(cfg, options, message):
         resolve_options(cfg, 8, options, "float32")
 
 
+def test_a_norm_that_no_weights_have_is_refused():
+    cfg = model.load_config(AUTHORS, ["MODEL.RESNETS.NORM=GN"])
+    with pytest.raises(KitError, match="NORM is 'GN'; finetuning knows"):
+        resolve_options(cfg, 8, FinetuneOptions(), "float32")
+
+
 def test_a_plan_does_not_change(places):
     plan = preview("triplet", AUTHORS, FinetuneOptions(hours=2), Hardware(gpus=8, seconds=0.4))
     with pytest.raises(dataclasses.FrozenInstanceError):
