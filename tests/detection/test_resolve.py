@@ -60,19 +60,27 @@ def test_a_resumed_run_keeps_the_schedule_that_hours_made(cfg):
     options = FinetuneOptions(hours=3)
     assert resolve_options(cfg, 8, options, "float32", begun(shorter)).cfg.SOLVER.MAX_ITER == 5000
     assert resolve_options(cfg, 8, options, "float32").cfg.SOLVER.MAX_ITER == 180_000
+    unlimited = resolve_options(cfg, 8, FinetuneOptions(), "float32", begun(shorter))
+    assert unlimited.cfg.SOLVER.MAX_ITER == 180_000  # which is refused as another schedule
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (FinetuneOptions(hours=1, schedule="1x"), "both say how long to train"),
-        (FinetuneOptions(images_per_gpu=3), "--images-per-gpu may be 1, 2"),
+        (FinetuneOptions(images_per_gpu=4), "--images-per-gpu may be 1, 2"),
         (FinetuneOptions(schedule="0x"), "a schedule is 2x, 1x"),
     ],
 )
 def test_options_that_cannot_be_are_refused(cfg, options, message):
     with pytest.raises(KitError, match=message):
         resolve_options(cfg, 8, options, "float32")
+
+
+def test_a_norm_that_no_weights_have_is_refused():
+    cfg = model.load_config(AUTHORS, ["MODEL.RESNETS.NORM=GN"])
+    with pytest.raises(KitError, match="NORM is 'GN'; finetuning knows"):
+        resolve_options(cfg, 8, FinetuneOptions(), "float32")
 
 
 def test_a_plan_does_not_change(places):

@@ -1,14 +1,20 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.pretrain import test_methods
 from tests.pretrain.test_layout import settings
 from triplet.errors import KitError
-from triplet.images import open_images
+from triplet.images import decode, open_images
+from triplet.pretrain import data
 from triplet.pretrain.config import Views
 from triplet.pretrain.data import ViewPairs, load
 from triplet.pretrain.layout import Order, make_layout
+from triplet.pretrain.methods import METHODS
+from triplet.pretrain.views import view_rng
 from triplet.signals import Stop
 
 
@@ -38,9 +44,27 @@ def test_loader_gives_pairs_of_views_in_order(drawn):
 
 
 def test_epochs_differ(drawn):
-    data = ViewPairs(open_images(drawn / "unlabelled"), Views(size=32), seed=0)
-    assert np.array_equal(data[(0, 3)][0], data[(0, 3)][0])
-    assert not np.array_equal(data[(0, 3)][0], data[(1, 3)][0])
+    pairs = ViewPairs(open_images(drawn / "unlabelled"), Views(size=32), seed=0)
+    assert np.array_equal(pairs[(0, 3)][0], pairs[(0, 3)][0])
+    assert not np.array_equal(pairs[(0, 3)][0], pairs[(1, 3)][0])
+
+
+@pytest.mark.parametrize("method", ["triplet", "rotation-pred", "relative-loc"])
+def test_a_process_gets_the_views_of_its_own_items(drawn, monkeypatch, method):
+    """From a later step on, drawn by seed, epoch and image; bytes that are prefetched are counted."""
+    images, config = open_images(drawn / "unlabelled"), test_methods.settings(method, seed=5)
+    layout, order, traits = make_layout(config, 2), Order(len(images), config), METHODS[method].TRAITS
+    sizes, stream = [], data.stream
+    monkeypatch.setattr(data, "stream", lambda *given: sizes.append(given[-1]) or stream(*given))
+    for rank in (0, 1):
+        passes = [each for step in layout.steps(order, rank, order.steps - 1) for each in step]
+        found = list(load(images, layout, order, rank, order.steps - 1, torch.device("cpu"), Stop()))
+        for each, (pixels, _) in zip(passes, found, strict=True):
+            assert sizes.pop() == pixels.numel()
+            for (epoch, index), views in zip(each.items, pixels, strict=True):
+                image, rng = decode(images.read(index)), partial(view_rng, 5, epoch, index)
+                expected = traits.sample_views(image, config.views, rng, traits.views)
+                assert np.array_equal(views.permute(0, 2, 3, 1), expected)
 
 
 def test_an_unreadable_image_is_replaced_and_named(drawn, tmp_path):
@@ -48,11 +72,11 @@ def test_an_unreadable_image_is_replaced_and_named(drawn, tmp_path):
     for name, content in (("a.jpg", b"not a picture"), ("b.png", images.read(0)[:500])):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "c.png").write_bytes(images.read(1))
-    data = ViewPairs(open_images(tmp_path), Views(size=32), seed=0)
-    views, unreadable = data[(0, 0)]
+    pairs = ViewPairs(open_images(tmp_path), Views(size=32), seed=0)
+    views, unreadable = pairs[(0, 0)]
     assert unreadable == [0, 1]
-    assert np.array_equal(views, data[(0, 2)][0])
-    assert data[(0, 2)][1] == []
+    assert np.array_equal(views, pairs[(0, 2)][0])
+    assert pairs[(0, 2)][1] == []
 
 
 def test_missing_empty_and_damaged_folders_are_named(tmp_path):
@@ -68,6 +92,13 @@ def test_missing_empty_and_damaged_folders_are_named(tmp_path):
             batches(open_images(tmp_path), config)
 
 
+def test_the_first_of_many_unreadable_images_is_named(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i:02d}.jpg").write_bytes(b"not a picture")
+    with pytest.raises(KitError, match=r"^10 images in a row cannot be read, from 07\.jpg on$"):
+        ViewPairs(open_images(tmp_path), Views(size=32), seed=0)[(0, 7)]
+
+
 def test_16_bits_are_trained_on_as_8_and_floats_are_refused(tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
     for folder, pixels in (("narrow", gray), ("wide", gray.astype(np.uint16) * 257)):
@@ -79,6 +110,6 @@ def test_16_bits_are_trained_on_as_8_and_floats_are_refused(tmp_path):
     )
     assert np.array_equal(narrow, wide)
     Image.fromarray(gray.astype(np.float32)).save(tmp_path / "wide" / "a.png", "TIFF")
-    data = ViewPairs(open_images(tmp_path / "wide"), Views(size=32), seed=0)
+    pairs = ViewPairs(open_images(tmp_path / "wide"), Views(size=32), seed=0)
     with pytest.raises(KitError, match=r"^a\.png has pixels of mode F \(32 bits\), expected 8 or 16 bits"):
-        data[(0, 0)]
+        pairs[(0, 0)]

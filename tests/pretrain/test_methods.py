@@ -19,13 +19,13 @@ from triplet.config import parse
 from triplet.defaults import recipe
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
-from triplet.pretrain.config import Patches, Pretrain
+from triplet.pretrain.config import Patches, Pretrain, Views
 from triplet.pretrain.layout import MicroBatch, make_layout
 from triplet.pretrain.methods import METHODS, check
 from triplet.pretrain.methods.byol import byol_loss
 from triplet.pretrain.methods.common import contrastive_loss
 from triplet.pretrain.methods.moco import enqueue
-from triplet.pretrain.methods.relative_loc import draw_patches
+from triplet.pretrain.methods.relative_loc import draw_patches, sample_patches, side_of_patches
 from triplet.pretrain.methods.rotation_pred import rotations
 from triplet.pretrain.methods.simclr import nt_xent
 from triplet.pretrain.objective import backward, make_objective
@@ -83,11 +83,12 @@ def test_the_queue_replaces_its_oldest_keys():
 
 
 def test_rotations_are_those_of_pil():
-    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
-    turned, angle = rotations(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
-    assert angle.tolist() == [0, 1, 2, 3]
-    for k, found in enumerate(turned):
-        assert np.array_equal(found.permute(1, 2, 0), np.array(image.rotate(90 * k)))
+    images = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
+    turned, angle = rotations(torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert angle.tolist() == [0, 1, 2, 3] * 2
+    for place, found in enumerate(turned):
+        expected = Image.fromarray(images[place // 4]).rotate(90 * (place % 4))
+        assert np.array_equal(found.permute(1, 2, 0), expected)
 
 
 def test_patches_lie_in_their_cells_and_move():
@@ -105,6 +106,20 @@ def test_patches_lie_in_their_cells_and_move():
             assert (patch[-1, -1, :2] - patch[0, 0, :2] == 63).all()
             seen |= {*offset.tolist()}
     assert seen == {*range(22)}
+
+
+def test_the_grid_of_patches_lies_anywhere_in_the_image():
+    """Its shorter side is resized alone; each pixel says where it is."""
+    y, x = np.mgrid[:40, :50].astype(np.uint8)
+    image = Image.fromarray(np.stack([y, x, np.zeros_like(x)], axis=-1))
+    views, seen = Views(patches=Patches(resize=40, crop=33, jitter=0, grayscale=0.0)), set()
+    for seed in range(150):
+        patches = sample_patches(image, views, lambda _, seed=seed: np.random.default_rng(seed), 9)
+        top, left = patches[0, 0, 0, :2].tolist()
+        assert patches[8, -1, -1, :2].tolist() == [top + 32, left + 32]
+        assert patches.shape[1:3] == (side_of_patches(views),) * 2
+        seen |= {("top", top), ("left", left)}
+    assert seen == {*(("top", n) for n in range(8)), *(("left", n) for n in range(18))}
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (12, 3, 4, 4)])

@@ -48,13 +48,14 @@ def test_pooled_layers_are_plain_ones_on_the_whole_batch(processes):
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_pooled_statistics_are_those_of_torch(alone, offset):
-    """Also of features far from 0."""
+    """Also of features far from 0, and where nothing is trained."""
     torch.manual_seed(0)
-    ours, theirs = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
+    ours, theirs = (nn.BatchNorm2d(5, eps=0.04, momentum=0.3) for _ in range(2))
     for layer in (ours, theirs):
         layer.running_mean.fill_(0.9 * offset)
         with torch.no_grad():
             layer.weight.copy_(torch.linspace(0.5, 2, 5))
+            layer.bias.copy_(torch.linspace(-1, 3, 5))
     pool_batch_norm(ours, TWO, 2)
     assert isinstance(ours, PooledBatchNorm)
     images = 3 * torch.randn(6, 5, 7, 7) + offset
@@ -63,7 +64,8 @@ def test_pooled_statistics_are_those_of_torch(alone, offset):
         x = images.clone().requires_grad_()
         y = network(x)
         (y.square() * torch.arange(7)).sum().backward()
-        made.append((y, x.grad, network.weight.grad, network.running_mean, network.running_var))
+        gradients = (x.grad, network.weight.grad, network.bias.grad)
+        made.append((y, *gradients, *network.state_dict().values(), network.eval()(images)))
     for a, b in zip(*made, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.detach().abs().max().item())
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from triplet.errors import KitError, WorkerKilled
 from triplet.signals import Stop
-from triplet.training.loading import PREFETCHED, load, prefetched
+from triplet.training.loading import PREFETCHED, load, prefetched, stream
 
 
 class Numbers:
@@ -20,7 +21,9 @@ class Numbers:
 
     def __getitem__(self, n):
         if n == 66:
-            raise KitError("66 is unreadable: mend it")
+            raise KitError("66 is unreadable: mend it") from KitError("of another reader")
+        if n == 88:
+            return n // 0
         if n == 99 and multiprocessing.parent_process():
             time.sleep(600)
         return n, os.getpid()
@@ -86,6 +89,14 @@ def test_an_error_of_the_data_set_arrives_as_it_was_raised(workers):
     assert ended(), f"though the error is alive: {caught}"
 
 
+def test_an_unexpected_error_is_no_end_and_no_killed_worker():
+    stop = Stop()
+    with pytest.raises(ZeroDivisionError):
+        list(load(Numbers(), [1, 2, 88, 3], workers=2, stop=stop))
+    assert not stop
+    assert ended()
+
+
 @pytest.mark.parametrize("order", [range(0, 60, 2), [2, 4, 99, 99, 99]], ids=["busy", "stuck"])
 def test_closing_ends_the_processes_at_once(order):
     items = load(Numbers(), order, workers=2, stop=Stop())
@@ -95,6 +106,58 @@ def test_closing_ends_the_processes_at_once(order):
     items.close()
     assert ended()
     assert time.monotonic() - began < 20
+
+
+@pytest.fixture
+def counted():
+    """A data set that no other process can be sent, and the number of items that it has made."""
+    made = multiprocessing.Value("i", 0)
+
+    class Counted:
+        def __getitem__(self, n):
+            with made:
+                made.value += 1
+            return np.array([n]), signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+    return Counted(), made
+
+
+def settled(made):
+    """The number of items, once it has not grown for a while."""
+    before = -1
+    while before != made.value:
+        before = made.value
+        time.sleep(0.2)
+    return before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_worker_prepares_as_many_items_as_asked(counted, workers):
+    """It begins as asked, by default by ignoring signals; nothing is made of an item but itself."""
+    dataset, made = counted
+    items = load(dataset, range(20), workers=workers, stop=Stop(), prefetch=3)
+    array, ignored = next(items)
+    assert (type(array), ignored) == (np.ndarray, True)
+    assert settled(made) == 1 + 3 * workers
+    items.close()
+    begun = multiprocessing.Array("i", 2)
+    first = next(load(dataset, [7], workers=1, stop=Stop(), start_worker=lambda n: begun.__setitem__(n, 1)))
+    assert (first[0], first[1], begun[:]) == (7, False, [1, 0])
+
+
+def test_a_stream_of_large_batches_holds_one_and_moves_it(counted):
+    dataset, made = counted
+    batches = [[n, n + 1] for n in range(0, 40, 2)]
+
+    def collate(items):
+        return torch.tensor([array.item() for array, _ in items]), len(items)
+
+    items = stream(dataset, batches, collate, 1, torch.device("meta"), Stop(), PREFETCHED)
+    first, count = next(items)
+    assert (first.device.type, first.shape, count) == ("meta", (2,), 2)
+    assert settled(made) == 2 * (1 + 1)
+    items.close()
+    assert ended()
 
 
 @given(loaders=st.integers(1, 32), size=st.integers(0, 2**30))

@@ -63,6 +63,7 @@ def file(state, tmp_path):
             "fc1000_b": np.zeros(10, np.float32),
             "conv1_b": np.zeros(8, np.float32),
             "conv1_w_momentum": np.zeros((8, 3, 7, 7), np.float32),
+            "iter": np.array([90_000]),
         }
         (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(change(content), protocol=2))
         return tmp_path / "R-50.pkl"
@@ -106,6 +107,15 @@ def test_a_file_for_detectron2_has_numbers_by_name(tmp_path, model):
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": model}))
     with pytest.raises(pickle.UnpicklingError, match=r"array of numbers by name|no .model. in it"):
         detectron2_format.read(tmp_path / "w.pkl")
+
+
+def test_a_file_for_detectron2_takes_anothers_place_whole(tmp_path):
+    path, before = tmp_path / "w.pkl", tmp_path / "before.pkl"
+    for value in (1.0, 2.0):
+        detectron2_format.write(path, {"conv1.weight": torch.tensor([value])})
+        if not before.exists():
+            before.hardlink_to(path)
+    assert [detectron2_format.read(each)["stem.conv1.weight"] for each in (before, path)] == [1, 2]
 
 
 def test_the_names_are_detectron2s(file):
@@ -223,6 +233,12 @@ def test_the_config_for_the_other_colour_order_is_named(places, file, state, tmp
         assert cli.main([*command, str(wrong), "--force"]) == 2
         assert f"use --config {right} --force" in capsys.readouterr().err
         assert cli.main([*command, str(right), "--force"]) == 0
+
+
+def test_the_weights_choose_the_colour_order_of_the_config(places, file, capsys):
+    """Of a method that is of RGB images otherwise; this file is too narrow for its config."""
+    assert cli.main(["convert", "--run", "triplet", "--weights", str(file())]) == 2
+    assert re.search(r"R-50\.pkl for \S+_msra\.yaml\n", capsys.readouterr().out)
 
 
 def test_a_file_that_is_converted_already_is_named(state, tmp_path):

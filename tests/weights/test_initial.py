@@ -50,6 +50,12 @@ def test_the_authors_raw_file_fills_all_networks(tmp_path):
     filled = networks(3)
     load_initial(tmp_path / "ddp.pth", filled)
     assert equal(source, filled)
+    state = raw(source)["state_dict"]
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}  # before torch 0.4.1
+    torch.save({"state_dict": old}, tmp_path / "old.pth")
+    filled = networks(4)
+    load_initial(tmp_path / "old.pth", filled)
+    assert equal(source, filled)
 
 
 def test_the_kits_own_checkpoint_fills_all_networks(tmp_path):
@@ -59,11 +65,15 @@ def test_the_kits_own_checkpoint_fills_all_networks(tmp_path):
     assert equal(source, filled)
 
 
-def test_a_backbone_fills_both_backbones_and_leaves_the_rest(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "prefix", "kind"), [("state_dict", "", "extracted"), ("networks", "online.backbone.", "kit")]
+)
+def test_a_backbone_fills_both_backbones_and_leaves_the_rest(tmp_path, key, prefix, kind):
     source, filled, before = networks(1), networks(2), networks(2)
-    torch.save({"state_dict": source.online.backbone.state_dict()}, tmp_path / "extracted.pth")
-    told = load_initial(tmp_path / "extracted.pth", filled)
-    assert told == "extracted backbone; projector and predictor from the seed"
+    state = {prefix + name: value for name, value in source.online.backbone.state_dict().items()}
+    torch.save({key: state}, tmp_path / "backbone.pth")
+    told = load_initial(tmp_path / "backbone.pth", filled)
+    assert told == f"{kind} backbone; projector and predictor from the seed"
     assert equal(source.online.backbone, filled.online.backbone)
     assert equal(source.online.backbone, filled.target.backbone)
     assert equal(before.online.projector, filled.online.projector)

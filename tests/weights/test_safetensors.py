@@ -8,6 +8,7 @@ import safetensors.torch as library
 import torch
 
 from tests.support.backbones import same
+from triplet import untrusted
 from triplet.errors import KitError
 from triplet.weights import read_backbone, safetensors
 
@@ -55,9 +56,29 @@ def test_safetensors_of_every_type_are_read_as_by_its_library(tmp_path):
         ({"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}, "is of type 'F4'"),
         ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "is of type ..F32"),
         ({"dtype": "F32", "shape": -1}, "place inside the file"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}, r"of shape \[1\] has 8 bytes"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, "place inside the file"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}, "place inside the file"),
+        ({"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}, "place inside the file"),
     ],
 )
 def test_safetensors_that_do_not_add_up_are_refused(tmp_path, state, entry, message):
     (tmp_path / "w.safetensors").write_bytes(safe(state, x=entry))
     with pytest.raises(KitError, match=message):
+        read_backbone(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("length", "rest", "expected"),
+    [(2, b"{}", True), (3, b"{}", False), (1, b"{}", False), (2, b" {}", False), (2, b"", False)],
+)
+def test_safetensors_are_known_by_a_header_that_fits(tmp_path, length, rest, expected):
+    (tmp_path / "w").write_bytes(struct.pack("<Q", length) + rest)
+    assert safetensors.looks_like(tmp_path / "w") == expected
+
+
+def test_a_header_that_is_too_long_is_not_read(tmp_path, state, monkeypatch):
+    monkeypatch.setattr(untrusted, "SAFETENSORS_HEADER", 100)
+    (tmp_path / "w.safetensors").write_bytes(safe(state))
+    with pytest.raises(KitError, match=r"its header of \d+ bytes does not fit"):
         read_backbone(tmp_path / "w.safetensors")
