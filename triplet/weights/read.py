@@ -23,7 +23,7 @@ OWN = re.compile(r"(conv|bn|layer)\d")
 """Names of a ResNet's own layers; some projects put their heads under the same prefix."""
 LARGEST = 1e8
 """Largest value of a backbone's tensors. A flipped bit of an exponent often makes 1e37, and only PyTorch's
-zip has checksums that would show it; variances of BN on images from 0 to 255 reach some 1e6."""
+zip has checksums that would show it; trained weights and BN's statistics stay far below."""
 BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
 """Pattern in the names of tensors that may belong to the backbone."""
 
