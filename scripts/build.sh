@@ -12,6 +12,7 @@ export IMAGE=${IMAGE:-triplet-kit} DETECTRON2=${DETECTRON2:-git} OPENSELFSUP=${O
 command -v docker >/dev/null || die "found no docker; install Docker Engine with its compose and buildx plug-ins"
 docker buildx version >/dev/null 2>&1 ||
   die "found docker without buildx, which builds the image; install its package docker-buildx-plugin (Debian: docker-buildx)"
+scripts/ready.sh engine || exit 2
 case $DETECTRON2 in git | pypi) ;; *) die "DETECTRON2 is git or pypi: found '$DETECTRON2'" ;; esac
 case $OPENSELFSUP in 0 | 1) ;; *) die "OPENSELFSUP is 0 or 1: found '$OPENSELFSUP'" ;; esac
 

@@ -15,12 +15,13 @@ runtime=$1 what=$2 moved=TRIPLET_${2^^}
 if [ "$what" != image ] && { [ -n "${!moved:-}" ] || grep -qs "^$moved=." .env; }; then
   die "$moved names a folder of yours: delete it by hand"
 fi
+[ "$runtime" != docker ] || [ "$what" = reports ] || scripts/ready.sh engine || exit 2  # reports lie on the host
 if [ "$what" = image ]; then
   mapfile -t images < <(docker image ls --quiet --no-trunc "${IMAGE:-triplet-kit}" | sort -u)
   [ "${#images[@]}" -gt 0 ] || { echo "clean: no image"; exit; }
   ask "$(docker image ls --format '{{.Repository}}:{{.Tag}} ({{.Size}})' "${IMAGE:-triplet-kit}" | paste -sd ' ')"
   docker image rm --force "${images[@]}" >/dev/null
-elif [ "$runtime" = docker ] && [ "$what" != reports ]; then  # reports lie on the host
+elif [ "$runtime" = docker ] && [ "$what" != reports ]; then
   project=$(docker compose config | sed -n 's/^name: //p')
   volume=$(docker volume ls --quiet --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.volume=$what")

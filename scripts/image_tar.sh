@@ -12,7 +12,7 @@ case $name in
 esac
 mkdir -p "$(dirname "$file")"
 trap 'rm -f "$file.part"' EXIT
-docker image save --output "$file.part" "$name"
+docker image save --output "$file.part" "$name" || { echo "image-tar: docker could not write $file" >&2; exit 2; }
 mv "$file.part" "$file"
 echo "image-tar: $name in $file, $(($(stat --format %s "$file") / 1000000)) MB; on the other machine, in a checkout:"
 echo "  docker image load --input $(basename "$file")"

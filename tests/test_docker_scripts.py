@@ -56,6 +56,25 @@ def test_what_keeps_containers_from_starting_is_one_line(kit, answers, message):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("line", ["build.sh", "clean.sh docker image", "clean.sh docker datasets"])
+def test_an_engine_that_is_not_there_is_said_first(kit, line):
+    docker(kit, '"buildx version" | "compose version") ;;')
+    script, *arguments = line.split()
+    done = run(kit, script, *arguments, YES="1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("docker: no engine answers; start it")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_compose_file_that_is_not_taken_is_one_line(kit):
+    (kit / ".env").touch()
+    docker(kit, '"compose version" | info) ;; "compose config") echo "services.x: odd" >&2; exit 15 ;;')
+    done = run(kit, "ready.sh")
+    assert done.returncode == 2
+    assert "compose does not take compose.yaml and .env (services.x: odd); mend .env" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_missing_image_or_toolkit_is_named_first(kit):
     (kit / ".env").touch()
     docker(kit, f"{COMPOSE} info) ;;")
@@ -99,10 +118,8 @@ def test_folders_of_the_user_are_never_deleted(kit, tmp_path_factory):
     ("answers", "message"),
     [
         (None, "found no docker; install Docker Engine with its compose and buildx plug-ins"),
-        (
-            '"compose version") ;;',
-            "found docker without buildx, which builds the image; install",
-        ),
+        ('"compose version") ;;', "found docker without buildx, which builds the image; install"),
+        ('"buildx version") ;;', "found docker without compose; install"),
     ],
 )
 def test_building_asks_for_buildx_first(kit, answers, message):
@@ -128,7 +145,7 @@ def test_building_says_which_variant_it_builds(kit):
     shutil.copytree(KIT / "docker", kit / "docker")
     (kit / "triplet").mkdir()
     shutil.copy(KIT / "triplet" / "__init__.py", kit / "triplet")
-    docker(kit, '"buildx version") ;; "compose "*) exit 3 ;;')
+    docker(kit, '"buildx version" | "compose version" | info) ;; "compose "*) exit 3 ;;')
     done = run(kit, "build.sh", DETECTRON2="pypi", OPENSELFSUP="0")
     assert "Detectron2: PyPI's sdist, not compiled; OpenSelfSup: left out (OPENSELFSUP=0)" in done.stdout
     assert done.returncode == 2
@@ -146,3 +163,11 @@ def test_an_image_is_written_whole_under_its_name(kit):
     assert done.stdout.startswith("image-tar: registry/kit:1 in a/kit.tar, 0 MB; on the other machine")
     assert "TRIPLET_IMAGE=registry/kit:1" in done.stdout
     assert os.listdir(kit / "a") == ["kit.tar"]
+
+
+def test_an_image_that_cannot_be_written_is_said(kit):
+    docker(kit, '"compose config") echo "    image: kit:1" ;;')
+    done = run(kit, "image_tar.sh", "a b/kit.tar")
+    assert done.returncode == 2
+    assert "image-tar: docker could not write a b/kit.tar" in done.stderr
+    assert os.listdir(kit / "a b") == []

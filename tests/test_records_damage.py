@@ -148,6 +148,17 @@ def test_long_work_checks_its_inputs_before_it_begins(stage):
         records.perform("copy", paths.stage_folder("b", "copy"), seen=seen, work=work(False), **bare)
 
 
+def test_a_time_of_writing_that_is_set_back_hides_no_change(stage):
+    def rewrite(job):
+        before = stage.input.stat()
+        stage.input.write_text("x" * before.st_size)
+        os.utime(stage.input, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(KitError, match=r"input\.txt was replaced while the stage worked"):
+        records.perform("copy", stage.folder, config={}, inputs={"text": stage.input}, work=rewrite)
+    assert records.read(stage.folder) is None
+
+
 @pytest.fixture
 def folder(places):
     """A folder of two images, one of them in a folder of its own, behind a link."""

@@ -50,7 +50,7 @@ def config(tmp_path):
         ("a: ${oc.env:HOME}", "found an interpolation"),
         (GOOD + "seed: " + "9" * 300, "seed: found a number of 997 bits, expected at most 64"),
         (GOOD + "seed: 0x" + "f" * 9000, "seed: found a number of 36000 bits"),
-        (GOOD + "seed: " + "9" * 5000, "cannot be read"),
+        (GOOD + "seed: " + "9" * 5000, "cannot be read: a number of more than 4300 digits"),
         (
             GOOD.replace("accumulate: 4", "accumulate: 999999999999"),
             "accumulate: Input should be less than",

@@ -111,6 +111,8 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
 
 
 def _shortened(error: Exception) -> str:
+    if "int_max_str_digits" in str(error):
+        return "a number of more than 4300 digits"
     return " ".join(str(error).split())[:300]
 
 

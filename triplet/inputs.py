@@ -18,7 +18,9 @@ def identities(inputs: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
     file."""
     found = {name: path.stat() for name, path in inputs.items() if path.is_file()}
     kept = {
-        name: (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for name, each in found.items()
+        # The time of the last change as well: a program can set the time of writing back.
+        name: (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns)
+        for name, each in found.items()
     }
     return {name: kept.get(name, ()) for name in inputs}
 

@@ -111,6 +111,7 @@ CHOICES = {
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
 }
 
@@ -171,6 +172,9 @@ def _problems(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
         (ONE_OR_MORE, lambda value: value >= 1, "at least 1"),
         (ZERO_OR_MORE, lambda value: value >= 0, "at least 0"),
         (["DATALOADER.NUM_WORKERS"], lambda value: value <= 1024, "at most 1024"),
+        (["SOLVER.IMS_PER_BATCH"], lambda value: value <= 1 << 16, "at most 65536"),
+        (["MODEL.BACKBONE.FREEZE_AT"], lambda value: value <= 5, "at most 5, all stages of a ResNet"),
+        (["SEED"], lambda value: -1 <= value < 1 << 32, "from 0 to 4294967295, or -1 for any"),
         (POSITIVE, lambda value: value > 0, "a number above 0"),
         (SHARES, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     )
@@ -211,6 +215,9 @@ def _lists(cfg: CfgNode) -> Iterator[tuple[str, Any, str]]:
         yield "INPUT.MIN_SIZE_TRAIN", sides, "sides in pixels, 0 for the images' own"
     elif cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(each) != 2:
         yield "INPUT.MIN_SIZE_TRAIN", sides, "two sides, of which INPUT.MIN_SIZE_TRAIN_SAMPLING=range draws"
+    crop, relative = cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.TYPE.startswith("relative")
+    if not _are_positive(crop) or len(crop) != 2 or (max(crop) > 1 if relative else min(crop) < 1):
+        yield "INPUT.CROP.SIZE", crop, f"two {'shares, above 0 up to 1' if relative else 'sides in pixels'}"
     yield from _numbers(cfg)
 
 

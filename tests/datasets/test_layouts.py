@@ -26,6 +26,18 @@ def shapes(part):
     )
 
 
+@pytest.mark.parametrize("place", ["/data/{}", "../train2017/{}"])
+def test_cocos_own_layout_is_read_as_finetuning_reads_it(drawn, tmp_path, place):
+    """So `data check` accepts no name that `finetune` refuses."""
+    shutil.copytree(drawn, tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = place.format(content["images"][0]["file_name"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(KitError, match="not a plain file name or path inside the folder"):
+        read(DataSource(tmp_path / "coco"))
+
+
 @pytest.mark.parametrize("name", EXPORTS)
 def test_each_layout_says_the_same_as_coco(exported, drawn, name):
     data = read(DataSource(exported[name]))

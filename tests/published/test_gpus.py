@@ -71,6 +71,10 @@ def test_a_cards_range_of_speed_becomes_a_range_of_hours():
             {"memory": 24, "precision": "float16", "like": "T4", "share": (0.9, 0.8)},
             r"at least 0\.9 and at most 0\.8 holds nothing",
         ),
+        (
+            {"memory": 24, "precision": "float16", "throughput": {"float32": [1], "half": [2]}},
+            "X names an unknown benchmark or card",
+        ),
         ({"memory": 24, "precision": "float16", "like": "Y"}, "X names an unknown benchmark or card"),
     ],
 )

@@ -306,6 +306,31 @@ def test_imagenet_as_kaggle_lays_it_out(kaggle, given):
 
 
 @pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("{0},{1}", "\r\n"),
+        ("{1},{0}", "\n"),
+        ("7,{0},{1},x", "\n"),
+        ('"{0}","{1}"', "\n\n"),
+        ("\ufeff{0},{1}", "\n  \n"),
+    ],
+)
+def test_kaggles_table_as_programs_write_it_again(kaggle, line, end):
+    table = kaggle.root / "LOC_val_solution.csv"
+    header, *rows = [each.split(",") for each in table.read_text().splitlines()]
+    lines = [line.format(*header), *(line.strip("\ufeff").format(*row) for row in rows)]
+    table.write_text(end.join([*lines, " "]), encoding="utf-8", newline="")
+    assert cli.main(["pull", "imagenet", "--from", str(kaggle.root)]) == 0
+    assert classes(kaggle.folder) == CLASSES
+
+
+def test_kaggles_images_without_their_table_are_one_line(kaggle, capsys):
+    (kaggle.root / "LOC_val_solution.csv").unlink()
+    assert cli.main(["pull", "imagenet", "--from", str(kaggle.root)]) == 2
+    assert "Kaggle's ImageNet without LOC_val_solution.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ("", "does not name ILSVRC2012_val_0000000"),
@@ -313,6 +338,7 @@ def test_imagenet_as_kaggle_lays_it_out(kaggle, given):
         ("ILSVRC2012_val_00000001,../../x 1", "expected a class such as"),
         ("ILSVRC2012_val_00000001", "is not Kaggle's table"),
         ("a\0b", "is not Kaggle's table"),
+        ("a,n01440764 1\nb,n01440764 1\na,n01443537 1", "gives a two classes"),
     ],
 )
 def test_another_table_than_kaggles_is_one_line(kaggle, capsys, row, message):

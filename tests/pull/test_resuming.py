@@ -36,6 +36,7 @@ UNSURE = {
     "the tag is left out": ({"tag": '"a"', "Last_Modified": s.OLD}, {"Last_Modified": s.OLD}),
     "weak tag": ({"tag": 'W/"a"'}, {"tag": 'W/"a"'}),
     "weak tag and a date": ({"tag": 'W/"a"', "Last_Modified": s.OLD}, {"Last_Modified": s.OLD}),
+    "empty tag": ({"tag": '""'}, {"tag": '""'}),
     "tag without quotes": ({"tag": "a"}, {"tag": "a"}),
     "date of just now": (just_now, just_now),
     "date that is none": ({"Last_Modified": "yesterday"}, {"Last_Modified": "yesterday"}),
@@ -87,6 +88,22 @@ def test_a_status_that_is_no_number_is_no_traceback(get, capfd):
 
     assert get(odd) == BODY
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 205, 226, 300])
+def test_another_status_is_no_file(get, status):
+    with pytest.raises(KitError, match=f"answers {status}"):
+        get(lambda handler, _: handler.answer(status, b"hello", tag='"a"'), checksum=None)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "BR", "deflate, gzip"])
+def test_an_encoded_file_needs_a_checksum(get, encoding):
+    def encoded(handler, body):
+        handler.answer(200, body, Content_Encoding=encoding)
+
+    with pytest.raises(KitError, match=r"sends it encoded .*, and no checksum is known"):
+        get(encoded, checksum=None)
+    assert get(encoded) == BODY
 
 
 @pytest.mark.parametrize("size", [len(BODY), None], ids=["length known", "length unknown"])

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,16 @@ def test_the_markdown_is_whole_tables(places):
         assert lines[i - 1].count(" | ") == columns - 2
         assert lines[i + 1].startswith("| ")
         assert lines[i - 2] == ""
+
+
+def test_no_name_is_html_in_the_markdown(places):
+    """Outside of code, that is, which ends at the first backtick."""
+    run_records.run("x<img src=x onerror=ran()>/triplet", 41.5, 35.1)
+    run_records.run("y`<b>`/triplet", 41.5, 35.1)
+    assert cli.main(["report"]) == 0
+    text = re.sub(r"`[^`]*`", "", (places / "reports" / "report.md").read_text())
+    assert "&lt;img src=x" in text
+    assert "<" not in text
 
 
 @pytest.mark.slow

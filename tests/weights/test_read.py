@@ -135,6 +135,7 @@ def damaged(state, name, value):
     [
         (lambda s: without(s, "layer3.4.bn2.bias"), r"layer3\.4\.bn2\.bias is missing"),
         (lambda s: damaged(s, "layer1.0.conv1.weight", float("nan")), "holds NaN or infinite"),
+        (lambda s: damaged(s, "layer1.0.conv1.weight", -1e37), r"conv1.weight has a value of 1e\+37"),
         (lambda s: damaged(s, "layer4.2.conv3.weight", float("inf")), "holds NaN or infinite"),
         (
             lambda s: {**s, "bn1.weight": torch.ones(2, 4)},

@@ -104,6 +104,11 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
     return AnnotatedPart(checked.content, files.images, files.annotations)
 
 
+def _read_as_is(files: PartFiles) -> AnnotatedPart:
+    """Read COCO 2017's own layout, whose files finetuning reads where they are: no name is changed."""
+    return AnnotatedPart(coco.check(files.annotations).content, files.images, files.annotations)
+
+
 def _objects(content: Any, name: str) -> list[dict[str, Any]]:
     """Return a table of unchecked content; empty if it is not a list of objects."""
     table = content.get(name) if type(content) is dict else None
@@ -182,7 +187,7 @@ def _by_part(folder: Path, files: Mapping[str, PartFiles]) -> dict[str, PartFile
 
 
 LAYOUTS: tuple[DataLayout, ...] = (
-    DataLayout("COCO 2017", "annotations/instances_train2017.json, train2017/", _coco_2017, read_coco),
+    DataLayout("COCO 2017", "annotations/instances_train2017.json, train2017/", _coco_2017, _read_as_is),
     DataLayout("Roboflow COCO", f"train/{ROBOFLOW}", _roboflow, read_coco),
     DataLayout("CVAT COCO", "annotations/instances_*.json, images/", _cvat, read_coco),
     DataLayout("Label Studio COCO", "result.json, images/", _label_studio, read_coco),

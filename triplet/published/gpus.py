@@ -69,7 +69,7 @@ class Cards(Settings):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for name, card in self.cards.items():
-            if (card.benchmark and card.benchmark not in self.benchmarks) or (
+            if ((card.benchmark or card.throughput) and card.benchmark not in self.benchmarks) or (
                 card.like and card.like not in self.cards
             ):
                 raise ValueError(f"{name} names an unknown benchmark or card")

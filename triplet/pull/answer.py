@@ -65,6 +65,18 @@ class Answer:
         html = "text/html" in self.headers.get("content-type", "")
         return html or head.startswith((b"<!doctype html", b"<html"))
 
+    def require_file(self, *, checksum_known: bool) -> None:
+        """Raise Refused if the body is a note about the file, or an encoding of it, instead of its bytes.
+
+        Servers also call an archive encoded that is compressed itself; where a checksum is known, it
+        decides.
+        """
+        if self.status not in (200, 206):
+            raise Refused(f"answers {self.status}")
+        encoding = self.headers.get("content-encoding", "identity").lower()
+        if encoding != "identity" and not checksum_known:
+            raise Refused(f"sends it encoded ({encoding:.20}), and no checksum is known")
+
     def number(self, name: str) -> int | None:
         """Return a header's number of bytes; None if it is missing or not a number."""
         value = self.headers.get(name, "")
@@ -88,7 +100,7 @@ class Answer:
         later."""
         tag, date = self.headers.get("etag"), self.headers.get("last-modified")
         if tag is not None:
-            return tag if re.fullmatch(r'"[!#-~]{0,1000}"', tag) else None
+            return tag if re.fullmatch(r'"[!#-~]{1,1000}"', tag) else None
         try:
             age = parsedate_to_datetime(self.headers["date"]) - parsedate_to_datetime(date or "")
             return date if age.total_seconds() >= APART else None

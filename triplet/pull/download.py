@@ -332,12 +332,12 @@ class _Transfer:
         if answer.shows_page(chunk):
             answer.page = bytearray()
             return
-        status, total = answer.status, answer.number("content-length")
-        if status == 206:
-            if not self._continues(answer, begun, start):
+        answer.require_file(checksum_known=bool(self.wanted.checksum))
+        total = answer.number("content-length")
+        if answer.status == 206:
+            if begun is None or not self._continues(answer, begun, start):
                 self._restart()
                 raise Again("has changed since it was begun; starting over")
-            assert begun
             total = begun.bytes
         elif start:
             self.bar.done = self.bar.start = 0
@@ -364,12 +364,12 @@ class _Transfer:
             files.write_text(self.notes, new.model_dump_json())
         self.bar.total = total or 0
 
-    def _continues(self, answer: Answer, begun: _Begun | None, start: int) -> bool:
+    def _continues(self, answer: Answer, begun: _Begun, start: int) -> bool:
         """Return whether a 206 response continues the bytes on disk.
 
         A checksum decides in the end; without one the response must repeat a strong validator.
         """
-        if begun is None or answer.span is None or answer.span[0] != start:
+        if answer.span is None or answer.span[0] != start:
             return False
         _, last, whole = answer.span
         if begun.bytes is not None and (whole not in (None, begun.bytes) or last >= begun.bytes):

@@ -75,6 +75,11 @@ class Kaggle:
         )
         around = (path, *path.absolute().parents[:3], *(images.parents[:3] if images else ()), path / "val")
         solution = next((each / SOLUTION for each in around if (each / SOLUTION).is_file()), None)
+        if images and not solution and any(images.glob("val/ILSVRC2012_val_*")):
+            raise KitError(
+                f"{images} is Kaggle's ImageNet without {SOLUTION}, which has the classes of val; fetch it "
+                f"from Kaggle too, and put it into {path}"
+            )
         return cls(images, solution) if images and solution else None
 
     def files(self) -> Iterator[tuple[Path, str, int]]:
@@ -102,10 +107,16 @@ class Kaggle:
         suffix."""
         try:
             text = untrusted.read_text(self.solution, untrusted.NAMES, "table of classes")
-            rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-            found = {image.strip(): boxes.split()[0] for image, boxes in rows[1:]}
-        except (OSError, ValueError, IndexError, csv.Error) as error:
-            raise KitError(f"{self.solution} is not Kaggle's table: {error!r:.120}") from None
+            rows = csv.DictReader(io.StringIO(text, newline=""))
+            named = [row for row in rows if (row["ImageId"] or "").strip()]
+            pairs = sorted({(row["ImageId"].strip(), row["PredictionString"].split()[0]) for row in named})
+        except (OSError, ValueError, LookupError, AttributeError, csv.Error) as error:
+            raise KitError(
+                f"{self.solution} is not Kaggle's table of ImageId,PredictionString: {error!r:.120}"
+            ) from None
+        found = dict(pairs)
+        if twice := next((image for image, name in pairs if found[image] != name), None):
+            raise KitError(f"{self.solution} gives {twice} two classes; fetch it again")
         if odd := next((name for name in found.values() if not re.fullmatch(r"n[0-9]{8}", name)), None):
             raise KitError(f"{self.solution}: found {odd!r:.40}, expected a class such as n01440764")
         return found

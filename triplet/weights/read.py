@@ -21,6 +21,9 @@ FORMAT = "triplet-kit/1"
 OPENSELFSUP = "backbone."
 OWN = re.compile(r"(conv|bn|layer)\d")
 """Names of a ResNet's own layers; some projects put their heads under the same prefix."""
+LARGEST = 1e8
+"""Largest value of a backbone's tensors. A flipped bit of an exponent often makes 1e37, and only PyTorch's
+zip has checksums that would show it; trained weights and BN's statistics stay far below."""
 BACKBONE = re.compile(r"(^|\.)(conv1|bn1|layer[1-4])\.")
 """Pattern in the names of tensors that may belong to the backbone."""
 
@@ -224,6 +227,11 @@ def _checked(key: str, value: Tensor | None, reference: Tensor, path: Path) -> T
         raise KitError(f"{path}: {key} is {value.dtype}, expected {reference.dtype}") from None
     if not torch.isfinite(value).all():
         raise KitError(f"{path}: {key} holds NaN or infinite values")
+    if reference.is_floating_point() and (value.abs() > LARGEST).any():
+        raise KitError(
+            f"{path} is damaged: {key} has a value of {float(value.abs().max()):.0e}, and trained weights "
+            f"are below {LARGEST:.0e}; fetch it again"
+        )
     if key.endswith("running_var") and not (value > 0).all():
         raise KitError(f"{path}: {key} must be positive")
     return value
