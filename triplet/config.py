@@ -83,7 +83,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Any:
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
     except _UNREADABLE as error:
-        raise KitError(f"{path}: cannot be read: {_shortened(error)}") from None
+        raise KitError(f"{path}: cannot be read: {untrusted.line(error, 300)}") from None
     untrusted.check_numbers(values, str(path))
     return values
 
@@ -106,14 +106,8 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         untrusted.check_numbers(OmegaConf.to_container(changes), "an override")
     except _UNREADABLE as error:
         shown = " ".join(overrides)
-        raise KitError(f"{shown:.200}: cannot be read: {_shortened(error)}") from None
+        raise KitError(f"{shown:.200}: cannot be read: {untrusted.line(error, 300)}") from None
     return changes
-
-
-def _shortened(error: Exception) -> str:
-    if "int_max_str_digits" in str(error):
-        return "a number of more than 4300 digits"
-    return " ".join(str(error).split())[:300]
 
 
 def parse(values: Any, schema: type[R], source: str) -> R:
