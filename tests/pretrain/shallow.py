@@ -1,10 +1,22 @@
-"""The kit's command line with one block a stage in its ResNet-18, which takes half as long to compile."""
+"""The kit's command line with the first two stages of ResNet-18, one block each: less to compile."""
 
 import sys
+from typing import Any
+
+from torch import nn
 
 from triplet import cli
-from triplet.models.resnet import BLOCKS
+from triplet.models.resnet import BLOCKS, ResNet
 
 if __name__ == "__main__":
     BLOCKS[18] = (BLOCKS[18][0], [1, 1, 1, 1])
+    whole = ResNet.__init__
+
+    def shallow(self: ResNet, *args: Any) -> None:
+        """Leave out the last two stages, each of which would double the channels."""
+        whole(self, *args)
+        self.layer3 = self.layer4 = nn.Identity()
+        self.channels //= 4
+
+    ResNet.__init__ = shallow
     sys.exit(cli.main())
