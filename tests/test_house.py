@@ -30,6 +30,13 @@ def tracked():
     return [KIT / name for name in listed.stdout.split("\0") if name and (KIT / name).exists()]
 
 
+def modules():
+    """The Python files of the packages."""
+    return [
+        path for path in tracked() if path.suffix == ".py" and path.relative_to(KIT).parts[0] in PACKAGES
+    ]
+
+
 def test_make_prints_every_target_with_a_line():
     out = make().stdout
     described = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("  make ")]
@@ -221,11 +228,25 @@ def test_no_file_and_no_function_grows_long():
 
 def test_no_method_is_asked_for_by_its_name():
     """What differs between methods of pretraining is in their modules; see triplet/pretrain/methods."""
-    for path in tracked():
-        parts = path.relative_to(KIT).parts
-        if path.suffix == ".py" and parts[0] in PACKAGES and parts[1] not in ("published", "report"):
+    for path in modules():
+        if path.relative_to(KIT).parts[1] not in ("published", "report"):
             found = re.search(r"method\W{1,4}\s*(==|!=|in\b|not in\b)\s*[\[({]?[\"'].*", path.read_text())
             assert not found, f"{path}: {found and found[0]}"
+
+
+OLD_NAMES = re.compile(
+    "first_here|Pace|Log|Watch|Steps|draw_view|Draws|Sizes|SideRange|TOGETHER|Wish|Own|Given|Wanted|ahead|"
+    "settle|Pass|Truth|Squares|Centres|recolor|fed|pieces|of_coco|grids"
+)
+"""Names of this project's own that the field's names have replaced, and that mean nothing else here."""
+
+
+def test_names_are_those_of_the_field():
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            for name in (getattr(node, kind, None) for kind in ("name", "id", "arg", "attr")):
+                old = isinstance(name, str) and OLD_NAMES.fullmatch(name.strip("_"))
+                assert not old, f"{path}:{getattr(node, 'lineno', 0)}: {name}"
 
 
 def test_shell_scripts_parse():

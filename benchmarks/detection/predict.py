@@ -239,8 +239,8 @@ class _Task:
         stop: Stop,
     ) -> Iterator[dict[str, Any]]:
         """Detect in one image after the other and draw it; yield the results to keep of each."""
-        named, fed = itertools.tee(images)
-        found = inference.detect(network, (image for *_, image in fed), stop)
+        named, read = itertools.tee(images)
+        found = inference.detect(network, (image for *_, image in read), stop)
         for (source, name, _), (image, parts) in zip(named, found, strict=False):
             if isinstance(image, KitError):
                 yield {"name": name, "unreadable": str(image)}

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
+from benchmarks.detection.explain.experiment import Experiment, Invocation, cheapest
 from benchmarks.detection.explain.reading import of_run, read
 from triplet.commands import spoken
 from triplet.errors import KitError
@@ -124,16 +124,16 @@ def explanation(options: ExplainOptions) -> Explanation:
         reference = Reference.of_method(method or METHOD)
     causes = ranked(facts, reference, result)
     return Explanation(
-        reference, result, facts, causes, cheapest(causes, facts, reference, _given(options))
+        reference, result, facts, causes, cheapest(causes, facts, reference, _invocation(options))
     )
 
 
-def _given(options: ExplainOptions) -> Given:
+def _invocation(options: ExplainOptions) -> Invocation:
     words: list[str] = []
     for name, values in (("--result", options.result), ("--target", options.target)):
         words += [name, *(f"{value:g}" for value in values)] if values else []
     words += ["--method", options.method] if options.method else []
-    return Given(tuple(words), options.config, options.log, options.weights)
+    return Invocation(tuple(words), options.config, options.log, options.weights)
 
 
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
