@@ -249,6 +249,26 @@ def test_names_are_those_of_the_field():
                 assert not old, f"{path}:{getattr(node, 'lineno', 0)}: {name}"
 
 
+def defined(path):
+    """The public names of a module's classes and type aliases; a TypeVar is neither."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, variable = node.targets[0].id, "TypeVar(" in ast.unparse(node.value)
+            if name[0].isupper() and not name.isupper() and not variable:
+                yield name
+
+
+def test_a_class_or_alias_has_a_name_of_its_own():
+    homes = {}
+    for path in modules():
+        for name in defined(path):
+            homes.setdefault(name, []).append(str(path))
+    assert {"Run", "Values", "Pixels"} <= homes.keys()
+    assert not {name: places for name, places in homes.items() if len(places) > 1 and name[0] != "_"}
+
+
 def test_shell_scripts_parse():
     for path in [*(KIT / "scripts").glob("*.s[hl]*"), KIT / ".ci" / "run"]:
         assert subprocess.run(["bash", "-n", path]).returncode == 0

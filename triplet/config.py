@@ -32,8 +32,8 @@ class Settings(BaseModel):
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Pixels = Annotated[int, Field(ge=32, le=1024)]
+Resolution = Annotated[int, Field(ge=32, le=1024)]
+"""Side of a square image, in pixels."""
 # The last three errors come from an override such as '[=1', and from YAML that contains itself.
 _UNREADABLE = (
     yaml.YAMLError,

@@ -149,7 +149,7 @@ class _Task:
     cfg: CfgNode
     weights: Path
     categories: Sequence[dict[str, Any]]
-    found: Sequence[sources.Source]
+    found: Sequence[sources.ImageSource]
     options: PredictOptions
 
     @functools.cached_property
@@ -200,7 +200,7 @@ class _Task:
 
     def _images(
         self, mapper: DatasetMapper, done: Iterable[str], stop: Stop
-    ) -> Generator[tuple[sources.Source, str, dict[str, Any] | KitError], None, None]:
+    ) -> Generator[tuple[sources.ImageSource, str, dict[str, Any] | KitError], None, None]:
         """Yield the images that are not done yet: files first, then videos, each sorted by name."""
         left = [each for each in self.found if not each.is_video and each.name not in done]
         loaded = load(
@@ -216,8 +216,8 @@ class _Task:
                 yield from self._frames(source, mapper, done)
 
     def _frames(
-        self, source: sources.Source, mapper: DatasetMapper, done: Iterable[str]
-    ) -> Iterator[tuple[sources.Source, str, dict[str, Any] | KitError]]:
+        self, source: sources.ImageSource, mapper: DatasetMapper, done: Iterable[str]
+    ) -> Iterator[tuple[sources.ImageSource, str, dict[str, Any] | KitError]]:
         def name(number: int) -> str:
             return f"{source.name}/{number:06d}.jpg"
 
@@ -234,7 +234,7 @@ class _Task:
     def _lines(
         self,
         network: nn.Module,
-        images: Iterable[tuple[sources.Source, str, dict[str, Any] | KitError]],
+        images: Iterable[tuple[sources.ImageSource, str, dict[str, Any] | KitError]],
         folder: Path,
         stop: Stop,
     ) -> Iterator[dict[str, Any]]:

@@ -92,7 +92,7 @@ class Preview:
     config: Path | None
     source: DataSource | None
     """The user's data; None for those that the config names."""
-    timing: gpus.Timing | None
+    timing: gpus.IterationTime | None
     """Range of the seconds, if they are published ones."""
     notes: dict[str, str]
     """Further facts, by name."""
@@ -299,7 +299,7 @@ def _fit(cfg: CfgNode, source: DataSource) -> tuple[CfgNode, int]:
 
 def _published_timing(
     resolved: ResolvedOptions, hardware: Hardware, kind: str | None
-) -> tuple[gpus.Timing | None, dict[str, str]]:
+) -> tuple[gpus.IterationTime | None, dict[str, str]]:
     """Return published seconds for the user's cards, with a fact naming their source or why there are
     none."""
     if hardware.seconds:
@@ -334,7 +334,7 @@ def _measure_share(resolved: ResolvedOptions, count: int) -> Calibration:
 def _estimate(
     resolved: ResolvedOptions,
     hardware: Hardware,
-    timing: gpus.Timing | None,
+    timing: gpus.IterationTime | None,
     notes: dict[str, str],
     kind: str | None,
 ) -> Calibration:

@@ -128,7 +128,7 @@ def train(
         from openselfsup.apis import train_model
         from openselfsup.datasets import build_dataset
 
-        from triplet.openselfsup.checkpoint_hook import CheckpointHook
+        from triplet.openselfsup.checkpoint_hook import OpenSelfSupHook
     per_epoch, accumulate = iterations(config, images), config.optimizer_config.get("update_interval", 1)
     steps = per_epoch * config.total_epochs // accumulate
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
@@ -147,7 +147,9 @@ def train(
     ):
         parts = {"processes": processes, "log": log, "pace": pace, "bar": bar, "stop": stop}
         every = config.checkpoint_config.interval
-        saves = dict(type=CheckpointHook, job=job, final=final, accumulate=accumulate, every=every, **parts)
+        saves = dict(
+            type=OpenSelfSupHook, job=job, final=final, accumulate=accumulate, every=every, **parts
+        )
         config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), saves)]
         try:
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)

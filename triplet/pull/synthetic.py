@@ -13,7 +13,7 @@ from typing import Annotated, Self
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from triplet import files
 from triplet.config import Settings
@@ -21,8 +21,6 @@ from triplet.progress import Bar
 
 SHAPES = ("disc", "square", "star")
 TEXTURES = ("striped", "dotted")
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 Radius = Annotated[float, Field(ge=4, le=60)]
 CLASSES = tuple(f"{texture} {shape}" for texture, shape in product(TEXTURES, SHAPES))
 SIDE = 128
@@ -145,16 +143,16 @@ def _annotation(shape: Shape, image: int, number: int) -> dict[str, object]:
 class Drawn(Settings):
     """Numbers of images and objects; sizes are in pixels of an image of SIDE x SIDE."""
 
-    seed: Count = 0
-    unlabelled: Positive
+    seed: NonNegativeInt = 0
+    unlabelled: PositiveInt
     """Number of images for pretraining; each shows one large object, like ImageNet's images."""
-    train: Positive
-    val: Positive
+    train: PositiveInt
+    val: PositiveInt
     radii: tuple[Radius, Radius]
     """Sizes of the smallest and the largest object in the annotated images."""
     large: tuple[Radius, Radius]
     """Sizes of the smallest and the largest object in the unlabelled images."""
-    objects: tuple[Count, Count]
+    objects: tuple[NonNegativeInt, NonNegativeInt]
     """Smallest and largest number of objects in an annotated image."""
 
     @model_validator(mode="after")

@@ -64,7 +64,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Run:
+class ClusterRun:
     """A run, and the seed of its finetuning; None for the stage's default."""
 
     name: str
@@ -72,7 +72,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """One stage for all runs.
 
     ``commands`` holds the words after ``triplet``: one command for each run, or a single one for a stage
@@ -91,7 +91,7 @@ class Job:
 
 def name_runs(
     methods: Sequence[str], run: str | None, seeds: Sequence[int], stages: Iterable[str]
-) -> list[Run]:
+) -> list[ClusterRun]:
     """Return the requested runs, of methods or of one name, one for each seed.
 
     ``all`` stands for the table's ten methods or, if the stages begin with pretraining, for those that are
@@ -108,11 +108,13 @@ def name_runs(
         )
     names = [run] if run else methods
     if not seeds:
-        return [Run(name) for name in names]
-    return [Run(f"seed{seed}/{name}", seed) for seed in seeds for name in names]
+        return [ClusterRun(name) for name in names]
+    return [ClusterRun(f"seed{seed}/{name}", seed) for seed in seeds for name in names]
 
 
-def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: Resources) -> list[Job]:
+def plan_jobs(
+    stages: Sequence[Sequence[str]], runs: Sequence[ClusterRun], resources: Resources
+) -> list[ClusterJob]:
     """Describe the job of each stage, in the order in which the jobs run.
 
     Args:
@@ -149,7 +151,7 @@ def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: R
     for run in runs:
         paths.stage_folder(run.name, "job")
     return [
-        Job(
+        ClusterJob(
             words[0],
             tuple(run.name for run in runs),
             tuple(_command(words, run, runs) for run in (runs[:1] if words[0] in OF_NO_RUN else runs)),
@@ -159,7 +161,7 @@ def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: R
     ]
 
 
-def _command(words: Sequence[str], run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+def _command(words: Sequence[str], run: ClusterRun, runs: Sequence[ClusterRun]) -> tuple[str, ...]:
     stage, *options = words
     if stage == "pull":
         methods = list(dict.fromkeys(PurePath(each.name).name for each in runs))
@@ -183,7 +185,7 @@ def _share(stage: str, asked: Resources) -> Resources:
     return replace(asked, nodes=1, gpus=min(asked.gpus, 1) if stage in ONE_PROCESS else 0, cpus=None)
 
 
-def title(jobs: Sequence[Job]) -> str:
+def title(jobs: Sequence[ClusterJob]) -> str:
     """Return the title of jobs: ``finetune``, or ``chain`` for several stages."""
     return jobs[0].stage if len(jobs) == 1 else "chain"
 

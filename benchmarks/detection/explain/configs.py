@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from benchmarks.detection.explain import lazy, mmdetection
+from benchmarks.detection.explain.lazy import Values
 from benchmarks.detection.explain.text import Line, read_text
 from triplet.errors import KitError
 from triplet.published.configs import FOLDER, flat, released
@@ -25,7 +26,6 @@ KEYS, DEPTH, BASES = 5000, 20, 10
 """Limits on the number of settings, their nesting, and the chain of ``_BASE_``."""
 BLOCK = 3000
 """Most lines of a config in a log."""
-Values = dict[str, Any]
 OWNERS = {"authors": "the authors' file", "moco": "OpenSelfSup's"}
 """Recipe of the kit -> whose released configs have it."""
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
