@@ -46,13 +46,13 @@ WIDEST = 1280
 class PredictOptions:
     """Options for the detections to show and write."""
 
-    score: float = visualize.SURE
+    score: float
     """Lowest score."""
-    show: tuple[str, ...] = ()
+    show: tuple[str, ...]
     """Names of the classes to show; empty for all."""
-    most: int | None = None
-    """Most detections per image; those with the highest scores are kept."""
-    every: int = 1
+    most: int | None
+    """Most detections per image; those with the highest scores are kept; None for all."""
+    every: int
     """Use every n-th frame of a video."""
 
 

@@ -13,6 +13,7 @@ from triplet import paths
 from triplet.errors import KitError
 from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
+from triplet.submit import CPUS_PER_GPU
 
 KIT = paths.CONFIGS.parent
 CHAIN = ("pull", "convert", "finetune", "eval", "report")
@@ -25,8 +26,6 @@ NO_GPU = ("pull", "pack", "convert", "report")
 OF_NO_RUN = ("pull", "pack", "report", "demo")
 """Stages that run once, for any number of runs."""
 STAGES = (*DISTRIBUTED, *ONE_PROCESS, *NO_GPU)
-CPUS_PER_GPU = 8
-"""Number of cores that loading and augmentation for one GPU keep busy, approximately."""
 CPUS_WITHOUT_GPU = 4
 
 
@@ -37,7 +36,7 @@ class Resources:
     gpus: int = 1
     nodes: int = 1
     hours: float | None = None
-    """Time limit; None for 24 hours on Slurm, which needs a limit, and for no limit elsewhere."""
+    """Time limit; None for SLURM_HOURS on Slurm, and for no limit elsewhere."""
     cpus: int | None = None
     memory: int | None = None
     """Memory in GB; None for the cluster's default."""

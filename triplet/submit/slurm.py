@@ -11,12 +11,11 @@ import jinja2
 
 from triplet import paths
 from triplet.errors import KitError
+from triplet.submit import SLURM_HOURS
 from triplet.submit.jobs import KIT, ClusterJob, Resources, ask, folder, programs
 
 NOTICE = 300
 """Seconds before the time limit at which a stage is told to stop and save."""
-HOURS = 24.0
-"""Default time limit."""
 
 
 def write(jobs: Sequence[ClusterJob]) -> dict[str, str]:
@@ -86,7 +85,7 @@ def _options(job: ClusterJob) -> list[str]:
 
 def _minutes(resources: Resources) -> int:
     """Return the time limit in whole minutes, as Slurm counts them."""
-    return math.ceil((resources.hours or HOURS) * 60)
+    return math.ceil((resources.hours or SLURM_HOURS) * 60)
 
 
 def _notice(resources: Resources) -> int:

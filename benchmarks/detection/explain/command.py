@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.detection.explain.experiment import Experiment, Invocation, cheapest
 from benchmarks.detection.explain.reading import of_run, read
-from triplet.commands import spoken
+from triplet.commands import METHOD, spoken
 from triplet.errors import KitError
 from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
@@ -25,8 +25,6 @@ from triplet.published.facts import Facts
 from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
-METHOD = "triplet"
-"""Method to explain if the user names neither a method nor a target."""
 FRACTION = 0.7
 """Largest number that is read as a fraction of 1: no detector reaches 70 on COCO."""
 CAUSE = ("", "cause", "verdict", "costs", "why")
