@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,7 @@ def finetune(
             inputs=plan.inputs,
             seen=plan.seen,
             force=options.force,
-            scratch=checkpoint.SCRATCH,
-            trained=lambda folder: checkpoint.trained(folder, "iterations"),
-            planned=checkpoint.planned,
+            upkeep=replace(checkpoint.UPKEEP, trained=partial(checkpoint.trained, unit="iterations")),
             seed=plan.seed,
         )
 

@@ -111,7 +111,7 @@ def predict(
         inputs={"model": weights, "config": config},
         seen=seen,
         force=force,
-        scratch=(DONE, f"pictures/**/{files.LEFT_BEHIND}"),
+        upkeep=records.Upkeep(scratch=(DONE, f"pictures/**/{files.LEFT_BEHIND}")),
     )
 
 

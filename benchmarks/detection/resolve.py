@@ -314,7 +314,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
-        if plan := records.begun(folder, checkpoint.planned):
+        if plan := records.begun(folder, checkpoint.UPKEEP):
             found = Begun(plan.config, checkpoint.reached(folder))
     result: Begun | None = processes.broadcast_object(found)
     return result

@@ -97,8 +97,6 @@ def run_stage(
             inputs=inputs,
             seen=seen,
             force=options.force,
-            scratch=checkpoint.SCRATCH,
-            trained=checkpoint.trained,
-            planned=checkpoint.planned,
+            upkeep=checkpoint.UPKEEP,
             seed=settings.seed,
         )

@@ -70,7 +70,7 @@ def svm(
         inputs={"images": data / "JPEGImages", "lists": data / "ImageSets", "weights": path},
         work=lambda job: _work(settings, path, data, splits, fits, job),
         force=force,
-        scratch=("*_feat?.npy",),  # half a gigabyte each
+        upkeep=records.Upkeep(scratch=("*_feat?.npy",)),  # half a gigabyte each
         seed=settings.seed,
     )
 

@@ -104,8 +104,6 @@ def perform(
         inputs=inputs,
         seen=seen,
         force=options.force,
-        scratch=checkpoint.SCRATCH,
-        trained=checkpoint.trained,
-        planned=checkpoint.planned,
+        upkeep=checkpoint.UPKEEP,
         seed=seed,
     )

@@ -14,6 +14,7 @@ from triplet import files, untrusted
 from triplet.artifacts import Plan
 from triplet.errors import KitError
 from triplet.progress import say
+from triplet.records import Upkeep
 from triplet.training.distributed import Processes
 from triplet.weights import torch_file
 from triplet.weights.read import FORMAT
@@ -110,7 +111,7 @@ SCRATCH = (
     ".step_*.tmp",
     ".checkpoint.pth*.tmp",
 )
-"""Patterns of the files of an unfinished run; see ``records.perform``."""
+"""Patterns of the files of an unfinished run."""
 
 
 def step_of(path: Path) -> int:
@@ -146,6 +147,10 @@ def planned(folder: Path) -> Plan | None:
         except _BROKEN:
             continue
     return None
+
+
+UPKEEP = Upkeep(SCRATCH, trained, planned)
+"""How the folder of a training is read and tidied."""
 
 
 def plan_in(state: Any) -> Plan | None:
