@@ -269,6 +269,13 @@ def test_a_class_or_alias_has_a_name_of_its_own():
     assert not {name: places for name, places in homes.items() if len(places) > 1 and name[0] != "_"}
 
 
+def test_every_line_has_ruffs_own_layout():
+    """Not even a table of numbers needs another one today."""
+    for path in tracked():
+        if path.suffix == ".py":
+            assert not re.search(r"# fmt\s*:", path.read_text()), path
+
+
 def test_shell_scripts_parse():
     for path in [*(KIT / "scripts").glob("*.s[hl]*"), KIT / ".ci" / "run"]:
         assert subprocess.run(["bash", "-n", path]).returncode == 0
