@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.detection import loading  # noqa: F401 - it teaches Detectron2 to read 16 bits
 from triplet import files
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.images import SUFFIXES, open_file
 
 from detectron2.data import DatasetMapper, transforms
@@ -88,7 +88,7 @@ class ImageFiles(Dataset[dict[str, Any] | KitError]):
                 pass  # checked here, as the mapper would let Pillow try all its readers
             result: dict[str, Any] = self.mapper({"file_name": str(path)})
         except Exception as error:  # decoders may raise anything
-            return KitError(" ".join(f"{type(error).__name__}: {error}".split())[:160])
+            return KitError(message_of(f"{type(error).__name__}: {error}"))
         return result
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from triplet.config import Probability, Resolution, Settings
+from triplet.config import InOrder, PositiveShare, Probability, Resolution, Settings
 from triplet.environment import share_of_cores
 
 Count = Annotated[int, Field(ge=1, le=10**8)]
@@ -19,14 +19,12 @@ class ImageSettings(Settings):
     size: Resolution = 224
     shorter: Resolution = 256
     """Length to which the shorter side is resized before cropping the centre."""
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    scale: Annotated[tuple[PositiveShare, PositiveShare], InOrder] = (0.08, 1.0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.shorter < self.size:
             raise ValueError(f"shorter must be at least size ({self.size})")
-        if not self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError("scale must be (low, high) shares of the image's area")
         return self
 
 
@@ -44,7 +42,7 @@ class Common(Settings):
     @property
     def loaders(self) -> int:
         """Processes that load images."""
-        return share_of_cores() if self.workers is None else self.workers
+        return share_of_cores(self.workers)
 
 
 class Training(Settings):

@@ -171,6 +171,8 @@ def _kind(annotation: str) -> str:
 
     text = re.sub(r"Annotated\[([\w\[\], ]+), Field\(([^()]*)\)\]", limits, annotation)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace(", ", " or "), text)
+    text = re.sub(r"Annotated\[(.+), InOrder\]", r"\1, in order", text)
+    text = re.sub(r"\bPositiveShare\b", "number above 0, at most 1", text)
     text = re.sub(r"\bProbability\b", "number from 0 to 1", text)
     text = re.sub(r"\bPositiveFloat\b", "number above 0", text)
     text = re.sub(r"\bNonNegativeFloat\b", "number, at least 0", text)

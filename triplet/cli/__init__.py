@@ -16,7 +16,7 @@ from triplet import __version__, records, toolchain
 from triplet.cli import data, detection, linear, pretrain, pull, report, submit
 from triplet.cli.options import Act, Parser
 from triplet.commands import spoken
-from triplet.errors import Interrupted, KitError, WorkerKilled
+from triplet.errors import Interrupted, KitError, WorkerKilled, message_of
 from triplet.progress import is_local_main
 from triplet.signals import raising
 
@@ -70,7 +70,7 @@ def explain(error: Exception) -> str | None:
         return None if error.errno is None else one_line(f"{error.strerror}{where}")
     if "CUDA driver error" not in str(error):
         return None
-    reason = " ".join(str(error).split())[:120]
+    reason = message_of(error, 120)
     advice = "the driver may lack expandable segments: set PYTORCH_ALLOC_CONF=expandable_segments:False"
     return f"{reason}; {advice}"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from triplet.config import Probability, Resolution, Settings
+from triplet.config import InOrder, PositiveShare, Probability, Resolution, Settings
 from triplet.environment import share_of_cores
 
 WIDEST = 65_536
@@ -67,8 +67,8 @@ class Views(Settings):
     """Augmentation of the two views, section 3 of the recipe. Pairs are (view 1, view 2)."""
 
     size: Resolution = 224
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
-    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    scale: Annotated[tuple[PositiveShare, PositiveShare], InOrder] = (0.08, 1.0)
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], InOrder] = (3 / 4, 4 / 3)
     flip: Probability = 0.5
     jitter: Probability = 0.8
     brightness: Probability = 0.4
@@ -80,7 +80,7 @@ class Views(Settings):
     """Whether grayscale comes before the colour jitter instead of after it."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     blur: tuple[Probability, Probability] = (1.0, 0.1)
-    blur_radius: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    blur_radius: Annotated[tuple[PositiveFloat, PositiveFloat], InOrder] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
     backend: Literal["pil", "opencv", "dali"] = "pil"
     """Library that renders the views: pil and opencv on the CPU (see views.py), dali on the GPU (see
@@ -97,16 +97,6 @@ class Views(Settings):
     def few_resolutions(self) -> bool:
         """Whether there are so few resolutions that tuning kernels for each pays off."""
         return self.online.step > 1 and self.target.step > 1
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for name in ("scale", "ratio", "blur_radius"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (low, high): found ({low}, {high})")
-        if self.scale[1] > 1:
-            raise ValueError("scale is a share of the image's area and ends at 1")
-        return self
 
 
 class Loss(Settings):
@@ -243,7 +233,7 @@ class Pretrain(Settings):
     @property
     def loaders(self) -> int:
         """Processes that load images."""
-        return share_of_cores() if self.workers is None else self.workers
+        return share_of_cores(self.workers)
 
     @property
     def micro_batch(self) -> int:

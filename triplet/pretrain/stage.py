@@ -90,11 +90,8 @@ def perform(
     processes.assert_same("set of images", images.names())
     if (said := pixel_formats(images)) and processes.is_main_process:
         say(f"pretrain: {said}")
-    if processes.nodes > 1:  # a node's copy may have the right names and truncated files
-        processes.assert_same("copy of the images", records.Artifact.of(options.source).sha256)
-    if weights:
-        processes.assert_same("file of initial weights", records.Artifact.of(weights).sha256)
-
+    files = {"file of initial weights": weights} if weights else {}
+    processes.assert_same_inputs(files, [options.source])
     distributed.perform(
         processes,
         "pretrain",

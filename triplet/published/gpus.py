@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from triplet.config import Range, Settings, did_you_mean, parse_file
+from triplet.config import Range, Settings, did_you_mean, nearest, parse_file
 from triplet.errors import KitError
 from triplet.paths import CONFIGS
 from triplet.published.curves import published
@@ -121,10 +121,9 @@ def _hint(name: str) -> str:
     """Return the nearest known name and the list of all."""
     known = list(cards().cards)
     plain = {_plain(card): card for card in known}
-    near = did_you_mean(_plain(name), list(plain))
+    near = nearest(_plain(name), list(plain))
     listed = f"known here: {', '.join(known)}"
-    match = re.fullmatch(r"did you mean '(.*)'\?", near)
-    return f"did you mean {plain[match[1]]!r}? {listed}" if match else listed
+    return f"did you mean {plain[near]!r}? {listed}" if near else listed
 
 
 def _plain(name: str) -> str:

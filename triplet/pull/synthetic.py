@@ -9,14 +9,14 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from triplet import files
-from triplet.config import Settings
+from triplet.config import InOrder, Settings
 from triplet.progress import Bar
 
 SHAPES = ("disc", "square", "star")
@@ -148,20 +148,12 @@ class Drawn(Settings):
     """Number of images for pretraining; each shows one large object, like ImageNet's images."""
     train: PositiveInt
     val: PositiveInt
-    radii: tuple[Radius, Radius]
+    radii: Annotated[tuple[Radius, Radius], InOrder]
     """Sizes of the smallest and the largest object in the annotated images."""
-    large: tuple[Radius, Radius]
+    large: Annotated[tuple[Radius, Radius], InOrder]
     """Sizes of the smallest and the largest object in the unlabelled images."""
-    objects: tuple[NonNegativeInt, NonNegativeInt]
+    objects: Annotated[tuple[NonNegativeInt, NonNegativeInt], InOrder]
     """Smallest and largest number of objects in an annotated image."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for name in ("radii", "large", "objects"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (low, high): found ({low}, {high})")
-        return self
 
 
 def draw_dataset(folder: Path, config: Drawn) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from triplet import files, untrusted
 from triplet.artifacts import Plan
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import say
 from triplet.records import Upkeep
 from triplet.training.distributed import Processes
@@ -93,7 +93,7 @@ def write(path: Path, state: dict[str, Any], plan: Plan | None = None) -> None:
             # Write the SHA-256 first, so that no checkpoint is without one.
             files.write_text(_digest(path), f"{files.sha256(temporary)}  {path.name}\n")
     except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)
         raise KitError(f"{path} could not be written ({reason}); free disk space, then go on") from None
 
 
@@ -280,7 +280,7 @@ def newest(
             _check_plan(state, plan)
             load(path, state)
         except _BROKEN as error:
-            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:120]
+            reason = message_of(str(error).removeprefix(f"{path} "), 120)
             say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
         else:
             return step
