@@ -269,6 +269,15 @@ def test_a_class_or_alias_has_a_name_of_its_own():
     assert not {name: places for name, places in homes.items() if len(places) > 1 and name[0] != "_"}
 
 
+def test_test_modules_stand_alone_and_have_readable_names():
+    """What several need is in a conftest, or in tests/support."""
+    for path in (KIT / "tests").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"^(from|import) tests\b.*\btest_", text, re.M), path
+        for name in re.findall(r"^ *def (test_\w+)", text, re.M):
+            assert len(name) <= 60, f"{path}: {name}"
+
+
 def test_every_line_has_ruffs_own_layout():
     """Not even a table of numbers needs another one today."""
     for path in tracked():

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from tests.weights.test_caffe2 import caffe2_name
+from tests.support.backbones import caffe2_name
 from triplet import cli, paths, records
 from triplet.defaults import MSRA, detection_config, weights_of
 from triplet.errors import KitError
