@@ -24,7 +24,7 @@ from triplet.pull.synthetic import CLASSES, draw_image
 
 COUNTS = {"train": 300, "val": 900, "other": 1200}
 RADII = (28.0, 60.0)
-PRETRAIN = Path("configs/pretrain/demo.yaml")
+PRETRAIN = paths.CONFIGS / "pretrain" / "demo.yaml"
 COMMON = ["images={size: 64, shorter: 72, scale: [0.3, 1.0]}"]
 EPOCHS = 40
 RATES = (0.3, 3.0)

@@ -18,7 +18,7 @@ SCHEMAS = {
         "triplet/pull/subset.py",
     ],
     "Sources of data and weights: configs/sources.yaml": ["triplet/pull/sources.py"],
-    "Rows of the table: configs/methods.yaml": ["triplet/published/methods.py"],
+    "Methods of the table: configs/methods.yaml": ["triplet/published/methods.py"],
     "Published numbers: configs/published.yaml, configs/expected.yaml": [
         "triplet/published/tables.py",
         "triplet/published/curves.py",

@@ -5,6 +5,7 @@ import copy
 import os
 import signal
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from triplet import cli, records
 from triplet.defaults import recipe
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
-from triplet.pretrain.config import Patches, Views
+from triplet.pretrain.config import Patches, Pretrain, Views
 from triplet.pretrain.layout import MicroBatch, make_layout
 from triplet.pretrain.methods import METHODS, check
 from triplet.pretrain.methods.byol import byol_loss
@@ -39,6 +40,10 @@ from triplet.weights.read import read_backbone
 def unit(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def test_the_config_takes_every_method_and_no_other():
+    assert set(get_args(Pretrain.model_fields["method"].annotation)) == METHODS.keys()
 
 
 def test_byols_loss_is_minus_twice_the_cosine():
