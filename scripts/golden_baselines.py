@@ -46,7 +46,7 @@ class Case:
     names: dict[str, str]
     """Beginnings of tensors' names: theirs -> ours."""
     model: dict[str, Any] = field(default_factory=dict)
-    """What is narrower."""
+    """Settings of the model that are narrower here."""
     accumulate: int = 1
 
     @property
@@ -120,7 +120,7 @@ def pixels(case: str, index: int) -> np.ndarray:
 
 
 def start(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Of a tensor by its name in theirs: weights, and the unit features of a queue or memory."""
+    """Return a tensor by its name in theirs: weights, or the unit features of a queue or memory."""
     values = initial(name, shape)
     if name in ("queue", "memory_bank.feature_bank"):
         values = values / np.linalg.norm(values, axis=0 if name == "queue" else 1, keepdims=True)
@@ -131,7 +131,7 @@ def start(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def item(name: str, index: int, cfg: Any) -> dict[str, Any]:
-    """What their data set gives, made of ``pixels``."""
+    """Return the item of their data set, made of ``pixels``."""
     import torch
     from openselfsup.datasets.rotation_pred import rotate
 

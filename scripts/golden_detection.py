@@ -1,4 +1,4 @@
-"""What the authors' and OpenSelfSup's detection configs resolve to, for the report and its tests.
+"""Write the authors' and OpenSelfSup's detection configs, resolved, for the report and its tests.
 
 Detectron2 itself reads each file that a training can be given; what differs from its defaults is noted, and
 the defaults themselves, since the report does without Detectron2.

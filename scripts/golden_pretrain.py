@@ -1,4 +1,4 @@
-"""What the authors' pretraining configs say, under the kit's names, for the report and its tests.
+"""Write the settings of the authors' pretraining configs, by the kit's names, for the report and its tests.
 
 A clone of theirs, and the run (seconds), from the root of the kit:
 

@@ -154,7 +154,7 @@ def check(checkout: Path) -> None:
 
 
 def fit_to_cpu() -> None:
-    """What their code and mmcv ask of a GPU, of apex and of an older torch."""
+    """Replace the parts of a GPU, of apex and of an older torch that their code and mmcv ask for."""
     import torch
     from mmcv.parallel import MMDistributedDataParallel
 
@@ -314,7 +314,7 @@ def watch_views(model: Any, seen: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def names_of(model: Any, runner: Any) -> dict[str, np.ndarray]:
-    """What the recorded numbers belong to: names of parameters, buffers and hooks, what LARS excludes."""
+    """Return the names of parameters, buffers and hooks of the numbers, and those that LARS excludes."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     excluded = {
         names[id(parameter)]: group.get("lars_exclude", False)

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pins() -> dict[str, str]:
-    """What docker/versions.env says."""
+    """Return the pins of docker/versions.env by name."""
     lines = (KIT / "docker" / "versions.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 

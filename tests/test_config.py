@@ -63,7 +63,7 @@ def test_demo_and_methods():
         ("schedule: {epochs: many}", "schedule.epochs: Input should be a valid integer"),
         ("schedule: {epochs: -1}", "schedule.epochs: Input should be greater than or equal to 0"),
         ("loss: {group: 9}", "loss: group must hold at least nearest + 1 = 11 images"),
-        ("views: {scale: [0.9, 0.1]}", "scale must be (low, high)"),
+        ("views: {scale: [0.9, 0.1]}", "scale: at least 0.9 and at most 0.1 holds nothing"),
         ("model: {depth: 34}", "model.depth: Input should be 18 or 50, found 34"),
         ("seed: .nan", "seed: Input should be a finite number, found nan"),
         ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate: Input should be a finite number"),

@@ -61,7 +61,7 @@ def test_each_end_of_torchrun_has_its_code_and_at_most_a_line(ends, capsys, erro
     assert said in heard
 
 
-def test_stopped_processes_may_save_longer_than_those_of_a_failed_one(ends):
+def test_stopped_processes_may_save_longer_than_failed_ones(ends):
     """Long enough for a step and a checkpoint; Slurm and compose would kill after 300 seconds."""
     main, waited = ends
     main(SignalException("stopped", signal.SIGTERM))

@@ -258,8 +258,10 @@ def test_scratch_goes_with_the_record_and_nothing_else_does(stage):
         for name in ("step_1", "step_2", "keep", ".record.json.9.tmp"):
             (job.folder / name).touch()
 
-    stage.perform(during=leave, scratch=("step_*",))
+    stage.perform(during=leave, upkeep=records.Upkeep(scratch=("step_*",)))
     assert sorted(os.listdir(stage.folder)) == [".lock", "keep", "output", "record.json"]
     with pytest.raises(RuntimeError):
-        stage.perform(force=True, during=leave, scratch=("step_*",), fail=RuntimeError())
+        stage.perform(
+            force=True, during=leave, upkeep=records.Upkeep(scratch=("step_*",)), fail=RuntimeError()
+        )
     assert {"step_1", "step_2", "started.json"} <= set(os.listdir(stage.folder))

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from triplet import progress
-from triplet.progress import Bar, amount, duration, first_here, say
+from triplet.progress import Bar, amount, duration, is_local_main, say
 
 
 class Terminal(io.StringIO):
@@ -116,12 +116,12 @@ def test_one_process_of_a_machine_speaks(monkeypatch):
     """The first of this machine, which need not be the first of all."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("RANK", "8")
-    assert first_here()
+    assert is_local_main()
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert first_here()
+    assert is_local_main()
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("RANK", "0")
-    assert not first_here()
+    assert not is_local_main()
 
 
 def test_what_an_output_cannot_show_is_escaped():

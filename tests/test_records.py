@@ -337,11 +337,11 @@ def test_scratch_files_are_deleted_after_the_record_is_written(stage):
         child = os.fork()
         if not child:
             sys.addaudithook(Killer("output.txt", number))
-            stage.perform(scratch=("step_*",))
+            stage.perform(upkeep=records.Upkeep(scratch=("step_*",)))
             os._exit(0)
         survived = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         recorded = (stage.folder / "record.json").exists()
         assert recorded or step.exists(), number
-        stage.perform(scratch=("step_*",))
+        stage.perform(upkeep=records.Upkeep(scratch=("step_*",)))
         assert sorted(p.name for p in stage.folder.iterdir()) == [".lock", "output.txt", "record.json"]
     assert number > 5

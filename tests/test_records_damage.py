@@ -65,9 +65,11 @@ def test_what_force_would_delete_is_told(stage):
     with pytest.raises(RuntimeError):
         stage.perform(fail=RuntimeError())
     with pytest.raises(KitError, match=r"-> 2\), with 7 steps trained; add --force to delete that"):
-        stage.perform(config={"rate": 2}, trained=lambda folder: "with 7 steps trained")
+        stage.perform(
+            config={"rate": 2}, upkeep=records.Upkeep(trained=lambda folder: "with 7 steps trained")
+        )
     with pytest.raises(KitError, match=r"-> 2\); add --force to replace it"):
-        stage.perform(config={"rate": 2}, trained=lambda folder: "")
+        stage.perform(config={"rate": 2}, upkeep=records.Upkeep(trained=lambda folder: ""))
     assert (stage.folder / "output.txt").exists()
 
 
@@ -80,16 +82,16 @@ def test_what_is_unfinished_says_itself_of_which_plan_it_is(stage, capsys):
     (stage.folder / "step_1").touch()
     for damage in (lambda path: os.truncate(path, 9), os.unlink):
         damage(stage.folder / "started.json")
-        trained = {"trained": lambda folder: "with 7 steps trained"}
+        others = records.Upkeep(trained=lambda folder: "with 7 steps trained", planned=lambda folder: other)
         message = (
             r"holds a copy of something else \(config\.rate 7 -> 1\), with 7 steps trained; add --force"
         )
         with pytest.raises(KitError, match=message):
-            stage.perform(planned=lambda folder: other, **trained)
+            stage.perform(upkeep=others)
         assert (stage.folder / "step_1").exists()
-        assert records.begun(stage.folder, lambda folder: other) == other
+        assert records.begun(stage.folder, others) == other
     assert stage.worked == 1
-    assert stage.perform(planned=lambda folder: theirs).results == {"length": 3}
+    assert stage.perform(upkeep=records.Upkeep(planned=lambda folder: theirs)).results == {"length": 3}
     assert (stage.folder / "step_1").exists()
 
 

@@ -4,6 +4,8 @@ import os
 import re
 import shlex
 
+METHOD = "triplet"
+"""The method that a command is about if the user names none; a run has the name of its method."""
 WORDS = {"pull": "PULL", "pack": "IMAGES", "data": "DATA"}
 """Command -> make's variable for the words that are not options."""
 DATA = "data train train-images val val-images val-share split-seed"

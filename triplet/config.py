@@ -12,16 +12,18 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from triplet import untrusted
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 
 
-def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+def _in_order(ends: tuple[Any, Any]) -> tuple[Any, Any]:
     if ends[0] > ends[1]:
         raise ValueError(f"at least {ends[0]} and at most {ends[1]} holds nothing")
     return ends
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_in_order)]
+InOrder = AfterValidator(_in_order)
+"""Refuses a pair whose first value is larger than its second."""
+Range = Annotated[tuple[float, float], InOrder]
 """At least and at most."""
 
 
@@ -32,8 +34,9 @@ class Settings(BaseModel):
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Pixels = Annotated[int, Field(ge=32, le=1024)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Resolution = Annotated[int, Field(ge=32, le=1024)]
+"""Side of a square image, in pixels."""
 # The last three errors come from an override such as '[=1', and from YAML that contains itself.
 _UNREADABLE = (
     yaml.YAMLError,
@@ -83,7 +86,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Any:
     except FileNotFoundError:
         raise KitError(f"no config at {path}; see configs/ for those of the kit") from None
     except _UNREADABLE as error:
-        raise KitError(f"{path}: cannot be read: {untrusted.line(error, 300)}") from None
+        raise KitError(f"{path}: cannot be read: {message_of(error, 300)}") from None
     untrusted.check_numbers(values, str(path))
     return values
 
@@ -106,7 +109,7 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         untrusted.check_numbers(OmegaConf.to_container(changes), "an override")
     except _UNREADABLE as error:
         shown = " ".join(overrides)
-        raise KitError(f"{shown:.200}: cannot be read: {untrusted.line(error, 300)}") from None
+        raise KitError(f"{shown:.200}: cannot be read: {message_of(error, 300)}") from None
     return changes
 
 
@@ -129,8 +132,13 @@ def did_you_mean(word: str, names: Sequence[str], others: Sequence[str] = ()) ->
         names: the valid names.
         others: further valid names that are not worth listing.
     """
-    near = difflib.get_close_matches(word[:100], [*names, *others], n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+    near = nearest(word, [*names, *others])
+    return f"did you mean {near!r}?" if near else f"known here: {', '.join(names)}"
+
+
+def nearest(word: str, names: Sequence[str]) -> str | None:
+    """Return the name that is nearest to a word; None if none is near."""
+    return next(iter(difflib.get_close_matches(word[:100], names, n=1, cutoff=0.5)), None)
 
 
 def _explain(error: Any, schema: type[BaseModel]) -> str:

@@ -42,16 +42,19 @@ def weights_of(run: str) -> Path:
     return records.output(record, next(iter(record.outputs)))
 
 
-def detection_config(run: str, weights: Path | None = None) -> Path:
-    """Return the detection config of a run's method, in the colour order of its weights.
+def detection_config(run: str, config: Path | None = None, weights: Path | None = None) -> Path:
+    """Return the config that the user named, or that of a run's method, in the colour order of its weights.
 
     Args:
         run: a run whose name ends with the name of a method, or of a method's weights.
+        config: the file that the user named, if any.
         weights: the weights file; by default the run's converted one, or else the published one.
 
     Raises:
         KitError: the table has no such method.
     """
+    if config is not None:
+        return config
     name, methods = Path(run).name, load_methods()
     method = methods.get(name) or next((m for m in methods.values() if name in m.weights), None)
     if method is None:

@@ -38,7 +38,7 @@ class Diagnosis:
     found: str
     ok: bool
     advice: str = ""
-    """What to run, or the use of the missing thing."""
+    """Command to run, or the use of the missing thing."""
     required: bool = False
     """Whether even the demo needs it."""
 

@@ -81,8 +81,10 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_of_cores() -> int:
-    """Return the number of loader processes for this process: its share of the cores, less one, at most
-    32."""
+def share_of_cores(chosen: int | None = None) -> int:
+    """Return the number of loader processes for this process: the chosen one, or its share of the cores,
+    less one, at most 32."""
+    if chosen is not None:
+        return chosen
     share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(max(1, share - 1), 32)

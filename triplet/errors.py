@@ -28,3 +28,10 @@ def out_of_memory(error: RuntimeError) -> bool:
         "CUDNN_STATUS_ALLOC_FAILED",
     )
     return any(words in str(error) for words in told)
+
+
+def message_of(error: object, most: int = 160) -> str:
+    """Return an error's message in one line of at most so many characters; Python's own message on long
+    numbers is advice for programmers."""
+    text = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)
+    return " ".join(text.split())[:most]

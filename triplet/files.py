@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triplet import untrusted
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import say
 
 LEFT_BEHIND = ".*.[0-9]*.tmp"
@@ -105,7 +105,7 @@ def damage(path: Path) -> str:
                     while file.read(1 << 20):
                         pass
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        return " ".join(str(error).split())[:160]
+        return message_of(error)
     return ""
 
 

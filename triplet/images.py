@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from triplet import files, untrusted
 from triplet.commands import typed
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import say
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -240,7 +240,7 @@ def read_shards(folder: Path) -> list[Shard]:
             raise ValueError(f"{INDEX} names the shard {odd[0]!r:.40}")
         shards = [Shard.model_validate_json(_described(side_car(folder / name))) for name in index.shards]
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)
         raise KitError(
             f"{folder}: its shards cannot be read ({reason}); make them again: {typed('pack')}"
         ) from None

@@ -63,7 +63,7 @@ def _drop(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def first_here() -> bool:
+def is_local_main() -> bool:
     """Return whether this process prints on behalf of all that torchrun started on this machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 

@@ -51,6 +51,18 @@ FOREIGN = ".foreign"
 """File that marks a folder with files from before a stage first worked there: it is never emptied."""
 
 
+@dataclass(frozen=True)
+class Upkeep:
+    """How an unfinished stage's folder is read, and what is deleted from it at the end."""
+
+    scratch: Sequence[str] = ()
+    """Patterns of files that only an unfinished stage needs, deleted once the record is written."""
+    trained: Callable[[Path], str] = lambda folder: ""
+    """Says in a phrase what starting over would delete from the folder, '' for nothing."""
+    planned: Callable[[Path], Plan | None] = lambda folder: None
+    """Returns the plan of the unfinished work in a folder, if started.json is not intact."""
+
+
 def read(folder: Path) -> Record | None:
     """Read the record in a stage's folder; None if the stage is not done.
 
@@ -77,16 +89,11 @@ def read(folder: Path) -> Record | None:
     return record
 
 
-def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) -> Plan | None:
-    """Read the plan that a stage has finished or begun in a folder; None if there is none, or none intact.
-
-    Args:
-        folder: folder of the stage.
-        planned: see ``perform``.
-    """
+def begun(folder: Path, upkeep: Upkeep = Upkeep()) -> Plan | None:
+    """Read the plan that a stage has finished or begun in a folder; None without an intact one."""
     done, _ = _unless_damaged(folder / "record.json", lambda: read(folder))
     started, _ = _unless_damaged(folder / "started.json", lambda: _load(folder / "started.json", _Started))
-    return done or (started.plan if started else planned(folder) if planned else None)
+    return done or (started.plan if started else upkeep.planned(folder))
 
 
 def require(run: str, stage: str) -> Record:
@@ -121,9 +128,7 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
     force: bool = False,
     clear: bool = True,
     derived: bool = False,
-    scratch: Sequence[str] = (),
-    trained: Callable[[Path], str] | None = None,
-    planned: Callable[[Path], Plan | None] | None = None,
+    upkeep: Upkeep = Upkeep(),
     seed: int | None = None,
     world_size: int = 1,
 ) -> Record:
@@ -143,9 +148,7 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
         force: whether to start over in any case.
         clear: whether starting over empties the folder.
         derived: whether to replace the files of another plan without asking.
-        scratch: patterns of files that only an unfinished stage needs, deleted once the record is written.
-        trained: says in a phrase what starting over would delete from the folder, '' for nothing.
-        planned: returns the plan of the unfinished work in a folder, if started.json is not intact.
+        upkeep: how the folder of unfinished work is read and tidied.
         seed, world_size: for the record, the latter the number of processes.
 
     Raises:
@@ -154,10 +157,10 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
     with files.claimed(folder):
         given = Inputs(inputs, seen)
         plan = Plan(stage=stage, config=_plain(config), inputs=given.artifacts)
-        _enter(folder, stage, planned, force=force, clear=clear)
-        found = _Found() if force else _find(folder, plan, trained, planned, derived=derived)
+        _enter(folder, stage, upkeep, force=force, clear=clear)
+        found = _Found() if force else _find(folder, plan, upkeep, derived=derived)
         if found.done:
-            _tidy(folder, scratch)
+            _tidy(folder, upkeep.scratch)
             say(f"{stage}: done already ({portable(folder)}, {found.done.seconds:.0f} s)")
             return found.done
         began = found.unfinished or _Started(plan=plan, started=_now(), energy_kwh=0)
@@ -167,7 +170,7 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
             given.check(folder)
         record = _describe(spent(), job, seed=seed, world_size=world_size)
         files.write_text(folder / "record.json", record.model_dump_json(indent=1))
-        _tidy(folder, scratch)
+        _tidy(folder, upkeep.scratch)
         return record
 
 
@@ -199,20 +202,13 @@ def _describe(spent: "_Started", job: Job, *, seed: int | None, world_size: int)
     )
 
 
-def _enter(
-    folder: Path,
-    stage: str,
-    planned: Callable[[Path], Plan | None] | None,
-    *,
-    force: bool,
-    clear: bool,
-) -> None:
+def _enter(folder: Path, stage: str, upkeep: Upkeep, *, force: bool, clear: bool) -> None:
     """Make sure that a stage may work in a folder; empty it if ``perform`` starts over.
 
     Raises:
         KitError: the folder holds files of the user's or of another stage, which must not be lost.
     """
-    ours = any((folder / name).exists() for name in MARKERS) or bool(planned and planned(folder))
+    ours = any((folder / name).exists() for name in MARKERS) or upkeep.planned(folder) is not None
     exclusive = folder.is_relative_to(root("checkpoints"))
     if not ours and any(path.name != ".lock" for path in folder.iterdir()):
         if exclusive and not force:
@@ -250,14 +246,7 @@ class _Found:
     """Whether there is a damaged record."""
 
 
-def _find(
-    folder: Path,
-    plan: Plan,
-    trained: Callable[[Path], str] | None,
-    planned: Callable[[Path], Plan | None] | None,
-    *,
-    derived: bool,
-) -> _Found:
+def _find(folder: Path, plan: Plan, upkeep: Upkeep, *, derived: bool) -> _Found:
     """Find the traces of earlier sessions of a plan.
 
     Raises:
@@ -267,10 +256,10 @@ def _find(
     unfinished, _ = _unless_damaged(
         folder / "started.json", lambda: _load(folder / "started.json", _Started)
     )
-    previous = done or (unfinished.plan if unfinished else planned(folder) if planned else None)
+    previous = done or (unfinished.plan if unfinished else upkeep.planned(folder))
     if previous and (changes := previous.changes(plan)):
         if not derived and (done or not all(LITTER.fullmatch(path.name) for path in folder.iterdir())):
-            raise other(folder, plan.stage, changes, _loses(folder, done, trained))
+            raise other(folder, plan.stage, changes, _loses(folder, done, upkeep))
         _empty(folder)
         return _Found()
     if done and not all(artifact.intact() for artifact in done.outputs.values()):
@@ -278,12 +267,12 @@ def _find(
     return _Found(done, unfinished, lost)
 
 
-def _loses(folder: Path, done: Record | None, trained: Callable[[Path], str] | None) -> str:
+def _loses(folder: Path, done: Record | None, upkeep: Upkeep) -> str:
     """Say what starting over would delete."""
     if done:
         unit = next((unit for unit in ("steps", "iterations") if done.results.get(unit)), None)
         return f"with {done.results[unit]} {unit} trained" if unit else ""
-    return trained(folder) if trained else ""
+    return upkeep.trained(folder)
 
 
 def _unless_damaged(path: Path, load: Callable[[], R | None]) -> tuple[R | None, bool]:

@@ -9,14 +9,9 @@ from typing import Any
 
 from triplet.annotations import coco
 from triplet.annotations.detections import check
+from triplet.coco_engines import ENGINES as ENGINES
+from triplet.coco_engines import FASTEST as FASTEST
 
-ENGINES = {
-    "hotcoco": ("hotcoco", "hotcoco"),
-    "ultrafast": ("ultrafast_pycocotools.coco", "ultrafast_pycocotools.cocoeval"),
-    "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval"),
-}
-"""Engine -> modules of its COCO and COCOeval: two fast engines, and COCO's own."""
-FASTEST = "hotcoco"
 TASKS = {"bbox": "box", "segm": "mask"}
 """COCO's name of each of the table's tasks -> the kit's word for it."""
 READ = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from triplet.errors import Interrupted, WorkerKilled
-from triplet.progress import first_here, leave_terminal, say
+from triplet.progress import is_local_main, leave_terminal, say
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGURG)
 """Signals that ask for a stop: from a scheduler or Docker, from Ctrl-C, from a closed terminal or ssh, and
@@ -64,7 +64,7 @@ def graceful() -> Iterator[Stop]:
     ``docker compose run`` sends SIGTERM twice when it is stopped. SIGHUP stays ignored under ``nohup``.
     """
     stop = Stop()
-    owner, first = os.getpid(), first_here()
+    owner, first = os.getpid(), is_local_main()
 
     def ask(number: int, frame: FrameType | None) -> None:
         known = bool(stop)

@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn, Self
 
 import yaml
 
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 
 CONFIG = 256 << 10
 """Bytes of a YAML file. The kit's largest has 10 kB, a resolved config of Detectron2's 15 kB."""
@@ -158,7 +158,7 @@ def parse_json(data: bytes | str, where: str, *, most: int = RECORD, finite: boo
             f"{where}: is nested more deeply than the {JSON_DEPTH} levels that any real file has"
         ) from None
     except ValueError as error:  # includes UnicodeDecodeError and JSONDecodeError
-        raise KitError(f"{where}: is not JSON ({line(error)}); make it again") from None
+        raise KitError(f"{where}: is not JSON ({message_of(error)}); make it again") from None
 
 
 def _check_depth(values: Any) -> None:
@@ -236,7 +236,7 @@ def load_yaml(text: str, where: str) -> Any:
         check_yaml(text, where)
         values = yaml.load(text, Loader=_YAML)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise KitError(f"{where}: is not YAML ({line(error)})") from None
+        raise KitError(f"{where}: is not YAML ({message_of(error)})") from None
     check_numbers(values, where)
     return values
 
@@ -385,12 +385,6 @@ def inner_tar(content: IO[bytes]) -> tarfile.TarFile:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"found {name}, which is not a JSON number")
-
-
-def line(error: object, most: int = 160) -> str:
-    """Return a reader's reason in one line; Python's own on long numbers is advice for programmers."""
-    reason = "a number of more than 4300 digits" if "int_max_str_digits" in str(error) else str(error)
-    return " ".join(reason.split())[:most]
 
 
 def _amount(count: int) -> str:

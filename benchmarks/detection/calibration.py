@@ -16,7 +16,7 @@ import torch
 from benchmarks.detection import budget, loading, log_capture, model, proof, synthetic, trainer
 from benchmarks.detection.budget import Memory
 from benchmarks.detection.trainer import GradAccumTrainer
-from triplet.errors import KitError, out_of_memory
+from triplet.errors import KitError, message_of, out_of_memory
 from triplet.progress import Bar
 from triplet.signals import Stop, graceful
 from triplet.training.distributed import Processes
@@ -88,7 +88,7 @@ def measure(
                 raise
             raise KitError(budget.full(images or share, kept=inherited)) from None
         except FloatingPointError as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = message_of(error, 120)
             raise KitError(f"calibrating in {precision}: {reason}; add --precision float32") from None
     peak = max(processes.gather(torch.cuda.max_memory_reserved())) if gpu else None
     slowest = round(max(processes.gather(seconds)), 4)

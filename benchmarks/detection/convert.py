@@ -35,7 +35,7 @@ def convert(
     """
     chosen = weights is None or config is None
     weights = weights or weights_of(run)
-    config = config or detection_config(run, weights)
+    config = detection_config(run, config, weights)
     if chosen:
         say(f"convert: {paths.portable(weights)} for {config}")
     cfg = detection.load_config(config)

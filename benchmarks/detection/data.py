@@ -23,7 +23,7 @@ from triplet.annotations.voc import VocImage
 from triplet.commands import typed
 from triplet.datasets import source
 from triplet.errors import KitError
-from triplet.progress import first_here, say
+from triplet.progress import is_local_main, say
 from triplet.training.distributed import Processes
 
 from detectron2.config import CfgNode
@@ -209,7 +209,7 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
     checked = coco_annotations.check(part.annotations, uses, part.source)
     images, annotations = checked.content["images"], checked.content["annotations"]
     _all_there(part.images, [image["file_name"] for image in images])
-    if first_here():
+    if is_local_main():
         for note in checked.notes:
             say(f"data: {note}")
     used = {each["image_id"] for each in annotations if not each.get("iscrowd")}
@@ -311,7 +311,7 @@ def fit_masks(cfg: CfgNode, folder: Path) -> CfgNode:
         change, why = ["INPUT.MASK_FORMAT", "bitmask"], "masks of brushes are trained on as bitmaps"
     else:
         return cfg
-    if first_here():
+    if is_local_main():
         say(f"data: {why} ({change[0]}={change[1]})")
     fitted = cfg.clone()
     fitted.merge_from_list(change)
@@ -335,7 +335,7 @@ def fit_classes(cfg: CfgNode, folder: Path, classes: Sequence[str], overrides: S
         _check_count(cfg, folder, classes)
     if len(classes) == count:
         return cfg
-    if first_here():
+    if is_local_main():
         say(f"data: {len(classes)} classes, where the config has {count}: {key}={len(classes)}")
     fitted = cfg.clone()
     fitted.merge_from_list([key, len(classes)])

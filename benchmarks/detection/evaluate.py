@@ -35,7 +35,7 @@ def evaluate(
     *,
     weights: Path | None = None,
     config: Path | None = None,
-    engine: str = scores.FASTEST,
+    engine: str,
     force: bool = False,
 ) -> None:
     """Evaluate a model on the data of its config's DATASETS.TEST (COCO's val2017 if it names none).

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.trainer import CheckpointHook, Trainer
 from triplet import files, paths, records
 from triplet.datasets.source import DataSource
-from triplet.errors import KitError, out_of_memory
+from triplet.errors import KitError, message_of, out_of_memory
 from triplet.progress import Bar, say
 from triplet.runs import of_this_machine
 from triplet.signals import graceful
@@ -59,9 +61,7 @@ def finetune(
             inputs=plan.inputs,
             seen=plan.seen,
             force=options.force,
-            scratch=checkpoint.SCRATCH,
-            trained=lambda folder: checkpoint.trained(folder, "iterations"),
-            planned=checkpoint.planned,
+            upkeep=replace(checkpoint.UPKEEP, trained=partial(checkpoint.trained, unit="iterations")),
             seed=plan.seed,
         )
 
@@ -99,7 +99,7 @@ def _train(plan: FinetunePlan, processes: Processes, job: records.Job) -> None:
                 ):
                     trainer.precise_bn(bar)
         except FloatingPointError as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = message_of(error, 120)
             raise KitError(f"{reason}; lower SOLVER.BASE_LR; see {log}") from None
         except RuntimeError as error:
             if not out_of_memory(error):

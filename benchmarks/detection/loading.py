@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.detection import compat  # noqa: F401
 from benchmarks.detection.budget import per_process
 from triplet.environment import usable_cores
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.images import to_eight_bits
 from triplet.signals import Stop, ignore_in_worker
 from triplet.training.distributed import Processes
@@ -96,7 +96,7 @@ def _read(
     try:
         dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty, min_keypoints=min_keypoints)
     except AssertionError as error:  # raised by Detectron2 if no image is left
-        raise KitError(f"{' '.join(str(error).split())[:160]}: no image is left to train on") from None
+        raise KitError(f"{message_of(error)}: no image is left to train on") from None
     return DatasetFromList(dicts, copy=False), [image["width"] > image["height"] for image in dicts]
 
 
@@ -130,7 +130,7 @@ class SafeMapper(DatasetMapper):
             result: dict[str, Any] | KitError | None = super().__call__(image)
             return result
         except Exception as error:  # decoders and damaged annotations may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            reason = message_of(f"{type(error).__name__}: {error}")
             return KitError(f"{image['file_name']} or its annotations cannot be read ({reason}); mend it")
 
 

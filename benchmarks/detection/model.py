@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from benchmarks.detection import compat, head, settings  # noqa: F401
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.weights import detectron2_format, torch_file
 
 from detectron2.config import CfgNode, get_cfg
@@ -46,8 +46,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
         yaml.YAMLError,
         RecursionError,
     ) as error:
-        reason = " ".join(str(error).strip("'\"").split())
-        raise KitError(f"{path}: Detectron2 refuses it: {reason:.300}") from None
+        reason = message_of(str(error).strip("'\""), 300)
+        raise KitError(f"{path}: Detectron2 refuses it: {reason}") from None
     settings.check(cfg, path)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
@@ -89,9 +89,9 @@ def build(cfg: CfgNode) -> nn.Module:
     try:
         result: nn.Module = build_model(cfg)
     except (LookupError, ValueError, AssertionError, AttributeError, TypeError, ArithmeticError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = message_of(f"{type(error).__name__}: {error}", 200)
         raise KitError(
-            f"Detectron2 cannot build the config's model ({reason:.200}); compare its MODEL with a config "
+            f"Detectron2 cannot build the config's model ({reason}); compare its MODEL with a config "
             "of configs/detection/"
         ) from None
     return result
@@ -126,7 +126,7 @@ def load_trained(network: nn.Module, path: Path) -> None:
     except (KitError, OSError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)
         raise KitError(f"{path} is not a Detectron2 model file, or damaged: {reason}") from None
     # num_batches_tracked matters to training only; older files hold constants that the config gives.
     free = re.compile(r"num_batches_tracked$|cell_anchors|pixel_(mean|std)$")

@@ -7,7 +7,7 @@ from triplet import paths, records
 from triplet.datasets import source as datasets
 from triplet.datasets.layouts import is_standard
 from triplet.datasets.source import DataSource
-from triplet.progress import first_here, say
+from triplet.progress import is_local_main, say
 from triplet.training.distributed import Processes, perform
 
 
@@ -48,12 +48,12 @@ def place(
     if folder := in_place(source):
         return folder
     own = datasets.read(source, "train" if stage == "data" else "val", classes)
-    if first_here():
+    if is_local_main():
         say(f"{stage}: {own.line()}")
     folder = paths.stage_folder(run, stage)
 
     def work(job: records.Job) -> None:
-        if first_here():
+        if is_local_main():
             datasets.write(own, job.folder)
         job.outputs.update({name: job.folder / name for name in (*own.texts, datasets.DESCRIPTION)})
         job.results.update(

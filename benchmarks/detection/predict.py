@@ -46,13 +46,13 @@ WIDEST = 1280
 class PredictOptions:
     """Options for the detections to show and write."""
 
-    score: float = visualize.SURE
+    score: float
     """Lowest score."""
-    show: tuple[str, ...] = ()
+    show: tuple[str, ...]
     """Names of the classes to show; empty for all."""
-    most: int | None = None
-    """Most detections per image; those with the highest scores are kept."""
-    every: int = 1
+    most: int | None
+    """Most detections per image; those with the highest scores are kept; None for all."""
+    every: int
     """Use every n-th frame of a video."""
 
 
@@ -111,7 +111,7 @@ def predict(
         inputs={"model": weights, "config": config},
         seen=seen,
         force=force,
-        scratch=(DONE, f"pictures/**/{files.LEFT_BEHIND}"),
+        upkeep=records.Upkeep(scratch=(DONE, f"pictures/**/{files.LEFT_BEHIND}")),
     )
 
 
@@ -149,7 +149,7 @@ class _Task:
     cfg: CfgNode
     weights: Path
     categories: Sequence[dict[str, Any]]
-    found: Sequence[sources.Source]
+    found: Sequence[sources.ImageSource]
     options: PredictOptions
 
     @functools.cached_property
@@ -200,7 +200,7 @@ class _Task:
 
     def _images(
         self, mapper: DatasetMapper, done: Iterable[str], stop: Stop
-    ) -> Generator[tuple[sources.Source, str, dict[str, Any] | KitError], None, None]:
+    ) -> Generator[tuple[sources.ImageSource, str, dict[str, Any] | KitError], None, None]:
         """Yield the images that are not done yet: files first, then videos, each sorted by name."""
         left = [each for each in self.found if not each.is_video and each.name not in done]
         loaded = load(
@@ -216,8 +216,8 @@ class _Task:
                 yield from self._frames(source, mapper, done)
 
     def _frames(
-        self, source: sources.Source, mapper: DatasetMapper, done: Iterable[str]
-    ) -> Iterator[tuple[sources.Source, str, dict[str, Any] | KitError]]:
+        self, source: sources.ImageSource, mapper: DatasetMapper, done: Iterable[str]
+    ) -> Iterator[tuple[sources.ImageSource, str, dict[str, Any] | KitError]]:
         def name(number: int) -> str:
             return f"{source.name}/{number:06d}.jpg"
 
@@ -234,13 +234,13 @@ class _Task:
     def _lines(
         self,
         network: nn.Module,
-        images: Iterable[tuple[sources.Source, str, dict[str, Any] | KitError]],
+        images: Iterable[tuple[sources.ImageSource, str, dict[str, Any] | KitError]],
         folder: Path,
         stop: Stop,
     ) -> Iterator[dict[str, Any]]:
         """Detect in one image after the other and draw it; yield the results to keep of each."""
-        named, fed = itertools.tee(images)
-        found = inference.detect(network, (image for *_, image in fed), stop)
+        named, read = itertools.tee(images)
+        found = inference.detect(network, (image for *_, image in read), stop)
         for (source, name, _), (image, parts) in zip(named, found, strict=False):
             if isinstance(image, KitError):
                 yield {"name": name, "unreadable": str(image)}

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from benchmarks.detection.calibration import Calibration
 from benchmarks.detection.plan import FinetuneOptions, FinetunePlan
 from benchmarks.detection.resolve import (
     ResolvedOptions,
-    fit_hours,
+    RunSources,
     known_size,
+    make_plan,
     require_length,
     resolve_options,
 )
@@ -92,7 +93,7 @@ class Preview:
     config: Path | None
     source: DataSource | None
     """The user's data; None for those that the config names."""
-    timing: gpus.Timing | None
+    timing: gpus.IterationTime | None
     """Range of the seconds, if they are published ones."""
     notes: dict[str, str]
     """Further facts, by name."""
@@ -240,7 +241,7 @@ def _preview(
     hardware: Hardware,
     source: DataSource | None,
 ) -> Preview:
-    cfg = model.load_config(config or detection_config(method), options.overrides)
+    cfg = model.load_config(detection_config(method, config), options.overrides)
     kind = curves.detector(cfg)  # before it is fitted: the number of classes hardly changes the speed
     images = known_size(cfg)
     if source:
@@ -251,7 +252,7 @@ def _preview(
     measured = hardware.memory is None and torch.cuda.is_available()
     timing, notes = None, {}
     if measured:
-        found = _measure_share(resolved, hardware.count)
+        found = _measure_share(resolved, hardware)
         name = calibration.gpu_name()
         notes["measured"] = f"on one {name} with synthetic images; loading and other GPUs may slow it"
     else:
@@ -262,23 +263,8 @@ def _preview(
                 "give yours as --seconds"
             )
         found = _estimate(resolved, hardware, timing, notes, kind)
-    seconds = hardware.seconds or found.seconds
-    final = fit_hours(resolved.cfg, options.hours, seconds) if options.hours else resolved.cfg
-    plan = FinetunePlan(
-        method=method,
-        cfg=final,
-        settings=model.plain(final),
-        uncompressed=cfg,
-        processes=hardware.count,
-        images=found.images,
-        precision=found.precision,
-        hours=options.hours,
-        seconds=seconds,
-        peak=found.peak,
-        peak_source="measured" if measured else "counted",
-        dataset_images=images,
-        seed=options.seed,
-    )
+    plan = make_plan(method, RunSources(cfg, cfg), options, resolved, found, images=images)
+    plan = replace(plan, peak_source="measured" if measured else "counted")
     expected = plan.expected(of_this_machine())
     return Preview(plan, hardware, options, config, source, timing, notes, expected)
 
@@ -299,7 +285,7 @@ def _fit(cfg: CfgNode, source: DataSource) -> tuple[CfgNode, int]:
 
 def _published_timing(
     resolved: ResolvedOptions, hardware: Hardware, kind: str | None
-) -> tuple[gpus.Timing | None, dict[str, str]]:
+) -> tuple[gpus.IterationTime | None, dict[str, str]]:
     """Return published seconds for the user's cards, with a fact naming their source or why there are
     none."""
     if hardware.seconds:
@@ -323,18 +309,18 @@ def _share(resolved: ResolvedOptions, processes: int) -> CfgNode:
     return alone
 
 
-def _measure_share(resolved: ResolvedOptions, count: int) -> Calibration:
+def _measure_share(resolved: ResolvedOptions, hardware: Hardware) -> Calibration:
     """Measure one GPU's share of a batch on this machine."""
+    share, log = _share(resolved, hardware.count), Path(os.devnull)
     with join() as processes:
-        return calibration.measure(
-            _share(resolved, count), processes, resolved.precision, resolved.images, log=Path(os.devnull)
-        )
+        found = calibration.measure(share, processes, resolved.precision, resolved.images, log=log)
+    return replace(found, processes=hardware.count, seconds=hardware.seconds or found.seconds)
 
 
 def _estimate(
     resolved: ResolvedOptions,
     hardware: Hardware,
-    timing: gpus.Timing | None,
+    timing: gpus.IterationTime | None,
     notes: dict[str, str],
     kind: str | None,
 ) -> Calibration:

@@ -1,8 +1,8 @@
 """Resolve options, config, GPUs, the begun run and the calibration into a FinetunePlan."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +40,23 @@ class ResolvedOptions:
 
 @dataclass(frozen=True)
 class RunSources:
-    """Config, weights and data of a run's finetuning."""
+    """Config, weights and data of a finetuning; a preview has the config alone."""
 
     config: CfgNode
     """The user's config: file and overrides."""
     placed: CfgNode
     """The config with the run's data, weights, folder and seed."""
-    dataset: Path
-    """Folder of the data."""
-    classes: list[str]
+    dataset: str = ""
+    """Folder of the data as in the record."""
+    classes: Sequence[str] = ()
     """Names of the data's classes, in the order of the model's indices."""
-    category_ids: list[Any]
+    category_ids: Sequence[Any] = ()
     """Ids of the classes in the data, in the same order."""
-    inputs: Mapping[str, Path]
+    inputs: Mapping[str, Path] = field(default_factory=dict)
     """Files and folders that the record hashes, by name; ``weights`` are the converted ones."""
-    seen: Mapping[str, tuple[int, ...]]
+    seen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """``records.identities`` of the inputs before any of them was read."""
-    written_for: int | None
+    written_for: int | None = None
     """See ``require_length``."""
 
     def settings(self, solver: CfgNode) -> dict[str, Any]:
@@ -105,23 +105,51 @@ def resolve(
     else:
         require_length(cfg, options, loading.data_size(cfg), sources.written_for)
     found = calibrate(run, sources, options, resolved, processes, resumed=bool(begun))
+    images = loading.data_size(resolved.cfg)
+    return make_plan(Path(run).name, sources, options, resolved, found, images=images, begun=begun)
+
+
+def make_plan(
+    method: str,
+    sources: RunSources,
+    options: FinetuneOptions,
+    resolved: ResolvedOptions,
+    found: Calibration,
+    *,
+    images: int | None,
+    begun: Begun | None = None,
+) -> FinetunePlan:
+    """Put all decisions together, and compress a new run's schedule to the user's hours.
+
+    Args:
+        method: method of the table.
+        sources: config and data.
+        options: the user's options.
+        resolved: the decisions that need no measurement.
+        found: time and memory on the GPUs of the plan.
+        images: number of training images; None if unknown.
+        begun: the finetuning to resume, if any.
+
+    Raises:
+        KitError: the time of an iteration is unknown, or the hours are too few.
+    """
     cfg = resolved.cfg
     if options.hours and not begun:
         cfg = fit_hours(cfg, options.hours, found.seconds)
     return FinetunePlan(
-        method=Path(run).name,
+        method=method,
         cfg=cfg,
         settings=sources.settings(cfg.SOLVER),
         uncompressed=sources.placed,
-        processes=processes.size,
+        processes=found.processes,
         images=found.images,
         precision=found.precision,
         hours=options.hours,
         seconds=found.seconds,
         peak=found.peak,
-        dataset_images=loading.data_size(cfg),
+        dataset_images=images,
         iterations_done=begun.iterations if begun else 0,
-        dataset=paths.portable(dataset),
+        dataset=sources.dataset,
         classes=sources.classes,
         category_ids=sources.category_ids,
         inputs=sources.inputs,
@@ -256,17 +284,16 @@ def _sources(
     """Load config and data, and check that every process has the same ones."""
     converted = records.require(run, "convert")  # has the colour order of the weights
     weights = records.output(converted, "weights")
-    if config is None:
-        config = detection_config(run)
-        if processes.is_main_process:
-            say(f"finetune: {run} under {config}")
-    cfg = model.load_config(config, options.overrides)
+    chosen = detection_config(run, config)
+    if config is None and processes.is_main_process:
+        say(f"finetune: {run} under {chosen}")
+    cfg = model.load_config(chosen, options.overrides)
     proof.check_pixel_path(cfg, converted)
     processes.use_cores(loading.loaders(cfg, processes))
     asked = (options.hours, options.schedule, options.images_per_gpu, options.precision, options.seed)
     processes.assert_same("converted weights", records.Artifact.of(weights).sha256)
     processes.assert_same("settings", [model.plain(cfg), *asked])
-    written_for = known_size(model.load_config(config))
+    written_for = known_size(model.load_config(chosen))
     inputs = {"weights": weights, **data.inputs(cfg, dataset, train=True)}
     seen = records.identities(inputs)
     cfg = data.fit_masks(cfg, dataset)
@@ -277,7 +304,8 @@ def _sources(
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))
     placed.MODEL.WEIGHTS, placed.SEED = str(weights), options.seed
-    return RunSources(cfg, placed, dataset, classes, data.category_ids(names[0]), inputs, seen, written_for)
+    name, category_ids = paths.portable(dataset), data.category_ids(names[0])
+    return RunSources(cfg, placed, name, classes, category_ids, inputs, seen, written_for)
 
 
 def _begun(run: str, processes: Processes) -> Begun | None:
@@ -286,7 +314,7 @@ def _begun(run: str, processes: Processes) -> Begun | None:
     found = None
     if processes.is_main_process:
         folder = paths.stage_folder(run, "finetune")
-        if plan := records.begun(folder, checkpoint.planned):
+        if plan := records.begun(folder, checkpoint.UPKEEP):
             found = Begun(plan.config, checkpoint.reached(folder))
     result: Begun | None = processes.broadcast_object(found)
     return result
@@ -302,7 +330,7 @@ def _refuse_changes(
 ) -> None:
     """Raise KitError with the differences if a different finetuning has begun."""
     config = record_config(
-        paths.portable(sources.dataset),
+        sources.dataset,
         sources.settings(resolved.cfg.SOLVER),
         options.seed,
         resolved.precision,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.detection import loading  # noqa: F401 - it teaches Detectron2 to read 16 bits
 from triplet import files
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.images import SUFFIXES, open_file
 
 from detectron2.data import DatasetMapper, transforms
@@ -24,7 +24,7 @@ VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """An image file, or a video."""
 
     path: Path
@@ -41,7 +41,7 @@ class Source:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find(wanted: Sequence[str]) -> tuple[Path, list[Source]]:
+def find(wanted: Sequence[str]) -> tuple[Path, list[ImageSource]]:
     """Return the folder that holds all named images and videos, and each of these once, sorted by name.
 
     Args:
@@ -67,14 +67,14 @@ def find(wanted: Sequence[str]) -> tuple[Path, list[Source]]:
         found |= {Path(os.path.abspath(each)) for each in here}  # noqa: PTH100 - links stay what they are
     folder = Path(os.path.commonpath([path.parent for path in found]))
     names = {path.relative_to(folder).as_posix(): path for path in found}
-    return folder, [Source(names[name], name) for name in sorted(names)]
+    return folder, [ImageSource(names[name], name) for name in sorted(names)]
 
 
 class ImageFiles(Dataset[dict[str, Any] | KitError]):
     """Image files as Detectron2's mapper prepares them for evaluation: rotated by EXIF, RGB or BGR,
     resized."""
 
-    def __init__(self, sources: Sequence[Source], mapper: DatasetMapper) -> None:
+    def __init__(self, sources: Sequence[ImageSource], mapper: DatasetMapper) -> None:
         self.sources, self.mapper = sources, mapper
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class ImageFiles(Dataset[dict[str, Any] | KitError]):
                 pass  # checked here, as the mapper would let Pillow try all its readers
             result: dict[str, Any] = self.mapper({"file_name": str(path)})
         except Exception as error:  # decoders may raise anything
-            return KitError(" ".join(f"{type(error).__name__}: {error}".split())[:160])
+            return KitError(message_of(f"{type(error).__name__}: {error}"))
         return result
 
 

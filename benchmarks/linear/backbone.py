@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet as Network
 from triplet.pretrain.views import normalize
-from triplet.progress import first_here, say
+from triplet.progress import is_local_main, say
 from triplet.weights.read import Backbone, read_backbone
 
 
@@ -24,7 +24,7 @@ def load_backbone(path: Path) -> tuple[Network, Backbone]:
             f"{path} is for BGR images and other strides, which no linear benchmark here uses; "
             "the supervised method's weights for them are supervised-torchvision"
         )
-    if weights.choice and first_here():
+    if weights.choice and is_local_main():
         say(f"{path.name}: {weights.choice}")
     network = Network(weights.depth, weights.width)
     network.load_state_dict(weights.state)

@@ -18,13 +18,13 @@ from benchmarks.linear.linear import linear
 from benchmarks.linear.semi import semi
 from benchmarks.linear.stage import ImageNetOptions
 from triplet import environment, files, paths, records
-from triplet.pretrain.stage import pretrain
+from triplet.pretrain.stage import PretrainOptions, pretrain
 from triplet.progress import Bar
 from triplet.pull.synthetic import CLASSES, draw_image
 
 COUNTS = {"train": 300, "val": 900, "other": 1200}
 RADII = (28.0, 60.0)
-PRETRAIN = Path("configs/pretrain/demo.yaml")
+PRETRAIN = paths.CONFIGS / "pretrain" / "demo.yaml"
 COMMON = ["images={size: 64, shorter: 72, scale: [0.3, 1.0]}"]
 EPOCHS = 40
 RATES = (0.3, 3.0)
@@ -63,7 +63,8 @@ def compare(seed: int, folder: Path) -> list[dict[str, Any]]:
     (folder / "published.yaml").write_text(PUBLISHED)
     (folder / "fast.yaml").write_text(FAST)
     found = []
-    pretrain("random", PRETRAIN, images / "other", ["schedule.epochs=0", f"seed={seed}"])
+    overrides = ["schedule.epochs=0", f"seed={seed}"]
+    pretrain(PretrainOptions("random", PRETRAIN, images / "other", overrides))
     initial = records.output(records.require("random", "pretrain"), "checkpoint")
     other = folder / "supervised.yaml"
     other.write_text(SUPERVISED)

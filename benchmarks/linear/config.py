@@ -2,14 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from triplet.config import Pixels, Positive, Probability, Settings
+from triplet.config import InOrder, PositiveShare, Probability, Resolution, Settings
 from triplet.environment import share_of_cores
 
 Count = Annotated[int, Field(ge=1, le=10**8)]
 """A number of items; ImageNet-22k has 1.4 * 10^7 images."""
-NonNegative = Annotated[float, Field(ge=0)]
 # Settings that do not change the result.
 NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
 
@@ -17,17 +16,15 @@ NEUTRAL: Any = {"workers": True, "training": {"checkpoint_every": True}}
 class ImageSettings(Settings):
     """Input of the backbone: torchvision's RandomResizedCrop and flip, or the centre."""
 
-    size: Pixels = 224
-    shorter: Pixels = 256
+    size: Resolution = 224
+    shorter: Resolution = 256
     """Length to which the shorter side is resized before cropping the centre."""
-    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    scale: Annotated[tuple[PositiveShare, PositiveShare], InOrder] = (0.08, 1.0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.shorter < self.size:
             raise ValueError(f"shorter must be at least size ({self.size})")
-        if not self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError("scale must be (low, high) shares of the image's area")
         return self
 
 
@@ -45,7 +42,7 @@ class Common(Settings):
     @property
     def loaders(self) -> int:
         """Processes that load images."""
-        return share_of_cores() if self.workers is None else self.workers
+        return share_of_cores(self.workers)
 
 
 class Training(Settings):
@@ -56,17 +53,17 @@ class Training(Settings):
     num_replicas: Count
     """Number of GPUs of the original training. An epoch is padded with its first images to a multiple of
     it, as in OpenSelfSup's DistributedSampler, so that any divisor of it can share each batch."""
-    learning_rate: Positive
-    head: Positive = 1.0
+    learning_rate: PositiveFloat
+    head: PositiveFloat = 1.0
     """Factor of the learning rate for the classifier."""
     momentum: Probability = 0.9
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     epochs: Count
-    warmup_epochs: NonNegative = 0
+    warmup_epochs: NonNegativeFloat = 0
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-4
     steps: tuple[Count, ...] = ()
     """Epochs at which the learning rate is multiplied by gamma; empty for a cosine to zero."""
-    gamma: Positive = 0.1
+    gamma: PositiveFloat = 0.1
     evaluate_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every: Count = 1000
@@ -88,13 +85,13 @@ class Sweep(Settings):
     """Number of random crops per training image whose features are kept, besides the centre's."""
     held_out: Annotated[float, Field(gt=0, lt=1)]
     """Share of each class's training images, at least one, that is held out to choose the head."""
-    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    weight_decays: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
     """Weight decay of the weights; the bias has none."""
     batch: Count
     momentum: Probability = 0.9
     epochs: Count
-    warmup_epochs: NonNegative = 0
+    warmup_epochs: NonNegativeFloat = 0
 
 
 class Linear(Common):
@@ -114,7 +111,7 @@ class KnnConfig(Common):
     """Weighted k-nearest neighbours among the training images' features."""
 
     neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (20, 200)
-    temperature: Positive = 0.07
+    temperature: PositiveFloat = 0.07
 
 
 class Semi(Common):
@@ -129,7 +126,7 @@ class Svm(Common):
 
     layers: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (5,)
     """Layers to evaluate: 1 is the stem, 2 to 5 are the residual stages."""
-    costs: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    costs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2, le=1000)] = 3
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     samples: Annotated[int, Field(ge=0, le=1000)] = 5

@@ -20,7 +20,7 @@ from triplet.images import Images, decode, open_images, pixel_formats
 from triplet.pretrain.config import Views
 from triplet.pretrain.layout import permutation
 from triplet.pretrain.views import Pixels, centre_view, render_view, sample_augmentation, view_rng
-from triplet.progress import first_here, say
+from triplet.progress import is_local_main, say
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _names(path: Path) -> list[str]:
 
 def _labelled(path: Path, wanted: list[str] | None, listed: Path | None) -> Labelled:
     images = open_images(path)
-    if (said := pixel_formats(images)) and first_here():
+    if (said := pixel_formats(images)) and is_local_main():
         say(f"{path}: {said}")
     if images.labels is None:
         raise KitError(

@@ -77,17 +77,14 @@ def run_stage(
     with join() as processes:
         processes.assert_same("config", settings.model_dump(mode="json"))
         processes.use_cores(settings.loaders)
-        processes.assert_same("file of weights", records.Artifact.of(path).sha256)
         train, test = open_sets(options.train, options.test, options.classes)
         processes.assert_same(
             "set of images",
             [[s.images.names(), s.indices.tolist(), s.labels.tolist()] for s in (train, test)],
         )
-        for name, file in (more or {}).items():
-            processes.assert_same(name, records.Artifact.of(file).sha256)
-        if processes.nodes > 1:  # a node's copy may have the right names and truncated files
-            copies = [records.Artifact.of(images).sha256 for images in (options.train, options.test)]
-            processes.assert_same("copy of the images", copies)
+        processes.assert_same_inputs(
+            {"file of weights": path, **(more or {})}, (options.train, options.test)
+        )
         perform(
             processes,
             stage,
@@ -97,8 +94,6 @@ def run_stage(
             inputs=inputs,
             seen=seen,
             force=options.force,
-            scratch=checkpoint.SCRATCH,
-            trained=checkpoint.trained,
-            planned=checkpoint.planned,
+            upkeep=checkpoint.UPKEEP,
             seed=settings.seed,
         )

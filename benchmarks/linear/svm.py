@@ -21,7 +21,7 @@ from triplet import files, paths, records
 from triplet.config import load
 from triplet.defaults import weights_of
 from triplet.environment import usable_cores
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import Bar, say
 from triplet.records import Job
 from triplet.signals import graceful
@@ -70,7 +70,7 @@ def svm(
         inputs={"images": data / "JPEGImages", "lists": data / "ImageSets", "weights": path},
         work=lambda job: _work(settings, path, data, splits, fits, job),
         force=force,
-        scratch=("*_feat?.npy",),  # half a gigabyte each
+        upkeep=records.Upkeep(scratch=("*_feat?.npy",)),  # half a gigabyte each
         seed=settings.seed,
     )
 
@@ -206,7 +206,7 @@ def _fit_all(fits: list[svm_fit.Fit], log: Path, workers: int) -> Done:
                 ) from None
         except ValueError as error:  # raised by scikit-learn's checks of its input
             pool.shutdown(wait=False, cancel_futures=True)
-            raise KitError(f"fit {fit.key} cannot be made: {' '.join(str(error).split())[:160]}") from None
+            raise KitError(f"fit {fit.key} cannot be made: {message_of(error)}") from None
         if stop:
             for child in multiprocessing.active_children():
                 child.kill()

@@ -20,7 +20,7 @@ from triplet.progress import Bar, say
 from triplet.signals import graceful
 from triplet.training.schedule import learning_rate
 
-Source = Callable[[NDArray[Any]], Tensor]
+FeatureRows = Callable[[NDArray[Any]], Tensor]
 """A function from (k,) places to (k, channels) features."""
 
 
@@ -106,7 +106,7 @@ def hold_out(labels: NDArray[Any], share: float, seed: int) -> NDArray[Any]:
 
 
 def train(
-    views: list[Source],
+    views: list[FeatureRows],
     labels: Tensor,
     kept: NDArray[Any],
     heads: Heads,
@@ -151,7 +151,7 @@ def train(
                 bar.step()
 
 
-def score(source: Source, places: NDArray[Any], labels: Tensor, heads: Heads) -> Tensor:
+def score(source: FeatureRows, places: NDArray[Any], labels: Tensor, heads: Heads) -> Tensor:
     """Return the (h, 2) top-1 and top-5 of each head in percent, over the images at some places."""
     right = torch.zeros(len(heads.rates) // heads.classes, 2, dtype=torch.int64)
     for part in np.array_split(places, max(1, len(places) // 1024)):
@@ -165,7 +165,7 @@ def _rows(rows: Tensor, places: NDArray[Any]) -> Tensor:
     return rows[torch.from_numpy(places).to(rows.device)]
 
 
-def _sources(features: list[Features], device: torch.device) -> list[Source]:
+def _sources(features: list[Features], device: torch.device) -> list[FeatureRows]:
     """Return the features on the GPU if all of them fit, else from the disk's cache."""
     if device.type == "cuda" and sum(f.bytes for f in features) < 0.7 * torch.cuda.mem_get_info(device)[0]:
         whole = [f.on(device) for f in features]

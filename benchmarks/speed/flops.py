@@ -4,6 +4,7 @@ import re
 
 from triplet.pretrain.config import Model
 from triplet.pretrain.estimate import encoder_flop
+from triplet.pretrain.methods.common import predictor_flop
 from triplet.pretrain.views import InputResolutions
 
 # Dense bfloat16 with float32 accumulation, no sparsity, in FLOP/s, by a part of the device's name.
@@ -35,5 +36,4 @@ def step_flop(model: Model, sizes: InputResolutions) -> float:
     """
     online = encoder_flop(model, sizes.online_1) + encoder_flop(model, sizes.online_2)
     target = encoder_flop(model, sizes.target_1) + encoder_flop(model, sizes.target_2)
-    predictor = 2 * 2 * (model.outputs * model.hidden + model.hidden * model.outputs)
-    return float(3 * (online + predictor) + target)
+    return float(3 * online + target + 2 * predictor_flop(model))

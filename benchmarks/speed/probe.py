@@ -64,7 +64,7 @@ COMPARISON = (
 """Further probes of ``--everything``: the parts of ``make speed``, which compare with the released code."""
 
 
-class Stopped(BaseException):
+class EndRequested(BaseException):
     """Raised if a signal asks for the end."""
 
 
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"benchmarks.speed.probe: {error}", file=sys.stderr)
         return 2
-    except Stopped:
+    except EndRequested:
         for entry in report.entries:
             if entry["status"] == "running":
                 entry.update(status="interrupted", reason="a signal asked for the end")
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped
+    raise EndRequested
 
 
 def _title(probe: Probe) -> str:

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.speed.probe import end_with_parent
 from triplet import environment, files, toolchain
+from triplet.errors import message_of
 
 NEEDED = (
     "pydantic",
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except Exception as error:
-        context.tell(reason=f"{type(error).__name__}: {' '.join(str(error).split())}"[:400])
+        context.tell(reason=message_of(f"{type(error).__name__}: {error}", 400))
         return 1
     return 0
 

@@ -112,7 +112,7 @@ def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
 
 
 SCALE = 1024.0
-"""Of the loss in float16. apex and torch start at 65536 and find this by skipping updates, which here would
+"""Loss scale in float16. apex and torch start at 65536 and find this by skipping updates, which here would
 be updates that take no time."""
 
 

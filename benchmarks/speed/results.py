@@ -146,7 +146,7 @@ def header(command: str, threads: int, *, smoke: bool) -> dict[str, Any]:
     }
 
 
-def table(cases: list[dict[str, Any]], fed: list[dict[str, Any]]) -> str:
+def table(cases: list[dict[str, Any]], end_to_end: list[dict[str, Any]]) -> str:
     """Format all measurements for people. ``times as fast`` compares the kit's variant with the row's."""
     lines = []
     for case in cases:
@@ -170,7 +170,7 @@ def table(cases: list[dict[str, Any]], fed: list[dict[str, Any]]) -> str:
             reached = "reached" if goal["reached"] else "NOT reached"
             lines.append(f"  goal: {goal['goal']}: {goal['found']:.3g} ({goal['by']}), {reached}")
         lines += [f"  note: {note}" for note in case["notes"]]
-    for each in fed:
+    for each in end_to_end:
         share = each["waiting_share"]
         lines += [
             "",

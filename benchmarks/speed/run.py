@@ -27,7 +27,7 @@ from benchmarks.speed.timing import Budget, Case
 from triplet import files, toolchain
 from triplet.config import load
 from triplet.environment import share_of_cores
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.pretrain.config import Pretrain
 from triplet.progress import say
 
@@ -167,7 +167,7 @@ def _measure(what: str, measure: Callable[[], None], measured: _Results) -> None
     try:
         measure()
     except (KitError, RuntimeError, ModuleNotFoundError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = message_of(error, 200)
         lower = "; give a lower --batch" if isinstance(error, torch.OutOfMemoryError) else ""
         measured.failed.append(f"{what}: {reason}{lower}")
         measured.save()

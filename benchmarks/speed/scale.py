@@ -79,7 +79,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Step:
+class ProcessStep:
     """One process's step: from a batch to updated weights."""
 
     seconds: float
@@ -119,7 +119,7 @@ RESNET50 = 25.557e6 * 4
 
 
 @dataclass(frozen=True)
-class Check:
+class ScalingCheck:
     """Two published speeds of one training: at ``base`` GPUs, which the model is given, and at more."""
 
     name: str
@@ -138,9 +138,9 @@ class Check:
         low, high = 0.0, seconds
         for _ in range(60):  # find the step time that gives the speed at the base
             middle = (low + high) / 2
-            slow = Step(middle, self.images, RESNET50).on(self.base, self.cluster) > seconds
+            slow = ProcessStep(middle, self.images, RESNET50).on(self.base, self.cluster) > seconds
             low, high = (low, middle) if slow else (middle, high)
-        return Step(high, self.images, RESNET50).rate(self.gpus, self.cluster)
+        return ProcessStep(high, self.images, RESNET50).rate(self.gpus, self.cluster)
 
 
 P100 = Cluster(within=20e9, between=6.25e9)  # 50 Gbit/s a server; first NVLink: assumed
@@ -150,7 +150,7 @@ DLPERF = "github Oneflow-Inc/DLPerf, NVIDIADeepLearningExamples/PyTorch/resnet50
 EPOCHS = 90 * 1_281_167
 """Number of images in 90 epochs of ImageNet."""
 CHECKS = (
-    Check(
+    ScalingCheck(
         "P100, float32",
         "Goyal et al., arXiv 1706.02677: 1 hour on 256 GPUs, 29 on 8; developer.nvidia.com gives both",
         8,
@@ -160,7 +160,7 @@ CHECKS = (
         32,
         P100,
     ),
-    Check(
+    ScalingCheck(
         "P100, float32",
         "Akiba et al., arXiv 1711.04325: 15 minutes on 1024 GPUs; from Goyal's 8 GPUs, its network assumed",
         8,
@@ -170,19 +170,19 @@ CHECKS = (
         32,
         P100,
     ),
-    Check("V100, float32", DLPERF, 1, 367.29, 8, 2887.65, 128, DGX1),
-    Check("V100, float32", DLPERF, 1, 367.29, 16, 5716.79, 128, DGX1),
-    Check("V100, float32", DLPERF, 1, 367.29, 32, 10917.09, 128, DGX1),
-    Check("V100, float16", DLPERF, 1, 802.9, 32, 22551.16, 256, DGX1),
-    Check("V100 16GB, float32", NVIDIA, 1, 367.0, 8, 2855.0, 256, DGX1),
-    Check("A100 80GB, float16", NVIDIA, 1, 2470.0, 8, 16621.0, 256, Cluster()),
+    ScalingCheck("V100, float32", DLPERF, 1, 367.29, 8, 2887.65, 128, DGX1),
+    ScalingCheck("V100, float32", DLPERF, 1, 367.29, 16, 5716.79, 128, DGX1),
+    ScalingCheck("V100, float32", DLPERF, 1, 367.29, 32, 10917.09, 128, DGX1),
+    ScalingCheck("V100, float16", DLPERF, 1, 802.9, 32, 22551.16, 256, DGX1),
+    ScalingCheck("V100 16GB, float32", NVIDIA, 1, 367.0, 8, 2855.0, 256, DGX1),
+    ScalingCheck("A100 80GB, float16", NVIDIA, 1, 2470.0, 8, 16621.0, 256, Cluster()),
 )
 
 
-def step_of(card: str, images: int = 196) -> Step:
+def step_of(card: str, images: int = 196) -> ProcessStep:
     """Return the fast recipe's step on a card: gradients of ResNet-50 and both heads, BN over 8 GPUs."""
     seconds = images * max(TRAFFIC / (REACHED * BANDWIDTHS[card]), FLOP / (BUSY * PEAKS[card]))
-    return Step(seconds, images, gradients=35.1e6 * 4, norms=217, norms_back=109, pool=8)
+    return ProcessStep(seconds, images, gradients=35.1e6 * 4, norms=217, norms_back=109, pool=8)
 
 
 def cards() -> dict[str, list[dict[str, float]]]:
@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def error(check: Check) -> float:
+def error(check: ScalingCheck) -> float:
     """Return the prediction's relative error, which is positive if it is too fast."""
     return check.predicted() / check.rate - 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 
 RANGE = (5, 95)
 """Percentiles that are reported as the range of a time or a ratio."""
@@ -128,7 +128,7 @@ def interleave(
         except RuntimeError as error:  # no compiler, no memory, no kernel
             if failed is None:
                 raise
-            failed.append(f"{timing.variant.name} failed: {' '.join(str(error).split())[:200]}")
+            failed.append(f"{timing.variant.name} failed: {message_of(error, 200)}")
             continue
         timing.calls = max(1, math.ceil(timing.variant.block / once))
         timing.peak = 0  # tuning tries algorithms with more memory than the chosen ones need

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 LINK = re.compile(r'\[([^\]]+)\]\(([^)\s]*benchmarks/results/([\w-]+\.json)) "([^"]+)"\)')
 NUMBER = re.compile(r"[-+−]?\d+(?:\.\d+)?")
 UNITS = {"GiB": 2.0**30, "minutes": 60.0, "GB": 1e9}
-"""What the file's value (bytes, seconds) is divided by when the text names a unit."""
+"""Divisor of the file's value (bytes, seconds) where the text names a unit."""
 
 
 class Figure(NamedTuple):

@@ -18,7 +18,7 @@ SCHEMAS = {
         "triplet/pull/subset.py",
     ],
     "Sources of data and weights: configs/sources.yaml": ["triplet/pull/sources.py"],
-    "Rows of the table: configs/methods.yaml": ["triplet/published/methods.py"],
+    "Methods of the table: configs/methods.yaml": ["triplet/published/methods.py"],
     "Published numbers: configs/published.yaml, configs/expected.yaml": [
         "triplet/published/tables.py",
         "triplet/published/curves.py",
@@ -171,9 +171,12 @@ def _kind(annotation: str) -> str:
 
     text = re.sub(r"Annotated\[([\w\[\], ]+), Field\(([^()]*)\)\]", limits, annotation)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace(", ", " or "), text)
+    text = re.sub(r"Annotated\[(.+), InOrder\]", r"\1, in order", text)
+    text = re.sub(r"\bPositiveShare\b", "number above 0, at most 1", text)
     text = re.sub(r"\bProbability\b", "number from 0 to 1", text)
-    text = re.sub(r"\bPositive\b", "number above 0", text)
-    return re.sub(r"\bPixels\b", "pixels, 32 to 1024", text)
+    text = re.sub(r"\bPositiveFloat\b", "number above 0", text)
+    text = re.sub(r"\bNonNegativeFloat\b", "number, at least 0", text)
+    return re.sub(r"\bResolution\b", "pixels, 32 to 1024", text)
 
 
 def messages() -> str:

@@ -4,6 +4,7 @@ Defaults are the command line's alone: make and compose pass on what the user ha
 """
 
 import argparse
+import ast
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 
 from tests.conftest import KIT
 from triplet import cli, commands
+from triplet.coco_engines import FASTEST
 from triplet.submit.jobs import STAGES
 
 FORMER = {"pull-data": "pull", "download": "pull"}
@@ -132,6 +134,26 @@ def test_the_makefile_sets_no_variable_of_an_option():
     """These are how and where a command runs, not what it is told."""
     kept = set(re.findall(r"^(\w+) \?=", (KIT / "Makefile").read_text(), re.M))
     assert kept == {"RUNTIME", "GPUS", "NODES", "RDZV"}
+
+
+def test_a_help_text_repeats_no_default():
+    """It takes a default from the option or from the constant that declares it."""
+    for path in (KIT / "triplet" / "cli").glob("*.py"):
+        assert not re.findall(rf"default: (?:\d|{commands.METHOD}|{FASTEST}).*", path.read_text()), path
+
+
+def test_the_classes_of_options_have_no_defaults_of_their_own():
+    """What a user leaves out is None, or nothing; any other default is the command line's."""
+    found = set()
+    for path in [*(KIT / "triplet").rglob("*.py"), *(KIT / "benchmarks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Options"):
+                found.add(node.name)
+                given = [each.value for each in node.body if isinstance(each, ast.AnnAssign) and each.value]
+                assert not [value for value in map(ast.literal_eval, given) if value], (
+                    f"{path}: {node.name}"
+                )
+    assert {"PredictOptions", "ExplainOptions", "FinetuneOptions"} <= found
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,6 +1,7 @@
 """The drawn validation images in other data sets' layouts, and a small model that detects something."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -19,6 +20,11 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 DEMO = KIT / "configs" / "detection" / "demo.yaml"
 EYES = [0, 0.5, 1] * 6  # where in its box each of 17 keypoints lies
+
+
+def command(drawn, *overrides, stage="finetune"):
+    """The words of a stage of that run, on a data set."""
+    return [stage, "--run", "method", "--config", str(DEMO), "--data", str(drawn), *overrides]
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +90,13 @@ def converted(tmp_path_factory):
         arguments = ["--run", "method", "--config", str(DEMO), "--weights", str(folder / "c.pth")]
         assert cli.main(["convert", *arguments]) == 0
     return folder
+
+
+@pytest.fixture
+def run(places, converted):
+    """The places of a run whose weights are converted."""
+    shutil.copytree(converted / "checkpoints", places / "checkpoints")
+    return places
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.detection.test_trainer import Toy, toy_steps
+from tests.support.toy_detector import Toy, toy_steps
 from triplet.training.distributed import Processes, join
 
 from detectron2.utils.events import EventStorage

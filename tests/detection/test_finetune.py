@@ -16,7 +16,8 @@ import torch
 from benchmarks.detection import data, explain, model, trainer
 from benchmarks.detection import finetune as finetuning
 from benchmarks.detection.plan import FinetuneOptions
-from tests.conftest import KIT, placed
+from tests.conftest import placed
+from tests.detection.conftest import DEMO, command
 from tests.support.processes import children, group_is_gone, start, wait_until
 from triplet import cli, files, paths, records
 from triplet.datasets.source import DataSource
@@ -28,20 +29,8 @@ from triplet.training.distributed import Processes
 
 from detectron2.utils.events import EventStorage
 
-DEMO = str(KIT / "configs" / "detection" / "demo.yaml")
 SHORT = ["SOLVER.MAX_ITER=6", "SOLVER.STEPS=(4,)", "TEST.PRECISE_BN.NUM_ITER=2"]
 SHORTEST = ["SOLVER.MAX_ITER=2", "SOLVER.STEPS=(1,)", "TEST.PRECISE_BN.NUM_ITER=1"]
-
-
-@pytest.fixture
-def run(places, converted):
-    """The places of a run whose weights are converted."""
-    shutil.copytree(converted / "checkpoints", places / "checkpoints")
-    return places
-
-
-def command(drawn, *overrides, stage="finetune"):
-    return [stage, "--run", "method", "--config", DEMO, "--data", str(drawn), *overrides]
 
 
 def test_finetune_then_eval(run, drawn, capsys):
@@ -123,7 +112,7 @@ def test_checkpoints_are_written_in_time_too(run, drawn, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", write)
     with pytest.raises(KitError, match="nothing at"):  # as no model was written
         options = FinetuneOptions(overrides=[*SHORT, "TEST.PRECISE_BN.ENABLED=False"])
-        finetuning.finetune("method", Path(DEMO), DataSource(drawn), options)
+        finetuning.finetune("method", DEMO, DataSource(drawn), options)
     assert steps == [1, 2, 3, 4, 5, 6, 6]
     assert {plan.config["seed"] for plan in plans} == {0}
     assert all(plan == records.begun(paths.stage_folder("method", "finetune")) for plan in plans)
@@ -192,7 +181,7 @@ def test_a_killed_loader_process_costs_nothing(run, drawn):
 
 def test_other_weights_do_not_resume_this_run(unfinished, tmp_path, drawn, capsys):
     checkpoint.save(tmp_path / "other.pth", Networks(50, 16, 8, 8), None, 0, 0)
-    again = ["convert", "--run", "method", "--config", DEMO, "--weights", str(tmp_path / "other.pth")]
+    again = ["convert", "--run", "method", "--config", str(DEMO), "--weights", str(tmp_path / "other.pth")]
     assert cli.main([*again, "--force"]) == 0
     assert cli.main(command(drawn, *SHORT)) == 2
     assert "holds a finetune of something else (input weights" in capsys.readouterr().err
@@ -343,7 +332,7 @@ def test_a_frozen_backbone_can_be_finetuned(run, drawn, change, loaded, pool):
 
 def test_a_restored_trainer_repeats_the_first_ones_steps(run, drawn):
     """Momentum, learning rate and schedule are those of the run that was never stopped."""
-    cfg = model.load_config(Path(DEMO), [*SHORT, "SOLVER.WARMUP_ITERS=4"])
+    cfg = model.load_config(DEMO, [*SHORT, "SOLVER.WARMUP_ITERS=4"])
     cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = data.training(cfg, drawn)[0], str(run / "restored")
     Path(cfg.OUTPUT_DIR).mkdir()
     alone = Processes(0, 1, torch.device("cpu"))

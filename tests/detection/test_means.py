@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from benchmarks.detection import budget, calibration, data, model, resolve
 from benchmarks.detection import finetune as finetuning
 from benchmarks.detection.plan import FinetunePlan
 from tests.conftest import KIT
-from tests.detection.test_finetune import DEMO, command, run  # noqa: F401
+from tests.detection.conftest import DEMO, command
 from tests.support.processes import launch, wait_until
 from triplet import cli, paths, records
 from triplet.errors import Interrupted
@@ -46,7 +45,7 @@ def newest_step(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F811
+def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):
     """Any number: all that is asked for is that BN stays over as many images."""
     arguments = command(drawn, *TWO)
     folder = paths.stage_folder("method", "finetune")
@@ -73,7 +72,7 @@ def test_two_processes_stop_and_go_on_and_then_one_does(run, drawn):  # noqa: F8
 
 
 @pytest.mark.slow
-def test_two_processes_measure_for_hours(run, drawn):  # noqa: F811
+def test_two_processes_measure_for_hours(run, drawn):
     short = ["SOLVER.MAX_ITER=4", "SOLVER.STEPS=(2,)", "TEST.PRECISE_BN.ENABLED=False"]
     arguments = command(drawn, *short, "--hours", "9")
     log = paths.stage_folder("method", "plan") / "log.txt"
@@ -90,7 +89,7 @@ def test_two_processes_measure_for_hours(run, drawn):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F811
+def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):
     running = launch(2, *command(drawn, "SOLVER.IMS_PER_BATCH=3"))
     _, error = running.communicate()
     assert running.returncode == 2
@@ -99,10 +98,10 @@ def test_processes_that_cannot_share_a_batch_are_refused(run, drawn):  # noqa: F
 
 
 @pytest.mark.slow
-def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # noqa: F811
+def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):
     """What was measured holds for the run, though a second measurement would differ."""
     monkeypatch.setattr(budget, "FEWEST", 4)
-    cfg = model.load_config(Path(DEMO), ["SOLVER.IMS_PER_BATCH=2"])
+    cfg = model.load_config(DEMO, ["SOLVER.IMS_PER_BATCH=2"])
     cfg.DATASETS.TRAIN = data.training(cfg, drawn)[0]
     cfg.MODEL.WEIGHTS = str(paths.stage_folder("method", "convert") / "detectron2.pkl")
     alone = Processes(0, 1, torch.device("cpu"))
@@ -119,7 +118,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     record = records.require("method", "finetune")
     solver = record.config["detectron2"]["SOLVER"]
     assert 4 <= solver["MAX_ITER"] == record.results["iterations"] < 100
-    whole = model.load_config(Path(DEMO)).SOLVER
+    whole = model.load_config(DEMO).SOLVER
     part = solver["MAX_ITER"] / whole.MAX_ITER
     for key, value in (("STEPS", whole.STEPS[0]), ("WARMUP_ITERS", whole.WARMUP_ITERS)):
         found = solver[key][0] if key == "STEPS" else solver[key]
@@ -137,7 +136,7 @@ def test_hours_compress_the_schedule_once(run, drawn, capsys, monkeypatch):  # n
     assert "done already" in capsys.readouterr().out
 
 
-def test_what_has_begun_keeps_its_schedule(run, drawn, capsys, monkeypatch):  # noqa: F811
+def test_what_has_begun_keeps_its_schedule(run, drawn, capsys, monkeypatch):
     """Though the machine has become slower meanwhile, and the plan's record is gone."""
     monkeypatch.setattr(budget, "FEWEST", 4)
     seconds = iter((1.0, 9.0, 9.0))
@@ -190,7 +189,7 @@ def test_no_length_of_a_schedule_is_no_budget(capsys):
         (["--images-per-gpu", "3"], "--images-per-gpu may be 1, 2, 4"),
     ],
 )
-def test_options_that_cannot_be(run, drawn, capsys, options, message):  # noqa: F811
+def test_options_that_cannot_be(run, drawn, capsys, options, message):
     assert cli.main([*command(drawn), *options]) == 2
     assert message in capsys.readouterr().err
 
@@ -297,13 +296,13 @@ def test_the_measured_peak_decides_on_the_images_in_a_pass(monkeypatch):
 
     monkeypatch.setattr(calibration, "_peak", peak)
     gpu = Gpu(0, 1, torch.device("cuda"))
-    assert calibration._most_images(model.load_config(Path(DEMO)), gpu, "bfloat16", 16) == 4
+    assert calibration._most_images(model.load_config(DEMO), gpu, "bfloat16", 16) == 4
     assert measured == [1, 2, 8, 4]
 
 
 def test_memory_is_counted_where_there_is_no_gpu():
     """Twice the pixels are up to twice the activations (RoIs stay); half precision is half of them."""
-    small, large = (model.load_config(Path(DEMO), [f"INPUT.MAX_SIZE_TRAIN={size}"]) for size in (128, 256))
+    small, large = (model.load_config(DEMO, [f"INPUT.MAX_SIZE_TRAIN={size}"]) for size in (128, 256))
     need = {
         name: calibration.count_memory(cfg, "float32") for name, cfg in (("small", small), ("large", large))
     }

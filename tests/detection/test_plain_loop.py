@@ -116,7 +116,7 @@ def test_gradients_of_all_passes_go_once_through_all_processes(tmp_path):
         torch.testing.assert_close(ours.grad, 2 * theirs.grad)
 
 
-def test_float16_scales_the_loss_alone_and_lowers_a_scale_that_overflows():
+def test_float16_scales_the_loss_alone_and_lowers_its_scale():
     given = [[{"x": image["x"].float()} for image in batch] for batch in batches(2)]
     network, plain = Two().float(), Two().float()
     steps = GradAccumTrainer(

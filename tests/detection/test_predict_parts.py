@@ -25,7 +25,8 @@ NAMES = [{"id": 30, "name": "a"}, {"id": 10, "name": "b"}, {"id": 20, "name": "c
 
 
 def task(**options):
-    return predict._Task(model.load_config(DEMO), Path("w"), NAMES, (), predict.PredictOptions(**options))
+    told = predict.PredictOptions(**{"score": 0.5, "show": (), "most": None, "every": 1, **options})
+    return predict._Task(model.load_config(DEMO), Path("w"), NAMES, (), told)
 
 
 def found(*scores_and_classes):

@@ -112,7 +112,8 @@ def test_regions_of_an_image_have_names_of_their_own(detections):
 )
 def test_the_surest_are_kept_of_what_is_asked_for(options, kept):
     names = [{"id": i, "name": name} for i, name in enumerate(("cat", "dog", "cow"))]
-    task = _Task(None, None, names, (), PredictOptions(**{"score": 0.5, **options}))
+    told = PredictOptions(**{"score": 0.5, "show": (), "most": None, "every": 1, **options})
+    task = _Task(None, None, names, (), told)
     found = [(0.5, 1), (0.7, 0), (0.9, 1), (0.49, 1), (0.7, 2)]
     given = [{"score": score, "category_id": number} for score, number in found]
     assert [each["score"] for each in task._kept(given)] == kept

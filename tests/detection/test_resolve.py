@@ -179,7 +179,7 @@ def test_what_was_measured_holds_for_a_resumed_run_alone(places, monkeypatch):
     monkeypatch.setattr(
         calibration, "measure", lambda *_, **__: Calibration(1, 4, "float32", float(next(seconds)), 5e9)
     )
-    sources = RunSources(cfg, cfg, KIT, [], [], {}, {}, None)
+    sources = RunSources(cfg, cfg)
 
     def calibrated(resumed, images=None, asked=None):
         options = FinetuneOptions(hours=2, images_per_gpu=asked)
@@ -196,7 +196,7 @@ def test_what_was_measured_holds_for_a_resumed_run_alone(places, monkeypatch):
 @pytest.mark.parametrize(("images", "taken"), [(2, 2), (None, 4)])
 def test_without_a_gpu_nothing_is_measured_for_no_hours(images, taken):
     cfg = model.load_config(DEMO)
-    sources = RunSources(cfg, cfg, KIT, [], [], {}, {}, None)
+    sources = RunSources(cfg, cfg)
     resolved = ResolvedOptions(cfg, "tf32", images)
     found = resolve.calibrate("run", sources, FinetuneOptions(), resolved, ALONE, resumed=False)
     assert found == Calibration(1, taken, "tf32")

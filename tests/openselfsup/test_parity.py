@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.golden_whole_model import initial, views
-from tests.pretrain.test_authors import theirs
+from tests.support.backbones import theirs
 from tests.support.openselfsup_steps import (
     ACCUMULATE,
     EPOCHS,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tests.pretrain.test_methods import settings
+from tests.support.small_pretrain import settings
 from triplet import records
 from triplet.images import open_images
 from triplet.pretrain.trainer import pretrain

@@ -30,6 +30,7 @@ from scripts.golden_whole_model import (
     initial,
     views,
 )
+from tests.support.backbones import theirs
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import triplet
@@ -40,19 +41,12 @@ from triplet.pretrain.views import InputResolutions, normalize
 from triplet.training import optim, schedule
 from triplet.training.distributed import Processes
 from triplet.training.optim import LARS, ema_update
-from triplet.weights.initial import AUTHORS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "whole_model.npz")
 ALONE = Processes(0, 1, torch.device("cpu"))
 TOLERANCE = 1e-9
 DIFFERENT = 1e-5
 """What is wrong on purpose must show by more than this."""
-
-
-def theirs(name: str) -> str:
-    """Our name of a tensor -> the one in their checkpoint."""
-    ((prefix, ours),) = ((a, b) for a, b in AUTHORS.items() if name.startswith(b))
-    return prefix + name.removeprefix(ours)
 
 
 @dataclass

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.pretrain.test_layout import settings
 from tests.support.processes import start, wait_until
+from tests.support.small_pretrain import laid_out
 from triplet import cli
 from triplet.errors import KitError
 from triplet.images import Images
@@ -64,7 +64,7 @@ def files():
 
 def load(source, files, start=0, workers=0, device=CPU, epochs=1, **views):
     """Every batch of 12, and who was unreadable."""
-    config = settings(group=12, workers=workers, epochs=epochs)
+    config = laid_out(group=12, workers=workers, epochs=epochs)
     views = Views(size=SIZE, backend="dali" if source is dali else "pil", **views)
     config = config.model_copy(update={"views": views})
     images = Memory(files)

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.pretrain import test_methods
-from tests.pretrain.test_layout import settings
+from tests.support.small_pretrain import laid_out, settings
 from triplet.errors import KitError
 from triplet.images import decode, open_images
 from triplet.pretrain import data
@@ -34,7 +33,7 @@ def batches(images, config, start=0):
 
 def test_loader_gives_pairs_of_views_in_order(drawn):
     images = open_images(drawn / "unlabelled")
-    config = settings(group=12, workers=0)
+    config = laid_out(group=12, workers=0)
     plain = batches(images, config)
     assert len(plain) == 8
     assert plain[0][0].shape == (12, 2, 3, 32, 32)
@@ -52,7 +51,7 @@ def test_epochs_differ(drawn):
 @pytest.mark.parametrize("method", ["triplet", "rotation-pred", "relative-loc"])
 def test_a_process_gets_the_views_of_its_own_items(drawn, monkeypatch, method):
     """From a later step on, drawn by seed, epoch and image; bytes that are prefetched are counted."""
-    images, config = open_images(drawn / "unlabelled"), test_methods.settings(method, seed=5)
+    images, config = open_images(drawn / "unlabelled"), settings(method, seed=5)
     layout, order, traits = make_layout(config, 2), Order(len(images), config), METHODS[method].TRAITS
     sizes, stream = [], data.stream
     monkeypatch.setattr(data, "stream", lambda *given: sizes.append(given[-1]) or stream(*given))
@@ -87,7 +86,7 @@ def test_missing_empty_and_damaged_folders_are_named(tmp_path):
     for i in range(12):
         (tmp_path / f"{i}.jpg").write_bytes(b"not a picture")
     for workers in (0, 1):
-        config = settings(group=12, workers=workers)
+        config = laid_out(group=12, workers=workers)
         with pytest.raises(KitError, match=r"^10 images in a row cannot be read, from \d+\.jpg on$"):
             batches(open_images(tmp_path), config)
 

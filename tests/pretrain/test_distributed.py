@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pretrain.test_trainer import metrics
 from tests.support.processes import DOUBLE, launch, make, start, wait_until
+from tests.support.small_pretrain import metrics
 
 pytestmark = pytest.mark.slow
 

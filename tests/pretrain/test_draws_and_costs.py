@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.pretrain.test_layout import settings as laid_out
-from tests.pretrain.test_methods import settings
+from tests.support.small_pretrain import ALONE, laid_out, settings
 from triplet import records
 from triplet.images import open_images
 from triplet.knn import accuracy, knn_predict
@@ -35,7 +34,6 @@ from triplet.signals import Stop
 from triplet.training.distributed import Processes
 from triplet.training.schedule import ema_momentum, learning_rate
 
-ALONE = Processes(0, 1, torch.device("cpu"))
 SMALL = {"size": 32, "online": {"smallest": 32, "largest": 48}, "target": {"smallest": 32, "largest": 40}}
 
 

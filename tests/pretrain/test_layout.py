@@ -2,19 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.small_pretrain import laid_out
 from triplet.errors import KitError
-from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule, Views
 from triplet.pretrain.layout import Order, make_layout, permutation
-
-
-def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
-    return Pretrain(
-        loss=Loss(group=group),
-        optimizer=Optimizer(groups=groups, accumulate=accumulate),
-        schedule=Schedule(epochs=epochs, warmup_epochs=0),
-        views=Views(size=32),
-        **others,
-    )
 
 
 @given(
@@ -25,7 +15,7 @@ def settings(group=11, groups=1, accumulate=1, epochs=2, **others):
     seed=st.integers(0, 99),
 )
 def test_every_epoch_is_a_permutation(images, groups, accumulate, epochs, seed):
-    config = settings(groups=groups, accumulate=accumulate, epochs=epochs, seed=seed)
+    config = laid_out(groups=groups, accumulate=accumulate, epochs=epochs, seed=seed)
     if images < config.micro_batch:
         with pytest.raises(KitError, match="fewer than one micro-batch"):
             Order(images, config)
@@ -46,7 +36,7 @@ def test_every_epoch_is_a_permutation(images, groups, accumulate, epochs, seed):
 def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
     """Together they see each image of a step once, groups stay whole, micro-batches keep their images."""
     limit = data.draw(st.sampled_from([None, 11, 22, 44]))
-    config = settings(groups=groups, accumulate=accumulate, images_per_gpu=limit)
+    config = laid_out(groups=groups, accumulate=accumulate, images_per_gpu=limit)
     order = Order(11 * groups * accumulate * 2, config)
     processes = data.draw(st.integers(1, groups * accumulate))
     whole = groups % processes == 0 or (processes % groups == 0 and accumulate % (processes // groups) == 0)
@@ -58,7 +48,7 @@ def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
     assert layout.teams * layout.ranks == processes
     assert limit is None or layout.images <= limit
     assert layout.bn_images == config.micro_batch // layout.splits
-    alone = make_layout(settings(groups=groups, accumulate=accumulate, batch_norm="group"), processes)
+    alone = make_layout(laid_out(groups=groups, accumulate=accumulate, batch_norm="group"), processes)
     assert alone.bn_images == 11
     for start in (0, 1):
         mine = [list(layout.steps(order, rank, start)) for rank in range(processes)]
@@ -82,7 +72,7 @@ def test_any_number_of_processes_does_the_same_step(groups, accumulate, data):
 
 def test_an_epochs_end_draws_no_order_twice():
     """Teams, and loaders that read ahead, go to and fro between two epochs."""
-    config = settings(epochs=9, accumulate=2)
+    config = laid_out(epochs=9, accumulate=2)
     order = Order(23, config)
     permutation.cache_clear()
     for iteration in (1, 2, 1, 2, 3, 2, 3, 4):
@@ -93,7 +83,7 @@ def test_an_epochs_end_draws_no_order_twice():
 
 
 def test_the_authors_recipe_on_other_machines():
-    config = settings(group=196, groups=8, accumulate=4)
+    config = laid_out(group=196, groups=8, accumulate=4)
 
     def shape(processes, **changes):
         layout = make_layout(config.model_copy(update=changes), processes)

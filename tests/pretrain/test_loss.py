@@ -5,24 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
+from tests.support.small_pretrain import row_by_row
 from triplet.pretrain.loss import truncated_triplet_loss
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "triplet_head.npz")
 CASES = ["n11_d8", "n16_d32", "n64_d256", "n196_d256"]
-
-
-def row_by_row(prediction, target, gamma=2.0, margin=100.0, nearest=10, skip=1):
-    """The formula of the recipe, a row at a time."""
-    p, z = F.normalize(prediction, dim=1), F.normalize(target, dim=1)
-    losses = []
-    for i in range(len(p)):
-        distances = -2 * z @ p[i]
-        others = torch.cat([distances[:i], distances[i + 1 :]]).sort().values
-        deputy = others[skip:nearest].mean()
-        losses.append(F.relu(gamma * distances[i] - deputy + margin))
-    return torch.stack(losses).mean()
 
 
 @pytest.mark.parametrize("case", CASES)

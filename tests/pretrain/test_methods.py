@@ -5,6 +5,7 @@ import copy
 import os
 import signal
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.support.processes import launch
+from tests.support.small_pretrain import ALONE, settings
 from triplet import cli, records
-from triplet.config import parse
 from triplet.defaults import recipe
 from triplet.errors import Interrupted, KitError
 from triplet.images import Files, open_images
@@ -32,16 +33,17 @@ from triplet.pretrain.objective import backward, make_objective
 from triplet.pretrain.trainer import pretrain
 from triplet.training import checkpoint
 from triplet.training.batch_norm import group_batch_norm
-from triplet.training.distributed import Processes
 from triplet.training.schedule import learning_rate
 from triplet.weights.read import read_backbone
-
-ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def unit(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def test_the_config_takes_every_method_and_no_other():
+    assert set(get_args(Pretrain.model_fields["method"].annotation)) == METHODS.keys()
 
 
 def test_byols_loss_is_minus_twice_the_cosine():
@@ -146,31 +148,6 @@ def test_a_stepped_learning_rate_falls_to_a_tenth():
         for i in range(12)
     ]
     assert rates == pytest.approx([1.0] * 6 + [0.1] * 4 + [0.01] * 2)
-
-
-def settings(method, **more):
-    """Two groups of 12 a step, 6 steps."""
-    return parse(
-        {
-            "method": method,
-            "model": {"depth": 18, "width": 8, "hidden": 16, "outputs": 8},
-            "views": {"size": 32, "patches": {"resize": 120, "crop": 105, "jitter": 3}},
-            "loss": {"group": 12},
-            "contrastive": {"queue": 48, "negatives": 10, "momentum": 0.5},
-            "batch_norm": "group" if method in ("moco", "relative-loc") else "shared",
-            "optimizer": {
-                "name": "lars" if method in ("byol", "simclr") else "sgd",
-                "learning_rate": 0.05,
-                "groups": 2,
-                "accumulate": 1,
-            },
-            "schedule": {"epochs": 3, "warmup_epochs": 1},
-            "workers": 0,
-            **more,
-        },
-        Pretrain,
-        "test",
-    )
 
 
 @pytest.mark.parametrize("method", METHODS)

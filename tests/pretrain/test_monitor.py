@@ -8,8 +8,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
-from tests.pretrain.test_trainer import SMALL, metrics
 from tests.support.processes import launch, start, wait_until
+from tests.support.small_pretrain import SMALL, metrics
 from triplet import cli
 from triplet.config import parse
 from triplet.errors import KitError

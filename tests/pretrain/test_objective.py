@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.pretrain.test_methods import ALONE, settings
+from tests.support.small_pretrain import ALONE, settings
 from triplet.errors import KitError
 from triplet.pretrain import objective
 from triplet.pretrain.layout import Layout, MicroBatch

@@ -6,13 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.pretrain.test_methods import settings
+from tests.support.small_pretrain import settings
 from triplet.pretrain.methods import METHODS, byol, moco, npid, relative_loc, simclr
 from triplet.pretrain.methods.common import Batch, spread_and_rank, unit
 from triplet.pretrain.trainer import average_statistics, make_optimizer
 from triplet.training.distributed import Processes
-
-ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 class Linear(nn.Module):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.pretrain.test_loss import row_by_row
 from tests.support.processes import children, group_is_gone, killed_at, run, start, wait_until
+from tests.support.small_pretrain import SMALL, metrics, row_by_row
 from triplet import cli, records
 from triplet.config import parse
 from triplet.errors import KitError
@@ -28,16 +28,6 @@ from triplet.pretrain.views import draw_resolutions
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes
 from triplet.training.optim import LARS
-
-SMALL = """
-model: {depth: 18, width: 8, hidden: 16, outputs: 8}
-views: {size: 32, online: {smallest: 32, largest: 48}, target: {smallest: 32, largest: 48}}
-loss: {group: 12}
-optimizer: {learning_rate: 0.3, groups: 1, accumulate: 2}
-schedule: {epochs: 6, warmup_epochs: 1}
-workers: 0
-checkpoint_every: 3
-"""
 
 
 @pytest.fixture
@@ -59,11 +49,6 @@ def command(run, config, drawn, *extra):
 def final(places, run):
     path = places / "checkpoints" / run / "pretrain" / "checkpoint.pth"
     return torch.load(path, weights_only=True)["networks"]
-
-
-def metrics(places, run):
-    text = (places / "checkpoints" / run / "pretrain" / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_training_moves_every_part_and_logs_each_step(places, config, drawn):

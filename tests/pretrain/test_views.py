@@ -196,7 +196,7 @@ def test_sizes_cover_their_ranges_and_repeat():
 
 
 @pytest.mark.parametrize("backend", ["pil", "opencv"])
-def test_a_view_is_solarised_after_its_blur_and_greyed_to_its_rounded_mean(backend):
+def test_a_view_is_solarised_after_blur_and_greyed_to_its_mean(backend):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     plain = dict(box=(0, 0, 40, 40), flip=False, jitter=(), grayscale=False)
     image = Image.fromarray(pixels)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from tests.weights.test_caffe2 import caffe2_name
+from tests.support.backbones import caffe2_name
 from triplet import cli, paths, records
 from triplet.defaults import MSRA, detection_config, weights_of
 from triplet.errors import KitError
@@ -32,12 +32,12 @@ def test_each_default_config_exists_and_fits_its_weights(places, method, name):
     assert path.name == f"coco_r50_c4_2x_{recipe}{MSRA if caffe2 else ''}.yaml"
     (file,) = load_sources().weights[name].files
     assert caffe2 == file.name.endswith(".pkl")
-    assert detection_config(name, places / file.name) == path  # told by the file as by the method
+    assert detection_config(name, weights=places / file.name) == path  # told by the file as by the method
 
 
 def test_a_given_file_decides_the_colour_order(places):
-    assert detection_config("supervised", places / "resnet50.pth").stem == "coco_r50_c4_2x_moco"
-    assert detection_config("triplet", places / "R-50.pkl").stem == "coco_r50_c4_2x_authors_msra"
+    assert detection_config("supervised", weights=places / "resnet50.pth").stem == "coco_r50_c4_2x_moco"
+    assert detection_config("triplet", weights=places / "R-50.pkl").stem == "coco_r50_c4_2x_authors_msra"
 
 
 def test_the_numbers_are_those_of_the_readme_and_the_zoo():

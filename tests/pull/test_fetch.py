@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.pull.conftest import tarred
-from tests.pull.test_imagenet import SORTED, WNIDS, devkit
-from tests.pull.test_unpack import tar_bytes
-from tests.pull.test_unpack import tarred as tars
 from tests.support import http_server as s
+from tests.support.archives import tar_bytes
+from tests.support.archives import tarred as tars
+from tests.support.imagenet_kit import SORTED, WNIDS, devkit
 from triplet import cli, records
 from triplet.pull import fetch, inspect
 

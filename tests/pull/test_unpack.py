@@ -1,7 +1,6 @@
 """Archives of others: whole ones unpack, once; hostile and damaged ones do no harm."""
 
 import contextlib
-import io
 import tarfile
 import zipfile
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.archives import tar_bytes, tarred
 from triplet.errors import Interrupted, KitError
 from triplet.pull import unpack as module
 from triplet.pull.sources import Unpack
@@ -23,25 +23,6 @@ def zipped(path, members, method=zipfile.ZIP_DEFLATED):
         for name, content in members.items():
             archive.writestr(name, content)
     return path
-
-
-def tarred(path, members, mode="w"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def tar_bytes(members):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 KINDS = {

@@ -119,7 +119,7 @@ def test_at_most_four_steps_the_most_useful_first():
     assert answer.steps([], [], [])[0].command == "make demo"
     run = Run("a", {}, "its eval is of another model; it is left out")
     (stale,) = answer.steps([run], [], [])
-    assert stale == answer.Step("a: its eval is of another model", "make eval RUN=a FORCE=1")
+    assert stale == answer.NextStep("a: its eval is of another model", "make eval RUN=a FORCE=1")
     command = {name: f"make finetune METHOD={name}" for name in ("triplet", "moco", "byol")}
     lacking = [
         line(name, task=task, command=text) for name, text in command.items() for task in ("box", "mask")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.speed import scale
-from benchmarks.speed.scale import CHECKS, GPUS, Cluster, Step
+from benchmarks.speed.scale import CHECKS, GPUS, Cluster, ProcessStep
 from tests.conftest import KIT
 
 
@@ -28,7 +28,7 @@ def test_more_gpus_are_faster_and_never_more_than_their_number(card):
 
 def test_a_free_network_costs_only_the_waiting():
     free = Cluster(within=1e30, between=1e30, launch=0, hop=0, far_hop=0)
-    step = Step(0.1, 32, 1e8, norms=50, norms_back=50, pool=8)
+    step = ProcessStep(0.1, 32, 1e8, norms=50, norms_back=50, pool=8)
     assert step.on(64, free) == pytest.approx(0.1 * free.waiting(64))
     slow = Cluster(between=1e6)
     assert step.on(64, slow) > slow.all_reduce(1e8, 64) - step.seconds, "a backward pass hides no more"

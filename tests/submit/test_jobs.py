@@ -4,12 +4,12 @@ import pytest
 
 from triplet.errors import KitError
 from triplet.published.methods import load_methods
-from triplet.submit.jobs import STAGES, Resources, Run, ask, label, name_runs, plan_jobs
+from triplet.submit.jobs import STAGES, ClusterRun, Resources, ask, label, name_runs, plan_jobs
 
 ASKED = Resources(gpus=8, nodes=2)
 
 
-RUNS = (Run("triplet"),)
+RUNS = (ClusterRun("triplet"),)
 
 
 def planned(*stages, runs=RUNS, asked=ASKED):
@@ -38,7 +38,7 @@ def test_each_seed_is_a_run_as_in_make_seeds():
 
 
 def test_a_run_of_another_name_is_taken_as_it_is():
-    assert name_runs(["triplet"], "mine/x", [2], ["eval"]) == [Run("seed2/mine/x", 2)]
+    assert name_runs(["triplet"], "mine/x", [2], ["eval"]) == [ClusterRun("seed2/mine/x", 2)]
 
 
 def test_weights_are_pulled_of_the_methods_of_the_runs_and_once():
@@ -93,7 +93,7 @@ def test_a_method_that_is_none_and_a_bad_name_are_refused():
     with pytest.raises(KitError, match="table of methods: mocco; take one of supervised, random"):
         name_runs(["mocco"], None, [], ["eval"])
     with pytest.raises(KitError, match="--run names a folder below checkpoints/"):
-        planned("eval", runs=[Run("../x")])
+        planned("eval", runs=[ClusterRun("../x")])
 
 
 def test_a_label_is_a_name_of_hosts_and_differs_from_run_to_run(places, monkeypatch):

@@ -8,14 +8,14 @@ import yaml
 
 from tests.conftest import KIT
 from triplet.submit import kubernetes
-from triplet.submit.jobs import OF_NO_RUN, STAGES, Resources, Run, plan_jobs
+from triplet.submit.jobs import OF_NO_RUN, STAGES, ClusterRun, Resources, plan_jobs
 
 COMPOSE = yaml.safe_load((KIT / "compose.yaml").read_text())
 
 
 def documents(*stages, runs=("triplet",), **asked):
     resources = Resources(container="registry/kit:1", **asked)
-    jobs = plan_jobs([stage.split() for stage in stages], [Run(name) for name in runs], resources)
+    jobs = plan_jobs([stage.split() for stage in stages], [ClusterRun(name) for name in runs], resources)
     (text,) = kubernetes.write(jobs).values()
     return list(yaml.safe_load_all(text))
 

@@ -7,12 +7,12 @@ import yaml
 
 from tests.conftest import KIT
 from triplet.submit import sky
-from triplet.submit.jobs import Resources, Run, plan_jobs
+from triplet.submit.jobs import ClusterRun, Resources, plan_jobs
 
 
 def tasks(*stages, runs=("triplet",), **asked):
     resources = Resources(bucket="s3://mine", card="H100", **asked)
-    jobs = plan_jobs([stage.split() for stage in stages], [Run(name) for name in runs], resources)
+    jobs = plan_jobs([stage.split() for stage in stages], [ClusterRun(name) for name in runs], resources)
     return [list(yaml.safe_load_all(text)) for text in sky.write(jobs).values()]
 
 

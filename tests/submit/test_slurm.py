@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import KIT
 from triplet.errors import KitError
 from triplet.submit import slurm
-from triplet.submit.jobs import Resources, Run, plan_jobs
+from triplet.submit.jobs import ClusterRun, Resources, plan_jobs
 
 STAND_INS = {
     "scontrol": """
@@ -37,7 +37,9 @@ LAUNCH = str(KIT / "scripts" / "launch.sh")
 
 
 def scripts(*stages, runs=("triplet",), **asked):
-    jobs = plan_jobs([[*stage] for stage in stages], [Run(name) for name in runs], Resources(**asked))
+    jobs = plan_jobs(
+        [[*stage] for stage in stages], [ClusterRun(name) for name in runs], Resources(**asked)
+    )
     return jobs, slurm.write(jobs)
 
 

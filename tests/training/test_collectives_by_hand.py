@@ -53,6 +53,22 @@ def test_gathered_values_are_in_order_and_an_odd_one_is_named(monkeypatch):
     assert ALONE.gather(4) == [4]
 
 
+def test_other_files_are_named_and_other_copies_between_nodes(monkeypatch, tmp_path):
+    (tmp_path / "weights").write_text("a")
+
+    def all_gather_object(found, value):
+        found[:] = ["first", value, "first"]
+
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    SECOND.assert_same_inputs({}, [tmp_path])
+    with pytest.raises(KitError, match="process 1 has another file of weights than process 0"):
+        SECOND.assert_same_inputs({"file of weights": tmp_path / "weights"}, [])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    with pytest.raises(KitError, match="process 1 has another copy of the images than process 0"):
+        SECOND.assert_same_inputs({}, [tmp_path])
+
+
 def test_the_first_process_gives_the_others_its_tensors(monkeypatch):
     """Also those that lie in memory otherwise."""
     sent = torch.arange(48.0).view(1, 3, 4, 4)

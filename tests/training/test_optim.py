@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from triplet.models.networks import Encoder
+from triplet.models.networks import Encoder, mlp
 from triplet.training.optim import LARS, ema_update, parameter_groups
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "lars.npz")
@@ -48,9 +48,11 @@ def test_nothing_waits_for_the_device():
 
 
 def test_groups_follow_the_released_pattern():
-    groups = parameter_groups(Encoder(50, 4, 8, 8).named_parameters(), weight_decay=0.1)
+    groups = parameter_groups(
+        Encoder(50, 4, lambda channels: mlp(channels, 8, 8)).named_parameters(), weight_decay=0.1
+    )
     adapted, excluded = ({id(p) for p in g["params"]} for g in groups)
-    named = dict(Encoder(50, 4, 8, 8).named_parameters())
+    named = dict(Encoder(50, 4, lambda channels: mlp(channels, 8, 8)).named_parameters())
     assert len(adapted) + len(excluded) == len(named)
     assert (groups[0]["weight_decay"], groups[1]["weight_decay"]) == (0.1, 0.0)
     assert groups[1]["lars_exclude"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.linear.backbone import load_backbone
 from tests.conftest import KIT
+from tests.support.backbones import caffe2_name
 from triplet import cli, records
 from triplet.errors import KitError
 from triplet.models.networks import Networks
@@ -20,22 +21,6 @@ from triplet.weights.caffe2 import EPSILON, read_caffe2
 from triplet.weights.initial import load_initial
 
 from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
-
-
-def caffe2_name(name):
-    """The inverse of what the kit does, written down from the names in MSRA's file."""
-    parts = {"conv": "{}", "bn": "{}_bn"}
-    stem = re.fullmatch(r"(conv|bn)1\.(weight|bias)", name)
-    if stem:
-        return "conv1_w" if stem[1] == "conv" else f"res_conv1_bn_{'s' if stem[2] == 'weight' else 'b'}"
-    layer, block, rest = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name).groups()
-    if rest.startswith("downsample"):
-        branch, kind = "branch1", "conv" if ".0." in rest else "bn"
-    else:
-        kind, number = re.match(r"(conv|bn)(\d)", rest).groups()
-        branch = f"branch2{'abc'[int(number) - 1]}"
-    ending = "b" if rest.endswith("bias") else "s" if kind == "bn" else "w"
-    return f"res{int(layer) + 1}_{block}_{parts[kind].format(branch)}_{ending}"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from triplet.annotations.findings import Findings
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.images import SIXTEEN_BITS, open_file, to_eight_bits
 
 THOROUGH = 1000
@@ -72,7 +72,7 @@ def _look(annotated: AnnotatedImage, decode: bool) -> tuple[str, str]:
     except KitError as error:
         return "mode", str(error)
     except Exception as error:  # Pillow's plug-ins may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        reason = message_of(f"{type(error).__name__}: {error}", 120)
         return "unreadable", f"or its annotations cannot be read ({reason}); mend it"
     if (width, height) != (annotated.width, annotated.height):
         how = f" as its EXIF orientation {turned} turns it" if turned > 1 else ""
@@ -113,7 +113,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         with open_file(path) as image:
             return upright(image)[0]
     except Exception as error:  # Pillow's plug-ins may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        reason = message_of(f"{type(error).__name__}: {error}", 120)
         raise KitError(f"{path} cannot be read ({reason}); mend it") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from triplet import untrusted
 from triplet.annotations.findings import Findings, show
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -75,7 +75,7 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str]) -> dict[st
         except _OddError as error:
             problems.add(error.kind, f"{path} {error}")
         except (KitError, ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
-            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:100]
+            reason = message_of(str(error).removeprefix(f"{path} "), 100)
             text = f"{path}: an annotation is damaged or not VOC's: it cannot be read ({reason})"
             problems.add("damaged", text)
     problems.refuse()

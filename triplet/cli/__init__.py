@@ -16,8 +16,8 @@ from triplet import __version__, records, toolchain
 from triplet.cli import data, detection, linear, pretrain, pull, report, submit
 from triplet.cli.options import Act, Parser
 from triplet.commands import spoken
-from triplet.errors import Interrupted, KitError, WorkerKilled
-from triplet.progress import first_here
+from triplet.errors import Interrupted, KitError, WorkerKilled, message_of
+from triplet.progress import is_local_main
 from triplet.signals import raising
 
 # Commands import their modules only when they run: `triplet doctor` must work even if torch does not.
@@ -48,14 +48,14 @@ def _run(argv: Sequence[str]) -> int:
         with raising():
             return arguments.act(arguments) or 0
     except (Interrupted, KeyboardInterrupt) as error:
-        if first_here() or isinstance(error, WorkerKilled):
+        if is_local_main() or isinstance(error, WorkerKilled):
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
         return getattr(error, "code", 130)
     except (KitError, RuntimeError, OSError) as error:
         if (reason := explain(error)) is None:
             raise
         # The main process usually prints the same, and torchrun ends this one meanwhile.
-        if isinstance(error, KitError) and not first_here():
+        if isinstance(error, KitError) and not is_local_main():
             time.sleep(5)
         print(f"triplet {arguments.stage}: {spoken(arguments.stage, reason)}", file=sys.stderr)
         return 2
@@ -70,7 +70,7 @@ def explain(error: Exception) -> str | None:
         return None if error.errno is None else one_line(f"{error.strerror}{where}")
     if "CUDA driver error" not in str(error):
         return None
-    reason = " ".join(str(error).split())[:120]
+    reason = message_of(error, 120)
     advice = "the driver may lack expandable segments: set PYTORCH_ALLOC_CONF=expandable_segments:False"
     return f"{reason}; {advice}"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from triplet.cli.options import Add, data_path
 from triplet.commands import typed
+from triplet.datasets import VAL_SHARE
 from triplet.errors import KitError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def add_split(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--val-share",
         type=_share,
-        default=0.2,
+        default=VAL_SHARE,
         metavar="SHARE",
         help="of the images, held out where the data has no val part; 0: none (default: %(default)s)",
     )

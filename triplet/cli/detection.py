@@ -18,6 +18,8 @@ from triplet.cli.options import (
     weights_path,
     whole,
 )
+from triplet.coco_engines import ENGINES, FASTEST
+from triplet.commands import METHOD
 from triplet.errors import KitError
 
 
@@ -76,7 +78,7 @@ def _add_explain(add: Add) -> None:
         help="box and mask AP in percent, or box AP alone (default: what the log or the run ends with)",
     )
     explain.add_argument(
-        "--method", metavar="METHOD", help="of the table (default: triplet, none with --target)"
+        "--method", metavar="METHOD", help=f"of the table (default: {METHOD}, none with --target)"
     )
     explain.add_argument(
         "--target",
@@ -109,8 +111,8 @@ def _add_eval(add: Add) -> None:
     evaluate.add_argument("--config", type=Path, help="of that model")
     evaluate.add_argument(
         "--engine",
-        choices=("hotcoco", "ultrafast", "pycocotools"),
-        default="hotcoco",
+        choices=tuple(ENGINES),
+        default=FASTEST,
         help="what computes COCO's numbers, which are the same (default: %(default)s)",
     )
 

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from triplet import paths
-from triplet.commands import spoken, typed
+from triplet.commands import METHOD, spoken, typed
 
 Act = Callable[[argparse.Namespace], int | None]
 """A function that runs a command and returns its exit code, None for 0."""
 Add = Callable[[str, Act, str], argparse.ArgumentParser]
 """A function that adds a command, given its name, the function that runs it, and one line of help."""
 
-METHOD = "triplet"
-"""Default method of commands; a run has the name of its method."""
 TRAIN, VAL = "imagenet/train", "imagenet/val"
 """Folders of ImageNet's images below datasets/."""
-
-
 MOST = 10**9
 """Largest count, and largest number of hours, seconds or gigabytes, that an option accepts."""
 

@@ -50,13 +50,15 @@ def add_commands(add: Add) -> None:
 
 def _pretrain(a: argparse.Namespace) -> None:
     from triplet.defaults import recipe
+    from triplet.pretrain.stage import PretrainOptions
 
     if a.engine == "openselfsup":
         from triplet.openselfsup.train import pretrain
     else:
         from triplet.pretrain.stage import pretrain
     config = a.config or recipe(Path(a.run).name, ENGINES[a.engine])
-    pretrain(a.run, config, data_path(a.data), a.overrides, weights=weights_path(a.weights), force=a.force)
+    source, weights = data_path(a.data), weights_path(a.weights)
+    pretrain(PretrainOptions(a.run, config, source, a.overrides, weights, a.force))
 
 
 def _export(a: argparse.Namespace) -> None:

@@ -3,10 +3,11 @@
 import argparse
 import shlex
 
-from triplet.cli.options import METHOD, Add, add_force, count, positive
-from triplet.commands import spoken
+from triplet.cli.options import Add, add_force, count, positive
+from triplet.commands import METHOD, spoken
 from triplet.errors import KitError
 from triplet.progress import say
+from triplet.submit import CPUS_PER_GPU, SLURM_HOURS
 
 WHERE = ("slurm", "sky", "k8s")
 LENGTH = {"--hours", "--schedule"}
@@ -49,9 +50,9 @@ def _add_resources(submit: argparse.ArgumentParser) -> None:
         "--hours",
         type=positive,
         help="time limit of a job, not the length of a training (that is 'finetune --schedule 1/4x'); on "
-        "Slurm the job is then queued again (default: 24 there, else none)",
+        f"Slurm the job is then queued again (default: {SLURM_HOURS:g} there, else none)",
     )
-    submit.add_argument("--cpus", type=count, help="of each node (default: 8 for each GPU)")
+    submit.add_argument("--cpus", type=count, help=f"of each node (default: {CPUS_PER_GPU} for each GPU)")
     submit.add_argument("--memory", type=count, metavar="GB", help="of each node (default: the cluster's)")
     submit.add_argument("--gpu", metavar="CARD", help="SkyPilot: such as H100")
     submit.add_argument("--partition", metavar="NAME", help="Slurm")

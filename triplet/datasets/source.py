@@ -11,13 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from triplet import files, untrusted
+from triplet.datasets import VAL_SHARE
 from triplet.datasets.layouts import classes_of, find, read_coco
 from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles
 from triplet.errors import KitError
 from triplet.paths import local, portable
 
-USUAL_SHARE = 0.2
-"""Default of ``--val-share``, which a command need not name."""
 DESCRIPTION = "own_data.json"
 """File that is written last into a folder of the normal form: its presence means that it is complete."""
 
@@ -54,7 +53,7 @@ class DataSource:
             "--train-images": self.train_images,
             "--val": self.val,
             "--val-images": self.val_images,
-            "--val-share": "" if self.val_share == USUAL_SHARE else f"{self.val_share:g}",
+            "--val-share": "" if self.val_share == VAL_SHARE else f"{self.val_share:g}",
             "--split-seed": self.split_seed,
         }
         return [word for option, value in named.items() if value for word in (option, str(value))]

@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -22,19 +23,27 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Backbone, global average pooling and projector: the common part of online and target network."""
+    """Backbone, global average pooling and projector, as every method of pretraining trains them.
 
-    def __init__(self, depth: int, width: int, hidden: int, outputs: int) -> None:
+    Args:
+        depth: depth of the ResNet, 18 or 50.
+        width: number of channels after its stem.
+        projector: builds the projector for a number of backbone channels. Its linear layers are
+            initialised as OpenSelfSup's: kaiming normal by fan-in, bias 0.
+    """
+
+    def __init__(self, depth: int, width: int, projector: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.backbone = ResNet(depth, width)
-        self.projector = mlp(self.backbone.channels, hidden, outputs)
+        self.projector = projector(self.backbone.channels)
         for module in self.projector.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Project (n, 3, h, w) images to (n, outputs)."""
+        """Map (n, 3, h, w) images to (n, d) projections."""
         result: Tensor = self.projector(self.backbone(images).mean((2, 3)))
         return result
 
@@ -54,7 +63,7 @@ class Networks(nn.Module):
 
     def __init__(self, depth: int = 50, width: int = 64, hidden: int = 4096, outputs: int = 256) -> None:
         super().__init__()
-        self.online = Encoder(depth, width, hidden, outputs)
+        self.online = Encoder(depth, width, lambda channels: mlp(channels, hidden, outputs))
         self.predictor = mlp(outputs, hidden, outputs)
         for module in self.predictor.modules():
             if isinstance(module, nn.Linear):

@@ -20,7 +20,7 @@ from triplet.training.distributed import Processes
 from triplet.training.metrics import MetricLogger, ThroughputMeter, memory
 
 
-class CheckpointHook(Hook):
+class OpenSelfSupHook(Hook):
     """Log each optimiser step, and save every ``every`` epochs and before a stop.
 
     mmcv saves only after whole epochs, in place. This hook saves like the kit's trainer, at the end of an

@@ -18,7 +18,7 @@ from openselfsup.models.registry import HEADS, MODELS
 from PIL import Image
 from torch import Tensor
 
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.images import decode, open_images
 from triplet.pretrain.config import ResolutionRange, Views
 from triplet.pretrain.methods.triplet import resize, truncated_triplet_loss
@@ -50,7 +50,7 @@ class KitImages:
         except KitError as error:  # unsupported pixels
             raise KitError(f"{self.images.name(index)} {error}") from None
         except Exception as error:
-            reason = " ".join(str(error).split())[:100]
+            reason = message_of(error, 100)
             raise KitError(
                 f"{self.images.name(index)} cannot be read ({reason}); this engine replaces none: "
                 "mend it or take it out"

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from triplet import paths, records
+from triplet import records
 from triplet.errors import KitError
 from triplet.images import Images
 from triplet.openselfsup import settings, shims
@@ -27,25 +27,8 @@ from triplet.weights.initial import AUTHORS
 from triplet.weights.read import read_backbone, read_state
 
 
-def pretrain(
-    run: str,
-    config: Path,
-    source: Path,
-    overrides: Sequence[str] = (),
-    *,
-    weights: Path | None = None,
-    force: bool = False,
-) -> None:
-    """Run the pretrain stage with OpenSelfSup; the arguments are those of
-    ``triplet.pretrain.stage.pretrain``.
-
-    Args:
-        run: name of the folder below checkpoints/.
-        config: a file of configs/openselfsup/.
-        source: the images.
-        overrides: settings of OpenSelfSup's config as ``key.sub=value``.
-        weights: file to start from, see ``load_weights``.
-        force: whether to start over.
+def pretrain(options: stage.PretrainOptions) -> None:
+    """Run the pretrain stage with OpenSelfSup; the overrides are settings of its own config.
 
     Raises:
         KitError: OpenSelfSup is missing, settings or data are bad, or the number of processes differs from
@@ -55,29 +38,21 @@ def pretrain(
     with join() as processes, group(processes):
         with quiet():
             shims.apply(processes.device)
-        resolved = settings.resolve(config, configs, overrides)
+        resolved = settings.resolve(options.config, configs, options.overrides)
         if resolved.gpus != processes.size:
             raise KitError(
-                f"{config} is for {resolved.gpus} processes of {resolved.data.imgs_per_gpu} images each: "
-                f"found {processes.size}; start it with GPUS={resolved.gpus}, or train another batch: "
-                f"gpus={processes.size}"
+                f"{options.config} is for {resolved.gpus} processes of {resolved.data.imgs_per_gpu} images "
+                f"each: found {processes.size}; start it with GPUS={resolved.gpus}, or train another "
+                f"batch: gpus={processes.size}"
             )
-        processes.assert_same("config", settings.plain(resolved))
+        config = settings.plain(resolved)
+        processes.assert_same("config", config)
         processes.use_cores(resolved.data.workers_per_gpu)
 
         def work(images: Images, job: records.Job) -> None:
-            train(resolved, source, len(images), job, processes, weights)
+            train(resolved, options.source, len(images), job, processes, options.weights)
 
-        stage.perform(
-            paths.stage_folder(run, "pretrain"),
-            settings.plain(resolved),
-            source,
-            work,
-            processes,
-            weights=weights,
-            force=force,
-            seed=resolved.seed,
-        )
+        stage.perform(options, config, work, processes, seed=resolved.seed)
 
 
 @contextmanager
@@ -153,7 +128,7 @@ def train(
         from openselfsup.apis import train_model
         from openselfsup.datasets import build_dataset
 
-        from triplet.openselfsup.checkpoint_hook import CheckpointHook
+        from triplet.openselfsup.checkpoint_hook import OpenSelfSupHook
     per_epoch, accumulate = iterations(config, images), config.optimizer_config.get("update_interval", 1)
     steps = per_epoch * config.total_epochs // accumulate
     batch = config.data.imgs_per_gpu * config.gpus * accumulate
@@ -172,7 +147,9 @@ def train(
     ):
         parts = {"processes": processes, "log": log, "pace": pace, "bar": bar, "stop": stop}
         every = config.checkpoint_config.interval
-        saves = dict(type=CheckpointHook, job=job, final=final, accumulate=accumulate, every=every, **parts)
+        saves = dict(
+            type=OpenSelfSupHook, job=job, final=final, accumulate=accumulate, every=every, **parts
+        )
         config.custom_hooks = [ConfigDict(hook) for hook in (*config.get("custom_hooks", []), saves)]
         try:
             train_model(model, [build_dataset(config.data.train)], config, distributed=True)

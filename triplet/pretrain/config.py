@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from triplet.config import Pixels, Positive, Probability, Settings
+from triplet.config import InOrder, PositiveShare, Probability, Resolution, Settings
 from triplet.environment import share_of_cores
 
 WIDEST = 65_536
@@ -20,8 +20,8 @@ Many = Annotated[int, Field(ge=1, le=MANY)]
 class ResolutionRange(Settings):
     """Range of sides in pixels from which a network's input resolution is drawn uniformly."""
 
-    smallest: Pixels
-    largest: Pixels
+    smallest: Resolution
+    largest: Resolution
     step: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
@@ -44,9 +44,9 @@ class Model(Settings):
 class Patches(Settings):
     """The 3 x 3 grid of relative location, as in section `data` of OpenSelfSup's relative_loc/r50.py."""
 
-    resize: Pixels = 292
+    resize: Resolution = 292
     """Shorter side to which an image is resized."""
-    crop: Pixels = 255
+    crop: Resolution = 255
     grayscale: Probability = 0.66
     jitter: Annotated[int, Field(ge=0)] = 21
     """Pixels by which a patch may move within its cell."""
@@ -66,9 +66,9 @@ class Patches(Settings):
 class Views(Settings):
     """Augmentation of the two views, section 3 of the recipe. Pairs are (view 1, view 2)."""
 
-    size: Pixels = 224
-    scale: tuple[Positive, Positive] = (0.08, 1.0)
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    size: Resolution = 224
+    scale: Annotated[tuple[PositiveShare, PositiveShare], InOrder] = (0.08, 1.0)
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], InOrder] = (3 / 4, 4 / 3)
     flip: Probability = 0.5
     jitter: Probability = 0.8
     brightness: Probability = 0.4
@@ -80,7 +80,7 @@ class Views(Settings):
     """Whether grayscale comes before the colour jitter instead of after it."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     blur: tuple[Probability, Probability] = (1.0, 0.1)
-    blur_radius: tuple[Positive, Positive] = (0.1, 2.0)
+    blur_radius: Annotated[tuple[PositiveFloat, PositiveFloat], InOrder] = (0.1, 2.0)
     solarize: tuple[Probability, Probability] = (0.0, 0.2)
     backend: Literal["pil", "opencv", "dali"] = "pil"
     """Library that renders the views: pil and opencv on the CPU (see views.py), dali on the GPU (see
@@ -98,19 +98,9 @@ class Views(Settings):
         """Whether there are so few resolutions that tuning kernels for each pays off."""
         return self.online.step > 1 and self.target.step > 1
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for name in ("scale", "ratio", "blur_radius"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (low, high): found ({low}, {high})")
-        if self.scale[1] > 1:
-            raise ValueError("scale is a share of the image's area and ends at 1")
-        return self
-
 
 class Loss(Settings):
-    gamma: Positive = 2.0
+    gamma: PositiveFloat = 2.0
     margin: float = 100.0
     nearest: Many = 10
     skip: Annotated[int, Field(ge=0, le=MANY)] = 1
@@ -129,7 +119,7 @@ class Loss(Settings):
 class Contrastive(Settings):
     """Temperature of SimCLR, MoCo and NPID."""
 
-    temperature: Positive = 0.07
+    temperature: PositiveFloat = 0.07
     queue: Many = 65536
     """Length of MoCo's queue of keys."""
     negatives: Many = 65536
@@ -140,12 +130,12 @@ class Contrastive(Settings):
 
 class Optimizer(Settings):
     name: Literal["lars", "sgd"] = "lars"
-    learning_rate: Positive = 4.8
+    learning_rate: PositiveFloat = 4.8
     momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     head_weight_decay: Annotated[float, Field(ge=0)] | None = None
     """Weight decay of SGD for all but the backbone; None for the same value."""
-    eta: Positive = 0.001
+    eta: PositiveFloat = 0.001
     groups: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
     """Negative groups in a micro-batch. The micro-batch shares its BN statistics. The paper has one group
     per GPU."""
@@ -177,7 +167,7 @@ class Monitor(Settings):
     images: Annotated[int, Field(ge=2, le=MANY)] = 10_000
     """Number of training images in the fixed sample: one half is the bank, the other is classified."""
     neighbours: Many = 20
-    temperature: Positive = 0.07
+    temperature: PositiveFloat = 0.07
 
 
 class Pretrain(Settings):
@@ -243,7 +233,7 @@ class Pretrain(Settings):
     @property
     def loaders(self) -> int:
         """Processes that load images."""
-        return share_of_cores() if self.workers is None else self.workers
+        return share_of_cores(self.workers)
 
     @property
     def micro_batch(self) -> int:

@@ -21,12 +21,10 @@ from triplet.signals import Stop
 from triplet.training.loading import stream
 
 MOST_REPLACED = 10
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
-def read_or_next(
-    images: Images, index: int, read: Callable[[int], Found | None]
-) -> tuple[Found, int, list[int]]:
+def read_or_next(images: Images, index: int, read: Callable[[int], T | None]) -> tuple[T, int, list[int]]:
     """Read an image, or the next readable one in the list if it is unreadable.
 
     Args:

@@ -19,7 +19,7 @@ from triplet.training.distributed import Processes
 from triplet.training.loading import load
 
 
-class _Centres(Dataset[Tensor]):
+class _MonitorCrops(Dataset[Tensor]):
     """Load n images as (n, 3, size, size) uint8: resize the shorter side to 256/224 of the size, then crop
     the centre."""
 
@@ -27,9 +27,9 @@ class _Centres(Dataset[Tensor]):
         self.images, self.size = images, size
 
     def __getitem__(self, indices: list[int]) -> Tensor:
-        return torch.stack([self._centre(index) for index in indices])
+        return torch.stack([self._crop(index) for index in indices])
 
-    def _centre(self, index: int) -> Tensor:
+    def _crop(self, index: int) -> Tensor:
         try:
             image = decode(self.images.read(index))
         except Exception:  # training counts unreadable images; here one becomes a grey square
@@ -67,14 +67,12 @@ class KnnMonitor:
         ``loading.load``."""
         backbone, device = networks.online.backbone, self.processes.device
         batches = [self.mine[i : i + 128] for i in range(0, len(self.mine), 128)]
-        centres = _Centres(self.images, self.config.views.size)
+        crops = _MonitorCrops(self.images, self.config.views.size)
         dtype, mixed = next(backbone.parameters()).dtype, self.config.precision == "bfloat16"
         found = []
         backbone.eval()
         try:
-            with contextlib.closing(
-                load(centres, batches, workers=self.config.loaders, stop=stop)
-            ) as loaded:
+            with contextlib.closing(load(crops, batches, workers=self.config.loaders, stop=stop)) as loaded:
                 for pixels in loaded:
                     with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                         found.append(backbone(normalize(pixels.to(device), dtype)).mean((2, 3)).float())

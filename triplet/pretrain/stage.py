@@ -1,6 +1,7 @@
 """The pretrain stage: train a checkpoint from a config and a folder of images."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,37 @@ from triplet.training.distributed import Processes, join
 NEUTRAL = {"workers", "unreadable", "checkpoint_every", "max_to_keep", "monitor"}
 
 
-def pretrain(
-    run: str,
-    config: Path,
-    source: Path,
-    overrides: Sequence[str] = (),
-    *,
-    weights: Path | None = None,
-    force: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Options of a pretraining, by either engine."""
+
+    run: str
+    """Folder below checkpoints/."""
+    config: Path
+    """A file of configs/pretrain/, or of the other engine's folder."""
+    source: Path
+    """The images, see ``images.open_images``."""
+    overrides: Sequence[str] = ()
+    """Settings as ``key.sub=value``."""
+    weights: Path | None = None
+    """File to start from; None to start from the seed."""
+    force: bool = False
+    """Whether to start over."""
+
+
+def pretrain(options: PretrainOptions) -> None:
     """Pretrain into ``checkpoints/<run>/pretrain``; see ``trainer.pretrain``.
 
     Under torchrun every process calls this; the main process keeps the record.
 
-    Args:
-        run: name of the folder below checkpoints/.
-        config: a file of configs/pretrain/.
-        source: the images, see ``images.open_images``.
-        overrides: settings as ``key.sub=value``.
-        weights: file to start from, see ``weights.initial``.
-        force: whether to start over.
-
     Raises:
         KitError: bad settings or data, or processes that disagree.
     """
-    settings = load(config, Pretrain, overrides)
+    settings = load(options.config, Pretrain, options.overrides)
     try:
         check(settings)
     except KitError as error:
-        raise KitError(f"{config}: {error}") from None
-    output = paths.stage_folder(run, "pretrain")
+        raise KitError(f"{options.config}: {error}") from None
     with join() as processes:
         make_layout(settings, processes.size)
         processes.assert_same("config", settings.model_dump(mode="json"))
@@ -58,54 +60,38 @@ def pretrain(
             settings = fit(settings, processes.size, memory)
 
         def work(images: Images, job: records.Job) -> None:
-            train(settings, images, job, processes, weights)
+            train(settings, images, job, processes, options.weights)
 
-        perform(
-            output,
-            settings.model_dump(mode="json", exclude=NEUTRAL),
-            source,
-            work,
-            processes,
-            weights=weights,
-            force=force,
-            seed=settings.seed,
-        )
+        config = settings.model_dump(mode="json", exclude=NEUTRAL)
+        perform(options, config, work, processes, seed=settings.seed)
 
 
-def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have one type
-    folder: Path,
+def perform(
+    options: PretrainOptions,
     config: dict[str, Any],
-    source: Path,
     train: Callable[[Images, records.Job], None],
     processes: Processes,
     *,
-    weights: Path | None,
-    force: bool,
     seed: int,
 ) -> None:
     """Perform a pretraining; every process calls this, and the main process keeps the record.
 
     Args:
-        folder: the stage's folder.
+        options: the run, the images and the initial weights.
         config: see ``records.perform``.
-        source: the images.
         train: runs in every process, or in none if the stage is done already.
         processes: the processes that train together.
-        weights: file to start from.
-        force: whether to start over.
         seed: for the record.
     """
-    inputs = {"images": source, **({"weights": weights} if weights else {})}
+    folder, weights = paths.stage_folder(options.run, "pretrain"), options.weights
+    inputs = {"images": options.source, **({"weights": weights} if weights else {})}
     seen = records.identities(inputs)
-    images = open_images(source)
+    images = open_images(options.source)
     processes.assert_same("set of images", images.names())
     if (said := pixel_formats(images)) and processes.is_main_process:
         say(f"pretrain: {said}")
-    if processes.nodes > 1:  # a node's copy may have the right names and truncated files
-        processes.assert_same("copy of the images", records.Artifact.of(source).sha256)
-    if weights:
-        processes.assert_same("file of initial weights", records.Artifact.of(weights).sha256)
-
+    files = {"file of initial weights": weights} if weights else {}
+    processes.assert_same_inputs(files, [options.source])
     distributed.perform(
         processes,
         "pretrain",
@@ -114,9 +100,7 @@ def perform(  # noqa: PLR0913 - as records.perform, by keyword where two have on
         config=config,
         inputs=inputs,
         seen=seen,
-        force=force,
-        scratch=checkpoint.SCRATCH,
-        trained=checkpoint.trained,
-        planned=checkpoint.planned,
+        force=options.force,
+        upkeep=checkpoint.UPKEEP,
         seed=seed,
     )

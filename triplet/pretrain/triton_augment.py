@@ -210,9 +210,17 @@ def _load(pixels, view, at, inside, size):
 
 @triton.jit
 def _sum_luma(
-    pixels, table, sums, turn, views, columns, size,
-    PLACES: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    pixels,
+    table,
+    sums,
+    turn,
+    views,
+    columns,
+    size,
+    PLACES: tl.constexpr,
+    VIEWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Add up the luma before the ``turn``-th contrast of each view."""
     view, row, own, at, inside = _tile(table, sums, views, columns, size, PLACES, VIEWS, BLOCK)
     length = tl.load(row + _LENGTH).to(tl.int32)
@@ -231,9 +239,17 @@ def _sum_luma(
 
 @triton.jit
 def _recolour(
-    pixels, changed, table, sums, views, columns, size,
-    PLACES: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    pixels,
+    changed,
+    table,
+    sums,
+    views,
+    columns,
+    size,
+    PLACES: tl.constexpr,
+    VIEWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Apply the whole chain, grayscale, and the solarisation of the views that are not blurred."""
     view, row, own, at, inside = _tile(table, sums, views, columns, size, PLACES, VIEWS, BLOCK)
     red, green, blue = _load(pixels, view, at, inside, size)
@@ -252,9 +268,20 @@ def _recolour(
 
 @triton.jit
 def _box(
-    source, target, table, blurred, columns, weights, stride, length, size,
-    TAPS: tl.constexpr, LAST: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    source,
+    target,
+    table,
+    blurred,
+    columns,
+    weights,
+    stride,
+    length,
+    size,
+    TAPS: tl.constexpr,
+    LAST: tl.constexpr,
+    VIEWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Apply one box filter along lines of ``length`` values ``stride`` apart; the border of the source is
     repeated."""
     turn = tl.program_id(0) * VIEWS + tl.arange(0, VIEWS)[:, None]

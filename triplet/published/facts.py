@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # The input that weights expect: format, first mean, first deviation, stride in the 1x1 convolutions.
-Pixels = tuple[str | None, float | None, float | None, bool | None]
-TORCH: Pixels = ("RGB", 123.675, 58.395, False)
-MSRA: Pixels = ("BGR", 103.53, 1.0, True)
-MSRA_OF_CAFFE2: Pixels = ("BGR", 102.9801, 1.0, True)
+PixelFormat = tuple[str | None, float | None, float | None, bool | None]
+TORCH: PixelFormat = ("RGB", 123.675, 58.395, False)
+MSRA: PixelFormat = ("BGR", 103.53, 1.0, True)
+MSRA_OF_CAFFE2: PixelFormat = ("BGR", 102.9801, 1.0, True)
 """Input of MSRA's weights as Detectron and maskrcnn-benchmark use them."""
 
 
@@ -48,7 +48,7 @@ class Facts:
     """Whether the config enables precise BN."""
     precise_ran: bool | None = None
     """Whether the log shows that precise BN ran; None without a log that would show it."""
-    pixels: Pixels | None = None
+    pixels: PixelFormat | None = None
     """Format, first mean, first deviation, stride in the 1x1 convolutions; each may be unknown."""
     sizes: tuple[int, ...] | None = None
     """Shorter sides of the training images."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from triplet.config import Range, Settings, did_you_mean, parse_file
+from triplet.config import Range, Settings, did_you_mean, nearest, parse_file
 from triplet.errors import KitError
 from triplet.paths import CONFIGS
 from triplet.published.curves import published
@@ -81,7 +81,7 @@ class Cards(Settings):
 
 
 @dataclass(frozen=True)
-class Timing:
+class IterationTime:
     """Seconds of an iteration of 16 images."""
 
     low: float
@@ -89,10 +89,10 @@ class Timing:
     high: float
     source: str
 
-    def on(self, gpus: int) -> "Timing":
+    def on(self, gpus: int) -> "IterationTime":
         """Convert from ``GPUS`` to another number of cards, assuming that they share the work evenly."""
         factor = GPUS / gpus
-        return Timing(self.low * factor, self.mid * factor, self.high * factor, self.source)
+        return IterationTime(self.low * factor, self.mid * factor, self.high * factor, self.source)
 
 
 @functools.cache
@@ -121,10 +121,9 @@ def _hint(name: str) -> str:
     """Return the nearest known name and the list of all."""
     known = list(cards().cards)
     plain = {_plain(card): card for card in known}
-    near = did_you_mean(_plain(name), list(plain))
+    near = nearest(_plain(name), list(plain))
     listed = f"known here: {', '.join(known)}"
-    match = re.fullmatch(r"did you mean '(.*)'\?", near)
-    return f"did you mean {plain[match[1]]!r}? {listed}" if match else listed
+    return f"did you mean {plain[near]!r}? {listed}" if near else listed
 
 
 def _plain(name: str) -> str:
@@ -146,7 +145,7 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
-def timing(name: str, detector: str, precision: str) -> Timing:
+def timing(name: str, detector: str, precision: str) -> IterationTime:
     """Return the seconds that ``GPUS`` cards of one model take for 16 images.
 
     Args:
@@ -157,13 +156,13 @@ def timing(name: str, detector: str, precision: str) -> Timing:
     card = cards().cards[name]
     if card.seconds:
         seconds = card.seconds[detector]  # type: ignore[index]
-        return Timing(seconds, seconds, seconds, card.source)
+        return IterationTime(seconds, seconds, seconds, card.source)
     if card.like:
         found = timing(card.like, detector, precision)
         least, most = card.share
         mid = found.mid / math.sqrt(least * most)
         source = f"{found.source}; {card.source}"
-        return Timing(found.low / most, mid, found.high / least, source)
+        return IterationTime(found.low / most, mid, found.high / least, source)
     base = published().speed[detector].seconds
     half = precision in HALF
     gain = _half_gain() if half else 1.0
@@ -180,7 +179,7 @@ def timing(name: str, detector: str, precision: str) -> Timing:
     source = f"Detectron2's V100s (frozen BN) over the cards' ratio in {models} ({benchmark.source})"
     if precision == "float32" and tf32:
         source = f"with TF32, which float32 throughout is slower than: {source}"
-    return Timing(min(wanted), mid, max(wanted), source)
+    return IterationTime(min(wanted), mid, max(wanted), source)
 
 
 def _mean(values: list[float]) -> float:

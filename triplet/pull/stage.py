@@ -150,7 +150,7 @@ def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: b
         inputs={},
         work=work,
         force=force,
-        scratch=(UNPACKED,),
+        upkeep=records.Upkeep(scratch=(UNPACKED,)),
     )
 
 

@@ -9,20 +9,18 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from triplet import files
-from triplet.config import Settings
+from triplet.config import InOrder, Settings
 from triplet.progress import Bar
 
 SHAPES = ("disc", "square", "star")
 TEXTURES = ("striped", "dotted")
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 Radius = Annotated[float, Field(ge=4, le=60)]
 CLASSES = tuple(f"{texture} {shape}" for texture, shape in product(TEXTURES, SHAPES))
 SIDE = 128
@@ -145,25 +143,17 @@ def _annotation(shape: Shape, image: int, number: int) -> dict[str, object]:
 class Drawn(Settings):
     """Numbers of images and objects; sizes are in pixels of an image of SIDE x SIDE."""
 
-    seed: Count = 0
-    unlabelled: Positive
+    seed: NonNegativeInt = 0
+    unlabelled: PositiveInt
     """Number of images for pretraining; each shows one large object, like ImageNet's images."""
-    train: Positive
-    val: Positive
-    radii: tuple[Radius, Radius]
+    train: PositiveInt
+    val: PositiveInt
+    radii: Annotated[tuple[Radius, Radius], InOrder]
     """Sizes of the smallest and the largest object in the annotated images."""
-    large: tuple[Radius, Radius]
+    large: Annotated[tuple[Radius, Radius], InOrder]
     """Sizes of the smallest and the largest object in the unlabelled images."""
-    objects: tuple[Count, Count]
+    objects: Annotated[tuple[NonNegativeInt, NonNegativeInt], InOrder]
     """Smallest and largest number of objects in an annotated image."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for name in ("radii", "large", "objects"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (low, high): found ({low}, {high})")
-        return self
 
 
 def draw_dataset(folder: Path, config: Drawn) -> None:

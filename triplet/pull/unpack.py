@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from triplet import untrusted
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import Bar, amount
 from triplet.pull.sources import Unpack
 from triplet.signals import Stop
@@ -84,7 +84,7 @@ def unpack(archive: Path, folder: Path, how: Unpack, stop: Stop) -> None:
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a bad seek
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)
         raise KitError(f"{archive} is damaged, or no archive: {reason}") from None
 
 

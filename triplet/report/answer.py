@@ -28,7 +28,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Step:
+class NextStep:
     """Something to run next."""
 
     reason: str
@@ -214,32 +214,38 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
     )
 
 
-def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Unfinished]) -> list[Step]:
+def steps(
+    runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Unfinished]
+) -> list[NextStep]:
     """Return at most four steps to run next, the most useful first."""
-    found = [Step("Every stage in small, on this machine", "make demo")] if not runs else []
+    found = [NextStep("Every stage in small, on this machine", "make demo")] if not runs else []
     found += [
-        Step(f"{each.run}: its {each.stage} was begun and is not finished", each.command)
+        NextStep(f"{each.run}: its {each.stage} was begun and is not finished", each.command)
         for each in unfinished
     ]
     for run in runs:
         if stage := next((each for each in STAGES if f"its {each} " in run.stale), None):
             found.append(
-                Step(f"{run.name}: {run.stale.partition(';')[0]}", f"make {stage} RUN={run.name} FORCE=1")
+                NextStep(
+                    f"{run.name}: {run.stale.partition(';')[0]}", f"make {stage} RUN={run.name} FORCE=1"
+                )
             )
     box = [line for line in lines if line.task == "box" and (line.runs or line.command)]
     triplet = [line for line in box if line.method == "triplet"]
     full = [line for line in triplet if line.runs and line.schedule == "2x"]
     missing = [(line.method, line.command) for line in box if line.command]
     if ("triplet", command := dict(missing).get("triplet", "")) in missing:
-        found.append(Step("The method that the paper is about", command))
+        found.append(NextStep("The method that the paper is about", command))
     elif full and all(line.seeds == 1 for line in full):
         found.append(
-            Step("How far two runs of the same thing differ, from five seeds", "make seeds METHOD=triplet")
+            NextStep(
+                "How far two runs of the same thing differ, from five seeds", "make seeds METHOD=triplet"
+            )
         )
     if rest := [each for each in missing if each[0] != "triplet"]:
-        found.append(Step(f"The other {len(rest)} methods of the table", all_of(rest)))
+        found.append(NextStep(f"The other {len(rest)} methods of the table", all_of(rest)))
     if not found:
-        found.append(Step("Nothing is missing: verify all of it", "make report VERIFY=1"))
+        found.append(NextStep("Nothing is missing: verify all of it", "make report VERIFY=1"))
     return found[:4]
 
 

@@ -228,9 +228,9 @@ def of_target(table: targets.TargetTable) -> Grid:
     return grid
 
 
-def commands(grids: Sequence[Grid]) -> str:
+def commands(tables: Sequence[Grid]) -> str:
     """Join all commands in these tables into one."""
-    each = [cell.text for grid in grids for row in grid.rows for cell in row if cell.kind == "command"]
+    each = [cell.text for grid in tables for row in grid.rows for cell in row if cell.kind == "command"]
     return " && ".join(dict.fromkeys(text for text in each if text != NONE))
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from triplet import paths, untrusted
 from triplet.commands import typed
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import Bar, amount
 from triplet.records import Artifact, Record
 from triplet.report import crate
@@ -66,9 +66,7 @@ def archived(path: Path) -> list[Finding]:
         with untrusted.open_zip(path) as archive:
             return list(_archived(archive, path))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, *ODD) as error:
-        raise KitError(
-            f"{path} is damaged or not a crate of the kit: {' '.join(str(error).split()):.200}"
-        ) from None
+        raise KitError(f"{path} is damaged or not a crate of the kit: {message_of(error, 200)}") from None
 
 
 def _archived(archive: zipfile.ZipFile, path: Path) -> Iterator[Finding]:

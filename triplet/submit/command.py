@@ -10,7 +10,7 @@ from triplet import files
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.submit import kubernetes, sky, slurm
-from triplet.submit.jobs import OF_NO_RUN, Job, Resources, ask, folder, label, title
+from triplet.submit.jobs import OF_NO_RUN, ClusterJob, Resources, ask, folder, label, title
 
 
 class Way(NamedTuple):
@@ -19,9 +19,9 @@ class Way(NamedTuple):
     program: str
     advice: str
     """Advice on how to install the program."""
-    write: Callable[[Sequence[Job]], dict[str, str]]
+    write: Callable[[Sequence[ClusterJob]], dict[str, str]]
     """Return the files for jobs, by name."""
-    queued: Callable[[Sequence[Job]], list[str]]
+    queued: Callable[[Sequence[ClusterJob]], list[str]]
     """Return the entries for these jobs that the queue already has."""
 
 
@@ -59,7 +59,7 @@ OPTIONS = {"card": "GPU"}
 
 
 def submit(
-    jobs: Sequence[Job], on: str, asked: Resources, *, dry: bool = False, force: bool = False
+    jobs: Sequence[ClusterJob], on: str, asked: Resources, *, dry: bool = False, force: bool = False
 ) -> None:
     """Write the files of jobs, show and submit them.
 
@@ -95,7 +95,7 @@ def submit(
     say("\n".join(["", *lines]))
 
 
-def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
+def _check(jobs: Sequence[ClusterJob], on: str, asked: Resources) -> None:
     """Refuse jobs and resources that the scheduler does not support."""
     for name, ways in ONLY.items():
         if getattr(asked, name) and on not in ways:
@@ -116,7 +116,7 @@ def _check(jobs: Sequence[Job], on: str, asked: Resources) -> None:
         _check_one_after_the_other(jobs, on)
 
 
-def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
+def _check_one_after_the_other(jobs: Sequence[ClusterJob], on: str) -> None:
     """Refuse, except on Slurm, stages that wait for all runs of another stage: other schedulers have one
     job per run."""
     names = [job.stage for job in jobs]
@@ -127,7 +127,7 @@ def _check_one_after_the_other(jobs: Sequence[Job], on: str) -> None:
         )
 
 
-def _write(jobs: Sequence[Job], on: str) -> dict[str, Path]:
+def _write(jobs: Sequence[ClusterJob], on: str) -> dict[str, Path]:
     """Write the files into a folder named after this submission, and show them."""
     place = folder() / label(title(jobs), "-".join(jobs[0].runs))
     written = {}
@@ -138,7 +138,7 @@ def _write(jobs: Sequence[Job], on: str) -> dict[str, Path]:
     return written
 
 
-def _shown(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: bool) -> list[str]:
+def _shown(jobs: Sequence[ClusterJob], on: str, written: dict[str, Path], *, force: bool) -> list[str]:
     """Return the commands as a user would type them."""
     commands = _commands(jobs, on, written, force=force)
     if on != "slurm":
@@ -149,7 +149,9 @@ def _shown(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: boo
     ]
 
 
-def _commands(jobs: Sequence[Job], on: str, written: dict[str, Path], *, force: bool) -> list[list[str]]:
+def _commands(
+    jobs: Sequence[ClusterJob], on: str, written: dict[str, Path], *, force: bool
+) -> list[list[str]]:
     if on == "slurm":
         return slurm.submissions(jobs, written)
     paths = list(written.values())

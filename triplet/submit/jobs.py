@@ -13,6 +13,7 @@ from triplet import paths
 from triplet.errors import KitError
 from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
+from triplet.submit import CPUS_PER_GPU
 
 KIT = paths.CONFIGS.parent
 CHAIN = ("pull", "convert", "finetune", "eval", "report")
@@ -25,8 +26,6 @@ NO_GPU = ("pull", "pack", "convert", "report")
 OF_NO_RUN = ("pull", "pack", "report", "demo")
 """Stages that run once, for any number of runs."""
 STAGES = (*DISTRIBUTED, *ONE_PROCESS, *NO_GPU)
-CPUS_PER_GPU = 8
-"""Number of cores that loading and augmentation for one GPU keep busy, approximately."""
 CPUS_WITHOUT_GPU = 4
 
 
@@ -37,7 +36,7 @@ class Resources:
     gpus: int = 1
     nodes: int = 1
     hours: float | None = None
-    """Time limit; None for 24 hours on Slurm, which needs a limit, and for no limit elsewhere."""
+    """Time limit; None for SLURM_HOURS on Slurm, and for no limit elsewhere."""
     cpus: int | None = None
     memory: int | None = None
     """Memory in GB; None for the cluster's default."""
@@ -64,7 +63,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Run:
+class ClusterRun:
     """A run, and the seed of its finetuning; None for the stage's default."""
 
     name: str
@@ -72,7 +71,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """One stage for all runs.
 
     ``commands`` holds the words after ``triplet``: one command for each run, or a single one for a stage
@@ -91,7 +90,7 @@ class Job:
 
 def name_runs(
     methods: Sequence[str], run: str | None, seeds: Sequence[int], stages: Iterable[str]
-) -> list[Run]:
+) -> list[ClusterRun]:
     """Return the requested runs, of methods or of one name, one for each seed.
 
     ``all`` stands for the table's ten methods or, if the stages begin with pretraining, for those that are
@@ -108,11 +107,13 @@ def name_runs(
         )
     names = [run] if run else methods
     if not seeds:
-        return [Run(name) for name in names]
-    return [Run(f"seed{seed}/{name}", seed) for seed in seeds for name in names]
+        return [ClusterRun(name) for name in names]
+    return [ClusterRun(f"seed{seed}/{name}", seed) for seed in seeds for name in names]
 
 
-def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: Resources) -> list[Job]:
+def plan_jobs(
+    stages: Sequence[Sequence[str]], runs: Sequence[ClusterRun], resources: Resources
+) -> list[ClusterJob]:
     """Describe the job of each stage, in the order in which the jobs run.
 
     Args:
@@ -149,7 +150,7 @@ def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: R
     for run in runs:
         paths.stage_folder(run.name, "job")
     return [
-        Job(
+        ClusterJob(
             words[0],
             tuple(run.name for run in runs),
             tuple(_command(words, run, runs) for run in (runs[:1] if words[0] in OF_NO_RUN else runs)),
@@ -159,7 +160,7 @@ def plan_jobs(stages: Sequence[Sequence[str]], runs: Sequence[Run], resources: R
     ]
 
 
-def _command(words: Sequence[str], run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+def _command(words: Sequence[str], run: ClusterRun, runs: Sequence[ClusterRun]) -> tuple[str, ...]:
     stage, *options = words
     if stage == "pull":
         methods = list(dict.fromkeys(PurePath(each.name).name for each in runs))
@@ -183,7 +184,7 @@ def _share(stage: str, asked: Resources) -> Resources:
     return replace(asked, nodes=1, gpus=min(asked.gpus, 1) if stage in ONE_PROCESS else 0, cpus=None)
 
 
-def title(jobs: Sequence[Job]) -> str:
+def title(jobs: Sequence[ClusterJob]) -> str:
     """Return the title of jobs: ``finetune``, or ``chain`` for several stages."""
     return jobs[0].stage if len(jobs) == 1 else "chain"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from triplet import paths
 from triplet.submit.documents import dump
-from triplet.submit.jobs import Job, Resources, ask, label, title
+from triplet.submit.jobs import ClusterJob, Resources, ask, label, title
 
 PORT = 29400
 USER = 10001
@@ -25,7 +25,7 @@ RETRIES = 10
 """Further starts of each pod after other ends: when one is lost, those that it trained with end as well."""
 
 
-def write(jobs: Sequence[Job]) -> dict[str, str]:
+def write(jobs: Sequence[ClusterJob]) -> dict[str, str]:
     """Return one file for all runs."""
     documents = []
     for run, name in enumerate(jobs[0].runs):
@@ -40,12 +40,12 @@ def write(jobs: Sequence[Job]) -> dict[str, str]:
     return {f"{title(jobs)}.k8s.yaml": dump(comment, documents)}
 
 
-def _alike(jobs: Sequence[Job]) -> bool:
+def _alike(jobs: Sequence[ClusterJob]) -> bool:
     """Return whether all stages take the same number of nodes."""
     return len({job.resources.nodes for job in jobs}) == 1
 
 
-def _name(jobs: Sequence[Job], run: str) -> str:
+def _name(jobs: Sequence[ClusterJob], run: str) -> str:
     """Return the name of a run's Job or JobSet, which differ: a JobSet would take the service that an
     earlier Job of its name left for its own."""
     return label(title(jobs) if _alike(jobs) else f"{title(jobs)}-set", run)
@@ -66,7 +66,7 @@ def _service(name: str) -> dict[str, Any]:
     }
 
 
-def _metadata(name: str, run: str, jobs: Sequence[Job]) -> dict[str, Any]:
+def _metadata(name: str, run: str, jobs: Sequence[ClusterJob]) -> dict[str, Any]:
     return {
         "name": name,
         "labels": {"app.kubernetes.io/name": "triplet", "app.kubernetes.io/component": title(jobs)},
@@ -74,7 +74,7 @@ def _metadata(name: str, run: str, jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def _job(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]:
+def _job(name: str, run: str, jobs: Sequence[ClusterJob], index: int) -> dict[str, Any]:
     containers = [_container(f"{name}-0.{name}", job, index) for job in jobs]
     return {
         "apiVersion": "batch/v1",
@@ -84,7 +84,7 @@ def _job(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]
     }
 
 
-def _job_set(name: str, run: str, jobs: Sequence[Job], index: int) -> dict[str, Any]:
+def _job_set(name: str, run: str, jobs: Sequence[ClusterJob], index: int) -> dict[str, Any]:
     """Return a JobSet, whose controller makes the headless service and the Jobs ``<name>-<stage>-0``."""
     stages: list[dict[str, Any]] = []
     for job in jobs:
@@ -148,7 +148,7 @@ def _pod(subdomain: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _container(first: str, job: Job, index: int) -> dict[str, Any]:
+def _container(first: str, job: ClusterJob, index: int) -> dict[str, Any]:
     """Return the container of a stage; ``first`` is the host name of the first pod."""
     resources = job.resources
     mounts = {place: f"/{place}" for place in paths.PLACES} | {"tmp": "/tmp", "shm": "/dev/shm"}
@@ -185,7 +185,7 @@ def submissions(files: Sequence[Path], *, force: bool) -> list[list[str]]:
     return [["kubectl", *way, "--filename", str(file)] for file in files]
 
 
-def queued(jobs: Sequence[Job]) -> list[str]:
+def queued(jobs: Sequence[ClusterJob]) -> list[str]:
     """Return the jobs of the same stages and runs that Kubernetes already has."""
     kind = "jobs" if _alike(jobs) else "jobsets"
     names = [_name(jobs, run) for run in jobs[0].runs]

@@ -13,7 +13,7 @@ from typing import Any
 from triplet import paths
 from triplet.errors import KitError
 from triplet.submit.documents import dump
-from triplet.submit.jobs import KIT, Job, ask, label, title
+from triplet.submit.jobs import KIT, ClusterJob, ask, label, title
 
 PORT = 29500
 SETUP = """\
@@ -28,7 +28,7 @@ exec {limit}scripts/launch.sh {command}
 """
 
 
-def write(jobs: Sequence[Job]) -> dict[str, str]:
+def write(jobs: Sequence[ClusterJob]) -> dict[str, str]:
     """Return one file for each run; several documents in a file are a pipeline."""
     comment = (
         "Written by `triplet submit`. `sky jobs launch` finds another machine when this one is taken away."
@@ -42,7 +42,7 @@ def write(jobs: Sequence[Job]) -> dict[str, str]:
     return files
 
 
-def _task(name: str, job: Job, index: int) -> dict[str, Any]:
+def _task(name: str, job: ClusterJob, index: int) -> dict[str, Any]:
     resources = job.resources
     limit = f"timeout --kill-after=300 {round(resources.hours * 3600)} " if resources.hours else ""
     return {
@@ -75,7 +75,7 @@ def submissions(files: Sequence[Path]) -> list[list[str]]:
     return [["sky", "jobs", "launch", "--yes", "--detach-run", str(file)] for file in files]
 
 
-def queued(jobs: Sequence[Job]) -> list[str]:
+def queued(jobs: Sequence[ClusterJob]) -> list[str]:
     """Return the unfinished managed jobs of the same stages and runs."""
     said = ask(["sky", "jobs", "queue", "--skip-finished", "--output=json"])
     try:

@@ -11,20 +11,19 @@ import jinja2
 
 from triplet import paths
 from triplet.errors import KitError
-from triplet.submit.jobs import KIT, Job, Resources, ask, folder, programs
+from triplet.submit import SLURM_HOURS
+from triplet.submit.jobs import KIT, ClusterJob, Resources, ask, folder, programs
 
 NOTICE = 300
 """Seconds before the time limit at which a stage is told to stop and save."""
-HOURS = 24.0
-"""Default time limit."""
 
 
-def write(jobs: Sequence[Job]) -> dict[str, str]:
+def write(jobs: Sequence[ClusterJob]) -> dict[str, str]:
     """Return the batch scripts by file name."""
     return {f"{job.stage}.slurm": _script(job) for job in jobs}
 
 
-def _script(job: Job) -> str:
+def _script(job: ClusterJob) -> str:
     template = jinja2.Template(
         Path(__file__).with_name("job.slurm.j2").read_text(),
         undefined=jinja2.StrictUndefined,
@@ -53,7 +52,7 @@ def _directive(option: str) -> str:
     return f"#SBATCH --{name}{sign}{shlex.quote(value) if sign else ''}"
 
 
-def _options(job: Job) -> list[str]:
+def _options(job: ClusterJob) -> list[str]:
     resources = job.resources
     array = len(job.commands) > 1
     log = folder() / f"{job.stage}-{'%A_%a' if array else '%j'}.log"
@@ -86,7 +85,7 @@ def _options(job: Job) -> list[str]:
 
 def _minutes(resources: Resources) -> int:
     """Return the time limit in whole minutes, as Slurm counts them."""
-    return math.ceil((resources.hours or HOURS) * 60)
+    return math.ceil((resources.hours or SLURM_HOURS) * 60)
 
 
 def _notice(resources: Resources) -> int:
@@ -94,7 +93,7 @@ def _notice(resources: Resources) -> int:
     return min(NOTICE, _minutes(resources) * 30)
 
 
-def _launcher(job: Job) -> list[str]:
+def _launcher(job: ClusterJob) -> list[str]:
     """Return the command that starts the stage on a node: the kit's launcher, in a container if one is
     named."""
     container = job.resources.container
@@ -121,7 +120,7 @@ def _launcher(job: Job) -> list[str]:
     ]
 
 
-def submissions(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[list[str]]:
+def submissions(jobs: Sequence[ClusterJob], files: Mapping[str, Path]) -> list[list[str]]:
     """Return the commands that submit the jobs; ``$STAGE`` stands for that stage's job number."""
     commands: list[list[str]] = []
     before = None
@@ -134,7 +133,7 @@ def submissions(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[list[str
     return commands
 
 
-def _kind(before: Job, job: Job) -> str:
+def _kind(before: ClusterJob, job: ClusterJob) -> str:
     """Return a job's kind of dependency: each run waits for its own predecessor, and a summary of several
     runs waits for all of them, even failed ones."""
     if len(before.commands) == 1:
@@ -142,7 +141,7 @@ def _kind(before: Job, job: Job) -> str:
     return "aftercorr" if len(job.commands) > 1 else "afterany"
 
 
-def send(jobs: Sequence[Job], files: Mapping[str, Path]) -> list[str]:
+def send(jobs: Sequence[ClusterJob], files: Mapping[str, Path]) -> list[str]:
     """Submit the jobs; return a line for each.
 
     Raises:
@@ -166,7 +165,7 @@ def _fill(word: str, numbers: Mapping[str, str]) -> str:
     return f"{option}:{numbers[stage]}" if option.startswith("--dependency") else word
 
 
-def queued(jobs: Sequence[Job]) -> list[str]:
+def queued(jobs: Sequence[ClusterJob]) -> list[str]:
     """Return the jobs in the queue for the same stage of the same run, such as ``finetune (job 12)``."""
     known = ask(["squeue", "--me", "--noheader", "--format=%i|%j|%k"])
     mine = {f"triplet-{job.stage}": job for job in jobs}
@@ -183,7 +182,7 @@ def queued(jobs: Sequence[Job]) -> list[str]:
     return found
 
 
-def _same(told: object, job: Job) -> bool:
+def _same(told: object, job: ClusterJob) -> bool:
     """Return whether a comment belongs to a job for one of the same runs."""
     return (
         isinstance(told, dict)

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from triplet import files, untrusted
 from triplet.artifacts import Plan
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.progress import say
+from triplet.records import Upkeep
 from triplet.training.distributed import Processes
 from triplet.weights import torch_file
 from triplet.weights.read import FORMAT
@@ -92,7 +93,7 @@ def write(path: Path, state: dict[str, Any], plan: Plan | None = None) -> None:
             # Write the SHA-256 first, so that no checkpoint is without one.
             files.write_text(_digest(path), f"{files.sha256(temporary)}  {path.name}\n")
     except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)
         raise KitError(f"{path} could not be written ({reason}); free disk space, then go on") from None
 
 
@@ -110,7 +111,7 @@ SCRATCH = (
     ".step_*.tmp",
     ".checkpoint.pth*.tmp",
 )
-"""Patterns of the files of an unfinished run; see ``records.perform``."""
+"""Patterns of the files of an unfinished run."""
 
 
 def step_of(path: Path) -> int:
@@ -146,6 +147,10 @@ def planned(folder: Path) -> Plan | None:
         except _BROKEN:
             continue
     return None
+
+
+UPKEEP = Upkeep(SCRATCH, trained, planned)
+"""How the folder of a training is read and tidied."""
 
 
 def plan_in(state: Any) -> Plan | None:
@@ -275,7 +280,7 @@ def newest(
             _check_plan(state, plan)
             load(path, state)
         except _BROKEN as error:
-            reason = " ".join(str(error).removeprefix(f"{path} ").split())[:120]
+            reason = message_of(str(error).removeprefix(f"{path} "), 120)
             say(f"{folder.name}: {path.name} is damaged ({reason}); trying the one before")
         else:
             return step

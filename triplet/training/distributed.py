@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from triplet import energy, records
 from triplet.environment import usable_cores
-from triplet.errors import Interrupted, KitError
+from triplet.errors import Interrupted, KitError, message_of
 
 T = TypeVar("T")
 PATIENCE = 1800.0
@@ -67,6 +67,19 @@ class Processes:
                 f"process {odd[0]} has another {what} than process 0 ({found[odd[0]]}, {found[0]}); "
                 "start all of them with the same command, kit and data"
             )
+
+    def assert_same_inputs(self, files: Mapping[str, Path], images: Sequence[Path]) -> None:
+        """Raise KitError on every process unless all read the same files, and nodes the same images.
+
+        Args:
+            files: files by what they are, such as ``file of weights``.
+            images: folders, lists or shards of images; a node's copy may have the right names and truncated
+                files.
+        """
+        for what, path in files.items():
+            self.assert_same(what, records.Artifact.of(path).sha256)
+        if self.nodes > 1:
+            self.assert_same("copy of the images", [records.Artifact.of(path).sha256 for path in images])
 
     def broadcast_object(self, value: Any = None) -> Any:
         """Return the main process's value on every process."""
@@ -173,7 +186,7 @@ def join(timeout: float = 120, patience: float = PATIENCE) -> Iterator[Processes
         dist.barrier()
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=patience))
     except (dist.DistError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)
         raise KitError(
             f"process {rank} of {size} did not find the others within {timeout:.0f} s: {reason}"
         ) from None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from triplet import files, untrusted
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.weights import filetype, pickles
 
 LEGACY = 4
@@ -123,4 +123,4 @@ def _explain(path: Path, error: Exception) -> str:
             "it could run code; where you trust the file, save its state dict alone, by torch.load(..., "
             "weights_only=False) and torch.save"
         )
-    return f"{path} is not a PyTorch file of tensors, or damaged: {' '.join(text.split())[:160]}"
+    return f"{path} is not a PyTorch file of tensors, or damaged: {message_of(text)}"

@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
+from benchmarks.detection.explain.experiment import Experiment, Invocation, cheapest
 from benchmarks.detection.explain.reading import of_run, read
-from triplet.commands import spoken
+from triplet.commands import METHOD, spoken
 from triplet.errors import KitError
 from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
@@ -25,8 +25,6 @@ from triplet.published.facts import Facts
 from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
 
-METHOD = "triplet"
-"""Method to explain if the user names neither a method nor a target."""
 FRACTION = 0.7
 """Largest number that is read as a fraction of 1: no detector reaches 70 on COCO."""
 CAUSE = ("", "cause", "verdict", "costs", "why")
@@ -124,16 +122,16 @@ def explanation(options: ExplainOptions) -> Explanation:
         reference = Reference.of_method(method or METHOD)
     causes = ranked(facts, reference, result)
     return Explanation(
-        reference, result, facts, causes, cheapest(causes, facts, reference, _given(options))
+        reference, result, facts, causes, cheapest(causes, facts, reference, _invocation(options))
     )
 
 
-def _given(options: ExplainOptions) -> Given:
+def _invocation(options: ExplainOptions) -> Invocation:
     words: list[str] = []
     for name, values in (("--result", options.result), ("--target", options.target)):
         words += [name, *(f"{value:g}" for value in values)] if values else []
     words += ["--method", options.method] if options.method else []
-    return Given(tuple(words), options.config, options.log, options.weights)
+    return Invocation(tuple(words), options.config, options.log, options.weights)
 
 
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from benchmarks.detection.explain import lazy, mmdetection
+from benchmarks.detection.explain.lazy import Values
 from benchmarks.detection.explain.text import Line, read_text
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.published.configs import FOLDER, flat, released
 from triplet.published.facts import Facts, of_config
 
@@ -25,7 +26,6 @@ KEYS, DEPTH, BASES = 5000, 20, 10
 """Limits on the number of settings, their nesting, and the chain of ``_BASE_``."""
 BLOCK = 3000
 """Most lines of a config in a log."""
-Values = dict[str, Any]
 OWNERS = {"authors": "the authors' file", "moco": "OpenSelfSup's"}
 """Recipe of the kit -> whose released configs have it."""
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -105,12 +105,7 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
     arguments = _arguments(found)
     if start is None:
         return _of_arguments(facts, found, arguments)
-    block = []
-    for line in found[start + 1 : start + 1 + BLOCK]:
-        if line.begins:
-            break
-        block.append(line.text)
-    text = "\n".join(block)
+    text = _block(found, start)
     if python:
         mmdetection.of_config(facts, text, str(path))
         return True
@@ -122,6 +117,12 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
         raise KitError(f"{path}: its copy of the config cannot be read; add --config FILE")
     _fill(facts, values)
     return True
+
+
+def _block(found: Sequence[Line], start: int) -> str:
+    """Return the lines of a log that belong to the message in a line, without that line."""
+    lines = itertools.takewhile(lambda line: not line.begins, found[start + 1 : start + 1 + BLOCK])
+    return "\n".join(line.text for line in lines)
 
 
 def _arguments(found: Sequence[Line]) -> Values:
@@ -143,12 +144,7 @@ def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> boo
     start = next((n for n, line in enumerate(found) if "Contents of args.config_file=" in line.text), None)
     values: Values = {}
     if start is not None:
-        block = []
-        for line in found[start + 1 : start + 1 + BLOCK]:
-            if line.begins:
-                break
-            block.append(line.text)
-        text = "\n".join(block)
+        text = _block(found, start)
         try:
             values = lazy.of_text(text, "log") if lazy.is_lazy(text) else _flat(_parse(text, "log"), "log")
         except KitError:
@@ -266,7 +262,7 @@ def _parse(text: str, source: str) -> Values:
     try:
         content = yaml.load(text[:LIMIT], Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, LookupError) as error:
-        raise KitError(f"{source}: Detectron2 refuses it: {' '.join(str(error).split())[:200]}") from None
+        raise KitError(f"{source}: Detectron2 refuses it: {message_of(error, 200)}") from None
     if not isinstance(content, Mapping):
         raise KitError(
             f"{source}: Detectron2 refuses it: expected keys with values, found {text.strip()[:40]!r}"

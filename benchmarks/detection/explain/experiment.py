@@ -38,8 +38,8 @@ BY_WEIGHTS = ("other weights", "weights not loaded", "BN folded into the weights
 
 
 @dataclass(frozen=True)
-class Given:
-    """The arguments of ``triplet explain``."""
+class Invocation:
+    """The arguments of ``triplet explain``, which the next experiment repeats."""
 
     arguments: tuple[str, ...]
     """Options that name the result: --result, --method, --target."""
@@ -63,14 +63,16 @@ class Experiment:
         return f"{self.command}  ({takes}{self.machine and ' on ' + self.machine}; {self.tells})"
 
 
-def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Given) -> Experiment | None:
+def cheapest(
+    causes: list[Cause], facts: Facts, reference: Reference, invocation: Invocation
+) -> Experiment | None:
     """Return the next experiment: a file to add if that would decide, else the shortest run that would.
 
     Args:
         causes: the ranked causes.
         facts: the known facts of the run.
         reference: the published result.
-        given: the arguments of explain.
+        invocation: the arguments of explain.
 
     Returns:
         The experiment; None if every cause is excluded.
@@ -81,12 +83,14 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     names = [cause.name for cause in first]
     pair = " from ".join(names)
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
-    if any(name in BY_CONFIG for name in open_names) and not given.config and facts.rate is None:
-        return Experiment(_again(given, "--config"), 0.5, f"the run's config tells {pair}")
-    if any(name in BY_LOG for name in open_names) and not given.log:
-        return Experiment(_again(given, "--log"), 0.5, f"the run's log.txt or metrics.json tells {pair}")
-    if any(name in BY_WEIGHTS for name in open_names) and not given.weights:
-        return Experiment(_again(given, "--weights"), 10, f"the weights' file tells {pair}")
+    if any(name in BY_CONFIG for name in open_names) and not invocation.config and facts.rate is None:
+        return Experiment(_again(invocation, "--config"), 0.5, f"the run's config tells {pair}")
+    if any(name in BY_LOG for name in open_names) and not invocation.log:
+        return Experiment(
+            _again(invocation, "--log"), 0.5, f"the run's log.txt or metrics.json tells {pair}"
+        )
+    if any(name in BY_WEIGHTS for name in open_names) and not invocation.weights:
+        return Experiment(_again(invocation, "--weights"), 10, f"the weights' file tells {pair}")
     return _to_run(names[0], reference, facts, pair)
 
 
@@ -136,10 +140,14 @@ def _to_run(name: str, reference: Reference, facts: Facts, pair: str) -> Experim
     )
 
 
-def _again(given: Given, more: str) -> str:
+def _again(invocation: Invocation, more: str) -> str:
     """Return the command of explain with one more file."""
-    words = [*given.arguments]
-    for option, path in (("--config", given.config), ("--log", given.log), ("--weights", given.weights)):
+    words = [*invocation.arguments]
+    for option, path in (
+        ("--config", invocation.config),
+        ("--log", invocation.log),
+        ("--weights", invocation.weights),
+    ):
         if path:
             words += [option, str(path)]
     return typed("explain", *words, more, "FILE")

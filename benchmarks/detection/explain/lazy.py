@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 
 Values = dict[str, Any]
 KEYS = {
@@ -64,9 +64,7 @@ def of_text(text: str, source: str) -> Values:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise KitError(
-            f"{source}: cannot be read as a LazyConfig: {' '.join(str(error).split())}"
-        ) from None
+        raise KitError(f"{source}: cannot be read as a LazyConfig: {message_of(error)}") from None
     base: Values = {}
     if re.search(r"\bcommon[./]", text):
         base |= _COMMON

@@ -51,7 +51,7 @@ FEW = 10
 
 
 @dataclass(frozen=True)
-class Step:
+class LoggedStep:
     """One logged step of a training."""
 
     number: int
@@ -93,7 +93,13 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
 
 
 def _say_what_was_missing(
-    facts: Facts, path: Path, found: list[Line], steps: list[Step], told: list[str], *, config_given: bool
+    facts: Facts,
+    path: Path,
+    found: list[Line],
+    steps: list[LoggedStep],
+    told: list[str],
+    *,
+    config_given: bool,
 ) -> None:
     """Note what a log lacks, and which program may have written it."""
     if not told and facts.gpus is None and not facts.diverged and facts.reached is None:
@@ -113,7 +119,7 @@ def _say_what_was_missing(
         facts.notes.append(f"{path} did not tell {', '.join(missing)}")
 
 
-def _steps(found: list[Line]) -> list[Step]:
+def _steps(found: list[Line]) -> list[LoggedStep]:
     """Return all training steps of a log, in its order."""
     steps, epochs = [], []
     for line in found:
@@ -124,23 +130,23 @@ def _steps(found: list[Line]) -> list[Step]:
             else:
                 steps.append(step[1])
         elif match := _ITER.search(text):
-            steps.append(Step(int(match[1]), _value(_LR, text), _value(_LOSS, text)))
+            steps.append(LoggedStep(int(match[1]), _value(_LR, text), _value(_LOSS, text)))
         elif match := _EPOCH.search(text):
             number = (int(match[1]) - 1) * int(match[3]) + int(match[2]) - 1
-            steps.append(Step(max(number, 0), _value(_LR, text), _value(_LOSS, text)))
+            steps.append(LoggedStep(max(number, 0), _value(_LR, text), _value(_LOSS, text)))
         elif match := _ITER_OF.search(text):
-            steps.append(Step(max(int(match[1]) - 1, 0), _value(_LR, text), _value(_LOSS, text)))
+            steps.append(LoggedStep(max(int(match[1]) - 1, 0), _value(_LR, text), _value(_LOSS, text)))
     if epochs and not steps:  # mmdetection's JSON counts within an epoch
         size = max(step.number for _, step in epochs)
         steps = [
-            Step(max((epoch - 1) * size + step.number - 1, 0), step.rate, step.loss)
+            LoggedStep(max((epoch - 1) * size + step.number - 1, 0), step.rate, step.loss)
             for epoch, step in epochs
             if epoch
         ]
     return steps
 
 
-def _of_json(text: str) -> tuple[int | None, Step] | None:
+def _of_json(text: str) -> tuple[int | None, LoggedStep] | None:
     """Return a step of metrics.json, Detectron's json_stats or mmdetection's .log.json, with its epoch."""
     start, end = text.find("{"), text.rfind("}")
     try:
@@ -159,7 +165,7 @@ def _of_json(text: str) -> tuple[int | None, Step] | None:
         epoch = None if "step" in values else values.get("epoch")  # mmengine's steps count across epochs
         if not 0 <= number < 10**12:
             return None
-        return (epoch if isinstance(epoch, int) and 0 < epoch < 10**6 else None), Step(
+        return (epoch if isinstance(epoch, int) and 0 < epoch < 10**6 else None), LoggedStep(
             number, _float(rate), _float(loss)
         )
     except (ValueError, RecursionError, AttributeError, TypeError):
@@ -183,7 +189,7 @@ def _value(pattern: re.Pattern[str], text: str) -> float | None:
         return None
 
 
-def _of_steps(facts: Facts, steps: list[Step]) -> None:
+def _of_steps(facts: Facts, steps: list[LoggedStep]) -> None:
     """Fill in the last iteration of the training, and its rate."""
     last = steps[-1]  # a resumed run appends to the same file
     facts.iterations = last.number + 1
@@ -211,7 +217,7 @@ def _settings(facts: Facts, text: str) -> None:
 _SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
 
 
-def _evaluated(facts: Facts, found: list[Line], steps: list[Step]) -> None:
+def _evaluated(facts: Facts, found: list[Line], steps: list[LoggedStep]) -> None:
     """Note which checkpoint the log evaluates, if it is not the last one of the training."""
     match, last = None, 0
     for number, line in enumerate(found):
@@ -263,7 +269,7 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
     return ["weights"] if told else []
 
 
-def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
+def _divergence(facts: Facts, text: str, steps: list[LoggedStep]) -> None:
     """Fill in whether the loss became infinite or NaN, or never fell."""
     losses = [(step.number, step.loss) for step in steps if step.loss is not None]
     odd = next((step for step in losses if not math.isfinite(step[1])), None)

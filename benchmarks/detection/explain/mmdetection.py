@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from triplet.errors import KitError
+from triplet.errors import KitError, message_of
 from triplet.published.curves import IMAGES
 from triplet.published.facts import Facts
 
@@ -61,9 +61,7 @@ def of_config(facts: Facts, text: str, source: str) -> None:
             if isinstance(target, ast.Name)
         }
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise KitError(
-            f"{source}: cannot be read as mmdetection's config: {' '.join(str(error).split())}"
-        ) from None
+        raise KitError(f"{source}: cannot be read as mmdetection's config: {message_of(error)}") from None
     if not values:
         raise KitError(f"{source}: no setting in it; expected mmdetection's .py or Detectron2's YAML")
     bases = " ".join(map(str, _list(values.get("_base_")))) + " " + source

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 from benchmarks.detection.explain.text import Line
 from triplet.published.facts import Facts
+from triplet.scores import TASKS
 
 BRIEF = 50
 """Number of lines of a file of results that are read as one."""
-TASKS = {"bbox": "bbox", "box": "bbox", "segm": "segm", "mask": "segm"}
+_TASK = {word: task for task, kits in TASKS.items() for word in (task, kits)}
+"""Each word for a task in a log -> COCO's."""
 _NUMBER = r"(\d[\d.]{0,20})"
 _HEAD = re.compile(r"(?:Evaluation results for|copypaste: Task:) (bbox|segm|box|mask)\b")
 """Heading of results: Detectron2 writes percent after ``bbox``, Detectron fractions after ``box``."""
@@ -48,7 +50,7 @@ def _aps(found: list[Line]) -> Iterator[tuple[str, float]]:
             kind = ""
             yield from _percent(last, match[1], fraction=True)
         elif head and (match := _CELL.match(text)):
-            yield from _percent(TASKS[head], match[1], fraction=head not in ("bbox", "segm"))
+            yield from _percent(_TASK[head], match[1], fraction=head not in TASKS)
             head = ""
         elif "AP" in text:
             for pattern in (_PERCENT, _FRACTION):

@@ -15,7 +15,7 @@ class PretrainMethod(Protocol):
     """Interface of a method's module."""
 
     TRAITS: Traits
-    """What the method needs from views, trainer and layout."""
+    """The method's needs from views, trainer and layout."""
 
     def build(self, config: Pretrain, images: int) -> nn.Module:
         """Build the networks on the default device, initialised from torch's global generator.

@@ -7,11 +7,10 @@ from typing import Self
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from triplet.errors import KitError
-from triplet.models.resnet import ResNet
 from triplet.pretrain.config import Model, Pretrain, ResolutionRange, Views
 from triplet.pretrain.views import InputResolutions, Pixels, augmented_views
 
@@ -124,31 +123,6 @@ class Batch:
             sequence = np.random.SeedSequence((self.config.seed, self.iteration, first))
             seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
             yield torch.Generator(self.indices.device).manual_seed(seed)
-
-
-class BaselineEncoder(nn.Module):
-    """An encoder: backbone, global average pooling, projector.
-
-    Args:
-        config: the run's config, which gives depth and width.
-        projector: builds the projector for a number of backbone channels. Its linear layers are
-            initialised as OpenSelfSup's: kaiming normal by fan-in, bias 0.
-    """
-
-    def __init__(self, config: Pretrain, projector: Callable[[int], nn.Module]) -> None:
-        super().__init__()
-        self.backbone = ResNet(config.model.depth, config.model.width)
-        self.projector = projector(self.backbone.channels)
-        for module in self.projector.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (n, 3, h, w) images to (n, d) projections."""
-        result: Tensor = self.projector(self.backbone(images).mean((2, 3)))
-        return result
 
 
 def unit(features: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triplet.errors import KitError
+from triplet.models.networks import Encoder
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.gpu_augment import send
 from triplet.pretrain.methods.common import (
-    BaselineEncoder,
     Batch,
     Step,
     Traits,
@@ -51,7 +51,7 @@ class Moco(nn.Module):
                 nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs)
             )
 
-        self.online = BaselineEncoder(config, projector)
+        self.online = Encoder(config.model.depth, config.model.width, projector)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(outputs, config.contrastive.queue), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.models.networks import Encoder
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.methods.common import (
-    BaselineEncoder,
     Batch,
     Step,
     Traits,
@@ -29,7 +29,9 @@ class Npid(nn.Module):
     def __init__(self, config: Pretrain, images: int) -> None:
         super().__init__()
         outputs = config.model.outputs
-        self.online = BaselineEncoder(config, lambda channels: nn.Linear(channels, outputs))
+        self.online = Encoder(
+            config.model.depth, config.model.width, lambda channels: nn.Linear(channels, outputs)
+        )
         self.register_buffer("bank", F.normalize(torch.randn(images, outputs)))
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
+from triplet.models.networks import Encoder
 from triplet.pretrain.config import Patches, Pretrain, Views
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Step, Traits, Work, accuracy
+from triplet.pretrain.methods.common import Batch, Step, Traits, Work, accuracy
 
 CENTRE = 4
 
@@ -56,7 +57,7 @@ class RelativeLoc(nn.Module):
 
     def __init__(self, config: Pretrain) -> None:
         super().__init__()
-        self.online = BaselineEncoder(config, lambda channels: nn.Identity())
+        self.online = Encoder(config.model.depth, config.model.width, lambda channels: nn.Identity())
         hidden, self.dropout = config.model.hidden, 0.5
         fc = nn.Linear(2 * self.online.backbone.channels, hidden)
         bn = nn.BatchNorm1d(hidden, momentum=0.003)

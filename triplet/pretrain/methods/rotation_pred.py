@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.models.networks import Encoder
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Step, Traits, Work, accuracy
+from triplet.pretrain.methods.common import Batch, Step, Traits, Work, accuracy
 
 TRAITS = Traits(measures=("accuracy",), views=1)
 
@@ -21,7 +22,9 @@ def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def build(config: Pretrain, images: int) -> nn.Module:
     """Build the backbone and a classifier of four rotations."""
-    return nn.ModuleDict({"online": BaselineEncoder(config, lambda channels: nn.Linear(channels, 4))})
+    return nn.ModuleDict(
+        {"online": Encoder(config.model.depth, config.model.width, lambda channels: nn.Linear(channels, 4))}
+    )
 
 
 def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:

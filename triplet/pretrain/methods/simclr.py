@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triplet.models.networks import Encoder
 from triplet.pretrain.config import Pretrain
-from triplet.pretrain.methods.common import BaselineEncoder, Batch, Step, Traits, Work, accuracy
+from triplet.pretrain.methods.common import Batch, Step, Traits, Work, accuracy
 
 TRAITS = Traits(measures=("accuracy",), needs_whole_batch=True)
 
@@ -43,7 +44,7 @@ def build(config: Pretrain, images: int) -> nn.Module:
             )
         )
 
-    return nn.ModuleDict({"online": BaselineEncoder(config, projector)})
+    return nn.ModuleDict({"online": Encoder(config.model.depth, config.model.width, projector)})
 
 
 def step(networks: Any, views: Sequence[Tensor], batch: Batch) -> Step:

@@ -8,7 +8,7 @@ from triplet.config import Range
 from triplet.published import curves, effects
 from triplet.published.causes.cause import POSSIBLE, SEEN, Cause, Result, excluded
 from triplet.published.causes.length import count
-from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, Pixels
+from triplet.published.facts import MSRA, MSRA_OF_CAFFE2, TORCH, Facts, PixelFormat
 from triplet.published.reference import Reference
 
 ANY = "moco-v2"
@@ -185,7 +185,9 @@ def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     if known is None or all(each is None for each in known):
         yield Cause(name, POSSIBLE, f"not those of the weights; {bgr}; {wrong}", (low, high))
         return
-    right: tuple[Pixels, ...] = (TORCH,) if reference.self_supervised else (TORCH, MSRA, MSRA_OF_CAFFE2)
+    right: tuple[PixelFormat, ...] = (
+        (TORCH,) if reference.self_supervised else (TORCH, MSRA, MSRA_OF_CAFFE2)
+    )
     if reference.of_table and reference.method == "supervised":
         right = (MSRA, TORCH)
     elif facts.supervised and "msra" in (facts.weights or "").lower():
@@ -204,7 +206,7 @@ def pixels(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     yield Cause(name, SEEN, text, (low, high))
 
 
-def _alike(known: Pixels, right: Pixels) -> bool:
+def _alike(known: PixelFormat, right: PixelFormat) -> bool:
     """Return whether the known facts of the input agree with what the weights expect."""
     return all(found is None or _same(found, due) for found, due in zip(known, right, strict=True))
 
