@@ -158,7 +158,9 @@ def _logged_by_docs(places, name):
     logged = []
     mlflow = ModuleType("mlflow")
     mlflow.start_run = lambda run_name: contextlib.nullcontext()
-    mlflow.log_metrics = lambda metrics, step: logged.append((step, {k: float(v) for k, v in metrics.items()}))
+    mlflow.log_metrics = lambda metrics, step: logged.append(
+        (step, {k: float(v) for k, v in metrics.items()})
+    )
     page = (KIT / "docs" / "report.md").read_text()
     (call,) = re.findall(r"^```python mlflow\n(.*?)^```$", page, re.M | re.S)
     with mock.patch.dict(sys.modules, mlflow=mlflow), contextlib.chdir(places):
