@@ -114,6 +114,33 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
     return found[0].name, categories
 
 
+def validation(cfg: CfgNode, folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Register what an evaluation of the training on a folder will read, before the training begins.
+
+    Args:
+        cfg: config of the training.
+        folder: folder of the training's data.
+        classes: names of its classes, in the order of the model's indices.
+
+    Returns:
+        The registered name of the data set of DATASETS.TEST; () if the folder does not have it.
+
+    Raises:
+        KitError: damaged annotations, missing images, or other classes.
+    """
+    try:
+        found = parts(cfg, folder, train=False)
+    except KitError:  # an evaluation may be on other data; it says what is missing
+        return ()
+    for part in found:
+        if (theirs := _register(cfg, part, _uses(cfg, train=False))) != classes:
+            raise KitError(
+                f"{part.source or part.annotations} has other categories ({', '.join(theirs[:3])}, ...) "
+                f"than the images to train on ({', '.join(classes[:3])}, ...)"
+            )
+    return tuple(part.name for part in found)
+
+
 def category_ids(name: str) -> list[Any]:
     """Return the class ids in a registered data set's file, in the order of the model's indices."""
     ids: list[Any] = MetadataCatalog.get(name).ids_of_classes

@@ -116,6 +116,26 @@ def test_other_data_than_cocos_need_a_length(converted, places, drawn, tmp_path,
     assert cli.main([*asked, *SHORT]) == 0  # a length, too
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("labels", "has no segmentation; give it one, or train on boxes alone"), ("images", "cannot be read")],
+)
+def test_the_val_part_is_checked_before_the_training(exported, converted, places, capsys, part, said):
+    """Not after it, at the evaluation: its masks and its pixels."""
+    shutil.copytree(converted / "checkpoints", places / "checkpoints")
+    mine = shutil.copytree(exported / "YOLO", places / "mine")
+    path = sorted((mine / part / "val").iterdir())[0]
+    path.write_bytes(b"0 0.5 0.5 0.5 0.5\n" if part == "labels" else path.read_bytes()[:-400])
+    named = ["--data", str(mine), "--config", str(DEMO)]
+    commands = [["finetune", "--run", "method", *named, *SHORT]]
+    # A plan looks at the annotations alone.
+    commands += [["plan", *named, "--schedule", "1/2"]] if part == "labels" else []
+    for command in commands:
+        assert cli.main(command) == 2
+        assert said in capsys.readouterr().err
+    assert not (paths.stage_folder("method", "finetune") / "log.txt").exists()
+
+
 def test_a_plan_counts_the_users_images(exported, places, capsys):
     asked = ["plan", "--data", str(exported / "YOLO")]
     assert cli.main(asked) == 2
