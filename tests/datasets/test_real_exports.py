@@ -179,6 +179,24 @@ def test_label_studios_yolo_has_its_classes_in_a_text_file(exported, tmp_path):
     assert data.parts["train"].content["annotations"]
 
 
+def test_brush_labels_to_coco_have_a_file_of_another_name(exported, tmp_path):
+    """Label Studio's second export in COCO's format: plain names, and the tool's own path beside each."""
+    mine = copied(exported, "Label Studio COCO", tmp_path)
+    path = (mine / "result.json").rename(mine / "result_coco.json")
+
+    def change(content):
+        for each in content["images"]:
+            name = each["file_name"].rpartition("\\")[2]
+            each.update(file_name=name, path=f"/data/upload/1/{name}")
+        for each in content["categories"]:
+            each.update(supercategory="", color="#a1b2c3", metadata={})
+
+    changed(path, change)
+    data = read(DataSource(mine))
+    assert data.line() == "Label Studio COCO: 12 train images, 6 classes"
+    assert len(set(files(data))) == 12
+
+
 def test_what_is_packed_or_one_folder_deeper_is_said(exported, tmp_path):
     mine = tmp_path / "My project"
     shutil.copytree(exported["Roboflow COCO"], mine / "export 1")

@@ -14,6 +14,8 @@ from triplet.images import ARCHIVES
 
 STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
+LABEL_STUDIO = ("result.json", "result_coco.json")
+"""Names of its exports "COCO" and "Brush labels to COCO"."""
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
 """Names of parts that are used neither for training nor for validation."""
 
@@ -157,8 +159,8 @@ def _cvat(folder: Path) -> dict[str, PartFiles]:
 
 
 def _label_studio(folder: Path) -> dict[str, PartFiles]:
-    path = folder / "result.json"
-    return {"all": PartFiles(path, folder)} if path.is_file() else {}
+    named = [folder / name for name in LABEL_STUDIO if (folder / name).is_file()]
+    return {"all": PartFiles(named[0], folder)} if named else {}
 
 
 def _by_part(folder: Path, files: Mapping[str, PartFiles]) -> dict[str, PartFiles]:
@@ -190,7 +192,7 @@ LAYOUTS: tuple[DataLayout, ...] = (
     DataLayout("COCO 2017", "annotations/instances_train2017.json, train2017/", _coco_2017, _read_as_is),
     DataLayout("Roboflow COCO", f"train/{ROBOFLOW}", _roboflow, read_coco),
     DataLayout("CVAT COCO", "annotations/instances_*.json, images/", _cvat, read_coco),
-    DataLayout("Label Studio COCO", "result.json, images/", _label_studio, read_coco),
+    DataLayout("Label Studio COCO", "result.json or result_coco.json, images/", _label_studio, read_coco),
     DataLayout("YOLO segmentation", "data.yaml or classes.txt, images/, labels/", yolo.find, yolo.read),
 )
 
