@@ -179,6 +179,29 @@ def test_label_studios_yolo_has_its_classes_in_a_text_file(exported, tmp_path):
     assert data.parts["train"].content["annotations"]
 
 
+def test_a_size_that_an_export_lacks_is_that_of_the_file(exported, tmp_path, capsys):
+    """Label Studio without images writes null for tasks that nobody has annotated."""
+    mine = copied(exported, "Label Studio COCO", tmp_path)
+    unsized = {"width": None, "height": None}
+
+    def change(content):
+        content["images"][0].update(unsized)
+        first = content["images"][1]["id"]
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] != first]
+        content["images"][1].update(unsized)
+        content["images"].append({"id": 900, "file_name": "/data/upload/1/lost.jpg", **unsized})
+
+    changed(mine / "result.json", change)
+    data = read(DataSource(mine))
+    assert {(i["width"], i["height"]) for i in data.parts["train"].content["images"]} == {(128, 128)}
+    assert len(files(data)) == 12
+    said = "data: result.json: 1 of 13 images have no size, file or annotation and are left out"
+    assert capsys.readouterr().out == f"{said}\n"
+    changed(mine / "result.json", lambda content: content["annotations"][0].update(image_id=900))
+    with pytest.raises(KitError, match="image 900 has the width None, expected pixels"):
+        read(DataSource(mine))
+
+
 def test_brush_labels_to_coco_have_a_file_of_another_name(exported, tmp_path):
     """Label Studio's second export in COCO's format: plain names, and the tool's own path beside each."""
     mine = copied(exported, "Label Studio COCO", tmp_path)

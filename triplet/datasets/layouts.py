@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triplet.annotations import coco
+from triplet.annotations.image_files import upright_size
 from triplet.annotations.text import read_json, without_collection
 from triplet.datasets import yolo
 from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
 from triplet.errors import KitError
 from triplet.images import ARCHIVES
+from triplet.progress import first_here, say
 
 STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
@@ -85,8 +87,9 @@ def is_standard(folder: Path) -> bool:
 def read_coco(files: PartFiles) -> AnnotatedPart:
     """Read a JSON in COCO's format as tools write it.
 
-    File names may be those of a tool, see ``name_below``; a mask painted in CVAT is an object although CVAT
-    marks it as a crowd; Roboflow's parent class is left out.
+    File names may be those of a tool, see ``name_below``; a size that is missing is that of the file; a
+    mask painted in CVAT is an object although CVAT marks it as a crowd; Roboflow's parent class is left
+    out.
 
     Raises:
         KitError: ``triplet.annotations.coco`` refuses the file.
@@ -94,9 +97,8 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
     with without_collection():
         content, _ = read_json(files.annotations)
         images, annotations, categories = (_objects(content, name) for name in coco.TABLES)
-        for image in images:
-            if type(image.get("file_name")) is str:
-                image["file_name"] = name_below(files.images, image["file_name"]) or image["file_name"]
+        if images:
+            content["images"] = _with_files(files, images, annotations)
         for each in annotations:
             if type(each.get("segmentation")) is dict and "'occluded'" in str(each.get("attributes")):
                 each["iscrowd"] = 0
@@ -115,6 +117,31 @@ def _objects(content: Any, name: str) -> list[dict[str, Any]]:
     """Return a table of unchecked content; empty if it is not a list of objects."""
     table = content.get(name) if type(content) is dict else None
     return table if type(table) is list and {*map(type, table)} <= {dict} else []
+
+
+def _with_files(
+    files: PartFiles, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the images with the names of their files, and with the files' sizes where theirs are missing.
+
+    Label Studio exports null as the size of an image that it could not open and nobody has annotated.
+    Without a file these are left out.
+    """
+    used, kept = {str(each.get("image_id")) for each in annotations}, list[dict[str, Any]]()
+    for image in images:
+        name = image.get("file_name")
+        if below := name_below(files.images, name) if type(name) is str else "":
+            image["file_name"] = below
+        if image.get("width") is None or image.get("height") is None:
+            if below:
+                image["width"], image["height"] = upright_size(files.images / below)
+            elif str(image.get("id")) not in used:
+                continue
+        kept.append(image)
+    if (lost := len(images) - len(kept)) and first_here():
+        which = f"{lost} of {len(images)} images"
+        say(f"data: {files.annotations.name}: {which} have no size, file or annotation and are left out")
+    return kept
 
 
 def _without_parent(
