@@ -167,6 +167,37 @@ def test_what_tools_write_into_data_yaml(exported, tmp_path, renamed, changes):
     assert len(data.classes) == 6
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "My-Project-1/{}/images",
+        "/content/My-Project-1/{}/images",
+        "..\\{}\\images",
+        "C:\\Users\\me\\My-Project-1\\{}\\images",
+        "../My-Project-1/{}/images",
+        "./{}/images",
+    ],
+)
+def test_roboflows_package_writes_where_it_was_called(exported, tmp_path, entry):
+    source = copied(exported, "YOLO segmentation", tmp_path)
+    mine = tmp_path / "My-Project-1"
+    for kind in ("images", "labels"):
+        for part, name in (("train", "train"), ("val", "valid")):
+            shutil.copytree(source / kind / part, mine / name / kind)
+    values = yaml.safe_load((source / "data.yaml").read_text())
+    values = {"names": values["names"], "train": entry.format("train"), "val": entry.format("valid")}
+    (mine / "data.yaml").write_text(yaml.safe_dump(values))
+    data = read(DataSource(mine))
+    assert data.line() == "YOLO segmentation: 12 train, 6 val images, 6 classes"
+    assert len(set(files(data))) == 18
+    for lost in ("/elsewhere/images", "/etc/passwd"):  # one part alone is no end to go by
+        (mine / "images").mkdir(exist_ok=True)
+        (mine / "passwd").touch()
+        (mine / "data.yaml").write_text(yaml.safe_dump({**values, "val": lost}))
+        with pytest.raises(KitError, match=r"there is nothing at|neither a folder of images nor"):
+            read(DataSource(mine))
+
+
 def test_label_studios_yolo_has_its_classes_in_a_text_file(exported, tmp_path):
     source = copied(exported, "YOLO segmentation", tmp_path)
     mine = tmp_path / "export"

@@ -11,13 +11,15 @@ from triplet import untrusted
 from triplet.annotations import coco
 from triplet.annotations.findings import Findings, show
 from triplet.annotations.image_files import is_file, upright_size
-from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
+from triplet.datasets.parts import NAMES, SEPARATORS, AnnotatedPart, PartFiles, name_below
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
 
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
 """Label Studio's file of class names, one per line, beside images/ and labels/."""
+DEEPEST = 8
+"""Most parts of a path to look for below the YAML's folder."""
 SLACK = 0.01
 """Share of an image's side by which a coordinate may lie outside, as tools round."""
 
@@ -129,12 +131,16 @@ def _texts(path: Path, key: str, value: Any) -> list[str]:
 
 
 def _locate(path: Path, values: Mapping[str, Any], entry: str) -> Path:
-    """Return the path of an entry of the YAML: below its ``path``, or beside the YAML if ``path`` belongs
-    to another machine."""
+    """Return the path of an entry of the YAML: below its ``path``, or beside the YAML if ``path`` or the
+    beginning of the entry belongs to another machine."""
     root = str(values.get("path") or ".")
     here = path.parent
     # Roboflow writes ../train/images though its YAML lies beside train/, and Ultralytics reads it so.
     places = [base / text for base in (here / root, here) for text in (entry, entry.removeprefix("../"))]
+    # Its package writes the path from where it was called, and Windows backslashes. One part alone, such as
+    # `images`, would be the same folder for train and for val.
+    parts = [part for part in SEPARATORS.split(entry) if part not in ("", ".", "..")][-DEEPEST:]
+    places += [here.joinpath(*parts[first:]) for first in range(len(parts) - 1)]
     for place in places:
         if "\0" not in root and place.exists():
             return Path(os.path.abspath(place))  # noqa: PTH100 - resolve would also follow links
