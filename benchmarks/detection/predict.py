@@ -219,7 +219,7 @@ class _Task:
         self, source: sources.Source, mapper: DatasetMapper, done: Iterable[str]
     ) -> Iterator[tuple[sources.Source, str, dict[str, Any] | KitError]]:
         def name(number: int) -> str:
-            return f"{source.name}/{number:06d}.jpg"
+            return f"{source.name}/frame_{number:06d}.jpg"  # CVAT's name for a frame of a video
 
         start = 0
         while name(start) in done:
@@ -288,7 +288,8 @@ class _Task:
             for image, line in zip(images, read, strict=True)
             for each in line["detections"]
         ]
-        job.outputs.update(predictions.write_all(job.folder, images, detections, self.categories))
+        videos = tuple(f"{each.name}/" for each in self.found if each.is_video)
+        job.outputs.update(predictions.write_all(job.folder, images, detections, self.categories, videos))
         job.outputs["pictures"] = job.folder / "pictures"
         job.results.update(images=len(images), detections=len(detections), unreadable=len(unreadable))
         say(
