@@ -46,8 +46,8 @@ def evaluate(
     Args:
         run: a run whose finetune stage is done; with ``weights``, any run for the result.
         dataset: data in COCO 2017's or VOC's layout, or the user's own; by default the finetuning's.
-        weights: any model file of Detectron2's, with its config, instead of the run's own.
-        config: config of those weights.
+        weights: any model file of Detectron2's instead of the run's own.
+        config: config of those weights; by default that of a finetuning whose record lies beside them.
         engine: one of ``scores.ENGINES``.
         force: whether to start over.
 
@@ -55,22 +55,19 @@ def evaluate(
         KitError: nothing to evaluate, or a data set that does not fit.
         Interrupted: a signal stopped the evaluation; the next call starts again.
     """
-    finetuned, known, settings = None, [], {}
-    if weights and config and dataset:
-        seen = records.identities({"config": config})
-        cfg = model.load_config(config)
-        settings = {"detectron2": model.plain(cfg)}
-    elif weights or config:
-        raise KitError("--model needs --config, which says what it is, and --data, what to evaluate it on")
-    else:
-        finetuned = records.require(run, "finetune")
-        weights, config = records.output(finetuned, "model"), records.output(finetuned, "config")
-        seen = records.identities({"config": config})
-        cfg = model.load_config(config)
+    given = weights is not None
+    trained = inference.find_model(run, weights, config)
+    weights, finetuned = trained.weights, trained.record
+    seen = records.identities({"config": trained.config})
+    cfg = model.load_config(trained.config)
+    if finetuned:
         # The config that the trainer writes names no test data.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
         dataset = dataset or DataSource(paths.local(finetuned.config["dataset"]))
-        known = finetuned.results["classes"]
+    if dataset is None:
+        raise KitError("--model needs --data, what to evaluate it on")
+    settings = {"detectron2": model.plain(cfg)} if given else {}
+    known = trained.classes if len(trained.classes) == model.categories(cfg)[1] else []
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
         folder = own_data.place(run, dataset, processes, stage="eval-data", classes=known, force=force)
@@ -84,7 +81,7 @@ def evaluate(
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs={"model": weights, "config": config, **data.inputs(cfg, folder, train=False)},
+            inputs={"model": weights, "config": trained.config, **data.inputs(cfg, folder, train=False)},
             seen=seen,
             force=force,
             seed=finetuned.seed if finetuned else None,

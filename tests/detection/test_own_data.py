@@ -114,6 +114,11 @@ def test_other_data_than_cocos_need_a_length(converted, places, drawn, tmp_path,
     assert said.endswith("takes: triplet plan --data FOLDER --schedule 1/8x\n")
     assert not (paths.stage_folder("method", "finetune") / "started.json").exists()
     assert cli.main([*asked, *SHORT]) == 0  # a length, too
+    record = records.require("method", "finetune")
+    named = torch.load(records.output(record, "model"))  # where it is copied to, its classes go along
+    assert {key: named[key] for key in ("classes", "category_ids")} == {
+        key: record.results[key] for key in ("classes", "category_ids")
+    }
 
 
 @pytest.mark.parametrize(

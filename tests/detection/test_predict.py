@@ -273,13 +273,6 @@ def test_a_finished_run_tells_its_classes(drawn, finished, capsys):
     assert "the model has no class 'aa'; did you mean 'a'?" in capsys.readouterr().err
 
 
-def test_a_model_that_names_no_classes_has_those_of_its_number():
-    coco = predict.known_categories(80)
-    assert (coco[0], coco[79]) == ({"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"})
-    assert predict.known_categories(20)[14] == {"id": 15, "name": "person"}
-    assert predict.known_categories(2) == [{"id": 1, "name": "class 1"}, {"id": 2, "name": "class 2"}]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
