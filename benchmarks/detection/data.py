@@ -4,6 +4,7 @@ The config's DATASETS selects a folder's data sets by Detectron2's own names; th
 """
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -80,8 +81,16 @@ def parts(cfg: CfgNode, folder: Path, *, train: bool) -> list[Part]:
 
 
 def inputs(cfg: CfgNode, folder: Path, *, train: bool) -> dict[str, Path]:
-    """Return the data files and folders that a stage reads, by name, for its record."""
+    """Return the data files and folders that a stage reads, by name, for its record; KitError if the folder
+    of the images is gone."""
     found = parts(cfg, folder, train=train)
+    if gone := [part for part in found if not part.images.exists()]:
+        how = (
+            "; name the data as for the finetuning, which mounts them: DATA=..., or VAL=... VAL_IMAGES=..."
+        )
+        in_container = os.environ.get("RUNTIME") == "docker"
+        where = f"nothing at {gone[0].images}, where the images of {gone[0].source} are"
+        raise KitError(where + (how if in_container else ""))
     if len(found) == 1:
         return found[0].inputs
     return {f"{part.declared} {name}": path for part in found for name, path in part.inputs.items()}
@@ -319,6 +328,10 @@ def _all_there(folder: Path, names: Sequence[str]) -> None:
         advice = ""
         if not image_files.missing(folder, [missing[0].replace("\\", "/").removeprefix(f"{folder.name}/")]):
             advice = f"; file names are paths below {folder.name}, with slashes: mend the annotations"
+        if os.environ.get("RUNTIME") == "docker" and not folder.exists():
+            advice = (
+                "; a container sees what is named: give the data as for finetune (DATA=..., or VAL=...)"
+            )
         raise KitError(
             f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first{advice}"
         )

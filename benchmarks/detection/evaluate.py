@@ -17,7 +17,7 @@ from triplet.analysis import ANALYSIS, Analysis, analyse
 from triplet.annotations.voc import VocImage
 from triplet.datasets.source import DataSource
 from triplet.errors import KitError
-from triplet.progress import Bar, say
+from triplet.progress import Bar, first_here, say
 from triplet.signals import Stop, graceful
 from triplet.training.distributed import Processes, join, perform
 from triplet.training.loading import load
@@ -55,18 +55,15 @@ def evaluate(
         KitError: nothing to evaluate, or a data set that does not fit.
         Interrupted: a signal stopped the evaluation; the next call starts again.
     """
-    given = weights is not None
     trained = inference.find_model(run, weights, config)
-    weights, finetuned = trained.weights, trained.record
+    finetuned = trained.record
     seen = records.identities({"config": trained.config})
     cfg = model.load_config(trained.config)
     if finetuned:
         # The config that the trainer writes names no test data.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
-        dataset = dataset or DataSource(paths.local(finetuned.config["dataset"]))
-    if dataset is None:
-        raise KitError("--model needs --data, what to evaluate it on")
-    settings = {"detectron2": model.plain(cfg)} if given else {}
+    dataset = _what_on(finetuned, dataset)
+    settings = {"detectron2": model.plain(cfg)} if weights else {}
     known = trained.classes if len(trained.classes) == model.categories(cfg)[1] else []
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
@@ -75,17 +72,39 @@ def evaluate(
             processes,
             "eval",
             paths.stage_folder(run, "eval"),
-            work=lambda job: _evaluate(cfg, weights, folder, known, engine, job, processes),
+            work=lambda job: _evaluate(cfg, trained.weights, folder, known, engine, job, processes),
             config={
                 "dataset": paths.portable(folder),
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs={"model": weights, "config": trained.config, **data.inputs(cfg, folder, train=False)},
+            inputs={
+                "model": trained.weights,
+                "config": trained.config,
+                **data.inputs(cfg, folder, train=False),
+            },
             seen=seen,
             force=force,
             seed=finetuned.seed if finetuned else None,
         )
+
+
+def _what_on(finetuned: records.Record | None, named: DataSource | None) -> DataSource:
+    """Return the data to evaluate on: those that the user names, else those of the finetuning.
+
+    If the user names the folder that the finetuning's own data were made of, these are meant: the kit may
+    have split them.
+    """
+    if finetuned is None:
+        if named is None:
+            raise KitError("--model needs --data, what to evaluate it on")
+        return named
+    before = paths.local(finetuned.config["dataset"])
+    if named and not own_data.made_of(before, named):
+        return named
+    if named and first_here():
+        say(f"eval: {named} is what it was finetuned on: evaluated on the val part of that time")
+    return DataSource(before)
 
 
 def _evaluate(

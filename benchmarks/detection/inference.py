@@ -60,16 +60,12 @@ def find_model(run: str, weights: Path | None = None, config: Path | None = None
         )
     beside = _record_beside(weights) if weights else None
     own = weights.parent / Path(beside.outputs["config"].path).name if weights and beside else None
-    if weights is None or not (config or own):
+    chosen = config or own
+    if weights is None or chosen is None:
         raise KitError("--model needs --config, which says what it is")
     named = beside.results if beside else _named(weights)
-    return TrainedModel(
-        weights,
-        config or own,
-        None if config else beside,
-        list(named.get("classes", ())),
-        list(named.get("category_ids", ())),
-    )
+    classes, ids = (list(named.get(key, ())) for key in ("classes", "category_ids"))
+    return TrainedModel(weights, chosen, None if config else beside, classes, ids)
 
 
 def _record_beside(weights: Path) -> records.Record | None:

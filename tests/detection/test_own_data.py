@@ -186,6 +186,26 @@ def test_an_evaluation_takes_the_order_of_the_models_classes(exported, places, f
     assert list(record.results["categories"]["bbox"]) == backward
 
 
+def test_the_data_of_the_finetuning_named_again_are_its_val_part(
+    exported, places, finished, monkeypatch, capsys
+):
+    """Not all images of a part that the kit has split, on most of which the model was trained."""
+    mine = shutil.copytree(exported / "Label", places / "mine")
+    folder = own_data.place("method", DataSource(mine, val_share=0.25), ALONE)
+    finished("method", folder, records.require("method", "data").results["classes"], range(6))
+    monkeypatch.chdir(places)
+    assert cli.main(["eval", "--run", "method", "--data", "mine"]) == 0
+    assert "eval: mine is what it was finetuned on: evaluated on the val part" in capsys.readouterr().out
+    record = records.require("method", "eval")
+    assert (record.results["images"], record.config["dataset"]) == (3, "checkpoints/method/data")
+    mine.rename(places / "elsewhere")
+    monkeypatch.setenv("RUNTIME", "docker")
+    assert cli.main(["eval", "--run", "method", "--force"]) == 2
+    said = capsys.readouterr().err
+    assert f"nothing at {mine}, where the images of {mine / 'result.json'} are" in said
+    assert "name the data as for the finetuning, which mounts them: DATA=" in said
+
+
 def test_the_number_of_classes_is_that_of_the_data(drawn, capsys):
     cfg = config("MODEL.ROI_HEADS.NUM_CLASSES=80")
     names = ["a", "b"]
