@@ -75,13 +75,13 @@ def _listing(folder: Path) -> str:
 
 
 def is_standard(folder: Path) -> bool:
-    """Return whether a folder is missing, or has or is meant to have COCO 2017's or PASCAL VOC's own
-    layout."""
-    if not folder.exists():
+    """Return whether a folder is missing, or has or is meant to have COCO 2017's or PASCAL VOC's layout.
+
+    CVAT and Ultralytics put COCO's images into ``images/``, which is another one.
+    """
+    if not folder.exists() or any((folder / name).exists() for name in STANDARD):
         return True
-    return any((folder / name).exists() for name in STANDARD) or any(
-        folder.glob("annotations/*_*2017.json")
-    )
+    return any(folder.glob("annotations/*_*2017.json")) and not (folder / "images").is_dir()
 
 
 def read_coco(files: PartFiles) -> AnnotatedPart:
@@ -164,7 +164,8 @@ def _coco_2017(folder: Path) -> dict[str, PartFiles]:
         part: PartFiles(folder / "annotations" / f"instances_{part}2017.json", folder / f"{part}2017")
         for part in NAMES
     }
-    return found if all(each.annotations.is_file() for each in found.values()) else {}
+    whole = is_standard(folder) and all(each.annotations.is_file() for each in found.values())
+    return found if whole else {}
 
 
 def _roboflow(folder: Path) -> dict[str, PartFiles]:

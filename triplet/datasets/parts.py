@@ -11,8 +11,8 @@ from triplet.annotations.coco import bad_name
 from triplet.annotations.image_files import is_file
 
 NAMES = {
-    "train": re.compile(r"train(ing)?(2017)?", re.IGNORECASE),
-    "val": re.compile(r"val(id|idation)?(2017)?", re.IGNORECASE),
+    "train": re.compile(r"train(ing)?(20\d\d)?", re.IGNORECASE),
+    "val": re.compile(r"val(id|idation)?(20\d\d)?", re.IGNORECASE),
 }
 """Names that tools give to the two parts."""
 SEPARATORS = re.compile(r"[/\\]|\?d=")
