@@ -49,9 +49,11 @@ def test_a_folder_in_cocos_layout_is_used_where_it_is(drawn, places):
 
 def test_a_layout_is_written_into_the_run_and_registered(exported, places, capsys):
     folder = own_data.place("method", DataSource(exported / "YOLO"), ALONE)
-    assert capsys.readouterr().out.startswith(
-        "data: YOLO segmentation: 12 train, 6 val images, 6 classes\n"
-    )
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "data: reading train: 12/12, 0 s left",
+        "data: reading val: 6/6, 0 s left",
+        "data: YOLO segmentation: 12 train, 6 val images, 6 classes",
+    ]
     record = records.require("method", "data")
     assert record.results["classes"][0] == "striped disc"
     assert record.config["parts"]["val"]["source"] == str(exported / "YOLO" / "data.yaml")

@@ -14,6 +14,7 @@ from triplet.annotations.image_files import is_file, upright_size
 from triplet.datasets.parts import NAMES, SEPARATORS, AnnotatedPart, PartFiles, name_below
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
+from triplet.progress import Bar, first_here
 
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
@@ -60,12 +61,14 @@ def read(files: PartFiles) -> AnnotatedPart:
         raise KitError(f"{files.listed[0]} holds no image ({', '.join(sorted(SUFFIXES))})")
     problems = Findings()
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
-    for number, path in enumerate(paths, 1):
-        width, height = upright_size(path)
-        name = os.path.relpath(path, files.images)
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-        for each in _objects(path, (width, height), classes, problems):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
+    with Bar(f"data: reading {files.listed[0].name}", len(paths), quiet=not first_here()) as bar:
+        for number, path in enumerate(paths, 1):
+            width, height = upright_size(path)
+            name = os.path.relpath(path, files.images)
+            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            for each in _objects(path, (width, height), classes, problems):
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
+            bar.step()
     problems.refuse()
     if not annotations:
         raise KitError(
