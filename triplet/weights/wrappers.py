@@ -43,6 +43,7 @@ ALTERNATIVES = {
     "model": "model_ema",  # torchvision's references publish the average, such as IMAGENET1K_V2
     "state_dict": "state_dict_ema",  # timm
     "target_network_state_dict": "online_network_state_dict",  # BYOL
+    "ema_model": "base_model",  # VISSL's own tools load the network that is trained
     "loss": "classy_state_dict",  # VISSL keeps the copy by momentum in the loss
 }
 """Key of a dict -> key of the dict that is preferred to it."""
