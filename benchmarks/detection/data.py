@@ -244,7 +244,8 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
         return _register_voc(part, part.listed)
     checked = coco_annotations.check(part.annotations, uses, part.source)
     images, annotations = checked.content["images"], checked.content["annotations"]
-    _all_there(part.images, [image["file_name"] for image in images])
+    advice = "; put them there, or into images/ in it" if part.source else ""
+    _all_there(part.images, [image["file_name"] for image in images], advice)
     if first_here():
         for note in checked.notes:
             say(f"data: {note}")
@@ -322,10 +323,9 @@ def _voc_image(folder: Path, number: str, image: VocImage) -> dict[str, Any]:
     }
 
 
-def _all_there(folder: Path, names: Sequence[str]) -> None:
+def _all_there(folder: Path, names: Sequence[str], advice: str = "") -> None:
     if missing := image_files.missing(folder, names):
         what = "annotated images" if folder.name != "Annotations" else "annotations of listed images"
-        advice = ""
         if not image_files.missing(folder, [missing[0].replace("\\", "/").removeprefix(f"{folder.name}/")]):
             advice = f"; file names are paths below {folder.name}, with slashes: mend the annotations"
         if os.environ.get("RUNTIME") == "docker" and not folder.exists():

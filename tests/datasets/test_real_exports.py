@@ -44,6 +44,7 @@ def files(data):
         ("/label-studio/data/upload/1/{}", "{}"),
         ("/data/local-files/?d=photos/{}", "{}"),
         ("http://localhost:8080/data/upload/1/{}", "{}"),
+        ("https://bucket.example/photos%2F{}?token=a/b&expires=1", "{}"),
         ("images\\{}", "{}"),
         (f"images/{quote('grün und blau ')}{{}}", "grün und blau {}"),
         ("images/gr\u00fcn{}", "gru\u0308n{}"),
@@ -62,10 +63,23 @@ def test_a_tools_file_name_leads_to_its_image(exported, tmp_path, written, on_di
     assert len(set(files(read(DataSource(mine))))) == 12
 
 
-def test_a_file_name_does_not_lead_out_of_the_folder(exported, tmp_path):
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("../outside.png", "outside.png"),
+        ("/etc/passwd", "passwd"),
+        ("../../label-studio/data/upload/1/a.jpg", "a.jpg"),
+        ("/data/local-files/?d=photos/a.jpg", "a.jpg"),
+    ],
+)
+def test_a_file_name_does_not_lead_out_of_the_folder(exported, tmp_path, places, capsys, written, named):
+    """The image is missing, whatever lies at a path of another machine."""
     mine = copied(exported, "Label Studio COCO", tmp_path)
     shutil.copy(next((mine / "images").iterdir()), tmp_path / "outside.png")
-    changed(mine / "result.json", lambda content: content["images"][0].update(file_name="../outside.png"))
+    changed(mine / "result.json", lambda content: content["images"][0].update(file_name=written))
+    assert cli.main(["data", "check", str(mine)]) == 0
+    assert f"images that are missing: 1 ({named})\n" in capsys.readouterr().out
+    changed(mine / "result.json", lambda content: content["images"][0].update(file_name="/.."))
     with pytest.raises(KitError, match="is not a plain file name or path inside the folder"):
         read(DataSource(mine))
 
@@ -135,7 +149,10 @@ def test_where_images_are_looked_for_is_said(exported, tmp_path, places, capsys)
     mine = copied(exported, "CVAT COCO", tmp_path)
     shutil.rmtree(mine / "images")
     assert cli.main(["data", "check", str(mine)]) == 2
-    assert f"none of its 18 annotated images can be read in {mine}\n" in capsys.readouterr().err
+    assert (
+        f"none of its 18 annotated images can be read in {mine}; put them there, or into images/"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,6 +164,8 @@ def test_where_images_are_looked_for_is_said(exported, tmp_path, places, capsys)
         ("data.yaml", {"validation": "images/val", "val": None}),
         ("data.yaml", {"names": {str(number): name for number, name in enumerate("abcdef")}}),
         ("data.yaml", {"train": "train.txt"}),
+        ("data.yaml", {"names": None, "nc": 6}),
+        ("mine.yaml", {}),
     ],
 )
 def test_what_tools_write_into_data_yaml(exported, tmp_path, renamed, changes):
@@ -196,6 +215,30 @@ def test_roboflows_package_writes_where_it_was_called(exported, tmp_path, entry)
         (mine / "data.yaml").write_text(yaml.safe_dump({**values, "val": lost}))
         with pytest.raises(KitError, match=r"there is nothing at|neither a folder of images nor"):
             read(DataSource(mine))
+
+
+def test_a_yaml_of_any_name_lies_beside_roboflows_folders(exported, tmp_path):
+    source = copied(exported, "YOLO segmentation", tmp_path)
+    mine = tmp_path / "roboflow"
+    for kind in ("images", "labels"):
+        for part, name in (("train", "train"), ("val", "valid")):
+            shutil.copytree(source / kind / part, mine / name / kind)
+    (mine / "discs.yaml").write_text("train: ../train/images\nval: ../valid/images\nnc: 6\n")
+    data = read(DataSource(mine))
+    assert data.line() == "YOLO segmentation: 12 train, 6 val images, 6 classes"
+    assert list(data.classes.values()) == [f"class_{number}" for number in range(6)]  # as Ultralytics
+    (mine / "other.yaml").write_text("")
+    with pytest.raises(
+        KitError, match=r"if discs.yaml describes a YOLO data set, name .*discs.yaml itself"
+    ):
+        read(DataSource(mine))
+
+
+def test_cvats_own_format_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations.xml").touch()
+    with pytest.raises(KitError, match=r"in CVAT's own format; export the task again, as COCO 1.0"):
+        read(DataSource(tmp_path))
 
 
 def test_label_studios_yolo_has_its_classes_in_a_text_file(exported, tmp_path):

@@ -71,7 +71,8 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
     shown = [each for each in _chosen(images) if not _look(each, decode=True).error]
     if not shown:
         where = " and ".join(dict.fromkeys(portable(part.images) for part in own.parts.values()))
-        raise KitError(f"{source}: none of its {len(images)} annotated images can be read in {where}")
+        none = f"{source}: none of its {len(images)} annotated images can be read in {where}"
+        raise KitError(f"{none}; put them there, or into images/ in it")
     name = (source.folder or source.train or source.val or Path("data")).absolute().stem
     path = picture or root("reports") / "data" / f"{name}.png"
     numbers = {id: number for number, id in enumerate(own.classes)}

@@ -1,15 +1,16 @@
 """The known layouts: one table of names, signs, and functions that find and read them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from triplet.annotations import coco
+from triplet.annotations.coco import bad_name
 from triplet.annotations.image_files import upright_size
 from triplet.annotations.text import read_json, without_collection
 from triplet.datasets import yolo
-from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below, split_path
 from triplet.errors import KitError
 from triplet.images import ARCHIVES
 from triplet.progress import first_here, say
@@ -65,13 +66,20 @@ def _listing(folder: Path) -> str:
     paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     names = [path.name + "/" * path.is_dir() for path in paths]
     more = f" and {len(names) - 6} more" if names[6:] else ""
-    inside = [path for path in paths if path.is_dir() and any(layout.find(path) for layout in LAYOUTS)]
-    if inside:
-        advice = f": name {inside[0]}, which is in one"
-    else:
-        packed = [path.name for path in paths if path.suffix in ARCHIVES]
-        advice = f": unpack {packed[0]} first" if packed else ""
-    return f"it holds {', '.join(names[:6]) or 'nothing'}{more}{advice}"
+    return f"it holds {', '.join(names[:6]) or 'nothing'}{more}{_advice(paths)}"
+
+
+def _advice(paths: Sequence[Path]) -> str:
+    """Say what to do with the content of a folder in no known layout, if that is clear."""
+    if inside := [path for path in paths if path.is_dir() and any(layout.find(path) for layout in LAYOUTS)]:
+        return f": name {inside[0]}, which is in one"
+    if packed := [path.name for path in paths if path.suffix in ARCHIVES]:
+        return f": unpack {packed[0]} first"
+    if any(path.name == "annotations.xml" for path in paths):
+        return ": annotations.xml is in CVAT's own format; export the task again, as COCO 1.0"
+    if described := [path for path in paths if path.suffix in (".yaml", ".yml")]:
+        return f": if {described[0].name} describes a YOLO data set, name {described[0]} itself"
+    return ""
 
 
 def is_standard(folder: Path) -> bool:
@@ -132,6 +140,8 @@ def _with_files(
         name = image.get("file_name")
         if below := name_below(files.images, name) if type(name) is str else "":
             image["file_name"] = below
+        elif type(name) is str and bad_name(name) and (parts := split_path(name.partition("?")[0])):
+            image["file_name"] = parts[-1]  # it is missing, and so is the tool's own folder
         if image.get("width") is None or image.get("height") is None:
             if below:
                 image["width"], image["height"] = upright_size(files.images / below)

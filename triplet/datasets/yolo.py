@@ -11,7 +11,7 @@ from triplet import untrusted
 from triplet.annotations import coco
 from triplet.annotations.findings import Findings, show
 from triplet.annotations.image_files import is_file, upright_size
-from triplet.datasets.parts import NAMES, SEPARATORS, AnnotatedPart, PartFiles, name_below
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below, split_path
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
 from triplet.progress import Bar, first_here
@@ -19,6 +19,8 @@ from triplet.progress import Bar, first_here
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
 """Label Studio's file of class names, one per line, beside images/ and labels/."""
+MOST = 10_000
+"""Most classes without names."""
 DEEPEST = 8
 """Most parts of a path to look for below the YAML's folder."""
 SLACK = 0.01
@@ -90,7 +92,7 @@ def _yaml_in(folder: Path) -> Path | None:
         return folder if folder.suffix in (".yaml", ".yml") else None
     named = [folder / name for name in YAML if (folder / name).is_file()]
     others = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if not named and (folder / "labels").is_dir():
+    if not named and any(each.is_dir() for each in (folder / "labels", *folder.glob("*/labels"))):
         named = others if len(others) == 1 else [each for each in [folder / CLASSES] if each.is_file()]
     return named[0] if named else None
 
@@ -100,7 +102,11 @@ def _load(path: Path) -> Mapping[str, Any]:
         lines = untrusted.read_text(path, untrusted.CONFIG, "list of classes").splitlines()
         return {"names": [line.strip() for line in lines if line.strip()], "train": "images"}
     values = untrusted.load_yaml(untrusted.read_text(path, untrusted.CONFIG, "data.yaml"), str(path))
-    if type(values) is not dict or "names" not in values:
+    values = values if type(values) is dict else {}
+    count = values.get("nc")
+    if values.get("names") is None and type(count) is int and 0 < count <= MOST:
+        values = {**values, "names": [f"class_{number}" for number in range(count)]}  # as Ultralytics
+    if "names" not in values:
         raise KitError(f"{path} describes no YOLO data set: it has no 'names' of classes")
     if "kpt_shape" in values:
         raise KitError(f"{path} is of poses (kpt_shape); what is read are polygons and boxes")
@@ -142,7 +148,7 @@ def _locate(path: Path, values: Mapping[str, Any], entry: str) -> Path:
     places = [base / text for base in (here / root, here) for text in (entry, entry.removeprefix("../"))]
     # Its package writes the path from where it was called, and Windows backslashes. One part alone, such as
     # `images`, would be the same folder for train and for val.
-    parts = [part for part in SEPARATORS.split(entry) if part not in ("", ".", "..")][-DEEPEST:]
+    parts = split_path(entry)[-DEEPEST:]
     places += [here.joinpath(*parts[first:]) for first in range(len(parts) - 1)]
     for place in places:
         if "\0" not in root and place.exists():
