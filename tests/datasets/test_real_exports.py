@@ -145,6 +145,18 @@ def test_cvats_images_lie_where_people_put_them(exported, tmp_path, place):
     assert len(files(read(DataSource(mine)))) == 18
 
 
+def test_the_annotations_of_a_part_may_have_its_name_alone(exported, tmp_path):
+    """As many scripts write them; what else lies there is not of objects."""
+    mine = copied(exported, "CVAT COCO", tmp_path)
+    for name, short in (("Train", "train"), ("Validation", "val")):
+        (mine / "annotations" / f"instances_{name}.json").rename(mine / "annotations" / f"{short}.json")
+        (mine / "images" / name).rename(mine / "images" / short)
+        (mine / "annotations" / f"captions_{short}.json").write_text("{}")
+    data = read(DataSource(mine))
+    assert data.line() == "CVAT COCO: 12 train, 6 val images, 6 classes"
+    assert len(files(data)) == 18
+
+
 def test_where_images_are_looked_for_is_said(exported, tmp_path, places, capsys):
     mine = copied(exported, "CVAT COCO", tmp_path)
     shutil.rmtree(mine / "images")
@@ -234,10 +246,17 @@ def test_a_yaml_of_any_name_lies_beside_roboflows_folders(exported, tmp_path):
         read(DataSource(mine))
 
 
-def test_cvats_own_format_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("annotations.xml", "is in CVAT's own format; export the task again, as COCO 1.0"),
+        ("labels", "without a data.yaml or a classes.txt, which names the classes"),
+    ],
+)
+def test_what_is_not_enough_is_named(tmp_path, name, said):
     (tmp_path / "images").mkdir()
-    (tmp_path / "annotations.xml").touch()
-    with pytest.raises(KitError, match=r"in CVAT's own format; export the task again, as COCO 1.0"):
+    (tmp_path / name).mkdir()
+    with pytest.raises(KitError, match=said):
         read(DataSource(tmp_path))
 
 

@@ -232,6 +232,14 @@ SEVERAL = {
         },
         "'module.encoder_q' is taken, not 'module.encoder_k'",
     ),
+    "pixpro": (
+        lambda s: {"model": two("module.encoder.", s, "module.encoder_k."), "epoch": 100},
+        "'module.encoder' is taken, not 'module.encoder_k'",
+    ),
+    "mean shift": (
+        lambda s: {"state_dict": two("encoder_q.", s, "encoder_t.")},
+        "'encoder_q' is taken, not 'encoder_t'",
+    ),
     "moco v3": (
         lambda s: {
             "arch": "resnet50",

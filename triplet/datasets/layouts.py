@@ -77,6 +77,8 @@ def _advice(paths: Sequence[Path]) -> str:
         return f": unpack {packed[0]} first"
     if any(path.name == "annotations.xml" for path in paths):
         return ": annotations.xml is in CVAT's own format; export the task again, as COCO 1.0"
+    if any(path.name == "labels" for path in paths):
+        return ": labels/ without a data.yaml or a classes.txt, which names the classes"
     if described := [path for path in paths if path.suffix in (".yaml", ".yml")]:
         return f": if {described[0].name} describes a YOLO data set, name {described[0]} itself"
     return ""
@@ -189,8 +191,10 @@ def _roboflow(folder: Path) -> dict[str, PartFiles]:
 
 def _cvat(folder: Path) -> dict[str, PartFiles]:
     files = {}
-    for path in sorted(folder.glob("annotations/instances_*.json")):
+    for path in sorted(folder.glob("annotations/*.json")):
         name = path.stem.removeprefix("instances_")
+        if name == path.stem and not any(part.fullmatch(name) for part in NAMES.values()):
+            continue  # captions, keypoints; train.json and val.json are those of people's own scripts
         places = [folder / "images" / name, folder / name, folder / "images"]
         files[name] = PartFiles(path, next((each for each in places if each.is_dir()), folder))
     return _by_part(folder, files)
