@@ -19,6 +19,8 @@ STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
 LABEL_STUDIO = ("result.json", "result_coco.json")
 """Names of its exports "COCO" and "Brush labels to COCO"."""
+QUERY = r"\?(?!d=).*"
+"""The query of an address; Label Studio's own, ``?d=``, has the path."""
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
 """Names of parts that are used neither for training nor for validation."""
 
@@ -142,7 +144,7 @@ def _with_files(
         name = image.get("file_name")
         if below := name_below(files.images, name) if type(name) is str else "":
             image["file_name"] = below
-        elif type(name) is str and bad_name(name) and (parts := split_path(name.partition("?")[0])):
+        elif type(name) is str and bad_name(name) and (parts := split_path(re.sub(QUERY, "", name))):
             image["file_name"] = parts[-1]  # it is missing, and so is the tool's own folder
         if image.get("width") is None or image.get("height") is None:
             if below:
