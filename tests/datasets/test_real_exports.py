@@ -147,13 +147,14 @@ def test_cvats_images_lie_where_people_put_them(exported, tmp_path, place):
     assert len(files(read(DataSource(mine)))) == 18
 
 
-def test_the_annotations_of_a_part_may_have_its_name_alone(exported, tmp_path):
+@pytest.mark.parametrize("place", ["annotations", "."])
+def test_the_annotations_of_a_part_may_have_its_name_alone(exported, tmp_path, place):
     """As many scripts write them; what else lies there is not of objects."""
     mine = copied(exported, "CVAT COCO", tmp_path)
     for name, short in (("Train", "train"), ("Validation", "val")):
-        (mine / "annotations" / f"instances_{name}.json").rename(mine / "annotations" / f"{short}.json")
+        (mine / "annotations" / f"instances_{name}.json").rename(mine / place / f"{short}.json")
         (mine / "images" / name).rename(mine / "images" / short)
-        (mine / "annotations" / f"captions_{short}.json").write_text("{}")
+        (mine / place / f"captions_{short}.json").write_text("{}")
     data = read(DataSource(mine))
     assert data.line() == "CVAT COCO: 12 train, 6 val images, 6 classes"
     assert len(files(data)) == 18
@@ -251,7 +252,8 @@ def test_a_yaml_of_any_name_lies_beside_roboflows_folders(exported, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("annotations.xml", "is in CVAT's own format; export the task again, as COCO 1.0"),
+        ("annotations.xml", "is of CVAT's own format; export the task again, as COCO 1.0"),
+        ("obj.data", "is of CVAT's YOLO 1.1; export the task again, as COCO 1.0"),
         ("labels", "without a data.yaml or a classes.txt, which names the classes"),
     ],
 )

@@ -5,6 +5,7 @@ Where a file holds several networks, the one that its project evaluates comes ou
 
 import argparse
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -306,7 +307,7 @@ def test_what_a_training_logs_beside_the_weights_is_skipped(tmp_path, state, mon
     monkeypatch.setattr(HistoryBuffer, "__module__", names[-1])
     monkeypatch.setattr(sys.modules[names[-1]], "HistoryBuffer", HistoryBuffer, raising=False)
     content = {
-        "meta": {"mmengine_version": "0.10", "best": np.float64(0.5)},
+        "meta": {"mmengine_version": "0.10", "best": np.float64(0.5), "work_dir": Path("runs")},
         "state_dict": prefixed("backbone.", state),
         "message_hub": {"log_scalars": {"train/loss": HistoryBuffer()}},
     }
@@ -314,6 +315,11 @@ def test_what_a_training_logs_beside_the_weights_is_skipped(tmp_path, state, mon
     for name in names:
         monkeypatch.delitem(sys.modules, name)
     assert same(read_backbone(tmp_path / "w.pth"), state)
+
+
+def test_arrays_of_numpy_are_no_weights(file, state):
+    with pytest.raises(KitError, match="holds arrays of NumPy, not tensors"):
+        read_backbone(file({"state_dict": {name: value.numpy() for name, value in state.items()}}))
 
 
 def test_several_wrapped_backbones_are_named(file, state):

@@ -19,6 +19,8 @@ STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
 LABEL_STUDIO = ("result.json", "result_coco.json")
 """Names of its exports "COCO" and "Brush labels to COCO"."""
+CVATS_OTHERS = {"annotations.xml": "CVAT's own format", "obj.data": "CVAT's YOLO 1.1"}
+"""Files of CVAT's exports that are not read."""
 QUERY = r"\?(?!d=).*"
 """The query of an address; Label Studio's own, ``?d=``, has the path."""
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
@@ -77,8 +79,8 @@ def _advice(paths: Sequence[Path]) -> str:
         return f": name {inside[0]}, which is in one"
     if packed := [path.name for path in paths if path.suffix in ARCHIVES]:
         return f": unpack {packed[0]} first"
-    if any(path.name == "annotations.xml" for path in paths):
-        return ": annotations.xml is in CVAT's own format; export the task again, as COCO 1.0"
+    if foreign := [path.name for path in paths if path.name in CVATS_OTHERS]:
+        return f": {foreign[0]} is of {CVATS_OTHERS[foreign[0]]}; export the task again, as COCO 1.0"
     if any(path.name == "labels" for path in paths):
         return ": labels/ without a data.yaml or a classes.txt, which names the classes"
     if described := [path for path in paths if path.suffix in (".yaml", ".yml")]:
@@ -193,10 +195,10 @@ def _roboflow(folder: Path) -> dict[str, PartFiles]:
 
 def _cvat(folder: Path) -> dict[str, PartFiles]:
     files = {}
-    for path in sorted(folder.glob("annotations/*.json")):
+    for path in (*sorted(folder.glob("annotations/*.json")), *sorted(folder.glob("*.json"))):
         name = path.stem.removeprefix("instances_")
         if name == path.stem and not any(part.fullmatch(name) for part in NAMES.values()):
-            continue  # captions, keypoints; train.json and val.json are those of people's own scripts
+            continue  # captions, keypoints; people's own scripts write train.json and val.json
         places = [folder / "images" / name, folder / name, folder / "images"]
         files[name] = PartFiles(path, next((each for each in places if each.is_dir()), folder))
     return _by_part(folder, files)

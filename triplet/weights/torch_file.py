@@ -25,11 +25,13 @@ SKIPPED = (
     ),
     "numpy.ndarray",
     "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
 )
-"""Names for which a stand-in is made instead: of NumPy's numbers, which projects save beside the weights,
-and of mmengine's log with the methods of its class."""
+"""Names for which a stand-in is made instead: of NumPy's numbers and of paths, which projects save beside
+the weights, and of mmengine's log with the methods of its class."""
 LEGACY = 4
 """Number of pickles at the beginning of a file in the old form: magic number, protocol, machine,
 content."""
