@@ -59,6 +59,8 @@ words-pretrain = $(call option,engine,$(ENGINE)) $(call option,config,$(PRETRAIN
 words-convert = $(call option,config,$(DETECTION)) $(call option,weights,$(WEIGHTS))
 words-finetune = $(call option,config,$(DETECTION)) $(annotated) $(call option,seed,$(SEED)) \
   $(call option,schedule,$(SCHEDULE))
+words-eval = $(call option,data,$(or $(DATA),$(COCO))) $(call option,val,$(VAL)) $(call option,val-images,$(VAL_IMAGES)) \
+  $(if $(MODEL),$(call option,model,$(MODEL)) $(call option,config,$(DETECTION)))  # without MODEL, the run's own config
 on-imagenet = $(call option,data,$(IMAGES)) $(call option,val,$(VAL)) $(call option,weights,$(WEIGHTS)) \
   $(call option,classes,$(CLASSES))
 words-linear = $(on-imagenet) $(call option,config,$(LINEAR))
@@ -180,8 +182,8 @@ seeds: $(environment) ## convert, finetune and evaluate a method once for each s
 	  run="--no-print-directory RUN=seed$$seed/$(METHOD) SEED=$$seed"; \
 	  $(MAKE) convert ARGS= $$run && $(MAKE) finetune $$run && $(MAKE) eval ARGS= $$run || exit; done
 
-eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures (METHOD=name, GPUS=n)
-	@$(call launch,eval) $(run) $(force) $(ARGS)
+eval: $(environment) ## evaluate the finetuned model: COCO's or VOC's numbers, and pictures (METHOD=name, GPUS=n, DATA=folder or VAL=file VAL_IMAGES=folder, MODEL=file DETECTION=config)
+	@$(call launch,eval) $(run) $(words-eval) $(force) $(ARGS)
 
 predict: $(environment) ## detect in your own images (IMAGES=folder, METHOD=name or MODEL=file DETECTION=config, SCORE=0.5, SHOW="dog,cat", MOST=n)
 	@$(call triplet,predict) $(run) $(call option,images,$(IMAGES)) $(call option,model,$(MODEL)) \

@@ -49,18 +49,31 @@ def test_few_images_without_weights_are_called_hopeless_first(places, own, capsy
     assert "MODEL.ROI_HEADS.NUM_CLASSES=3" in commands[3]
 
 
-def test_weights_that_were_pulled_are_finetuned(places, own, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("pulled", "taken"),
+    [
+        (["triplet", "moco-v2"], "triplet"),
+        (["npid", "byol", "random"], "byol"),
+        (["supervised", "supervised-torchvision"], "supervised-torchvision"),
+        (["supervised", "random"], None),  # for BGR images, and untrained
+    ],
+)
+def test_weights_that_were_pulled_are_finetuned(places, own, capsys, monkeypatch, pulled, taken):
     monkeypatch.setattr("triplet.demo.usable_cores", lambda: 1)
-    folder = places / "checkpoints" / "weights" / "triplet"
-    records.perform("pull", folder, config={}, inputs={}, work=lambda _: None)
+    for name in pulled:
+        folder = places / "checkpoints" / "weights" / name
+        records.perform("pull", folder, config={}, inputs={}, work=lambda _: None)
     _, *commands = run(places, own)
+    if taken is None:
+        assert commands[0][0] == "pretrain"
+        return
     assert [command[0] for command in commands] == ["convert", "finetune", "eval", "report"]
     assert commands[0][2:] == [
-        "demo-mine/pulled/seed0/triplet",
+        f"demo-mine/pulled/seed0/{taken}",
         "--config",
         "configs/detection/demo_pulled.yaml",
     ]
-    assert "from the pulled weights of triplet. Expect a low AP" in capsys.readouterr().out
+    assert f"from the pulled weights of {taken}. Expect a low AP" in capsys.readouterr().out
 
 
 def test_frequent_classes_are_counted_in_the_training_images(places, tmp_path):

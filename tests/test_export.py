@@ -23,6 +23,7 @@ from triplet.export import export
 from triplet.models.networks import Networks
 from triplet.models.resnet import ResNet
 from triplet.pretrain.views import normalize
+from triplet.pull.sources import load_sources
 from triplet.training import checkpoint
 from triplet.weights import read_backbone
 
@@ -167,7 +168,7 @@ def written(stage, folder, config):
 @pytest.mark.parametrize(
     ("stage", "config", "expected"),
     [
-        ("pull", {"method": "of the pull"}, {"stage": "pull", "method": "moco"}),
+        ("pull", {"hub": "x"}, {"stage": "pull", "method": "moco", "epochs": "unknown"}),
         (
             "pretrain",
             {"schedule": {"epochs": 200}},
@@ -186,6 +187,25 @@ def test_each_origin_is_told_as_far_as_its_record_goes(places, stage, config, ex
         told = {key: results[key] for key in ("stage", "method", "epochs") if key in results}
         assert (told, results["width"]) == (known, width)
         assert ("record_sha256" in results) == bool(known)
+
+
+def test_pulled_weights_are_exported_with_their_own_method_and_epochs(places):
+    """Whatever the run is called; initial weights have none."""
+    for name, source in load_sources().weights.items():
+        folder = places / "checkpoints" / "weights" / name
+
+        def work(job, folder=folder, epochs=source.epochs):
+            torch.save(ResNet(18, 8).state_dict(), folder / "w.pth")
+            job.outputs["w.pth"] = folder / "w.pth"
+            job.results.update({"w.pth": {}} | ({} if epochs is None else {"epochs": epochs}))
+
+        records.perform("pull", folder, config={}, inputs={}, work=work)
+        export(f"{name}/mine", folder / "w.pth")
+        results = records.read(paths.stage_folder(f"{name}/mine", "export") / "safetensors").results
+        method = {"supervised-torchvision": "supervised", "triplet-200e": "triplet"}.get(name, name)
+        said = re.search(r"(\d+) epochs", source.about)
+        own = {"supervised-torchvision": "90", "random": "0", "triplet": "940"}.get(name, "unknown")
+        assert (results["method"], results["epochs"]) == (method, said[1] if said else own)
 
 
 def test_any_weights_are_exported_again_without_their_head(places, tmp_path, capsys):

@@ -21,7 +21,7 @@ OPTIONS = {
     "finetune": f"config=DETECTION {DATA} seed schedule hours force",
     "plan": f"method config=DETECTION {DATA} gpus memory gpu preset hours schedule json",
     "explain": "result target method config=DETECTION log weights run=RUN gpus json",
-    "eval": "force",
+    "eval": "data val val-images model config=DETECTION force",
     "predict": "images model config=DETECTION name score show most every force",
     "linear": f"config=LINEAR {IMAGENET}",
     "knn": f"config=KNN {IMAGENET}",

@@ -18,6 +18,7 @@ from triplet.commands import typed
 from triplet.config import Settings, load
 from triplet.environment import usable_cores
 from triplet.progress import say
+from triplet.published.methods import load_methods
 from triplet.pull.subset import Subset
 from triplet.pull.synthetic import Drawn
 from triplet.signals import graceful
@@ -40,9 +41,9 @@ class Demo(Settings):
     """Method -> overrides of its pretraining."""
     classes: Annotated[int, Field(ge=1)] = 3
     """Number of classes to take from real data: the most frequent ones."""
-    pulled: dict[str, Path] = Field(default_factory=dict)
-    """Method -> Detectron2 config for its pulled weights. With real data the first method that has been
-    pulled is used."""
+    pulled: Path | None = None
+    """Detectron2 config for pulled weights. With real data the last method of the table that was pulled is
+    used."""
     seeds: Annotated[list[int], Field(min_length=1)]
 
 
@@ -85,7 +86,7 @@ def demo(
         return code
     content = coco.read(paths.root("datasets") / name, "train2017")
     classes = len(content["categories"])
-    pulled = _pulled(settings) if data else None
+    pulled = _pulled() if data and settings.pulled else None
     if data:
         names = [each["name"] for each in content["categories"]]
         say(_expectation(data, names, len(content["images"]), pulled))
@@ -123,10 +124,15 @@ def _commands(
     ]
 
 
-def _pulled(settings: Demo) -> str | None:
-    """Return the first method whose weights were pulled; None if there is none."""
+def _pulled() -> str | None:
+    """Return the last method of the table whose weights were pulled and fit RGB images; None if there is
+    none."""
     folder = paths.root("checkpoints") / "weights"
-    return next((method for method in settings.pulled if (folder / method / "record.json").is_file()), None)
+    trained = [method for method in load_methods().values() if not method.untrained]
+    fitting = [
+        name for method in reversed(trained) for name, kind in method.weights.items() if kind != "caffe2"
+    ]
+    return next((name for name in fitting if (folder / name / "record.json").is_file()), None)
 
 
 def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | None) -> str:
@@ -148,7 +154,7 @@ def _expectation(data: Path, classes: Sequence[str], images: int, pulled: str | 
 
 def _finetune_pulled(settings: Demo, method: str, seed: int, *, data: str, classes: int) -> list[list[str]]:
     """Return the commands of a method whose weights were pulled and need no pretraining."""
-    run = ["--run", f"{data}/pulled/seed{seed}/{method}", "--config", str(settings.pulled[method])]
+    run = ["--run", f"{data}/pulled/seed{seed}/{method}", "--config", str(settings.pulled)]
     heads = f"MODEL.ROI_HEADS.NUM_CLASSES={classes}"
     return [
         ["convert", *run],

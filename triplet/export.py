@@ -15,6 +15,7 @@ from triplet.defaults import weights_of
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet
 from triplet.progress import say
+from triplet.published.methods import load_methods
 from triplet.weights.read import Backbone, read_backbone
 
 NAMES = {"safetensors": "backbone.safetensors", "pth": "backbone.pth", "onnx": "backbone.onnx"}
@@ -87,13 +88,13 @@ def _origin(run: str, source: Path) -> dict[str, str]:
         found["record_sha256"] = files.sha256(source.parent / "record.json")
         found["stage"] = record.stage
         found["commit"] = record.commit
-        if record.stage == "pretrain":
-            # The kit's own records and OpenSelfSup's name these at different places.
-            found["method"] = str(record.config.get("method", Path(run).name))
-            schedule = record.config.get("schedule", {})
-            found["epochs"] = str(record.results.get("epochs") or schedule.get("epochs") or "unknown")
-        else:
-            found["method"] = Path(run).name
+        # A pull's folder has the name of the weights. The pretrainings of the kit and of OpenSelfSup name
+        # the method and the epochs at different places.
+        known = {name: method for method, each in load_methods().items() for name in each.weights}
+        own = known.get(source.parent.name, Path(run).name) if record.stage == "pull" else Path(run).name
+        found["method"] = str(record.config.get("method", own))
+        epochs = record.results.get("epochs", record.config.get("schedule", {}).get("epochs"))
+        found["epochs"] = "unknown" if epochs is None else str(epochs)
     return found
 
 

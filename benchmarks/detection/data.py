@@ -4,6 +4,7 @@ The config's DATASETS selects a folder's data sets by Detectron2's own names; th
 """
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -80,8 +81,16 @@ def parts(cfg: CfgNode, folder: Path, *, train: bool) -> list[Part]:
 
 
 def inputs(cfg: CfgNode, folder: Path, *, train: bool) -> dict[str, Path]:
-    """Return the data files and folders that a stage reads, by name, for its record."""
+    """Return the data files and folders that a stage reads, by name, for its record; KitError if the folder
+    of the images is gone."""
     found = parts(cfg, folder, train=train)
+    if gone := [part for part in found if not part.images.exists()]:
+        how = (
+            "; name the data as for the finetuning, which mounts them: DATA=..., or VAL=... VAL_IMAGES=..."
+        )
+        in_container = os.environ.get("RUNTIME") == "docker"
+        where = f"nothing at {gone[0].images}, where the images of {gone[0].source} are"
+        raise KitError(where + (how if in_container else ""))
     if len(found) == 1:
         return found[0].inputs
     return {f"{part.declared} {name}": path for part in found for name, path in part.inputs.items()}
@@ -112,6 +121,33 @@ def testing(cfg: CfgNode, folder: Path) -> tuple[str, list[str]]:
     categories = _register(cfg, found[0], _uses(cfg, train=False))
     _check_count(cfg, folder, categories)
     return found[0].name, categories
+
+
+def validation(cfg: CfgNode, folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Register what an evaluation of the training on a folder will read, before the training begins.
+
+    Args:
+        cfg: config of the training.
+        folder: folder of the training's data.
+        classes: names of its classes, in the order of the model's indices.
+
+    Returns:
+        The registered name of the data set of DATASETS.TEST; () if the folder does not have it.
+
+    Raises:
+        KitError: damaged annotations, missing images, or other classes.
+    """
+    try:
+        found = parts(cfg, folder, train=False)
+    except KitError:  # an evaluation may be on other data; it says what is missing
+        return ()
+    for part in found:
+        if (theirs := _register(cfg, part, _uses(cfg, train=False))) != classes:
+            raise KitError(
+                f"{part.source or part.annotations} has other categories ({', '.join(theirs[:3])}, ...) "
+                f"than the images to train on ({', '.join(classes[:3])}, ...)"
+            )
+    return tuple(part.name for part in found)
 
 
 def category_ids(name: str) -> list[Any]:
@@ -208,7 +244,8 @@ def _register(cfg: CfgNode, part: Part, uses: Uses) -> list[str]:
         return _register_voc(part, part.listed)
     checked = coco_annotations.check(part.annotations, uses, part.source)
     images, annotations = checked.content["images"], checked.content["annotations"]
-    _all_there(part.images, [image["file_name"] for image in images])
+    advice = "; put them there, or into images/ in it" if part.source else ""
+    _all_there(part.images, [image["file_name"] for image in images], advice)
     if is_local_main():
         for note in checked.notes:
             say(f"data: {note}")
@@ -286,12 +323,15 @@ def _voc_image(folder: Path, number: str, image: VocImage) -> dict[str, Any]:
     }
 
 
-def _all_there(folder: Path, names: Sequence[str]) -> None:
+def _all_there(folder: Path, names: Sequence[str], advice: str = "") -> None:
     if missing := image_files.missing(folder, names):
         what = "annotated images" if folder.name != "Annotations" else "annotations of listed images"
-        advice = ""
         if not image_files.missing(folder, [missing[0].replace("\\", "/").removeprefix(f"{folder.name}/")]):
             advice = f"; file names are paths below {folder.name}, with slashes: mend the annotations"
+        if os.environ.get("RUNTIME") == "docker" and not folder.exists():
+            advice = (
+                "; a container sees what is named: give the data as for finetune (DATA=..., or VAL=...)"
+            )
         raise KitError(
             f"{folder}: {len(missing)} of {len(names)} {what} are missing, {missing[0]} first{advice}"
         )

@@ -17,7 +17,7 @@ from triplet.analysis import ANALYSIS, Analysis, analyse
 from triplet.annotations.voc import VocImage
 from triplet.datasets.source import DataSource
 from triplet.errors import KitError
-from triplet.progress import Bar, say
+from triplet.progress import Bar, is_local_main, say
 from triplet.signals import Stop, graceful
 from triplet.training.distributed import Processes, join, perform
 from triplet.training.loading import load
@@ -46,8 +46,8 @@ def evaluate(
     Args:
         run: a run whose finetune stage is done; with ``weights``, any run for the result.
         dataset: data in COCO 2017's or VOC's layout, or the user's own; by default the finetuning's.
-        weights: any model file of Detectron2's, with its config, instead of the run's own.
-        config: config of those weights.
+        weights: any model file of Detectron2's instead of the run's own.
+        config: config of those weights; by default that of a finetuning whose record lies beside them.
         engine: one of ``scores.ENGINES``.
         force: whether to start over.
 
@@ -55,22 +55,16 @@ def evaluate(
         KitError: nothing to evaluate, or a data set that does not fit.
         Interrupted: a signal stopped the evaluation; the next call starts again.
     """
-    finetuned, known, settings = None, [], {}
-    if weights and config and dataset:
-        seen = records.identities({"config": config})
-        cfg = model.load_config(config)
-        settings = {"detectron2": model.plain(cfg)}
-    elif weights or config:
-        raise KitError("--model needs --config, which says what it is, and --data, what to evaluate it on")
-    else:
-        finetuned = records.require(run, "finetune")
-        weights, config = records.output(finetuned, "model"), records.output(finetuned, "config")
-        seen = records.identities({"config": config})
-        cfg = model.load_config(config)
+    trained = inference.find_model(run, weights, config)
+    finetuned = trained.record
+    seen = records.identities({"config": trained.config})
+    cfg = model.load_config(trained.config)
+    if finetuned:
         # The config that the trainer writes names no test data.
         cfg.DATASETS.TEST = tuple(finetuned.config["detectron2"]["DATASETS"]["TEST"])
-        dataset = dataset or DataSource(paths.local(finetuned.config["dataset"]))
-        known = finetuned.results["classes"]
+    dataset = _what_on(finetuned, dataset)
+    settings = {"detectron2": model.plain(cfg)} if weights else {}
+    known = trained.classes if len(trained.classes) == model.categories(cfg)[1] else []
     with join() as processes:
         processes.use_cores(cfg.DATALOADER.NUM_WORKERS)
         folder = own_data.place(run, dataset, processes, stage="eval-data", classes=known, force=force)
@@ -78,17 +72,39 @@ def evaluate(
             processes,
             "eval",
             paths.stage_folder(run, "eval"),
-            work=lambda job: _evaluate(cfg, weights, folder, known, engine, job, processes),
+            work=lambda job: _evaluate(cfg, trained.weights, folder, known, engine, job, processes),
             config={
                 "dataset": paths.portable(folder),
                 **settings,
                 **({"engine": engine} if engine != scores.FASTEST else {}),
             },
-            inputs={"model": weights, "config": config, **data.inputs(cfg, folder, train=False)},
+            inputs={
+                "model": trained.weights,
+                "config": trained.config,
+                **data.inputs(cfg, folder, train=False),
+            },
             seen=seen,
             force=force,
             seed=finetuned.seed if finetuned else None,
         )
+
+
+def _what_on(finetuned: records.Record | None, named: DataSource | None) -> DataSource:
+    """Return the data to evaluate on: those that the user names, else those of the finetuning.
+
+    If the user names the folder that the finetuning's own data were made of, these are meant: the kit may
+    have split them.
+    """
+    if finetuned is None:
+        if named is None:
+            raise KitError("--model needs --data, what to evaluate it on")
+        return named
+    before = paths.local(finetuned.config["dataset"])
+    if named and not own_data.made_of(before, named):
+        return named
+    if named and is_local_main():
+        say(f"eval: {named} is what it was finetuned on: evaluated on the val part of that time")
+    return DataSource(before)
 
 
 def _evaluate(

@@ -154,7 +154,9 @@ def _write_results(
         job: the stage's record.
     """
     final, resolved = job.folder / FINAL, job.folder / "config.yaml"
-    checkpoint.write(final, {"model": trainer.network.state_dict(), "step": plan.iterations}, job.plan)
+    named = {"classes": list(plan.classes), "category_ids": list(plan.category_ids)}
+    state = {"model": trainer.network.state_dict(), "step": plan.iterations, **named}
+    checkpoint.write(final, state, job.plan)
     files.write_text(resolved, plan.cfg.dump())
     job.outputs.update(model=final, config=resolved, metrics=job.folder / "metrics.json")
     assert plan.dataset_images
@@ -165,8 +167,7 @@ def _write_results(
         images_per_batch=plan.batch,
         epochs=round(plan.iterations * plan.batch / plan.dataset_images, 3),
         passes=plan.passes,
-        classes=list(plan.classes),
-        category_ids=list(plan.category_ids),
+        **named,
     )
     if hook.steps:
         job.images_per_second = round(hook.steps * plan.batch / hook.seconds, 2)

@@ -1,6 +1,9 @@
-"""The common part of evaluation and prediction: load a trained model, and detect in one image at a time."""
+"""The common part of evaluation and prediction: find and load a trained model, and detect in one image at a
+time."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,10 @@ import torch
 from torch import nn
 
 from benchmarks.detection import model
+from triplet import records
 from triplet.errors import KitError
 from triplet.signals import Stop
+from triplet.weights import torch_file
 
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN, detector_postprocess
@@ -17,6 +22,74 @@ from detectron2.structures import Instances
 
 PASTED = 256 << 20
 """Most bytes of masks at a time, one per pixel: 100 masks of an image of 24 megapixels have 2.4 GB."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A detector's files, and what is known of them."""
+
+    weights: Path
+    config: Path
+    record: records.Record | None
+    """Record of the finetuning, if the config is its own."""
+    classes: list[str]
+    """Names of the classes in the order of the model's indices; empty if they are unknown."""
+    category_ids: list[Any]
+    """Ids of the classes in the data of the finetuning."""
+
+
+def find_model(run: str, weights: Path | None = None, config: Path | None = None) -> TrainedModel:
+    """Find the model of a run's finetuning, or describe any model file.
+
+    The classes of a file are those in the record of a finetuning beside it, else those that the finetuning
+    has written into the file itself.
+
+    Args:
+        run: a run whose finetune stage is done, unless there are weights.
+        weights: any model file of Detectron2's.
+        config: config of those weights; by default that of a finetuning whose record lies beside them.
+
+    Raises:
+        KitError: the run has no model, or the weights no config.
+    """
+    if weights is None and config is None:
+        record = records.require(run, "finetune")
+        weights, config = records.output(record, "model"), records.output(record, "config")
+        return TrainedModel(
+            weights, config, record, record.results["classes"], record.results["category_ids"]
+        )
+    beside = _record_beside(weights) if weights else None
+    own = weights.parent / Path(beside.outputs["config"].path).name if weights and beside else None
+    chosen = config or own
+    if weights is None or chosen is None:
+        raise KitError("--model needs --config, which says what it is")
+    named = beside.results if beside else _named(weights)
+    classes, ids = (list(named.get(key, ())) for key in ("classes", "category_ids"))
+    return TrainedModel(weights, chosen, None if config else beside, classes, ids)
+
+
+def _record_beside(weights: Path) -> records.Record | None:
+    """Return the record of the finetuning that made a file, if it lies in the same folder."""
+    with contextlib.suppress(KitError):  # a record of something else, or a damaged one
+        record = records.read(weights.parent)
+        if (
+            record
+            and record.stage == "finetune"
+            and Path(record.outputs["model"].path).name == weights.name
+        ):
+            return record
+    return None
+
+
+def _named(weights: Path) -> dict[str, list[Any]]:
+    """Return the classes and their ids that a finetuning has written into a file; {} if there are none."""
+    with contextlib.suppress(KitError, OSError):  # what loads the file says what is wrong with it
+        state = torch_file.read(weights, checksums=False, mapped=True)
+        found = state if type(state) is dict else {}
+        names, ids = (found.get(key) for key in ("classes", "category_ids"))
+        if type(names) is type(ids) is list and len(names) == len(ids) and {*map(type, names)} == {str}:
+            return {"classes": names, "category_ids": ids}
+    return {}
 
 
 def load_network(cfg: CfgNode, weights: Path) -> nn.Module:

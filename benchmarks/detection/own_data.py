@@ -5,7 +5,7 @@ from pathlib import Path
 
 from triplet import paths, records
 from triplet.datasets import source as datasets
-from triplet.datasets.layouts import is_standard
+from triplet.datasets.layouts import find, is_standard
 from triplet.datasets.source import DataSource
 from triplet.progress import is_local_main, say
 from triplet.training.distributed import Processes, perform
@@ -15,6 +15,14 @@ def in_place(source: DataSource) -> Path | None:
     """Return the user's own folder if ``data.parts`` reads it as it is; None if it must be converted."""
     folder = source.folder
     return folder if folder and (is_standard(folder) or datasets.written(folder)) else None
+
+
+def made_of(folder: Path, source: DataSource) -> bool:
+    """Return whether a run's data in a folder were made of the folder that the user names."""
+    if source.folder is None or in_place(source) or not (record := records.read(folder)):
+        return False
+    named = {paths.portable(part.annotations) for part in find(source.folder)[1].values()}
+    return record.stage == "data" and named <= {each["source"] for each in record.config["parts"].values()}
 
 
 def place(

@@ -74,8 +74,8 @@ def predict(
         run: a run whose finetune stage is done; with ``weights``, any run for the result.
         wanted: files, folders, patterns and videos.
         options: see PredictOptions.
-        weights: any model file of Detectron2's, with its config, instead of the run's own.
-        config: config of those weights.
+        weights: any model file of Detectron2's instead of the run's own.
+        config: config of those weights; by default that of a finetuning whose record lies beside them.
         name: name of the result; by default that of the images' folder or of the single file.
         force: whether to start over.
 
@@ -85,10 +85,11 @@ def predict(
     """
     if not wanted:
         raise KitError("name the images: --images FOLDER")
-    weights, config, categories = _trained(run, weights, config)
+    trained = inference.find_model(run, weights, config)
+    weights, config = trained.weights, trained.config
     seen = records.identities({"config": config})
     cfg = model.load_config(config)
-    categories = categories or known_categories(model.categories(cfg)[1])
+    categories = _categories(trained, model.categories(cfg)[1])
     classes = [each["name"] for each in categories]
     for unknown in sorted(set(options.show) - set(classes)):
         raise KitError(f"the model has no class {unknown!r}; {did_you_mean(unknown, classes)}")
@@ -128,18 +129,17 @@ def known_categories(count: int) -> list[dict[str, Any]]:
     return {len(coco): coco, len(voc): voc}.get(count, numbered)
 
 
-def _trained(
-    run: str, weights: Path | None, config: Path | None
-) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """Return model file, config, and the classes if a record names them."""
-    if weights and config:
-        return weights, config, []
-    if weights or config:
-        raise KitError("--model needs --config, which says what it is")
-    finetuned = records.require(run, "finetune")
-    told = zip(finetuned.results["category_ids"], finetuned.results["classes"], strict=True)
-    categories = [{"id": number, "name": name} for number, name in told]
-    return records.output(finetuned, "model"), records.output(finetuned, "config"), categories
+def _categories(trained: inference.TrainedModel, count: int) -> list[dict[str, Any]]:
+    """Return a model's ``count`` categories in COCO's form; say so if their names are guessed."""
+    if len(trained.classes) == count:
+        told = zip(trained.category_ids, trained.classes, strict=True)
+        return [{"id": number, "name": name} for number, name in told]
+    guessed = known_categories(count)
+    say(
+        f"predict: {trained.weights.name} names no classes: its {count} are taken for "
+        f"{guessed[0]['name']}, {', '.join(['...'] * (count > 2) + [guessed[-1]['name']] * (count > 1))}"
+    )
+    return guessed
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class _Task:
         self, source: sources.ImageSource, mapper: DatasetMapper, done: Iterable[str]
     ) -> Iterator[tuple[sources.ImageSource, str, dict[str, Any] | KitError]]:
         def name(number: int) -> str:
-            return f"{source.name}/{number:06d}.jpg"
+            return f"{source.name}/frame_{number:06d}.jpg"  # CVAT's name for a frame of a video
 
         start = 0
         while name(start) in done:
@@ -288,7 +288,8 @@ class _Task:
             for image, line in zip(images, read, strict=True)
             for each in line["detections"]
         ]
-        job.outputs.update(predictions.write_all(job.folder, images, detections, self.categories))
+        videos = tuple(f"{each.name}/" for each in self.found if each.is_video)
+        job.outputs.update(predictions.write_all(job.folder, images, detections, self.categories, videos))
         job.outputs["pictures"] = job.folder / "pictures"
         job.results.update(images=len(images), detections=len(detections), unreadable=len(unreadable))
         say(

@@ -22,7 +22,11 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def write_all(
-    folder: Path, images: Sequence[Json], detections: Sequence[Json], categories: Sequence[Json]
+    folder: Path,
+    images: Sequence[Json],
+    detections: Sequence[Json],
+    categories: Sequence[Json],
+    videos: tuple[str, ...] = (),
 ) -> dict[str, Path]:
     """Write all formats.
 
@@ -31,10 +35,12 @@ def write_all(
         images: images in COCO's format: ``id``, ``file_name``, ``width``, ``height``.
         detections: detections in COCO's result format.
         categories: categories in COCO's format: ``id`` and ``name``.
+        videos: beginnings of the file names of frames, which Label Studio does not get: they are not files.
 
     Returns:
         The files by name, for a record.
     """
+    stills = [each for each in images if not each["file_name"].startswith(videos)]
     content = {
         "results": ("results.json", list(detections)),
         "images": (
@@ -42,7 +48,7 @@ def write_all(
             {"images": list(images), "categories": list(categories), "annotations": []},
         ),
         "cvat": ("cvat.json", to_cvat(images, detections, categories)),
-        "label_studio": ("label_studio.json", to_label_studio(images, detections, categories)),
+        "label_studio": ("label_studio.json", to_label_studio(stills, detections, categories)),
     }
     for name, value in content.values():
         files.write_text(folder / name, json.dumps(value))

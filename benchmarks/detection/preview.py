@@ -278,6 +278,7 @@ def _fit(cfg: CfgNode, source: DataSource) -> tuple[CfgNode, int]:
         cfg = data.fit_masks(cfg, folder)
         names, classes = data.training(cfg, folder)
         cfg = data.fit_classes(cfg, folder, classes, ())
+        data.validation(cfg, folder, classes)
         placed = cfg.clone()
         placed.DATASETS.TRAIN = names
         return cfg, loading.data_size(placed)

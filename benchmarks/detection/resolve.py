@@ -299,7 +299,7 @@ def _sources(
     cfg = data.fit_masks(cfg, dataset)
     names, classes = data.training(cfg, dataset)
     cfg = data.fit_classes(cfg, dataset, classes, options.overrides)
-    data.check_images(names, processes)
+    data.check_images((*names, *data.validation(cfg, dataset, classes)), processes)
     placed = cfg.clone()
     placed.DATASETS.TRAIN, placed.DATASETS.TEST = names, ()
     placed.OUTPUT_DIR = str(paths.stage_folder(run, "finetune"))

@@ -29,7 +29,8 @@ def page(capsys, *arguments):
     lines = capsys.readouterr().out.splitlines()
     facts = {}
     for line in lines[1:]:
-        facts.setdefault(line[2:12].strip(), []).append(line[12:])
+        word, text = (line[2:12].strip(), line[12:]) if line.startswith("  ") else ("", line)
+        facts.setdefault(word, []).append(text)
     return lines[0], facts
 
 
@@ -37,6 +38,7 @@ def test_photographs_as_cameras_leave_them(photos, places, capsys):
     named = photographs.named(photos)
     first, facts = page(capsys, *named)
     assert first == "data: COCO JSON: 12 train, 3 val images, 4 classes"
+    assert facts[""] == ["data: looking at images: 15/15, 0 s left"]
     assert facts["sizes"] == ["from 211 x 141 to 256 x 300, median of the shorter side 189"]
     assert facts["objects"] == ["25, 1.7 an image; each has a mask"]
     assert facts["classes"] == ["flower 8 + 2, building 4 + 1, person 4 + 1, tree 4 + 1 (train + val)"]

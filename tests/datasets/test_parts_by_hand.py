@@ -31,6 +31,7 @@ def coco(file, names=("a.jpg",), classes=((3, "cat"), (1, "dog")), **more):
     [
         (("train", "valid", "test"), {"train": "train", "val": "valid"}),
         (("Training", "VAL2017", "Test2017"), {"train": "Training", "val": "VAL2017"}),
+        (("train2014", "val2014", "test2015"), {"train": "train2014", "val": "val2014"}),
         (("train", "validation", "test-dev", "unlabeled", "unlabelled2017"), None),
         (("train", "test"), {"all": "train"}),
         (("export",), {"all": "export"}),
@@ -91,11 +92,25 @@ def test_the_standard_layouts_are_read_where_they_are(tmp_path):
     coco(folder / "annotations" / "instances_train2017.json")
     with pytest.raises(KitError, match="in no layout"):
         layouts.find(tmp_path / "0")
-    # Half of COCO 2017's is one of CVAT's, whose images lie elsewhere.
-    (folder / "images" / "train2017").mkdir(parents=True)
-    assert layouts.find(folder)[1]["all"].images == folder / "images" / "train2017"
     coco(folder / "annotations" / "instances_val2017.json")
+    assert layouts.is_standard(folder)  # its images are missing
     assert layouts.find(folder)[1]["val"].images == folder / "val2017"
+
+
+@pytest.mark.parametrize("year", ["2017", "2014"])
+@pytest.mark.parametrize("place", ["images/", ""])
+def test_cocos_files_are_those_of_a_tool_where_the_images_lie_elsewhere(tmp_path, year, place):
+    """In images/, as Ultralytics and CVAT have them; and of another year."""
+    for part in ("train", "val"):
+        coco(tmp_path / "annotations" / f"instances_{part}{year}.json")
+        (tmp_path / f"{place}{part}{year}").mkdir(parents=True)
+        (tmp_path / "annotations" / "a.jpg").rename(tmp_path / f"{place}{part}{year}" / "a.jpg")
+    layout, found = layouts.find(tmp_path)
+    own = (place, year) == ("", "2017")
+    assert (layout.name, layouts.is_standard(tmp_path)) == ("COCO 2017" if own else "CVAT COCO", own)
+    assert {part: each.images for part, each in found.items()} == {
+        part: tmp_path / f"{place}{part}{year}" for part in ("train", "val")
+    }
 
 
 def test_a_folder_of_no_layout_is_listed_up_to_six_names(tmp_path):

@@ -175,8 +175,9 @@ def test_the_log_takes_names_that_are_bytes(tmp_path, capsys):
 
 def test_models_that_do_not_fit_are_named(places, drawn, untrained, capsys):
     given = untrained()
-    assert cli.main(["eval", "--run", "method", *given]) == 2
-    assert "--model needs --config" in capsys.readouterr().err
+    for words, needed in ((given[:2], "--config"), (given, "--data")):
+        assert cli.main(["eval", "--run", "method", *words]) == 2
+        assert f"--model needs {needed}" in capsys.readouterr().err
     wide = ["eval", "--run", "method", *given[:3], str(KIT / "configs/detection/coco_r50_c4_2x_moco.yaml")]
     assert cli.main([*wide, "--data", str(drawn)]) == 2
     assert "has 6 categories, the config expects 80" in capsys.readouterr().err

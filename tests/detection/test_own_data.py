@@ -1,20 +1,26 @@
 """People's own data become the classes, the parts and the record of a finetuning."""
 
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as masks
 
 from benchmarks.detection import data, loading, model, own_data
+from tests.conftest import KIT
 from tests.detection.conftest import DEMO
-from tests.support import photographs
+from tests.support import blocks, photographs
 from tests.support.own_data import EXPORTS, parts_of
 from triplet import cli, paths, records
 from triplet.datasets.source import DataSource
 from triplet.errors import KitError
+from triplet.models.networks import Networks
+from triplet.training import checkpoint
 from triplet.training.distributed import Processes
 
 from detectron2.data import DatasetCatalog
@@ -43,9 +49,11 @@ def test_a_folder_in_cocos_layout_is_used_where_it_is(drawn, places):
 
 def test_a_layout_is_written_into_the_run_and_registered(exported, places, capsys):
     folder = own_data.place("method", DataSource(exported / "YOLO"), ALONE)
-    assert capsys.readouterr().out.startswith(
-        "data: YOLO segmentation: 12 train, 6 val images, 6 classes\n"
-    )
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "data: reading train: 12/12, 0 s left",
+        "data: reading val: 6/6, 0 s left",
+        "data: YOLO segmentation: 12 train, 6 val images, 6 classes",
+    ]
     record = records.require("method", "data")
     assert record.results["classes"][0] == "striped disc"
     assert record.config["parts"]["val"]["source"] == str(exported / "YOLO" / "data.yaml")
@@ -108,6 +116,31 @@ def test_other_data_than_cocos_need_a_length(converted, places, drawn, tmp_path,
     assert said.endswith("takes: triplet plan --data FOLDER --schedule 1/8x\n")
     assert not (paths.stage_folder("method", "finetune") / "started.json").exists()
     assert cli.main([*asked, *SHORT]) == 0  # a length, too
+    record = records.require("method", "finetune")
+    named = torch.load(records.output(record, "model"))  # where it is copied to, its classes go along
+    assert {key: named[key] for key in ("classes", "category_ids")} == {
+        key: record.results[key] for key in ("classes", "category_ids")
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("labels", "has no segmentation; give it one, or train on boxes alone"), ("images", "cannot be read")],
+)
+def test_the_val_part_is_checked_before_the_training(exported, converted, places, capsys, part, said):
+    """Not after it, at the evaluation: its masks and its pixels."""
+    shutil.copytree(converted / "checkpoints", places / "checkpoints")
+    mine = shutil.copytree(exported / "YOLO", places / "mine")
+    path = sorted((mine / part / "val").iterdir())[0]
+    path.write_bytes(b"0 0.5 0.5 0.5 0.5\n" if part == "labels" else path.read_bytes()[:-400])
+    named = ["--data", str(mine), "--config", str(DEMO)]
+    commands = [["finetune", "--run", "method", *named, *SHORT]]
+    # A plan looks at the annotations alone.
+    commands += [["plan", *named, "--schedule", "1/2"]] if part == "labels" else []
+    for command in commands:
+        assert cli.main(command) == 2
+        assert said in capsys.readouterr().err
+    assert not (paths.stage_folder("method", "finetune") / "log.txt").exists()
 
 
 def test_a_plan_counts_the_users_images(exported, places, capsys):
@@ -153,6 +186,26 @@ def test_an_evaluation_takes_the_order_of_the_models_classes(exported, places, f
     folder = paths.stage_folder("method", "eval-data")
     assert record.config == {"dataset": paths.portable(folder)}
     assert list(record.results["categories"]["bbox"]) == backward
+
+
+def test_the_data_of_the_finetuning_named_again_are_its_val_part(
+    exported, places, finished, monkeypatch, capsys
+):
+    """Not all images of a part that the kit has split, on most of which the model was trained."""
+    mine = shutil.copytree(exported / "Label", places / "mine")
+    folder = own_data.place("method", DataSource(mine, val_share=0.25), ALONE)
+    finished("method", folder, records.require("method", "data").results["classes"], range(6))
+    monkeypatch.chdir(places)
+    assert cli.main(["eval", "--run", "method", "--data", "mine"]) == 0
+    assert "eval: mine is what it was finetuned on: evaluated on the val part" in capsys.readouterr().out
+    record = records.require("method", "eval")
+    assert (record.results["images"], record.config["dataset"]) == (3, "checkpoints/method/data")
+    mine.rename(places / "elsewhere")
+    monkeypatch.setenv("RUNTIME", "docker")
+    assert cli.main(["eval", "--run", "method", "--force"]) == 2
+    said = capsys.readouterr().err
+    assert f"nothing at {mine}, where the images of {mine / 'result.json'} are" in said
+    assert "name the data as for the finetuning, which mounts them: DATA=" in said
 
 
 def test_the_number_of_classes_is_that_of_the_data(drawn, capsys):
@@ -226,22 +279,57 @@ def test_photographs_arrive_upright_and_in_colour(places):
         assert np.abs(variants["turned"] - plain).max() < 6
 
 
-@pytest.mark.slow
-def test_photographs_from_check_to_eval(places, capsys):
-    """The path of docs/own-data.md: look, pretrain without labels, finetune, evaluate."""
-    photographs.write(places / "mine")
-    pretrain = places / "pretrain.yaml"
-    pretrain.write_text(
+def small_pretraining(folder):
+    """Write the config of a pretraining on 12 images; return its path."""
+    path = folder / "pretrain.yaml"
+    path.write_text(
         "model: {depth: 50, width: 16, hidden: 16, outputs: 8}\n"
         "views: {size: 32, online: {smallest: 32, largest: 32}, target: {smallest: 32, largest: 32}}\n"
         "loss: {group: 12}\noptimizer: {learning_rate: 0.1, groups: 1, accumulate: 1}\n"
         "schedule: {epochs: 1, warmup_epochs: 0}\nworkers: 0\n"
     )
+    return str(path)
+
+
+@pytest.mark.slow
+def test_pretraining_and_finetuning_on_the_same_images(drawn, places, monkeypatch):
+    """The three commands of docs/own-data.md as they stand, with the configs of a small model."""
+    EXPORTS["Roboflow COCO"](parts_of(drawn), places / "datasets" / "mine")
+    torch.manual_seed(0)
+    start = places / "checkpoints" / "weights" / "triplet" / "triplet_r50-759.pth"
+    checkpoint.save(start, Networks(50, 16, 16, 8), None, 0, 0)
+    small = {
+        "pretrain": ["--config", small_pretraining(places), "schedule.epochs=2"],
+        "convert": ["--config", str(DEMO)],
+        "finetune": ["--config", str(DEMO), *SHORT, "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0"],
+        "eval": [],
+    }
+    (block,) = [
+        each for each in blocks.find_blocks(KIT / "docs" / "own-data.md") if "pretrain" in each.text
+    ]
+    printed = [blocks.expand_make(tuple(shlex.split(line)[1:])) for line in block.commands]
+    commands = [shlex.split(each) for each in re.findall(r"\.venv/bin/triplet ([^;\n]*)", "".join(printed))]
+    assert [each[0] for each in commands] == [*small]
+    monkeypatch.chdir(places)  # the page's paths are below the folder of the kit
+    for stage, *words in commands:
+        length = {"--schedule", "1/8x"}  # hours on a CPU
+        assert cli.main([stage, *(each for each in words if each not in length), *small[stage]]) == 0
+    inputs = {stage: records.require("triplet", stage).inputs for stage in small}
+    assert inputs["pretrain"]["weights"].path == paths.portable(start)
+    assert inputs["convert"]["weights"].path == "checkpoints/triplet/pretrain/checkpoint.pth"
+    assert records.require("triplet", "data").config["layout"] == "Roboflow COCO"
+    assert records.require("triplet", "eval").results["images"] == 6
+
+
+@pytest.mark.slow
+def test_photographs_from_check_to_predict(places, capsys):
+    """The path of docs/own-data.md: look, pretrain without labels, finetune, evaluate, predict."""
+    photographs.write(places / "mine")
     named = photographs.named(places / "mine")
     run = ["--run", "method"]
     train = str(places / "mine" / "train")
     assert cli.main(["data", "check", *named]) == 0
-    assert cli.main(["pretrain", *run, "--config", str(pretrain), "--data", train]) == 0
+    assert cli.main(["pretrain", *run, "--config", small_pretraining(places), "--data", train]) == 0
     assert cli.main(["convert", *run, "--config", str(DEMO)]) == 0
     threshold = "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0"
     assert cli.main(["finetune", *run, "--config", str(DEMO), *named, *SHORT, threshold]) == 0
@@ -253,6 +341,21 @@ def test_photographs_from_check_to_eval(places, capsys):
     assert cli.main(["eval", *run]) == 0
     assert records.require("method", "eval").results["images"] == 3
     assert "box AP" in capsys.readouterr().out
+    assert cli.main(["predict", *run, "--images", train, "--score", "0"]) == 0
+    said = json.loads((places / "mine" / "train.json").read_text())
+    folder = paths.stage_folder("method", "predict") / "train"
+    found = json.loads((folder / "images.json").read_text())
+    # EXIF's and all others have the size at which people see them, and annotated them.
+    sizes = [
+        {each["file_name"]: (each["width"], each["height"]) for each in x["images"]} for x in (said, found)
+    ]
+    assert sizes[0] == sizes[1]
+    assert found["categories"] == said["categories"]
+    results = json.loads((folder / "results.json").read_text())
+    assert {each["image_id"] for each in results} == {each["id"] for each in found["images"]}
+    assert {each["category_id"] for each in results} <= {1, 2, 3, 4}
+    with Image.open(folder / "pictures" / "china_turned.jpg") as picture:
+        assert picture.size == sizes[0]["china_turned.jpg"]
     assert cli.main(["report"]) == 0
     results = json.loads((places / "reports" / "results.json").read_text())
     assert {each["method"] for each in results} == {"method"}

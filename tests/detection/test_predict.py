@@ -231,10 +231,19 @@ def test_every_so_many_frames_of_a_video(places, tmp_path, given, capsys):
     video(tmp_path / "clip.avi", 10)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     wanted = [str(tmp_path / "clip.avi"), str(tmp_path / "broken.mp4")]
+    Image.new("RGB", (64, 48)).save(tmp_path / "still.png")
+    wanted.append(str(tmp_path / "still.png"))
     assert cli.main([*given, "--images", *wanted, "--every", "4", "--name", "clips"]) == 0
     folder = paths.stage_folder("method", "predict") / "clips"
+    cvat = read(folder, "cvat.json")["images"]
+    # In a task of a video, CVAT reads the number of an item's frame behind `frame_` (match_dm_item).
+    stems = [Path(each["file_name"]).stem for each in cvat if "/" in each["file_name"]]
+    assert [int(stem[len("frame_") :]) for stem in stems] == [0, 4, 8]
+    (task,) = read(folder, "label_studio.json")  # frames are not files
+    assert task["data"]["image"] == "/data/local-files/?d=still.png"
     images = read(folder, "images.json")["images"]
-    assert [each["file_name"] for each in images] == [f"clip.avi/{n:06d}.jpg" for n in (0, 4, 8)]
+    names = [f"clip.avi/frame_{n:06d}.jpg" for n in (0, 4, 8)]
+    assert [each["file_name"] for each in images] == [*names, "still.png"]
     assert {(each["width"], each["height"]) for each in images} == {(64, 48)}
     assert (
         "broken.mp4 cannot be read and is left out: OpenCV reads no frame of it" in capsys.readouterr().out
@@ -262,13 +271,6 @@ def test_a_finished_run_tells_its_classes(drawn, finished, capsys):
     assert number in {each["category_id"] for each in read(folder / "one", "results.json")} <= {3, number}
     assert cli.main([*command, "--show", "aa"]) == 2
     assert "the model has no class 'aa'; did you mean 'a'?" in capsys.readouterr().err
-
-
-def test_a_model_that_names_no_classes_has_those_of_its_number():
-    coco = predict.known_categories(80)
-    assert (coco[0], coco[79]) == ({"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"})
-    assert predict.known_categories(20)[14] == {"id": 15, "name": "person"}
-    assert predict.known_categories(2) == [{"id": 1, "name": "class 1"}, {"id": 2, "name": "class 2"}]
 
 
 @pytest.mark.parametrize(
@@ -304,19 +306,6 @@ def test_a_model_needs_its_config(places, given, capsys):
     assert "--model needs --config" in capsys.readouterr().err
     assert cli.main(["predict", "--images", "README.md"]) == 2
     assert "run 'triplet' has no finished finetune stage" in capsys.readouterr().err
-
-
-def test_the_outline_of_a_mask():
-    mask = np.zeros((20, 30), np.uint8)
-    mask[2:8, 3:9] = 1
-    mask[4:6, 5:7] = 0  # a hole
-    mask[12:16, 20:28] = 1
-    mask[0, 0] = 1  # a speck
-    rle = masks.encode(np.asfortranarray(mask))
-    second, first = ({*zip(each[::2], each[1::2], strict=True)} for each in predictions.outlines(rle)[:2])
-    assert first == {(20, 12), (28, 12), (28, 16), (20, 16)}
-    assert second == {(3, 2), (9, 2), (9, 8), (3, 8)}
-    assert predictions.outlines(masks.encode(np.zeros((4, 4), np.uint8, order="F"))) == []
 
 
 def test_names_and_files_of_every_kind_end_no_prediction(places, photographs, given, capsys):
@@ -369,7 +358,7 @@ def test_a_video_goes_on_after_its_last_frame(places, tmp_path, given, monkeypat
     assert cli.main(command) == 0
     assert len(drawn_frames) == 4
     images = read(paths.stage_folder("method", "predict") / "clip", "images.json")["images"]
-    assert [each["file_name"] for each in images] == [f"clip.avi/{n:06d}.jpg" for n in (0, 4, 8, 12)]
+    assert [each["file_name"] for each in images] == [f"clip.avi/frame_{n:06d}.jpg" for n in (0, 4, 8, 12)]
 
 
 def test_masks_of_a_large_image_are_not_all_held_at_once(given, monkeypatch):

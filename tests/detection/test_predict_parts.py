@@ -1,15 +1,17 @@
 """What a prediction keeps, draws and writes, in parts: thresholds, classes, boxes, files and names."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.detection import inference, model, predict
 from tests.detection.conftest import DEMO
-from triplet import cli, records
+from triplet import cli, paths, records
 
 
 @pytest.fixture
@@ -97,3 +99,35 @@ def test_no_detector_drops_what_is_asked_for(places, given, monkeypatch, capsys,
     assert cli.main([*given, "--images", "README.md", "--score", score]) == 2
     assert seen == [(lowest, lowest)]
     assert "model.pth" in capsys.readouterr().err
+
+
+def test_a_model_that_names_no_classes_has_those_of_its_number():
+    coco = predict.known_categories(80)
+    assert (coco[0], coco[79]) == ({"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"})
+    assert predict.known_categories(20)[14] == {"id": 15, "name": "person"}
+    assert predict.known_categories(2) == [{"id": 1, "name": "class 1"}, {"id": 2, "name": "class 2"}]
+
+
+def test_the_model_file_of_a_finetuning_names_its_classes(
+    places, drawn, truth, finished, untrained, capsys
+):
+    """By the record beside it, which also tells its config; a copy by what is written into it."""
+    ids, names = [3, 5, 7, 9, 11, 13], [each["name"] for each in truth["categories"]]
+    finished("own", drawn, names, ids)
+    picture = str(sorted((drawn / "val2017").iterdir())[0])
+    command = ["predict", "--run", "other", "--images", picture, "--score", "0.05"]
+    file = paths.stage_folder("own", "finetune") / "model.pth"
+    copy = places / "copy.pth"
+    torch.save({**torch.load(file), "classes": names, "category_ids": ids}, copy)
+    config = untrained()[-1]
+    for name, given in (("beside", [str(file)]), ("copy", [str(copy), "--config", config])):
+        assert cli.main([*command, "--name", name, "--model", *given]) == 0
+        assert "names no classes" not in capsys.readouterr().out
+        found = read(paths.stage_folder("other", "predict") / name, "images.json")["categories"]
+        assert found == [{"id": id, "name": name} for id, name in zip(ids, names, strict=True)]
+    shutil.copy(file, copy)
+    assert cli.main([*command, "--name", "none", "--model", str(copy), "--config", config]) == 0
+    said = "predict: copy.pth names no classes: its 6 are taken for class 1, ..., class 6\n"
+    assert said in capsys.readouterr().out
+    assert cli.main(["eval", "--run", "other", "--model", str(file)]) == 0
+    assert list(records.require("other", "eval").results["categories"]["bbox"]) == names

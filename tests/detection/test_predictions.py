@@ -89,6 +89,19 @@ def test_label_studio_counts_in_percent_of_each_side(written):
     assert [each.get("value") for each in interface.iter("Label")] == ['cat "<&>"', "dog"] * 2
 
 
+def test_the_outline_of_a_mask():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:8, 3:9] = 1
+    mask[4:6, 5:7] = 0  # a hole
+    mask[12:16, 20:28] = 1
+    mask[0, 0] = 1  # a speck
+    rle = masks.encode(np.asfortranarray(mask))
+    second, first = ({*zip(each[::2], each[1::2], strict=True)} for each in predictions.outlines(rle)[:2])
+    assert first == {(20, 12), (28, 12), (28, 16), (20, 16)}
+    assert second == {(3, 2), (9, 2), (9, 8), (3, 8)}
+    assert predictions.outlines(masks.encode(np.zeros((4, 4), np.uint8, order="F"))) == []
+
+
 def test_a_triangle_is_no_speck():
     steps = np.asfortranarray(np.tri(4, dtype=np.uint8))
     (outline,) = predictions.outlines(masks.encode(steps))

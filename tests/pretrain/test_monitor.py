@@ -1,5 +1,11 @@
 """What a run says of itself."""
 
+import contextlib
+import re
+import sys
+from types import ModuleType
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
+from tests.conftest import KIT
 from tests.support.processes import launch, start, wait_until
 from tests.support.small_pretrain import SMALL, metrics
 from triplet import cli
@@ -143,6 +150,22 @@ def test_each_step_is_logged_as_json_and_for_tensorboard(places, run):
     losses = board.Scalars("loss")
     assert [event.step for event in losses] == list(range(1, 13))
     assert [event.value for event in losses] == pytest.approx([line["loss"] for line in found])
+    assert _logged_by_docs(places, "run") == [(line["iteration"], line) for line in found]
+
+
+def _logged_by_docs(places, name):
+    """Run docs/report.md's call for MLflow on a run; return what mlflow.log_metrics is given."""
+    logged = []
+    mlflow = ModuleType("mlflow")
+    mlflow.start_run = lambda run_name: contextlib.nullcontext()
+    mlflow.log_metrics = lambda metrics, step: logged.append(
+        (step, {k: float(v) for k, v in metrics.items()})
+    )
+    page = (KIT / "docs" / "report.md").read_text()
+    (call,) = re.findall(r"^```python mlflow\n(.*?)^```$", page, re.M | re.S)
+    with mock.patch.dict(sys.modules, mlflow=mlflow), contextlib.chdir(places):
+        exec(compile(call.replace("/triplet/", f"/{name}/"), "docs/report.md", "exec"), {})
+    return logged
 
 
 @pytest.mark.slow

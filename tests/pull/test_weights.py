@@ -45,6 +45,7 @@ def zoo(kit, states, places):
         kit.server.files[f"/{method}.pth"] = data
         kit.content["weights"][method] = {
             "about": method,
+            "epochs": {"random": 0, "triplet": 200}[method],
             "licence": "none",
             "terms": "none",
             "files": [{"name": f"{method}.pth", "urls": [kit.server.url(f"download?id={method}")]}],
@@ -78,6 +79,7 @@ def test_all_methods_are_pulled_checked_and_recorded(zoo, states, capsys):
         assert path.read_bytes() == data
         record = records.read(zoo.folder / method)
         found = record.results[f"{method}.pth"]
+        assert record.results["epochs"] == {"random": 0, "triplet": 200}[method]
         assert (found["format"], found["tensors"]) == ("extracted", 318)
         assert found["variances"] == (
             [1.0, 1.0] if method == "random" else pytest.approx([0.5, 1.5], abs=0.01)

@@ -43,7 +43,7 @@ PASSING = [
     (re.compile(r"memory    \d+\.\d of"), "memory    ... of"),
 ]
 """Parts of an output that are of the hour, or of a count that differs a little from run to run."""
-FREE = {"git", "cd", "cp", "ls", "mkdir", "docker", "python3", "apptainer", "kubectl"}
+FREE = {"git", "cd", "cp", "ls", "mkdir", "docker", "python3", "apptainer", "kubectl", "wandb"}
 """Programs whose arguments are not looked at."""
 ELLIPSIS = "..."
 

@@ -4,7 +4,11 @@ Where a file holds several networks, the one that its project evaluates comes ou
 """
 
 import argparse
+import sys
+from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,6 +146,16 @@ SEVERAL = {
         },
         "'classy_state_dict.base_model.model.trunk' is taken, not 'loss'",
     ),
+    "vissl with an average": (
+        lambda s: {
+            "classy_state_dict": {
+                name: {"model": {"trunk": prefixed("_feature_blocks.", each), "heads": {}}}
+                for name, each in (("base_model", s), ("ema_model", other(s)))
+            }
+        },
+        "'classy_state_dict.base_model.model.trunk' is taken, "
+        "not 'classy_state_dict.ema_model.model.trunk'",
+    ),
     "byol with networks of its own": (
         lambda s: {
             "online_network_state_dict": {
@@ -219,6 +233,14 @@ SEVERAL = {
         },
         "'module.encoder_q' is taken, not 'module.encoder_k'",
     ),
+    "pixpro": (
+        lambda s: {"model": two("module.encoder.", s, "module.encoder_k."), "epoch": 100},
+        "'module.encoder' is taken, not 'module.encoder_k'",
+    ),
+    "mean shift": (
+        lambda s: {"state_dict": two("encoder_q.", s, "encoder_t.")},
+        "'encoder_q' is taken, not 'encoder_t'",
+    ),
     "moco v3": (
         lambda s: {
             "arch": "resnet50",
@@ -264,6 +286,40 @@ def test_of_several_networks_the_one_that_is_evaluated_is_taken(file, state, wra
     found = read_backbone(file(wrap(state)))
     assert same(found, state)
     assert found.choice == choice
+
+
+class HistoryBuffer:
+    """As mmengine's: its state has arrays of NumPy, and the methods of the class."""
+
+    def __init__(self):
+        self.log, self.methods = np.array([0.5, 0.25]), {"min": HistoryBuffer.least}
+
+    def least(self):
+        return self.log.min()
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before PyTorch 1.6"])
+def test_what_a_training_logs_beside_the_weights_is_skipped(tmp_path, state, monkeypatch, old):
+    """A checkpoint of mmengine's as it is, and a number of NumPy's; nothing of it is made."""
+    names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(HistoryBuffer, "__module__", names[-1])
+    monkeypatch.setattr(sys.modules[names[-1]], "HistoryBuffer", HistoryBuffer, raising=False)
+    content = {
+        "meta": {"mmengine_version": "0.10", "best": np.float64(0.5), "work_dir": Path("runs")},
+        "state_dict": prefixed("backbone.", state),
+        "message_hub": {"log_scalars": {"train/loss": HistoryBuffer()}},
+    }
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    assert same(read_backbone(tmp_path / "w.pth"), state)
+
+
+def test_arrays_of_numpy_are_no_weights(file, state):
+    with pytest.raises(KitError, match="holds arrays of NumPy, not tensors"):
+        read_backbone(file({"state_dict": {name: value.numpy() for name, value in state.items()}}))
 
 
 def test_several_wrapped_backbones_are_named(file, state):

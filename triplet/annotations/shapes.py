@@ -132,7 +132,7 @@ def check_masks(shapes: Shapes, uses: Uses) -> None:
         shapes.refuse(
             "no mask",
             [i for i, v in enumerate(values) if not v],
-            lambda i: "has no segmentation; give it one, or find boxes alone: MODEL.MASK_ON=False",
+            lambda i: "has no segmentation; give it one, or train on boxes alone: MODEL.MASK_ON=False",
         )
     lists = [i for i, v in enumerate(values) if type(v) is list and v]
     runs = [i for i, v in enumerate(values) if type(v) is dict and v]

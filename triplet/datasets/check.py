@@ -14,7 +14,7 @@ from triplet.datasets.source import DataSource, OwnData, read
 from triplet.errors import KitError
 from triplet.images import SIXTEEN_BITS
 from triplet.paths import portable, root
-from triplet.progress import say
+from triplet.progress import Bar, say
 
 Draw = Callable[[Sequence[tuple[Path, Sequence[Mapping[str, Any]]]], Sequence[str], Path], None]
 """A function that draws files with their objects, given the names of the classes (from 0), to a path."""
@@ -64,14 +64,15 @@ def check(source: DataSource, draw: Draw, picture: Path | None = None) -> None:
         KitError: an unknown layout, or unusable annotations.
     """
     own = read(source)
-    images = look_at(own)
     say(f"data: {own.line()}")
+    images = look_at(own)
     for word, text in facts(own, images):
         say(f"  {word:<10}{text}")
     shown = [each for each in _chosen(images) if not _look(each, decode=True).error]
     if not shown:
         where = " and ".join(dict.fromkeys(portable(part.images) for part in own.parts.values()))
-        raise KitError(f"{source}: none of its {len(images)} annotated images can be read in {where}")
+        none = f"{source}: none of its {len(images)} annotated images can be read in {where}"
+        raise KitError(f"{none}; put them there, or into images/ in it")
     name = (source.folder or source.train or source.val or Path("data")).absolute().stem
     path = picture or root("reports") / "data" / f"{name}.png"
     numbers = {id: number for number, id in enumerate(own.classes)}
@@ -97,8 +98,12 @@ def look_at(own: OwnData) -> list[LookedAt]:
             size = image["width"], image["height"]
             name = image["file_name"]
             found.append(LookedAt(part, annotated.images / name, name, size, objects.get(image["id"], [])))
-    with ThreadPoolExecutor(THREADS) as pool:
-        return [*pool.map(lambda each: _look(each, decode=len(found) <= THOROUGH), found)]
+    looked = list[LookedAt]()
+    with ThreadPoolExecutor(THREADS) as pool, Bar("data: looking at images", len(found)) as bar:
+        for each in pool.map(lambda each: _look(each, decode=len(found) <= THOROUGH), found):
+            looked.append(each)
+            bar.step()
+    return looked
 
 
 def _look(image: LookedAt, *, decode: bool) -> LookedAt:

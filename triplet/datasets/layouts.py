@@ -1,19 +1,28 @@
 """The known layouts: one table of names, signs, and functions that find and read them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from triplet.annotations import coco
+from triplet.annotations.coco import bad_name
+from triplet.annotations.image_files import upright_size
 from triplet.annotations.text import read_json, without_collection
 from triplet.datasets import yolo
-from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below, split_path
 from triplet.errors import KitError
 from triplet.images import ARCHIVES
+from triplet.progress import is_local_main, say
 
 STANDARD = ("train2017", "val2017", "VOCdevkit")
 ROBOFLOW = "_annotations.coco.json"
+LABEL_STUDIO = ("result.json", "result_coco.json")
+"""Names of its exports "COCO" and "Brush labels to COCO"."""
+CVATS_OTHERS = {"annotations.xml": "CVAT's own format", "obj.data": "CVAT's YOLO 1.1"}
+"""Files of CVAT's exports that are not read."""
+QUERY = r"\?(?!d=).*"
+"""The query of an address; Label Studio's own, ``?d=``, has the path."""
 BESIDE = re.compile(r"test.*|unlabell?ed.*", re.IGNORECASE)
 """Names of parts that are used neither for training nor for validation."""
 
@@ -61,30 +70,40 @@ def _listing(folder: Path) -> str:
     paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     names = [path.name + "/" * path.is_dir() for path in paths]
     more = f" and {len(names) - 6} more" if names[6:] else ""
-    inside = [path for path in paths if path.is_dir() and any(layout.find(path) for layout in LAYOUTS)]
-    if inside:
-        advice = f": name {inside[0]}, which is in one"
-    else:
-        packed = [path.name for path in paths if path.suffix in ARCHIVES]
-        advice = f": unpack {packed[0]} first" if packed else ""
-    return f"it holds {', '.join(names[:6]) or 'nothing'}{more}{advice}"
+    return f"it holds {', '.join(names[:6]) or 'nothing'}{more}{_advice(paths)}"
+
+
+def _advice(paths: Sequence[Path]) -> str:
+    """Say what to do with the content of a folder in no known layout, if that is clear."""
+    if inside := [path for path in paths if path.is_dir() and any(layout.find(path) for layout in LAYOUTS)]:
+        return f": name {inside[0]}, which is in one"
+    if packed := [path.name for path in paths if path.suffix in ARCHIVES]:
+        return f": unpack {packed[0]} first"
+    if foreign := [path.name for path in paths if path.name in CVATS_OTHERS]:
+        return f": {foreign[0]} is of {CVATS_OTHERS[foreign[0]]}; export the task again, as COCO 1.0"
+    if any(path.name == "labels" for path in paths):
+        return ": labels/ without a data.yaml or a classes.txt, which names the classes"
+    if described := [path for path in paths if path.suffix in (".yaml", ".yml")]:
+        return f": if {described[0].name} describes a YOLO data set, name {described[0]} itself"
+    return ""
 
 
 def is_standard(folder: Path) -> bool:
-    """Return whether a folder is missing, or has or is meant to have COCO 2017's or PASCAL VOC's own
-    layout."""
-    if not folder.exists():
+    """Return whether a folder is missing, or has or is meant to have COCO 2017's or PASCAL VOC's layout.
+
+    CVAT and Ultralytics put COCO's images into ``images/``, which is another one.
+    """
+    if not folder.exists() or any((folder / name).exists() for name in STANDARD):
         return True
-    return any((folder / name).exists() for name in STANDARD) or any(
-        folder.glob("annotations/*_*2017.json")
-    )
+    return any(folder.glob("annotations/*_*2017.json")) and not (folder / "images").is_dir()
 
 
 def read_coco(files: PartFiles) -> AnnotatedPart:
     """Read a JSON in COCO's format as tools write it.
 
-    File names may be those of a tool, see ``name_below``; a mask painted in CVAT is an object although CVAT
-    marks it as a crowd; Roboflow's parent class is left out.
+    File names may be those of a tool, see ``name_below``; a size that is missing is that of the file; a
+    mask painted in CVAT is an object although CVAT marks it as a crowd; Roboflow's parent class is left
+    out.
 
     Raises:
         KitError: ``triplet.annotations.coco`` refuses the file.
@@ -92,9 +111,8 @@ def read_coco(files: PartFiles) -> AnnotatedPart:
     with without_collection():
         content, _ = read_json(files.annotations)
         images, annotations, categories = (_objects(content, name) for name in coco.TABLES)
-        for image in images:
-            if type(image.get("file_name")) is str:
-                image["file_name"] = name_below(files.images, image["file_name"]) or image["file_name"]
+        if images:
+            content["images"] = _with_files(files, images, annotations)
         for each in annotations:
             if type(each.get("segmentation")) is dict and "'occluded'" in str(each.get("attributes")):
                 each["iscrowd"] = 0
@@ -113,6 +131,33 @@ def _objects(content: Any, name: str) -> list[dict[str, Any]]:
     """Return a table of unchecked content; empty if it is not a list of objects."""
     table = content.get(name) if type(content) is dict else None
     return table if type(table) is list and {*map(type, table)} <= {dict} else []
+
+
+def _with_files(
+    files: PartFiles, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the images with the names of their files, and with the files' sizes where theirs are missing.
+
+    Label Studio exports null as the size of an image that it could not open and nobody has annotated.
+    Without a file these are left out.
+    """
+    used, kept = {str(each.get("image_id")) for each in annotations}, list[dict[str, Any]]()
+    for image in images:
+        name = image.get("file_name")
+        if below := name_below(files.images, name) if type(name) is str else "":
+            image["file_name"] = below
+        elif type(name) is str and bad_name(name) and (parts := split_path(re.sub(QUERY, "", name))):
+            image["file_name"] = parts[-1]  # it is missing, and so is the tool's own folder
+        if image.get("width") is None or image.get("height") is None:
+            if below:
+                image["width"], image["height"] = upright_size(files.images / below)
+            elif str(image.get("id")) not in used:
+                continue
+        kept.append(image)
+    if (lost := len(images) - len(kept)) and is_local_main():
+        which = f"{lost} of {len(images)} images"
+        say(f"data: {files.annotations.name}: {which} have no size, file or annotation and are left out")
+    return kept
 
 
 def _without_parent(
@@ -135,7 +180,8 @@ def _coco_2017(folder: Path) -> dict[str, PartFiles]:
         part: PartFiles(folder / "annotations" / f"instances_{part}2017.json", folder / f"{part}2017")
         for part in NAMES
     }
-    return found if all(each.annotations.is_file() for each in found.values()) else {}
+    whole = is_standard(folder) and all(each.annotations.is_file() for each in found.values())
+    return found if whole else {}
 
 
 def _roboflow(folder: Path) -> dict[str, PartFiles]:
@@ -149,16 +195,18 @@ def _roboflow(folder: Path) -> dict[str, PartFiles]:
 
 def _cvat(folder: Path) -> dict[str, PartFiles]:
     files = {}
-    for path in sorted(folder.glob("annotations/instances_*.json")):
+    for path in (*sorted(folder.glob("annotations/*.json")), *sorted(folder.glob("*.json"))):
         name = path.stem.removeprefix("instances_")
+        if name == path.stem and not any(part.fullmatch(name) for part in NAMES.values()):
+            continue  # captions, keypoints; people's own scripts write train.json and val.json
         places = [folder / "images" / name, folder / name, folder / "images"]
         files[name] = PartFiles(path, next((each for each in places if each.is_dir()), folder))
     return _by_part(folder, files)
 
 
 def _label_studio(folder: Path) -> dict[str, PartFiles]:
-    path = folder / "result.json"
-    return {"all": PartFiles(path, folder)} if path.is_file() else {}
+    named = [folder / name for name in LABEL_STUDIO if (folder / name).is_file()]
+    return {"all": PartFiles(named[0], folder)} if named else {}
 
 
 def _by_part(folder: Path, files: Mapping[str, PartFiles]) -> dict[str, PartFiles]:
@@ -190,7 +238,7 @@ LAYOUTS: tuple[DataLayout, ...] = (
     DataLayout("COCO 2017", "annotations/instances_train2017.json, train2017/", _coco_2017, _read_as_is),
     DataLayout("Roboflow COCO", f"train/{ROBOFLOW}", _roboflow, read_coco),
     DataLayout("CVAT COCO", "annotations/instances_*.json, images/", _cvat, read_coco),
-    DataLayout("Label Studio COCO", "result.json, images/", _label_studio, read_coco),
+    DataLayout("Label Studio COCO", "result.json or result_coco.json, images/", _label_studio, read_coco),
     DataLayout("YOLO segmentation", "data.yaml or classes.txt, images/, labels/", yolo.find, yolo.read),
 )
 

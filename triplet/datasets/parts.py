@@ -11,8 +11,8 @@ from triplet.annotations.coco import bad_name
 from triplet.annotations.image_files import is_file
 
 NAMES = {
-    "train": re.compile(r"train(ing)?(2017)?", re.IGNORECASE),
-    "val": re.compile(r"val(id|idation)?(2017)?", re.IGNORECASE),
+    "train": re.compile(r"train(ing)?(20\d\d)?", re.IGNORECASE),
+    "val": re.compile(r"val(id|idation)?(20\d\d)?", re.IGNORECASE),
 }
 """Names that tools give to the two parts."""
 SEPARATORS = re.compile(r"[/\\]|\?d=")
@@ -47,16 +47,22 @@ LONGEST_PATH = 4096
 """Longest path in characters that Linux opens."""
 
 
+def split_path(text: str) -> list[str]:
+    """Return the folders and the name in a path that a tool has written."""
+    return [part for part in SEPARATORS.split(text) if part not in ("", ".", "..")]
+
+
 def name_below(folder: Path, name: str) -> str:
     """Find a file that a tool names by its own path; return its path below the folder, '' if it is missing.
 
-    Tools write the path on their own machine, ``../../label-studio/data/upload/1/a.jpg``, an address,
-    backslashes, or ``%20`` for a blank, and macOS packs names with umlauts as two characters.
+    Tools write the path on their own machine, ``../../label-studio/data/upload/1/a.jpg``, an address, maybe
+    with a query, backslashes, or ``%20`` for a blank, and macOS packs names with umlauts as two characters.
     """
     if len(name) > LONGEST_PATH:
         return ""
-    for text in dict.fromkeys((name, unquote(name))):
-        parts = [part for part in SEPARATORS.split(text) if part not in ("", ".", "..")]
+    address = name.partition("?")[0]
+    for text in dict.fromkeys((name, unquote(name), address, unquote(address))):
+        parts = split_path(text)
         tails = ["/".join(parts[first:]) for first in range(len(parts))]
         for below in (each for tail in tails for each in (tail, f"images/{tail}")):
             forms = (unicodedata.normalize(form, below) for form in ("NFC", "NFD"))

@@ -11,13 +11,18 @@ from triplet import untrusted
 from triplet.annotations import coco
 from triplet.annotations.findings import Findings, show
 from triplet.annotations.image_files import is_file, upright_size
-from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below
+from triplet.datasets.parts import NAMES, AnnotatedPart, PartFiles, name_below, split_path
 from triplet.errors import KitError
 from triplet.images import SUFFIXES
+from triplet.progress import Bar, is_local_main
 
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
 """Label Studio's file of class names, one per line, beside images/ and labels/."""
+MOST = 10_000
+"""Most classes without names."""
+DEEPEST = 8
+"""Most parts of a path to look for below the YAML's folder."""
 SLACK = 0.01
 """Share of an image's side by which a coordinate may lie outside, as tools round."""
 
@@ -58,12 +63,14 @@ def read(files: PartFiles) -> AnnotatedPart:
         raise KitError(f"{files.listed[0]} holds no image ({', '.join(sorted(SUFFIXES))})")
     problems = Findings()
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
-    for number, path in enumerate(paths, 1):
-        width, height = upright_size(path)
-        name = os.path.relpath(path, files.images)
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-        for each in _objects(path, (width, height), classes, problems):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
+    with Bar(f"data: reading {files.listed[0].name}", len(paths), quiet=not is_local_main()) as bar:
+        for number, path in enumerate(paths, 1):
+            width, height = upright_size(path)
+            name = os.path.relpath(path, files.images)
+            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            for each in _objects(path, (width, height), classes, problems):
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
+            bar.step()
     problems.refuse()
     if not annotations:
         raise KitError(
@@ -85,7 +92,7 @@ def _yaml_in(folder: Path) -> Path | None:
         return folder if folder.suffix in (".yaml", ".yml") else None
     named = [folder / name for name in YAML if (folder / name).is_file()]
     others = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if not named and (folder / "labels").is_dir():
+    if not named and any(each.is_dir() for each in (folder / "labels", *folder.glob("*/labels"))):
         named = others if len(others) == 1 else [each for each in [folder / CLASSES] if each.is_file()]
     return named[0] if named else None
 
@@ -95,7 +102,11 @@ def _load(path: Path) -> Mapping[str, Any]:
         lines = untrusted.read_text(path, untrusted.CONFIG, "list of classes").splitlines()
         return {"names": [line.strip() for line in lines if line.strip()], "train": "images"}
     values = untrusted.load_yaml(untrusted.read_text(path, untrusted.CONFIG, "data.yaml"), str(path))
-    if type(values) is not dict or "names" not in values:
+    values = values if type(values) is dict else {}
+    count = values.get("nc")
+    if values.get("names") is None and type(count) is int and 0 < count <= MOST:
+        values = {**values, "names": [f"class_{number}" for number in range(count)]}  # as Ultralytics
+    if "names" not in values:
         raise KitError(f"{path} describes no YOLO data set: it has no 'names' of classes")
     if "kpt_shape" in values:
         raise KitError(f"{path} is of poses (kpt_shape); what is read are polygons and boxes")
@@ -129,12 +140,16 @@ def _texts(path: Path, key: str, value: Any) -> list[str]:
 
 
 def _locate(path: Path, values: Mapping[str, Any], entry: str) -> Path:
-    """Return the path of an entry of the YAML: below its ``path``, or beside the YAML if ``path`` belongs
-    to another machine."""
+    """Return the path of an entry of the YAML: below its ``path``, or beside the YAML if ``path`` or the
+    beginning of the entry belongs to another machine."""
     root = str(values.get("path") or ".")
     here = path.parent
     # Roboflow writes ../train/images though its YAML lies beside train/, and Ultralytics reads it so.
     places = [base / text for base in (here / root, here) for text in (entry, entry.removeprefix("../"))]
+    # Its package writes the path from where it was called, and Windows backslashes. One part alone, such as
+    # `images`, would be the same folder for train and for val.
+    parts = split_path(entry)[-DEEPEST:]
+    places += [here.joinpath(*parts[first:]) for first in range(len(parts) - 1)]
     for place in places:
         if "\0" not in root and place.exists():
             return Path(os.path.abspath(place))  # noqa: PTH100 - resolve would also follow links

@@ -92,6 +92,8 @@ class Source(Settings):
     licence: str
     terms: str
     files: Annotated[list[SourceFile], Field(min_length=1)]
+    epochs: Annotated[int | None, Field(ge=0)] = None
+    """Epochs of the pretraining of weights, if they are known."""
     provides: list[Inside] = Field(default_factory=list)
     expect: Expect = Expect()
     sort: Sort | None = None

@@ -138,6 +138,8 @@ def _pull_source(target: Target, given: LocalSource | None, stop: Stop, force: b
             results = fetch_weights(
                 target.name, target.source, target.folder, given, stop, untrained=target.untrained
             )
+            if target.source.epochs is not None:
+                results["epochs"] = target.source.epochs
         else:
             results = fetch_dataset(target.name, target.source, target.folder, given, stop)
         job.results.update(results)

@@ -14,6 +14,7 @@ from triplet.models.resnet import BLOCKS
 from triplet.models.resnet import ResNet as Network
 from triplet.weights import filetype, safetensors, torch_file, wrappers
 from triplet.weights.caffe2 import read_caffe2
+from triplet.weights.pickles import StandIn
 
 FORMAT = "triplet-kit/1"
 """Value of ``format`` in the kit's own checkpoints."""
@@ -131,6 +132,8 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool, str]:
         raise KitError(f"{path}: expected a state dict, found a {type(content).__name__}")
     state = {wrappers.text(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
+        if any(isinstance(value, StandIn) for value in content.values()):
+            raise KitError(f"{path}: holds arrays of NumPy, not tensors; save them by torch.from_numpy")
         raise KitError(
             f"{path}: holds no tensors; its keys: {[wrappers.text(k)[:40] for k in content][:5]}"
         )

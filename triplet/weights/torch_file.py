@@ -17,6 +17,21 @@ from triplet import files, untrusted
 from triplet.errors import KitError, message_of
 from triplet.weights import filetype, pickles
 
+SKIPPED = (
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    "numpy.ndarray",
+    "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+)
+"""Names for which a stand-in is made instead: of NumPy's numbers and of paths, which projects save beside
+the weights, and of mmengine's log with the methods of its class."""
 LEGACY = 4
 """Number of pickles at the beginning of a file in the old form: magic number, protocol, machine,
 content."""
@@ -41,7 +56,8 @@ def read(path: Path, *, checksums: bool = True, mapped: bool = False) -> Any:
         else:
             _check_legacy(path)
         # DINO, torchvision's references and others save their arguments, plain values, with the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        skipped = [(pickles.StandIn, name) for name in SKIPPED]
+        with torch.serialization.safe_globals([argparse.Namespace, *skipped]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (KitError, OSError):
         raise

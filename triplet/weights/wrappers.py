@@ -21,7 +21,8 @@ MOST = 10_000
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """A torchvision ResNet's children by number: 2 is ReLU, 3 the pooling."""
 COPIES = {
-    "encoder_k.": ("encoder_q.",),  # MoCo
+    "encoder_k.": ("encoder_q.", "encoder."),  # MoCo; PixPro
+    "encoder_t.": ("encoder_q.",),  # MSF, ISD
     "momentum_encoder.": ("base_encoder.", "encoder."),  # MoCo v3; solo-learn before 1.0.6
     "momentum_backbone.": ("backbone.",),  # solo-learn
     "backbone_momentum.": ("backbone.",),  # lightly's examples
@@ -43,6 +44,7 @@ ALTERNATIVES = {
     "model": "model_ema",  # torchvision's references publish the average, such as IMAGENET1K_V2
     "state_dict": "state_dict_ema",  # timm
     "target_network_state_dict": "online_network_state_dict",  # BYOL
+    "ema_model": "base_model",  # VISSL's own tools load the network that is trained
     "loss": "classy_state_dict",  # VISSL keeps the copy by momentum in the loss
 }
 """Key of a dict -> key of the dict that is preferred to it."""
