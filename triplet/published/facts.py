@@ -79,6 +79,8 @@ class Facts:
     """Whether the file is the published one, by its hash."""
     other_weights: str = ""
     """Why the file's weights are not the published ones; empty otherwise."""
+    unloadable: str = ""
+    """Why Detectron2 leaves backbone tensors random with the file; empty otherwise."""
     unloaded: list[str] = field(default_factory=list)
     """Backbone tensors that stayed random according to the log."""
     checked: bool = False

@@ -46,6 +46,8 @@ def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Caus
         more = f" and {len(facts.unloaded) - 1} more" if facts.unloaded[1:] else ""
         text = f"the log says that {facts.unloaded[0]}{more} stayed random; {at}"
         yield Cause(name, SEEN, text, (0.0, cost[1]))
+    elif facts.unloadable and not facts.checked:
+        yield Cause(name, SEEN, f"{facts.unloadable}; {at}", (0.0, cost[1]))
     elif facts.checked:
         yield excluded(name, "the log names no backbone tensor that stayed random")
     elif facts.length is None and result[0] < box.low:
