@@ -12,6 +12,7 @@ widen its interval; they never move a published point.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def expected(
         _band([values[task] for values in full], method, kind, task, iterations, len(unlike))
         for task in range(len(TASKS))
     )
-    shortest = min(point[0] for curve in used if curve.detector == kind for point in curve.points)
+    shortest, _ = lengths(kind, random=method == "random")
     if iterations < shortest and (longer := expected(method, kind, shortest)):
         box, mask = _capped(box, longer.box), _capped(mask, longer.mask)
     sources = sorted({curve.source for curve in used})
@@ -194,13 +195,10 @@ def _capped(band: Band, longer: Band) -> Band:
 
 def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
     """Yield what the published points do not cover about a method at this length."""
-    lengths = [
-        point[0] for curve in alike(method == "random") if curve.detector == kind for point in curve.points
-    ]
-    if not min(lengths) <= iterations <= max(lengths):
+    shortest, longest = lengths(kind, random=method == "random")
+    if not shortest <= iterations <= longest:
         yield (
-            "this length (the published curves of this detector have "
-            f"{min(lengths)} to {max(lengths)} iterations)"
+            f"this length (the published curves of this detector have {shortest} to {longest} iterations)"
         )
     if load_methods()[method].detection.endswith("authors") and abs(math.log(FULL / iterations)) > 0.05:
         yield "this recipe (a cosine from 0.05, where the curves have steps from 0.02)"
@@ -317,6 +315,12 @@ def alike(random: bool) -> list[Curve]:
     return [curve for curve in published().curves if (curve.init == "random") == random]
 
 
+def lengths(kind: str, *, random: bool) -> tuple[int, int]:
+    """Return the shortest and the longest published schedule of a detector, in iterations at batch 16."""
+    found = [point[0] for curve in alike(random) if curve.detector == kind for point in curve.points]
+    return min(found), max(found)
+
+
 @functools.cache
 def regression(random: bool, task: int) -> Regression:
     """Return the regression over all published curves of one kind; see ``alike``."""
@@ -346,3 +350,26 @@ def undecayed(kind: str, iterations: float) -> tuple[float, float]:
         for task in (0, 1)
     )
     return box, mask
+
+
+def ratios(kind: str, iterations: float, *, decayed: bool = True, random: bool = False) -> tuple[float, float]:
+    """Return the least and the greatest published ratio of box to mask AP after a schedule.
+
+    Between two published lengths the ratios are interpolated; outside of all lengths they are those of the
+    nearest one.
+
+    Args:
+        kind: the detector, c4 or fpn.
+        iterations: length at batch 16.
+        decayed: whether the learning rate fell before the end.
+        random: whether the weights are random.
+    """
+    used = [curve.points for curve in alike(random) if curve.detector == kind]
+    points = sorted(itertools.chain(*used) if decayed else _undecayed(kind).points[:-1])
+    grid = sorted({point[0] for point in points})
+    each = [[box / mask for n, box, mask in points if n == length] for length in grid]
+    at = np.log(max(iterations, 1))
+    return (
+        float(np.interp(at, np.log(grid), [min(values) for values in each])),
+        float(np.interp(at, np.log(grid), [max(values) for values in each])),
+    )
