@@ -148,6 +148,7 @@ def expected(
     iterations: float,
     own: Sequence[LocalResult] = (),
     unlike: Sequence[str] = (),
+    recipe: str = "",
 ) -> Expected | None:
     """Return the expected AP of a method of the table after a schedule that was compressed as a whole.
 
@@ -158,6 +159,7 @@ def expected(
         own: this machine's runs of the C4 detector, see ``runs.local_results``.
         unlike: known differences from the published runs, such as BN over fewer images; each widens the
             interval.
+        recipe: recipe of the training, see ``configs.recipe_of``; by default the method's in the table.
 
     Returns:
         The expected AP; None if nothing is published for the method.
@@ -166,7 +168,8 @@ def expected(
     if not full:
         return None
     used = alike(method == "random")
-    unlike = [*_untold(method, kind, iterations), *unlike]
+    recipe = recipe or load_methods()[method].recipe
+    unlike = [*_untold(method, kind, iterations, recipe), *unlike]
     box, mask = (
         _band([values[task] for values in full], method, kind, task, iterations, len(unlike))
         for task in range(len(TASKS))
@@ -193,14 +196,14 @@ def _capped(band: Band, longer: Band) -> Band:
     return Band(band.low, band.mid, max(band.mid, min(band.high, longer.high)))
 
 
-def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
-    """Yield what the published points do not cover about a method at this length."""
+def _untold(method: str, kind: str, iterations: float, recipe: str) -> Iterator[str]:
+    """Yield what the published points do not cover about a training of this length by this recipe."""
     shortest, longest = lengths(kind, random=method == "random")
     if not shortest <= iterations <= longest:
         yield (
             f"this length (the published curves of this detector have {shortest} to {longest} iterations)"
         )
-    if load_methods()[method].detection.endswith("authors") and abs(math.log(FULL / iterations)) > 0.05:
+    if recipe == "authors" and abs(math.log(FULL / iterations)) > 0.05:
         yield "this recipe (a cosine from 0.05, where the curves have steps from 0.02)"
 
 

@@ -17,6 +17,7 @@ from benchmarks.detection.explain import lazy, mmdetection
 from benchmarks.detection.explain.text import Line, read_text
 from triplet.errors import KitError
 from triplet.published.configs import FOLDER, flat, released
+from triplet.published.configs import OWNERS as RELEASED_BY
 from triplet.published.facts import Facts, of_config
 
 LIMIT = 64 << 10
@@ -205,8 +206,7 @@ def _base(path: Path, base: str, names: list[str], facts: Facts, recipe: str) ->
 
 def _namesakes(name: str) -> dict[str, Values]:
     """Return the released configs of a name, by the recipe that the kit's config of this name has."""
-    owners = {"authors": "authors", "moco": "openselfsup"}
-    known = {recipe: released().get(f"{who}/{name}") for recipe, who in owners.items()}
+    known = {recipe: released().get(f"{who}/{name}") for recipe, who in RELEASED_BY.items()}
     return {recipe: dict(values) for recipe, values in known.items() if values}
 
 

@@ -41,7 +41,7 @@ def read(
         facts.gpus = mmdetection.count_gpus(mmdetection.unpacked(read_text(log, HEAD)[0]))
     if config:
         known = load_methods().get(method)
-        recipe = known.detection.rpartition("_")[2] if known else "moco"
+        recipe = known.recipe if known else "moco"
         said = configs.of_file(facts, config, recipe)
         if names is not None:
             names.append(said)

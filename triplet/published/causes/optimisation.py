@@ -62,7 +62,7 @@ def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     known = recipes().get(facts.scheduler or "")
     if known is None or not reference.of_table:
         return
-    theirs = load_methods()[reference.method].detection.rpartition("_")[2]
+    theirs = load_methods()[reference.method].recipe
     if known[0] != theirs:
         text = f"{facts.scheduler} belongs to the recipe {known[0]}, the published AP to {theirs}"
         yield Cause("another recipe", SEEN, f"{text}; no published size")
