@@ -11,7 +11,7 @@ from benchmarks.detection.explain import configs, mmdetection
 from benchmarks.detection.explain.scores import of_evaluation
 from benchmarks.detection.explain.text import Line, lines, read_text
 from triplet.published.curves import IMAGES
-from triplet.published.facts import Facts
+from triplet.published.facts import Facts, rescale
 
 NUMBER = r"([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))"
 _ITER = re.compile(r"\biter: (\d{1,12})\b")
@@ -41,6 +41,12 @@ _LOADED = re.compile(
 )
 _CHECKPOINT = re.compile(r"\b(?:(model_|epoch_|iter_)(\d{1,9})|model_final|latest|last)\.pth\b")
 """Names of checkpoints that Detectron2 and mmdetection write during a training."""
+_ARRIVED = re.compile(
+    r"\bbackbone\.[\w.]{1,200} +loaded from \S{1,200} +of shape|loaded from weights file into gpu_0/res\d"
+)
+"""Words of maskrcnn-benchmark and of Detectron on a tensor of the backbone that was loaded."""
+_ABSENT = re.compile(r"((?:res\d|res_conv1|conv1)_\w{1,60}) not found")
+"""Words of Detectron on a tensor of the backbone that is not in the weights' file."""
 _RANDOM = re.compile(
     r"not (?:found )?in the checkpoint:|missing keys in source state_dict:|missing_keys=\[(?=[^\]])"
 )
@@ -60,10 +66,16 @@ class Step:
     loss: float | None
 
 
-def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
+def of_log(facts: Facts, path: Path, gpus: int | None = None, *, config_given: bool) -> None:
     """Fill in the facts from a log; its own copy of the config counts if none is given.
 
     The notes of the facts name what the log lacks.
+
+    Args:
+        facts: the facts to fill in.
+        path: the log.
+        gpus: number of GPUs of the training, if the user knows it.
+        config_given: whether the facts have a config.
 
     Raises:
         KitError: the file cannot be read.
@@ -78,16 +90,20 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
         told.append("config")
     if config_given and "mmdetection" not in facts.other and _MMDETECTION.search(text[:200_000]):
         facts.notes.append(f"{path} is a log of mmdetection's, the config is not: are both of one run?")
+    _settings(facts, text)
+    facts.gpus = gpus or facts.gpus
+    rescale(facts)
     steps = _steps(found)
     if steps:
         told.append("iterations")
         _of_steps(facts, steps)
-    _settings(facts, text)
-    told += _weights(facts, found)
+    of_benchmark = "maskrcnn_benchmark" in text
+    told += _weights(facts, found, of_benchmark=of_benchmark)
     _evaluated(facts, found, steps)
     _divergence(facts, text, steps)
     of_evaluation(facts, found)
-    if any(step.rate is not None for step in steps) and not _only_json(found):
+    foreign = of_benchmark or "mmdetection" in facts.other or _MMDETECTION.search(text[:200_000])
+    if any(step.rate is not None for step in steps) and not foreign and not _only_json(found):
         facts.precise_ran = "recise-" in text or ("PreciseBN" in text and "update_stats" in text)
     _say_what_was_missing(facts, path, found, steps, told, config_given=config_given)
 
@@ -204,8 +220,10 @@ def _settings(facts: Facts, text: str) -> None:
     if images := _IMAGES.findall(text):
         facts.images = int(images[0])
     if scaled := _SCALED.search(text):
-        facts.batch, facts.planned = int(scaled[1]) or None, int(scaled[3]) or None
-        facts.rate = _value(_SCALED_RATE, text)
+        before, facts.batch, facts.planned = facts.planned, int(scaled[1]) or None, int(scaled[3]) or None
+        if facts.steps and facts.planned and before:
+            facts.steps = tuple(round(step * facts.planned / before) for step in facts.steps)
+        facts.rate, facts.rescaled = _value(_SCALED_RATE, text), True
 
 
 _SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
@@ -236,8 +254,11 @@ def _is_step(text: str) -> bool:
     return any(pattern.search(text) for pattern in (_ITER, _EPOCH, _ITER_OF)) or text.startswith("{")
 
 
-def _weights(facts: Facts, found: list[Line]) -> list[str]:
-    """Fill in the facts on the loading of weights; return what the log told."""
+def _weights(facts: Facts, found: list[Line], *, of_benchmark: bool) -> list[str]:
+    """Fill in the facts on the loading of weights; return what the log told.
+
+    maskrcnn-benchmark does not name what it did not load, but every tensor that it did.
+    """
     names: list[str] = []
     listing, told, scratch = False, False, False
     for line in found:
@@ -254,7 +275,12 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
             names += _NAMES.findall(skipped[1])
         elif _LOADED.search(line.text):  # the training's own checkpoint shows nothing about its start
             told = True
-            facts.checked = facts.checked or not _CHECKPOINT.search(line.text)
+            facts.checked |= not of_benchmark and not _CHECKPOINT.search(line.text)
+        elif _ARRIVED.search(line.text):
+            facts.checked = told = True
+        elif absent := _ABSENT.fullmatch(line.text.strip()):
+            told = True
+            names.append(absent[1])
         elif "Initializing model from scratch" in line.text:
             scratch = told = True
     facts.unloaded = [name for name in names if "fpn" not in name and "num_batches" not in name][:10_000]

@@ -140,8 +140,19 @@ def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
 def precise_bn(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     """Check for BN statistics that were not recomputed before the evaluation."""
     _, _, source = effects.size("precise-bn")
-    if facts.precise_ran or facts.norm in FROZEN:
-        yield excluded("PreciseBN", "it ran" if facts.precise_ran else "BN is frozen")
+    if facts.norm in FROZEN:
+        yield excluded("PreciseBN", "BN is frozen")
+        return
+    if "mmdetection" in facts.other:
+        yield excluded("PreciseBN", "mmdetection has none")
+        return
+    if facts.precise_ran:
+        # The kit, whose files tell how many images share BN, evaluates the one model that it has saved.
+        if facts.gpus == 1 or facts.pool:
+            yield excluded("PreciseBN", "it ran")
+        else:
+            where = f"on {facts.gpus} GPUs" if facts.gpus else "on an unknown number of GPUs"
+            yield Cause("PreciseBN", POSSIBLE, f"it ran {where}, whose statistics may differ; {source}")
         return
     cut = bool(facts.iterations and facts.planned and facts.iterations < facts.planned)
     absent = facts.precise_ran is False or facts.precise_bn is False or cut
