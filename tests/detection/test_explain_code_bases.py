@@ -100,3 +100,54 @@ def test_mmdetection_is_not_blamed_for_what_it_does_not_have(tmp_path):
     (tmp_path / "log.txt").write_text(log.replace("type='BN'", "type='SyncBN'").replace("eval=True", "eval=False"))
     found = verdicts((30.0, 27.0), target=(38.0, 34.0), method=None, log=tmp_path / "log.txt")
     assert found["PreciseBN"].verdict == "excluded"
+
+
+DETECTRON = """INFO train_net.py: 132: Training with config:
+INFO train_net.py: 133: {'MODEL': {'CONV_BODY': 'FPN.add_fpn_ResNet50_conv5_body', 'MASK_ON': True},
+ 'NUM_GPUS': 4,
+ 'PIXEL_MEANS': array([[[102.9801, 115.9465, 122.7717]]]),
+ 'SOLVER': {'BASE_LR': 0.02, 'MAX_ITER': 90000, 'STEPS': [0, 60000, 80000]},
+ 'TRAIN': {'DATASETS': ('coco_2014_train', 'coco_2014_valminusminival'),
+           'IMS_PER_BATCH': 2,
+           'WEIGHTS': '/tmp/R-50.pkl'}}
+"""
+STATS = """json_stats: {"accuracy_cls": "0.98", "eta": "0:10:00", "iter": 0, "loss": "4.1", "lr": "0.006667"}
+json_stats: {"accuracy_cls": "0.98", "eta": "0:00:01", "iter": 89980, "loss": "0.8", "lr": "0.000200"}
+"""
+
+
+def test_a_log_of_detectron_tells_its_config_and_its_steps(tmp_path):
+    """It prints its config as a Python dict in a message of its own, and its numbers as strings."""
+    facts = facts_of(tmp_path, DETECTRON + STATS)
+    assert (facts.gpus, facts.batch, facts.planned, facts.rate) == (4, 8, 90_000, 0.02)
+    assert (facts.norm, facts.kind, facts.masks) == ("FrozenBN", "fpn", True)
+    assert facts.train == "coco_2014_train, coco_2014_valminusminival"
+    assert (facts.iterations, facts.last_rate) == (90_000, 0.0002)
+    found = verdicts((30.0, 27.0), target=(37.7, 33.9), method=None, log=tmp_path / "log.txt")
+    assert found["undecayed stop"].verdict == "excluded"
+    assert found["learning rate"].verdict == "seen"
+
+
+def test_an_epoch_that_mmengine_pads_is_read(tmp_path):
+    log = "".join(
+        f"01/01 00:00:00 - mmengine - INFO - Epoch(train)  [{epoch}][{step:>5}/7330]  lr: 2.0000e-02  "
+        f"eta: 1 day  loss: {3 / epoch:.4f}\n"
+        for epoch in (1, 12)
+        for step in (50, 7300)
+    )
+    facts = facts_of(tmp_path, log)
+    assert (facts.iterations, facts.last_rate) == (11 * 7330 + 7300, 0.02)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "loss become infinite or NaN!",  # mmdetection's CheckInvalidLossHook
+        "Loss is inf, stopping training",  # torchvision's references
+        "Loss is nan, stopping training",
+        "CRITICAL train.py: 72: Loss is NaN",  # Detectron
+        "FloatingPointError: Loss became infinite or NaN at iteration=556!",
+    ],
+)
+def test_every_code_bases_words_for_divergence_are_known(tmp_path, said):
+    assert facts_of(tmp_path, f"{said}\n").diverged

@@ -97,32 +97,37 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
     Raises:
         KitError: the log has a config that cannot be read.
     """
-    start, python = None, False
+    start, kind = None, ""
     for number, line in enumerate(found):
         if "Running with full config:" in line.text or "Running with config:" in line.text:
-            start, python = number, False  # keep the latest session's
-        elif line.text.rstrip() in ("Config:", "Training with config:"):
-            start, python = number, True
+            start, kind = number, "detectron2"  # keep the latest session's
+        elif line.text.rstrip() == "Training with config:":
+            start, kind = number, "detectron"
+        elif line.text.rstrip() == "Config:":
+            start, kind = number, "mmdetection"
     arguments = _arguments(found)
     if start is None:
         return _of_arguments(facts, found, arguments)
-    block = []
-    for line in found[start + 1 : start + 1 + BLOCK]:
-        if line.begins:
-            break
-        block.append(line.text)
-    text = "\n".join(block)
-    if python:
+    text = _below(found, start)
+    if kind == "mmdetection":
         mmdetection.of_config(facts, text, str(path))
         return True
+    if kind == "detectron":  # a message of its own
+        text = f"{found[start + 1].text if found[start + 1 :] else ''}\n{_below(found, start + 1)}"
     try:
-        values = _flat(_parse(text, str(path)), str(path))
+        values = _flat((_printed if kind == "detectron" else _parse)(text, str(path)), str(path))
     except KitError:
         values = {}
     if not _knows_detectors(values):
         raise KitError(f"{path}: its copy of the config cannot be read; add --config FILE")
     _fill(facts, values)
     return True
+
+
+def _below(found: Sequence[Line], start: int) -> str:
+    """Return the lines of a log between one and the next with which a message begins."""
+    lines = found[start + 1 : start + 1 + BLOCK]
+    return "\n".join(line.text for line in itertools.takewhile(lambda line: not line.begins, lines))
 
 
 def _arguments(found: Sequence[Line]) -> Values:
@@ -144,12 +149,7 @@ def _of_arguments(facts: Facts, found: Sequence[Line], arguments: Values) -> boo
     start = next((n for n, line in enumerate(found) if "Contents of args.config_file=" in line.text), None)
     values: Values = {}
     if start is not None:
-        block = []
-        for line in found[start + 1 : start + 1 + BLOCK]:
-            if line.begins:
-                break
-            block.append(line.text)
-        text = "\n".join(block)
+        text = _below(found, start)
         try:
             values = lazy.of_text(text, "log") if lazy.is_lazy(text) else _flat(_parse(text, "log"), "log")
         except KitError:
@@ -271,6 +271,17 @@ def _parse(text: str, source: str) -> Values:
         raise KitError(
             f"{source}: Detectron2 refuses it: expected keys with values, found {text.strip()[:40]!r}"
         )
+    return dict(content)
+
+
+def _printed(text: str, source: str) -> Values:
+    """Parse a printed Python dict, in which Detectron has arrays of numpy's; KitError for anything else."""
+    try:
+        content = ast.literal_eval(re.sub(r"\barray\((\[[^()]{0,1000}\])[^()]{0,40}\)", r"\1", text[:LIMIT]))
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        content = None
+    if not isinstance(content, Mapping):
+        raise KitError(f"{source}: expected a dict of settings, found {text.strip()[:40]!r}")
     return dict(content)
 
 

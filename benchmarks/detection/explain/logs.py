@@ -1,5 +1,6 @@
 """Read the logs of Detectron2, the kit, maskrcnn-benchmark, Detectron and mmdetection."""
 
+import contextlib
 import json
 import math
 import re
@@ -15,13 +16,14 @@ from triplet.published.facts import Facts, rescale
 
 NUMBER = r"([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))"
 _ITER = re.compile(r"\biter: (\d{1,12})\b")
-_EPOCH = re.compile(r"\bEpoch ?(?:\(train\))? *\[(\d{1,7})\]\[(\d{1,9})/(\d{1,9})\]")
+_EPOCH = re.compile(r"\bEpoch ?(?:\(train\))? *\[ *(\d{1,7})\]\[ *(\d{1,9})/ *(\d{1,9})\]")
 _ITER_OF = re.compile(r"\bIter ?(?:\(train\))? *\[ *(\d{1,9})/ *(\d{1,9})\]")
 _LR = re.compile(rf"(?<![\w_])lr: {NUMBER}", re.I)
 _LOSS = re.compile(rf"(?<![\w_.])(?:total_)?loss: {NUMBER}", re.I)
 _DIVERGED = re.compile(
-    r"Loss became infinite or NaN[^\n]{0,80}|Predicted boxes or scores contain Inf/NaN[^\n]{0,40}|"
-    r"Training has diverged|The loss value .{0,40} is not finite|loss is nan\b[^\n]{0,40}",
+    r"\bloss (?:is|becomes?|became) (?:infinite|inf|nan|not finite)\b[^\n]{0,80}|"
+    r"Predicted boxes or scores contain Inf/NaN[^\n]{0,40}|Training has diverged|"
+    r"The loss value .{0,40} is not finite",
     re.I,
 )
 _WORLD = re.compile(
@@ -183,9 +185,10 @@ def _of_json(text: str) -> tuple[int | None, Step] | None:
 
 
 def _float(value: object) -> float | None:
-    """Return a number, which may be infinite or NaN."""
-    if isinstance(value, str) and value.lower() in ("nan", "inf", "infinity", "-inf"):
-        return float(value)
+    """Return a number, which may be infinite or NaN; Detectron writes numbers as strings."""
+    if isinstance(value, str) and len(value) < 40:
+        with contextlib.suppress(ValueError):
+            return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if value != value or abs(value) < 1e300 or math.isinf(value) else None
