@@ -165,7 +165,7 @@ def test_the_answer_stands_first_and_the_command_last(capsys):
     cli.main(["explain", "--result", "25.1", "22.3"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "most likely: schedule (possible), then undecayed stop (possible)"
-    assert lines[-1].startswith("next: triplet explain --result 25.1 22.3 --config FILE  (seconds; ")
+    assert lines[-1].startswith("next: triplet explain --result 25.1 22.3 --log FILE  (seconds; ")
 
 
 def test_json_has_the_same(capsys):

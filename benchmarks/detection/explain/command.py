@@ -101,11 +101,11 @@ def explanation(options: ExplainOptions) -> Explanation:
         judged = options.method or ("" if options.target else METHOD)
         facts, method = read(options.config, options.log, names, options.gpus, judged), ""
         reached = facts.reached
-    method = options.method or (method if method in methods else "")
+    method, convertible = options.method or (method if method in methods else ""), True
     if options.weights:
         from benchmarks.detection.explain.weights import of_weights  # torch takes seconds to import
 
-        of_weights(facts, options.weights, method)
+        convertible = of_weights(facts, options.weights, method)
     result = _percent(options.result, "--result", facts) if options.result else reached
     if result is None and facts.diverged:
         facts.notes.append("no result was given, and the training diverged")
@@ -124,16 +124,17 @@ def explanation(options: ExplainOptions) -> Explanation:
         reference = Reference.of_method(method or METHOD)
     causes = ranked(facts, reference, result)
     return Explanation(
-        reference, result, facts, causes, cheapest(causes, facts, reference, _given(options))
+        reference, result, facts, causes, cheapest(causes, facts, reference, _given(options, convertible))
     )
 
 
-def _given(options: ExplainOptions) -> Given:
+def _given(options: ExplainOptions, convertible: bool) -> Given:
     words: list[str] = []
     for name, values in (("--result", options.result), ("--target", options.target)):
         words += [name, *(f"{value:g}" for value in values)] if values else []
-    words += ["--method", options.method] if options.method else []
-    return Given(tuple(words), options.config, options.log, options.weights)
+    for name, value in (("--method", options.method), ("--run", options.run), ("--gpus", options.gpus)):
+        words += [name, str(value)] if value else []
+    return Given(tuple(words), options.config, options.log, options.weights, convertible)
 
 
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:

@@ -15,6 +15,8 @@ PROOF = 120.0
 """Seconds for a conversion with its proof, on a CPU."""
 EVALUATION = 1200.0
 """Seconds for an evaluation on 5000 images, without PreciseBN, on one V100."""
+PLAN = 30.0
+"""Seconds for a plan."""
 PROBE = 500
 """Iterations that show whether a loss falls or diverges."""
 EIGHTH = 11_250
@@ -34,6 +36,7 @@ BY_CONFIG = (
     "SyncBN",
     "schedule",
 )
+BY_EVALUATION = ("evaluation", "PreciseBN", "masks alone")
 BY_WEIGHTS = ("other weights", "weights not loaded", "BN folded into the weights")
 
 
@@ -46,6 +49,8 @@ class Given:
     config: Path | None = None
     log: Path | None = None
     weights: Path | None = None
+    convertible: bool = True
+    """Whether ``triplet convert`` reads the weights."""
 
 
 @dataclass(frozen=True)
@@ -81,39 +86,53 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     names = [cause.name for cause in first]
     pair = " from ".join(names)
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
+    by_log = [name for name in open_names if name in BY_LOG]
+    recorded = "--run" in given.arguments
+    if by_log and by_log == open_names and not (given.log or given.config or recorded):
+        tells = f"the run's log.txt, or its metrics.json with --config FILE, tells {pair}"
+        return Experiment(_again(given, "--log"), 0.5, tells)
     if any(name in BY_CONFIG for name in open_names) and not given.config and facts.rate is None:
         return Experiment(_again(given, "--config"), 0.5, f"the run's config tells {pair}")
-    if any(name in BY_LOG for name in open_names) and not given.log:
+    if by_log and not (given.log or recorded):
         return Experiment(_again(given, "--log"), 0.5, f"the run's log.txt or metrics.json tells {pair}")
     if any(name in BY_WEIGHTS for name in open_names) and not given.weights:
         return Experiment(_again(given, "--weights"), 10, f"the weights' file tells {pair}")
-    return _to_run(names[0], reference, facts, pair)
+    if not open_names and names[0] not in (*BY_WEIGHTS, *BY_EVALUATION, "divergence"):
+        words = ["--method", reference.method] if reference.method else []
+        words += ["--gpus", str(facts.gpus)] if facts.gpus else []
+        tells = f"{' and '.join(names)} seen; this says which AP a training without it reaches in your hours"
+        return Experiment(typed("plan", *words, "--hours", "12"), PLAN, tells)
+    return _to_run(names[0], reference, facts, pair, given)
 
 
-def _to_run(name: str, reference: Reference, facts: Facts, pair: str) -> Experiment:
+def _to_run(name: str, reference: Reference, facts: Facts, pair: str, given: Given) -> Experiment:
     """Return a short run for a cause."""
     method = reference.method or "supervised"
     gpus = facts.gpus or 1
+    weights = ["--weights", str(given.weights) if given.convertible else "FILE"] if given.weights else []
     machine = f"{gpus} V100"
     seconds = curves.published().speed[reference.kind].seconds * 8 / gpus
     bgr = next(iter(load_methods()[method].weights.values())) == "caffe2"
     config = ["--config", FPN.format("_msra" * bgr)] if reference.kind == "fpn" else []
     if name in BY_WEIGHTS:
-        return Experiment(
-            typed("convert", "--run", method), PROOF, "its proof shows which tensors were loaded, exactly"
-        )
+        tells = "its proof shows which tensors were loaded, exactly"
+        if given.weights and not given.convertible:
+            tells = f"FILE is what {given.weights.name} was made from; {tells}"
+        return Experiment(typed("convert", "--run", method, *weights), PROOF, tells)
     if name == "divergence":
         probe = ["--run", f"probe/{method}", *config]
         half = [f"SOLVER.BASE_LR={facts.rate / 2:g}"] if facts.rate else []
+        train = typed("finetune", *probe, f"SOLVER.MAX_ITER={PROBE}", *half, gpus=gpus)
         return Experiment(
-            f"{typed('convert', *probe)} && {typed('finetune', *probe, f'SOLVER.MAX_ITER={PROBE}', *half)}",
+            f"{typed('convert', *probe, *weights)} && {train}",
             PROOF + PROBE * seconds,
             "a loss that falls at half the rate says that the rate was too high",
             machine,
         )
-    if name in ("evaluation", "PreciseBN", "masks alone") and "mmdetection" not in facts.other:
+    if name in BY_EVALUATION and "mmdetection" not in facts.other:
+        model = ["--model", "model_final.pth", "--config", str(given.config or "config.yaml")]
         return Experiment(
-            typed("eval", "--run", method, "--model", "model_final.pth", "--config", "config.yaml"),
+            typed("eval", "--run", method, *model, gpus=gpus),
             EVALUATION / gpus,
             f"the same model, evaluated as the published ones: tells {pair}",
             machine,
@@ -124,9 +143,9 @@ def _to_run(name: str, reference: Reference, facts: Facts, pair: str) -> Experim
         seed, run = ["--seed", "1"], f"seed1/{method}"
         tells = "a second seed at an eighth of 1x shows the noise"
     steps = [
-        typed("convert", "--run", run, *config),
-        typed("finetune", "--run", run, *config, *seed, "--schedule", "1/8x"),
-        typed("eval", "--run", run),
+        typed("convert", "--run", run, *config, *weights),
+        typed("finetune", "--run", run, *config, *seed, "--schedule", "1/8x", gpus=gpus),
+        typed("eval", "--run", run, gpus=gpus),
     ]
     return Experiment(
         " && ".join(steps),

@@ -23,13 +23,16 @@ STATISTICS = re.compile(r"running_(mean|var)$")
 """Names of BN's statistics, which a file for Detectron2 may lack if BN is folded into the convolutions."""
 
 
-def of_weights(facts: Facts, path: Path, method: str) -> None:
+def of_weights(facts: Facts, path: Path, method: str) -> bool:
     """Fill in the facts from a checkpoint in any format that the kit reads, or from Detectron2's own file.
 
     Args:
         facts: the facts to fill in.
         path: path of the checkpoint.
         method: method of the table, or empty.
+
+    Returns:
+        Whether ``triplet convert`` reads the file.
 
     Raises:
         KitError: the file has no complete backbone; the message says what it has.
@@ -43,8 +46,10 @@ def of_weights(facts: Facts, path: Path, method: str) -> None:
         caffe2 = converted.get("__author__") == "Caffe2"
         if not caffe2 and (unloadable := _unloadable(path, converted)):
             facts.unloadable = unloadable
-            return
+            return False
+        convertible = False
     else:
+        convertible = True
         arrays = {detectron2_name(name): value.numpy() for name, value in backbone.state.items()}
         caffe2, untrained = backbone.caffe2, backbone.untrained
     statistics = [(name, value) for name, value in arrays.items() if STATISTICS.search(name)]
@@ -52,10 +57,10 @@ def of_weights(facts: Facts, path: Path, method: str) -> None:
     facts.folded = caffe2 or (default and _scaled(arrays))
     if untrained or (default and not facts.folded):
         facts.other_weights = f"{path.name} holds initial weights: its BN has seen no image"
-        return
+        return convertible
     if path.name in network.ANOTHER:
         facts.weights = path.name
-        return
+        return convertible
     published = _published(method)
     sums = [
         file["checksum"].removeprefix("sha256:")
@@ -69,6 +74,7 @@ def of_weights(facts: Facts, path: Path, method: str) -> None:
         facts.notes.append(
             f"{path.name} holds a trained backbone; whether it is that of {names}, its name does not say"
         )
+    return convertible
 
 
 def _converted(path: Path) -> dict[str, Any] | None:
