@@ -232,6 +232,15 @@ def test_an_ap_is_taken_as_people_write_it(capsys, words):
     assert "box 25.1, mask 22.3" in capsys.readouterr().out
 
 
+def test_a_percent_sign_is_kept(capsys):
+    """A run that learned hardly anything has such an AP; as fractions of 1 it would be a good one."""
+    assert cli.main(["explain", "--result", "0.4%", "0.3%"]) == 0
+    out = capsys.readouterr().out
+    assert "Triplet: box 0.4, mask 0.3; " in out
+    assert "taken for fractions" not in out
+    assert "--result 0.4% 0.3%" in out.splitlines()[-1]
+
+
 def test_a_decimal_comma_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["explain", "--result", "25,1", "22,3"])

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.detection.explain.experiment import Experiment, Given, cheapest
 from benchmarks.detection.explain.reading import of_run, read
-from triplet.commands import spoken
+from triplet.commands import Percent, spoken
 from triplet.errors import KitError
 from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
@@ -131,31 +131,34 @@ def explanation(options: ExplainOptions) -> Explanation:
 def _given(options: ExplainOptions, convertible: bool) -> Given:
     words: list[str] = []
     for name, values in (("--result", options.result), ("--target", options.target)):
-        words += [name, *(f"{value:g}" for value in values)] if values else []
+        words += [name, *map(_shown, values)] if values else []
     for name, value in (("--method", options.method), ("--run", options.run), ("--gpus", options.gpus)):
         words += [name, str(value)] if value else []
     return Given(tuple(words), options.config, options.log, options.weights, convertible)
 
 
+def _shown(value: float) -> str:
+    """Format a number as the user wrote it."""
+    return str(value) if isinstance(value, Percent) else f"{value:g}"
+
+
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
-    """Return box and mask AP in percent; fractions are converted, and this is noted.
+    """Return box and mask AP in percent; fractions without a sign are converted, and this is noted.
 
     Raises:
         KitError: the numbers are not AP, or only one of them is a fraction.
     """
+    shown = " ".join(map(_shown, values))
     if len(values) > 2 or not all(0 <= value <= 100 for value in values):
-        raise KitError(
-            f"{option} is box and mask AP in percent: found {' '.join(f'{value:g}' for value in values)}"
-        )
-    small = [value <= FRACTION for value in values]
+        raise KitError(f"{option} is box and mask AP in percent: found {shown}")
+    small = [value <= FRACTION and not isinstance(value, Percent) for value in values]
     box, mask = values[0], values[1] if len(values) > 1 else None
     if all(small) and any(values):
-        facts.notes.append(
-            f"{option} {' '.join(f'{value:g}' for value in values)} was taken for fractions of 1"
-        )
+        facts.notes.append(f"{option} {shown} was taken for fractions of 1")
         box, mask = 100 * box, None if mask is None else 100 * mask
-    elif any(0 < value <= FRACTION for value in values) and max(values) > 3 * min(values):
-        shown = " ".join(f"{value:g}" for value in values)
+    elif any(values[place] and fraction for place, fraction in enumerate(small)) and max(values) > 3 * min(
+        values
+    ):
         raise KitError(
             f"{option} is box and mask AP in percent: found {shown}, of which one is a fraction of 1"
         )
