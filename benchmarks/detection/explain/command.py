@@ -156,9 +156,7 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
     if all(small) and any(values):
         facts.notes.append(f"{option} {shown} was taken for fractions of 1")
         box, mask = 100 * box, None if mask is None else 100 * mask
-    elif any(values[place] and fraction for place, fraction in enumerate(small)) and max(values) > 3 * min(
-        values
-    ):
+    elif any(map(all, zip(values, small, strict=True))) and max(values) > 3 * min(values):
         raise KitError(
             f"{option} is box and mask AP in percent: found {shown}, of which one is a fraction of 1"
         )

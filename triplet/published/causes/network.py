@@ -180,7 +180,12 @@ def extra_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
     """Check for Detectron2's stock C4 head, which has no norm after res5."""
     name = "norm after res5"
     _, _, source = effects.size("extra-norm")
-    if reference.kind != "c4" or not reference.method:
+    if reference.kind != "c4":
+        return
+    if not reference.method:  # whether the target's recipe has it is unknown
+        if facts.extra_norm is False and facts.norm not in (*FROZEN, None) and not facts.supervised:
+            text = f"stock Res5ROIHeads, where MoCo's recipe has a norm if BN trains; {source}"
+            yield Cause(name, POSSIBLE, text)
         return
     if facts.extra_norm:
         yield excluded(name, "Res5ROIHeadsExtraNorm")
