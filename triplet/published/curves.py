@@ -181,7 +181,8 @@ def expected(
     whole = " and ".join(f"{box:.1f} / {mask:.1f}" for box, mask in full)
     basis = f"the published {whole} at 2x, and a regression over {len(used)} published curves"
     basis += f" ({', '.join(sources)})"
-    near = [run for run in own if kind == "c4" and 1 / NEAR <= run.iterations / iterations <= NEAR]
+    moves = kind == "c4" and not _is_full(iterations)  # what is published is not moved
+    near = [run for run in own if moves and 1 / NEAR <= run.iterations / iterations <= NEAR]
     if near:
         box, mask = (_moved(band, near, task) for task, band in enumerate((box, mask)))
         basis += f"; adjusted by {len(near)} of your runs ({', '.join(run.run for run in near)})"
@@ -203,8 +204,13 @@ def _untold(method: str, kind: str, iterations: float, recipe: str) -> Iterator[
         yield (
             f"this length (the published curves of this detector have {shortest} to {longest} iterations)"
         )
-    if recipe == "authors" and abs(math.log(FULL / iterations)) > 0.05:
+    if recipe == "authors" and not _is_full(iterations):
         yield "this recipe (a cosine from 0.05, where the curves have steps from 0.02)"
+
+
+def _is_full(iterations: float) -> bool:
+    """Return whether a schedule is as long as those of the published AP at 2x."""
+    return abs(math.log(FULL / iterations)) <= 0.05
 
 
 def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
