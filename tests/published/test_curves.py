@@ -12,7 +12,7 @@ METHODS = list(load_methods())
 
 def test_published_curves_are_well_formed():
     published = curves.published()
-    for curve in [*published.curves, *published.undecayed]:
+    for curve in [*published.curves, *published.undecayed, *published.decayed]:
         lengths = [point[0] for point in curve.points]
         assert lengths == sorted(set(lengths))
         assert curve.source in published.sources

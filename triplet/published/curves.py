@@ -74,6 +74,7 @@ class PublishedCurves(Settings):
     sources: dict[str, str]
     curves: list[Curve]
     undecayed: list[Curve]
+    decayed: list[Curve]
     speed: dict[str, Speed]
 
 
@@ -343,6 +344,16 @@ def _undecayed(kind: str) -> Curve:
 def decays(kind: str) -> int:
     """Return the iterations after which the rate fell in the training behind ``undecayed``."""
     return _undecayed(kind).points[-2][0]
+
+
+def once_decayed(kind: str) -> tuple[float, float] | None:
+    """Return the box and mask AP of a training stopped after its rate fell once, as shares of its final AP;
+    None if nothing is published for the detector."""
+    for curve in published().decayed:
+        if curve.detector == kind:
+            (_, *first), (_, *end) = curve.points[0], curve.points[-1]
+            return first[0] / end[0], first[1] / end[1]
+    return None
 
 
 def undecayed(kind: str, iterations: float) -> tuple[float, float]:

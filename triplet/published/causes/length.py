@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from triplet.commands import typed
+from triplet.config import Range
 from triplet.published import curves
 from triplet.published.causes.cause import EXCLUDED, NOTHING, POSSIBLE, SEEN, Cause, Result, excluded, span
 from triplet.published.curves import FULL
@@ -11,6 +12,8 @@ from triplet.published.reference import Reference
 
 ALMOST = 0.97
 """Fraction of a schedule that counts as the full schedule."""
+ONCE = 0.2
+"""Largest fraction of its peak to which a rate falls in one step, usually a tenth."""
 NEAR = 1.0
 """Largest distance in AP at which a published point counts as near a result."""
 ALIKE = 0.01
@@ -61,10 +64,9 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         yield Cause(name, POSSIBLE, unknown_batch(facts) or text, possible)
         return
     if facts.last_rate is None and _never_falls(facts):
-        expected, reached = reference.expected(length)[0], curves.undecayed(reference.kind, length)[0]
-        cost = tuple(max(0.0, end - reached * reference.box) for end in (expected.low, expected.high))
+        cost = _lost(reference.expected(length)[0], curves.undecayed(reference.kind, length)[0] * reference.box)
         text = f"the rate would fall first after {min(facts.steps or (0,))} iterations, and there are only"
-        yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", (cost[0], cost[1]))
+        yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", cost)
         return
     if facts.last_rate is None or not facts.rate:
         text = f"only a log shows where it stopped; this result fits {near}"
@@ -80,15 +82,26 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         if left < 0.2:
             yield excluded(name, text)
             return
-    expected = reference.expected(length)[0]
-    reached = curves.undecayed(reference.kind, length)[0] * reference.box
-    cost = (max(0.0, expected.low - reached), max(0.0, expected.high - reached))
+    cost = _lost(reference.expected(length)[0], curves.undecayed(reference.kind, length)[0] * reference.box)
     text = f"the last learning rate was {facts.last_rate:g}, {left:.0%} of its peak"
     text += ": compress the schedule instead of cutting it short"
     if left < 0.5:  # the published curve ends at the first fall of the rate
-        yield Cause(name, SEEN, f"{text}; a stop before it fell costs {span(cost)}", None)
+        text += f"; a stop before it fell costs {span(cost)}"
+        once = curves.once_decayed(reference.kind)
+        if once and left < ONCE and "Cosine" not in (facts.scheduler or ""):
+            box, mask = reference.expected(length)
+            masks = _lost(mask, once[1] * reference.mask) if mask and reference.mask else None
+            box_lost = _lost(box, once[0] * reference.box)
+            yield Cause(name, SEEN, f"{text}, one after it fell once less", box_lost, masks)
+        else:
+            yield Cause(name, SEEN, text)
     else:
         yield Cause(name, SEEN, text, cost)
+
+
+def _lost(due: curves.Band, reached: float) -> Range:
+    """Return the least and the most AP that is lost."""
+    return max(0.0, due.low - reached), max(0.0, due.high - reached)
 
 
 def _never_falls(facts: Facts) -> bool:
