@@ -269,6 +269,14 @@ def test_weights_tell_what_they_are(tmp_path, state, statistics, scale, name, ca
     assert cause in seen if cause else not {"other weights", "BN folded into the weights"} & set(seen)
 
 
+@pytest.mark.parametrize(("name", "said"), [("triplet_r50_200e-738.pth", 1), ("triplet_r50-759.pth", 0)])
+def test_of_two_weights_of_a_method_it_is_said_which_a_file_is(tmp_path, state, name, said):
+    path = saved(tmp_path, trained(state, statistics=True, scale=True), name)
+    found = explanation(ExplainOptions((36.0, 31.0), "triplet", weights=path))
+    notes = [note for note in found.facts.notes if note.startswith(f"{name} is by its name triplet-200e, ")]
+    assert len(notes) == said
+
+
 def test_a_run_of_the_kit_is_explained_by_its_records(places, capsys):
     run_records.run("short/moco-v2", 33.0, 29.5, SOLVER__MAX_ITER=22_500)
     assert cli.main(["explain", "--run", "short/moco-v2"]) == 0

@@ -62,6 +62,7 @@ def of_weights(facts: Facts, path: Path, method: str) -> bool:
         facts.weights = path.name
         return convertible
     published = _published(method)
+    _note_which(facts, path, method)
     sums = [
         file["checksum"].removeprefix("sha256:")
         for file in published
@@ -75,6 +76,18 @@ def of_weights(facts: Facts, path: Path, method: str) -> bool:
             f"{path.name} holds a trained backbone; whether it is that of {names}, its name does not say"
         )
     return convertible
+
+
+def _note_which(facts: Facts, path: Path, method: str) -> None:
+    """Note if a file has the name of another one of the method's weights than the kit takes."""
+    first, *others = load_methods()[method].weights if method else [""]
+    files = {name: [file["name"] for file in _files(name)] for name in (first, *others) if name}
+    for other in others:
+        if path.name in files[other]:
+            facts.notes.append(
+                f"{path.name} is by its name {other}, and the kit takes {' or '.join(files[first])} by "
+                "default; which of them the published AP belongs to is not said"
+            )
 
 
 def _converted(path: Path) -> dict[str, Any] | None:
@@ -115,5 +128,10 @@ def _published(method: str) -> list[dict[str, Any]]:
     """Return the published files of a method from configs/sources.yaml."""
     if not method:
         return []
-    weights = read(CONFIGS / "sources.yaml")["weights"]
-    return [file for name in load_methods()[method].weights for file in weights[name]["files"]]
+    return [file for name in load_methods()[method].weights for file in _files(name)]
+
+
+def _files(name: str) -> list[dict[str, Any]]:
+    """Return the published files of weights in configs/sources.yaml."""
+    files: list[dict[str, Any]] = read(CONFIGS / "sources.yaml")["weights"][name]["files"]
+    return files
