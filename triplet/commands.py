@@ -38,6 +38,7 @@ files stay as they are."""
 FLAGS = ("force", "json", "check", "plan", "draw")
 """Options without a value, which make turns on by 1."""
 
+
 class Percent(float):
     """A number that was written with a percent sign, and is shown with it."""
 

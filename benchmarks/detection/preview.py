@@ -106,7 +106,7 @@ class Preview:
 
     @property
     def sessions(self) -> int | None:
-        """Number of sessions on the preset's host, each of which saves and stops before the host ends it."""
+        """Number of sessions on the preset's host, each of which saves and stops before its end."""
         if not self.hardware.preset or self.remaining is None:
             return None
         host = gpus.find_preset(self.hardware.preset)

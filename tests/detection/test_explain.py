@@ -105,7 +105,7 @@ def test_the_end_of_a_schedule_is_no_stop(capsys):
 
 
 def test_a_stop_after_the_first_step_costs_what_is_published(capsys, tmp_path):
-    """GluonCV's C4 ended at 38.2 and had 36.4 soon after its rate fell once; of a cosine nothing is known."""
+    """GluonCV's C4 ended at 38.2 and had 36.4 soon after its rate fell once; no cosine's is known."""
     log = metrics(tmp_path, 139_999, 0.002)
     for scheduler in ("WarmupMultiStepLR", "WarmupCosineLR"):
         path = config(tmp_path, f"SOLVER.LR_SCHEDULER_NAME={scheduler}", "SOLVER.BASE_LR=0.02")

@@ -42,7 +42,9 @@ def test_maskrcnn_benchmark_names_what_it_loads_not_what_it_lacks(tmp_path, arri
 def test_detectron_names_each_tensor_that_its_file_lacks(tmp_path):
     log = "INFO net.py: 129: res2_0_branch2a_w not found\nINFO net.py: 129: mask_fcn_logits_w not found\n"
     assert facts_of(tmp_path, log).unloaded == ["res2_0_branch2a_w"]
-    log = "INFO net.py: 133: conv1_w    loaded from weights file into gpu_0/res2_0_branch2a_w: (64, 64, 1, 1)"
+    log = (
+        "INFO net.py: 133: conv1_w    loaded from weights file into gpu_0/res2_0_branch2a_w: (64, 64, 1, 1)"
+    )
     assert facts_of(tmp_path, log).checked
 
 
@@ -97,7 +99,9 @@ def test_precise_bn_on_several_gpus_may_leave_them_unlike(tmp_path, gpus, verdic
 
 def test_mmdetection_is_not_blamed_for_what_it_does_not_have(tmp_path):
     log = (LOGS / "mmdetection_log.txt").read_text()
-    (tmp_path / "log.txt").write_text(log.replace("type='BN'", "type='SyncBN'").replace("eval=True", "eval=False"))
+    (tmp_path / "log.txt").write_text(
+        log.replace("type='BN'", "type='SyncBN'").replace("eval=True", "eval=False")
+    )
     found = verdicts((30.0, 27.0), target=(38.0, 34.0), method=None, log=tmp_path / "log.txt")
     assert found["PreciseBN"].verdict == "excluded"
 
@@ -111,8 +115,8 @@ INFO train_net.py: 133: {'MODEL': {'CONV_BODY': 'FPN.add_fpn_ResNet50_conv5_body
            'IMS_PER_BATCH': 2,
            'WEIGHTS': '/tmp/R-50.pkl'}}
 """
-STATS = """json_stats: {"accuracy_cls": "0.98", "eta": "0:10:00", "iter": 0, "loss": "4.1", "lr": "0.006667"}
-json_stats: {"accuracy_cls": "0.98", "eta": "0:00:01", "iter": 89980, "loss": "0.8", "lr": "0.000200"}
+STATS = """json_stats: {"accuracy_cls": "0.98", "eta": "0:10:00", "iter": 0, "loss": "4.1", "lr": "0.0067"}
+json_stats: {"accuracy_cls": "0.98", "eta": "0:00:1", "iter": 89980, "loss": "0.8", "lr": "0.00020"}
 """
 
 
@@ -151,3 +155,25 @@ def test_an_epoch_that_mmengine_pads_is_read(tmp_path):
 )
 def test_every_code_bases_words_for_divergence_are_known(tmp_path, said):
     assert facts_of(tmp_path, f"{said}\n").diverged
+
+
+def test_torchvision_counts_epochs_from_zero(tmp_path):
+    """And the length of its epochs tells how many images were in a batch."""
+    log = "".join(
+        f"Epoch: [{epoch}]  [{step:>5}/7330]  eta: 0:58:51  lr: 0.020000  loss: {3 / (epoch + 1):.4f} (3.6)\n"
+        for epoch in (0, 3)
+        for step in (0, 7329)
+    )
+    facts = facts_of(tmp_path, log)
+    assert (facts.iterations, facts.last_rate, facts.batch) == (4 * 7330, 0.02, 16)
+    assert "epochs of 7330 iterations: 16 images in each, if of train2017" in facts.notes[0]
+
+
+def test_a_config_that_wandb_has_wrapped_is_read(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "_wandb: {desc: null, value: {cli_version: 0.16}}\n"
+        "SOLVER: {desc: null, value: {BASE_LR: 0.02, IMS_PER_BATCH: 2, MAX_ITER: 180000}}\n"
+    )
+    facts = explain.read(path, None)
+    assert (facts.rate, facts.batch, facts.planned) == (0.02, 2, 180_000)

@@ -39,7 +39,9 @@ def test_the_command_has_the_gpus_that_its_time_is_for(tmp_path):
     (tmp_path / "log.txt").write_text(
         "".join(f"iter: {n} total_loss: 5.{n % 7} lr: 0.4\n" for n in range(0, 9000, 20))
     )
-    found = proposed((1.0, 0.9), method="moco", config=tmp_path / "c.yaml", log=tmp_path / "log.txt", gpus=4)
+    found = proposed(
+        (1.0, 0.9), method="moco", config=tmp_path / "c.yaml", log=tmp_path / "log.txt", gpus=4
+    )
     assert found.machine == "4 V100"
     assert "make finetune RUN=probe/moco" in found.command
     assert "GPUS=4" in found.command

@@ -187,14 +187,13 @@ def test_a_number_of_another_file_is_named_and_not_compared_with(places):
     """README's BYOL was withdrawn, its MoCo v2 replaced; the kit's weights are those of the zoo."""
     linear = {"linear/x": {"best": {"top1": 67.5}}}
     for method, stages in (("byol", {}), ("moco-v2", linear)):
-        run_records.run(
-            f"voc/{method}", 50.0, None, reference=run_records.VOC, images=4952, engine="voc"
-        )
+        run_records.run(f"voc/{method}", 50.0, None, reference=run_records.VOC, images=4952, engine="voc")
         for stage, found in stages.items():
             run_records.perform(f"voc/{method}", stage, results=found)
     found = {table.name: table for table in targets.tables(collect(places / "checkpoints"), METHODS)}
     voc, linear = (
-        {line.method: line for line in found[name].lines if line.runs} for name in ("voc-detection", "linear")
+        {line.method: line for line in found[name].lines if line.runs}
+        for name in ("voc-detection", "linear")
     )
     ap50 = voc["byol"].ours["AP50"].mean
     assert voc["byol"].difference == ("zoo", pytest.approx(ap50 - 79.6))

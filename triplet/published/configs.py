@@ -131,9 +131,7 @@ def nearest(settings: Mapping[str, Any], detector: str, recipe: str = "") -> tup
 
     start = f"{OWNERS[recipe]}/" if recipe else ""
     names = [
-        name
-        for name in released()
-        if name.startswith(start) and f"coco_R_50_{detector.upper()}_2x" in name
+        name for name in released() if name.startswith(start) and f"coco_R_50_{detector.upper()}_2x" in name
     ]
     name = min(names, key=lambda name: len(differ(name)))
     theirs = released()[name]

@@ -372,7 +372,9 @@ def undecayed(kind: str, iterations: float) -> tuple[float, float]:
     return box, mask
 
 
-def ratios(kind: str, iterations: float, *, decayed: bool = True, random: bool = False) -> tuple[float, float]:
+def ratios(
+    kind: str, iterations: float, *, decayed: bool = True, random: bool = False
+) -> tuple[float, float]:
     """Return the least and the greatest published ratio of box to mask AP after a schedule.
 
     Between two published lengths the ratios are interpolated; outside of all lengths they are those of the

@@ -18,7 +18,7 @@ PATH = CONFIGS / "gpus.yaml"
 GPUS = 8
 """Number of cards behind the published seconds."""
 SPARE = 0.5
-"""Hours before the end of a host's session at which the notebook stops, so that the host keeps its files."""
+"""Hours before the end of a session at which the notebook stops, so that the host keeps its files."""
 MEMORY = re.compile(r"(?<![a-z\d])(\d{1,4}) ?gi?b?\b")
 """A size in a card's name, in lower case; the one of A10G is not a size."""
 HALF = ("bfloat16", "float16")

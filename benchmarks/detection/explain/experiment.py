@@ -100,7 +100,9 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     if not open_names and names[0] not in (*BY_WEIGHTS, *BY_EVALUATION, "divergence"):
         words = ["--method", reference.method] if reference.method else []
         words += ["--gpus", str(facts.gpus)] if facts.gpus else []
-        tells = f"{' and '.join(names)} seen; this says which AP a training without it reaches in your hours"
+        tells = (
+            f"{' and '.join(names)} seen; this says which AP a training without it reaches in your hours"
+        )
         return Experiment(typed("plan", *words, "--hours", "12"), PLAN, tells)
     return _to_run(names[0], reference, facts, pair, given)
 

@@ -16,9 +16,10 @@ from triplet.published.facts import Facts, rescale
 
 NUMBER = r"([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))"
 _ITER = re.compile(r"\biter: (\d{1,12})\b")
-_EPOCH = re.compile(r"\bEpoch ?(?:\(train\))? *\[ *(\d{1,7})\]\[ *(\d{1,9})/ *(\d{1,9})\]")
+_EPOCH = re.compile(r"\bEpoch(:?) ?(?:\(train\))? *\[ *(\d{1,7})\] *\[ *(\d{1,9})/ *(\d{1,9})\]")
+"""Words of mmdetection, which counts epochs from 1, and with a colon those of torchvision, from 0."""
 _ITER_OF = re.compile(r"\bIter ?(?:\(train\))? *\[ *(\d{1,9})/ *(\d{1,9})\]")
-_LR = re.compile(rf"(?<![\w_])lr: {NUMBER}", re.I)
+_LR = re.compile(rf"(?<![\w_])(?:lr|learning_rate): {NUMBER}", re.I)
 _LOSS = re.compile(rf"(?<![\w_.])(?:total_)?loss: {NUMBER}", re.I)
 _DIVERGED = re.compile(
     r"\bloss (?:is|becomes?|became) (?:infinite|inf|nan|not finite)\b[^\n]{0,80}|"
@@ -93,6 +94,11 @@ def of_log(facts: Facts, path: Path, gpus: int | None = None, *, config_given: b
     if config_given and "mmdetection" not in facts.other and _MMDETECTION.search(text[:200_000]):
         facts.notes.append(f"{path} is a log of mmdetection's, the config is not: are both of one run?")
     _settings(facts, text)
+    if facts.batch is None and (epoch := _EPOCH.search(text)) and int(epoch[4]):
+        facts.batch = round(IMAGES / int(epoch[4])) or None
+        facts.notes.append(
+            f"{path} has epochs of {epoch[4]} iterations: {facts.batch} images in each, if of train2017"
+        )
     facts.gpus = gpus or facts.gpus
     rescale(facts)
     steps = _steps(found)
@@ -144,7 +150,8 @@ def _steps(found: list[Line]) -> list[Step]:
         elif match := _ITER.search(text):
             steps.append(Step(int(match[1]), _value(_LR, text), _value(_LOSS, text)))
         elif match := _EPOCH.search(text):
-            number = (int(match[1]) - 1) * int(match[3]) + int(match[2]) - 1
+            epoch = int(match[2]) - (0 if match[1] else 1)
+            number = epoch * int(match[4]) + int(match[3]) - (0 if match[1] else 1)
             steps.append(Step(max(number, 0), _value(_LR, text), _value(_LOSS, text)))
         elif match := _ITER_OF.search(text):
             steps.append(Step(max(int(match[1]) - 1, 0), _value(_LR, text), _value(_LOSS, text)))

@@ -64,7 +64,9 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         yield Cause(name, POSSIBLE, unknown_batch(facts) or text, possible)
         return
     if facts.last_rate is None and _never_falls(facts):
-        cost = _lost(reference.expected(length)[0], curves.undecayed(reference.kind, length)[0] * reference.box)
+        cost = _lost(
+            reference.expected(length)[0], curves.undecayed(reference.kind, length)[0] * reference.box
+        )
         text = f"the rate would fall first after {min(facts.steps or (0,))} iterations, and there are only"
         yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", cost)
         return
@@ -147,8 +149,8 @@ def stopped_like(reference: Reference, result: Result) -> tuple[list[int], list[
 
 
 def ratio(reference: Reference, result: Result) -> str:
-    """Say which of the two kinds of short training the ratio of box to mask AP fits, by the ratios that were
-    published; empty without masks.
+    """Say which of the two kinds of short training the ratio of box to mask AP fits, by published ratios;
+    empty without masks.
 
     The ratio grows with training, and faster after the learning rate has fallen.
     """
