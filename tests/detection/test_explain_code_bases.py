@@ -160,7 +160,7 @@ def test_every_code_bases_words_for_divergence_are_known(tmp_path, said):
 def test_torchvision_counts_epochs_from_zero(tmp_path):
     """And the length of its epochs tells how many images were in a batch."""
     log = "".join(
-        f"Epoch: [{epoch}]  [{step:>5}/7330]  eta: 0:58:51  lr: 0.020000  loss: {3 / (epoch + 1):.4f} (3.6)\n"
+        f"Epoch: [{epoch}]  [{step:>5}/7330]  eta: 0:58  lr: 0.020000  loss: {3 / (epoch + 1):.4f} (3.6)\n"
         for epoch in (0, 3)
         for step in (0, 7329)
     )
@@ -177,3 +177,29 @@ def test_a_config_that_wandb_has_wrapped_is_read(tmp_path):
     )
     facts = explain.read(path, None)
     assert (facts.rate, facts.batch, facts.planned) == (0.02, 2, 180_000)
+
+
+def test_a_config_within_anothers_is_read(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("defaults: []\nd2: {detector: {SOLVER: {BASE_LR: 0.02}, MODEL: {MASK_ON: true}}}\n")
+    facts = explain.read(path, None)
+    assert (facts.rate, facts.masks) == (0.02, True)
+
+
+def test_another_programs_word_for_a_config_is_no_obstacle(tmp_path):
+    facts = facts_of(tmp_path, "Config:\n{lr: 0.02}\nINFO:x: iter: 22499  total_loss: 0.9  lr: 0.02\n")
+    assert facts.iterations == 22_500
+
+
+def test_only_detectron2s_log_shows_that_precise_bn_did_not_run(tmp_path):
+    step = "iter: 19  {}: 0.9  lr: 0.02\n"
+    assert facts_of(tmp_path, step.format("total_loss")).precise_ran is False
+    assert facts_of(tmp_path, step.format("loss")).precise_ran is None
+
+
+def test_epochs_do_not_grow_with_a_smaller_batch(tmp_path):
+    """mmdetection's 12 epochs are 1x on any number of GPUs, and Detectron2's iterations are not."""
+    log = LOGS / "mmdetection_log.txt"
+    found = verdicts((36.0, 32.8), target=(38.0, 34.0), method=None, log=log)
+    assert found["schedule"].verdict == "excluded"
+    assert "1x is 90k" in found["schedule"].text

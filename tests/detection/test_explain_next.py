@@ -67,3 +67,12 @@ def test_a_run_of_the_kit_is_asked_for_nothing_that_its_records_have(places):
     found = proposed(None, run="short/moco-v2")
     assert "--log" not in found.command
     assert "--config" not in found.command
+
+
+def test_where_seen_causes_are_not_enough_the_likeliest_open_one_is_looked_for(tmp_path):
+    log = (KIT / "tests/detection/cases/logs/mmdetection_log.txt").read_text()
+    loaded = "\n".join(line for line in log.splitlines() if "missing keys" not in line)
+    (tmp_path / "log.txt").write_text(loaded.replace("norm_eval=True", "norm_eval=False"))
+    found = proposed((30.0, 27.0), target=(38.0, 34.0), log=tmp_path / "log.txt")
+    assert found.command.endswith("--weights FILE")
+    assert found.tells == "the weights' file tells BN statistics from other weights"

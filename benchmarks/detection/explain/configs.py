@@ -27,6 +27,8 @@ KEYS, DEPTH, BASES = 5000, 20, 10
 BLOCK = 3000
 """Most lines of a config in a log."""
 Values = dict[str, Any]
+SECTIONS = ("SOLVER", "MODEL", "INPUT", "TEST", "TRAIN", "DATASETS")
+"""Sections of a detector's config."""
 OWNERS = {"authors": "the authors' file", "moco": "OpenSelfSup's"}
 """Recipe of the kit -> whose released configs have it."""
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -73,6 +75,9 @@ def of_file(facts: Facts, path: Path, recipe: str) -> str:
     values = _chain(path, names, facts, recipe)
     if "MODEL.META_ARCHITECTURE" in values and not dialects.name_of(values):
         values = flat(json.loads((FOLDER / "detectron2_defaults.json").read_text())) | values
+    if not _knows_detectors(values):  # within another program's config, such as Hydra's
+        inner = re.compile(rf"^[\w.]{{1,200}}?\.(?=(?:{'|'.join(SECTIONS)})\.)")
+        values = {inner.sub("", name): value for name, value in values.items()}
     if not _knows_detectors(values):
         raise KitError(
             f"{path}: no setting of a detector in it; expected Detectron2's YAML (SOLVER, MODEL, ...) "
@@ -103,7 +108,7 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
             start, kind = number, "detectron2"  # keep the latest session's
         elif line.text.rstrip() == "Training with config:":
             start, kind = number, "detectron"
-        elif line.text.rstrip() == "Config:":
+        elif line.text.rstrip() == "Config:" and re.match(r"\w+ ?= ?", _below(found, number)):
             start, kind = number, "mmdetection"
     arguments = _arguments(found)
     if start is None:
@@ -308,8 +313,7 @@ def _literal(value: str) -> Any:
 
 def _knows_detectors(values: Values) -> bool:
     """Return whether any setting belongs to a detector's config."""
-    sections = ("SOLVER.", "MODEL.", "INPUT.", "TEST.", "TRAIN.", "DATASETS.")
-    return any(name.startswith(sections) for name in values)
+    return any(name.partition(".")[0] in SECTIONS and "." in name for name in values)
 
 
 def _fill(facts: Facts, values: Values) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from triplet.commands import typed
 from triplet.progress import duration
 from triplet.published import curves
-from triplet.published.causes import EXCLUDED, SEEN, Cause
+from triplet.published.causes import EXCLUDED, POSSIBLE, SEEN, Cause
 from triplet.published.facts import Facts
 from triplet.published.methods import load_methods
 from triplet.published.reference import Reference
@@ -15,6 +15,8 @@ PROOF = 120.0
 """Seconds for a conversion with its proof, on a CPU."""
 EVALUATION = 1200.0
 """Seconds for an evaluation on 5000 images, without PreciseBN, on one V100."""
+ENOUGH = 0.9
+"""Part of a shortfall that seen causes explain if no other one needs to be looked for."""
 PLAN = 30.0
 """Seconds for a plan."""
 PROBE = 500
@@ -83,6 +85,10 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     first = [cause for cause in causes if cause.verdict != EXCLUDED][:2]
     if not first:
         return None
+    possible = [cause for cause in causes if cause.verdict == POSSIBLE]
+    enough = sum(cause.part for cause in causes if cause.verdict == SEEN) > ENOUGH
+    if possible and not enough and all(cause.verdict == SEEN for cause in first):
+        first = [first[0], possible[0]]
     names = [cause.name for cause in first]
     pair = " from ".join(names)
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
@@ -98,24 +104,28 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     if any(name in BY_WEIGHTS for name in open_names) and not given.weights:
         return Experiment(_again(given, "--weights"), 10, f"the weights' file tells {pair}")
     if not open_names and names[0] not in (*BY_WEIGHTS, *BY_EVALUATION, "divergence"):
-        words = ["--method", reference.method] if reference.method else []
-        words += ["--gpus", str(facts.gpus)] if facts.gpus else []
-        tells = (
-            f"{' and '.join(names)} seen; this says which AP a training without it reaches in your hours"
-        )
-        return Experiment(typed("plan", *words, "--hours", "12"), PLAN, tells)
+        method, config = _of_kit(reference)
+        gpus = ["--gpus", str(facts.gpus)] if facts.gpus else []
+        without = f"without {'it' if len(names) == 1 else 'them'}"
+        tells = f"{' and '.join(names)} seen; this says which AP a training {without} reaches in your hours"
+        return Experiment(typed("plan", "--method", method, *config, *gpus, "--hours", "12"), PLAN, tells)
     return _to_run(names[0], reference, facts, pair, given)
+
+
+def _of_kit(reference: Reference) -> tuple[str, list[str]]:
+    """Return the method of the table, and the options for its config, that are nearest to a reference."""
+    method = reference.method or "supervised"
+    bgr = next(iter(load_methods()[method].weights.values())) == "caffe2"
+    return method, ["--config", FPN.format("_msra" * bgr)] if reference.kind == "fpn" else []
 
 
 def _to_run(name: str, reference: Reference, facts: Facts, pair: str, given: Given) -> Experiment:
     """Return a short run for a cause."""
-    method = reference.method or "supervised"
+    method, config = _of_kit(reference)
     gpus = facts.gpus or 1
     weights = ["--weights", str(given.weights) if given.convertible else "FILE"] if given.weights else []
     machine = f"{gpus} V100"
     seconds = curves.published().speed[reference.kind].seconds * 8 / gpus
-    bgr = next(iter(load_methods()[method].weights.values())) == "caffe2"
-    config = ["--config", FPN.format("_msra" * bgr)] if reference.kind == "fpn" else []
     if name in BY_WEIGHTS:
         tells = "its proof shows which tensors were loaded, exactly"
         if given.weights and not given.convertible:

@@ -110,8 +110,8 @@ def of_log(facts: Facts, path: Path, gpus: int | None = None, *, config_given: b
     _evaluated(facts, found, steps)
     _divergence(facts, text, steps)
     of_evaluation(facts, found)
-    foreign = of_benchmark or "mmdetection" in facts.other or _MMDETECTION.search(text[:200_000])
-    if any(step.rate is not None for step in steps) and not foreign and not _only_json(found):
+    of_detectron2 = "total_loss: " in text  # no other code base's log has both
+    if of_detectron2 and any(step.rate is not None for step in steps):
         facts.precise_ran = "recise-" in text or ("PreciseBN" in text and "update_stats" in text)
     _say_what_was_missing(facts, path, found, steps, told, config_given=config_given)
 
@@ -314,8 +314,3 @@ def _divergence(facts: Facts, text: str, steps: list[Step]) -> None:
             facts.diverged = f"the loss does not fall: {first:.3g} at first, {last:.3g} in the end"
         elif last <= 0.95 * first:
             facts.converged = True
-
-
-def _only_json(found: list[Line]) -> bool:
-    """Return whether the log is a metrics.json, which does not show what ran besides the training."""
-    return all(line.text.lstrip().startswith("{") for line in found if line.text.strip())
