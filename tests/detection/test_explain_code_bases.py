@@ -179,6 +179,13 @@ def test_a_config_that_wandb_has_wrapped_is_read(tmp_path):
     assert (facts.rate, facts.batch, facts.planned) == (0.02, 2, 180_000)
 
 
+@pytest.mark.parametrize("norm", ["SyncBN", "nnSyncBN", "naiveSyncBN"])
+def test_every_synchronised_bn_pools_the_batch(tmp_path, norm):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"_BASE_: {CONFIG}\nMODEL: {{RESNETS: {{NORM: {norm}}}}}\n")
+    assert verdicts(config=path)["BN statistics"].verdict == "excluded"
+
+
 def test_a_config_within_anothers_is_read(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("defaults: []\nd2: {detector: {SOLVER: {BASE_LR: 0.02}, MODEL: {MASK_ON: true}}}\n")

@@ -76,3 +76,11 @@ def test_where_seen_causes_are_not_enough_the_likeliest_open_one_is_looked_for(t
     found = proposed((30.0, 27.0), target=(38.0, 34.0), log=tmp_path / "log.txt")
     assert found.command.endswith("--weights FILE")
     assert found.tells == "the weights' file tells BN statistics from other weights"
+
+
+@pytest.mark.parametrize("result", [(41.7, 2.1), (0.0, 0.0)])
+def test_a_cause_that_is_the_whole_answer_is_followed_at_once(result):
+    """Masks alone are seen by their ratio; of nothing learned, a log tells most."""
+    found = proposed(result)
+    assert found.command.startswith("triplet eval" if result[1] else "triplet explain")
+    assert ("--log FILE" in found.command) == (not result[1])

@@ -85,6 +85,8 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     first = [cause for cause in causes if cause.verdict != EXCLUDED][:2]
     if not first:
         return None
+    if first[0].verdict == SEEN and first[0].part > ENOUGH:
+        first = first[:1]
     possible = [cause for cause in causes if cause.verdict == POSSIBLE]
     enough = sum(cause.part for cause in causes if cause.verdict == SEEN) > ENOUGH
     if possible and not enough and all(cause.verdict == SEEN for cause in first):
@@ -94,7 +96,7 @@ def cheapest(causes: list[Cause], facts: Facts, reference: Reference, given: Giv
     open_names = [cause.name for cause in first if cause.verdict != SEEN]
     by_log = [name for name in open_names if name in BY_LOG]
     recorded = "--run" in given.arguments
-    if by_log and by_log == open_names and not (given.log or given.config or recorded):
+    if by_log and not (given.log or given.config or recorded):  # a log.txt has the config as well
         tells = f"the run's log.txt, or its metrics.json with --config FILE, tells {pair}"
         return Experiment(_again(given, "--log"), 0.5, tells)
     if any(name in BY_CONFIG for name in open_names) and not given.config and facts.rate is None:

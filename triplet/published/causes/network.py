@@ -110,7 +110,7 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         yield Cause(name, SEEN, f"{facts.norm}, where the weights have BN; no published size")
     else:
         share = facts.batch and facts.gpus and facts.batch // facts.gpus
-        pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)
+        pool = facts.pool or (facts.batch if "SyncBN" in facts.norm else share)  # nnSyncBN is torch's
         if not pool:
             yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost, masks)
         elif pool >= curves.POOL:
