@@ -13,8 +13,8 @@ from triplet.runs import Run
 def finished():
     """The records of a run on all of COCO as the recipe has it, and what to change in them."""
 
-    def make(config=(), **changes):
-        cfg = model.load_config(KIT / "configs/detection/coco_r50_c4_2x_authors.yaml", config)
+    def make(config=(), recipe="moco", **changes):
+        cfg = model.load_config(KIT / f"configs/detection/coco_r50_c4_2x_{recipe}.yaml", config)
         names = ("stage", "kit", "commit", "command", "started", "ended")
         common = {**dict.fromkeys(names, ""), **{name: {} for name in ("inputs", "outputs", "versions")}}
         common |= {"hardware": {}, "world_size": 8, "seed": 0, "seconds": 1.0}
@@ -36,6 +36,7 @@ def test_only_runs_of_the_recipe_count(finished):
         finished(bn_images=2),
         finished(images=1000),
         finished(["SOLVER.BASE_LR=0.4"]),
+        finished(recipe="authors"),
         finished(["MODEL.ROI_HEADS.NUM_CLASSES=6"]),
         finished(["MODEL.RESNETS.DEPTH=101"]),
     ):

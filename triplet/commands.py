@@ -41,6 +41,13 @@ FLAGS = ("force", "json", "check", "plan", "draw")
 """Options without a value, which make turns on by 1."""
 
 
+class Percent(float):
+    """A number that was written with a percent sign, and is shown with it."""
+
+    def __str__(self) -> str:
+        return f"{float(self):g}%"
+
+
 def typed(command: str, *words: str, gpus: int = 1) -> str:
     """Return a command as the user can type it: of make if make started this process, else of ``triplet``.
 

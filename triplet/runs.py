@@ -10,9 +10,10 @@ from typing import Any
 from triplet import paths, records
 from triplet.errors import KitError
 from triplet.progress import say
-from triplet.published.configs import flat, recipes
+from triplet.published.configs import flat, recipe_of
 from triplet.published.curves import IMAGES, LocalResult, detector, full_ap
 from triplet.published.facts import Facts, of_config
+from triplet.published.methods import load_methods
 from triplet.records import Record
 
 STAGES = ("pretrain", "convert", "finetune", "eval")
@@ -229,17 +230,12 @@ def groups(runs: list[Run]) -> Iterator[list[Run]]:
 def recipe(run: Run) -> str:
     """Return ``authors`` (cosine) or ``moco`` (steps) at their learning rates, else ``own``; '' without a
     finetuning."""
-    solver = run.detectron2.get("SOLVER", {})
-    if not solver:
-        return ""
-    peak = solver.get("BASE_LR", 0) * 16 / solver.get("IMS_PER_BATCH", 16)
-    name, rate = recipes().get(solver.get("LR_SCHEDULER_NAME", ""), ("own", 0.0))
-    return name if round(peak, 6) == rate else "own"
+    return recipe_of(run.detectron2)
 
 
 def local_results(runs: Sequence[Run]) -> list[LocalResult]:
-    """Return the runs that count as results: R50-C4 on all of COCO at the recipe's rate, BN over 8 images
-    or more."""
+    """Return the runs that count as results: R50-C4 on all of COCO by their method's recipe, BN over 8
+    images or more."""
     return [own for run in runs if (own := _own(run))]
 
 
@@ -256,8 +252,10 @@ def _own(run: Run) -> LocalResult | None:
     finetune, box, mask = run.stages.get("finetune"), run.value("bbox", "AP"), run.value("segm", "AP")
     if finetune is None or box is None or mask is None or not run.of_the_table:
         return None
-    alike = recipe(run) != "own" and finetune.config.get("bn_images", 0) >= 8
-    if not alike or not on_all_images(run) or not full_ap(run.method, "c4"):
+    method = load_methods().get(run.method)
+    if method is None or recipe(run) != method.recipe or finetune.config.get("bn_images", 0) < 8:
+        return None
+    if not on_all_images(run) or not full_ap(run.method, "c4"):
         return None
     return LocalResult(run.name, run.method, run.iterations, (box, mask))
 

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.detection import budget
 from triplet.progress import amount, duration
 from triplet.published import configs, curves, effects
+from triplet.published.methods import load_methods
 
 from detectron2.config import CfgNode
 
@@ -140,7 +141,14 @@ class FinetunePlan:
             unlike.append(f"another recipe than {self.unlike[0]}")
         if 0 < self.bn_images < curves.BATCH:
             unlike.append(f"BN over {self.bn_images} images")
-        found = curves.expected(self.method, kind, self.iterations * self.batch / 16, runs, unlike)
+        found = curves.expected(
+            self.method,
+            kind,
+            self.iterations * self.batch / 16,
+            runs,
+            unlike,
+            configs.recipe_of(self.settings),
+        )
         if not found or not (cost := self._cost_of_bn()):
             return found
         return replace(found, box=found.box.lowered(cost[0]), mask=found.mask.lowered(cost[1]))
@@ -157,8 +165,10 @@ class FinetunePlan:
 
     @functools.cached_property
     def unlike(self) -> tuple[str, list[str]]:
-        """The nearest released config, and this config's differences from it."""
-        return configs.nearest(self.settings, self.detector or "c4")
+        """The released config with which the method's numbers were reached, for another method the nearest
+        one, and this config's differences from it."""
+        method = load_methods().get(self.method)
+        return configs.nearest(self.settings, self.detector or "c4", method.recipe if method else "")
 
     def _batch_line(self) -> str:
         parts = f"{self.processes} x {self.images}" + (

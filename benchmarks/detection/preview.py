@@ -107,14 +107,11 @@ class Preview:
 
     @property
     def sessions(self) -> int | None:
-        """Number of sessions on the preset's host; each but the last may lose the work since its last
-        checkpoint."""
+        """Number of sessions on the preset's host, each of which saves and stops before its end."""
         if not self.hardware.preset or self.remaining is None:
             return None
         host = gpus.find_preset(self.hardware.preset)
-        if self.remaining <= host.session_hours * 3600:
-            return 1
-        return math.ceil(self.remaining / (host.session_hours * 3600 - trainer.SAVE_EVERY))
+        return math.ceil(self.remaining / 3600 / host.training_hours)
 
     @property
     def next(self) -> str:
@@ -159,7 +156,7 @@ class Preview:
     def _sessions(self) -> str:
         host = gpus.find_preset(self.hardware.preset or "")
         count = self.sessions or 1
-        text = f"{count} of at most {host.session_hours:g} h"
+        text = f"{count} of at most {host.training_hours:g} h, as the notebook stops before the host does"
         if count > 1:
             lost = duration(trainer.SAVE_EVERY)
             text += f"; each resumes from the last checkpoint, at most {lost} old, so keep checkpoints/"

@@ -13,6 +13,7 @@ from tests.conftest import KIT
 from tests.support import run_records
 from triplet import cli
 from triplet.models.resnet import ResNet
+from triplet.published import curves
 from triplet.published.causes import SEEN
 
 CONFIGS = KIT / "configs/detection"
@@ -135,10 +136,24 @@ def test_box_and_mask_are_fitted_together(capsys):
     cli.main(["explain", "--result", "25.1", "22.3"])
     out = capsys.readouterr().out
     assert "14.6k to 18.9k of 180k iterations by its box AP, 12.3k to 14.6k by its mask AP, " in out
-    assert "box/mask    1.126 +- 0.020; a compressed schedule of" in out
-    assert "fits a compressed schedule" in out
-    cli.main(["explain", "--result", "25.1", "20.0"])
-    assert "neither alone explains it" in capsys.readouterr().out
+    assert "box/mask    1.126 +- 0.010; by published ratios, a compressed schedule of" in out
+
+
+@pytest.mark.parametrize("box", ["25.05", "25.1", "25.14"])
+@pytest.mark.parametrize("mask", ["22.25", "22.3", "22.34"])
+def test_the_first_users_ratio_is_explained_by_neither_headline_alone(capsys, box, mask):
+    """The audit says so; what the report's numbers were before they were rounded does not change it."""
+    points = {curve.init: curve.points for curve in curves.published().curves if curve.detector == "c4"}
+    at_12k = [b / m for init, each in points.items() if init != "random" for n, b, m in each if n == 12_000]
+    assert len(at_12k) == 7
+    cli.main(["explain", "--result", box, mask])
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("box/mask")]
+    compressed = f"gives {min(at_12k):.3f} to {max(at_12k):.3f}, as of 12k, the shortest"
+    assert (min(at_12k), max(at_12k)) == (pytest.approx(1.089, abs=1e-3), pytest.approx(1.108, abs=1e-3))
+    assert compressed in line
+    undecayed = [float(each) for each in re.findall(r"gives ([\d.]+) to ([\d.]+)", line)[1]]
+    assert 17.0 / 16.0 < undecayed[0] < undecayed[1] < 24.2 / 22.3  # GluonCV's at 7.3k and at 22k
+    assert line.endswith("neither alone explains it")
 
 
 def test_what_fits_the_ratio_is_said(capsys):
@@ -150,7 +165,7 @@ def test_the_answer_stands_first_and_the_command_last(capsys):
     cli.main(["explain", "--result", "25.1", "22.3"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "most likely: schedule (possible), then undecayed stop (possible)"
-    assert lines[-1].startswith("next: triplet explain --result 25.1 22.3 --config FILE  (seconds; ")
+    assert lines[-1].startswith("next: triplet explain --result 25.1 22.3 --log FILE  (seconds; ")
 
 
 def test_json_has_the_same(capsys):
@@ -252,6 +267,14 @@ def test_weights_tell_what_they_are(tmp_path, state, statistics, scale, name, ca
     found = explanation(ExplainOptions((35.0, 31.0), "byol", config=config, weights=path))
     seen = names(found)
     assert cause in seen if cause else not {"other weights", "BN folded into the weights"} & set(seen)
+
+
+@pytest.mark.parametrize(("name", "said"), [("triplet_r50_200e-738.pth", 1), ("triplet_r50-759.pth", 0)])
+def test_of_two_weights_of_a_method_it_is_said_which_a_file_is(tmp_path, state, name, said):
+    path = saved(tmp_path, trained(state, statistics=True, scale=True), name)
+    found = explanation(ExplainOptions((36.0, 31.0), "triplet", weights=path))
+    notes = [note for note in found.facts.notes if note.startswith(f"{name} is by its name triplet-200e, ")]
+    assert len(notes) == said
 
 
 def test_a_run_of_the_kit_is_explained_by_its_records(places, capsys):

@@ -149,6 +149,24 @@ def test_a_lazy_config_is_read_as_text(tmp_path):
     assert (facts.planned, facts.batch, facts.rate) == (22500, 4, 0.02)
 
 
+@pytest.mark.parametrize(
+    ("changes", "possible"),
+    [
+        ("MODEL: {WEIGHTS: moco.pkl, RESNETS: {NORM: SyncBN}}", True),
+        ("MODEL: {WEIGHTS: moco.pkl}", False),  # frozen BN needs no other
+        ("MODEL: {RESNETS: {NORM: SyncBN}}", False),  # supervised weights of Detectron2's
+    ],
+)
+def test_the_norm_after_res5_is_looked_for_without_a_method(tmp_path, changes, possible):
+    (tmp_path / "stock.yaml").write_text(C4)
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: stock.yaml\n{changes}\n")
+    found = explanation(
+        ExplainOptions((36.0, 31.5), target=(38.9, 34.2), config=tmp_path / "mine.yaml")
+    ).causes
+    verdicts = {cause.name: cause.verdict for cause in found}
+    assert verdicts.get("norm after res5") == ("possible" if possible else None)
+
+
 LISTED = "Some model parameters or buffers are not found in the checkpoint:"
 
 
@@ -230,6 +248,15 @@ def test_percent_below_one_in_detectron2s_table_is_percent(tmp_path):
 def test_an_ap_is_taken_as_people_write_it(capsys, words):
     assert cli.main(["explain", "--result", *words]) == 0
     assert "box 25.1, mask 22.3" in capsys.readouterr().out
+
+
+def test_a_percent_sign_is_kept(capsys):
+    """A run that learned hardly anything has such an AP; as fractions of 1 it would be a good one."""
+    assert cli.main(["explain", "--result", "0.4%", "0.3%"]) == 0
+    out = capsys.readouterr().out
+    assert "Triplet: box 0.4, mask 0.3; " in out
+    assert "taken for fractions" not in out
+    assert "--result 0.4% 0.3%" in out.splitlines()[-1]
 
 
 def test_a_decimal_comma_is_one_line(capsys):

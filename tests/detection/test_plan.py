@@ -13,10 +13,11 @@ from triplet.published import curves, effects
 CONFIG = KIT / "configs/detection/coco_r50_c4_2x_moco.yaml"
 
 
-def plan(*overrides, processes=2, images=4, **more):
-    cfg, whole = model.load_config(CONFIG, overrides), model.load_config(CONFIG)
+def plan(*overrides, processes=2, images=4, method="moco", recipe="moco", **more):
+    config = CONFIG.with_name(f"coco_r50_c4_2x_{recipe}.yaml")
+    cfg, whole = model.load_config(config, overrides), model.load_config(config)
     fields = dict(precision="tf32", seed=7, dataset="coco", dataset_images=curves.IMAGES)
-    return FinetunePlan("moco", cfg, model.plain(cfg), whole, processes, images, **{**fields, **more})
+    return FinetunePlan(method, cfg, model.plain(cfg), whole, processes, images, **{**fields, **more})
 
 
 def test_the_record_says_what_the_result_depends_on():
@@ -56,6 +57,29 @@ def test_what_is_done_otherwise_widens_the_expectation(overrides, processes, ima
         assert f"BN over 16 images -> {processes * images}" in made.unknown_costs() or made.bn_images == 0
     if "SOLVER.BASE_LR=0.03" in overrides:
         assert "SOLVER.BASE_LR 0.02 -> 0.03" in made.unknown_costs()
+
+
+COSINE = "this recipe (a cosine from 0.05, where the curves have steps from 0.02)"
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "short", "unlike"),
+    [
+        ("triplet", "authors", False, []),
+        ("triplet", "authors", True, [COSINE]),
+        ("triplet", "moco", False, ["another recipe than authors/coco_R_50_C4_2x_moco"]),
+        ("triplet", "moco", True, ["another recipe than authors/coco_R_50_C4_2x_moco"]),
+        ("moco", "authors", False, ["another recipe than openselfsup/coco_R_50_C4_2x_moco"]),
+        ("moco", "authors", True, [COSINE, "another recipe than openselfsup/coco_R_50_C4_2x_moco"]),
+        ("moco", "moco", True, []),
+    ],
+)
+def test_the_recipe_that_counts_is_the_runs(method, recipe, short, unlike):
+    length = ["SOLVER.MAX_ITER=90000", "SOLVER.STEPS=(60000,80000)"] if short else []
+    made = plan(*length, processes=4, method=method, recipe=recipe)
+    assert list(made.expected([]).unlike) == unlike
+    if method == "triplet":
+        assert ("SOLVER.BASE_LR 0.05 -> 0.02" in made.unknown_costs()) == (recipe == "moco")
 
 
 def test_what_is_expected_is_of_the_images_that_are_seen():

@@ -50,7 +50,7 @@ def test_a_card_gives_speed_memory_and_precision(counted, capsys):
 def test_a_host_counts_its_sessions(counted, capsys):
     found = planned(capsys, "--preset", "kaggle", "--schedule", "1/4x")
     assert (found["gpu"], found["gpus"]) == ("T4", 2)
-    assert found["sessions"] == math.ceil(found["hours"] / (12 - 1 / 6)) > 1
+    assert found["sessions"] == math.ceil(found["hours"] / 11.5) > 1
     assert "resumes from the last checkpoint" in found["facts"]["sessions"]
     assert found["facts"]["next"].endswith("(again in each session: it continues where it stopped)")
     short = planned(capsys, "--preset", "kaggle", "--hours", "11")

@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 
 from tests.conftest import KIT
 from triplet.models.networks import Networks
+from triplet.published import gpus
 from triplet.training import checkpoint
 
 PATH = KIT / "docs" / "notebooks" / "free_gpu.ipynb"
@@ -45,6 +46,13 @@ def test_the_notebook_is_valid_and_holds_no_outputs(notebook):
     assert [each.id for each in notebook.cells if "parameters" in each.metadata.get("tags", [])] == [
         "parameters"
     ]
+
+
+def test_a_session_is_as_long_as_the_plan_counts_it(notebook):
+    settings = {}
+    exec(cell(notebook, "parameters").source, settings)
+    for preset in gpus.cards().presets.values():
+        assert preset.training_hours == settings["SESSION_HOURS"]
 
 
 def shown(notebook, command, **options):

@@ -12,7 +12,7 @@ METHODS = list(load_methods())
 
 def test_published_curves_are_well_formed():
     published = curves.published()
-    for curve in [*published.curves, *published.undecayed]:
+    for curve in [*published.curves, *published.undecayed, *published.decayed]:
         lengths = [point[0] for point in curve.points]
         assert lengths == sorted(set(lengths))
         assert curve.source in published.sources
@@ -109,13 +109,12 @@ def test_an_own_run_moves_what_is_expected_half_of_the_way():
 
 def test_own_runs_never_move_a_published_point():
     before = curves.PATH.read_bytes(), curves.published().model_dump()
-    own = curves.LocalResult("moco", "moco", 45_000, (20.0, 18.0))
-    curves.expected("moco", "c4", 45_000, [own])
+    own = [curves.LocalResult("moco", "moco", length, (20.0, 18.0)) for length in (45_000, 180_000)]
+    curves.expected("moco", "c4", 45_000, own)
     assert (curves.PATH.read_bytes(), curves.published().model_dump()) == before
     for method in METHODS:  # nor what is expected of 2x, which is published
-        assert curves.expected(method, "c4", curves.FULL, [own]) == curves.expected(
-            method, "c4", curves.FULL
-        )
+        assert curves.expected(method, "c4", curves.FULL, own) == curves.expected(method, "c4", curves.FULL)
+    assert curves.expected("moco", "c4", 150_000, own) != curves.expected("moco", "c4", 150_000)
 
 
 def test_stops_before_the_rate_falls():

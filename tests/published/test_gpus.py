@@ -25,6 +25,27 @@ def test_a_card_is_found_by_what_people_call_it(name, card):
     assert gpus.find_card(name)[0] == card
 
 
+@pytest.mark.parametrize(
+    ("name", "card", "memory"),
+    [
+        ("Tesla V100-PCIE-32GB", "V100 32GB", 32),
+        ("Tesla V100-SXM2-16GB", "V100", 16),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB", 80),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe", 80),
+        ("A100-PCIE-80GB", "A100 80GB PCIe", 80),
+        ("A100 40GB", "A100", 40),
+        ("a100 80g", "A100 80GB", 80),
+        ("NVIDIA GeForce RTX 3080 12GB", "RTX 3080", 12),
+        ("Tesla P100-PCIE-12GB", "P100", 12),
+        ("A100", "A100", 40),
+    ],
+)
+def test_a_size_in_a_cards_name_is_its_memory(name, card, memory):
+    found, values = gpus.find_card(name)
+    assert (found, values.memory) == (card, memory)
+    assert gpus.cards().cards[card].memory in (memory, 10, 16)  # the list itself has not changed
+
+
 def test_an_unknown_card_is_one_line_that_names_the_known_ones():
     with pytest.raises(KitError, match=r"did you mean 'T4'\? known here: V100, .*H200$") as error:
         gpus.find_card("T5")

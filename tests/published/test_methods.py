@@ -6,13 +6,16 @@ import re
 import pytest
 import torch
 
+from tests.conftest import KIT
 from tests.support.backbones import caffe2_name
 from triplet import cli, paths, records
 from triplet.defaults import MSRA, detection_config, weights_of
 from triplet.errors import KitError
 from triplet.models.resnet import ResNet
+from triplet.published import curves
 from triplet.published.methods import load_methods
 from triplet.pull.sources import load_sources
+from triplet.report import coco, tables
 
 NAMES = [(name, weights) for name, method in load_methods().items() for weights in method.weights]
 
@@ -38,6 +41,25 @@ def test_each_default_config_exists_and_fits_its_weights(places, method, name):
 def test_a_given_file_decides_the_colour_order(places):
     assert detection_config("supervised", weights=places / "resnet50.pth").stem == "coco_r50_c4_2x_moco"
     assert detection_config("triplet", weights=places / "R-50.pkl").stem == "coco_r50_c4_2x_authors_msra"
+
+
+def test_rows_of_the_zoo_that_are_detcos_are_said_to_be():
+    """They are one measurement, not two."""
+    detco = {
+        each.init: (each.at(curves.FULL, 0), each.at(curves.FULL, 1))
+        for each in curves.published().curves
+        if (each.detector, each.source) == ("c4", "detco")
+    }
+    *first, last = (
+        method.label
+        for name, method in load_methods().items()
+        if method.zoo and (method.zoo.box, method.zoo.mask) == detco.get(name)
+    )
+    said = f"{', '.join(first)} and {last} are DetCo's, digit for digit"
+    assert said == "Supervised, Random and MoCo v2 are DetCo's, digit for digit"
+    notes = [grid.note for grid in tables.coco_table(coco.lines([], load_methods()))]
+    for text in ((KIT / "README.md").read_text(), *notes):
+        assert said in " ".join(text.split())
 
 
 def test_the_numbers_are_those_of_the_readme_and_the_zoo():

@@ -10,7 +10,7 @@ from triplet.published.effects import published as published_effects
 from triplet.published.methods import load_methods
 from triplet.published.tables import load_published
 
-CURVES = [*curves.published().curves, *curves.published().undecayed]
+CURVES = [*curves.published().curves, *curves.published().undecayed, *curves.published().decayed]
 ROUNDING = 0.05
 
 

@@ -183,6 +183,27 @@ def test_the_other_targets(places):
     )
 
 
+def test_a_number_of_another_file_is_named_and_not_compared_with(places):
+    """README's BYOL was withdrawn, its MoCo v2 replaced; the kit's weights are those of the zoo."""
+    linear = {"linear/x": {"best": {"top1": 67.5}}}
+    for method, stages in (("byol", {}), ("moco-v2", linear)):
+        run_records.run(f"voc/{method}", 50.0, None, reference=run_records.VOC, images=4952, engine="voc")
+        for stage, found in stages.items():
+            run_records.perform(f"voc/{method}", stage, results=found)
+    found = {table.name: table for table in targets.tables(collect(places / "checkpoints"), METHODS)}
+    voc, linear = (
+        {line.method: line for line in found[name].lines if line.runs}
+        for name in ("voc-detection", "linear")
+    )
+    ap50 = voc["byol"].ours["AP50"].mean
+    assert voc["byol"].difference == ("zoo", pytest.approx(ap50 - 79.6))
+    assert voc["moco-v2"].difference == ("zoo", pytest.approx(ap50 - 82.24))
+    assert linear["moco-v2"].difference == ("zoo", pytest.approx(67.5 - 67.69))
+    assert "README's BYOL is of byol_r50-e3b0c442.pth, not" in found["voc-detection"].note
+    assert "README's MoCo v2 is of moco_r50_v2-58f10cfe.pth, not" in found["linear"].note
+    assert "BYOL is of" not in found["linear"].note
+
+
 def test_every_number_is_flat_with_its_record(places):
     run_records.run("seed2/triplet", 41.5, 36.0, seed=2)
     run_records.others("triplet")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triplet import paths
-from triplet.commands import METHOD, spoken, typed
+from triplet.commands import METHOD, Percent, spoken, typed
 
 Act = Callable[[argparse.Namespace], int | None]
 """A function that runs a command and returns its exit code, None for 0."""
@@ -67,9 +67,9 @@ def _at_most(text: str) -> str:
 def numbers(text: str) -> list[float]:
     """Parse numbers as people write AP: ``25.1``, ``25.1%``, ``25.1/22.3``; argparse's error for others."""
     between = r"[/;,\s]+" if "." in text else r"[/;\s]+"  # 25,1 is not two numbers
-    words = [word.removesuffix("%") for word in re.split(between, text.strip().rstrip(","))]
+    words = re.split(between, text.strip().rstrip(","))
     with contextlib.suppress(ValueError):
-        return [float(word) for word in words]
+        return [Percent(word[:-1]) if word.endswith("%") else float(word) for word in words]
     raise argparse.ArgumentTypeError(f"found {text}, expected a number, such as 25.1")
 
 

@@ -17,6 +17,8 @@ from triplet.config import parse as parse_settings
 from triplet.paths import CONFIGS
 
 FOLDER = CONFIGS / "released"
+OWNERS = {"authors": "authors", "moco": "openselfsup"}
+"""The table's two recipes -> the folder of ``released`` whose configs have it."""
 
 
 # The kind of a Detectron2 setting by the prefix of its key; the first match counts.
@@ -107,7 +109,7 @@ class Statement(Settings):
     high: float
 
 
-def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]:
+def nearest(settings: Mapping[str, Any], detector: str, recipe: str = "") -> tuple[str, list[str]]:
     """Find the released 2x config nearest to a resolved one, and the differences: ``key theirs -> ours``.
 
     The length of the schedule does not count as a difference, nor does a learning rate scaled with the
@@ -116,6 +118,7 @@ def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]
     Args:
         settings: resolved settings of Detectron2.
         detector: c4 or fpn.
+        recipe: the recipe whose config it must be, authors or moco; by default either.
     """
     ours = flat(settings)
     ours["SOLVER.BASE_LR"] = round(ours["SOLVER.BASE_LR"] * 16 / ours["SOLVER.IMS_PER_BATCH"], 6)
@@ -126,7 +129,10 @@ def nearest(settings: Mapping[str, Any], detector: str) -> tuple[str, list[str]]
             key for key in differing(ours, released()[name]) if kind_of(key) not in ("schedule", "data")
         ]
 
-    names = [name for name in released() if f"coco_R_50_{detector.upper()}_2x" in name]
+    start = f"{OWNERS[recipe]}/" if recipe else ""
+    names = [
+        name for name in released() if name.startswith(start) and f"coco_R_50_{detector.upper()}_2x" in name
+    ]
     name = min(names, key=lambda name: len(differ(name)))
     theirs = released()[name]
     return name, [f"{key} {shown(theirs[key])} -> {shown(ours[key])}" for key in differ(name)]
@@ -155,11 +161,22 @@ def shown(value: Any) -> str:
 def recipes() -> dict[str, tuple[str, float]]:
     """Return the table's two COCO recipes by scheduler: name, and learning rate for 16 images."""
     found = {}
-    for name, who in (("authors", "authors"), ("moco", "openselfsup")):
+    for name, who in OWNERS.items():
         settings = released()[f"{who}/coco_R_50_C4_2x_moco"]
         rate = settings["SOLVER.BASE_LR"] * 16 / settings["SOLVER.IMS_PER_BATCH"]
         found[settings["SOLVER.LR_SCHEDULER_NAME"]] = name, rate
     return found
+
+
+def recipe_of(settings: Mapping[str, Any]) -> str:
+    """Return ``authors`` (cosine) or ``moco`` (steps) of a resolved config at their learning rates, else
+    ``own``; '' if it has no solver."""
+    solver = settings.get("SOLVER", {})
+    if not solver:
+        return ""
+    peak = solver.get("BASE_LR", 0) * 16 / solver.get("IMS_PER_BATCH", 16)
+    name, rate = recipes().get(solver.get("LR_SCHEDULER_NAME", ""), ("own", 0.0))
+    return name if round(peak, 6) == rate else "own"
 
 
 def statements() -> list[Statement]:

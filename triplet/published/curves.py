@@ -12,6 +12,7 @@ widen its interval; they never move a published point.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class PublishedCurves(Settings):
     sources: dict[str, str]
     curves: list[Curve]
     undecayed: list[Curve]
+    decayed: list[Curve]
     speed: dict[str, Speed]
 
 
@@ -147,6 +149,7 @@ def expected(
     iterations: float,
     own: Sequence[LocalResult] = (),
     unlike: Sequence[str] = (),
+    recipe: str = "",
 ) -> Expected | None:
     """Return the expected AP of a method of the table after a schedule that was compressed as a whole.
 
@@ -157,6 +160,7 @@ def expected(
         own: this machine's runs of the C4 detector, see ``runs.local_results``.
         unlike: known differences from the published runs, such as BN over fewer images; each widens the
             interval.
+        recipe: recipe of the training, see ``configs.recipe_of``; by default the method's in the table.
 
     Returns:
         The expected AP; None if nothing is published for the method.
@@ -165,19 +169,21 @@ def expected(
     if not full:
         return None
     used = alike(method == "random")
-    unlike = [*_untold(method, kind, iterations), *unlike]
+    recipe = recipe or load_methods()[method].recipe
+    unlike = [*_untold(method, kind, iterations, recipe), *unlike]
     box, mask = (
         _band([values[task] for values in full], method, kind, task, iterations, len(unlike))
         for task in range(len(TASKS))
     )
-    shortest = min(point[0] for curve in used if curve.detector == kind for point in curve.points)
+    shortest, _ = lengths(kind, random=method == "random")
     if iterations < shortest and (longer := expected(method, kind, shortest)):
         box, mask = _capped(box, longer.box), _capped(mask, longer.mask)
     sources = sorted({curve.source for curve in used})
     whole = " and ".join(f"{box:.1f} / {mask:.1f}" for box, mask in full)
     basis = f"the published {whole} at 2x, and a regression over {len(used)} published curves"
     basis += f" ({', '.join(sources)})"
-    near = [run for run in own if kind == "c4" and 1 / NEAR <= run.iterations / iterations <= NEAR]
+    moves = kind == "c4" and not _is_full(iterations)  # what is published is not moved
+    near = [run for run in own if moves and 1 / NEAR <= run.iterations / iterations <= NEAR]
     if near:
         box, mask = (_moved(band, near, task) for task, band in enumerate((box, mask)))
         basis += f"; adjusted by {len(near)} of your runs ({', '.join(run.run for run in near)})"
@@ -192,18 +198,20 @@ def _capped(band: Band, longer: Band) -> Band:
     return Band(band.low, band.mid, max(band.mid, min(band.high, longer.high)))
 
 
-def _untold(method: str, kind: str, iterations: float) -> Iterator[str]:
-    """Yield what the published points do not cover about a method at this length."""
-    lengths = [
-        point[0] for curve in alike(method == "random") if curve.detector == kind for point in curve.points
-    ]
-    if not min(lengths) <= iterations <= max(lengths):
+def _untold(method: str, kind: str, iterations: float, recipe: str) -> Iterator[str]:
+    """Yield what the published points do not cover about a training of this length by this recipe."""
+    shortest, longest = lengths(kind, random=method == "random")
+    if not shortest <= iterations <= longest:
         yield (
-            "this length (the published curves of this detector have "
-            f"{min(lengths)} to {max(lengths)} iterations)"
+            f"this length (the published curves of this detector have {shortest} to {longest} iterations)"
         )
-    if load_methods()[method].detection.endswith("authors") and abs(math.log(FULL / iterations)) > 0.05:
+    if recipe == "authors" and not _is_full(iterations):
         yield "this recipe (a cosine from 0.05, where the curves have steps from 0.02)"
+
+
+def _is_full(iterations: float) -> bool:
+    """Return whether a schedule is as long as those of the published AP at 2x."""
+    return abs(math.log(FULL / iterations)) <= 0.05
 
 
 def _moved(band: Band, runs: Sequence[LocalResult], task: int) -> Band:
@@ -317,6 +325,12 @@ def alike(random: bool) -> list[Curve]:
     return [curve for curve in published().curves if (curve.init == "random") == random]
 
 
+def lengths(kind: str, *, random: bool) -> tuple[int, int]:
+    """Return the shortest and the longest published schedule of a detector, in iterations at batch 16."""
+    found = [point[0] for curve in alike(random) if curve.detector == kind for point in curve.points]
+    return min(found), max(found)
+
+
 @functools.cache
 def regression(random: bool, task: int) -> Regression:
     """Return the regression over all published curves of one kind; see ``alike``."""
@@ -330,6 +344,16 @@ def _undecayed(kind: str) -> Curve:
 def decays(kind: str) -> int:
     """Return the iterations after which the rate fell in the training behind ``undecayed``."""
     return _undecayed(kind).points[-2][0]
+
+
+def once_decayed(kind: str) -> tuple[float, float] | None:
+    """Return the box and mask AP of a training stopped after its rate fell once, as shares of its final AP;
+    None if nothing is published for the detector."""
+    for curve in published().decayed:
+        if curve.detector == kind:
+            (_, *first), (_, *end) = curve.points[0], curve.points[-1]
+            return first[0] / end[0], first[1] / end[1]
+    return None
 
 
 def undecayed(kind: str, iterations: float) -> tuple[float, float]:
@@ -346,3 +370,28 @@ def undecayed(kind: str, iterations: float) -> tuple[float, float]:
         for task in (0, 1)
     )
     return box, mask
+
+
+def ratios(
+    kind: str, iterations: float, *, decayed: bool = True, random: bool = False
+) -> tuple[float, float]:
+    """Return the least and the greatest published ratio of box to mask AP after a schedule.
+
+    Between two published lengths the ratios are interpolated; outside of all lengths they are those of the
+    nearest one.
+
+    Args:
+        kind: the detector, c4 or fpn.
+        iterations: length at batch 16.
+        decayed: whether the learning rate fell before the end.
+        random: whether the weights are random.
+    """
+    used = [curve.points for curve in alike(random) if curve.detector == kind]
+    points = sorted(itertools.chain(*used) if decayed else _undecayed(kind).points[:-1])
+    grid = sorted({point[0] for point in points})
+    each = [[box / mask for n, box, mask in points if n == length] for length in grid]
+    at = np.log(max(iterations, 1))
+    return (
+        float(np.interp(at, np.log(grid), [min(values) for values in each])),
+        float(np.interp(at, np.log(grid), [max(values) for values in each])),
+    )

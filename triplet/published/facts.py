@@ -42,6 +42,8 @@ class Facts:
     gpus: int | None = None
     reference_gpus: int | None = None
     """Detectron2's REFERENCE_WORLD_SIZE, relative to which it rescales batch, rate and schedule."""
+    rescaled: bool = False
+    """Whether batch, rate and schedule are those after that."""
     pool: int | None = None
     """Number of images that share BN statistics, if the log shows it."""
     precise_bn: bool | None = None
@@ -79,6 +81,8 @@ class Facts:
     """Whether the file is the published one, by its hash."""
     other_weights: str = ""
     """Why the file's weights are not the published ones; empty otherwise."""
+    unloadable: str = ""
+    """Why Detectron2 leaves backbone tensors random with the file; empty otherwise."""
     unloaded: list[str] = field(default_factory=list)
     """Backbone tensors that stayed random according to the log."""
     checked: bool = False
@@ -160,6 +164,18 @@ def _detector(facts: Facts, values: Mapping[str, Any]) -> None:
     ]
     if any(wrong) or architecture != "GeneralizedRCNN" or not c4 or "voc" in data:
         facts.other = " ".join(filter(None, [architecture, backbone, *wrong, f"on {data}" if data else ""]))
+
+
+def rescale(facts: Facts) -> None:
+    """Rescale batch, rate and schedule by the number of GPUs, as Detectron2's ``auto_scale_workers`` does
+    before a training, unless that is done or the number is unknown."""
+    if facts.rescaled or not facts.reference_gpus or not facts.gpus:
+        return
+    facts.rescaled, by = True, facts.gpus / facts.reference_gpus
+    facts.batch = round(facts.batch * by) or None if facts.batch else None
+    facts.rate = facts.rate * by if facts.rate else facts.rate
+    facts.planned = round(facts.planned / by) or None if facts.planned else None
+    facts.steps = tuple(round(step / by) for step in facts.steps) if facts.steps else facts.steps
 
 
 def _number(value: Any) -> float | None:

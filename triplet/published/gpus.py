@@ -17,6 +17,10 @@ from triplet.published.curves import published
 PATH = CONFIGS / "gpus.yaml"
 GPUS = 8
 """Number of cards behind the published seconds."""
+SPARE = 0.5
+"""Hours before the end of a session at which the notebook stops, so that the host keeps its files."""
+MEMORY = re.compile(r"(?<![a-z\d])(\d{1,4}) ?gi?b?\b")
+"""A size in a card's name, in lower case; the one of A10G is not a size."""
 HALF = ("bfloat16", "float16")
 
 
@@ -59,6 +63,11 @@ class Preset(Settings):
     session_hours: float
     week_hours: float | None = None
     source: str
+
+    @property
+    def training_hours(self) -> float:
+        """Hours of a session after which the notebook lets the training save and stop."""
+        return self.session_hours - SPARE
 
 
 class Cards(Settings):
@@ -104,17 +113,25 @@ def cards() -> Cards:
 def find_card(name: str) -> tuple[str, Card]:
     """Find a card by its name in configs/gpus.yaml, ignoring case and the words of maker and series.
 
+    A size in the name, as in nvidia-smi's ``Tesla V100-PCIE-32GB``, is the card's memory.
+
     Raises:
         KitError: there is no such card; the message has the nearest name or all of them.
     """
     known = cards().cards
-    plain = {_plain(card): card for card in known}
-    shorter = re.sub(r"\d+ ?gb\b", "", name.lower())  # nvidia-smi's names end with the memory
-    names = map(_plain, (name, shorter, shorter.replace("pcie", "")))
-    found = next((plain[each] for each in names if each in plain), None)
-    if found is None:
-        raise KitError(f"--gpu {name!r} is not a card in configs/gpus.yaml; {_hint(name)}")
-    return found, known[found]
+    model, size = _model(name)
+    for wanted in (model, model.replace("pcie", "")):
+        alike = [card for card in known if _model(card)[0] == wanted]
+        if alike:
+            found = next((card for card in alike if known[card].memory == size), alike[0])
+            return found, known[found].model_copy(update={"memory": size} if size else {})
+    raise KitError(f"--gpu {name!r} is not a card in configs/gpus.yaml; {_hint(name)}")
+
+
+def _model(name: str) -> tuple[str, float | None]:
+    """Return a card's name in plain letters without its memory, and the memory in GB if the name has it."""
+    size = MEMORY.search(name.lower())
+    return _plain(MEMORY.sub(" ", name.lower())), float(size[1]) if size else None
 
 
 def _hint(name: str) -> str:

@@ -39,6 +39,11 @@ class Method(Settings):
     """Name of its pretraining recipe, for either engine; None for a method that is not pretrained here."""
 
     @property
+    def recipe(self) -> str:
+        """The recipe with which the method's numbers were reached: authors or moco."""
+        return self.detection.rpartition("_")[2]
+
+    @property
     def source(self) -> Literal["README", "zoo"]:
         """The source of the AP of the method's own weights: README, unless README's is of another file."""
         return "README" if self.of_its_weights is self.readme else "zoo"

@@ -107,9 +107,10 @@ def _schedule(facts: Facts, names: str) -> int:
     the batch."""
     if named := re.search(r"(?<![\dx])([123]x)(?![a-z0-9])", names):
         return SCHEDULES[named[1]]
-    for planned in (facts.length if facts.iterations is None else None, facts.planned):
+    whole = (facts.planned or 0) * (facts.batch or 16) / 16
+    by_epochs = "mmdetection" in facts.other  # a smaller batch has more iterations there
+    for planned in (whole if facts.iterations is None or by_epochs else None, facts.planned):
         for length in SCHEDULES.values():
             if planned and abs(planned / length - 1) < 0.03:
                 return length
-    least = (facts.planned or 0) * (facts.batch or 16) / 16
-    return next((length for length in SCHEDULES.values() if length >= least), SCHEDULES["3x"])
+    return next((length for length in SCHEDULES.values() if length >= whole), SCHEDULES["3x"])

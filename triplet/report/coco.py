@@ -4,13 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 from triplet.published.causes import Cause, ranked
 from triplet.published.curves import FULL, NOISE, Band, LocalResult
 from triplet.published.curves import expected as expected_ap
 from triplet.published.facts import Facts
-from triplet.published.methods import Method, PublishedAP
+from triplet.published.methods import Method, PublishedAP, load_methods
 from triplet.published.reference import Reference
 from triplet.runs import (
     STAGES,
@@ -111,7 +110,11 @@ def _line(bare: CocoRow, group: list[Run], own: list[LocalResult]) -> CocoRow:
     finetune = first.stages["finetune"]
     others = [run for run in own if run.method != bare.method]
     whole = on_all_images(first)
-    expected = expected_ap(bare.method, "c4", first.iterations, others) if whole else None
+    own_recipe, due = recipe(first), load_methods()[bare.method].recipe
+    unlike = [f"another recipe than {due}"] if own_recipe != due else []
+    expected = (
+        expected_ap(bare.method, "c4", first.iterations, others, unlike, own_recipe) if whole else None
+    )
     band = getattr(expected, bare.task) if expected else None
     return _with(
         bare,
@@ -119,7 +122,7 @@ def _line(bare: CocoRow, group: list[Run], own: list[LocalResult]) -> CocoRow:
         ours=ours,
         expected=band,
         verdict=verdict(ours[0], bare.published, band, first.iterations) if ours[0] else "",
-        recipe=recipe(first),
+        recipe=own_recipe,
         schedule=schedule(first.iterations),
         epochs=finetune.results.get("epochs"),
         gpus=machine(finetune.hardware.get("gpus", []), finetune.world_size),
@@ -238,7 +241,7 @@ def pairs(runs: list[Run], methods: Mapping[str, Method]) -> list[Pair]:
     found = []
     for name, method in methods.items():
         published = Score((method.readme.box,))
-        of_authors = Path(method.detection).name.endswith("authors")
+        of_authors = method.recipe == "authors"
         found.append(
             Pair(
                 f"{method.label}, README",

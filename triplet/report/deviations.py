@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from triplet.published import causes
-from triplet.published.configs import differing, flat, kind_of, pretrainings, released, shown, statements
+from triplet.published.configs import (
+    OWNERS,
+    differing,
+    flat,
+    kind_of,
+    pretrainings,
+    released,
+    shown,
+    statements,
+)
 from triplet.published.methods import Method
 from triplet.published.reference import Reference
 from triplet.runs import Run, facts_of_run
@@ -93,8 +102,7 @@ def reference(run: Run, methods: Mapping[str, Method]) -> str:
     ours = flat(run.detectron2)
     method = methods.get(run.method)
     if method and run.of_the_table:
-        who = "authors" if method.detection.endswith("authors") else "openselfsup"
-        return f"{who}/coco_R_50_C4_2x{'' if ours['INPUT.FORMAT'] == 'BGR' else '_moco'}"
+        return f"{OWNERS[method.recipe]}/coco_R_50_C4_2x{'' if ours['INPUT.FORMAT'] == 'BGR' else '_moco'}"
     return min(released(), key=lambda name: len(differing(ours, released()[name])))
 
 

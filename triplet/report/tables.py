@@ -109,7 +109,8 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
     found = []
     for task in TASKS.values():
         note = (
-            "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from. "
+            "README: of the released code. Zoo: OpenSelfSup's, where the baselines' numbers come from (its "
+            "Supervised, Random and MoCo v2 are DetCo's, digit for digit). "
             f"Published: README's, but of {coco.of_zoo(lines) or 'none'} the zoo's, because README's "
             f"belong to other weights. Two runs of the same thing differ by about {NOISE} AP; with several "
             "seeds ours is mean ± standard deviation. At the full schedule (2x) the verdict compares ours "

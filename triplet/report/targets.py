@@ -1,7 +1,7 @@
 """The tables besides COCO's: ImageNet (linear layer, nearest neighbours, few labels) and VOC."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from triplet.published.methods import Method
@@ -71,14 +71,17 @@ class TargetRow:
     ours: dict[str, Score | None]
     runs: tuple[str, ...] = ()
     command: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Pretrained file that a source's numbers belong to, if it is not one of the method's weights."""
 
     @property
     def difference(self) -> tuple[str, float] | None:
-        """(source, ours minus the source's) for the first metric; the source is README if it has one."""
+        """(source, ours minus the source's) for the first metric; the source is README if its number is of
+        the method's weights."""
         metric = next(iter(self.ours))
         ours = self.ours[metric]
         for source in ("readme", "zoo"):
-            if ours and (source, metric) in self.published:
+            if ours and (source, metric) in self.published and source not in self.files:
                 return source, ours.mean - self.published[source, metric]
         return None
 
@@ -110,30 +113,39 @@ def _table(
 ) -> TargetTable:
     title, metrics, note, stage = BENCHMARKS[name]
     published: dict[str, dict[tuple[str, str], float]] = {}
+    others: dict[str, dict[str, str]] = {}
     for value in values:
         alike = value.benchmark == name or (name == "low-shot" and value.benchmark == "svm")
         if alike and value.metric in metrics:
             published.setdefault(value.method, {})[value.source, value.metric] = value.value
+            if value.file:
+                others.setdefault(value.method, {})[value.source] = value.file
     known = list(measured(name, runs))
     found = []
     for method, label in _labels(methods).items():
         of_method = [each for each in known if each[0].method == method]
         if method not in methods and method not in published and not of_method:
             continue
-        theirs = published.get(method, {})
+        theirs, other = published.get(method, {}), others.get(method, {})
         for protocol in sorted({each[2] for each in of_method}):
             alike_runs = [each for each in of_method if each[2] == protocol]
             ours = {m: score([values.get(m) for *_, values in alike_runs]) for m in metrics}
             names = tuple(run.name for run, *_ in alike_runs)
-            found.append(TargetRow(method, label, protocol, theirs, ours, names))
+            found.append(TargetRow(method, label, protocol, theirs, ours, names, files=other))
         if not of_method:
             nothing: dict[str, Score | None] = dict.fromkeys(metrics)
             command = _command(method, stage, methods, runs, files)
-            found.append(TargetRow(method, label, "", theirs, nothing, command=command))
+            found.append(TargetRow(method, label, "", theirs, nothing, command=command, files=other))
     sources = {
         m: tuple(s for s in ("readme", "zoo") if any((s, m) in line.published for line in found))
         for m in metrics
     }
+    note += "".join(
+        f" {source.replace('readme', 'README')}'s {label} is of {file}, not of the method's weights."
+        for source, label, file in dict.fromkeys(
+            (source, line.label, file) for line in found for source, file in line.files.items()
+        )
+    )
     return TargetTable(name, title, note, metrics, sources, found)
 
 

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -35,12 +36,18 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a Detectron2 .pkl by name.
+    """Read the arrays of a Detectron2 .pkl by name; raises as ``read_whole``."""
+    model: dict[str, np.ndarray] = read_whole(path)["model"]
+    return model
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """Read a Detectron2 .pkl: arrays by name under ``model``, and what else it says.
 
     Raises:
         pickle.UnpicklingError: the file is damaged, or has more than arrays by name and plain values.
     """
-    content = arrays.read(path)
+    content: Any = arrays.read(path, encoding="latin1")  # as Detectron2 does
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise pickle.UnpicklingError("no 'model' in it")
@@ -48,7 +55,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         name for name, value in model.items() if not isinstance(name, str) or not _is_numeric(value)
     ]:
         raise pickle.UnpicklingError(f"{wrappers.text(odd[0])!r:.60} is not an array of numbers by name")
-    return model
+    return {wrappers.text(key): value for key, value in content.items()}
 
 
 def _is_numeric(value: object) -> bool:

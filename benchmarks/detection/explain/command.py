@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.detection.explain.experiment import Experiment, Invocation, cheapest
 from benchmarks.detection.explain.reading import of_run, read
-from triplet.commands import METHOD, spoken
+from triplet.commands import METHOD, Percent, spoken
 from triplet.errors import KitError
 from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
@@ -99,11 +99,11 @@ def explanation(options: ExplainOptions) -> Explanation:
         judged = options.method or ("" if options.target else METHOD)
         facts, method = read(options.config, options.log, names, options.gpus, judged), ""
         reached = facts.reached
-    method = options.method or (method if method in methods else "")
+    method, convertible = options.method or (method if method in methods else ""), True
     if options.weights:
         from benchmarks.detection.explain.weights import of_weights  # torch takes seconds to import
 
-        of_weights(facts, options.weights, method)
+        convertible = of_weights(facts, options.weights, method)
     result = _percent(options.result, "--result", facts) if options.result else reached
     if result is None and facts.diverged:
         facts.notes.append("no result was given, and the training diverged")
@@ -122,37 +122,43 @@ def explanation(options: ExplainOptions) -> Explanation:
         reference = Reference.of_method(method or METHOD)
     causes = ranked(facts, reference, result)
     return Explanation(
-        reference, result, facts, causes, cheapest(causes, facts, reference, _invocation(options))
+        reference,
+        result,
+        facts,
+        causes,
+        cheapest(causes, facts, reference, _invocation(options, convertible)),
     )
 
 
-def _invocation(options: ExplainOptions) -> Invocation:
+def _invocation(options: ExplainOptions, convertible: bool) -> Invocation:
     words: list[str] = []
     for name, values in (("--result", options.result), ("--target", options.target)):
-        words += [name, *(f"{value:g}" for value in values)] if values else []
-    words += ["--method", options.method] if options.method else []
-    return Invocation(tuple(words), options.config, options.log, options.weights)
+        words += [name, *map(_shown, values)] if values else []
+    for name, value in (("--method", options.method), ("--run", options.run), ("--gpus", options.gpus)):
+        words += [name, str(value)] if value else []
+    return Invocation(tuple(words), options.config, options.log, options.weights, convertible)
+
+
+def _shown(value: float) -> str:
+    """Format a number as the user wrote it."""
+    return str(value) if isinstance(value, Percent) else f"{value:g}"
 
 
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
-    """Return box and mask AP in percent; fractions are converted, and this is noted.
+    """Return box and mask AP in percent; fractions without a sign are converted, and this is noted.
 
     Raises:
         KitError: the numbers are not AP, or only one of them is a fraction.
     """
+    shown = " ".join(map(_shown, values))
     if len(values) > 2 or not all(0 <= value <= 100 for value in values):
-        raise KitError(
-            f"{option} is box and mask AP in percent: found {' '.join(f'{value:g}' for value in values)}"
-        )
-    small = [value <= FRACTION for value in values]
+        raise KitError(f"{option} is box and mask AP in percent: found {shown}")
+    small = [value <= FRACTION and not isinstance(value, Percent) for value in values]
     box, mask = values[0], values[1] if len(values) > 1 else None
     if all(small) and any(values):
-        facts.notes.append(
-            f"{option} {' '.join(f'{value:g}' for value in values)} was taken for fractions of 1"
-        )
+        facts.notes.append(f"{option} {shown} was taken for fractions of 1")
         box, mask = 100 * box, None if mask is None else 100 * mask
-    elif any(0 < value <= FRACTION for value in values) and max(values) > 3 * min(values):
-        shown = " ".join(f"{value:g}" for value in values)
+    elif any(map(all, zip(values, small, strict=True))) and max(values) > 3 * min(values):
         raise KitError(
             f"{option} is box and mask AP in percent: found {shown}, of which one is a fraction of 1"
         )

@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.explain import lazy, mmdetection
+from benchmarks.detection.explain import dialects, lazy, mmdetection
 from benchmarks.detection.explain.lazy import Values
 from benchmarks.detection.explain.text import Line, read_text
 from triplet.errors import KitError, message_of
 from triplet.published.configs import FOLDER, flat, released
+from triplet.published.configs import OWNERS as RELEASED_BY
 from triplet.published.facts import Facts, of_config
 
 LIMIT = 64 << 10
@@ -26,6 +27,8 @@ KEYS, DEPTH, BASES = 5000, 20, 10
 """Limits on the number of settings, their nesting, and the chain of ``_BASE_``."""
 BLOCK = 3000
 """Most lines of a config in a log."""
+SECTIONS = ("SOLVER", "MODEL", "INPUT", "TEST", "TRAIN", "DATASETS")
+"""Sections of a detector's config."""
 OWNERS = {"authors": "the authors' file", "moco": "OpenSelfSup's"}
 """Recipe of the kit -> whose released configs have it."""
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -70,8 +73,11 @@ def of_file(facts: Facts, path: Path, recipe: str) -> str:
         return path.name
     names: list[str] = []
     values = _chain(path, names, facts, recipe)
-    if "MODEL.META_ARCHITECTURE" in values and not _dialect(values):
+    if "MODEL.META_ARCHITECTURE" in values and not dialects.name_of(values):
         values = flat(json.loads((FOLDER / "detectron2_defaults.json").read_text())) | values
+    if not _knows_detectors(values):  # within another program's config, such as Hydra's
+        inner = re.compile(rf"^[\w.]{{1,200}}?\.(?=(?:{'|'.join(SECTIONS)})\.)")
+        values = {inner.sub("", name): value for name, value in values.items()}
     if not _knows_detectors(values):
         raise KitError(
             f"{path}: no setting of a detector in it; expected Detectron2's YAML (SOLVER, MODEL, ...) "
@@ -96,21 +102,26 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
     Raises:
         KitError: the log has a config that cannot be read.
     """
-    start, python = None, False
+    start, kind = None, ""
     for number, line in enumerate(found):
         if "Running with full config:" in line.text or "Running with config:" in line.text:
-            start, python = number, False  # keep the latest session's
-        elif line.text.rstrip() in ("Config:", "Training with config:"):
-            start, python = number, True
+            start, kind = number, "detectron2"  # keep the latest session's
+        elif line.text.rstrip() == "Training with config:":
+            start, kind = number, "detectron"
+        elif line.text.rstrip() == "Config:" and re.match(r"\w+ ?= ?", _block(found, number)):
+            start, kind = number, "mmdetection"
     arguments = _arguments(found)
     if start is None:
         return _of_arguments(facts, found, arguments)
     text = _block(found, start)
-    if python:
+    if kind == "mmdetection":
         mmdetection.of_config(facts, text, str(path))
         return True
+    if kind == "detectron":  # a message of its own
+        text = f"{found[start + 1].text if found[start + 1 :] else ''}\n{_block(found, start + 1)}"
+    parse = dialects.printed if kind == "detectron" else _parse
     try:
-        values = _flat(_parse(text, str(path)), str(path))
+        values = _flat(parse(text[:LIMIT], str(path)), str(path))
     except KitError:
         values = {}
     if not _knows_detectors(values):
@@ -120,9 +131,9 @@ def of_lines(facts: Facts, found: Sequence[Line], path: Path) -> bool:
 
 
 def _block(found: Sequence[Line], start: int) -> str:
-    """Return the lines of a log that belong to the message in a line, without that line."""
-    lines = itertools.takewhile(lambda line: not line.begins, found[start + 1 : start + 1 + BLOCK])
-    return "\n".join(line.text for line in lines)
+    """Return the lines of a log between one and the next with which a message begins."""
+    lines = found[start + 1 : start + 1 + BLOCK]
+    return "\n".join(line.text for line in itertools.takewhile(lambda line: not line.begins, lines))
 
 
 def _arguments(found: Sequence[Line]) -> Values:
@@ -201,8 +212,7 @@ def _base(path: Path, base: str, names: list[str], facts: Facts, recipe: str) ->
 
 def _namesakes(name: str) -> dict[str, Values]:
     """Return the released configs of a name, by the recipe that the kit's config of this name has."""
-    owners = {"authors": "authors", "moco": "openselfsup"}
-    known = {recipe: released().get(f"{who}/{name}") for recipe, who in owners.items()}
+    known = {recipe: released().get(f"{who}/{name}") for recipe, who in RELEASED_BY.items()}
     return {recipe: dict(values) for recipe, values in known.items() if values}
 
 
@@ -278,6 +288,8 @@ def _flat(content: Mapping[Any, Any], source: str) -> Values:
     while stack:
         prefix, values, depth = stack.pop()
         for key, value in values.items():
+            if isinstance(value, Mapping) and "value" in value and value.keys() <= {"desc", "value"}:
+                value = value["value"]  # as Weights & Biases writes a config
             name = f"{prefix}{key if isinstance(key, str) else type(key).__name__}"
             if isinstance(value, Mapping) and depth < DEPTH:
                 stack.append((f"{name}.", value, depth + 1))
@@ -301,83 +313,17 @@ def _literal(value: str) -> Any:
 
 def _knows_detectors(values: Values) -> bool:
     """Return whether any setting belongs to a detector's config."""
-    sections = ("SOLVER.", "MODEL.", "INPUT.", "TEST.", "TRAIN.", "DATASETS.")
-    return any(name.startswith(sections) for name in values)
-
-
-def _dialect(values: Values) -> str:
-    """Return the code base of a config if it is not Detectron2."""
-    if "MODEL.WEIGHT" in values or "MODEL.BACKBONE.CONV_BODY" in values or "INPUT.TO_BGR255" in values:
-        return "maskrcnn-benchmark"
-    caffe2 = "TRAIN.WEIGHTS" in values or "TRAIN.IMS_PER_BATCH" in values or "MODEL.CONV_BODY" in values
-    return "Detectron" if caffe2 else ""
+    return any(name.partition(".")[0] in SECTIONS and "." in name for name in values)
 
 
 def _fill(facts: Facts, values: Values) -> None:
     """Fill in the facts from a config of any code base."""
-    dialect = _dialect(values)
+    dialect = dialects.name_of(values)
     if dialect == "maskrcnn-benchmark":
-        values = _of_maskrcnn_benchmark(values)
+        values = dialects.of_maskrcnn_benchmark(values)
     elif dialect == "Detectron":
-        values = _of_detectron(values)
+        values = dialects.of_detectron(values)
     of_config(facts, values)
     gpus = values.get("NUM_GPUS")
     if facts.gpus is None and isinstance(gpus, int) and not isinstance(gpus, bool) and 0 < gpus < 10**5:
         facts.gpus = gpus
-
-
-def _of_maskrcnn_benchmark(values: Values) -> Values:
-    """Return maskrcnn-benchmark's settings under Detectron2's names, with its own defaults."""
-    body = str(values.get("MODEL.BACKBONE.CONV_BODY", ""))
-    mean, deviation = (values.get(f"INPUT.PIXEL_{name}") for name in ("MEAN", "STD"))
-    bgr = values.get("INPUT.TO_BGR255", True)
-    by = 1.0 if bgr else 255.0
-    norm = re.search(r"(?:FPN|C4|C5)-(\w*(?:BN|GN))$", body)  # R-50-FPN-MABN
-    found = {
-        "MODEL.META_ARCHITECTURE": "RetinaNet" if values.get("MODEL.RETINANET_ON") else "GeneralizedRCNN",
-        "MODEL.RESNETS.NORM": norm[1] if norm else "FrozenBN",
-        "MODEL.BACKBONE.FREEZE_AT": values.get("MODEL.BACKBONE.FREEZE_CONV_BODY_AT", 2),
-        "MODEL.RESNETS.STRIDE_IN_1X1": values.get("MODEL.RESNETS.STRIDE_IN_1X1", True),
-        "MODEL.WEIGHTS": values.get("MODEL.WEIGHT"),
-        "MODEL.PIXEL_MEAN": _scaled(mean, by) or [102.9801],
-        "MODEL.PIXEL_STD": _scaled(deviation, by) or [1.0],
-        "INPUT.FORMAT": "BGR" if bgr else "RGB",
-        "SOLVER.IMS_PER_BATCH": 16,
-        "INPUT.MIN_SIZE_TRAIN": [800],
-        "INPUT.MIN_SIZE_TEST": 800,
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": values.get("MODEL.ROI_HEADS.SCORE_THRESH", 0.05),
-        "MODEL.BACKBONE.NAME": "fpn" if "FPN" in body else "",
-        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads" if "C4" in body else "",
-        "DATASETS.TRAIN": values.get("DATASETS.TRAIN"),
-    }
-    own = ("SOLVER.", "MODEL.MASK_ON", "INPUT.MIN_SIZE", "NUM_GPUS")
-    return found | {name: value for name, value in values.items() if name.startswith(own)}
-
-
-def _scaled(values: Any, by: float) -> list[float]:
-    if not isinstance(values, list | tuple):
-        return []
-    return [each * by for each in values if isinstance(each, int | float) and abs(each) < 1e6]
-
-
-def _of_detectron(values: Values) -> Values:
-    """Return Caffe2 Detectron's settings under Detectron2's names; its batch is per GPU."""
-    body = str(values.get("MODEL.CONV_BODY", ""))
-    each, gpus = values.get("TRAIN.IMS_PER_BATCH", 2), values.get("NUM_GPUS", 1)
-    known = all(isinstance(value, int) and 0 < value < 10**5 for value in (each, gpus))
-    found = {
-        "MODEL.META_ARCHITECTURE": "RetinaNet"
-        if values.get("RETINANET.RETINANET_ON")
-        else "GeneralizedRCNN",
-        "MODEL.RESNETS.NORM": "FrozenBN",
-        "MODEL.BACKBONE.NAME": "fpn" if "fpn" in body.lower() else "",
-        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads" if "conv4" in body.lower() else "",
-        "MODEL.MASK_ON": values.get("MODEL.MASK_ON", False),
-        "MODEL.WEIGHTS": values.get("TRAIN.WEIGHTS"),
-        "DATASETS.TRAIN": values.get("TRAIN.DATASETS"),
-        "INPUT.MIN_SIZE_TRAIN": values.get("TRAIN.SCALES"),
-        "SOLVER.IMS_PER_BATCH": each * gpus if known else None,
-        "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
-    }
-    own = ("SOLVER.MAX_ITER", "SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY", "NUM_GPUS")
-    return found | {name: value for name, value in values.items() if name in own}

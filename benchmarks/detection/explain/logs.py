@@ -1,5 +1,6 @@
 """Read the logs of Detectron2, the kit, maskrcnn-benchmark, Detectron and mmdetection."""
 
+import contextlib
 import json
 import math
 import re
@@ -11,17 +12,19 @@ from benchmarks.detection.explain import configs, mmdetection
 from benchmarks.detection.explain.scores import of_evaluation
 from benchmarks.detection.explain.text import Line, lines, read_text
 from triplet.published.curves import IMAGES
-from triplet.published.facts import Facts
+from triplet.published.facts import Facts, rescale
 
 NUMBER = r"([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))"
 _ITER = re.compile(r"\biter: (\d{1,12})\b")
-_EPOCH = re.compile(r"\bEpoch ?(?:\(train\))? *\[(\d{1,7})\]\[(\d{1,9})/(\d{1,9})\]")
+_EPOCH = re.compile(r"\bEpoch(:?) ?(?:\(train\))? *\[ *(\d{1,7})\] *\[ *(\d{1,9})/ *(\d{1,9})\]")
+"""Words of mmdetection, which counts epochs from 1, and with a colon those of torchvision, from 0."""
 _ITER_OF = re.compile(r"\bIter ?(?:\(train\))? *\[ *(\d{1,9})/ *(\d{1,9})\]")
-_LR = re.compile(rf"(?<![\w_])lr: {NUMBER}", re.I)
+_LR = re.compile(rf"(?<![\w_])(?:lr|learning_rate): {NUMBER}", re.I)
 _LOSS = re.compile(rf"(?<![\w_.])(?:total_)?loss: {NUMBER}", re.I)
 _DIVERGED = re.compile(
-    r"Loss became infinite or NaN[^\n]{0,80}|Predicted boxes or scores contain Inf/NaN[^\n]{0,40}|"
-    r"Training has diverged|The loss value .{0,40} is not finite|loss is nan\b[^\n]{0,40}",
+    r"\bloss (?:is|becomes?|became) (?:infinite|inf|nan|not finite)\b[^\n]{0,80}|"
+    r"Predicted boxes or scores contain Inf/NaN[^\n]{0,40}|Training has diverged|"
+    r"The loss value .{0,40} is not finite",
     re.I,
 )
 _WORLD = re.compile(
@@ -41,6 +44,12 @@ _LOADED = re.compile(
 )
 _CHECKPOINT = re.compile(r"\b(?:(model_|epoch_|iter_)(\d{1,9})|model_final|latest|last)\.pth\b")
 """Names of checkpoints that Detectron2 and mmdetection write during a training."""
+_ARRIVED = re.compile(
+    r"\bbackbone\.[\w.]{1,200} +loaded from \S{1,200} +of shape|loaded from weights file into gpu_0/res\d"
+)
+"""Words of maskrcnn-benchmark and of Detectron on a tensor of the backbone that was loaded."""
+_ABSENT = re.compile(r"((?:res\d|res_conv1|conv1)_\w{1,60}) not found")
+"""Words of Detectron on a tensor of the backbone that is not in the weights' file."""
 _RANDOM = re.compile(
     r"not (?:found )?in the checkpoint:|missing keys in source state_dict:|missing_keys=\[(?=[^\]])"
 )
@@ -60,10 +69,16 @@ class LoggedStep:
     loss: float | None
 
 
-def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
+def of_log(facts: Facts, path: Path, gpus: int | None = None, *, config_given: bool) -> None:
     """Fill in the facts from a log; its own copy of the config counts if none is given.
 
     The notes of the facts name what the log lacks.
+
+    Args:
+        facts: the facts to fill in.
+        path: the log.
+        gpus: number of GPUs of the training, if the user knows it.
+        config_given: whether the facts have a config.
 
     Raises:
         KitError: the file cannot be read.
@@ -78,16 +93,25 @@ def of_log(facts: Facts, path: Path, *, config_given: bool) -> None:
         told.append("config")
     if config_given and "mmdetection" not in facts.other and _MMDETECTION.search(text[:200_000]):
         facts.notes.append(f"{path} is a log of mmdetection's, the config is not: are both of one run?")
+    _settings(facts, text)
+    if facts.batch is None and (epoch := _EPOCH.search(text)) and int(epoch[4]):
+        facts.batch = round(IMAGES / int(epoch[4])) or None
+        facts.notes.append(
+            f"{path} has epochs of {epoch[4]} iterations: {facts.batch} images in each, if of train2017"
+        )
+    facts.gpus = gpus or facts.gpus
+    rescale(facts)
     steps = _steps(found)
     if steps:
         told.append("iterations")
         _of_steps(facts, steps)
-    _settings(facts, text)
-    told += _weights(facts, found)
+    of_benchmark = "maskrcnn_benchmark" in text
+    told += _weights(facts, found, of_benchmark=of_benchmark)
     _evaluated(facts, found, steps)
     _divergence(facts, text, steps)
     of_evaluation(facts, found)
-    if any(step.rate is not None for step in steps) and not _only_json(found):
+    of_detectron2 = "total_loss: " in text  # no other code base's log has both
+    if of_detectron2 and any(step.rate is not None for step in steps):
         facts.precise_ran = "recise-" in text or ("PreciseBN" in text and "update_stats" in text)
     _say_what_was_missing(facts, path, found, steps, told, config_given=config_given)
 
@@ -132,7 +156,8 @@ def _steps(found: list[Line]) -> list[LoggedStep]:
         elif match := _ITER.search(text):
             steps.append(LoggedStep(int(match[1]), _value(_LR, text), _value(_LOSS, text)))
         elif match := _EPOCH.search(text):
-            number = (int(match[1]) - 1) * int(match[3]) + int(match[2]) - 1
+            epoch = int(match[2]) - (0 if match[1] else 1)
+            number = epoch * int(match[4]) + int(match[3]) - (0 if match[1] else 1)
             steps.append(LoggedStep(max(number, 0), _value(_LR, text), _value(_LOSS, text)))
         elif match := _ITER_OF.search(text):
             steps.append(LoggedStep(max(int(match[1]) - 1, 0), _value(_LR, text), _value(_LOSS, text)))
@@ -173,9 +198,10 @@ def _of_json(text: str) -> tuple[int | None, LoggedStep] | None:
 
 
 def _float(value: object) -> float | None:
-    """Return a number, which may be infinite or NaN."""
-    if isinstance(value, str) and value.lower() in ("nan", "inf", "infinity", "-inf"):
-        return float(value)
+    """Return a number, which may be infinite or NaN; Detectron writes numbers as strings."""
+    if isinstance(value, str) and len(value) < 40:
+        with contextlib.suppress(ValueError):
+            return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if value != value or abs(value) < 1e300 or math.isinf(value) else None
@@ -210,8 +236,10 @@ def _settings(facts: Facts, text: str) -> None:
     if images := _IMAGES.findall(text):
         facts.images = int(images[0])
     if scaled := _SCALED.search(text):
-        facts.batch, facts.planned = int(scaled[1]) or None, int(scaled[3]) or None
-        facts.rate = _value(_SCALED_RATE, text)
+        before, facts.batch, facts.planned = facts.planned, int(scaled[1]) or None, int(scaled[3]) or None
+        if facts.steps and facts.planned and before:
+            facts.steps = tuple(round(step * facts.planned / before) for step in facts.steps)
+        facts.rate, facts.rescaled = _value(_SCALED_RATE, text), True
 
 
 _SCALED_RATE = re.compile(rf"\blearning_rate={NUMBER}")
@@ -242,8 +270,11 @@ def _is_step(text: str) -> bool:
     return any(pattern.search(text) for pattern in (_ITER, _EPOCH, _ITER_OF)) or text.startswith("{")
 
 
-def _weights(facts: Facts, found: list[Line]) -> list[str]:
-    """Fill in the facts on the loading of weights; return what the log told."""
+def _weights(facts: Facts, found: list[Line], *, of_benchmark: bool) -> list[str]:
+    """Fill in the facts on the loading of weights; return what the log told.
+
+    maskrcnn-benchmark does not name what it did not load, but every tensor that it did.
+    """
     names: list[str] = []
     listing, told, scratch = False, False, False
     for line in found:
@@ -260,7 +291,12 @@ def _weights(facts: Facts, found: list[Line]) -> list[str]:
             names += _NAMES.findall(skipped[1])
         elif _LOADED.search(line.text):  # the training's own checkpoint shows nothing about its start
             told = True
-            facts.checked = facts.checked or not _CHECKPOINT.search(line.text)
+            facts.checked |= not of_benchmark and not _CHECKPOINT.search(line.text)
+        elif _ARRIVED.search(line.text):
+            facts.checked = told = True
+        elif absent := _ABSENT.fullmatch(line.text.strip()):
+            told = True
+            names.append(absent[1])
         elif "Initializing model from scratch" in line.text:
             scratch = told = True
     facts.unloaded = [name for name in names if "fpn" not in name and "num_batches" not in name][:10_000]
@@ -284,8 +320,3 @@ def _divergence(facts: Facts, text: str, steps: list[LoggedStep]) -> None:
             facts.diverged = f"the loss does not fall: {first:.3g} at first, {last:.3g} in the end"
         elif last <= 0.95 * first:
             facts.converged = True
-
-
-def _only_json(found: list[Line]) -> bool:
-    """Return whether the log is a metrics.json, which does not show what ran besides the training."""
-    return all(line.text.lstrip().startswith("{") for line in found if line.text.strip())

@@ -9,7 +9,7 @@ from triplet import paths, records
 from triplet.commands import typed
 from triplet.errors import KitError
 from triplet.published.causes.cause import Result
-from triplet.published.facts import Facts
+from triplet.published.facts import Facts, rescale
 from triplet.published.methods import load_methods
 from triplet.runs import Run, facts_of_run
 
@@ -41,16 +41,16 @@ def read(
         facts.gpus = mmdetection.count_gpus(mmdetection.unpacked(read_text(log, HEAD)[0]))
     if config:
         known = load_methods().get(method)
-        recipe = known.detection.rpartition("_")[2] if known else "moco"
+        recipe = known.recipe if known else "moco"
         said = configs.of_file(facts, config, recipe)
         if names is not None:
             names.append(said)
     if log:
         before = len(facts.notes)
-        of_log(facts, log, config_given=config is not None)
+        of_log(facts, log, gpus, config_given=config is not None)
         if not config and any("told nothing" in note for note in facts.notes[before:]):
             raise KitError(f"{log}: no iteration of Detectron2 in it; expected its log.txt or metrics.json")
-    facts.gpus = gpus or facts.gpus
+    rescale(facts)
     return facts
 
 

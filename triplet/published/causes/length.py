@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from triplet.commands import typed
+from triplet.config import Range
 from triplet.published import curves
 from triplet.published.causes.cause import EXCLUDED, NOTHING, POSSIBLE, SEEN, Cause, Result, excluded, span
 from triplet.published.curves import FULL
@@ -11,8 +12,16 @@ from triplet.published.reference import Reference
 
 ALMOST = 0.97
 """Fraction of a schedule that counts as the full schedule."""
+ONCE = 0.2
+"""Largest fraction of its peak to which a rate falls in one step, usually a tenth."""
 NEAR = 1.0
 """Largest distance in AP at which a published point counts as near a result."""
+ALIKE = 0.01
+"""Ratio of box to mask AP by which two runs alike differ. Box and mask AP vary together: published pairs of
+one length and weights (configs/expected.yaml: budgeted, and MoCo v2 in detco and insloc) differ by 0.001 to
+0.014, by 0.008 in the root mean square."""
+ROUNDED = 0.05
+"""Largest error in AP of a number with one decimal."""
 
 
 def schedule(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -55,10 +64,11 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         yield Cause(name, POSSIBLE, unknown_batch(facts) or text, possible)
         return
     if facts.last_rate is None and _never_falls(facts):
-        expected, reached = reference.expected(length)[0], curves.undecayed(reference.kind, length)[0]
-        cost = tuple(max(0.0, end - reached * reference.box) for end in (expected.low, expected.high))
+        cost = _lost(
+            reference.expected(length)[0], curves.undecayed(reference.kind, length)[0] * reference.box
+        )
         text = f"the rate would fall first after {min(facts.steps or (0,))} iterations, and there are only"
-        yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", (cost[0], cost[1]))
+        yield Cause(name, SEEN, f"{text} {facts.iterations or facts.planned}", cost)
         return
     if facts.last_rate is None or not facts.rate:
         text = f"only a log shows where it stopped; this result fits {near}"
@@ -74,15 +84,26 @@ def undecayed_stop(facts: Facts, reference: Reference, result: Result) -> Iterat
         if left < 0.2:
             yield excluded(name, text)
             return
-    expected = reference.expected(length)[0]
-    reached = curves.undecayed(reference.kind, length)[0] * reference.box
-    cost = (max(0.0, expected.low - reached), max(0.0, expected.high - reached))
+    cost = _lost(reference.expected(length)[0], curves.undecayed(reference.kind, length)[0] * reference.box)
     text = f"the last learning rate was {facts.last_rate:g}, {left:.0%} of its peak"
     text += ": compress the schedule instead of cutting it short"
     if left < 0.5:  # the published curve ends at the first fall of the rate
-        yield Cause(name, SEEN, f"{text}; a stop before it fell costs {span(cost)}", None)
+        text += f"; a stop before it fell costs {span(cost)}"
+        once = curves.once_decayed(reference.kind)
+        if once and left < ONCE and "Cosine" not in (facts.scheduler or ""):
+            box, mask = reference.expected(length)
+            masks = _lost(mask, once[1] * reference.mask) if mask and reference.mask else None
+            box_lost = _lost(box, once[0] * reference.box)
+            yield Cause(name, SEEN, f"{text}, one after it fell once less", box_lost, masks)
+        else:
+            yield Cause(name, SEEN, text)
     else:
         yield Cause(name, SEEN, text, cost)
+
+
+def _lost(due: curves.Band, reached: float) -> Range:
+    """Return the least and the most AP that is lost."""
+    return max(0.0, due.low - reached), max(0.0, due.high - reached)
 
 
 def _never_falls(facts: Facts) -> bool:
@@ -128,45 +149,35 @@ def stopped_like(reference: Reference, result: Result) -> tuple[list[int], list[
 
 
 def ratio(reference: Reference, result: Result) -> str:
-    """Say which of the two kinds of short training the ratio of box to mask AP favours; empty without
-    masks.
+    """Say which of the two kinds of short training the ratio of box to mask AP fits, by published ratios;
+    empty without masks.
 
-    The ratio grows with training, and faster after the learning rate has fallen. The noise of each AP makes
-    the ratio uncertain by about 0.02 at 25 AP.
+    The ratio grows with training, and faster after the learning rate has fallen.
     """
-    if not result[1] or not reference.mask:
+    box, mask = result
+    if not mask or not reference.mask:
         return ""
-    measured = result[0] / result[1]
-    doubt = measured * curves.NOISE * (1 / max(result[0], 1) ** 2 + 1 / max(result[1], 1) ** 2) ** 0.5
-    parts = []
+    measured = box / mask
+    doubt = max(ALIKE, measured * ROUNDED * (1 / max(box, 1) + 1 / mask))
+    random, said, fits = reference.method == "random", [], []
     for what, found in (
         ("a compressed schedule of", compressed_like(reference, result)),
         ("an undecayed stop after", stopped_like(reference, result)),
     ):
-        lengths = sorted({*found[0], *found[1]})
-        if lengths:
-            values = [_ratio(reference, n, compressed=what.startswith("a comp")) for n in lengths]
-            parts.append((what, lengths, min(values), max(values)))
-    said = [
-        f"{what} {_range(lengths)} iterations gives {low:.2f} to {high:.2f}"
-        for what, lengths, low, high in parts
-    ]
+        if not (lengths := sorted({*found[0], *found[1]})):
+            continue
+        decayed = what.startswith("a comp")
+        ends = [curves.ratios(reference.kind, n, decayed=decayed, random=random) for n in lengths]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        shortest, _ = curves.lengths(reference.kind, random=random)
+        of = f", as of {count(shortest)}, the shortest" if decayed and lengths[-1] < shortest else ""
+        said.append(f"{what} {_range(lengths)} iterations gives {low:.3f} to {high:.3f}{of}")
+        if low - doubt <= measured <= high + doubt:
+            fits.append(what.rpartition(" ")[0])
     if not said:
         return f"{measured:.3f} +- {doubt:.3f}"
-    alike = [
-        what.rpartition(" ")[0] for what, _, low, high in parts if low - doubt <= measured <= high + doubt
-    ]
-    verdict = f"this fits {' and '.join(alike)}" if alike else "neither alone explains it"
-    return f"{measured:.3f} +- {doubt:.3f}; {', '.join(said)}; {verdict}"
-
-
-def _ratio(reference: Reference, length: int, *, compressed: bool) -> float:
-    """Return the expected ratio of box to mask AP at a length."""
-    if compressed:
-        box, mask = reference.expected(length)
-        return box.mid / mask.mid if mask and mask.mid else 0.0
-    shares = curves.undecayed(reference.kind, length)
-    return shares[0] * reference.box / (shares[1] * (reference.mask or 1.0))
+    verdict = f"this fits {' and '.join(fits)}" if fits else "neither alone explains it"
+    return f"{measured:.3f} +- {doubt:.3f}; by published ratios, {'; '.join(said)}; {verdict}"
 
 
 def _fits(found: tuple[list[int], list[int]], words: str, none: str = "no length of it") -> str:

@@ -46,6 +46,8 @@ def weights(facts: Facts, reference: Reference, result: Result) -> Iterator[Caus
         more = f" and {len(facts.unloaded) - 1} more" if facts.unloaded[1:] else ""
         text = f"the log says that {facts.unloaded[0]}{more} stayed random; {at}"
         yield Cause(name, SEEN, text, (0.0, cost[1]))
+    elif facts.unloadable and not facts.checked:
+        yield Cause(name, SEEN, f"{facts.unloadable}; {at}", (0.0, cost[1]))
     elif facts.checked:
         yield excluded(name, "the log names no backbone tensor that stayed random")
     elif facts.length is None and result[0] < box.low:
@@ -108,7 +110,7 @@ def batch_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
         yield Cause(name, SEEN, f"{facts.norm}, where the weights have BN; no published size")
     else:
         share = facts.batch and facts.gpus and facts.batch // facts.gpus
-        pool = facts.pool or (facts.batch if facts.norm == "SyncBN" else share)
+        pool = facts.pool or (facts.batch if "SyncBN" in facts.norm else share)  # nnSyncBN is torch's
         if not pool:
             yield Cause(name, POSSIBLE, f"{facts.norm} over one GPU's images: {source}", cost, masks)
         elif pool >= curves.POOL:
@@ -138,8 +140,19 @@ def _frozen(name: str, facts: Facts, reference: Reference) -> Cause:
 def precise_bn(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
     """Check for BN statistics that were not recomputed before the evaluation."""
     _, _, source = effects.size("precise-bn")
-    if facts.precise_ran or facts.norm in FROZEN:
-        yield excluded("PreciseBN", "it ran" if facts.precise_ran else "BN is frozen")
+    if facts.norm in FROZEN:
+        yield excluded("PreciseBN", "BN is frozen")
+        return
+    if "mmdetection" in facts.other:
+        yield excluded("PreciseBN", "mmdetection has none")
+        return
+    if facts.precise_ran:
+        # The kit, whose files tell how many images share BN, evaluates the one model that it has saved.
+        if facts.gpus == 1 or facts.pool:
+            yield excluded("PreciseBN", "it ran")
+        else:
+            where = f"on {facts.gpus} GPUs" if facts.gpus else "on an unknown number of GPUs"
+            yield Cause("PreciseBN", POSSIBLE, f"it ran {where}, whose statistics may differ; {source}")
         return
     cut = bool(facts.iterations and facts.planned and facts.iterations < facts.planned)
     absent = facts.precise_ran is False or facts.precise_bn is False or cut
@@ -167,7 +180,12 @@ def extra_norm(facts: Facts, reference: Reference, result: Result) -> Iterator[C
     """Check for Detectron2's stock C4 head, which has no norm after res5."""
     name = "norm after res5"
     _, _, source = effects.size("extra-norm")
-    if reference.kind != "c4" or not reference.method:
+    if reference.kind != "c4":
+        return
+    if not reference.method:  # whether the target's recipe has it is unknown
+        if facts.extra_norm is False and facts.norm not in (*FROZEN, None) and not facts.supervised:
+            text = f"stock Res5ROIHeads, where MoCo's recipe has a norm if BN trains; {source}"
+            yield Cause(name, POSSIBLE, text)
         return
     if facts.extra_norm:
         yield excluded(name, "Res5ROIHeadsExtraNorm")

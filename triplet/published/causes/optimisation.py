@@ -1,5 +1,6 @@
 """Checks of the training: divergence, a rate that does not fit its batch, other data, other image sizes."""
 
+import re
 from collections.abc import Iterator
 
 from triplet.published import effects
@@ -17,6 +18,8 @@ DECAY = 1e-4
 """Weight decay of Detectron2's and mmdetection's R-CNNs."""
 WHOLE_SETS = ("coco_2017_train", "coco_2014_train, coco_2014_valminusminival")
 """Names of the training sets of the published runs."""
+PART = re.compile(r"val|test|mini|subset|part|small|tiny|percent|pct|%|frac|2014|voc", re.I)
+"""Words in the name of a training set that is not all of train2017."""
 
 
 def divergence(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
@@ -62,7 +65,7 @@ def recipe(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause
     known = recipes().get(facts.scheduler or "")
     if known is None or not reference.of_table:
         return
-    theirs = load_methods()[reference.method].detection.rpartition("_")[2]
+    theirs = load_methods()[reference.method].recipe
     if known[0] != theirs:
         text = f"{facts.scheduler} belongs to the recipe {known[0]}, the published AP to {theirs}"
         yield Cause("another recipe", SEEN, f"{text}; no published size")
@@ -117,8 +120,11 @@ def data(facts: Facts, reference: Reference, result: Result) -> Iterator[Cause]:
         yield excluded(name, f"{facts.images} images")
     elif facts.train is None:
         yield Cause(name, POSSIBLE, source)
-    elif facts.train in WHOLE_SETS or "2017" in facts.train:
+    elif facts.train in WHOLE_SETS:
         yield excluded(name, facts.train)
+    elif "train" in facts.train and "2017" in facts.train and not PART.search(facts.train):
+        text = f"whether {facts.train} is all of train2017, its name does not say; {source}"
+        yield Cause(name, POSSIBLE, text)
     else:
         yield Cause(name, SEEN, f"{facts.train or 'none'} is not all of train2017; {source}")
 
