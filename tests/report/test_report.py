@@ -43,6 +43,28 @@ def test_every_format_has_the_numbers(places):
         assert (reports / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_single_run_has_cocos_analyses(places):
+    run_records.run("triplet", 41.5, 36.0, analysed=True)
+    assert cli.main(["report"]) == 0
+    page = (places / "reports" / "index.html").read_text()
+    assert 'data-grid="by-size-table"' in page
+    assert 'data-grid="by-category-table"' in page
+    assert 'id="plot-precision-table"' in page
+    assert "| Objects | box AP | mask AP |" in (places / "reports" / "report.md").read_text()
+
+
+def test_seeds_of_the_table_are_an_experiment(places):
+    for seed, box in enumerate((41.5, 41.9)):
+        run_records.run(f"seed{seed}/triplet", box, 36.0, seed, analysed=True)
+    assert cli.main(["report"]) == 0
+    markdown = (places / "reports" / "report.md").read_text()
+    assert "| triplet, 2x | 2 | 41.7 ± 0.3 |" in markdown
+    assert "| seed1/triplet | box | +0.4 |" in markdown
+    page = (places / "reports" / "index.html").read_text()
+    assert '"labels": ["seed0/triplet", "seed1/triplet"]' in page
+    assert 'href="#experiments"' in page
+
+
 def test_the_markdown_is_whole_tables(places):
     full()
     assert cli.main(["report"]) == 0

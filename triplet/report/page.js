@@ -176,16 +176,16 @@ for (const link of document.querySelectorAll("a[data-only]")) {
   });
 }
 
-// Two methods beside each other: any two, in any task.
-for (const part of document.querySelectorAll(".compare")) {
-  const all = data(part.querySelector("script.data"));
+// Two rows beside each other: any two, in any task.
+for (const script of document.querySelectorAll(".compare script.data")) {
+  const part = script.closest(".compare"), all = data(script);
   const select = (label, names, chosen) => {
     const box = make("select", {}, ...names.map((name, i) => make("option", { value: i, selected: i === chosen }, name)));
     box.addEventListener("change", () => fill());
     return [make("label", {}, `${label} `, box), box];
   };
   const tasks = Object.keys(all.tasks);
-  const [one, first] = select("Method", all.labels, all.first);
+  const [one, first] = select("Row", all.labels, all.first);
   const [other, second] = select("beside", all.labels, all.second);
   const [which, task] = select("by", tasks.map((name) => all.tasks[name].label), 0);
   part.querySelector(".choose").replaceChildren(one, other, which);

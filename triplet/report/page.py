@@ -70,7 +70,7 @@ def page(
     shown: list[Picture] = pictures(runs)
     with_records = with_parts = len(runs)
     plots = {plot.name: plot for plot in figures}
-    comparisons = [comparison(each, figures) for each in compared if len(each.methods) > 1]
+    comparisons = [comparison(each, figures) for each in compared]
     lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
     there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
     coco = [[grid.part(missing=each) for grid in content["coco"]] for each in (False, True)]
@@ -153,20 +153,22 @@ def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
 
 
 def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
-    """Collect the page's part on one group of methods: the two shown first, and the numbers of all."""
+    """Collect the page's part on one group of methods: the two shown first, and the numbers of all; or the
+    numbers of the only one."""
     task = each.tasks[0]
     return {
         "name": each.name,
         "title": each.heading,
         "first": each.first,
         "base": each.base,
-        "tasks": each.tasks,
+        "alone": each.alone,
+        "left_out": each.left_out,
         "sentence": compare.sentence(each, task),
         "what": compare.WHAT,
         "sizes": compare.of_sizes(each, task),
         "categories": compare.of_categories(each, task),
         "paired": compare.of_pairs(each),
-        "data": compare.data(each),
+        "data": None if each.alone else compare.data(each),
         "plot": next((plot for plot in figures if plot.name == f"precision-{each.name}"), None),
     }
 

@@ -165,7 +165,11 @@ def contents(
         "recipes": tables.of_recipes(coco.pairs(runs, methods)),
         "targets": [tables.of_target(table) for table in targets.tables(runs, methods)],
         "experiments": [tables.of_experiment(name, alike) for name, alike in named.items()],
-        "paired": [compare.of_pairs(each) for each in compared if len(each.methods) > 1],
+        "seeds": compare.of_seeds(
+            [run for run in runs if run.of_the_table],
+            next((each for each in compared if each.title == "table"), None),
+        ),
+        "analyses": [grid for each in compared for grid in compare.tables_of(each)],
         "spent": spent,
         "costs": tables.of_costs(spent, formula),
         "deviations": tables.of_deviations(runs, methods),
