@@ -7,7 +7,7 @@ from tests.support import run_records
 from tests.support.example_runs import made
 from triplet import paths
 from triplet.published.methods import load_methods
-from triplet.report import answer, coco, compare
+from triplet.report import answer, coco, compare, tables
 from triplet.report.stage import contents, documents, groups
 from triplet.runs import Unfinished, collect, unfinished
 
@@ -73,6 +73,37 @@ def test_the_figure_shows_the_ap_that_a_result_is_judged_by():
     box = dict(figure.methods)["BYOL"][0]
     assert [(mark.full, mark.at < box.noise[0]) for mark in box.marks] == [(True, False), (False, True)]
     assert box.marks[0].at == box.published < (box.other or 0)  # 40.2 is the zoo's, 40.3 README's
+
+
+def test_a_run_of_any_name_has_its_sentence_line_and_dot():
+    runs = [made("mine", 36.4), made("seed1/mine", 36.8, seed=1), made("x/triplet-200e", 40.0)]
+    mine, other = said(runs)
+    assert (mine.who, mine.link, mine.kind) == ("mine, 2x schedule, 2 seeds", "run-mine", "plain")
+    assert mine.text.startswith("box AP 36.6 ± 0.3: nothing published to compare it with; mask AP 30.7")
+    assert other.who == "triplet-200e (x), 2x schedule"
+    lines = coco.lines(runs, METHODS)
+    grid = tables.coco_table(lines)[0].part(missing=False)
+    assert [[cell.text for cell in row[:6]] for row in grid.rows[-2:]] == [
+        ["mine", "–", "–", "36.6 ± 0.3", "–", "nothing published to compare it with"],
+        ["triplet-200e (x)", "–", "–", "40.0", "–", "nothing published to compare it with"],
+    ]
+    track = dict(answer.dots(lines).methods)["mine"][0]
+    assert (track.published, track.other, track.text) == (None, None, "36.6 ± 0.3 / –")
+    assert [mark.text for mark in track.marks] == ["mine, 2x: 36.6 ± 0.3"]
+    assert coco.causes(runs, METHODS).keys() == {"the student's run"}
+
+
+def test_every_measured_target_has_a_sentence_and_a_line(places):
+    run_records.others("mine")
+    run_records.run("voc/byol", 56.8, None, reference=run_records.VOC, images=4952, engine="voc")
+    content = contents(collect(places / "checkpoints"), METHODS, {})
+    text = {each.who: each.text for each in content["sentences"]}
+    assert len(content["sentences"]) == 7
+    assert text["mine, VOC07, linear SVMs"] == "mAP 85.0; protocol svm_voc07, feat5."
+    voc = "BYOL, VOC07+12 detection, Faster R-CNN R50-C4, 24 000 iterations"
+    assert text[voc].startswith("AP50 76.8, ")
+    for grid in content["targets"][:-1]:
+        assert "mine" in [row[0].text for row in grid.part(missing=False).rows]
 
 
 def test_what_is_within_the_noise_of_its_seeds_has_no_cause():

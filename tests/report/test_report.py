@@ -53,6 +53,16 @@ def test_a_single_run_has_cocos_analyses(places):
     assert "| Objects | box AP | mask AP |" in (places / "reports" / "report.md").read_text()
 
 
+def test_what_was_measured_is_never_said_to_be_nothing(places):
+    run_records.pretrain("byol")
+    assert cli.main(["report"]) == 0
+    page = places / "reports" / "index.html"
+    assert "No run has been evaluated yet" in page.read_text()
+    run_records.others("byol")
+    assert cli.main(["report"]) == 0
+    assert "No run has been evaluated yet" not in page.read_text()
+
+
 def test_seeds_of_the_table_are_an_experiment(places):
     for seed, box in enumerate((41.5, 41.9)):
         run_records.run(f"seed{seed}/triplet", box, 36.0, seed, analysed=True)

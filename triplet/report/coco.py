@@ -34,10 +34,11 @@ class CocoRow:
     label: str
     task: str
     """box or mask."""
-    readme: float
+    readme: float | None
+    """None for a method that is not in methods.yaml; it has no published AP at all."""
     zoo: tuple[float | None, float | None, float | None]
     """AP, AP50, AP75."""
-    published: float
+    published: float | None
     """AP of the method's own weights."""
     source: str
     """The source of the AP of the method's own weights: README or zoo."""
@@ -60,7 +61,7 @@ class CocoRow:
     @property
     def difference(self) -> float | None:
         """Our AP minus the published one."""
-        return self.ours[0].mean - self.published if self.ours[0] else None
+        return self.ours[0].mean - self.published if self.ours[0] and self.published is not None else None
 
     @property
     def seeds(self) -> int:
@@ -69,25 +70,29 @@ class CocoRow:
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
     """Return the box and mask rows of every method: one for each way it was trained, or one with the
-    command to run."""
+    command to run. Methods that are not in methods.yaml come last."""
     own = local_results(runs)
     found = []
-    for name, method in methods.items():
-        of_method = [run for run in runs if run.of_the_table and run.method == name]
+    table = [run for run in runs if run.of_the_table]
+    for name in dict.fromkeys([*methods, *(run.method for run in table)]):
+        method = methods.get(name)
+        of_method = [run for run in table if run.method == name]
         alike = sorted(groups(of_method), key=lambda group: (-group[0].iterations, group[0].label))
         for column in TASKS.values():
             bare = _published(name, method, column)
             found += [_line(bare, group, own) for group in alike]
-            if not alike:
+            if method and not alike:
                 found.append(_with(bare, command=missing(name, runs, method)))
-        if method.student:
+        if method and method.student:
             found += [
                 _student(_published(name, method, column), method.student) for column in TASKS.values()
             ]
     return sorted(found, key=lambda line: list(TASKS.values()).index(line.task))
 
 
-def _published(name: str, method: Method, column: str) -> CocoRow:
+def _published(name: str, method: Method | None, column: str) -> CocoRow:
+    if method is None:
+        return CocoRow(name, name, column, None, (None, None, None), None, "")
     zoo = method.zoo
     ap, ap50, ap75 = (getattr(zoo, column + end) if zoo else None for end in ("", "50", "75"))
     readme, own = (getattr(each, column) for each in (method.readme, method.of_its_weights))
@@ -141,12 +146,14 @@ def _student(bare: CocoRow, student: PublishedAP) -> CocoRow:
     )
 
 
-def verdict(ours: Score, published: float, band: Band | None, iterations: int) -> str:
-    """Say whether our mean agrees with what is published or expected.
+def verdict(ours: Score, published: float | None, band: Band | None, iterations: int) -> str:
+    """Say whether our mean agrees with what is published or expected; '' if there is nothing.
 
     At the full schedule it may differ from the published AP by the NOISE of a single run and the standard
     error of our mean together. At another schedule it must lie within the expected band.
     """
+    if published is None:
+        return ""
     if iterations == FULL:
         difference = ours.mean - published
         if abs(difference) <= _noise(ours):
@@ -200,8 +207,8 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cau
     return found
 
 
-def _short(ours: Score | None, published: float) -> bool:
-    return ours is not None and ours.mean < published - _noise(ours)
+def _short(ours: Score | None, published: float | None) -> bool:
+    return ours is not None and published is not None and ours.mean < published - _noise(ours)
 
 
 def _noise(ours: Score) -> float:
