@@ -1,11 +1,14 @@
 """The first screen in words, the commands that it gives, and two methods compared image by image."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.support import run_records
 from tests.support.example_runs import made
-from triplet import paths
+from tests.support.report_states import stopped
+from triplet import paths, records
 from triplet.published.methods import load_methods
 from triplet.report import answer, coco, compare, tables
 from triplet.report.stage import contents, documents, groups
@@ -136,13 +139,45 @@ def test_what_to_run_next(places):
     folder.mkdir(parents=True)
     (folder / "started.json").write_text("{}")
     runs, begun = collect(places / "checkpoints"), unfinished(places / "checkpoints")
-    assert begun == [Unfinished("byol", "linear")]
+    assert begun == [Unfinished("byol", "linear", "make linear RUN=byol")]
     steps = answer.steps(runs, coco.lines(runs, METHODS), begun)
     assert [step.command for step in steps][:2] == ["make linear RUN=byol", "make seeds METHOD=triplet"]
     whole = [made(f"{seed}{name}", 40.0) for name in METHODS for seed in ("", "seed1/")]
     assert [step.command for step in answer.steps(whole, coco.lines(whole, METHODS), [])] == [
         "make report VERIFY=1"
     ]
+
+
+def test_what_was_begun_goes_on_by_the_command_of_its_last_session(places, monkeypatch):
+    """But it never starts over, as that session may have done."""
+    run, data = "demo/seed1/triplet", "demo/unlabelled"
+    words = f"pretrain --run {run} --config configs/a.yaml --data {data} seed=1"
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    for processes in (1, 8):
+        records.command.set(f"triplet {words} --force")
+        with pytest.raises(RuntimeError):
+            run_records.perform(run, "pretrain", results=stopped(), world_size=processes)
+        records.command.set("")
+        (begun,) = unfinished(places / "checkpoints")
+        assert begun.command == {
+            1: f"triplet {words}",
+            8: f"make pretrain RUN={run} PRETRAIN=configs/a.yaml IMAGES={data} ARGS=seed=1 GPUS=8",
+        }[processes]
+
+
+def test_what_is_stale_is_made_again_by_its_own_command(places, monkeypatch):
+    monkeypatch.setenv("MAKELEVEL", "1")
+    run_records.run("moco", 40.0, 35.0)
+    run_records.finetune_again("moco")
+    assert [each.mend for each in collect(places / "checkpoints")] == ["make eval RUN=moco FORCE=1"]
+    path = paths.stage_folder("moco", "eval") / "record.json"
+    text = path.read_text()
+    for command, mend in (
+        ("triplet eval --run moco --force x.y=2", "make eval METHOD=moco ARGS=x.y=2 FORCE=1"),
+        ("triplet eval 'without an end", "make eval RUN=moco FORCE=1"),
+    ):
+        path.write_text(json.dumps(json.loads(text) | {"command": command}))
+        assert [each.mend for each in collect(places / "checkpoints")] == [mend]
 
 
 @pytest.fixture

@@ -114,10 +114,10 @@ def test_a_track_has_every_number_where_it_is():
 
 
 def test_at_most_four_steps_the_most_useful_first():
-    begun = [Unfinished(f"r{i}", "eval") for i in range(5)]
+    begun = [Unfinished(f"r{i}", "eval", f"make eval RUN=r{i}") for i in range(5)]
     assert len(answer.steps([], [], begun)) == 4
     assert answer.steps([], [], [])[0].command == "make demo"
-    run = Run("a", {}, "its eval is of another model; it is left out")
+    run = Run("a", {}, "its eval is of another model; it is left out", "make eval RUN=a FORCE=1")
     (stale,) = answer.steps([run], [], [])
     assert stale == answer.Step("a: its eval is of another model", "make eval RUN=a FORCE=1")
     command = {name: f"make finetune METHOD={name}" for name in ("triplet", "moco", "byol")}

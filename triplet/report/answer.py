@@ -9,7 +9,7 @@ from triplet.published.curves import NOISE
 from triplet.report.coco import CocoRow, of_zoo
 from triplet.report.tables import NONE, UNPUBLISHED, anchor, gains, slug, why
 from triplet.report.targets import TargetRow, TargetTable
-from triplet.runs import STAGES, Run, Unfinished, score
+from triplet.runs import Run, Unfinished, score
 from triplet.scores import TASKS
 
 
@@ -246,11 +246,7 @@ def steps(runs: Sequence[Run], lines: Sequence[CocoRow], unfinished: Sequence[Un
         Step(f"{each.run}: its {each.stage} was begun and is not finished", each.command)
         for each in unfinished
     ]
-    for run in runs:
-        if stage := next((each for each in STAGES if f"its {each} " in run.stale), None):
-            found.append(
-                Step(f"{run.name}: {run.stale.partition(';')[0]}", f"make {stage} RUN={run.name} FORCE=1")
-            )
+    found += [Step(f"{run.name}: {run.stale.partition(';')[0]}", run.mend) for run in runs if run.stale]
     box = [line for line in lines if line.task == "box" and (line.runs or line.command)]
     triplet = [line for line in box if line.method == "triplet"]
     full = [line for line in triplet if line.runs and line.schedule == "2x"]
