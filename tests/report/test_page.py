@@ -139,9 +139,33 @@ def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
     before = readout.inner_text()
     page.keyboard.press("ArrowRight")
     assert readout.inner_text() != before
-    if state == "full":
-        page.locator(".run a[data-only]").first.evaluate("each => each.click()")
-        assert page.evaluate("document.querySelector('#plot-finetune, #plot-pretrain .panel') !== null")
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser):
+    state, address = shown
+    page = browser.new_page()
+    page.goto(address)
+    for name in {"demo": ("demo/seed0/triplet", "demo/seed1/random"), "full": ("moco",)}.get(state, ()):
+        part = page.locator("details.run", has=page.locator(f"summary b:text-is('{name}')"))
+        part.evaluate("each => { each.open = true; }")
+        part.locator(".own summary").click()
+        pictures = 0 if "seed1" in name else 2
+        expect(part.locator(".pictures img.found")).to_have_count(pictures)
+        assert all(name in each.get_attribute("alt") for each in part.locator("img.found").all())
+        for plot, across in (("pretrain", "iteration 4: "), ("finetune", "iteration 20: ")):
+            frame = part.locator(f"[data-plot={plot}] .frame").first
+            frame.focus()
+            page.keyboard.press("ArrowRight")
+            page.keyboard.press("ArrowRight")
+            said = part.locator(f"[data-plot={plot}] .readout").first.inner_text()
+            assert said.startswith(f"{across}{name} "), said
+            assert "," not in said
+        if pictures:
+            part.locator("button", has=page.locator("img.found")).last.click()
+            alt = part.locator("img.found").last.get_attribute("alt")
+            expect(page.locator("dialog .said")).to_have_text(alt)
     page.close()
 
 

@@ -14,7 +14,7 @@ from tests.support import run_records
 from tests.support.report_states import full
 from triplet import cli
 from triplet.published.methods import load_methods
-from triplet.report import plots, stage
+from triplet.report import pictures, plots, stage
 from triplet.report.page import LARGEST
 from triplet.runs import collect
 
@@ -96,6 +96,20 @@ def test_no_name_is_html_in_the_markdown(places):
     text = re.sub(r"`[^`]*`", "", (places / "reports" / "report.md").read_text())
     assert "&lt;img src=x" in text
     assert "<" not in text
+
+
+def test_pictures_are_of_each_run_as_long_as_they_are_few(places):
+    for seed in range(pictures.EACH):
+        run_records.run(f"demo/seed{seed}/triplet", 24.0 + seed, 12.0, seed, images=60, pictures=1)
+    (first,) = pictures.pictures(collect(places / "checkpoints"))
+    assert first.runs == tuple(f"demo/seed{seed}/triplet" for seed in range(pictures.EACH))
+    assert first.found[1].label == "demo/seed1/triplet"
+    run_records.run("demo/seed0/random", 20.0, 10.0, images=60, pictures=1)
+    (first,) = pictures.pictures(collect(places / "checkpoints"))
+    assert [(each.label, each.run) for each in first.found] == [
+        ("demo/random", "demo/seed0/random"),
+        ("demo/triplet", "demo/seed0/triplet"),
+    ]
 
 
 @pytest.mark.slow

@@ -75,15 +75,18 @@ const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const short = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
 
 const drawn = (holder) => {
-  const spec = data(document.getElementById(`data-${holder.dataset.plot}`));
+  const spec = data(document.getElementById(`data-${holder.dataset.plot}`)), run = holder.dataset.run;
+  if (run) {
+    for (const panel of spec.panels) panel.series = panel.series.filter((each) => each.run === run);
+    spec.panels = spec.panels.filter((panel) => panel.series.length);
+  }
   const named = (each) => each.kind !== "faint" && each.kind !== "low" && each.kind !== "high";
   const labels = [...new Set(spec.panels.flatMap((panel) => panel.series.filter(named).map((each) => each.label)))];
   const off = new Set();
-  let only = null;
   const plots = [], legend = make("p", { className: "legend" }), panels = make("div", { className: "panels" });
   const colour = (each) => (named(each) ? COLOURS[labels.indexOf(each.label) % COLOURS.length] : "#888");
   const dash = (each) => DASHES[Math.floor(labels.indexOf(each.label) / COLOURS.length) % DASHES.length] ?? [];
-  const shown = (each) => !off.has(each.label) && (only === null || !each.run || each.run === only);
+  const shown = (each) => !off.has(each.label);
   const refresh = () => plots.forEach(([plot, series]) => series.forEach((each, i) => plot.setSeries(i + 1, { show: shown(each) })));
   labels.forEach((label, i) => {
     const sample = `<svg width="26" height="10" aria-hidden="true"><line x1="1" x2="25" y1="5" y2="5" stroke="${COLOURS[i % COLOURS.length]}" stroke-width="3" stroke-dasharray="${DASHES[Math.floor(i / COLOURS.length) % DASHES.length]}"/></svg>`;
@@ -92,7 +95,6 @@ const drawn = (holder) => {
     button.append(` ${label}`);
     button.setAttribute("aria-pressed", "true");
     button.addEventListener("click", () => {
-      only = null;
       off.has(label) ? off.delete(label) : off.add(label);
       button.setAttribute("aria-pressed", String(!off.has(label)));
       refresh();
@@ -126,7 +128,7 @@ const drawn = (holder) => {
     const low = panel.series.findIndex((each) => each.kind === "low"), high = panel.series.findIndex((each) => each.kind === "high");
     const options = {
       width: 300, height: spec.panels.length > 1 ? 190 : 340, legend: { show: false },
-      cursor: { sync: spec.panels.length > 1 ? { key: holder.dataset.plot, setSeries: false } : undefined, y: false, drag: { x: true, y: false } },
+      cursor: { sync: spec.panels.length > 1 ? { key: `${holder.dataset.plot} ${run}`, setSeries: false } : undefined, y: false, drag: { x: true, y: false } },
       scales: { x: { time: false, distr: spec.log ? 3 : 1 } },
       axes: [
         { ...axis, size: 34, ...(ticks ? { splits: () => ticks, values: (_, all) => all.map(name), filter: (_, all) => all } : {}) },
@@ -155,12 +157,8 @@ const drawn = (holder) => {
       if (frame.clientWidth) plot.setSize({ width: frame.clientWidth, height: options.height });
     }).observe(frame);
   }
-  holder.append(legend, panels);
+  holder.append(...(run ? [] : [legend]), panels);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(([plot]) => plot.redraw()));
-  holder.only = (run) => {
-    only = run;
-    refresh();
-  };
 };
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -168,13 +166,6 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "600px" });
 document.querySelectorAll(".plot").forEach((holder) => watcher.observe(holder));
-for (const link of document.querySelectorAll("a[data-only]")) {
-  link.addEventListener("click", () => {
-    const holder = document.querySelector(`${CSS.escape ? "#" + CSS.escape(link.hash.slice(1)) : link.hash} .plot`);
-    if (!holder.childNodes.length) drawn(holder);
-    holder.only(link.dataset.only);
-  });
-}
 
 // Two rows beside each other: any two, in any task.
 for (const script of document.querySelectorAll(".compare script.data")) {
@@ -220,7 +211,11 @@ for (const script of document.querySelectorAll(".compare script.data")) {
 // Pictures open large, the truth beside them; the arrow keys go through the methods, then through the images.
 const dialog = document.querySelector("dialog");
 if (dialog) {
-  const buttons = [...document.querySelectorAll(".pictures button")].filter((each) => each.querySelector(".found"));
+  const buttons = [...document.querySelectorAll(".pictures [data-run]")];
+  buttons.forEach((button, i) => {
+    button.dataset.at = i;
+    button.closest(".panels").firstElementChild.dataset.at ??= i;  // the truth
+  });
   let at = 0;
   const show = (number) => {
     at = (number + buttons.length) % buttons.length;
@@ -228,10 +223,21 @@ if (dialog) {
     dialog.querySelector(".large").replaceChildren(truth.cloneNode(), image.cloneNode());
     dialog.querySelector(".said").textContent = image.alt;
   };
-  document.querySelectorAll(".pictures button").forEach((button) => button.addEventListener("click", () => {
-    show(Math.max(0, buttons.indexOf(button.querySelector(".found") ? button : button.nextElementSibling)));
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".panels button[data-at]");
+    if (!button) return;
+    show(Number(button.dataset.at));
     dialog.showModal();
-  }));
+  });
+  // A run's part shows the gallery's pictures of that run, without a second copy in the page.
+  for (const holder of document.querySelectorAll(".own .pictures")) {
+    holder.closest("details").addEventListener("toggle", () => {
+      holder.replaceChildren(...buttons.filter((each) => each.dataset.run === holder.dataset.run).map((each) => {
+        const figure = each.closest("figure"), truth = figure.querySelector("button");
+        return make("figure", {}, make("div", { className: "panels" }, truth.cloneNode(true), each.cloneNode(true)), figure.querySelector("figcaption").cloneNode(true));
+      }));
+    });
+  }
   dialog.querySelector(".back").addEventListener("click", () => show(at - 1));
   dialog.querySelector(".on").addEventListener("click", () => show(at + 1));
   dialog.addEventListener("keydown", (event) => {

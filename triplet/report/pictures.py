@@ -17,6 +17,8 @@ WIDTH = 320
 """Width in pixels of a panel, as eval draws it."""
 GAP = 4
 """Pixels between the truth and the detections, which eval writes into one file."""
+EACH = 8
+"""Most runs of which each is shown; of more, one seed of each label."""
 TOTAL = 700_000
 """Most characters of all pictures together, a third of the page's size."""
 
@@ -40,17 +42,21 @@ class Picture:
     size: tuple[int, int]
     """Width and height in pixels, so that the page keeps room for it before it is decoded."""
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(each.run for each in self.found)
+
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Return pictures of one seed of each label, with the same images for all; fewer if there are many
-    labels.
+    """Return pictures of each run, or of one seed of each label if there are many runs, with the same images
+    for all; fewer if there are many labels.
 
     Methods evaluated on other images, such as those of another data set, are shown separately.
     """
+    drawn = [run for run in runs if "eval" in run.stages and "pictures" in run.stages["eval"].outputs]
     first: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.name != run.label, run.name)):
-        if "eval" in run.stages and "pictures" in run.stages["eval"].outputs:
-            first.setdefault(run.label, run)
+    for run in sorted(drawn, key=lambda run: (run.name != run.label, run.name)):
+        first.setdefault(run.label if len(drawn) > EACH else run.name, run)
     alike: dict[tuple[str, ...], list[Run]] = {}
     for run in first.values():
         data = run.stages["eval"].config.get("dataset", "")
@@ -64,7 +70,11 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
         halves = [(run, *pair) for run in same if (pair := _read(run, name))]
         if not halves:
             continue
-        shown = tuple(Found(run.label, run.name, detected) for run, _, detected, _ in halves)
+        labels = [run.label for run, *_ in halves]
+        shown = tuple(
+            Found(run.label if labels.count(run.label) == 1 else run.name, run.name, detected)
+            for run, _, detected, _ in halves
+        )
         size += len(halves[0][1]) + sum(len(each.uri) for each in shown)
         if size > TOTAL:
             break
