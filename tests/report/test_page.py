@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -11,6 +12,8 @@ from tests.conftest import KIT, placed
 from tests.support import run_records
 from tests.support.report_states import STATES, full
 from triplet import cli, files
+from triplet.published import curves
+from triplet.published.methods import load_methods
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENS = KIT / "artifacts" / "report"
@@ -135,10 +138,28 @@ def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
     frame.focus()
     page.keyboard.press("ArrowRight")
     readout = page.locator("#plot-budget .readout")
-    assert readout.inner_text().startswith("schedule ")
-    before = readout.inner_text()
-    page.keyboard.press("ArrowRight")
-    assert readout.inner_text() != before
+    for _ in range(80):  # to the full schedule, where most is published
+        page.keyboard.press("ArrowRight")
+        if readout.inner_text().startswith("schedule 2x: "):
+            break
+    said = readout.inner_text()
+    lines = [said]
+    for _ in range(9):  # lines beyond the nearest five, by the keyboard as well
+        page.keyboard.press("ArrowDown")
+        if readout.inner_text() == lines[-1]:
+            break
+        lines.append(readout.inner_text())
+    line = r"(?:: |, )((?:expected|published|ours)[^;]*?) (\d+(?:\.\d+)?)(?=[,;\n]|$)"
+    values = dict(re.findall(line, "\n".join(lines)))
+    band = curves.expected("triplet", "c4", curves.FULL).box
+    assert float(values["expected of triplet"]) == pytest.approx(band.mid, abs=0.01)
+    assert float(values["expected of triplet, low"]) == pytest.approx(band.low, abs=0.01)
+    assert len([name for name in values if name.startswith("published: ")]) > 5
+    if state in ("full", "failed"):
+        ap = {"full": 40.9 - list(load_methods()).index("moco") / 10, "failed": 40.0}[state]
+        assert float(values["ours: moco"]) == pytest.approx(ap)
+    page.keyboard.press("ArrowUp")
+    assert readout.inner_text() == lines[-2]
     page.close()
 
 

@@ -70,6 +70,8 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 
 // Plots: Okabe and Ito's colours, dashes where they repeat.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+// A readout gives this many lines at once, each by its sample within so many pixels.
+const LINES = 5, NEAR = 20;
 const DASHES = [[], [8, 4], [2, 3], [8, 3, 2, 3]];
 const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const short = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
@@ -107,23 +109,27 @@ const drawn = (holder) => {
     const said = make("p", { className: "readout" });
     const frame = make("div", { className: "frame", tabIndex: 0 });
     frame.setAttribute("role", "group");
-    frame.setAttribute("aria-label", `${panel.title}: interactive plot; the arrow keys move along it`);
+    frame.setAttribute("aria-label", `${panel.title}: interactive plot; the arrow keys move along it, up and down to further lines`);
     const box = make("div", { className: "panel" }, make("p", { className: "name" }, panel.title), frame, said);
     panels.append(box);
     const ink = () => style("--ink"), line = () => style("--line");
     const ticks = spec.ticks && Object.keys(spec.ticks).map(Number);
     const axis = { stroke: ink, font: "12px system-ui, sans-serif", grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     const name = (x) => spec.ticks?.[x] ?? short(x);
+    let page = 0;
     const tell = (plot) => {
-      const i = plot.cursor.idx;
-      if (i == null) { said.textContent = ""; return; }
-      const at = plot.posToVal(plot.cursor.top, "y");
-      const near = panel.series
-        .map((each, s) => [each, table[s + 1][i]])
-        .filter(([each, y]) => y != null && shown(each))
-        .sort((a, b) => Math.abs(a[1] - at) - Math.abs(b[1] - at))
-        .slice(0, 5);
-      said.textContent = `${spec.across} ${name(table[0][i])}: ` + near.map(([each, y]) => `${each.run || each.label} ${short(y)}`).join(", ");
+      const { idx, idxs, left, top } = plot.cursor;
+      if (idx == null) { said.textContent = ""; return; }
+      const at = plot.posToVal(top, "y");
+      // uPlot finds each line's own sample that is nearest; one that is farther than NEAR belongs elsewhere.
+      const known = panel.series
+        .map((each, s) => [each, idxs[s + 1]])
+        .filter(([each, i]) => i != null && shown(each) && Math.abs(plot.valToPos(table[0][i], "x") - left) < NEAR)
+        .map(([each, i]) => [each, table[panel.series.indexOf(each) + 1][i]])
+        .sort((a, b) => Math.abs(a[1] - at) - Math.abs(b[1] - at));
+      page = Math.min(page, Math.max(0, Math.ceil(known.length / LINES) - 1));
+      const rest = known.length > LINES ? `; ${page * LINES + 1} to ${Math.min(known.length, (page + 1) * LINES)} of ${known.length} lines: ↑ ↓ for others` : "";
+      said.textContent = `${spec.across} ${name(table[0][idx])}: ` + known.slice(page * LINES, (page + 1) * LINES).map(([each, y]) => `${each.run || each.label} ${short(y)}`).join(", ") + rest;
     };
     const low = panel.series.findIndex((each) => each.kind === "low"), high = panel.series.findIndex((each) => each.kind === "high");
     const options = {
@@ -146,12 +152,17 @@ const drawn = (holder) => {
     plots.push([plot, panel.series]);
     let place = null;
     frame.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], turn = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      said.setAttribute("aria-live", "polite");
+      if (turn && place !== null) {
+        event.preventDefault();
+        page = Math.max(0, page + turn);
+        tell(plot);
+      }
       if (!step) return;
       event.preventDefault();
       place = Math.min(table[0].length - 1, Math.max(0, (place ?? (step > 0 ? -1 : table[0].length)) + step));
       plot.setCursor({ left: plot.valToPos(table[0][place], "x"), top: plot.over.clientHeight / 2 });
-      said.setAttribute("aria-live", "polite");
     });
     new ResizeObserver(() => {
       if (frame.clientWidth) plot.setSize({ width: frame.clientWidth, height: options.height });

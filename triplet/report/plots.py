@@ -203,7 +203,10 @@ def _short(values: np.ndarray) -> list[float]:
 
 def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
     """Plot box AP over the length of the finetuning: published points, the expected band, our runs."""
-    grid = np.geomspace(6_000, 240_000, 40)
+    table = [run for run in runs if run.of_the_table and run.value("bbox", "AP") is not None]
+    # Where a schedule has a name or a run has its result, the band is to be read as well.
+    lengths = [n for n in (*TICKS, *(run.iterations for run in table)) if 6_000 <= n <= 240_000]
+    grid = np.union1d(np.geomspace(6_000, 240_000, 40), lengths)
     bands = [found.box for n in grid if (found := expected(method, "c4", n))]
     series = [
         Series(f"expected of {method}, low", grid, np.array([band.low for band in bands]), kind="low"),
@@ -215,9 +218,8 @@ def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
             x, y = (np.array([point[i] for point in curve.points], float) for i in (0, 1))
             series.append(Series(f"published: {curve.init} ({curve.source})", x, y, kind="faint"))
     own: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.of_the_table and run.value("bbox", "AP") is not None:
-            own.setdefault(run.method, []).append(run)
+    for run in table:
+        own.setdefault(run.method, []).append(run)
     for name, alike in own.items():
         points = sorted((run.iterations, run.value("bbox", "AP") or 0.0) for run in alike)
         x, y = (np.array([point[i] for point in points], float) for i in (0, 1))
@@ -258,7 +260,10 @@ def _draw_budget(series: Sequence[Series], method: str, caption: str) -> Plot:
         ]
         words += f"Ours: {'; '.join(said)}." if ours else "No run of this machine yet."
         ticks = {str(n): name for n, name in TICKS.items()}
-        live = _live([Panel("box AP", list(series))], "schedule", log=True, ticks=ticks)
+        # uPlot takes one value of a line at each length, and seeds share theirs.
+        dots = [replace(each, x=np.array([x]), y=np.array([y])) for each in ours for x, y in zip(each.x, each.y)]
+        lines = [each for each in series if each.kind != "points"]
+        live = _live([Panel("box AP", [*lines, *dots])], "schedule", log=True, ticks=ticks)
         return _finish(figure, "budget", caption, words, live)
 
 
