@@ -89,7 +89,7 @@ def begun(folder: Path, planned: Callable[[Path], Plan | None] | None = None) ->
 
 
 def resuming(folder: Path) -> str:
-    """Return the command that goes on with the unfinished stage in a folder; '' if its start does not tell."""
+    """Return the command that goes on with the unfinished stage in a folder; '' if it is not known."""
     with suppress(KitError):
         if started := _load(folder / "started.json", _Started):
             return again(started.command, gpus=started.world_size)

@@ -202,7 +202,9 @@ def _consistent(name: str, stages: dict[str, Record]) -> Run:
     ]
     if old:
         why = f"its {old[0].partition('/')[0]} was made from another pretrain; run it again with FORCE=1"
-        return Run(name, {k: v for k, v in stages.items() if k not in old}, why, _mend(name, stages[old[0]]))
+        return Run(
+            name, {k: v for k, v in stages.items() if k not in old}, why, _mend(name, stages[old[0]])
+        )
     return Run(name, stages)
 
 

@@ -159,10 +159,13 @@ def test_what_was_begun_goes_on_by_the_command_of_its_last_session(places, monke
             run_records.perform(run, "pretrain", results=stopped(), world_size=processes)
         records.command.set("")
         (begun,) = unfinished(places / "checkpoints")
-        assert begun.command == {
-            1: f"triplet {words}",
-            8: f"make pretrain RUN={run} PRETRAIN=configs/a.yaml IMAGES={data} ARGS=seed=1 GPUS=8",
-        }[processes]
+        assert (
+            begun.command
+            == {
+                1: f"triplet {words}",
+                8: f"make pretrain RUN={run} PRETRAIN=configs/a.yaml IMAGES={data} ARGS=seed=1 GPUS=8",
+            }[processes]
+        )
 
 
 def test_what_is_stale_is_made_again_by_its_own_command(places, monkeypatch):

@@ -190,6 +190,27 @@ def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser):
     page.close()
 
 
+EMPTY = """() => [...document.querySelectorAll('table.grid')]
+  .filter((table) => table.checkVisibility())
+  .flatMap((table) => [...table.tHead.rows[0].cells].slice(1).map((heading) => {
+    const cells = [...table.tBodies[0].rows].map((row) => row.cells[heading.cellIndex].textContent.trim());
+    return cells.every((text) => text === '–') && `${table.parentNode.ariaLabel}: ${heading.textContent}`;
+  })).filter((each) => each)"""
+
+
+@pytest.mark.browser
+def test_what_is_empty_is_folded_away(shown, browser):
+    """No visible column of the page as it opens is empty, but for the published AP in the paper's table."""
+    state, address = shown
+    page = browser.new_page()
+    page.goto(address)
+    assert [each for each in page.evaluate(EMPTY) if not each.startswith("COCO val2017")] == []
+    assert page.locator("[data-grid=recipes]").is_visible() == (state in ("full", "failed"))
+    if state != "empty":
+        assert page.locator("#costs-each table").is_hidden()
+    page.close()
+
+
 @pytest.mark.browser
 def test_any_two_methods_are_compared(shown, browser):
     state, address = shown

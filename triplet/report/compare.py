@@ -1,5 +1,5 @@
-"""COCO's analyses of a method, or of two side by side: AP by category, size and recall, and whether the choice
-of images could explain a difference."""
+"""COCO's analyses of a method, or of two side by side: AP by category, size and recall, and whether the
+choice of images could explain a difference."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from triplet import paths, untrusted
 from triplet.analysis import ANALYSIS, Analysis, TaskAnalysis
 from triplet.progress import say
 from triplet.report import plots
-from triplet.report.plots import Plot
 from triplet.report.coco import schedule
+from triplet.report.plots import Plot
 from triplet.report.tables import NONE, Cell, Grid, anchor, measured, number, slug
 from triplet.runs import METRICS, Run, score
 from triplet.runs import groups as alike
@@ -29,9 +29,9 @@ WHAT = (
     "tells how far the choice of images matters, not how far another training would differ."
 )
 SEEDS = (
-    "Runs that differ in nothing but the seed: mean ± standard deviation, then each run. Beside it its AP less "
-    f"that of the first run over the same draws of images, with the interval of the middle {LIKELY} %: where "
-    "that holds 0, these images cannot tell the two runs apart."
+    "Runs that differ in nothing but the seed: mean ± standard deviation, then each run, with its AP less that "
+    f"of the first run on the same draws of images and the interval of the middle {LIKELY} %. Where the "
+    "interval holds 0, these images cannot tell the two runs apart."
 )
 APART = "first − second"
 HIGHER = "higher on nearly every draw of images: which images were evaluated does not explain it"
@@ -206,8 +206,8 @@ def of_pairs(comparison: Comparison) -> Grid:
 
 
 def of_categories(comparison: Comparison, task: str) -> Grid:
-    """Return each category's AP of the first method and the base, and the difference, largest loss first; of
-    a single method, its AP by every task, the lowest first."""
+    """Return each category's AP of the first method and the base, and the difference, largest loss first;
+    of a single method, its AP by every task, the lowest first."""
     grid = _beside(
         comparison, task, "category", lambda seeds: dict(zip(seeds[0].categories, ap(seeds), strict=True))
     )
@@ -326,8 +326,8 @@ def data(comparison: Comparison) -> dict[str, Any]:
 
 
 def of_seeds(runs: Sequence[Run], comparison: Comparison | None) -> Grid:
-    """Return the table of the results of COCO's table that have several seeds: mean and deviation, then each
-    run, and its difference from the first one over the same draws of images.
+    """Return the table of those results of COCO's table that have several seeds: mean and deviation, then
+    each run, and its difference from the first one over the same draws of images.
 
     Args:
         runs: the runs of COCO's table.
@@ -335,7 +335,12 @@ def of_seeds(runs: Sequence[Run], comparison: Comparison | None) -> Grid:
     """
     analyses = comparison.runs if comparison else {}
     paired = [f"{label} AP − first run" for label in TASKS.values()]
-    columns = ["Run", "seeds", *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS), *paired]
+    columns = [
+        "Run",
+        "seeds",
+        *(f"{label} {metric}" for label in TASKS.values() for metric in METRICS),
+        *paired,
+    ]
     grid = Grid("seeds", "Seeds of the paper's table", SEEDS, columns)
     for group in alike([*runs]):
         if len(group) == 1:

@@ -74,7 +74,14 @@ def page(
     lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
     there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
     coco = [[grid.part(missing=each) for grid in content["coco"]] for each in (False, True)]
+    measured = [part for grid in content["targets"] if (part := grid.part(missing=False)).rows]
     fixed = {
+        "recipes": [filled(grid) for grid in content["recipes"]],
+        "recipes_there": any(run.of_the_table for run in runs),
+        "experiments": [filled(grid) for grid in content["experiments"]],
+        "seeds": filled(content["seeds"]),
+        "targets": [filled(grid) for grid in measured],
+        "costs": [filled(grid) for grid in content["costs"]],
         "coco_there": coco[0] if there else [],
         "coco_missing": [grid for grid in (coco[1] if there else content["coco"]) if grid.rows],
         "targets_missing": lacking,
@@ -110,6 +117,17 @@ def page(
             plots.pop(max(plots, key=lambda name: len(plots[name].svg)))
 
 
+def filled(grid: Grid) -> Grid:
+    """Return a table without the columns that are empty in every row."""
+    kept = [
+        i
+        for i in range(len(grid.columns))
+        if i == 0 or any(row[i].text != tables.NONE for row in grid.rows) or not grid.rows
+    ]
+    columns = [grid.columns[i] for i in kept]
+    return replace(grid, columns=columns, rows=[[row[i] for i in kept] for row in grid.rows])
+
+
 def run_part(
     run: Run, content: Mapping[str, Any], figures: Sequence[Plot], known: Mapping[str, Record]
 ) -> RunPart:
@@ -131,7 +149,7 @@ def run_part(
     ]
     cause = next((line.cause for line in content["lines"] if run.name in line.runs and line.cause), "")
     cards = [_card(run, stage, record, spent[stage]) for stage, record in run.stages.items()]
-    own_deviations = content["deviations"].of(run.name)
+    own_deviations = filled(content["deviations"].of(run.name))
     why = tables.why(cause) if cause else ""
     return RunPart(run, tables.anchor(run.name), done, cards, own_deviations, records, lines, why)
 

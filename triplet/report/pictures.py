@@ -48,8 +48,8 @@ class Picture:
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-    """Return pictures of each run, or of one seed of each label if there are many runs, with the same images
-    for all; fewer if there are many labels.
+    """Return pictures of each run, or of one seed of each label if there are many runs, with the same
+    images for all; fewer if there are many labels.
 
     Methods evaluated on other images, such as those of another data set, are shown separately.
     """

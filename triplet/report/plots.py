@@ -261,7 +261,11 @@ def _draw_budget(series: Sequence[Series], method: str, caption: str) -> Plot:
         words += f"Ours: {'; '.join(said)}." if ours else "No run of this machine yet."
         ticks = {str(n): name for n, name in TICKS.items()}
         # uPlot takes one value of a line at each length, and seeds share theirs.
-        dots = [replace(each, x=np.array([x]), y=np.array([y])) for each in ours for x, y in zip(each.x, each.y)]
+        dots = [
+            replace(each, x=np.array([x]), y=np.array([y]))
+            for each in ours
+            for x, y in zip(each.x, each.y, strict=True)
+        ]
         lines = [each for each in series if each.kind != "points"]
         live = _live([Panel("box AP", [*lines, *dots])], "schedule", log=True, ticks=ticks)
         return _finish(figure, "budget", caption, words, live)

@@ -130,7 +130,9 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
                     number(line.difference, "+.1f"),
                     Cell(line.command, kind="command")
                     if line.command
-                    else Cell(line.verdict or UNPUBLISHED, kind="text", link=why(line.cause) if line.cause else ""),
+                    else Cell(
+                        line.verdict or UNPUBLISHED, kind="text", link=why(line.cause) if line.cause else ""
+                    ),
                     Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
                     Cell(line.recipe or NONE, kind="word"),
                     Cell(line.schedule or NONE, kind="word"),
