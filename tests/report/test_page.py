@@ -243,6 +243,12 @@ def test_a_picture_opens_large_beside_the_truth(shown, browser):
     )  # plots above may move it
     dialog = page.locator("dialog")
     expect(dialog.locator(".large img")).to_have_count(2, timeout=30_000)
+    for width in WIDTHS[:3]:
+        page.set_viewport_size({"width": width, "height": 900})
+        boxes = [each.bounding_box() for each in (dialog, *dialog.locator(".large img").all())]
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes), (width, boxes)
+        small = page.locator(".pictures > figure img.found").first.bounding_box()["width"]
+        assert all(box["width"] > 1.5 * small for box in boxes[1:]), (width, small, boxes)
     before = dialog.locator(".said").inner_text()
     page.keyboard.press("ArrowRight")
     expect(dialog.locator(".said")).not_to_have_text(before, timeout=30_000)

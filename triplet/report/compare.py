@@ -29,9 +29,9 @@ WHAT = (
     "tells how far the choice of images matters, not how far another training would differ."
 )
 SEEDS = (
-    "Runs that differ in nothing but the seed: mean ± standard deviation, then each run, with its AP less that "
-    f"of the first run on the same draws of images and the interval of the middle {LIKELY} %. Where the "
-    "interval holds 0, these images cannot tell the two runs apart."
+    "Runs that differ in nothing but the seed: mean ± standard deviation, then each run, with its AP less "
+    f"that of the first run on the same draws of images and the interval of the middle {LIKELY} %. Where "
+    "the interval holds 0, these images cannot tell the two runs apart."
 )
 APART = "first − second"
 HIGHER = "higher on nearly every draw of images: which images were evaluated does not explain it"
