@@ -226,8 +226,34 @@ def test_any_two_methods_are_compared(shown, browser):
         second.select_option("demo/triplet")
         task.select_option("mask")
         assert part.locator(".paired").inner_text().startswith("-2.1 (")
+        pressed = part.locator(".legend button[aria-pressed=true]").all_inner_texts()
+        assert [each.strip() for each in pressed] == ["demo/random", "demo/triplet"]
         headings = part.locator("table").nth(1).locator("th[scope=col]").all_inner_texts()
         assert headings[1:3] == ["demo/random", "demo/triplet"]
+    page.close()
+
+
+@pytest.mark.browser
+def test_precision_over_recall_is_of_the_two_chosen_rows(shown, browser):
+    state, address = shown
+    if state != "full":
+        return
+    page = browser.new_page()
+    page.goto(address)
+    part = page.locator("#compare-table")
+    part.locator("select").first.select_option("moco")
+    part.locator("select").nth(1).select_option("byol")
+    page.evaluate(DRAW)
+    for chosen in ({"moco", "byol"}, {"moco", "triplet"}):
+        pressed = part.locator(".legend button[aria-pressed=true]").all_inner_texts()
+        assert {each.strip() for each in pressed} == chosen
+        part.locator(".frame").first.focus()
+        page.keyboard.press("ArrowRight")
+        said = part.locator(".readout").first.inner_text().partition(": ")[2]
+        assert {each.rpartition(" ")[0] for each in said.split(", ")} == chosen
+        part.locator("select").nth(1).select_option("triplet")
+    part.locator(".legend button", has_text="simclr").click()
+    assert part.locator(".legend button[aria-pressed=true]").count() == 3
     page.close()
 
 

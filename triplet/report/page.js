@@ -89,18 +89,21 @@ const drawn = (holder) => {
   const colour = (each) => (named(each) ? COLOURS[labels.indexOf(each.label) % COLOURS.length] : "#888");
   const dash = (each) => DASHES[Math.floor(labels.indexOf(each.label) / COLOURS.length) % DASHES.length] ?? [];
   const shown = (each) => !off.has(each.label);
-  const refresh = () => plots.forEach(([plot, series]) => series.forEach((each, i) => plot.setSeries(i + 1, { show: shown(each) })));
+  const buttons = {};
+  const refresh = () => {
+    plots.forEach(([plot, series]) => series.forEach((each, i) => plot.setSeries(i + 1, { show: shown(each) })));
+    for (const [label, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", String(!off.has(label)));
+  };
   labels.forEach((label, i) => {
     const sample = `<svg width="26" height="10" aria-hidden="true"><line x1="1" x2="25" y1="5" y2="5" stroke="${COLOURS[i % COLOURS.length]}" stroke-width="3" stroke-dasharray="${DASHES[Math.floor(i / COLOURS.length) % DASHES.length]}"/></svg>`;
     const button = make("button", { type: "button" });
     button.innerHTML = sample;
     button.append(` ${label}`);
-    button.setAttribute("aria-pressed", "true");
     button.addEventListener("click", () => {
       off.has(label) ? off.delete(label) : off.add(label);
-      button.setAttribute("aria-pressed", String(!off.has(label)));
       refresh();
     });
+    buttons[label] = button;
     legend.append(button);
   });
   for (const panel of spec.panels) {
@@ -169,6 +172,11 @@ const drawn = (holder) => {
     }).observe(frame);
   }
   holder.append(...(run ? [] : [legend]), panels);
+  holder.only = (chosen) => {  // the others can be added in the legend
+    for (const label of labels) chosen.includes(label) ? off.delete(label) : off.add(label);
+    refresh();
+  };
+  holder.chosen ? holder.only(holder.chosen) : refresh();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(([plot]) => plot.redraw()));
 };
 const watcher = new IntersectionObserver((entries) => {
@@ -215,6 +223,10 @@ for (const script of document.querySelectorAll(".compare script.data")) {
     const mean = (values) => { const known = (values ?? []).filter((v) => v !== null); return known.length ? known.reduce((a, b) => a + b) / known.length : null; };
     rows(sizes, each.sizes, each.ap[i]?.map(mean), each.ap[j]?.map(mean));
     rows(categories, each.categories, each.ap[i]?.[0], each.ap[j]?.[0]);
+    for (const plot of part.querySelectorAll(".plot")) {
+      plot.chosen = [all.labels[i], all.labels[j]];
+      plot.only?.(plot.chosen);
+    }
   };
   fill();
 }
