@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import KIT
 from tests.support import run_records
-from tests.support.report_states import full
+from tests.support.report_states import STATES, full
 from triplet import cli
 from triplet.published.methods import load_methods
 from triplet.report import pictures, plots, stage
@@ -110,6 +110,23 @@ def test_pictures_are_of_each_run_as_long_as_they_are_few(places):
         ("demo/random", "demo/seed0/random"),
         ("demo/triplet", "demo/seed0/triplet"),
     ]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_link_leads_somewhere(places, state, monkeypatch):
+    """Whatever is left out so that the page is small enough."""
+    STATES[state]()
+    known, runs = stage.crate.all_records(), collect(places / "checkpoints")
+    compared = stage.compare.comparisons(stage.groups(runs))
+    content = stage.contents(runs, load_methods(), known, compared)
+    figures, sizes = stage.draw(runs, compared), []
+    for largest in (LARGEST, 1_000_000, 700_000, 500_000, 300_000):
+        monkeypatch.setattr("triplet.report.page.LARGEST", largest)
+        text = stage.page(content, runs, figures, known, compared)
+        links = set(re.findall(r'<a [^>]*href="#([^"]*)"', text))
+        assert links - set(re.findall(r' id="([^"]*)"', text)) == set(), largest
+        sizes.append(len(text))
+    assert sizes[-1] < sizes[0] or state != "full"
 
 
 @pytest.mark.slow

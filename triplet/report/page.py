@@ -101,6 +101,7 @@ def page(
         more = {
             "pictures": shown,
             "parts": parts,
+            "gone": {tables.anchor(run.name) for run in runs[with_parts:]},
             "left_out": len(runs) - with_records,
             "runs_left_out": len(runs) - with_parts,
         }
