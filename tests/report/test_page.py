@@ -292,6 +292,15 @@ def test_columns_are_chosen(shown, browser):
     assert table.locator("th", has_text="zoo AP75").is_hidden()
     page.locator(".columns label", has_text="zoo AP75").first.locator("input").check()
     assert table.locator("th", has_text="zoo AP75").is_visible()
+    for grid in page.locator(".scroll[data-grid]").all():
+        headings = grid.locator("th[scope=col]").all()
+        chooser = grid.locator("xpath=preceding-sibling::*[1][contains(@class, 'columns')]")
+        assert chooser.count() == (len(headings) >= 6), grid.get_attribute("data-grid")
+        if len(headings) >= 6:
+            assert headings[1].is_visible()
+            chooser.locator("input").first.uncheck()
+            assert headings[1].is_hidden()
+            assert grid.locator("tbody tr:first-child > :nth-child(2)").is_hidden()
     page.close()
 
 

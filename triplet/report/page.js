@@ -34,10 +34,10 @@ const sortable = (table) => {
   });
 };
 
-// Which columns a table shows.
+// Which columns a wide table shows.
 const choosable = (table) => {
   const headings = [...table.tHead.rows[0].cells];
-  if (!headings.some((heading) => "extra" in heading.dataset)) return;
+  if (headings.length < 6) return;
   const show = (column, shown) => {
     for (const row of table.rows) row.cells[column].hidden = !shown;
   };
