@@ -61,14 +61,14 @@ def test_the_figure_has_every_method_where_its_numbers_are():
     others = [track for _, tracks in figure.methods for track in tracks]
     assert all(0 <= at <= 100 for track in others for at in (track.published, *track.noise))
     assert sum(bool(track.marks) for track in others) == 2
-    assert not figure.shorter
+    assert figure.shapes == {"circle"}
 
 
 def test_the_figure_shows_the_ap_that_a_result_is_judged_by():
     runs = [made("byol", 40.2), made("short/byol", 33.0, SOLVER__MAX_ITER=45_000)]
     figure = answer.dots(coco.lines(runs, METHODS))
     assert figure.of_zoo == "MoCo v2 and BYOL"
-    assert figure.shorter
+    assert figure.shapes == {"circle", "diamond"}
     for label, tracks in figure.methods:
         for track in tracks:
             assert sum(track.noise) / 2 == pytest.approx(track.published, abs=0.01)

@@ -199,6 +199,20 @@ EMPTY = """() => [...document.querySelectorAll('table.grid')]
 
 
 @pytest.mark.browser
+def test_the_figure_says_every_result(shown, browser):
+    state, address = shown
+    page = browser.new_page()
+    page.goto(address)
+    said = page.locator(".dots td.track svg[aria-label^='Triplet, box']").get_attribute("aria-label")
+    for each in {
+        "full": ["Triplet, 2x: ", "Triplet (short), 1/2x: 30.0", "Triplet (like-for-like), 2x: 41.2"],
+        "failed": ["Triplet, 1/2x: 26.4"],
+    }.get(state, []):
+        assert f"; {each}" in said
+    page.close()
+
+
+@pytest.mark.browser
 def test_what_is_empty_is_folded_away(shown, browser):
     """No visible column of the page as it opens is empty, but for the published AP in the paper's table."""
     state, address = shown

@@ -47,6 +47,17 @@ class Mark:
     text: str
     full: bool = True
     """Whether it has the schedule of the published AP."""
+    folder: bool = False
+    """Whether it lies in a folder of its own, such as runs of another recipe."""
+    beyond: bool = False
+    """Whether it lies below the scale."""
+
+    @property
+    def shape(self) -> str:
+        """Name of its sign: circle, diamond, square, or arrow for an AP below the scale's end."""
+        if self.beyond:
+            return "arrow"
+        return "diamond" if not self.full else "square" if self.folder else "circle"
 
 
 @dataclass(frozen=True)
@@ -76,9 +87,9 @@ class Dots:
     """Methods whose published AP comes from the zoo."""
 
     @property
-    def shorter(self) -> bool:
-        """Whether any result has a schedule other than the full one."""
-        return any(not mark.full for _, tracks in self.methods for each in tracks for mark in each.marks)
+    def shapes(self) -> set[str]:
+        """Signs of all our results."""
+        return {mark.shape for _, tracks in self.methods for each in tracks for mark in each.marks}
 
 
 def sentences(
@@ -224,9 +235,10 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
             spread = ours.deviation or 0.0
             text = f"{line.label}, {line.schedule}: {ours.text()}"
             at, least, most = (_place(ours.mean + each, low, high) for each in (0, -spread, spread))
-            marks.append(Mark(at, least, most, text, line.schedule == "2x"))
-    own = sorted((line for line in lines if line.ours[0]), key=lambda line: " (" in line.label)
-    best = own[0].ours[0].text() if own and own[0].ours[0] else ""
+            own = " (" in line.label
+            marks.append(Mark(at, least, most, text, line.schedule == "2x", own, ours.mean < low))
+    reached = sorted((line for line in lines if line.ours[0]), key=lambda line: " (" in line.label)
+    best = reached[0].ours[0].text() if reached and reached[0].ours[0] else ""
     other = first.readme if first.source == "zoo" else first.zoo[0]
     if (published := first.published) is None:
         return Track(None, None, (0.0, 0.0), tuple(marks), f"{best or NONE} / {NONE}")
