@@ -35,6 +35,8 @@ SMALL = """() => {
   }
   return [...found];
 }"""
+PIXELS = """(svg) => [...svg.querySelectorAll('text')]
+  .map((text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a + 0.01)"""
 UNFOLD = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
 DRAW = "document.querySelectorAll('.plot').forEach((each) => { if (!each.childNodes.length) drawn(each); })"
 
@@ -115,8 +117,13 @@ def test_every_figure_is_there_with_and_without_scripts(shown, browser):
     context = browser.new_context(java_script_enabled=False, color_scheme="dark")
     page = context.new_page()
     page.goto(address)
+    page.set_viewport_size({"width": 380, "height": 900})
+    assert page.locator("[data-grid^=coco] th", has_text="zoo AP75").first.is_hidden()
+    assert page.locator("[data-grid^=coco] td[data-label='zoo AP75']").first.is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
     for svg in page.locator("figure .static > svg").all():
         assert svg.is_visible()
+        assert min(svg.evaluate(PIXELS)) >= 12
         assert any(c.isdigit() for c in svg.get_attribute("aria-label")), "the words have the numbers"
     # Text of the plots takes the page's colour, so that it can be read on a dark page.
     page.close()
