@@ -243,10 +243,20 @@ def test_any_two_methods_are_compared(shown, browser):
         assert part.locator(".paired").inner_text().startswith("+4.2 (")
         assert "does not explain it" in part.locator(".paired").inner_text()
         first, second, task = part.locator("select").all()
+        part.locator("table").nth(1).locator("th[scope=col] button").first.click()
+        assert part.locator("table").nth(1).locator("[aria-sort]").count() == 1
         first.select_option("demo/random")
         second.select_option("demo/triplet")
         task.select_option("mask")
         assert part.locator(".paired").inner_text().startswith("-2.1 (")
+        pair = part.locator("p", has=page.locator(".paired")).inner_text()
+        assert pair.startswith("demo/random less demo/triplet: -2.1 (")
+        assert part.locator("[aria-sort]").count() == 0
+        second.select_option("demo/random")
+        assert part.locator(".paired").inner_text() == "–"
+        texts = part.locator("table").nth(1).locator("td").all_inner_texts()
+        assert "-0.0" not in texts
+        second.select_option("demo/triplet")
         pressed = part.locator(".legend button[aria-pressed=true]").all_inner_texts()
         assert [each.strip() for each in pressed] == ["demo/random", "demo/triplet"]
         headings = part.locator("table").nth(1).locator("th[scope=col]").all_inner_texts()

@@ -167,10 +167,17 @@ def verdict(ours: Score, published: float | None, band: Band | None, iterations:
 
 
 def schedule(iterations: int) -> str:
-    """Return Detectron2's name (``2x``, ``1/4x``, ...) for a number of iterations of 16 images."""
+    """Return Detectron2's name (``2x``, ``1/4x``, ...) for a number of iterations of 16 images, or one that
+    cannot be taken for such a name (``1.98x``)."""
     part = Fraction(iterations, FULL // 2)
-    known = part.numerator == 1 or part.denominator == 1
-    return f"{part}x" if known else f"{float(part):.2g}x"
+    if _named(part):
+        return f"{part}x"
+    text = f"{float(part):.3g}"
+    return f"{iterations} iterations" if _named(Fraction(text)) else f"{text}x"
+
+
+def _named(part: Fraction) -> bool:
+    return part.numerator == 1 or part.denominator == 1
 
 
 def machine(gpus: list[str], processes: int) -> str:

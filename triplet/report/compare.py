@@ -14,7 +14,7 @@ from triplet.progress import say
 from triplet.report import plots
 from triplet.report.coco import schedule
 from triplet.report.plots import Plot
-from triplet.report.tables import NONE, Cell, Grid, anchor, measured, number, slug
+from triplet.report.tables import NONE, Cell, Grid, anchor, formatted, measured, number, slug
 from triplet.runs import METRICS, Run, score
 from triplet.runs import groups as alike
 from triplet.scores import LABELS, TASKS
@@ -57,7 +57,8 @@ class Difference:
         return OPEN
 
     def text(self) -> str:
-        return f"{self.value:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+        value, low, high = (formatted(each) for each in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def of_pairs(comparison: Comparison) -> Grid:
             if label == comparison.base or task not in tasks or task not in base:
                 continue
             if found := difference(tasks[task], base[task]):
-                interval = Cell(f"{found.low:+.1f} to {found.high:+.1f}", found.low)
+                interval = Cell(f"{formatted(found.low)} to {formatted(found.high)}", found.low)
                 cells = [Cell(label), Cell(LABELS[task], kind="word"), number(found.value, "+.1f", "ours")]
                 grid.rows.append([*cells, interval, Cell(found.meaning, kind="prose")])
     return grid

@@ -199,7 +199,11 @@ for (const script of document.querySelectorAll(".compare script.data")) {
   const [other, second] = select("beside", all.labels, all.second);
   const [which, task] = select("by", tasks.map((name) => all.tasks[name].label), 0);
   part.querySelector(".choose").replaceChildren(one, other, which);
-  const number = (value, sign) => (value == null ? "–" : (sign && value >= 0 ? "+" : "") + value.toFixed(1));
+  const number = (value, sign) => {
+    if (value == null) return "–";
+    const text = Math.abs(value).toFixed(1), minus = value < 0 && Number(text);  // never -0.0
+    return (minus ? "-" : sign ? "+" : "") + text;
+  };
   const rows = (table, names, ours, theirs) => {
     const headings = [all.labels[first.value], all.labels[second.value]];
     const lines = names.map((name, i) => [name, ours?.[i] ?? null, theirs?.[i] ?? null]);
@@ -211,6 +215,7 @@ for (const script of document.querySelectorAll(".compare script.data")) {
       cell.dataset.label = [...headings, "first − second"][i];
       return cell;
     }))));
+    for (const heading of table.tHead.rows[0].cells) heading.removeAttribute("aria-sort");
     headings.forEach((text, i) => { table.tHead.rows[0].cells[i + 1].firstChild.textContent = text; });
   };
   const fill = () => {
@@ -219,6 +224,7 @@ for (const script of document.querySelectorAll(".compare script.data")) {
     const turned = found && (i > j ? found : [-found[0], -found[2], -found[1]]);
     const meaning = turned && (turned[1] > 0 ? all.meanings.higher : turned[2] < 0 ? all.meanings.lower : all.meanings.open);
     part.querySelector(".paired").textContent = turned ? `${number(turned[0], true)} (${number(turned[1], true)} to ${number(turned[2], true)}) ${each.label} AP: ${meaning}.` : "–";
+    part.querySelector(".pair").textContent = `${all.labels[i]} less ${all.labels[j]}: `;
     const [sizes, categories] = part.querySelectorAll("table.grid");
     const mean = (values) => { const known = (values ?? []).filter((v) => v !== null); return known.length ? known.reduce((a, b) => a + b) / known.length : null; };
     rows(sizes, each.sizes, each.ap[i]?.map(mean), each.ap[j]?.map(mean));

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from triplet import files, paths
 from triplet.published.curves import expected, published
+from triplet.report.coco import schedule
 from triplet.runs import Run
 
 # Okabe and Ito's colours, which any colour vision can tell apart; the line styles differ as well.
@@ -254,18 +255,19 @@ def _draw_budget(series: Sequence[Series], method: str, caption: str) -> Plot:
         figure.legend(frameon=False, fontsize=9, loc="outside right upper")
         at = {name: float(np.interp(n, middle.x, middle.y)) for n, name in TICKS.items()}
         words = f"Expected of {method}: {', '.join(f'{ap:.1f} at {name}' for name, ap in at.items())}. "
-        ours = [each for each in series if each.kind == "points"]
-        said = [
-            f"{each.label.removeprefix('ours: ')} {', '.join(f'{y:.1f}' for y in each.y)}" for each in ours
-        ]
-        words += f"Ours: {'; '.join(said)}." if ours else "No run of this machine yet."
-        ticks = {str(n): name for n, name in TICKS.items()}
         # uPlot takes one value of a line at each length, and seeds share theirs.
         dots = [
             replace(each, x=np.array([x]), y=np.array([y]))
-            for each in ours
+            for each in series
+            if each.kind == "points"
             for x, y in zip(each.x, each.y, strict=True)
         ]
+        said = [
+            f"{each.label.removeprefix('ours: ')} {each.y[0]:.1f} at {schedule(int(each.x[0]))}"
+            for each in dots
+        ]
+        words += f"Ours: {'; '.join(said)}." if said else "No run of this machine yet."
+        ticks = {str(n): name for n, name in TICKS.items()}
         lines = [each for each in series if each.kind != "points"]
         live = _live([Panel("box AP", [*lines, *dots])], "schedule", log=True, ticks=ticks)
         return _finish(figure, "budget", caption, words, live)

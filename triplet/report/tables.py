@@ -74,10 +74,13 @@ def why(cause: str) -> str:
 
 
 def number(value: float | None, form: str = ".1f", kind: str = "") -> Cell:
-    if value is None:
-        return Cell(kind=kind)
+    return Cell(kind=kind) if value is None else Cell(formatted(value, form), value, kind)
+
+
+def formatted(value: float, form: str = "+.1f") -> str:
+    """Format a number, but never as -0.0."""
     text = format(value, form)
-    return Cell(text if float(text) else text.replace("-", "+"), value, kind)  # never show -0.0
+    return text if float(text) else text.replace("-", "+" if "+" in form else "")
 
 
 def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -> Cell:
