@@ -78,21 +78,21 @@ const short = (value) => (value == null ? "–" : String(Number(value.toPrecisio
 
 const drawn = (holder) => {
   const spec = data(document.getElementById(`data-${holder.dataset.plot}`)), run = holder.dataset.run;
-  if (run) {
+  const named = (each) => each.kind !== "faint" && each.kind !== "low" && each.kind !== "high";
+  const labels = [...new Set(spec.panels.flatMap((panel) => panel.series.filter(named).map((each) => each.label)))];
+  if (run) {  // in its own part, in the colour that it has beside the others
     for (const panel of spec.panels) panel.series = panel.series.filter((each) => each.run === run);
     spec.panels = spec.panels.filter((panel) => panel.series.length);
   }
-  const named = (each) => each.kind !== "faint" && each.kind !== "low" && each.kind !== "high";
-  const labels = [...new Set(spec.panels.flatMap((panel) => panel.series.filter(named).map((each) => each.label)))];
   const off = new Set();
   const plots = [], legend = make("p", { className: "legend" }), panels = make("div", { className: "panels" });
   const colour = (each) => (named(each) ? COLOURS[labels.indexOf(each.label) % COLOURS.length] : "#888");
   const dash = (each) => DASHES[Math.floor(labels.indexOf(each.label) / COLOURS.length) % DASHES.length] ?? [];
   const shown = (each) => !off.has(each.label);
-  const buttons = {};
+  const buttons = new Map();
   const refresh = () => {
     plots.forEach(([plot, series]) => series.forEach((each, i) => plot.setSeries(i + 1, { show: shown(each) })));
-    for (const [label, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", String(!off.has(label)));
+    for (const [label, button] of buttons) button.setAttribute("aria-pressed", String(!off.has(label)));
   };
   labels.forEach((label, i) => {
     const sample = `<svg width="26" height="10" aria-hidden="true"><line x1="1" x2="25" y1="5" y2="5" stroke="${COLOURS[i % COLOURS.length]}" stroke-width="3" stroke-dasharray="${DASHES[Math.floor(i / COLOURS.length) % DASHES.length]}"/></svg>`;
@@ -103,7 +103,7 @@ const drawn = (holder) => {
       off.has(label) ? off.delete(label) : off.add(label);
       refresh();
     });
-    buttons[label] = button;
+    buttons.set(label, button);
     legend.append(button);
   });
   for (const panel of spec.panels) {
