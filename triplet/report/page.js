@@ -257,6 +257,7 @@ if (dialog) {
     if (!button) return;
     show(Number(button.dataset.at));
     dialog.showModal();
+    dialog.scrollTop = 0;
   });
   // A run's part shows the gallery's pictures of that run, without a second copy in the page.
   for (const holder of document.querySelectorAll(".own .pictures")) {

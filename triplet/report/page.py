@@ -87,7 +87,7 @@ def page(
         "targets_missing": lacking,
         "targets_command": tables.commands(lacking),
         "missing_command": content["missing"],
-        "released": content["deviations"].of("the release"),
+        "released": filled(content["deviations"].of("the release")),
         "plots": plots,
         "few": len(runs) <= FEW,
         "comparisons": comparisons,
