@@ -233,7 +233,7 @@ def test_pictures_show_the_truth_beside_what_was_found(drawn, truth, tmp_path):
         if image["image_id"] == 2:
             assert right.mean() < 0.001
         else:
-            assert left.mean() > right.mean() > 0.01  # masks and boxes; boxes
+            assert left.mean() > right.mean() > 0.005  # masks and boxes; boxes
 
 
 def test_pictures_are_spread_over_the_annotated_images():
