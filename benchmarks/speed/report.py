@@ -107,7 +107,7 @@ def _run(name: str, seed: int, config: str, ap: dict[str, float], rng: np.random
         job.outputs["pictures"] = job.folder / "pictures"
         job.outputs["pictures"].mkdir(exist_ok=True)
         for each in names:
-            pixels = rng.integers(0, 255, (120, 320, 3), dtype=np.uint8)
+            pixels = rng.integers(0, 255, (48, 128, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((1280, 480)).save(job.outputs["pictures"] / each, quality=85)
         job.results.update(found)
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from triplet.published.causes import Cause, ranked
-from triplet.published.curves import FULL, NOISE, Band, LocalResult
+from triplet.published.curves import FULL, NOISE, Band, Expected
 from triplet.published.curves import expected as expected_ap
 from triplet.published.facts import Facts
 from triplet.published.methods import Method, PublishedAP
@@ -78,9 +78,12 @@ def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
         method = methods.get(name)
         of_method = [run for run in table if run.method == name]
         alike = sorted(groups(of_method), key=lambda group: (-group[0].iterations, group[0].label))
+        others = [run for run in own if run.method != name]
+        lengths = {run.iterations for run in of_method if on_all_images(run)}  # of each one regression
+        bands = {length: expected_ap(name, "c4", length, others) for length in lengths}
         for column in TASKS.values():
             bare = _published(name, method, column)
-            found += [_line(bare, group, own) for group in alike]
+            found += [_line(bare, group, bands.get(group[0].iterations)) for group in alike]
             if method and not alike:
                 found.append(_with(bare, command=missing(name, runs, method)))
         if method and method.student:
@@ -109,14 +112,12 @@ def _with(line: CocoRow, **changes: object) -> CocoRow:
     return CocoRow(**{**vars(line), **changes})
 
 
-def _line(bare: CocoRow, group: list[Run], own: list[LocalResult]) -> CocoRow:
+def _line(bare: CocoRow, group: list[Run], expected: Expected | None) -> CocoRow:
     task = next(key for key, column in TASKS.items() if column == bare.task)
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
     finetune = first.stages["finetune"]
-    others = [run for run in own if run.method != bare.method]
-    whole = on_all_images(first)
-    expected = expected_ap(bare.method, "c4", first.iterations, others) if whole else None
+    expected = expected if on_all_images(first) else None
     band = getattr(expected, bare.task) if expected else None
     return _with(
         bare,

@@ -111,7 +111,7 @@ def page(
         if shown:
             shown = shown[: len(shown) // 2]
         elif with_records:
-            with_records //= 2
+            with_records //= 4
         elif with_parts:
             with_parts //= 2
         else:

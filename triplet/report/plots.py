@@ -108,7 +108,7 @@ def curves(
     shown = {key: title for key, title in panels.items() if key in there}
     if not shown:
         return None
-    most = max(24, POINTS // (len(logs) * len(shown)))
+    most = max(12, POINTS // (len(logs) * len(shown)))
     found = [Panel(title, list(_series(logs, key, most))) for key, title in shown.items()]
     return draw(found, name, caption, "iteration")
 
@@ -207,7 +207,7 @@ def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
     table = [run for run in runs if run.of_the_table and run.value("bbox", "AP") is not None]
     # Where a schedule has a name or a run has its result, the band is to be read as well.
     lengths = [n for n in (*TICKS, *(run.iterations for run in table)) if 6_000 <= n <= 240_000]
-    grid = np.union1d(np.geomspace(6_000, 240_000, 40), lengths)
+    grid = np.union1d(np.geomspace(6_000, 240_000, 20), lengths)
     bands = [found.box for n in grid if (found := expected(method, "c4", n))]
     series = [
         Series(f"expected of {method}, low", grid, np.array([band.low for band in bands]), kind="low"),
