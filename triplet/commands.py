@@ -82,6 +82,24 @@ def typed(command: str, *words: str, gpus: int = 1) -> str:
     return " ".join(["make", command, *(f"{name}={_quoted(value)}" for name, value in given.items())])
 
 
+def again(command: str, *, force: bool = False, gpus: int = 1) -> str:
+    """Return a command of a record as the user can type it again.
+
+    Args:
+        command: what was typed, ``triplet finetune --run a``.
+        force: whether it is to start over, whatever the record's command did.
+        gpus: number of processes.
+
+    Returns:
+        The command; '' if the record has none.
+    """
+    try:
+        words = [word for word in shlex.split(command)[1:] if word != "--force"]
+    except ValueError:  # a quotation without an end, which no shell has passed on
+        return ""
+    return typed(*words, *(["--force"] if force else []), gpus=gpus) if words else ""
+
+
 def spoken(command: str, text: str) -> str:
     """Return a message about a command with make's words for its options, if make started this process."""
     if not _by_make():

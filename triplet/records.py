@@ -6,7 +6,6 @@ and atomically, so its presence means that the stage is done.
 
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from triplet.artifacts import Artifact as Artifact
 from triplet.artifacts import Job as Job
 from triplet.artifacts import Plan as Plan
 from triplet.artifacts import Record as Record
-from triplet.commands import typed
+from triplet.commands import again, typed
 from triplet.errors import KitError
 from triplet.inputs import Inputs
 from triplet.inputs import identities as identities
@@ -96,6 +95,14 @@ def begun(folder: Path, upkeep: Upkeep = Upkeep()) -> Plan | None:
     return done or (started.plan if started else upkeep.planned(folder))
 
 
+def resuming(folder: Path) -> str:
+    """Return the command that goes on with the unfinished stage in a folder; '' if it is not known."""
+    with suppress(KitError):
+        if started := _load(folder / "started.json", _Started):
+            return again(started.command, gpus=started.world_size)
+    return ""
+
+
 def require(run: str, stage: str) -> Record:
     """Read the record of a stage that must be done; if it is not, raise KitError saying what to run."""
     record = read(stage_folder(run, stage))
@@ -112,8 +119,7 @@ def output(record: Record, name: str) -> Path:
     path = local(artifact.path)
     if not path.exists() or Artifact.of(path).sha256 != artifact.sha256:
         what = "changed since" if path.exists() else "gone though"
-        again = typed(*shlex.split(record.command)[1:], "--force")
-        raise KitError(f"{path} is {what} it was recorded; run again: {again}")
+        raise KitError(f"{path} is {what} it was recorded; run again: {again(record.command, force=True)}")
     return path
 
 
@@ -164,6 +170,7 @@ def perform(  # noqa: PLR0913 - keyword arguments; a stage names the few that it
             say(f"{stage}: done already ({portable(folder)}, {found.done.seconds:.0f} s)")
             return found.done
         began = found.unfinished or _Started(plan=plan, started=_now(), energy_kwh=0)
+        began = began.model_copy(update={"command": printable(command.get()), "world_size": world_size})
         job = Job(folder, plan=plan, lost_record=found.lost_record, check_inputs=given.check_files)
         with _timed(folder, began, job, keep_record=found.lost_record) as spent:
             work(job)
@@ -253,10 +260,8 @@ def _find(folder: Path, plan: Plan, upkeep: Upkeep, *, derived: bool) -> _Found:
         KitError: the folder holds work of another plan, which is not ``derived``.
     """
     done, lost = _unless_damaged(folder / "record.json", lambda: read(folder))
-    unfinished, _ = _unless_damaged(
-        folder / "started.json", lambda: _load(folder / "started.json", _Started)
-    )
-    previous = done or (unfinished.plan if unfinished else upkeep.planned(folder))
+    started, _ = _unless_damaged(folder / "started.json", lambda: _load(folder / "started.json", _Started))
+    previous = done or (started.plan if started else upkeep.planned(folder))
     if previous and (changes := previous.changes(plan)):
         if not derived and (done or not all(LITTER.fullmatch(path.name) for path in folder.iterdir())):
             raise other(folder, plan.stage, changes, _loses(folder, done, upkeep))
@@ -264,7 +269,7 @@ def _find(folder: Path, plan: Plan, upkeep: Upkeep, *, derived: bool) -> _Found:
         return _Found()
     if done and not all(artifact.intact() for artifact in done.outputs.values()):
         done = None
-    return _Found(done, unfinished, lost)
+    return _Found(done, started, lost)
 
 
 def _loses(folder: Path, done: Record | None, upkeep: Upkeep) -> str:
@@ -331,6 +336,8 @@ def other(folder: Path, stage: str, changes: list[str], holds: str = "") -> KitE
 
 class _Started(BaseModel):
     plan: Plan
+    command: str = ""
+    world_size: int = 1
     started: str
     seconds: float = 0.0
     energy_kwh: float | None = None

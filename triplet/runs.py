@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from triplet import paths, records
+from triplet.commands import again
 from triplet.errors import KitError
 from triplet.progress import say
 from triplet.published.configs import flat, recipe_of
@@ -42,6 +43,8 @@ class Run:
     """Records by name of the stage; those of SEVERAL as ``linear/<config>``."""
     stale: str = ""
     """Why some of its stages are left out: their inputs have changed since."""
+    mend: str = ""
+    """Command that makes the first of those again."""
 
     @property
     def method(self) -> str:
@@ -139,11 +142,8 @@ class Unfinished:
 
     run: str
     stage: str
-
-    @property
-    def command(self) -> str:
-        """Command that resumes the stage."""
-        return f"make {self.stage} RUN={self.run}"
+    command: str
+    """Command that goes on with it."""
 
 
 def unfinished(checkpoints: Path) -> list[Unfinished]:
@@ -155,7 +155,8 @@ def unfinished(checkpoints: Path) -> list[Unfinished]:
         if run.name in SEVERAL:
             run, stage = run.parent, run.name
         if stage in (*STAGES, *SEVERAL) and not path.with_name("record.json").exists():
-            found.append(Unfinished(run.as_posix(), stage))
+            command = records.resuming(path.parent) or f"make {stage} RUN={run.as_posix()}"
+            found.append(Unfinished(run.as_posix(), stage, command))
     return found
 
 
@@ -193,6 +194,7 @@ def _consistent(name: str, stages: dict[str, Record]) -> Run:
                 name,
                 {k: v for k, v in stages.items() if k not in STAGES[STAGES.index(stage) :]},
                 f"its {stage} was made from another {before}; run it again with FORCE=1",
+                _mend(name, stages[stage]),
             )
     old = [
         stage
@@ -201,8 +203,16 @@ def _consistent(name: str, stages: dict[str, Record]) -> Run:
     ]
     if old:
         why = f"its {old[0].partition('/')[0]} was made from another pretrain; run it again with FORCE=1"
-        return Run(name, {k: v for k, v in stages.items() if k not in old}, why)
+        return Run(
+            name, {k: v for k, v in stages.items() if k not in old}, why, _mend(name, stages[old[0]])
+        )
     return Run(name, stages)
+
+
+def _mend(run: str, record: Record) -> str:
+    """Return the command that makes a stage again."""
+    found = again(record.command, force=True, gpus=record.world_size)
+    return found or f"make {record.stage} RUN={run} FORCE=1"
 
 
 def _differs(

@@ -23,8 +23,10 @@ SURE = 0.5
 """Lowest score of a detection that is drawn."""
 SEEN = 0.05
 """Lowest score of a keypoint that is drawn, as in Detectron2's Visualizer."""
+SIDE = 638
+"""Width in pixels of the truth and of the detections in a picture, about that of COCO's images."""
 PANEL = 318
-"""Width of either side in pixels."""
+"""Width in pixels of an image in a sheet."""
 TALLEST = 4
 """Largest height of a picture in widths, so that an image of 2 x 30000 pixels does not take a gigabyte."""
 DRAWN = 300
@@ -52,7 +54,7 @@ def draw(
     categories: Sequence[str],
     folder: Path,
 ) -> list[str]:
-    """Write a JPEG for each image, 640 px wide.
+    """Write a JPEG for each image, 1280 px wide.
 
     Args:
         chosen: images and their truth, from Detectron2's data set.
@@ -70,8 +72,8 @@ def draw(
     names = []
     for image in chosen:
         pixels = read_image(image["file_name"], "RGB")
-        truth = panel(pixels, image["annotations"], categories)
-        detected = panel(pixels, found[image["image_id"]], categories)
+        truth = panel(pixels, image["annotations"], categories, SIDE)
+        detected = panel(pixels, found[image["image_id"]], categories, SIDE)
         gap = torch.full((3, truth.shape[1], GAP), 255, dtype=torch.uint8)
         pair = torch.cat([truth, gap, detected], 2)
         names.append(f"{image['image_id']}.jpg".replace("/", "_"))

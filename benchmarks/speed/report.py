@@ -7,22 +7,26 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.speed import results
 from triplet import analysis, files, paths, records
 from triplet.progress import say
 from triplet.published.configs import nested, released
 from triplet.published.methods import load_methods
+from triplet.report import plots
 from triplet.report.page import LARGEST
 from triplet.report.stage import report
 from triplet.scores import TASKS
 
-SEEDS, CATEGORIES, LINES = 3, 80, 900
-"""Seeds per method and recipe; COCO's categories; lines of a run's metrics, as in a full schedule."""
+SEEDS, CATEGORIES, LINES, PICTURES = 3, 80, 900, 6
+"""Seeds per method and recipe; COCO's categories; lines of a run's metrics, as in a full schedule; pictures
+of a run."""
 RECIPES = {
     "": "openselfsup/coco_R_50_C4_2x_moco",
     "authors-recipe": "authors/coco_R_50_C4_2x_moco",
@@ -85,45 +89,64 @@ def _draw(seeds: int) -> int:
 
 
 def _run(name: str, seed: int, config: str, ap: dict[str, float], rng: np.random.Generator) -> None:
-    """Write the records of one run's finetune and eval stages."""
+    """Write the records of one run's four stages, with metrics of both trainings and with pictures."""
     detectron2 = nested(released()[config])
     length = detectron2["SOLVER"]["MAX_ITER"]
-    iterations = range(0, length, length // LINES)
-    log = "".join(
-        json.dumps(
-            {"iteration": i, "total_loss": 3 / (1 + i / 2e4) + rng.normal(0, 0.05), "lr": 0.02, "time": 0.5}
-        )
-        + "\n"
-        for i in iterations
-    )
-
-    def finetune(job: records.Job) -> None:
-        for output, file, text in (
-            ("model", "model.pth", f"{name} {ap}"),
-            ("metrics", "metrics.json", log),
-        ):
-            files.write_text(job.folder / file, text)
-            job.outputs[output] = job.folder / file
-        job.results.update(iterations=length, images_per_batch=16, epochs=24.56, categories=[])
+    settings = {"detectron2": detectron2, "precision": "float32", "bn_images": 16}
+    trained = {"iterations": length, "images_per_batch": 16, "epochs": 24.56, "categories": []}
+    kept = {task: _analysis(ap[task], rng) for task in TASKS}
+    scores = {task: {"AP": ap[task], "AP50": ap[task] + 20, "AP75": ap[task] + 3} for task in TASKS}
+    categories = {
+        task: dict(zip(each.categories, each.by_size["all"], strict=True)) for task, each in kept.items()
+    }
+    names = [f"{number}.jpg" for number in range(PICTURES)]
+    found = {"images": 5000, "engine": "ultrafast", **scores, "categories": categories, "pictures": names}
 
     def evaluate(job: records.Job) -> None:
-        kept = {task: _analysis(ap[task], rng) for task in TASKS}
-        path = job.folder / "analysis.json"
-        files.write_text(path, analysis.Analysis(kept).model_dump_json())
-        job.outputs[analysis.ANALYSIS] = path
-        job.results.update(images=5000, engine="ultrafast")
-        for task in TASKS:
-            job.results[task] = {"AP": ap[task], "AP50": ap[task] + 20, "AP75": ap[task] + 3}
-        job.results["categories"] = {
-            task: dict(zip(kept[task].categories, kept[task].by_size["all"], strict=True)) for task in TASKS
-        }
+        _write(job, {analysis.ANALYSIS: analysis.Analysis(kept).model_dump_json()})
+        job.outputs["pictures"] = job.folder / "pictures"
+        job.outputs["pictures"].mkdir(exist_ok=True)
+        for each in names:
+            pixels = rng.integers(0, 255, (48, 128, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((1280, 480)).save(job.outputs["pictures"] / each, quality=85)
+        job.results.update(found)
 
-    folder = paths.stage_folder(name, "finetune")
-    settings = {"detectron2": detectron2, "precision": "float32", "bn_images": 16}
-    records.perform("finetune", folder, config=settings, inputs={}, work=finetune, seed=seed)
-    inputs = {"model": folder / "model.pth"}
-    where = paths.stage_folder(name, "eval")
-    records.perform("eval", where, config={}, inputs=inputs, work=evaluate, seed=seed)
+    def write(texts: dict[str, str], results: dict[str, Any]) -> Callable[[records.Job], None]:
+        def work(job: records.Job) -> None:
+            _write(job, texts)
+            job.results.update(results)
+
+        return work
+
+    pretrained = {"checkpoint": f"pretrained {name}", "metrics": _log(plots.PRETRAIN, length, rng)}
+    finetuned = {"model": f"{name} {ap}", "metrics": _log(plots.FINETUNE, length, rng)}
+    for stage, read, of, work in (
+        ("pretrain", {}, {}, write(pretrained, {})),
+        ("convert", {"weights": "pretrain/checkpoint"}, {}, write({"weights": f"converted {name}"}, {})),
+        ("finetune", {"weights": "convert/weights"}, settings, write(finetuned, trained)),
+        ("eval", {"model": "finetune/model"}, {}, evaluate),
+    ):
+        folder = paths.stage_folder(name, stage)
+        inputs = {key: folder.parent / path for key, path in read.items()}
+        records.perform(stage, folder, config=of, inputs=inputs, work=work, seed=seed)
+
+
+def _write(job: records.Job, texts: dict[str, str]) -> None:
+    for output, text in texts.items():
+        files.write_text(job.folder / output, text)
+        job.outputs[output] = job.folder / output
+
+
+def _log(keys: Iterable[str], length: int, rng: np.random.Generator) -> str:
+    """Return the lines of a training's metrics, falling and noisy."""
+    iterations = range(0, length, length // LINES)
+    falling = 1 + np.exp(-np.linspace(0, 4, len(iterations)))
+    columns = {key: falling + rng.normal(0, 0.05, len(iterations)) for key in keys}
+    lines = [
+        {"iteration": iteration, **{key: float(values[i]) for key, values in columns.items()}}
+        for i, iteration in enumerate(iterations)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _analysis(ap: float, rng: np.random.Generator) -> analysis.TaskAnalysis:

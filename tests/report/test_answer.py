@@ -1,13 +1,16 @@
 """The first screen in words, the commands that it gives, and two methods compared image by image."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.support import run_records
 from tests.support.example_runs import made
-from triplet import paths
+from tests.support.report_states import stopped
+from triplet import paths, records
 from triplet.published.methods import load_methods
-from triplet.report import answer, coco, compare
+from triplet.report import answer, coco, compare, tables
 from triplet.report.stage import contents, documents, groups
 from triplet.runs import Unfinished, collect, unfinished
 
@@ -58,14 +61,14 @@ def test_the_figure_has_every_method_where_its_numbers_are():
     others = [track for _, tracks in figure.methods for track in tracks]
     assert all(0 <= at <= 100 for track in others for at in (track.published, *track.noise))
     assert sum(bool(track.marks) for track in others) == 2
-    assert not figure.shorter
+    assert figure.shapes == {"circle"}
 
 
 def test_the_figure_shows_the_ap_that_a_result_is_judged_by():
     runs = [made("byol", 40.2), made("short/byol", 33.0, SOLVER__MAX_ITER=45_000)]
     figure = answer.dots(coco.lines(runs, METHODS))
     assert figure.of_zoo == "MoCo v2 and BYOL"
-    assert figure.shorter
+    assert figure.shapes == {"circle", "diamond"}
     for label, tracks in figure.methods:
         for track in tracks:
             assert sum(track.noise) / 2 == pytest.approx(track.published, abs=0.01)
@@ -73,6 +76,37 @@ def test_the_figure_shows_the_ap_that_a_result_is_judged_by():
     box = dict(figure.methods)["BYOL"][0]
     assert [(mark.full, mark.at < box.noise[0]) for mark in box.marks] == [(True, False), (False, True)]
     assert box.marks[0].at == box.published < (box.other or 0)  # 40.2 is the zoo's, 40.3 README's
+
+
+def test_a_run_of_any_name_has_its_sentence_line_and_dot():
+    runs = [made("mine", 36.4), made("seed1/mine", 36.8, seed=1), made("x/triplet-200e", 40.0)]
+    mine, other = said(runs)
+    assert (mine.who, mine.link, mine.kind) == ("mine, 2x schedule, 2 seeds", "run-mine", "plain")
+    assert mine.text.startswith("box AP 36.6 ± 0.3: nothing published to compare it with; mask AP 30.7")
+    assert other.who == "triplet-200e (x), 2x schedule"
+    lines = coco.lines(runs, METHODS)
+    grid = tables.coco_table(lines)[0].part(missing=False)
+    assert [[cell.text for cell in row[:6]] for row in grid.rows[-2:]] == [
+        ["mine", "–", "–", "36.6 ± 0.3", "–", "nothing published to compare it with"],
+        ["triplet-200e (x)", "–", "–", "40.0", "–", "nothing published to compare it with"],
+    ]
+    track = dict(answer.dots(lines).methods)["mine"][0]
+    assert (track.published, track.other, track.text) == (None, None, "36.6 ± 0.3 / –")
+    assert [mark.text for mark in track.marks] == ["mine, 2x: 36.6 ± 0.3"]
+    assert coco.causes(runs, METHODS).keys() == {"the student's run"}
+
+
+def test_every_measured_target_has_a_sentence_and_a_line(places):
+    run_records.others("mine")
+    run_records.run("voc/byol", 56.8, None, reference=run_records.VOC, images=4952, engine="voc")
+    content = contents(collect(places / "checkpoints"), METHODS, {})
+    text = {each.who: each.text for each in content["sentences"]}
+    assert len(content["sentences"]) == 7
+    assert text["mine, VOC07, linear SVMs"] == "mAP 85.0; protocol svm_voc07, feat5."
+    voc = "BYOL, VOC07+12 detection, Faster R-CNN R50-C4, 24 000 iterations"
+    assert text[voc].startswith("AP50 76.8, ")
+    for grid in content["targets"][:-1]:
+        assert "mine" in [row[0].text for row in grid.part(missing=False).rows]
 
 
 def test_what_is_within_the_noise_of_its_seeds_has_no_cause():
@@ -105,13 +139,48 @@ def test_what_to_run_next(places):
     folder.mkdir(parents=True)
     (folder / "started.json").write_text("{}")
     runs, begun = collect(places / "checkpoints"), unfinished(places / "checkpoints")
-    assert begun == [Unfinished("byol", "linear")]
+    assert begun == [Unfinished("byol", "linear", "make linear RUN=byol")]
     steps = answer.steps(runs, coco.lines(runs, METHODS), begun)
     assert [step.command for step in steps][:2] == ["make linear RUN=byol", "make seeds METHOD=triplet"]
     whole = [made(f"{seed}{name}", 40.0) for name in METHODS for seed in ("", "seed1/")]
     assert [step.command for step in answer.steps(whole, coco.lines(whole, METHODS), [])] == [
         "make report VERIFY=1"
     ]
+
+
+def test_what_was_begun_goes_on_by_the_command_of_its_last_session(places, monkeypatch):
+    """But it never starts over, as that session may have done."""
+    run, data = "demo/seed1/triplet", "demo/unlabelled"
+    words = f"pretrain --run {run} --config configs/a.yaml --data {data} seed=1"
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    for processes in (1, 8):
+        records.command.set(f"triplet {words} --force")
+        with pytest.raises(RuntimeError):
+            run_records.perform(run, "pretrain", results=stopped(), world_size=processes)
+        records.command.set("")
+        (begun,) = unfinished(places / "checkpoints")
+        assert (
+            begun.command
+            == {
+                1: f"triplet {words}",
+                8: f"make pretrain RUN={run} PRETRAIN=configs/a.yaml IMAGES={data} ARGS=seed=1 GPUS=8",
+            }[processes]
+        )
+
+
+def test_what_is_stale_is_made_again_by_its_own_command(places, monkeypatch):
+    monkeypatch.setenv("MAKELEVEL", "1")
+    run_records.run("moco", 40.0, 35.0)
+    run_records.finetune_again("moco")
+    assert [each.mend for each in collect(places / "checkpoints")] == ["make eval RUN=moco FORCE=1"]
+    path = paths.stage_folder("moco", "eval") / "record.json"
+    text = path.read_text()
+    for command, mend in (
+        ("triplet eval --run moco --force x.y=2", "make eval METHOD=moco ARGS=x.y=2 FORCE=1"),
+        ("triplet eval 'without an end", "make eval RUN=moco FORCE=1"),
+    ):
+        path.write_text(json.dumps(json.loads(text) | {"command": command}))
+        assert [each.mend for each in collect(places / "checkpoints")] == [mend]
 
 
 @pytest.fixture

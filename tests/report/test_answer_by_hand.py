@@ -108,16 +108,19 @@ def test_a_track_has_every_number_where_it_is():
     assert (far.low, far.at, far.high, far.text) == (0, 0, 0, "M (x), 2x: 29.0")
     assert (near.low, near.at, near.high) == pytest.approx((47.93, 55, 62.07))
     assert near.text == "MOCO, 1x: 41.0 ± 1.4"
+    assert (far.shape, near.shape) == ("arrow", "diamond")
+    marks = answer._track([line("moco", 40.0, label="M (x)"), line("moco", 40.0)], 30.0, 50.0).marks
+    assert [mark.shape for mark in marks] == ["square", "circle"]
     assert found.text == "41.0 ± 1.4 / 38.3"
     bare = answer._track([line("moco", zoo=(None,) * 3, published=40.9, source="README")], 30.0, 50.0)
     assert (bare.other, bare.text, bare.noise) == (None, "– / 40.9", (53.0, 56.0))
 
 
 def test_at_most_four_steps_the_most_useful_first():
-    begun = [Unfinished(f"r{i}", "eval") for i in range(5)]
+    begun = [Unfinished(f"r{i}", "eval", f"make eval RUN=r{i}") for i in range(5)]
     assert len(answer.steps([], [], begun)) == 4
     assert answer.steps([], [], [])[0].command == "make demo"
-    run = Run("a", {}, "its eval is of another model; it is left out")
+    run = Run("a", {}, "its eval is of another model; it is left out", "make eval RUN=a FORCE=1")
     (stale,) = answer.steps([run], [], [])
     assert stale == answer.NextStep("a: its eval is of another model", "make eval RUN=a FORCE=1")
     command = {name: f"make finetune METHOD={name}" for name in ("triplet", "moco", "byol")}

@@ -147,3 +147,46 @@ def test_only_equal_draws_images_and_classes_are_compared(runs):
     (found,) = compare.comparisons({"table": many})
     assert list(found.methods) == [f"m{i}" for i in range(compare.MOST)]
     assert found.methods["m0"]["bbox"] == [one, OURS[1]]
+
+
+def test_a_method_alone_has_its_ap_by_category_and_size():
+    alone = Comparison(
+        "x", "table", {"ours": {"bbox": OURS, "segm": LESS}}, "ours", "ours", ["bbox", "segm"]
+    )
+    sizes, categories = compare.tables_of(alone)
+    assert sizes.columns == ("Objects", "box AP", "mask AP")
+    assert cells(sizes) == [["all", "14.3", "2.8"], ["small", "2.0", "1.0"]]
+    assert cells(categories) == [
+        ["dog", "10.0", "5.0"],
+        ["ant", "12.0", "1.0"],
+        ["bee", "21.0", "2.0"],
+        ["cow", "–", "3.0"],
+    ]
+
+
+def test_seeds_of_a_single_method_are_compared_with_each_other(runs):
+    named = {f"x__seed{i}__triplet": analysis for i, analysis in enumerate(OURS)}
+    other = OURS[0].model_copy(update={"images": 8})
+    (found,) = compare.comparisons({"x": runs(**named, x__seed2__triplet=other)})
+    assert (found.first, found.base) == ("x/seed0/triplet", "x/seed1/triplet")
+    assert found.methods["x/seed1/triplet"] == {"bbox": [OURS[1]]}
+    assert found.left_out == ["x/seed2/triplet"]
+    assert cells(compare.of_sizes(found, "bbox"))[0] == ["all", "20.0", "8.7", "+11.3"]
+
+
+def test_seeds_of_the_table_have_mean_deviation_and_difference():
+    names = ["seed0/triplet", "seed1/triplet", "seed2/triplet"]
+    made = [example_runs.made(name, ap) for name, ap in zip(names, (41.5, 41.9, 41.4), strict=True)]
+    known = dict(zip(names[:2], ({"bbox": OURS[0]}, {"bbox": OURS[1]}), strict=True))
+    table = Comparison("table", "table", {}, names[0], names[1], ["bbox"], known)
+    grid = compare.of_seeds([*made, example_runs.made("moco", 40.0)], table)
+    rows = [dict(zip(grid.columns, row, strict=True)) for row in cells(grid)]
+    assert [(row["Run"], row["seeds"], row["box AP"]) for row in rows] == [
+        ("triplet, 2x", "3", "41.6 ± 0.3"),
+        (names[0], "1", "41.5"),
+        (names[1], "1", "41.9"),
+        (names[2], "1", "41.4"),
+    ]
+    apart = compare.difference([OURS[1]], [OURS[0]])
+    assert [row["box AP − first run"] for row in rows] == ["–", "–", apart.text(), "–"]
+    assert {row["mask AP − first run"] for row in rows} == {"–"}

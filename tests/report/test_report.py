@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import KIT
 from tests.support import run_records
-from tests.support.report_states import full
+from tests.support.report_states import STATES, full
 from triplet import cli
 from triplet.published.methods import load_methods
-from triplet.report import plots, stage
+from triplet.report import pictures, plots, stage
 from triplet.report.page import LARGEST
 from triplet.runs import collect
 
@@ -43,6 +43,38 @@ def test_every_format_has_the_numbers(places):
         assert (reports / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_single_run_has_cocos_analyses(places):
+    run_records.run("triplet", 41.5, 36.0, analysed=True)
+    assert cli.main(["report"]) == 0
+    page = (places / "reports" / "index.html").read_text()
+    assert 'data-grid="by-size-table"' in page
+    assert 'data-grid="by-category-table"' in page
+    assert 'id="plot-precision-table"' in page
+    assert "| Objects | box AP | mask AP |" in (places / "reports" / "report.md").read_text()
+
+
+def test_what_was_measured_is_never_said_to_be_nothing(places):
+    run_records.pretrain("byol")
+    assert cli.main(["report"]) == 0
+    page = places / "reports" / "index.html"
+    assert "No run has been evaluated yet" in page.read_text()
+    run_records.others("byol")
+    assert cli.main(["report"]) == 0
+    assert "No run has been evaluated yet" not in page.read_text()
+
+
+def test_seeds_of_the_table_are_an_experiment(places):
+    for seed, box in enumerate((41.5, 41.9)):
+        run_records.run(f"seed{seed}/triplet", box, 36.0, seed, analysed=True)
+    assert cli.main(["report"]) == 0
+    markdown = (places / "reports" / "report.md").read_text()
+    assert "| triplet, 2x | 2 | 41.7 ± 0.3 |" in markdown
+    assert "| seed0/triplet | box | -0.4 |" in markdown
+    page = (places / "reports" / "index.html").read_text()
+    assert '"labels": ["seed0/triplet", "seed1/triplet"]' in page
+    assert 'href="#experiments"' in page
+
+
 def test_the_markdown_is_whole_tables(places):
     full()
     assert cli.main(["report"]) == 0
@@ -64,6 +96,37 @@ def test_no_name_is_html_in_the_markdown(places):
     text = re.sub(r"`[^`]*`", "", (places / "reports" / "report.md").read_text())
     assert "&lt;img src=x" in text
     assert "<" not in text
+
+
+def test_pictures_are_of_each_run_as_long_as_they_are_few(places):
+    for seed in range(pictures.EACH):
+        run_records.run(f"demo/seed{seed}/triplet", 24.0 + seed, 12.0, seed, images=60, pictures=1)
+    (first,) = pictures.pictures(collect(places / "checkpoints"))
+    assert first.runs == tuple(f"demo/seed{seed}/triplet" for seed in range(pictures.EACH))
+    assert first.found[1].label == "demo/seed1/triplet"
+    run_records.run("demo/seed0/random", 20.0, 10.0, images=60, pictures=1)
+    (first,) = pictures.pictures(collect(places / "checkpoints"))
+    assert [(each.label, each.run) for each in first.found] == [
+        ("demo/random", "demo/seed0/random"),
+        ("demo/triplet", "demo/seed0/triplet"),
+    ]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_link_leads_somewhere(places, state, monkeypatch):
+    """Whatever is left out so that the page is small enough."""
+    STATES[state]()
+    known, runs = stage.crate.all_records(), collect(places / "checkpoints")
+    compared = stage.compare.comparisons(stage.groups(runs))
+    content = stage.contents(runs, load_methods(), known, compared)
+    figures, sizes = stage.draw(runs, compared), []
+    for largest in (LARGEST, 900_000, 300_000) if state == "full" else (LARGEST,):
+        monkeypatch.setattr("triplet.report.page.LARGEST", largest)
+        text = stage.page(content, runs, figures, known, compared)
+        links = set(re.findall(r'<a [^>]*href="#([^"]*)"', text))
+        assert links - set(re.findall(r' id="([^"]*)"', text)) == set(), largest
+        sizes.append(len(text))
+    assert sizes[-1] < sizes[0] or state != "full"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from triplet import paths
 from triplet.config import load
 from triplet.published.curves import FULL, NOISE, Band
 from triplet.published.methods import load_methods
-from triplet.report import coco, costs, results, tables, targets
+from triplet.report import coco, compare, costs, plots, results, tables, targets
 from triplet.report.stage import contents, experiments
 from triplet.runs import Score, collect
 
@@ -117,7 +117,9 @@ def test_a_verdict_is_about_the_mean(values, readme):
 )
 def test_schedules_have_detectron2s_names(iterations, name):
     assert coco.schedule(iterations) == name
-    assert coco.schedule(100_000) == "1.1x"
+    assert coco.schedule(100_000) == "1.11x"
+    assert coco.schedule(178_000) == "1.98x"
+    assert coco.schedule(179_999) == "179999 iterations"
 
 
 def test_the_two_recipes_side_by_side(places):
@@ -266,3 +268,12 @@ def test_foreign_records_do_not_disturb(places):
 
 def test_no_difference_is_less_than_nothing():
     assert [tables.number(value, "+.1f").text for value in (-0.04, 0.04, -0.06)] == ["+0.0", "+0.0", "-0.1"]
+    assert tables.number(-0.04).text == "0.0"
+    assert compare.Difference(-0.04, -1.0, -0.01).text() == "+0.0 (-1.0 to +0.0)"
+
+
+def test_the_budgets_words_name_each_results_schedule(places):
+    run_records.run("moco", 40.0, 35.0)
+    run_records.run("short/moco", 38.4, 33.0, SOLVER__MAX_ITER=90_000)
+    words = plots.budget(collect(places / "checkpoints")).words
+    assert words.endswith("Ours: moco 38.4 at 1x; moco 40.0 at 2x.")

@@ -47,10 +47,10 @@ def failed():
     run_records.pretrain("byol")
     (paths.stage_folder("byol", "pretrain") / "metrics.jsonl").write_text("no lines\n")
     with pytest.raises(RuntimeError):
-        run_records.perform("byol", "convert", texts={"weights": "x"}, results=_stopped())
+        run_records.perform("byol", "convert", texts={"weights": "x"}, results=stopped())
 
 
-def _stopped():
+def stopped():
     raise RuntimeError("stopped")
     yield
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from triplet.published.causes import EXCLUDED, Cause
 from triplet.published.curves import NOISE
 from triplet.report.coco import CocoRow, of_zoo
-from triplet.report.tables import anchor, gains, slug, why
-from triplet.runs import STAGES, Run, Unfinished, score
+from triplet.report.tables import NONE, UNPUBLISHED, anchor, gains, slug, why
+from triplet.report.targets import TargetRow, TargetTable
+from triplet.runs import Run, Unfinished, score
 from triplet.scores import TASKS
 
 
@@ -46,14 +47,25 @@ class Mark:
     text: str
     full: bool = True
     """Whether it has the schedule of the published AP."""
+    folder: bool = False
+    """Whether it lies in a folder of its own, such as runs of another recipe."""
+    beyond: bool = False
+    """Whether it lies below the scale."""
+
+    @property
+    def shape(self) -> str:
+        """Name of its sign: circle, diamond, square, or arrow for an AP below the scale's end."""
+        if self.beyond:
+            return "arrow"
+        return "diamond" if not self.full else "square" if self.folder else "circle"
 
 
 @dataclass(frozen=True)
 class Track:
     """One task of one method on the scale."""
 
-    published: float
-    """Published AP of the method's own weights."""
+    published: float | None
+    """Published AP of the method's own weights; None if there is none."""
     other: float | None
     """AP of the other source, README or zoo; None if it is equal or missing."""
     noise: tuple[float, float]
@@ -75,9 +87,9 @@ class Dots:
     """Methods whose published AP comes from the zoo."""
 
     @property
-    def shorter(self) -> bool:
-        """Whether any result has a schedule other than the full one."""
-        return any(not mark.full for _, tracks in self.methods for each in tracks for mark in each.marks)
+    def shapes(self) -> set[str]:
+        """Signs of all our results."""
+        return {mark.shape for _, tracks in self.methods for each in tracks for mark in each.marks}
 
 
 def sentences(
@@ -85,8 +97,10 @@ def sentences(
     lines: Sequence[CocoRow],
     experiments: Mapping[str, list[Run]],
     causes: Mapping[str, list[Cause]],
+    targets: Sequence[TargetTable] = (),
 ) -> list[Sentence]:
-    """Return a sentence for each of our results in COCO's table, method of an experiment, and stale run."""
+    """Return a sentence for each of our results in COCO's table, method of an experiment, result of another
+    target, and stale run."""
     by_runs: dict[tuple[str, ...], list[CocoRow]] = {}
     for line in lines:
         if line.runs:
@@ -99,6 +113,13 @@ def sentences(
     for name, alike in experiments.items():
         methods = sorted({run.method for run in alike}, key=lambda method: (method != "random", method))
         found += [_of_experiment(name, method, alike) for method in methods]
+    # The same SVMs make both tables.
+    found += [
+        _of_target(table, line)
+        for table in targets
+        for line in table.lines
+        if line.runs and table.name != "low-shot"
+    ]
     for run in runs:
         if run.stale:
             found.append(Sentence(run.name, f"{run.stale}.", anchor(run.name), "short"))
@@ -111,8 +132,10 @@ def _of_lines(tasks: Sequence[CocoRow], causes: Mapping[str, list[Cause]]) -> Se
     for line in tasks:
         if (ours := line.ours[0]) is None:
             continue
-        said = line.verdict or "nothing published to compare it with"
-        if line.schedule == "2x" or not line.expected:
+        said = line.verdict or UNPUBLISHED
+        if line.published is None:
+            parts.append(f"{line.task} AP {ours.text()}: {said}")
+        elif line.schedule == "2x" or not line.expected:
             parts.append(f"{line.task} AP {ours.text()}, {line.source} {line.published:.1f}: {said}")
         else:
             band = line.expected
@@ -150,15 +173,25 @@ def _of_experiment(name: str, method: str, alike: list[Run]) -> Sentence:
     return Sentence(f"{name}: {method}{seeds}", f"{text}.", f"experiment-{slug(name)}")
 
 
+def _of_target(table: TargetTable, line: TargetRow) -> Sentence:
+    numbers = [f"{metric} {value.text()}" for metric, value in line.ours.items() if value]
+    if difference := line.difference:
+        source, apart = difference
+        published = line.published[source, next(iter(line.ours))]
+        numbers[0] += f", {source.replace('readme', 'README')} {published:.1f} ({apart:+.1f})"
+    seeds = f", {len(line.runs)} seeds" if len(line.runs) > 1 else ""
+    return Sentence(
+        f"{line.label}, {table.title}{seeds}",
+        f"{', '.join(numbers) or 'no number'}; protocol {line.protocol}.",
+        anchor(line.runs[0]),
+    )
+
+
 def dots(lines: Sequence[CocoRow]) -> Dots:
     """Return the figure of COCO's table: published AP with its noise, and our AP."""
     tasks = tuple(TASKS.values())
     methods = list(dict.fromkeys(line.method for line in lines))
-    labels = {
-        line.method: line.label.partition(" (")[0]
-        for line in reversed(lines)
-        if "student" not in line.label
-    }
+    labels = {line.method: line.label.partition(" (")[0] for line in reversed(lines)}  # of its first line
     scales = {task: _scale([line for line in lines if line.task == task]) for task in tasks}
     found = []
     for method in methods:
@@ -176,7 +209,8 @@ def dots(lines: Sequence[CocoRow]) -> Dots:
 
 def _scale(lines: Sequence[CocoRow]) -> tuple[float, float]:
     """Return the range of AP on the scale: all published AP, and our results up to 12 AP below it."""
-    published = [line.readme for line in lines] + [line.zoo[0] for line in lines if line.zoo[0] is not None]
+    both = [ap for line in lines for ap in (line.readme, line.zoo[0])]
+    published = [ap for ap in both if ap is not None]
     own = [line.ours[0].mean for line in lines if line.ours[0] and line.runs]
     low = max(min([*published, *own]), min(published) - 12)
     return low - 0.8, max([*published, *own]) + 0.8
@@ -201,16 +235,19 @@ def _track(lines: Sequence[CocoRow], low: float, high: float) -> Track:
             spread = ours.deviation or 0.0
             text = f"{line.label}, {line.schedule}: {ours.text()}"
             at, least, most = (_place(ours.mean + each, low, high) for each in (0, -spread, spread))
-            marks.append(Mark(at, least, most, text, line.schedule == "2x"))
-    own = sorted((line for line in lines if line.ours[0]), key=lambda line: " (" in line.label)
-    best = own[0].ours[0].text() if own and own[0].ours[0] else ""
+            own = " (" in line.label
+            marks.append(Mark(at, least, most, text, line.schedule == "2x", own, ours.mean < low))
+    reached = sorted((line for line in lines if line.ours[0]), key=lambda line: " (" in line.label)
+    best = reached[0].ours[0].text() if reached and reached[0].ours[0] else ""
     other = first.readme if first.source == "zoo" else first.zoo[0]
+    if (published := first.published) is None:
+        return Track(None, None, (0.0, 0.0), tuple(marks), f"{best or NONE} / {NONE}")
     return Track(
-        _place(first.published, low, high),
-        None if other in (None, first.published) else _place(other, low, high),
-        (_place(first.published - NOISE, low, high), _place(first.published + NOISE, low, high)),
+        _place(published, low, high),
+        None if other in (None, published) else _place(other, low, high),
+        (_place(published - NOISE, low, high), _place(published + NOISE, low, high)),
         tuple(marks),
-        f"{best or '–'} / {first.published:.1f}",
+        f"{best or NONE} / {published:.1f}",
     )
 
 
@@ -223,13 +260,7 @@ def steps(
         NextStep(f"{each.run}: its {each.stage} was begun and is not finished", each.command)
         for each in unfinished
     ]
-    for run in runs:
-        if stage := next((each for each in STAGES if f"its {each} " in run.stale), None):
-            found.append(
-                NextStep(
-                    f"{run.name}: {run.stale.partition(';')[0]}", f"make {stage} RUN={run.name} FORCE=1"
-                )
-            )
+    found += [NextStep(f"{run.name}: {run.stale.partition(';')[0]}", run.mend) for run in runs if run.stale]
     box = [line for line in lines if line.task == "box" and (line.runs or line.command)]
     triplet = [line for line in box if line.method == "triplet"]
     full = [line for line in triplet if line.runs and line.schedule == "2x"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from triplet.published.causes import Cause, ranked
-from triplet.published.curves import FULL, NOISE, Band, LocalResult
+from triplet.published.curves import FULL, NOISE, Band, Expected, LocalResult
 from triplet.published.curves import expected as expected_ap
 from triplet.published.facts import Facts
-from triplet.published.methods import Method, PublishedAP, load_methods
+from triplet.published.methods import Method, PublishedAP
 from triplet.published.reference import Reference
 from triplet.runs import (
     STAGES,
@@ -33,10 +33,11 @@ class CocoRow:
     label: str
     task: str
     """box or mask."""
-    readme: float
+    readme: float | None
+    """None for a method that is not in methods.yaml; it has no published AP at all."""
     zoo: tuple[float | None, float | None, float | None]
     """AP, AP50, AP75."""
-    published: float
+    published: float | None
     """AP of the method's own weights."""
     source: str
     """The source of the AP of the method's own weights: README or zoo."""
@@ -59,7 +60,7 @@ class CocoRow:
     @property
     def difference(self) -> float | None:
         """Our AP minus the published one."""
-        return self.ours[0].mean - self.published if self.ours[0] else None
+        return self.ours[0].mean - self.published if self.ours[0] and self.published is not None else None
 
     @property
     def seeds(self) -> int:
@@ -68,25 +69,47 @@ class CocoRow:
 
 def lines(runs: list[Run], methods: Mapping[str, Method]) -> list[CocoRow]:
     """Return the box and mask rows of every method: one for each way it was trained, or one with the
-    command to run."""
+    command to run. Methods that are not in methods.yaml come last."""
     own = local_results(runs)
     found = []
-    for name, method in methods.items():
-        of_method = [run for run in runs if run.of_the_table and run.method == name]
+    table = [run for run in runs if run.of_the_table]
+    for name in dict.fromkeys([*methods, *(run.method for run in table)]):
+        method = methods.get(name)
+        of_method = [run for run in table if run.method == name]
         alike = sorted(groups(of_method), key=lambda group: (-group[0].iterations, group[0].label))
+        others = [run for run in own if run.method != name]
+        bands = _bands(name, method, of_method, others)
         for column in TASKS.values():
             bare = _published(name, method, column)
-            found += [_line(bare, group, own) for group in alike]
-            if not alike:
+            found += [_line(bare, group, bands.get(_trained(group[0]))) for group in alike]
+            if method and not alike:
                 found.append(_with(bare, command=missing(name, runs, method)))
-        if method.student:
+        if method and method.student:
             found += [
                 _student(_published(name, method, column), method.student) for column in TASKS.values()
             ]
     return sorted(found, key=lambda line: list(TASKS.values()).index(line.task))
 
 
-def _published(name: str, method: Method, column: str) -> CocoRow:
+def _trained(run: Run) -> tuple[int, str]:
+    """Return what the expected AP of a run's method depends on: length and recipe."""
+    return run.iterations, recipe(run)
+
+
+def _bands(
+    name: str, method: Method | None, runs: Sequence[Run], others: Sequence[LocalResult]
+) -> dict[tuple[int, str], Expected | None]:
+    """Return the expected AP for the lengths and recipes of a method's runs on all images."""
+    found = {}
+    for length, used in {_trained(run) for run in runs if on_all_images(run)}:
+        unlike = [f"another recipe than {method.recipe}"] if method and used != method.recipe else []
+        found[length, used] = expected_ap(name, "c4", length, others, unlike, used)
+    return found
+
+
+def _published(name: str, method: Method | None, column: str) -> CocoRow:
+    if method is None:
+        return CocoRow(name, name, column, None, (None, None, None), None, "")
     zoo = method.zoo
     ap, ap50, ap75 = (getattr(zoo, column + end) if zoo else None for end in ("", "50", "75"))
     readme, own = (getattr(each, column) for each in (method.readme, method.of_its_weights))
@@ -103,26 +126,19 @@ def _with(line: CocoRow, **changes: object) -> CocoRow:
     return CocoRow(**{**vars(line), **changes})
 
 
-def _line(bare: CocoRow, group: list[Run], own: list[LocalResult]) -> CocoRow:
+def _line(bare: CocoRow, group: list[Run], expected: Expected | None) -> CocoRow:
     task = next(key for key, column in TASKS.items() if column == bare.task)
     first = group[0]
     ours = tuple(score([run.value(task, metric) for run in group]) for metric in ("AP", "AP50", "AP75"))
     finetune = first.stages["finetune"]
-    others = [run for run in own if run.method != bare.method]
-    whole = on_all_images(first)
-    own_recipe, due = recipe(first), load_methods()[bare.method].recipe
-    unlike = [f"another recipe than {due}"] if own_recipe != due else []
-    expected = (
-        expected_ap(bare.method, "c4", first.iterations, others, unlike, own_recipe) if whole else None
-    )
-    band = getattr(expected, bare.task) if expected else None
+    band = getattr(expected, bare.task) if expected and on_all_images(first) else None
     return _with(
         bare,
         label=bare.label + (f" ({first.experiment})" if first.experiment else ""),
         ours=ours,
         expected=band,
         verdict=verdict(ours[0], bare.published, band, first.iterations) if ours[0] else "",
-        recipe=own_recipe,
+        recipe=recipe(first),
         schedule=schedule(first.iterations),
         epochs=finetune.results.get("epochs"),
         gpus=machine(finetune.hardware.get("gpus", []), finetune.world_size),
@@ -144,12 +160,14 @@ def _student(bare: CocoRow, student: PublishedAP) -> CocoRow:
     )
 
 
-def verdict(ours: Score, published: float, band: Band | None, iterations: int) -> str:
-    """Say whether our mean agrees with what is published or expected.
+def verdict(ours: Score, published: float | None, band: Band | None, iterations: int) -> str:
+    """Say whether our mean agrees with what is published or expected; '' if there is nothing.
 
     At the full schedule it may differ from the published AP by the NOISE of a single run and the standard
     error of our mean together. At another schedule it must lie within the expected band.
     """
+    if published is None:
+        return ""
     if iterations == FULL:
         difference = ours.mean - published
         if abs(difference) <= _noise(ours):
@@ -163,10 +181,17 @@ def verdict(ours: Score, published: float, band: Band | None, iterations: int) -
 
 
 def schedule(iterations: int) -> str:
-    """Return Detectron2's name (``2x``, ``1/4x``, ...) for a number of iterations of 16 images."""
+    """Return Detectron2's name (``2x``, ``1/4x``, ...) for a number of iterations of 16 images, or one that
+    cannot be taken for such a name (``1.98x``)."""
     part = Fraction(iterations, FULL // 2)
-    known = part.numerator == 1 or part.denominator == 1
-    return f"{part}x" if known else f"{float(part):.2g}x"
+    if _named(part):
+        return f"{part}x"
+    text = f"{float(part):.3g}"
+    return f"{iterations} iterations" if _named(Fraction(text)) else f"{text}x"
+
+
+def _named(part: Fraction) -> bool:
+    return part.numerator == 1 or part.denominator == 1
 
 
 def machine(gpus: list[str], processes: int) -> str:
@@ -203,8 +228,8 @@ def causes(runs: list[Run], methods: Mapping[str, Method]) -> dict[str, list[Cau
     return found
 
 
-def _short(ours: Score | None, published: float) -> bool:
-    return ours is not None and ours.mean < published - _noise(ours)
+def _short(ours: Score | None, published: float | None) -> bool:
+    return ours is not None and published is not None and ours.mean < published - _noise(ours)
 
 
 def _noise(ours: Score) -> float:

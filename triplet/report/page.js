@@ -34,10 +34,10 @@ const sortable = (table) => {
   });
 };
 
-// Which columns a table shows.
+// Which columns a wide table shows.
 const choosable = (table) => {
   const headings = [...table.tHead.rows[0].cells];
-  if (!headings.some((heading) => "extra" in heading.dataset)) return;
+  if (headings.length < 6) return;
   const show = (column, shown) => {
     for (const row of table.rows) row.cells[column].hidden = !shown;
   };
@@ -70,33 +70,40 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 
 // Plots: Okabe and Ito's colours, dashes where they repeat.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+// A readout gives this many lines at once, each by its sample within so many pixels.
+const LINES = 5, NEAR = 20;
 const DASHES = [[], [8, 4], [2, 3], [8, 3, 2, 3]];
 const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const short = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
 
 const drawn = (holder) => {
-  const spec = data(document.getElementById(`data-${holder.dataset.plot}`));
+  const spec = data(document.getElementById(`data-${holder.dataset.plot}`)), run = holder.dataset.run;
   const named = (each) => each.kind !== "faint" && each.kind !== "low" && each.kind !== "high";
   const labels = [...new Set(spec.panels.flatMap((panel) => panel.series.filter(named).map((each) => each.label)))];
+  if (run) {  // in its own part, in the colour that it has beside the others
+    for (const panel of spec.panels) panel.series = panel.series.filter((each) => each.run === run);
+    spec.panels = spec.panels.filter((panel) => panel.series.length);
+  }
   const off = new Set();
-  let only = null;
   const plots = [], legend = make("p", { className: "legend" }), panels = make("div", { className: "panels" });
   const colour = (each) => (named(each) ? COLOURS[labels.indexOf(each.label) % COLOURS.length] : "#888");
   const dash = (each) => DASHES[Math.floor(labels.indexOf(each.label) / COLOURS.length) % DASHES.length] ?? [];
-  const shown = (each) => !off.has(each.label) && (only === null || !each.run || each.run === only);
-  const refresh = () => plots.forEach(([plot, series]) => series.forEach((each, i) => plot.setSeries(i + 1, { show: shown(each) })));
+  const shown = (each) => !off.has(each.label);
+  const buttons = new Map();
+  const refresh = () => {
+    plots.forEach(([plot, series]) => series.forEach((each, i) => plot.setSeries(i + 1, { show: shown(each) })));
+    for (const [label, button] of buttons) button.setAttribute("aria-pressed", String(!off.has(label)));
+  };
   labels.forEach((label, i) => {
     const sample = `<svg width="26" height="10" aria-hidden="true"><line x1="1" x2="25" y1="5" y2="5" stroke="${COLOURS[i % COLOURS.length]}" stroke-width="3" stroke-dasharray="${DASHES[Math.floor(i / COLOURS.length) % DASHES.length]}"/></svg>`;
     const button = make("button", { type: "button" });
     button.innerHTML = sample;
     button.append(` ${label}`);
-    button.setAttribute("aria-pressed", "true");
     button.addEventListener("click", () => {
-      only = null;
       off.has(label) ? off.delete(label) : off.add(label);
-      button.setAttribute("aria-pressed", String(!off.has(label)));
       refresh();
     });
+    buttons.set(label, button);
     legend.append(button);
   });
   for (const panel of spec.panels) {
@@ -105,28 +112,32 @@ const drawn = (holder) => {
     const said = make("p", { className: "readout" });
     const frame = make("div", { className: "frame", tabIndex: 0 });
     frame.setAttribute("role", "group");
-    frame.setAttribute("aria-label", `${panel.title}: interactive plot; the arrow keys move along it`);
+    frame.setAttribute("aria-label", `${panel.title}: interactive plot; the arrow keys move along it, up and down to further lines`);
     const box = make("div", { className: "panel" }, make("p", { className: "name" }, panel.title), frame, said);
     panels.append(box);
     const ink = () => style("--ink"), line = () => style("--line");
     const ticks = spec.ticks && Object.keys(spec.ticks).map(Number);
     const axis = { stroke: ink, font: "12px system-ui, sans-serif", grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     const name = (x) => spec.ticks?.[x] ?? short(x);
+    let page = 0;
     const tell = (plot) => {
-      const i = plot.cursor.idx;
-      if (i == null) { said.textContent = ""; return; }
-      const at = plot.posToVal(plot.cursor.top, "y");
-      const near = panel.series
-        .map((each, s) => [each, table[s + 1][i]])
-        .filter(([each, y]) => y != null && shown(each))
-        .sort((a, b) => Math.abs(a[1] - at) - Math.abs(b[1] - at))
-        .slice(0, 5);
-      said.textContent = `${spec.across} ${name(table[0][i])}: ` + near.map(([each, y]) => `${each.run || each.label} ${short(y)}`).join(", ");
+      const { idx, idxs, left, top } = plot.cursor;
+      if (idx == null) { said.textContent = ""; return; }
+      const at = plot.posToVal(top, "y");
+      // uPlot finds each line's own sample that is nearest; one that is farther than NEAR belongs elsewhere.
+      const known = panel.series
+        .map((each, s) => [each, idxs[s + 1]])
+        .filter(([each, i]) => i != null && shown(each) && Math.abs(plot.valToPos(table[0][i], "x") - left) < NEAR)
+        .map(([each, i]) => [each, table[panel.series.indexOf(each) + 1][i]])
+        .sort((a, b) => Math.abs(a[1] - at) - Math.abs(b[1] - at));
+      page = Math.min(page, Math.max(0, Math.ceil(known.length / LINES) - 1));
+      const rest = known.length > LINES ? `; ${page * LINES + 1} to ${Math.min(known.length, (page + 1) * LINES)} of ${known.length} lines: ↑ ↓ for others` : "";
+      said.textContent = `${spec.across} ${name(table[0][idx])}: ` + known.slice(page * LINES, (page + 1) * LINES).map(([each, y]) => `${each.run || each.label} ${short(y)}`).join(", ") + rest;
     };
     const low = panel.series.findIndex((each) => each.kind === "low"), high = panel.series.findIndex((each) => each.kind === "high");
     const options = {
       width: 300, height: spec.panels.length > 1 ? 190 : 340, legend: { show: false },
-      cursor: { sync: spec.panels.length > 1 ? { key: holder.dataset.plot, setSeries: false } : undefined, y: false, drag: { x: true, y: false } },
+      cursor: { sync: spec.panels.length > 1 ? { key: `${holder.dataset.plot} ${run}`, setSeries: false } : undefined, y: false, drag: { x: true, y: false } },
       scales: { x: { time: false, distr: spec.log ? 3 : 1 } },
       axes: [
         { ...axis, size: 34, ...(ticks ? { splits: () => ticks, values: (_, all) => all.map(name), filter: (_, all) => all } : {}) },
@@ -144,23 +155,29 @@ const drawn = (holder) => {
     plots.push([plot, panel.series]);
     let place = null;
     frame.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], turn = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      said.setAttribute("aria-live", "polite");
+      if (turn && place !== null) {
+        event.preventDefault();
+        page = Math.max(0, page + turn);
+        tell(plot);
+      }
       if (!step) return;
       event.preventDefault();
       place = Math.min(table[0].length - 1, Math.max(0, (place ?? (step > 0 ? -1 : table[0].length)) + step));
       plot.setCursor({ left: plot.valToPos(table[0][place], "x"), top: plot.over.clientHeight / 2 });
-      said.setAttribute("aria-live", "polite");
     });
     new ResizeObserver(() => {
       if (frame.clientWidth) plot.setSize({ width: frame.clientWidth, height: options.height });
     }).observe(frame);
   }
-  holder.append(legend, panels);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(([plot]) => plot.redraw()));
-  holder.only = (run) => {
-    only = run;
+  holder.append(...(run ? [] : [legend]), panels);
+  holder.only = (chosen) => {  // the others can be added in the legend
+    for (const label of labels) chosen.includes(label) ? off.delete(label) : off.add(label);
     refresh();
   };
+  holder.chosen ? holder.only(holder.chosen) : refresh();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(([plot]) => plot.redraw()));
 };
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -168,28 +185,25 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "600px" });
 document.querySelectorAll(".plot").forEach((holder) => watcher.observe(holder));
-for (const link of document.querySelectorAll("a[data-only]")) {
-  link.addEventListener("click", () => {
-    const holder = document.querySelector(`${CSS.escape ? "#" + CSS.escape(link.hash.slice(1)) : link.hash} .plot`);
-    if (!holder.childNodes.length) drawn(holder);
-    holder.only(link.dataset.only);
-  });
-}
 
-// Two methods beside each other: any two, in any task.
-for (const part of document.querySelectorAll(".compare")) {
-  const all = data(part.querySelector("script.data"));
+// Two rows beside each other: any two, in any task.
+for (const script of document.querySelectorAll(".compare script.data")) {
+  const part = script.closest(".compare"), all = data(script);
   const select = (label, names, chosen) => {
     const box = make("select", {}, ...names.map((name, i) => make("option", { value: i, selected: i === chosen }, name)));
     box.addEventListener("change", () => fill());
     return [make("label", {}, `${label} `, box), box];
   };
   const tasks = Object.keys(all.tasks);
-  const [one, first] = select("Method", all.labels, all.first);
+  const [one, first] = select("Row", all.labels, all.first);
   const [other, second] = select("beside", all.labels, all.second);
   const [which, task] = select("by", tasks.map((name) => all.tasks[name].label), 0);
   part.querySelector(".choose").replaceChildren(one, other, which);
-  const number = (value, sign) => (value == null ? "–" : (sign && value >= 0 ? "+" : "") + value.toFixed(1));
+  const number = (value, sign) => {
+    if (value == null) return "–";
+    const text = Math.abs(value).toFixed(1), minus = value < 0 && Number(text);  // never -0.0
+    return (minus ? "-" : sign ? "+" : "") + text;
+  };
   const rows = (table, names, ours, theirs) => {
     const headings = [all.labels[first.value], all.labels[second.value]];
     const lines = names.map((name, i) => [name, ours?.[i] ?? null, theirs?.[i] ?? null]);
@@ -201,6 +215,7 @@ for (const part of document.querySelectorAll(".compare")) {
       cell.dataset.label = [...headings, "first − second"][i];
       return cell;
     }))));
+    for (const heading of table.tHead.rows[0].cells) heading.removeAttribute("aria-sort");
     headings.forEach((text, i) => { table.tHead.rows[0].cells[i + 1].firstChild.textContent = text; });
   };
   const fill = () => {
@@ -209,10 +224,15 @@ for (const part of document.querySelectorAll(".compare")) {
     const turned = found && (i > j ? found : [-found[0], -found[2], -found[1]]);
     const meaning = turned && (turned[1] > 0 ? all.meanings.higher : turned[2] < 0 ? all.meanings.lower : all.meanings.open);
     part.querySelector(".paired").textContent = turned ? `${number(turned[0], true)} (${number(turned[1], true)} to ${number(turned[2], true)}) ${each.label} AP: ${meaning}.` : "–";
+    part.querySelector(".pair").textContent = `${all.labels[i]} less ${all.labels[j]}: `;
     const [sizes, categories] = part.querySelectorAll("table.grid");
     const mean = (values) => { const known = (values ?? []).filter((v) => v !== null); return known.length ? known.reduce((a, b) => a + b) / known.length : null; };
     rows(sizes, each.sizes, each.ap[i]?.map(mean), each.ap[j]?.map(mean));
     rows(categories, each.categories, each.ap[i]?.[0], each.ap[j]?.[0]);
+    for (const plot of part.querySelectorAll(".plot")) {
+      plot.chosen = [all.labels[i], all.labels[j]];
+      plot.only?.(plot.chosen);
+    }
   };
   fill();
 }
@@ -220,7 +240,11 @@ for (const part of document.querySelectorAll(".compare")) {
 // Pictures open large, the truth beside them; the arrow keys go through the methods, then through the images.
 const dialog = document.querySelector("dialog");
 if (dialog) {
-  const buttons = [...document.querySelectorAll(".pictures button")].filter((each) => each.querySelector(".found"));
+  const buttons = [...document.querySelectorAll(".pictures [data-run]")];
+  buttons.forEach((button, i) => {
+    button.dataset.at = i;
+    button.closest(".panels").firstElementChild.dataset.at ??= i;  // the truth
+  });
   let at = 0;
   const show = (number) => {
     at = (number + buttons.length) % buttons.length;
@@ -228,10 +252,22 @@ if (dialog) {
     dialog.querySelector(".large").replaceChildren(truth.cloneNode(), image.cloneNode());
     dialog.querySelector(".said").textContent = image.alt;
   };
-  document.querySelectorAll(".pictures button").forEach((button) => button.addEventListener("click", () => {
-    show(Math.max(0, buttons.indexOf(button.querySelector(".found") ? button : button.nextElementSibling)));
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".panels button[data-at]");
+    if (!button) return;
+    show(Number(button.dataset.at));
     dialog.showModal();
-  }));
+    dialog.scrollTop = 0;
+  });
+  // A run's part shows the gallery's pictures of that run, without a second copy in the page.
+  for (const holder of document.querySelectorAll(".own .pictures")) {
+    holder.closest("details").addEventListener("toggle", () => {
+      holder.replaceChildren(...buttons.filter((each) => each.dataset.run === holder.dataset.run).map((each) => {
+        const figure = each.closest("figure"), truth = figure.querySelector("button");
+        return make("figure", {}, make("div", { className: "panels" }, truth.cloneNode(true), each.cloneNode(true)), figure.querySelector("figcaption").cloneNode(true));
+      }));
+    });
+  }
   dialog.querySelector(".back").addEventListener("click", () => show(at - 1));
   dialog.querySelector(".on").addEventListener("click", () => show(at + 1));
   dialog.addEventListener("keydown", (event) => {

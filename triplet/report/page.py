@@ -70,17 +70,24 @@ def page(
     shown: list[Picture] = pictures(runs)
     with_records = with_parts = len(runs)
     plots = {plot.name: plot for plot in figures}
-    comparisons = [comparison(each, figures) for each in compared if len(each.methods) > 1]
+    comparisons = [comparison(each, figures) for each in compared]
     lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
     there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
     coco = [[grid.part(missing=each) for grid in content["coco"]] for each in (False, True)]
+    measured = [part for grid in content["targets"] if (part := grid.part(missing=False)).rows]
     fixed = {
+        "recipes": [filled(grid) for grid in content["recipes"]],
+        "recipes_there": any(run.of_the_table for run in runs),
+        "experiments": [filled(grid) for grid in content["experiments"]],
+        "seeds": filled(content["seeds"]),
+        "targets": [filled(grid) for grid in measured],
+        "costs": [filled(grid) for grid in content["costs"]],
         "coco_there": coco[0] if there else [],
         "coco_missing": [grid for grid in (coco[1] if there else content["coco"]) if grid.rows],
         "targets_missing": lacking,
         "targets_command": tables.commands(lacking),
         "missing_command": content["missing"],
-        "released": content["deviations"].of("the release"),
+        "released": filled(content["deviations"].of("the release")),
         "plots": plots,
         "few": len(runs) <= FEW,
         "comparisons": comparisons,
@@ -94,6 +101,7 @@ def page(
         more = {
             "pictures": shown,
             "parts": parts,
+            "gone": {tables.anchor(run.name) for run in runs[with_parts:]},
             "left_out": len(runs) - with_records,
             "runs_left_out": len(runs) - with_parts,
         }
@@ -103,11 +111,22 @@ def page(
         if shown:
             shown = shown[: len(shown) // 2]
         elif with_records:
-            with_records //= 2
+            with_records //= 4
         elif with_parts:
             with_parts //= 2
         else:
             plots.pop(max(plots, key=lambda name: len(plots[name].svg)))
+
+
+def filled(grid: Grid) -> Grid:
+    """Return a table without the columns that are empty in every row."""
+    kept = [
+        i
+        for i in range(len(grid.columns))
+        if i == 0 or any(row[i].text != tables.NONE for row in grid.rows) or not grid.rows
+    ]
+    columns = [grid.columns[i] for i in kept]
+    return replace(grid, columns=columns, rows=[[row[i] for i in kept] for row in grid.rows])
 
 
 def run_part(
@@ -131,7 +150,7 @@ def run_part(
     ]
     cause = next((line.cause for line in content["lines"] if run.name in line.runs and line.cause), "")
     cards = [_card(run, stage, record, spent[stage]) for stage, record in run.stages.items()]
-    own_deviations = content["deviations"].of(run.name)
+    own_deviations = filled(content["deviations"].of(run.name))
     why = tables.why(cause) if cause else ""
     return RunPart(run, tables.anchor(run.name), done, cards, own_deviations, records, lines, why)
 
@@ -153,20 +172,22 @@ def _card(run: Run, stage: str, record: Record, cost: RunCost) -> StageCard:
 
 
 def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
-    """Collect the page's part on one group of methods: the two shown first, and the numbers of all."""
+    """Collect the page's part on one group of methods: the two shown first, and the numbers of all; or the
+    numbers of the only one."""
     task = each.tasks[0]
     return {
         "name": each.name,
         "title": each.heading,
         "first": each.first,
         "base": each.base,
-        "tasks": each.tasks,
+        "alone": each.alone,
+        "left_out": each.left_out,
         "sentence": compare.sentence(each, task),
         "what": compare.WHAT,
         "sizes": compare.of_sizes(each, task),
         "categories": compare.of_categories(each, task),
         "paired": compare.of_pairs(each),
-        "data": compare.data(each),
+        "data": None if each.alone else compare.data(each),
         "plot": next((plot for plot in figures if plot.name == f"precision-{each.name}"), None),
     }
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from triplet import files, paths
 from triplet.published.curves import expected, published
+from triplet.report.coco import schedule
 from triplet.runs import Run
 
 # Okabe and Ito's colours, which any colour vision can tell apart; the line styles differ as well.
@@ -107,7 +108,7 @@ def curves(
     shown = {key: title for key, title in panels.items() if key in there}
     if not shown:
         return None
-    most = max(24, POINTS // (len(logs) * len(shown)))
+    most = max(12, POINTS // (len(logs) * len(shown)))
     found = [Panel(title, list(_series(logs, key, most))) for key, title in shown.items()]
     return draw(found, name, caption, "iteration")
 
@@ -203,7 +204,10 @@ def _short(values: np.ndarray) -> list[float]:
 
 def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
     """Plot box AP over the length of the finetuning: published points, the expected band, our runs."""
-    grid = np.geomspace(6_000, 240_000, 40)
+    table = [run for run in runs if run.of_the_table and run.value("bbox", "AP") is not None]
+    # Where a schedule has a name or a run has its result, the band is to be read as well.
+    lengths = [n for n in (*TICKS, *(run.iterations for run in table)) if 6_000 <= n <= 240_000]
+    grid = np.union1d(np.geomspace(6_000, 240_000, 20), lengths)
     bands = [found.box for n in grid if (found := expected(method, "c4", n))]
     series = [
         Series(f"expected of {method}, low", grid, np.array([band.low for band in bands]), kind="low"),
@@ -215,9 +219,8 @@ def budget(runs: Sequence[Run], method: str = "triplet") -> Plot:
             x, y = (np.array([point[i] for point in curve.points], float) for i in (0, 1))
             series.append(Series(f"published: {curve.init} ({curve.source})", x, y, kind="faint"))
     own: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.of_the_table and run.value("bbox", "AP") is not None:
-            own.setdefault(run.method, []).append(run)
+    for run in table:
+        own.setdefault(run.method, []).append(run)
     for name, alike in own.items():
         points = sorted((run.iterations, run.value("bbox", "AP") or 0.0) for run in alike)
         x, y = (np.array([point[i] for point in points], float) for i in (0, 1))
@@ -252,13 +255,21 @@ def _draw_budget(series: Sequence[Series], method: str, caption: str) -> Plot:
         figure.legend(frameon=False, fontsize=9, loc="outside right upper")
         at = {name: float(np.interp(n, middle.x, middle.y)) for n, name in TICKS.items()}
         words = f"Expected of {method}: {', '.join(f'{ap:.1f} at {name}' for name, ap in at.items())}. "
-        ours = [each for each in series if each.kind == "points"]
-        said = [
-            f"{each.label.removeprefix('ours: ')} {', '.join(f'{y:.1f}' for y in each.y)}" for each in ours
+        # uPlot takes one value of a line at each length, and seeds share theirs.
+        dots = [
+            replace(each, x=np.array([x]), y=np.array([y]))
+            for each in series
+            if each.kind == "points"
+            for x, y in zip(each.x, each.y, strict=True)
         ]
-        words += f"Ours: {'; '.join(said)}." if ours else "No run of this machine yet."
+        said = [
+            f"{each.label.removeprefix('ours: ')} {each.y[0]:.1f} at {schedule(int(each.x[0]))}"
+            for each in dots
+        ]
+        words += f"Ours: {'; '.join(said)}." if said else "No run of this machine yet."
         ticks = {str(n): name for n, name in TICKS.items()}
-        live = _live([Panel("box AP", list(series))], "schedule", log=True, ticks=ticks)
+        lines = [each for each in series if each.kind != "points"]
+        live = _live([Panel("box AP", [*lines, *dots])], "schedule", log=True, ticks=ticks)
         return _finish(figure, "budget", caption, words, live)
 
 

@@ -151,11 +151,12 @@ def contents(
     )
     lines, found = coco.lines(runs, methods), coco.causes(runs, methods)
     spent, named = costs.costs(runs, power), experiments(runs)
+    measured = targets.tables(runs, methods)
     return {
         "version": triplet.__version__,
         "commit": environment.commit(),
         "runs": runs,
-        "sentences": answer.sentences(runs, lines, named, found),
+        "sentences": answer.sentences(runs, lines, named, found, measured),
         "lines": lines,
         "dots": answer.dots(lines),
         "steps": answer.steps(runs, lines, begun),
@@ -163,9 +164,13 @@ def contents(
         "missing": answer.all_of([(line.method, line.command) for line in lines if line.command]),
         "short": [tables.of_causes(name, each) for name, each in found.items()],
         "recipes": tables.of_recipes(coco.pairs(runs, methods)),
-        "targets": [tables.of_target(table) for table in targets.tables(runs, methods)],
+        "targets": [tables.of_target(table) for table in measured],
         "experiments": [tables.of_experiment(name, alike) for name, alike in named.items()],
-        "paired": [compare.of_pairs(each) for each in compared if len(each.methods) > 1],
+        "seeds": compare.of_seeds(
+            [run for run in runs if run.of_the_table],
+            next((each for each in compared if each.title == "table"), None),
+        ),
+        "analyses": [grid for each in compared for grid in compare.tables_of(each)],
         "spent": spent,
         "costs": tables.of_costs(spent, formula),
         "deviations": tables.of_deviations(runs, methods),

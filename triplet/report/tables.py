@@ -16,6 +16,7 @@ from triplet.runs import METRICS, Run, Score, score
 from triplet.scores import TASKS
 
 NONE = "–"
+UNPUBLISHED = "nothing published to compare it with"
 EXTRA = ("epochs", "GPUs", "ours AP50", "zoo AP50", "ours AP75", "zoo AP75")
 """Columns of COCO's table that are hidden until the reader asks for them."""
 
@@ -73,10 +74,13 @@ def why(cause: str) -> str:
 
 
 def number(value: float | None, form: str = ".1f", kind: str = "") -> Cell:
-    if value is None:
-        return Cell(kind=kind)
+    return Cell(kind=kind) if value is None else Cell(formatted(value, form), value, kind)
+
+
+def formatted(value: float, form: str = "+.1f") -> str:
+    """Format a number, but never as -0.0."""
     text = format(value, form)
-    return Cell(text if float(text) else text.replace("-", "+"), value, kind)  # never show -0.0
+    return text if float(text) else text.replace("-", "+" if "+" in form else "")
 
 
 def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -> Cell:
@@ -130,7 +134,9 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
                     number(line.difference, "+.1f"),
                     Cell(line.command, kind="command")
                     if line.command
-                    else Cell(line.verdict, kind="text", link=why(line.cause) if line.cause else ""),
+                    else Cell(
+                        line.verdict or UNPUBLISHED, kind="text", link=why(line.cause) if line.cause else ""
+                    ),
                     Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
                     Cell(line.recipe or NONE, kind="word"),
                     Cell(line.schedule or NONE, kind="word"),

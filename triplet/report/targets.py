@@ -122,7 +122,8 @@ def _table(
                 others.setdefault(value.method, {})[value.source] = value.file
     known = list(measured(name, runs))
     found = []
-    for method, label in _labels(methods).items():
+    labels = _labels(methods)
+    for method, label in (labels | {m: m for run, *_ in known if (m := run.method) not in labels}).items():
         of_method = [each for each in known if each[0].method == method]
         if method not in methods and method not in published and not of_method:
             continue

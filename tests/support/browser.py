@@ -1,0 +1,30 @@
+"""What the tests of the report ask a page in a browser."""
+
+WIDTHS = (380, 768, 1280, 1920)
+CUT = """() => {
+  const parts = document.querySelectorAll('.scroll, td, th, dd, pre, li, summary, figcaption, .frame');
+  return [...parts]
+    .filter((e) => e.checkVisibility() && getComputedStyle(e).display !== 'inline')
+    .filter((e) => e.scrollWidth > e.clientWidth + 1)
+    .map((e) => `${e.tagName}.${e.className} ${e.scrollWidth} > ${e.clientWidth}: ${e.textContent.trim()}`);
+}"""
+SMALL = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = new Set();
+  for (let node; (node = walker.nextNode());) {
+    const e = node.parentElement, size = getComputedStyle(e).fontSize;
+    if (node.textContent.trim() && e.checkVisibility() && parseFloat(size) < 12)
+      found.add(`${e.tagName}.${e.className} ${size}: ${node.textContent.trim()}`);
+  }
+  return [...found];
+}"""
+PIXELS = """(svg) => [...svg.querySelectorAll('text')]
+  .map((text) => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])
+  .map(([size, matrix]) => size * Math.hypot(matrix.a, matrix.b) + 0.01)"""
+UNFOLD = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
+DRAW = "document.querySelectorAll('.plot').forEach((each) => { if (!each.childNodes.length) drawn(each); })"
+EMPTY = """() => [...document.querySelectorAll('table.grid')]
+  .filter((table) => table.checkVisibility())
+  .flatMap((table) => [...table.tHead.rows[0].cells].slice(1).map((heading) => {
+    const cells = [...table.tBodies[0].rows].map((row) => row.cells[heading.cellIndex].textContent.trim());
+    return cells.every((text) => text === '–') && `${table.parentNode.ariaLabel}: ${heading.textContent}`;
+  })).filter((each) => each)"""
