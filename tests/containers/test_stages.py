@@ -50,7 +50,7 @@ def test_the_chain_ends_in_a_report_that_names_the_image(kit, chain):
     assert kit.image in page
     record = kit.record("demo/seed0/triplet", "eval")
     assert record["image"] == kit.image
-    assert record["command"] == "triplet eval --run demo/seed0/triplet"
+    assert record["command"] == "triplet eval --run demo/seed0/triplet --data demo"
     revision = call("git", "rev-parse", "HEAD", cwd=kit.folder).stdout
     assert revision.startswith(record["commit"].rstrip("+"))
 
