@@ -189,7 +189,7 @@ def test_each_origin_is_told_as_far_as_its_record_goes(places, stage, config, ex
         assert ("record_sha256" in results) == bool(known)
 
 
-def test_pulled_weights_are_exported_with_their_own_method_and_epochs(places):
+def test_pulled_weights_keep_their_method_and_epochs(places):
     """Whatever the run is called; initial weights have none."""
     for name, source in load_sources().weights.items():
         folder = places / "checkpoints" / "weights" / name

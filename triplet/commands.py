@@ -41,7 +41,7 @@ FLAGS = ("force", "json", "check", "plan", "draw")
 """Options without a value, which make turns on by 1."""
 
 
-class Percent(float):
+class WrittenPercent(float):
     """A number that was written with a percent sign, and is shown with it."""
 
     def __str__(self) -> str:

@@ -99,7 +99,7 @@ def test_the_standard_layouts_are_read_where_they_are(tmp_path):
 
 @pytest.mark.parametrize("year", ["2017", "2014"])
 @pytest.mark.parametrize("place", ["images/", ""])
-def test_cocos_files_are_those_of_a_tool_where_the_images_lie_elsewhere(tmp_path, year, place):
+def test_cocos_files_may_have_their_images_elsewhere(tmp_path, year, place):
     """In images/, as Ultralytics and CVAT have them; and of another year."""
     for part in ("train", "val"):
         coco(tmp_path / "annotations" / f"instances_{part}{year}.json")

@@ -32,7 +32,7 @@ ARRIVED = (
 
 
 @pytest.mark.parametrize("arrived", [ARRIVED, ""])
-def test_maskrcnn_benchmark_names_what_it_loads_not_what_it_lacks(tmp_path, arrived):
+def test_maskrcnn_benchmark_names_what_it_loads(tmp_path, arrived):
     facts = facts_of(tmp_path, BENCHMARK.format(arrived=arrived))
     assert facts.gpus == 8
     assert facts.checked == bool(arrived)
@@ -58,7 +58,7 @@ def test_detectron_names_each_tensor_that_its_file_lacks(tmp_path):
         (["my_coco_train2017"], "possible"),
     ],
 )
-def test_only_the_exact_name_of_a_training_set_excludes_other_data(tmp_path, names, verdict):
+def test_only_a_training_sets_exact_name_excludes_other_data(tmp_path, names, verdict):
     path = tmp_path / "config.yaml"
     path.write_text(f"_BASE_: {CONFIG}\nDATASETS: {{TRAIN: {names}}}\n")
     assert verdicts(config=path)["training data"].verdict == verdict

@@ -19,7 +19,7 @@ def proposed(result, **options):
     return found.next
 
 
-def test_a_log_is_asked_for_first_where_it_tells_what_no_config_does():
+def test_a_log_is_asked_for_where_it_tells_more_than_a_config():
     """The config of a full plan tells a short schedule from a stop as little as nothing does."""
     found = proposed((25.1, 22.3))
     assert found.command == "triplet explain --result 25.1 22.3 --log FILE"
@@ -62,14 +62,14 @@ def test_the_users_own_weights_are_converted(tmp_path, converted):
     assert ("FILE is what w.pkl was made from" in found.tells) == converted
 
 
-def test_a_run_of_the_kit_is_asked_for_nothing_that_its_records_have(places):
+def test_a_run_is_asked_for_nothing_that_its_records_have(places):
     run_records.run("short/moco-v2", 40.0, 34.7)
     found = proposed(None, run="short/moco-v2")
     assert "--log" not in found.command
     assert "--config" not in found.command
 
 
-def test_where_seen_causes_are_not_enough_the_likeliest_open_one_is_looked_for(tmp_path):
+def test_where_seen_causes_fall_short_the_likeliest_open_one_is_next(tmp_path):
     log = (KIT / "tests/detection/cases/logs/mmdetection_log.txt").read_text()
     loaded = "\n".join(line for line in log.splitlines() if "missing keys" not in line)
     (tmp_path / "log.txt").write_text(loaded.replace("norm_eval=True", "norm_eval=False"))

@@ -45,7 +45,7 @@ AUTHOR = {"__author__": "MOCO"}
 RIGHT = AUTHOR | {"matching_heuristics": True}
 
 
-def test_a_file_converted_for_detectron2_excludes_nothing_but_folded_bn(tmp_path, state):
+def test_a_converted_file_excludes_nothing_but_folded_bn(tmp_path, state):
     """It is what users of MoCo's and SoCo's code have; the kit's own is alike."""
     detectron2_format.write(tmp_path / "kit.pkl", state)
     for path in (written(tmp_path / "moco.pkl", converted(state), **RIGHT), tmp_path / "kit.pkl"):

@@ -148,7 +148,7 @@ def test_what_to_run_next(places):
     ]
 
 
-def test_what_was_begun_goes_on_by_the_command_of_its_last_session(places, monkeypatch):
+def test_what_was_begun_goes_on_by_its_last_command(places, monkeypatch):
     """But it never starts over, as that session may have done."""
     run, data = "demo/seed1/triplet", "demo/unlabelled"
     words = f"pretrain --run {run} --config configs/a.yaml --data {data} seed=1"

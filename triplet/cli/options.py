@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triplet import paths
-from triplet.commands import METHOD, Percent, spoken, typed
+from triplet.commands import METHOD, WrittenPercent, spoken, typed
 
 Act = Callable[[argparse.Namespace], int | None]
 """A function that runs a command and returns its exit code, None for 0."""
@@ -69,7 +69,7 @@ def numbers(text: str) -> list[float]:
     between = r"[/;,\s]+" if "." in text else r"[/;\s]+"  # 25,1 is not two numbers
     words = re.split(between, text.strip().rstrip(","))
     with contextlib.suppress(ValueError):
-        return [Percent(word[:-1]) if word.endswith("%") else float(word) for word in words]
+        return [WrittenPercent(word[:-1]) if word.endswith("%") else float(word) for word in words]
     raise argparse.ArgumentTypeError(f"found {text}, expected a number, such as 25.1")
 
 

@@ -90,26 +90,28 @@ def measured(value: Score | None, runs: Sequence[str] = (), form: str = ".1f") -
     return Cell(value.text(form), value.mean, "ours", anchor(runs[0]) if runs else "")
 
 
+COCO_COLUMNS = (
+    "Method",
+    "README AP",
+    "zoo AP",
+    "ours AP",
+    "ours − published",
+    "verdict, or what makes it",
+    "expected AP",
+    "recipe",
+    "schedule",
+    "epochs",
+    "seeds",
+    "GPUs",
+    "ours AP50",
+    "zoo AP50",
+    "ours AP75",
+    "zoo AP75",
+)
+
+
 def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
     """Return COCO's tables, boxes then masks; the verdict on a shortfall links to its causes."""
-    columns = (
-        "Method",
-        "README AP",
-        "zoo AP",
-        "ours AP",
-        "ours − published",
-        "verdict, or what makes it",
-        "expected AP",
-        "recipe",
-        "schedule",
-        "epochs",
-        "seeds",
-        "GPUs",
-        "ours AP50",
-        "zoo AP50",
-        "ours AP75",
-        "zoo AP75",
-    )
     found = []
     for task in TASKS.values():
         note = (
@@ -122,9 +124,10 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
             "length."
         )
         title = f"COCO val2017, Mask R-CNN R50-C4: {task} AP"
-        grid = Grid(f"coco-{task}", title, note, columns, extra=EXTRA)
+        grid = Grid(f"coco-{task}", title, note, COCO_COLUMNS, extra=EXTRA)
         for line in (line for line in lines if line.task == task):
-            band = line.expected
+            band, link = line.expected, why(line.cause) if line.cause else ""
+            verdict = Cell(line.verdict or UNPUBLISHED, kind="text", link=link)
             grid.rows.append(
                 [
                     Cell(line.label),
@@ -132,11 +135,7 @@ def coco_table(lines: list[coco.CocoRow]) -> list[Grid]:
                     number(line.zoo[0]),
                     measured(line.ours[0], line.runs),
                     number(line.difference, "+.1f"),
-                    Cell(line.command, kind="command")
-                    if line.command
-                    else Cell(
-                        line.verdict or UNPUBLISHED, kind="text", link=why(line.cause) if line.cause else ""
-                    ),
+                    Cell(line.command, kind="command") if line.command else verdict,
                     Cell(f"{band.low:.1f} to {band.high:.1f}", band.mid) if band else Cell(),
                     Cell(line.recipe or NONE, kind="word"),
                     Cell(line.schedule or NONE, kind="word"),

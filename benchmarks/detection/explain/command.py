@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.detection.explain.experiment import Experiment, Invocation, cheapest
 from benchmarks.detection.explain.reading import of_run, read
-from triplet.commands import METHOD, Percent, spoken
+from triplet.commands import METHOD, WrittenPercent, spoken
 from triplet.errors import KitError
 from triplet.progress import harmless, say
 from triplet.published.causes import EXCLUDED, SEEN, Cause, enough, ranked, span
@@ -141,7 +141,7 @@ def _invocation(options: ExplainOptions, convertible: bool) -> Invocation:
 
 def _shown(value: float) -> str:
     """Format a number as the user wrote it."""
-    return str(value) if isinstance(value, Percent) else f"{value:g}"
+    return str(value) if isinstance(value, WrittenPercent) else f"{value:g}"
 
 
 def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
@@ -153,7 +153,7 @@ def _percent(values: tuple[float, ...], option: str, facts: Facts) -> Result:
     shown = " ".join(map(_shown, values))
     if len(values) > 2 or not all(0 <= value <= 100 for value in values):
         raise KitError(f"{option} is box and mask AP in percent: found {shown}")
-    small = [value <= FRACTION and not isinstance(value, Percent) for value in values]
+    small = [value <= FRACTION and not isinstance(value, WrittenPercent) for value in values]
     box, mask = values[0], values[1] if len(values) > 1 else None
     if all(small) and any(values):
         facts.notes.append(f"{option} {shown} was taken for fractions of 1")

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.detection.explain.lazy import Values
 from triplet.errors import KitError
-
-Values = dict[str, Any]
 
 
 def name_of(values: Values) -> str:
