@@ -69,7 +69,7 @@ def test_a_run_is_asked_for_nothing_that_its_records_have(places):
     assert "--config" not in found.command
 
 
-def test_where_seen_causes_fall_short_the_likeliest_open_one_is_next(tmp_path):
+def test_an_open_cause_is_next_where_seen_ones_fall_short(tmp_path):
     log = (KIT / "tests/detection/cases/logs/mmdetection_log.txt").read_text()
     loaded = "\n".join(line for line in log.splitlines() if "missing keys" not in line)
     (tmp_path / "log.txt").write_text(loaded.replace("norm_eval=True", "norm_eval=False"))
