@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,26 @@ def test_a_handler_returns_also_after_an_error():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "words", ["[pair.cc:538] Read error: Connection reset by peer", "gloo: pair closed", "NCCL error"]
+)
+def test_a_signal_that_ended_another_process_is_the_reason(words):
+    """It had not begun to hear signals; what is said of the broken group helps nobody."""
+    stopped = pytest.raises(Interrupted, match="stopped by SIGTERM: another process has ended; run")
+    with stopped as caught, graceful():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError(words)
+    assert caught.value.code == 143
+    with pytest.raises(RuntimeError, match=re.escape(words)), graceful():
+        raise RuntimeError(words)
+
+
+def test_an_error_of_its_own_is_not_hidden_by_a_signal():
+    with pytest.raises(RuntimeError, match="out of memory"), graceful():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("out of memory")
 
 
 def test_only_the_first_process_of_a_machine_says_that_it_stops(monkeypatch, capfd):

@@ -1,6 +1,7 @@
 """Turn SIGTERM, SIGINT, SIGHUP and SIGURG into a flag that long work polls, or into an exception."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -14,6 +15,8 @@ from triplet.progress import is_local_main, leave_terminal, say
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGURG)
 """Signals that ask for a stop: from a scheduler or Docker, from Ctrl-C, from a closed terminal or ssh, and
 from a job in Apptainer, where the others would also end the process that serves the image's files."""
+BROKEN = re.compile(r"\bgloo\b|\bNCCL\b|Connection (reset|closed|refused)")
+"""What torch says if another process of the group has ended."""
 
 
 class Stop:
@@ -62,6 +65,9 @@ def graceful() -> Iterator[Stop]:
 
     A signal that arrives after the work has last polled the flag is handed on to ``raising`` at the end.
     ``docker compose run`` sends SIGTERM twice when it is stopped. SIGHUP stays ignored under ``nohup``.
+
+    Raises:
+        Interrupted: the same signal has ended another process, which did not hear signals yet.
     """
     stop = Stop()
     owner, first = os.getpid(), is_local_main()
@@ -75,7 +81,12 @@ def graceful() -> Iterator[Stop]:
             say(f"{stop.signal.name}: saving, then stopping")
 
     with _handled(ask):
-        yield stop
+        try:
+            yield stop
+        except RuntimeError as error:
+            if not stop.signal or not BROKEN.search(str(error)):
+                raise
+            raise stop.interrupted("another process has ended") from None
     if stop.signal:
         later = signal.getsignal(stop.signal)
         if callable(later) and later is not signal.default_int_handler:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -248,8 +248,9 @@ def _measured(processes: Processes, work: Callable[[records.Job], None], job: re
     try:
         work(job)
     except BaseException as error:
-        # All processes agree on a stop; after an error others may wait in another collective.
+        # All processes agree on a stop; after an error others may wait elsewhere, or have ended.
         if processes.size == 1 or isinstance(error, Interrupted):
-            sum_up()
+            with suppress(RuntimeError):
+                sum_up()
         raise
     sum_up()
