@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import torch
 from pydantic import Field
@@ -171,8 +171,9 @@ def _in_turn(call: Command, chains: Iterable[list[list[str]]]) -> int:
 def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int) -> int:
     """Run each method's commands in a process of its own, and print their output after the method's name.
 
-    A detector as small as the demo's gains almost nothing from a second core. The first method that fails,
-    or a signal, stops the others, which save their work.
+    Networks as small as the demo's gain almost nothing from a second core, and where other work takes turns
+    on it two threads are slower than one. So each method keeps its share, also when others have ended. The
+    first method that fails, or a signal, stops the others, which save their work.
 
     Args:
         call: see ``demo``.
@@ -184,10 +185,10 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
     """
     sys.stdout.flush()
     context = multiprocessing.get_context("fork")
-    running, readers, methods = [], [], context.Value("i", len(chains))
+    running, readers, threads = [], [], max(1, cores // len(chains))
     for method, chain in chains.items():
         here, there = os.pipe()
-        running.append(context.Process(target=_method, args=(call, chain, there, cores, methods)))
+        running.append(context.Process(target=_method, args=(call, chain, there, threads)))
         running[-1].start()
         os.close(there)
         prefix = f"{method:{max(map(len, chains))}} | "
@@ -200,7 +201,6 @@ def _side_by_side(call: Command, chains: dict[str, list[list[str]]], cores: int)
             wait([process.sentinel for process in left], timeout=1)
             for process in [process for process in left if process.exitcode is not None]:
                 left.remove(process)
-                methods.value = len(left)
                 ended = process.exitcode or 0
                 code = code or (ended if ended >= 0 else 128 - ended)
             if (stop or code) and not told:
@@ -218,19 +218,14 @@ def _relay(descriptor: int, prefix: str) -> None:
             say(prefix + line.rstrip("\n"))
 
 
-def _method(call: Command, chain: list[list[str]], output: int, cores: int, methods: Any) -> NoReturn:
-    """Run one method in a process; each stage uses the cores that the other methods leave free at its
-    start."""
+def _method(call: Command, chain: list[list[str]], output: int, threads: int) -> NoReturn:
+    """Run one method in a process, with as many threads as OMP_NUM_THREADS says, else ``threads``."""
     os.dup2(output, sys.stdout.fileno())
     os.close(output)
-    chosen = "OMP_NUM_THREADS" not in os.environ
-    for command in chain:
-        if chosen:
-            os.environ["OMP_NUM_THREADS"] = str(max(1, cores // methods.value))
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        if code := _call(call, command):
-            sys.exit(code)
-    sys.exit(0)
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+    sys.exit(_in_turn(call, [chain]))
 
 
 def _call(call: Command, command: list[str]) -> int:

@@ -85,7 +85,7 @@ def converted(tmp_path_factory):
     """The places of a run whose drawn weights are converted; not to be changed."""
     folder = tmp_path_factory.mktemp("converted")
     torch.manual_seed(0)
-    checkpoint.save(folder / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    checkpoint.save(folder / "c.pth", Networks(50, 8, 8, 8), None, 0, 0)
     with placed(folder):
         arguments = ["--run", "method", "--config", str(DEMO), "--weights", str(folder / "c.pth")]
         assert cli.main(["convert", *arguments]) == 0

@@ -24,7 +24,7 @@ DEMO = KIT / "configs" / "detection" / "demo.yaml"
 def weights(tmp_path_factory):
     """A checkpoint whose BN statistics are not the default."""
     torch.manual_seed(0)
-    networks = Networks(50, 16, 8, 8).train()
+    networks = Networks(50, 8, 8, 8).train()
     with torch.no_grad():
         networks.online(torch.randn(2, 3, 64, 64))
     path = tmp_path_factory.mktemp("weights") / "checkpoint.pth"
@@ -123,10 +123,10 @@ def test_another_depth_is_refused(places, tmp_path, capsys):
 
 
 def test_default_statistics_are_refused_in_trained_weights(places, tmp_path, capsys):
-    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 5, 1)
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 8, 8, 8), None, 5, 1)
     assert convert(tmp_path / "c.pth") == 2
     assert "every BN statistic is still its default" in capsys.readouterr().err
-    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 8, 8, 8), None, 0, 0)
     assert convert(tmp_path / "c.pth", "--force") == 0
     assert records.require("method", "convert").results["untrained"]
     state = ResNet(50, 16).state_dict()

@@ -168,7 +168,7 @@ def test_an_iteration_is_timed_over_those_that_count(monkeypatch):
 def weights(tmp_path_factory):
     """A checkpoint of which no tensor has the default's values."""
     torch.manual_seed(0)
-    networks = Networks(50, 16, 8, 8)
+    networks = Networks(50, 8, 8, 8)
     for name, value in networks.online.backbone.state_dict().items():
         if name.endswith("running_mean"):
             value.normal_()
@@ -259,7 +259,7 @@ def test_what_a_detector_does_differently_shows_in_its_features(loaded):
 
 @torch.no_grad()
 def test_a_difference_is_the_largest_and_relative(weights):
-    """Features a thousand times as large differ no more; those of one channel of 512 as much as all."""
+    """Features a thousand times as large differ no more; those of one channel of 256 as much as all."""
     backbone = read_backbone(weights)
     for part in ("weight", "bias"):
         backbone.state[f"layer4.2.bn3.{part}"] *= 1000
@@ -277,7 +277,7 @@ def test_each_part_of_the_pixels_path_is_compared(key):
     cfg = model.load_config(DEMO)
     path = proof.pixel_path(cfg)
     assert path == {
-        "width": 16,
+        "width": 8,
         "stride_in_1x1": False,
         "format": "RGB",
         "pixel_mean": [123.675, 116.28, 103.53],

@@ -180,7 +180,7 @@ def test_a_killed_loader_process_costs_nothing(run, drawn):
 
 
 def test_other_weights_do_not_resume_this_run(unfinished, tmp_path, drawn, capsys):
-    checkpoint.save(tmp_path / "other.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    checkpoint.save(tmp_path / "other.pth", Networks(50, 8, 8, 8), None, 0, 0)
     again = ["convert", "--run", "method", "--config", str(DEMO), "--weights", str(tmp_path / "other.pth")]
     assert cli.main([*again, "--force"]) == 0
     assert cli.main(command(drawn, *SHORT)) == 2

@@ -77,7 +77,9 @@ def test_two_processes_measure_for_hours(run, drawn):
     arguments = command(drawn, *short, "--hours", "9")
     log = paths.stage_folder("method", "plan") / "log.txt"
     _, error = stop(launch(2, *arguments), log.exists)
-    assert "nothing was trained yet" in error
+    # The other process may not hear signals yet, and then it ends at once.
+    reasons = "nothing was trained yet|another process has ended"
+    assert re.search(rf"stopped by SIGTERM: ({reasons}); run the same command to go on", error), error
     running = launch(2, *arguments)
     out, error = running.communicate()
     assert running.returncode == 0, error

@@ -283,7 +283,7 @@ def small_pretraining(folder):
     """Write the config of a pretraining on 12 images; return its path."""
     path = folder / "pretrain.yaml"
     path.write_text(
-        "model: {depth: 50, width: 16, hidden: 16, outputs: 8}\n"
+        "model: {depth: 50, width: 8, hidden: 16, outputs: 8}\n"
         "views: {size: 32, online: {smallest: 32, largest: 32}, target: {smallest: 32, largest: 32}}\n"
         "loss: {group: 12}\noptimizer: {learning_rate: 0.1, groups: 1, accumulate: 1}\n"
         "schedule: {epochs: 1, warmup_epochs: 0}\nworkers: 0\n"
@@ -297,7 +297,7 @@ def test_pretraining_and_finetuning_on_the_same_images(drawn, places, monkeypatc
     EXPORTS["Roboflow COCO"](parts_of(drawn), places / "datasets" / "mine")
     torch.manual_seed(0)
     start = places / "checkpoints" / "weights" / "triplet" / "triplet_r50-759.pth"
-    checkpoint.save(start, Networks(50, 16, 16, 8), None, 0, 0)
+    checkpoint.save(start, Networks(50, 8, 16, 8), None, 0, 0)
     small = {
         "pretrain": ["--config", small_pretraining(places), "schedule.epochs=2"],
         "convert": ["--config", str(DEMO)],

@@ -1,7 +1,7 @@
 """Every known way in which weights silently fail to arrive in Detectron2: what Detectron2 alone loads and
 says, and what the kit does.
 
-A right file fills 318 of the model's 337 keys, at a quarter of the width as at the whole one. What a user
+A right file fills 318 of the model's 337 keys, at an eighth of the width as at the whole one. What a user
 of the released code would hand to Detectron2 is made by the key map of its converter.
 """
 
@@ -28,7 +28,7 @@ DEMO = KIT / "configs" / "detection" / "demo.yaml"
 def pretrained(seed):
     """A backbone of which no tensor is what Detectron2 initialises."""
     torch.manual_seed(seed)
-    state = ResNet(50, 16).state_dict()
+    state = ResNet(50, 8).state_dict()
     for name, value in state.items():
         if name.endswith("running_mean"):
             value.normal_()
@@ -131,7 +131,7 @@ TABLE = {
     "online_net.0. prefix": Row(0, lambda s: prefixed(s, "online_net.0.")),
     "without matching_heuristics": Row(0, flags={}, given="converted", stops="is converted for Detectron2"),
     "converted keys in a .pth": Row(0, suffix=".pth", given="converted", stops="begin with stem.conv1"),
-    "half width": Row(142, half_width, stops=r"conv1\.weight has shape \(8, 16, 1, 1\), expected \(16, "),
+    "half width": Row(142, half_width, stops=r"conv1\.weight has shape \(4, 8, 1, 1\), expected \(8, "),
     "NaN weights": Row(318, with_nan, silent=True, stops=r"layer2\.1\.conv2\.weight holds NaN"),
     "fp16": Row(318, fp16, silent=True),
     "STRIDE_IN_1X1 wrong": Row(config="MODEL: {RESNETS: {STRIDE_IN_1X1: True}}", **PIXELS),

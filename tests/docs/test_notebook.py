@@ -125,7 +125,7 @@ def execute(notebook, folder, environment, **parameters):
 @pytest.mark.timeout(900)  # eleven commands, each of which imports torch anew
 def test_the_notebook_runs_from_top_to_bottom_and_goes_on(drawn, tmp_path):
     torch.manual_seed(0)
-    checkpoint.save(tmp_path / "backbone.pth", Networks(50, 16, 8, 8), None, 0, 0)
+    checkpoint.save(tmp_path / "backbone.pth", Networks(50, 8, 8, 8), None, 0, 0)
     (tmp_path / "detection.yaml").write_text(DETECTION)
     parameters = dict(
         KIT=str(KIT),
