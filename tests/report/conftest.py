@@ -1,8 +1,10 @@
 """A browser, and a page of the report in each state."""
 
+import os
 import shutil
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import placed
 from tests.support.report_states import STATES
@@ -23,18 +25,16 @@ def browser():
         running.close()
 
 
-@pytest.fixture(scope="session")
-def addresses():
-    """Addresses of the pages that have been made, by state."""
-    return {}
-
-
 @pytest.fixture(scope="module", params=STATES)
-def shown(request, addresses, tmp_path_factory):
-    """(state, address) of a page in each state."""
-    if request.param not in addresses:
-        with placed(tmp_path_factory.mktemp(request.param)) as folder:
-            STATES[request.param]()
-            assert cli.main(["report"]) == 0
-        addresses[request.param] = (folder / "reports" / "index.html").as_uri()
-    return request.param, addresses[request.param]
+def shown(request, tmp_path_factory):
+    """(state, address) of a page in each state. Workers of pytest-xdist share it; nobody changes it."""
+    state, base = request.param, tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"page-{state}"
+    page = folder / "reports" / "index.html"
+    with FileLock(f"{folder}.lock"):
+        if not page.exists():
+            folder.mkdir(exist_ok=True)
+            with placed(folder):
+                STATES[state]()
+                assert cli.main(["report"]) == 0
+    return state, page.as_uri()

@@ -45,7 +45,8 @@ def test_nothing_is_cut_or_small_at_any_width(shown, browser, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(CUT) == [], width
         if (width, scheme) in ((380, "dark"), (1280, "light")):
-            assert Axe().run(page).response["violations"] == []
+            violations = {"resultTypes": ["violations"]}  # what is right takes axe as long to list
+            assert Axe().run(page, options=violations).response["violations"] == []
     assert page.evaluate(SMALL) == []
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
