@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks.detection import evaluate, model, synthetic, trainer
 from benchmarks.detection.trainer import CheckpointHook, GradAccumTrainer, Trainer
 from tests.conftest import KIT
+from tests.support.toy_detector import Toy
 from triplet.artifacts import Job
 from triplet.errors import Interrupted
 from triplet.signals import Stop
@@ -28,19 +29,6 @@ TINY = ["INPUT.MIN_SIZE_TRAIN=(64,)", "INPUT.MAX_SIZE_TRAIN=80", "MODEL.RPN.POST
 TINY += ["SOLVER.IMS_PER_BATCH=2", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=16"]
 
 
-class Two(nn.Module):
-    """Images in, two losses of unequal size out, as a detector; a loss is a mean over images."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.one, self.two = nn.Linear(5, 3).double(), nn.Linear(5, 1).double()
-
-    def forward(self, images):
-        x = torch.stack([image["x"] for image in images])
-        return {"loss_a": self.one(x).square().mean(), "loss_b": 3 * (self.two(x) - 1).square().mean()}
-
-
 def batches(steps, share=12):
     random = torch.Generator().manual_seed(1)
     return [[{"x": torch.randn(5, generator=random).double()} for _ in range(share)] for _ in range(steps)]
@@ -48,7 +36,7 @@ def batches(steps, share=12):
 
 @pytest.mark.parametrize("images", [3, 4, 12])
 def test_steps_in_passes_are_those_of_a_plain_loop(images):
-    network, plain = Two(), Two()
+    network, plain = Toy(), Toy()
     optimizer = torch.optim.SGD(network.parameters(), 0.07, momentum=0.8, weight_decay=0.05)
     steps = GradAccumTrainer(network, iter(batches(5)), optimizer, ALONE, images, "float32")
     other = torch.optim.SGD(plain.parameters(), 0.07, momentum=0.8, weight_decay=0.05)
@@ -81,10 +69,10 @@ class Second(Processes):
 @pytest.mark.parametrize("stop", [0.0, 1.0])
 def test_losses_times_and_stops_are_those_of_all_processes(monkeypatch, stop):
     monkeypatch.setattr(Second, "other", torch.tensor([2.0, 5.0, 0.5, stop]))
-    network = Two()
+    network = Toy()
     optimizer = torch.optim.SGD(network.parameters(), 0.07)
     steps = GradAccumTrainer(network, iter(batches(1)), optimizer, Second(0, 2, ALONE.device), 4, "float32")
-    own = {name: value.item() for name, value in Two()(batches(1)[0]).items()}
+    own = {name: value.item() for name, value in Toy()(batches(1)[0]).items()}
     with EventStorage() as steps.storage:
         steps.iter = 0
         steps.run_step()
@@ -98,7 +86,7 @@ def test_losses_times_and_stops_are_those_of_all_processes(monkeypatch, stop):
 def test_gradients_of_all_passes_go_once_through_all_processes(tmp_path):
     """In place of a sum over processes, twice the own gradients."""
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    plain, network = Two(), nn.parallel.DistributedDataParallel(Two())
+    plain, network = Toy(), nn.parallel.DistributedDataParallel(Toy())
 
     def done(value):
         future = torch.futures.Future()
@@ -118,7 +106,7 @@ def test_gradients_of_all_passes_go_once_through_all_processes(tmp_path):
 
 def test_float16_scales_the_loss_alone_and_lowers_its_scale():
     given = [[{"x": image["x"].float()} for image in batch] for batch in batches(2)]
-    network, plain = Two().float(), Two().float()
+    network, plain = Toy().float(), Toy().float()
     steps = GradAccumTrainer(
         network, iter(given), torch.optim.SGD(network.parameters(), 0.07), ALONE, 4, "float16"
     )
@@ -218,7 +206,7 @@ def test_the_switches_of_cuda_are_the_configs_and_the_precisions(precision, sear
 @pytest.fixture
 def hooked(tmp_path, monkeypatch):
     """A hook of period 4 in a training of 10 iterations, whose clock and stop a test sets."""
-    network, clock = Two(), [1000.0]
+    network, clock = Toy(), [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     said = []
     hook = CheckpointHook(SimpleNamespace(step=said.append), Job(tmp_path), 4)
@@ -315,7 +303,7 @@ def test_precise_bn_takes_the_mean_of_all_passes(monkeypatch):
     torch.testing.assert_close(made.network.bn.running_mean, used.mean(0), rtol=1e-4, atol=1e-4)
     assert done.done in (20, 21)
     assert bare_trainer(Normed(), 2, **chosen | {"TEST.PRECISE_BN.ENABLED": False}).precise_passes == 0
-    assert bare_trainer(Two(), 2, **chosen).precise_passes == 0, "there is no BN"
+    assert bare_trainer(Toy(), 2, **chosen).precise_passes == 0, "there is no BN"
     made.processes = Second(0, 3, ALONE.device)
     assert made.precise_passes == 7 * 1, "a third of the batch"
     with pytest.raises(Interrupted, match="precise BN was at 0 of 7"):  # another process is told to stop

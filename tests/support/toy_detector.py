@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 
 
 class Toy(nn.Module):
-    """Images in, two losses out, as a detector; a loss is a mean over images."""
+    """Images in, two losses of unequal size out, as a detector; a loss is a mean over images."""
 
     def __init__(self):
         super().__init__()
@@ -18,7 +18,7 @@ class Toy(nn.Module):
 
     def forward(self, images):
         x = torch.stack([image["x"] for image in images])
-        return {"loss_a": self.one(x).square().mean(), "loss_b": (self.two(x) - 1).square().mean()}
+        return {"loss_a": self.one(x).square().mean(), "loss_b": 3 * (self.two(x) - 1).square().mean()}
 
 
 def toy_batches(share, rank=0):
