@@ -79,7 +79,7 @@ def test_convert_leaves_a_record_with_the_proof(places, weights, capsys):
         assert np.array_equal(arrays[key], state[f"online.backbone.{name}"].numpy())
 
 
-QUARTER = "STEM_OUT_CHANNELS: 16, WIDTH_PER_GROUP: 16, RES2_OUT_CHANNELS: 64"
+NARROW = "STEM_OUT_CHANNELS: 8, WIDTH_PER_GROUP: 8, RES2_OUT_CHANNELS: 32"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_weights_arrive_in_every_kind_of_detector(places, weights, kind):
     config = places / "narrow.yaml"
     config.write_text(
         f"_BASE_: {KIT}/configs/detection/{kind}_moco.yaml\n"
-        f"MODEL: {{RESNETS: {{{QUARTER}}}, FPN: {{OUT_CHANNELS: 32}}}}\n"
+        f"MODEL: {{RESNETS: {{{NARROW}}}, FPN: {{OUT_CHANNELS: 32}}}}\n"
     )
     assert convert(weights, config=config) == 0
     results = records.require("method", "convert").results
@@ -111,9 +111,9 @@ def test_pretrained_weights_are_refused_as_initial_ones(places, weights, capsys)
 
 
 def test_another_width_is_refused(places, tmp_path, capsys):
-    checkpoint.save(tmp_path / "c.pth", Networks(50, 8, 8, 8), None, 1, 1)
+    checkpoint.save(tmp_path / "c.pth", Networks(50, 16, 8, 8), None, 1, 1)
     assert convert(tmp_path / "c.pth") == 2
-    assert re.search(r"base width 8, but .* builds 16", capsys.readouterr().err)
+    assert re.search(r"base width 16, but .* builds 8", capsys.readouterr().err)
 
 
 def test_another_depth_is_refused(places, tmp_path, capsys):
@@ -129,7 +129,7 @@ def test_default_statistics_are_refused_in_trained_weights(places, tmp_path, cap
     checkpoint.save(tmp_path / "c.pth", Networks(50, 8, 8, 8), None, 0, 0)
     assert convert(tmp_path / "c.pth", "--force") == 0
     assert records.require("method", "convert").results["untrained"]
-    state = ResNet(50, 16).state_dict()
+    state = ResNet(50, 8).state_dict()
     torch.save({"student": state, "teacher": state}, tmp_path / "w.pth")
     given = [
         "convert",

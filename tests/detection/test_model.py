@@ -60,7 +60,7 @@ def test_the_recipes_resolve_to_the_published_values(name, expected):
 def test_the_extra_norm_follows_res5():
     built = model.build(model.load_config(CONFIGS / "demo.yaml"))
     assert [name for name, _ in built.roi_heads.res5.named_children()] == ["0", "1", "2", "norm"]
-    assert built.roi_heads.res5.norm.num_features == 512
+    assert built.roi_heads.res5.norm.num_features == 256
 
 
 @pytest.mark.parametrize(
