@@ -4,11 +4,10 @@ import os
 import shutil
 
 import pytest
-from filelock import FileLock
 
 from tests.conftest import placed
 from tests.support.report_states import STATES
-from triplet import cli
+from triplet import cli, files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -31,7 +30,7 @@ def shown(request, tmp_path_factory):
     state, base = request.param, tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"page-{state}"
     page = folder / "reports" / "index.html"
-    with FileLock(f"{folder}.lock"):
+    with files.locked(folder.with_suffix(".lock")):
         if not page.exists():
             folder.mkdir(exist_ok=True)
             with placed(folder):
