@@ -147,8 +147,8 @@ def test_compiled_processes_train_as_one_that_is_not(places, config, drawn):
     one = "{smallest: 32, largest: 32}"  # each is compiled for itself, which takes a while here
     names, losses = [], []
     shallow = Path(__file__).with_name("shallow.py")
-    # Where the kit puts it, whatever other tests have compiled.
-    compiler = {"TORCHINDUCTOR_CACHE_DIR": None, "TRITON_CACHE_DIR": None}
+    # Where the kit puts it, whatever other tests have compiled; without vectors, which take half the time.
+    compiler = {"TORCHINDUCTOR_CACHE_DIR": None, "TRITON_CACHE_DIR": None, "ATEN_CPU_CAPABILITY": "default"}
     for processes in (1, 2):
         options = [
             f"views.online={one}",

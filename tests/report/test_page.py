@@ -1,5 +1,6 @@
 """The page as a real browser shows it: at every width, to everybody, and with what others wrote in it."""
 
+import itertools
 import json
 import os
 
@@ -8,46 +9,55 @@ from PIL import Image, PngImagePlugin
 
 from tests.conftest import KIT, placed
 from tests.support import run_records
-from tests.support.browser import CUT, DRAW, EMPTY, PIXELS, SMALL, UNFOLD, WIDTHS
+from tests.support.browser import ALIKE, CUT, DRAW, EMPTY, PIXELS, SMALL, UNFOLD, WIDTHS
 from tests.support.report_states import full
 from triplet import cli, files
 
 SCREENS = KIT / "artifacts" / "report"
 """Where the screenshots of these tests stay to be looked at; git ignores it."""
+SCHEMES = ("light", "dark")
+
+
+def set_screen(page, width, scheme):
+    """Wait until the page is drawn at this width and in these colours."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_cut_or_small_at_any_width(shown, browser, scheme):
-    """Screenshots of the page as it opens stay in artifacts/report; all of it unfolded is judged."""
+def test_nothing_is_cut_or_small_at_any_width(shown, browser):
+    """In light and in dark. Screenshots of the page as it opens stay in artifacts/report; all of it,
+    unfolded, is judged."""
     from axe_playwright_python.sync_playwright import Axe
 
     state, address = shown
-    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     page.evaluate(DRAW)
+    assert page.locator("#next").bounding_box()["y"] < 850, "the first screen says what to run next"
     SCREENS.mkdir(parents=True, exist_ok=True)
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
-        path = SCREENS / f"{state}-{width}-{scheme}.jpg"
-        page.screenshot(path=path, full_page=True, type="jpeg", quality=60)
-        if width == 1280:
-            assert page.locator("#next").bounding_box()["y"] < 850, "the first screen says what to run next"
+    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+        set_screen(page, width, scheme)
+        page.screenshot(
+            path=SCREENS / f"{state}-{width}-{scheme}.jpg", full_page=True, type="jpeg", quality=60
+        )
     page.evaluate(UNFOLD)
     page.evaluate(DRAW)
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
-        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+        set_screen(page, width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate(CUT) == [], width
-        if (width, scheme) in ((380, "dark"), (1280, "light")):
-            violations = {"resultTypes": ["violations"]}  # what is right takes axe as long to list
-            assert Axe().run(page, options=violations).response["violations"] == []
+        assert page.evaluate(CUT) == [], (width, scheme)
     assert page.evaluate(SMALL) == []
+    page.evaluate(ALIKE)
+    for width, scheme in ((380, "dark"), (1280, "light")):
+        set_screen(page, width, scheme)
+        violations = {"resultTypes": ["violations"]}  # what is right takes axe as long to list
+        assert Axe().run(page, options=violations).response["violations"] == []
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.close()

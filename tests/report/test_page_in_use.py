@@ -46,11 +46,12 @@ def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("shown", ["demo", "full"], indirect=True)
 def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser):
     state, address = shown
     page = browser.new_page()
     page.goto(address)
-    for name in {"demo": ("demo/seed0/triplet", "demo/seed1/random"), "full": ("moco",)}.get(state, ()):
+    for name in {"demo": ("demo/seed0/triplet", "demo/seed1/random"), "full": ("moco",)}[state]:
         part = page.locator("details.run", has=page.locator(f"summary b:text-is('{name}')"))
         part.evaluate("each => { each.open = true; }")
         # Not by mouse: a plot that is drawn meanwhile moves what it points at.
@@ -106,12 +107,10 @@ def test_any_two_methods_are_compared(shown, browser):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("shown", ["full"], indirect=True)
 def test_precision_over_recall_is_of_the_two_chosen_rows(shown, browser):
-    state, address = shown
-    if state != "full":
-        return
     page = browser.new_page()
-    page.goto(address)
+    page.goto(shown[1])
     part = page.locator("#compare-table")
     part.locator("select").first.select_option("moco")
     part.locator("select").nth(1).select_option("byol")
@@ -130,12 +129,10 @@ def test_precision_over_recall_is_of_the_two_chosen_rows(shown, browser):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("shown", ["demo", "full"], indirect=True)
 def test_a_picture_opens_large_beside_the_truth(shown, browser):
-    state, address = shown
-    if state not in ("demo", "full"):
-        return
     page = browser.new_page()
-    page.goto(address)
+    page.goto(shown[1])
     page.locator(".pictures button", has=page.locator(".found")).first.press("Enter")
     dialog = page.locator("dialog")
     expect(dialog.locator(".large img")).to_have_count(2, timeout=30_000)

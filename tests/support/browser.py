@@ -28,3 +28,18 @@ EMPTY = """() => [...document.querySelectorAll('table.grid')]
     const cells = [...table.tBodies[0].rows].map((row) => row.cells[heading.cellIndex].textContent.trim());
     return cells.every((text) => text === '–') && `${table.parentNode.ariaLabel}: ${heading.textContent}`;
   })).filter((each) => each)"""
+ALIKE = """() => {
+  const values = (e) => ['class', 'style'].map((name) => e.getAttribute(name));
+  const look = (e) => [e.tagName, ...e.getAttributeNames(), ...values(e), e.checkVisibility()];
+  const shape = (e) => `${look(e)} (${[...e.children].map(shape)})`;
+  const thin = (e) => {
+    const seen = new Set();
+    for (const child of [...e.children]) {
+      const its = shape(child);
+      if (seen.has(its)) child.remove();
+      else { seen.add(its); thin(child); }
+    }
+  };
+  thin(document.body);
+}"""
+"""Leaves one of neighbours that differ in their words alone, such as the rows of a table."""
