@@ -46,12 +46,15 @@ def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("shown", ["demo", "full"], indirect=True)
-def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser):
-    state, address = shown
+@pytest.mark.parametrize(
+    ("shown", "names"),
+    [("demo", ("demo/seed0/triplet", "demo/seed1/random")), ("full", ("moco",))],
+    indirect=["shown"],
+)
+def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser, names):
     page = browser.new_page()
-    page.goto(address)
-    for name in {"demo": ("demo/seed0/triplet", "demo/seed1/random"), "full": ("moco",)}[state]:
+    page.goto(shown[1])
+    for name in names:
         part = page.locator("details.run", has=page.locator(f"summary b:text-is('{name}')"))
         part.evaluate("each => { each.open = true; }")
         # Not by mouse: a plot that is drawn meanwhile moves what it points at.

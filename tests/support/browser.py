@@ -28,9 +28,12 @@ EMPTY = """() => [...document.querySelectorAll('table.grid')]
     const cells = [...table.tBodies[0].rows].map((row) => row.cells[heading.cellIndex].textContent.trim());
     return cells.every((text) => text === '–') && `${table.parentNode.ariaLabel}: ${heading.textContent}`;
   })).filter((each) => each)"""
-ALIKE = """() => {
-  const values = (e) => ['class', 'style'].map((name) => e.getAttribute(name));
-  const look = (e) => [e.tagName, ...e.getAttributeNames(), ...values(e), e.checkVisibility()];
+THIN = """() => {
+  const look = (e) => {
+    const { color, backgroundColor, font, opacity } = getComputedStyle(e);
+    const named = ['class', 'style'].map((name) => e.getAttribute(name));
+    return [e.tagName, ...named, e.checkVisibility(), color, backgroundColor, font, opacity];
+  };
   const shape = (e) => `${look(e)} (${[...e.children].map(shape)})`;
   const thin = (e) => {
     const seen = new Set();
@@ -42,4 +45,4 @@ ALIKE = """() => {
   };
   thin(document.body);
 }"""
-"""Leaves one of neighbours that differ in their words alone, such as the rows of a table."""
+"""Leaves one of neighbours that look alike but for their words, such as the rows of a table."""
