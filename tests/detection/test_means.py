@@ -15,6 +15,7 @@ from tests.detection.conftest import DEMO, command
 from tests.support.processes import launch, wait_until
 from triplet import cli, paths, records
 from triplet.errors import Interrupted
+from triplet.launch import SAVING
 from triplet.published import curves
 from triplet.training import checkpoint
 from triplet.training.distributed import Processes
@@ -32,8 +33,9 @@ def stop(running, ready):
     """Send SIGTERM once it is ready; what a stage that was stopped cleanly has said."""
     wait_until(ready, running)
     running.send_signal(signal.SIGTERM)
+    code = running.wait(SAVING / 2)
     out, error = running.communicate()
-    assert running.returncode == 143, error
+    assert code == 143, error
     assert "Traceback" not in error
     return out, error
 

@@ -31,12 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = _run(sys.argv[1:] if argv is None else argv)
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # else a traceback while the interpreter ends
-    if code and "LOCAL_RANK" in os.environ:
-        # Several processes are still in their group: if another one ends first, gloo's threads would abort
-        # a regular exit and change the exit code.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     return code
 
 
@@ -50,7 +44,7 @@ def _run(argv: Sequence[str]) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         if is_local_main() or isinstance(error, WorkerKilled):
             print(f"triplet {arguments.stage}: {error or 'stopped'}", file=sys.stderr)
-        return getattr(error, "code", 130)
+        return _ended(getattr(error, "code", 130))
     except (KitError, RuntimeError, OSError) as error:
         if (reason := explain(error)) is None:
             raise
@@ -58,7 +52,21 @@ def _run(argv: Sequence[str]) -> int:
         if isinstance(error, KitError) and not is_local_main():
             time.sleep(5)
         print(f"triplet {arguments.stage}: {spoken(arguments.stage, reason)}", file=sys.stderr)
-        return 2
+        return _ended(2)
+
+
+def _ended(code: int) -> int:
+    """Return the exit code of a command that failed; one of several processes ends here, at once.
+
+    The processes are still in their group: if another one ended first, gloo's threads would abort a regular
+    exit and change its code. And what the exception keeps must not be freed: DistributedDataParallel would
+    wait for a thread of gloo's with Python's lock, for which that thread may wait.
+    """
+    if "LOCAL_RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def explain(error: Exception) -> str | None:
