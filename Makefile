@@ -102,7 +102,7 @@ check: lint ## lint, check types, and run the fast tests that the changes since 
 
 test-slow: .venv/complete ## run the slow tests: several processes, stops and resumes, the whole chain
 	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 fuzz: .venv/complete ## give damaged files to every reader (MINUTES=2, ARGS="--reader weights --seed 1")
 	@.venv/bin/python -m tests.fuzz.run $(call option,minutes,$(MINUTES)) $(ARGS)
