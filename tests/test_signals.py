@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.support.processes import killed_at, run
+from triplet import signals
 from triplet.errors import Interrupted, WorkerKilled
 from triplet.models.resnet import ResNet
 from triplet.signals import STOPPING, Stop, Stopped, graceful, ignore_in_worker, raising
@@ -170,6 +171,26 @@ def test_only_the_first_process_of_a_machine_says_that_it_stops(monkeypatch, cap
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop
     assert capfd.readouterr().out == ""
+
+
+def test_two_signals_however_close_are_announced_once(monkeypatch, capfd):
+    """The second one arrives while the first one's handler looks at the flag."""
+
+    class Watched(Stop):
+        looked = False
+
+        def __bool__(self):
+            asked = super().__bool__()
+            if not self.looked:
+                self.looked = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            return asked
+
+    monkeypatch.setattr(signals, "Stop", Watched)
+    with graceful() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop
+    assert capfd.readouterr().out == "SIGTERM: saving, then stopping\n"
 
 
 def test_a_request_to_stop_counts_more_than_a_lost_worker():

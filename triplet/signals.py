@@ -1,5 +1,6 @@
 """Turn SIGTERM, SIGINT, SIGHUP and SIGURG into a flag that long work polls, or into an exception."""
 
+import itertools
 import os
 import re
 import signal
@@ -70,10 +71,10 @@ def graceful() -> Iterator[Stop]:
         Interrupted: the same signal has ended another process, which did not hear signals yet.
     """
     stop = Stop()
-    owner, first = os.getpid(), is_local_main()
+    owner, first, asked = os.getpid(), is_local_main(), itertools.count()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        known = bool(stop)
+        known = bool(stop) or next(asked) > 0  # another signal may arrive between any two steps of this
         stop.signal = signal.Signals(number)  # set first: another may arrive while the message is printed
         if number == signal.SIGHUP:
             leave_terminal()
