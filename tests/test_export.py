@@ -110,7 +110,7 @@ def test_mmdetections_init_cfg_loads_it(exported, images):
 @torch.no_grad()
 def test_onnxruntime_computes_the_same_at_any_size(places, images, capsys):
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed; make test-slow installs it")
+        pytest.importorskip(package, reason=f"{package} is not installed; make test installs it")
     import onnxruntime
 
     network = pretrained("triplet", 50, 64)

@@ -168,5 +168,10 @@ def test_force_can_be_switched_off(value, forced):
     assert ("--force" in make("-n", "eval", f"FORCE={value}").stdout) == forced
 
 
+@pytest.mark.parametrize(("value", "fast_alone"), [("1", False), ("0", True), ("", True)])
+def test_slow_tests_run_if_asked_for(value, fast_alone):
+    assert ('-m "not slow"' in make("-n", "test", f"SLOW={value}").stdout) == fast_alone
+
+
 def test_another_detectron2_makes_the_environment_anew():
     assert "scripts/setup.sh" in make("-n", "setup", "DETECTRON2=pypi").stdout

@@ -13,11 +13,11 @@ from benchmarks.detection.plan import FinetunePlan
 from tests.conftest import KIT
 from tests.detection.conftest import DEMO, command
 from tests.support.processes import launch, wait_until
+from tests.support.small_pretrain import newest_step
 from triplet import cli, paths, records
 from triplet.errors import Interrupted
 from triplet.launch import SAVING
 from triplet.published import curves
-from triplet.training import checkpoint
 from triplet.training.distributed import Processes
 
 TWO = [
@@ -38,11 +38,6 @@ def stop(running, ready):
     assert code == 143, error
     assert "Traceback" not in error
     return out, error
-
-
-def newest_step(folder):
-    """The step of the newest checkpoint, 0 without any."""
-    return max((checkpoint.step_of(path) for path in folder.glob("step_*.pth")), default=0)
 
 
 @pytest.mark.slow

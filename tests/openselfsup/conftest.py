@@ -23,6 +23,6 @@ def pytest_terminal_summary(terminalreporter):
     if skipped:
         terminalreporter.write_line(
             f"{len(skipped)} tests of the other engine were skipped, for want of OpenSelfSup; "
-            "with a checkout of it: make test test-slow OPENSELFSUP=folder",
+            "with a checkout of it: make test SLOW=1 OPENSELFSUP=folder",
             yellow=True,
         )

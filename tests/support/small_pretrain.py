@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from triplet.config import parse
 from triplet.pretrain.config import Loss, Optimizer, Pretrain, Schedule, Views
+from triplet.training import checkpoint
 from triplet.training.distributed import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -61,6 +62,11 @@ def metrics(places, run):
     """The lines of a pretraining's metrics."""
     text = (places / "checkpoints" / run / "pretrain" / "metrics.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+def newest_step(folder):
+    """The step of the newest checkpoint of a stage, 0 without any."""
+    return max((checkpoint.step_of(path) for path in folder.glob("step_*.pth")), default=0)
 
 
 def row_by_row(prediction, target, gamma=2.0, margin=100.0, nearest=10, skip=1):
