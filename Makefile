@@ -93,9 +93,10 @@ wheelhouse: .venv/complete ## collect what `make setup` installs, for a machine 
 demo: $(environment) ## run the whole pipeline on a small scale (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(words-demo) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
+# Slow tests wait for processes, timers and the network: a third worker uses the cores meanwhile.
 test: .venv/complete ## run the fast tests (SLOW=1 for all: several processes, stops and resumes, the whole chain)
 	@$(call extra,interchange) || echo "test: tests of an exported backbone are skipped where their library is missing"
-	@.venv/bin/pytest -n 2 --dist worksteal $(if $(call on,$(SLOW)),,-m "not slow") $(ARGS)
+	@.venv/bin/pytest --dist worksteal $(if $(call on,$(SLOW)),-n 3,-n 2 -m "not slow") $(ARGS)
 
 check: lint ## lint, check types, and run the fast tests that the changes since the last check can affect
 	@.venv/bin/pytest --testmon -m "not slow" $(ARGS)

@@ -39,9 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a GPU, or where it is hidden, its tests are skipped."""
+    """What waits longest, for the package index, begins first. Without a GPU, or where it is hidden, its
+    tests are skipped.
+    """
     import torch
 
+    items.sort(key=lambda item: item.path.name != "test_lean_setups.py")
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -37,3 +37,13 @@ def shown(request, tmp_path_factory):
                 STATES[state]()
                 assert cli.main(["report"]) == 0
     return state, page.as_uri()
+
+
+@pytest.fixture(scope="module")
+def opened(shown, browser):
+    """(state, page as it opens), for tests that leave it so."""
+    state, address = shown
+    page = browser.new_page()
+    page.goto(address)
+    yield state, page
+    page.close()
