@@ -127,11 +127,13 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(places, config, drawn, w
             assert "Traceback" not in error
             assert out.count("saving, then stopping") == 1
         found = checkpoint.checkpoints(folder)
-        assert 1 <= len(found) <= 2
+        # The oldest of three is deleted once the newest is there, which a kill may come before.
+        assert 1 <= len(found) <= 2 + (number == signal.SIGKILL)
         assert not (folder / "record.json").exists()
         before, done = done, torch.load(found[0], weights_only=True)["step"]
         assert before < done < 24
     assert start(*arguments).wait() == 0
+    assert len(checkpoint.checkpoints(folder)) <= 2
     assert_same_run(folder, whole)
 
 
