@@ -25,12 +25,21 @@ def set_screen(page, width, scheme):
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def assert_accessible(page, **options):
+    """Assert that axe finds nothing by the rules in ``options``, on a light desktop and a dark phone."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width, scheme in ((1280, "light"), (380, "dark")):
+        set_screen(page, width, scheme)
+        # What is right takes axe as long to list.
+        found = Axe().run(page, options={"resultTypes": ["violations"], **options})
+        assert found.response["violations"] == [], (width, scheme)
+
+
 @pytest.mark.browser
 def test_nothing_is_cut_or_small_at_any_width(shown, browser):
     """In light and in dark. Screenshots of the page as it opens stay in artifacts/report; all of it,
     unfolded, is judged."""
-    from axe_playwright_python.sync_playwright import Axe
-
     state, address = shown
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     said, asked = [], []
@@ -54,14 +63,9 @@ def test_nothing_is_cut_or_small_at_any_width(shown, browser):
         assert page.evaluate(CUT) == [], (width, scheme)
     assert page.evaluate(SMALL) == []
     contrast = "color-contrast"  # takes axe nine tenths of its time, and is that of the colours alone
-    for rules in ({"rules": {contrast: {"enabled": False}}}, {"runOnly": [contrast]}):
-        if "runOnly" in rules:
-            page.evaluate(THIN)
-        for width, scheme in ((1280, "light"), (380, "dark")):
-            set_screen(page, width, scheme)
-            # What is right takes axe as long to list.
-            found = Axe().run(page, options={"resultTypes": ["violations"], **rules})
-            assert found.response["violations"] == [], (width, scheme)
+    assert_accessible(page, rules={contrast: {"enabled": False}})
+    page.evaluate(THIN)
+    assert_accessible(page, runOnly=[contrast])
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.close()
