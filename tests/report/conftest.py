@@ -25,18 +25,24 @@ def browser():
 
 
 @pytest.fixture(scope="module", params=STATES)
-def shown(request, tmp_path_factory):
-    """(state, address) of a page in each state. Workers of pytest-xdist share it; nobody changes it."""
+def reported(request, tmp_path_factory):
+    """(state, folder of the report) in each state. Workers of pytest-xdist share it; nobody changes it."""
     state, base = request.param, tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"page-{state}"
-    page = folder / "reports" / "index.html"
     with files.locked(folder.with_suffix(".lock")):
-        if not page.exists():
+        if not (folder / "reports" / "index.html").exists():
             folder.mkdir(exist_ok=True)
             with placed(folder):
                 STATES[state]()
                 assert cli.main(["report"]) == 0
-    return state, page.as_uri()
+    return state, folder / "reports"
+
+
+@pytest.fixture(scope="module")
+def shown(reported):
+    """(state, address of the page)."""
+    state, folder = reported
+    return state, (folder / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """The HTML page: one file of at most LARGEST bytes that needs no network."""
 
 import base64
+import bisect
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,8 +70,6 @@ def page(
     """Render the HTML. To fit the size, pictures are left out first, then records, single runs, and
     figures."""
     shown: list[Picture] = pictures(runs)
-    with_records = with_parts = len(runs)
-    plots = {plot.name: plot for plot in figures}
     comparisons = [comparison(each, figures) for each in compared]
     lacking = [part for grid in content["targets"] if (part := grid.part(missing=True)).rows]
     there = any(cell.link for grid in content["coco"] for row in grid.rows for cell in row[3:4])
@@ -88,34 +88,42 @@ def page(
         "targets_command": tables.commands(lacking),
         "missing_command": content["missing"],
         "released": filled(content["deviations"].of("the release")),
-        "plots": plots,
         "few": len(runs) <= FEW,
         "comparisons": comparisons,
         "others": tables.of_others(runs, known),
     }
     whole = [run_part(run, content, figures, known) for run in runs]
-    while True:
-        parts = whole[:with_records] + [
-            replace(part, records=None) for part in whole[with_records:with_parts]
-        ]
+    by_size = sorted(figures, key=lambda plot: len(plot.svg))
+
+    @functools.cache
+    def cut(number: int) -> str:
+        some, with_records, with_parts, drawn = cuts[number]
+        bare = [replace(part, records=None) for part in whole[with_records:with_parts]]
+        names = {plot.name for plot in by_size[:drawn]}
         more = {
-            "pictures": shown,
-            "parts": parts,
+            "pictures": shown[:some],
+            "parts": whole[:with_records] + bare,
             "gone": {tables.anchor(run.name) for run in runs[with_parts:]},
             "left_out": len(runs) - with_records,
             "runs_left_out": len(runs) - with_parts,
+            "plots": {plot.name: plot for plot in figures if plot.name in names},
         }
-        text = render("page.html.j2", {**content, **fixed, **more})
-        if len(text.encode()) <= LARGEST or not (shown or with_parts or plots):
-            return text
-        if shown:
-            shown = shown[: len(shown) // 2]
-        elif with_records:
-            with_records //= 4
-        elif with_parts:
-            with_parts //= 2
-        else:
-            plots.pop(max(plots, key=lambda name: len(plots[name].svg)))
+        return render("page.html.j2", {**content, **fixed, **more})
+
+    def fits(number: int) -> bool:
+        return number == len(cuts) - 1 or len(cut(number).encode()) <= LARGEST
+
+    cuts = _cuts(len(shown), len(runs), len(figures))
+    return cut(0 if fits(0) else bisect.bisect_left(range(len(cuts)), True, lo=1, key=fits))
+
+
+def _cuts(pictures: int, runs: int, figures: int) -> list[tuple[int, int, int, int]]:
+    """Return what the page may hold, from everything to nothing: pictures, runs with their records, runs
+    with a part of their own, and figures."""
+    cuts = [(pictures >> n, runs, runs, figures) for n in range(pictures.bit_length())]
+    cuts += [(0, runs >> 2 * n, runs, figures) for n in range((runs.bit_length() + 1) // 2)]
+    cuts += [(0, 0, runs >> n, figures) for n in range(runs.bit_length())]
+    return cuts + [(0, 0, 0, number) for number in range(figures, -1, -1)]
 
 
 def filled(grid: Grid) -> Grid:
@@ -195,16 +203,23 @@ def comparison(each: Comparison, figures: Sequence[Plot]) -> dict[str, Any]:
 def render(template: str, content: dict[str, Any]) -> str:
     """Render a template of this folder with its styles and scripts, whose hashes stand in the page's
     policy."""
-    templates = jinja2.Environment(
+    scripts = ["\n" + (HERE / name).read_text() for name in ("uplot/uPlot.iife.min.js", "page.js")]
+    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+    policy = " ".join(f"'sha256-{each}'" for each in hashes)
+    return (
+        _templates()
+        .get_template(template)
+        .render(**content, scripts=scripts, policy=policy, slug=tables.slug, anchor=tables.anchor)
+    )
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return this folder's templates, each of which is compiled once in a process."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=jinja2.select_autoescape(("html.j2",)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    scripts = ["\n" + (HERE / name).read_text() for name in ("uplot/uPlot.iife.min.js", "page.js")]
-    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
-    policy = " ".join(f"'sha256-{each}'" for each in hashes)
-    return templates.get_template(template).render(
-        **content, scripts=scripts, policy=policy, slug=tables.slug, anchor=tables.anchor
     )
