@@ -164,9 +164,9 @@ def test_crops_have_torchvisions_distribution():
 
     torch.manual_seed(0)
     crop = v2.RandomResizedCrop(224)
-    theirs = []
+    theirs, pixels = [], image(500, 375)
     for _ in range(4000):
-        p = crop.make_params([image(500, 375)])
+        p = crop.make_params([pixels])
         theirs.append((p["left"], p["top"], p["width"], p["height"]))
     ours = [sample_augmentation(Views(), (500, 375), 0, view_rng(1, 0, i, 0)).box for i in range(4000)]
     np.testing.assert_allclose(moments(ours), moments(theirs), rtol=0.05)
