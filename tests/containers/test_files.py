@@ -116,6 +116,13 @@ def test_tokens_and_addresses_go_to_the_download_alone(checkout):
     assert told == {name: len(names) if name in ("pull", "download") else 0 for name in given}
 
 
+def test_every_service_has_as_many_threads_as_its_user_says(checkout):
+    given = services(checkout, OMP_NUM_THREADS="3")
+    assert {name: each["environment"]["OMP_NUM_THREADS"] for name, each in given.items()} == dict.fromkeys(
+        given, "3"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

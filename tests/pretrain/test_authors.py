@@ -31,6 +31,7 @@ from scripts.golden_whole_model import (
     views,
 )
 from tests.support.backbones import theirs
+from tests.support.convolution import by_one_product
 from triplet.pretrain.config import Pretrain
 from triplet.pretrain.layout import MicroBatch, Order
 from triplet.pretrain.methods import triplet
@@ -135,6 +136,13 @@ def duplicate(run: Run) -> Run:
     for ours, other in zip(objective.parameters(), run.objective.parameters(), strict=True):
         ours.grad = None if other.grad is None else other.grad.clone()
     return replace(run, objective=objective, optimizer=make_optimizer(objective.networks, run.config))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_convolutions():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Conv2d, "_conv_forward", by_one_product)
+        yield
 
 
 @pytest.fixture(scope="module")

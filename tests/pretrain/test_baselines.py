@@ -12,6 +12,7 @@ import torch
 from scripts import golden_baselines as script
 from scripts.golden_baselines import BATCH, CASES, COUNTED, KEEP, STEPS, pixels, start
 from scripts.golden_whole_model import MEASURES, fingerprint
+from tests.support.convolution import by_one_product
 from triplet.config import load
 from triplet.defaults import recipe
 from triplet.pretrain.config import Pretrain
@@ -98,9 +99,10 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def _as_recorded(monkeypatch):
-    """One thread, and NPID's negatives as theirs were drawn."""
+    """One thread, quick convolutions, and NPID's negatives as theirs were drawn."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", by_one_product)
     monkeypatch.setattr(
         npid, "draw", lambda images, batch: torch.from_numpy(GOLDEN["npid_drawn"][batch.iteration])
     )

@@ -194,5 +194,5 @@ def draw_dataset(folder: Path, config: Drawn) -> None:
 def _save(image: Image.Image, folder: Path, number: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{number:012d}.png"
-    image.save(folder / name)
+    image.save(folder / name, compress_level=0)  # quicker to read: its noise hardly compresses
     return name
