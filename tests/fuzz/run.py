@@ -85,7 +85,7 @@ def warm_up() -> None:
 
 
 def campaign(root: Path, names: list[str], seed: str, seconds: float) -> dict[str, Any]:
-    """Give each reader the same time until it is spent.
+    """Give each reader the same time until it is spent, and one case at least.
 
     Returns:
         Counts by reader, and each failure with the number of its case.
@@ -94,7 +94,7 @@ def campaign(root: Path, names: list[str], seed: str, seconds: float) -> dict[st
     spent, tried, prepared = Counter[str](), Counter[str](), set[str]()
     outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
     failures: list[dict[str, Any]] = []
-    while time.monotonic() - begun < seconds:
+    while time.monotonic() - begun < seconds or len(tried) < len(names):
         name = min(names, key=lambda name: spent[name])
         if name not in prepared:
             prepare(root, name)
