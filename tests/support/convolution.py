@@ -1,12 +1,14 @@
-"""Convolutions in float64 on the CPU, which torch computes image by image, as one matrix product."""
+"""A convolution as one matrix product; on the CPU, torch computes those in float64 image by image."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 def by_one_product(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``nn.Conv2d._conv_forward`` returns, up to rounding; many times as fast where channels are many
-    and maps small, as the weights are not read again for each image."""
+    """Return what ``nn.Conv2d._conv_forward`` does, up to rounding.
+
+    It is several times as fast where channels are many and maps small: weights are not read for each image.
+    """
     assert layer.groups == 1
     assert layer.padding_mode == "zeros"
     how = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)

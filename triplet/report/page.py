@@ -96,8 +96,7 @@ def page(
     by_size = sorted(figures, key=lambda plot: len(plot.svg))
 
     @functools.cache
-    def cut(number: int) -> str:
-        some, with_records, with_parts, drawn = cuts[number]
+    def cut(some: int, with_records: int, with_parts: int, drawn: int) -> str:
         bare = [replace(part, records=None) for part in whole[with_records:with_parts]]
         names = {plot.name for plot in by_size[:drawn]}
         more = {
@@ -110,11 +109,11 @@ def page(
         }
         return render("page.html.j2", {**content, **fixed, **more})
 
-    def fits(number: int) -> bool:
-        return number == len(cuts) - 1 or len(cut(number).encode()) <= LARGEST
+    def fits(held: tuple[int, int, int, int]) -> bool:
+        return held == cuts[-1] or len(cut(*held).encode()) <= LARGEST
 
     cuts = _cuts(len(shown), len(runs), len(figures))
-    return cut(0 if fits(0) else bisect.bisect_left(range(len(cuts)), True, lo=1, key=fits))
+    return cut(*cuts[0 if fits(cuts[0]) else bisect.bisect_left(cuts, True, lo=1, key=fits)])
 
 
 def _cuts(pictures: int, runs: int, figures: int) -> list[tuple[int, int, int, int]]:
