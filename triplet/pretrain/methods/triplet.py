@@ -62,6 +62,8 @@ def step(networks: Networks, views: Sequence[Tensor], batch: Batch) -> Step:
 def resize(view: Tensor, side: int) -> Tensor:
     """Resize (n, 3, h, w) to (n, 3, side, side), bilinearly and without antialiasing, as the released code
     does."""
+    if view.shape[-2:] == (side, side):
+        return view
     return F.interpolate(view, size=(side, side), mode="bilinear", align_corners=False)
 
 
