@@ -20,7 +20,7 @@ from triplet.errors import KitError, message_of, out_of_memory
 from triplet.progress import Bar
 from triplet.signals import Stop, graceful
 from triplet.training.distributed import Processes
-from triplet.training.memory import kept_for_backward
+from triplet.training.memory import NoiseForConvolutions, kept_for_backward
 
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer
@@ -96,10 +96,11 @@ def measure(
 
 
 def count_memory(cfg: CfgNode, precision: str) -> Memory:
-    """Estimate a process's memory without a GPU, by training on one image of the largest size on the CPU.
+    """Estimate a process's memory without a GPU, by a forward pass of one image of the largest size.
 
-    In half precision, activations count half. A gigabyte is added for CUDA, and a fifth to each image for
-    tensors that are not kept for the backward pass.
+    It runs on the CPU, and its convolutions are not computed. In half precision, activations count half. A
+    gigabyte is added for CUDA, and a fifth to each image for tensors that are not kept for the backward
+    pass.
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
@@ -109,6 +110,7 @@ def count_memory(cfg: CfgNode, precision: str) -> Memory:
         with (
             EventStorage(),
             kept_for_backward(network, lambda tensor: tensor.untyped_storage().nbytes()) as kept,
+            NoiseForConvolutions(),  # type: ignore[no-untyped-call]
         ):
             network.train()(synthetic.images(cfg, 1, seed=0, largest=True))
     half = 0.5 if trainer.PRECISIONS[precision] else 1.0

@@ -326,7 +326,7 @@ def _estimate(
     alone, images, peak = _share(resolved, hardware.count), resolved.images, None
     share = alone.SOLVER.IMS_PER_BATCH
     if hardware.memory is not None:
-        say("plan: counting on the CPU how much memory a step needs, which takes about half a minute")
+        say("plan: counting on the CPU how much memory a step needs")
         need = calibration.count_memory(alone, resolved.precision)
         images = images or budget.images_in_a_pass(share, need, hardware.memory * 1e9)
         peak = need.peak(images)

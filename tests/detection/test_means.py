@@ -1,5 +1,6 @@
 """Finetuning within the user's means: several processes, passes, hours, schedules."""
 
+import contextlib
 import json
 import re
 import signal
@@ -310,3 +311,11 @@ def test_memory_is_counted_where_there_is_no_gpu():
     half = calibration.count_memory(small, "bfloat16")
     assert half.more == pytest.approx(need["small"].more / 2, rel=0.05)
     assert half.one - half.more == pytest.approx(need["small"].one - need["small"].more)
+
+
+def test_memory_is_that_of_convolutions_that_are_computed(monkeypatch):
+    """All but what depends on their values: how many RoIs hold an object."""
+    cfg = model.load_config(DEMO)
+    quick = calibration.count_memory(cfg, "float32")
+    monkeypatch.setattr(calibration, "NoiseForConvolutions", contextlib.nullcontext)
+    assert quick.more == pytest.approx(calibration.count_memory(cfg, "float32").more, rel=0.02)

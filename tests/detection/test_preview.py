@@ -15,7 +15,7 @@ RETINANET = "configs/detection/coco_r50_retinanet_1x_authors.yaml"
 
 @pytest.fixture
 def counted(places, monkeypatch):
-    """Memory without half a minute of counting: 4 GB and 3 GB for each further image."""
+    """Memory without the seconds of counting: 4 GB and 3 GB for each further image."""
     monkeypatch.setattr(calibration, "count_memory", lambda cfg, precision: Memory(4e9, 3e9))
 
 

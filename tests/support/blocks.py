@@ -3,7 +3,7 @@
 Each block of language ``bash`` (commands) or ``console`` (``$ command``, then its output) says in one
 word behind the language what it needs:
 
-- ``run``: nothing; the fast tests run it. ``slow``: nothing but half a minute; the slow tests run it.
+- ``run``: nothing; the fast tests run it. ``slow``: nothing but some seconds; the slow tests run it.
 - ``gpu``, ``network``, ``docker``, ``data`` (data sets, weights or an earlier stage), ``time`` (minutes),
   ``host`` (a tool or machine that the kit does not bring): the command line is parsed by what would run
   it, and not run.
