@@ -53,3 +53,20 @@ def opened(shown, browser):
     page.goto(address)
     yield state, page
     page.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser):
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(tab, shown):
+    """The page as it opens, for a test that may change it: in the tab of the test before, which is quicker
+    than a new one."""
+    tab.set_viewport_size({"width": 1280, "height": 720})
+    tab.emulate_media(media="null", color_scheme="light")
+    tab.goto(shown[1])
+    return tab

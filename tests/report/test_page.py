@@ -72,12 +72,10 @@ def test_nothing_is_cut_or_small_at_any_width(shown, browser):
 
 
 @pytest.mark.browser
-def test_every_figure_is_there_with_and_without_scripts(shown, browser):
+def test_every_figure_is_there_with_and_without_scripts(shown, page, browser):
     """Plots are drawn on the screen; on paper and without scripts they are SVG whose text can be read."""
     state, address = shown
     figures = {"empty": 1, "demo": 5, "full": 9, "failed": 4}[state]
-    page = browser.new_page()
-    page.goto(address)
     assert page.locator("figure .static > svg").count() == figures
     assert (
         page.locator(".pictures img.found").count()
@@ -88,7 +86,6 @@ def test_every_figure_is_there_with_and_without_scripts(shown, browser):
     assert page.locator(".frame canvas").count() == page.locator(".panel").count() > 0
     page.emulate_media(media="print")
     assert page.locator("figure .static").first.is_visible()
-    page.close()
     context = browser.new_context(java_script_enabled=False, color_scheme="dark")
     page = context.new_page()
     page.goto(address)
@@ -101,13 +98,10 @@ def test_every_figure_is_there_with_and_without_scripts(shown, browser):
         assert min(svg.evaluate(PIXELS)) >= 12
         assert any(c.isdigit() for c in svg.get_attribute("aria-label")), "the words have the numbers"
     # Text of the plots takes the page's colour, so that it can be read on a dark page.
-    page.close()
-    context.close()
-    page = browser.new_page(color_scheme="dark")
-    page.goto(address)
     text = page.locator("figure svg text").first.evaluate("e => getComputedStyle(e).fill")
     assert text == page.locator("body").evaluate("e => getComputedStyle(e).color")
     page.close()
+    context.close()
 
 
 @pytest.mark.browser

@@ -11,10 +11,8 @@ from triplet.published.methods import load_methods
 
 
 @pytest.mark.browser
-def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
-    state, address = shown
-    page = browser.new_page()
-    page.goto(address)
+def test_values_can_be_read_by_mouse_and_keyboard(shown, page):
+    state = shown[0]
     page.locator("#plot-budget").scroll_into_view_if_needed()
     frame = page.locator("#plot-budget .frame")
     frame.focus()
@@ -42,7 +40,6 @@ def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
         assert float(values["ours: moco"]) == pytest.approx(ap)
     page.keyboard.press("ArrowUp")
     assert readout.inner_text() == lines[-2]
-    page.close()
 
 
 @pytest.mark.browser
@@ -51,9 +48,7 @@ def test_values_can_be_read_by_mouse_and_keyboard(shown, browser):
     [("demo", ("demo/seed0/triplet", "demo/seed1/random")), ("full", ("moco",))],
     indirect=["reported"],
 )
-def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser, names):
-    page = browser.new_page()
-    page.goto(shown[1])
+def test_a_runs_part_has_its_own_curves_and_pictures(page, names):
     for name in names:
         part = page.locator("details.run", has=page.locator(f"summary b:text-is('{name}')"))
         part.evaluate("each => { each.open = true; }")
@@ -74,14 +69,11 @@ def test_a_runs_part_has_its_own_curves_and_pictures(shown, browser, names):
             alt = part.locator("img.found").last.get_attribute("alt")
             expect(page.locator("dialog .said")).to_have_text(alt)
             page.keyboard.press("Escape")
-    page.close()
 
 
 @pytest.mark.browser
-def test_any_two_methods_are_compared(shown, browser):
-    state, address = shown
-    page = browser.new_page()
-    page.goto(address)
+def test_any_two_methods_are_compared(shown, page):
+    state = shown[0]
     assert page.locator(".compare").count() == {"empty": 0, "demo": 1, "full": 2, "failed": 0}[state]
     if state == "demo":
         part = page.locator(".compare")
@@ -106,14 +98,11 @@ def test_any_two_methods_are_compared(shown, browser):
         assert [each.strip() for each in pressed] == ["demo/random", "demo/triplet"]
         headings = part.locator("table").nth(1).locator("th[scope=col]").all_inner_texts()
         assert headings[1:3] == ["demo/random", "demo/triplet"]
-    page.close()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("reported", ["full"], indirect=True)
-def test_precision_over_recall_is_of_the_two_chosen_rows(shown, browser):
-    page = browser.new_page()
-    page.goto(shown[1])
+def test_precision_over_recall_is_of_the_two_chosen_rows(page):
     part = page.locator("#compare-table")
     part.locator("select").first.select_option("moco")
     part.locator("select").nth(1).select_option("byol")
@@ -128,14 +117,11 @@ def test_precision_over_recall_is_of_the_two_chosen_rows(shown, browser):
         part.locator("select").nth(1).select_option("triplet")
     part.locator(".legend button", has_text="simclr").press("Enter")
     assert part.locator(".legend button[aria-pressed=true]").count() == 3
-    page.close()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("reported", ["demo", "full"], indirect=True)
-def test_a_picture_opens_large_beside_the_truth(shown, browser):
-    page = browser.new_page()
-    page.goto(shown[1])
+def test_a_picture_opens_large_beside_the_truth(page):
     page.locator(".pictures button", has=page.locator(".found")).first.press("Enter")
     dialog = page.locator("dialog")
     expect(dialog.locator(".large img")).to_have_count(2, timeout=30_000)
@@ -150,13 +136,11 @@ def test_a_picture_opens_large_beside_the_truth(shown, browser):
     expect(dialog.locator(".said")).not_to_have_text(before, timeout=30_000)
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden(timeout=30_000)
-    page.close()
 
 
 @pytest.mark.browser
-def test_tables_sort_by_the_keyboard_and_columns_are_chosen(shown, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(shown[1])
+def test_tables_sort_by_the_keyboard_and_columns_are_chosen(page):
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.evaluate(UNFOLD)
     page.evaluate(DRAW)  # before the mouse is used: a plot that is drawn meanwhile moves what it points at
     tables = page.locator("table.grid", has_text="ours − published")
@@ -173,7 +157,6 @@ def test_tables_sort_by_the_keyboard_and_columns_are_chosen(shown, browser):
             chooser.locator("input").first.uncheck()
             assert headings[1].is_hidden()
             assert grid.locator("tbody tr:first-child > :nth-child(2)").is_hidden()
-    page.close()
 
 
 def assert_sorts(table, keyboard):
@@ -199,11 +182,8 @@ def assert_sorts(table, keyboard):
 
 
 @pytest.mark.browser
-def test_a_number_leads_to_its_records_and_paper_shows_them(shown, browser):
-    state, address = shown
-    page = browser.new_page()
-    page.goto(address)
-    if state != "empty":
+def test_a_number_leads_to_its_records_and_paper_shows_them(shown, page):
+    if shown[0] != "empty":
         page.locator("td.ours a").locator("visible=true").first.press("Enter")
         name = page.evaluate("location.hash.slice(1)")
         assert page.locator(f"details#{name}").get_attribute("open") is not None
@@ -212,4 +192,3 @@ def test_a_number_leads_to_its_records_and_paper_shows_them(shown, browser):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
     assert page.locator("nav").is_hidden()
-    page.close()
