@@ -90,9 +90,6 @@ wheelhouse: .venv/complete ## collect what `make setup` installs, for a machine 
 	@.venv/bin/python -m scripts.wheelhouse "$(or $(OUTPUT),artifacts/wheelhouse)" $(call option,python,$(FOR)) \
 	  $(call option,machine,$(MACHINE)) $(ARGS)
 
-# Small trainings spend some of their CPU time on pages of memory, less on large ones (with glibc, where it knows them).
-demo test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 demo: $(environment) ## run the whole pipeline on a small scale (DATA=folder of annotated images, IMAGES=folder, SEEDS="0 1 2")
 	@$(call triplet,demo) $(force) $(words-demo) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
