@@ -53,7 +53,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in generated parts, draw Mermaid's pictures, and mend links that leave docs/."""
-    markdown = markdown.replace("<!-- generated: messages -->", reference.messages())
+    markdown = re.sub("<!-- generated: messages -->", lambda _: reference.messages(), markdown)
     markdown = re.sub(r"^```(bash|console)\b.*$", r"```\1", markdown, flags=re.M)
     markdown = re.sub(
         r"^```mermaid\n(.*?)^```$",
